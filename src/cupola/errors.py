@@ -1,0 +1,43 @@
+"""What Cupola raises when the user can mend it: what, where, and what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class CupolaError(Exception):
+    """Base of every error meant for the user; the command line prints it and exits with 2."""
+
+
+class ConfigError(CupolaError, ValueError):
+    """A config file or value that cannot be used; the message names file, line and key."""
+
+
+class BuildError(CupolaError, ValueError):
+    """A config that is well-formed but does not build; the message names the path in it."""
+
+
+class CheckpointError(CupolaError, ValueError):
+    """A checkpoint that cannot be read safely or does not fit the model."""
+
+
+class BundleError(CupolaError, ValueError):
+    """A bundle folder that is incomplete or damaged."""
+
+
+class DataError(CupolaError, ValueError):
+    """A dataset that cannot be read or generated."""
+
+
+class InputError(CupolaError, ValueError):
+    """An input to a model (a picture, a field, a prompt, a request) that cannot be used."""
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The up to three known names that look most like `name`, best first."""
+    return get_close_matches(name, list(known), n=3, cutoff=0.6)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint such as ``; did you mean 'DETRHead'?``, or an empty string."""
+    names = nearest(name, known)
+    return f"; did you mean {' or '.join(repr(n) for n in names)}?" if names else ""
