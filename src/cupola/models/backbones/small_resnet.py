@@ -1,0 +1,67 @@
+"""SmallResNet: a residual backbone for small pictures, trained from scratch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from cupola import nn
+from cupola.models.backbones.resnet import BasicBlock
+from cupola.models.layers import build_norm
+from cupola.registry import MODELS
+
+
+@MODELS.register_module()
+class SmallResNet(nn.Module):
+    """x [B, 3, H, W] -> one map [B, channels[-1], H/s, W/s], s = 2 * prod(strides).
+
+    A 3x3 stem of stride 2, then one stage of `blocks` residual blocks per entry of `channels`.
+    Every batch norm trains, unlike the frozen ones of a pretrained ResNet.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (48, 64, 96, 128),
+        strides: Sequence[int] = (1, 2, 2, 2),
+        blocks: int = 1,
+        stem_channels: int = 32,
+        norm_eval: bool = False,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__()
+        if len(channels) != len(strides):
+            raise ValueError(f"{len(channels)} channels but {len(strides)} strides")
+        norm = {"type": "BN"}
+        self.init_cfg = init_cfg
+        self.norm_eval = norm_eval
+        self.out_channels = channels[-1]
+        self.conv1 = nn.Conv2d(3, stem_channels, 3, 2, padding=1, bias=False)
+        self.bn1 = build_norm(norm, stem_channels)
+        stages: list[nn.Module] = []
+        width = stem_channels
+        for channel, stride in zip(channels, strides, strict=True):
+            for step in (stride, *[1] * (blocks - 1)):
+                shortcut = None
+                if step != 1 or width != channel:
+                    shortcut = nn.Sequential(
+                        nn.Conv2d(width, channel, 1, step, bias=False), build_norm(norm, channel)
+                    )
+                stages.append(BasicBlock(width, channel, step, downsample=shortcut))
+                width = channel
+        self.stages = nn.Sequential(*stages)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def train(self, mode: bool = True) -> "SmallResNet":
+        super().train(mode)
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return (self.stages(x),)

@@ -1,0 +1,25 @@
+"""DETR (arXiv 2005.12872): detection as a set prediction.
+
+Read in this order: transformer, head, detr; `nested` holds the spelling of MMDetection 2.x.
+"""
+
+from cupola.models.detr.detr import DETR
+from cupola.models.detr.head import DETRHead, DETROutput
+from cupola.models.detr.nested import NestedDETRHead, Transformer
+from cupola.models.detr.postprocess import postprocess
+from cupola.models.detr.preprocessor import DetDataPreprocessor
+from cupola.models.detr.pretrain import DensePretrainer
+from cupola.models.detr.transformer import DetrTransformerDecoder, DetrTransformerEncoder
+
+__all__ = [
+    "DETR",
+    "DETRHead",
+    "DETROutput",
+    "DensePretrainer",
+    "DetDataPreprocessor",
+    "DetrTransformerDecoder",
+    "DetrTransformerEncoder",
+    "NestedDETRHead",
+    "Transformer",
+    "postprocess",
+]

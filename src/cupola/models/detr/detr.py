@@ -1,0 +1,142 @@
+"""DETR, the detector: backbone, neck, transformer, head."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cupola import nn
+from cupola.models.detr.head import DETROutput
+from cupola.models.detr.postprocess import postprocess
+from cupola.models.detr.transformer import DetrTransformerDecoder, DetrTransformerEncoder
+from cupola.models.layers import SinePositionalEncoding
+from cupola.registry import MODELS
+from cupola.structures import Detections
+
+Config = Mapping[str, Any]
+
+
+@MODELS.register_module()
+class DETR(nn.Module):
+    """End-to-end detection from MMDetection's configs, in both of their spellings.
+
+    In 3.x encoder, decoder and queries are the detector's own; in 2.x the whole transformer is
+    nested in `bbox_head`, and what stands here is only backbone and head.
+    Source: mmdet/models/detectors/{detr,base_detr}.py.
+    """
+
+    def __init__(
+        self,
+        backbone: Config,
+        bbox_head: Config,
+        neck: Config | None = None,
+        encoder: Config | None = None,
+        decoder: Config | None = None,
+        positional_encoding: Config | None = None,
+        num_queries: int = 100,
+        train_cfg: Config | None = None,
+        test_cfg: Config | None = None,
+        data_preprocessor: Config | None = None,
+        pretrained: str | None = None,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__()
+        self.init_cfg = init_cfg
+        if pretrained:
+            backbone = {**backbone, "pretrained": pretrained}
+        self.data_preprocessor = MODELS.build(data_preprocessor or {"type": "DetDataPreprocessor"})
+        self.backbone = MODELS.build(backbone)
+        self.neck = MODELS.build(neck) if neck else None
+        self.nested = "transformer" in bbox_head
+        if self.nested:
+            bbox_head = {**bbox_head, "type": "NestedDETRHead"}
+        self.bbox_head = MODELS.build({**bbox_head, "train_cfg": train_cfg, "test_cfg": test_cfg})
+        if not self.nested:
+            self._build_transformer(encoder, decoder, positional_encoding, num_queries)
+
+    def _build_transformer(
+        self,
+        encoder: Config | None,
+        decoder: Config | None,
+        positional_encoding: Config | None,
+        num_queries: int,
+    ) -> None:
+        if encoder is None or decoder is None:
+            raise ValueError(
+                "DETR needs `encoder` and `decoder` (MMDetection 3.x), or a `transformer` in its "
+                "bbox_head (2.x)"
+            )
+        self.positional_encoding = SinePositionalEncoding(
+            **(positional_encoding or {"num_feats": 128, "normalize": True})
+        )
+        self.encoder = DetrTransformerEncoder(**encoder)
+        self.decoder = DetrTransformerDecoder(**decoder)
+        self.query_embedding = nn.Embedding(num_queries, self.decoder.embed_dims)
+        for part in (self.encoder, self.decoder):
+            for parameter in part.parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
+
+    def forward(self, pixels: Tensor, padding_mask: Tensor | None = None) -> DETROutput:
+        """pixels [B, 3, H, W]; padding_mask [B, H, W], True = padded -> DETROutput."""
+        features = self.extract(pixels)
+        padding = feature_mask(padding_mask, features)
+        if self.nested:
+            hidden = self.bbox_head.transform(features, padding)
+        else:
+            hidden = self.decode(*self.encode(features, padding), padding)
+        return self.bbox_head(hidden)
+
+    def extract(self, pixels: Tensor) -> Tensor:
+        """pixels [B, 3, H, W] -> the last feature map [B, C, h, w]."""
+        maps = self.backbone(pixels)
+        return (maps if self.neck is None else self.neck(maps))[-1]
+
+    def encode(self, features: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """features [B, C, h, w], padding [B, h, w] -> memory and positions, both [B, hw, C]."""
+        B, _, h, w = features.shape
+        if padding is None:
+            pos = self.positional_encoding(features.new_zeros(1, h, w, dtype=torch.bool))
+            pos = pos.expand(B, -1, -1, -1)
+        else:
+            pos = self.positional_encoding(padding)
+        cells = features.flatten(2).transpose(1, 2)  # [B, hw, C]
+        pos = pos.to(features.dtype).flatten(2).transpose(1, 2)  # [B, hw, C]
+        key_padding_mask = None if padding is None else padding.flatten(1)  # [B, hw]
+        return self.encoder(cells, pos, key_padding_mask), pos
+
+    def decode(self, memory: Tensor, memory_pos: Tensor, padding: Tensor | None) -> Tensor:
+        """memory [B, hw, C] -> normed hidden states of every decoder layer [L, B, Q, C]."""
+        queries = self.query_embedding.weight[None].expand(len(memory), -1, -1)  # [B, Q, C]
+        key_padding_mask = None if padding is None else padding.flatten(1)
+        return self.decoder(queries, memory, memory_pos, key_padding_mask)
+
+    def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Losses of a batch: pixels, padding_mask, image_sizes, targets (boxes xyxy in pixels)."""
+        output = self(batch["pixels"], batch.get("padding_mask"))
+        return self.bbox_head.loss(output, batch["targets"], batch["image_sizes"])
+
+    @torch.no_grad()
+    def predict(self, batch: Mapping[str, Any]) -> list[Detections]:
+        """Detections per picture, in pixels of the original where `scale_factors` are given."""
+        output = self(batch["pixels"], batch.get("padding_mask"))
+        sizes = batch["image_sizes"]
+        factors = batch.get("scale_factors") or [None] * len(sizes)
+        logits, boxes = output.logits[-1].float(), output.boxes[-1].float()
+        settings = {
+            k: v for k, v in self.bbox_head.test_cfg.items() if k in ("max_per_img", "clamp")
+        }
+        return [
+            postprocess(logits[i], boxes[i], size, factor, **settings)
+            for i, (size, factor) in enumerate(zip(sizes, factors, strict=True))
+        ]
+
+
+def feature_mask(padding_mask: Tensor | None, features: Tensor) -> Tensor | None:
+    """The picture's mask at the size of its feature map: [B, H, W] -> [B, h, w], by nearest."""
+    if padding_mask is None:
+        return None
+    resized = F.interpolate(padding_mask[None].float(), size=features.shape[-2:])
+    return resized[0].to(torch.bool)

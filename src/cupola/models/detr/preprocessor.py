@@ -1,0 +1,49 @@
+"""DetDataPreprocessor: raw pictures -> a normalised, padded batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cupola import nn
+from cupola.registry import MODELS
+from cupola.structures import PaddedImages, pad_images
+
+
+@MODELS.register_module()
+class DetDataPreprocessor(nn.Module):
+    """Swaps channels, normalises, then pads with zeros to a multiple of `pad_size_divisor`.
+
+    Source: mmdet/models/data_preprocessors/data_preprocessor.py. `mean` and `std` are those of
+    0..255 values, in the order that the swap leaves.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float] = (123.675, 116.28, 103.53),
+        std: Sequence[float] = (58.395, 57.12, 57.375),
+        bgr_to_rgb: bool = False,
+        rgb_to_bgr: bool = False,
+        pad_size_divisor: int = 1,
+        pad_mask: bool = False,
+        pad_value: float = 0,
+        batch_augments: Any = None,
+    ) -> None:
+        super().__init__()
+        if len(mean) != len(std):
+            raise ValueError(f"mean has {len(mean)} channels, std {len(std)}")
+        self.swap = bgr_to_rgb or rgb_to_bgr
+        self.pad_size_divisor = pad_size_divisor
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Sequence[Tensor]) -> PaddedImages:
+        """images [3, H_i, W_i], 0..255, uint8 or float -> PaddedImages."""
+        return pad_images([self.normalise(image) for image in images], self.pad_size_divisor)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """[3, H, W], 0..255 -> float32, normalised."""
+        if self.swap:
+            image = image.flip(0)
+        return (image.float() - self.mean) / self.std

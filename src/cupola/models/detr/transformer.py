@@ -1,0 +1,145 @@
+"""DETR's encoder and decoder, in the spelling of MMDetection 3.x.
+
+B pictures, HW feature cells, Q queries, C channels, L decoder layers. Post-norm by default;
+`pre_norm` is the variant of facebookresearch/detr, whose encoder then ends with a norm too.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cupola import nn
+from cupola.models.layers import FFN, MultiheadAttention, build_norm
+
+Config = Mapping[str, Any]
+LAYER_NORM: Config = {"type": "LN"}
+
+
+class DetrTransformerEncoderLayer(nn.Module):
+    """Self-attention and FFN over the feature cells."""
+
+    def __init__(
+        self,
+        self_attn_cfg: Config,
+        ffn_cfg: Config,
+        norm_cfg: Config = LAYER_NORM,
+        pre_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.self_attn = MultiheadAttention(**{**self_attn_cfg, "batch_first": True})
+        self.embed_dims = self.self_attn.embed_dims
+        self.ffn = FFN(**ffn_cfg)
+        self.norms = nn.ModuleList(build_norm(norm_cfg, self.embed_dims) for _ in range(2))
+
+    def forward(self, x: Tensor, pos: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        """x, pos [B, HW, C]; key_padding_mask [B, HW], True = padded -> [B, HW, C]."""
+        if self.pre_norm:
+            y = self.norms[0](x)
+            x = self.self_attn(y, y, y, x, pos, pos, key_padding_mask=key_padding_mask)
+            return self.ffn(self.norms[1](x), x)
+        x = self.self_attn(x, x, x, x, pos, pos, key_padding_mask=key_padding_mask)
+        return self.norms[1](self.ffn(self.norms[0](x)))
+
+
+class DetrTransformerDecoderLayer(nn.Module):
+    """Self-attention among the queries, cross-attention to the memory, FFN."""
+
+    def __init__(
+        self,
+        self_attn_cfg: Config,
+        cross_attn_cfg: Config,
+        ffn_cfg: Config,
+        norm_cfg: Config = LAYER_NORM,
+        pre_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.self_attn = MultiheadAttention(**{**self_attn_cfg, "batch_first": True})
+        self.cross_attn = MultiheadAttention(**{**cross_attn_cfg, "batch_first": True})
+        self.embed_dims = self.self_attn.embed_dims
+        self.ffn = FFN(**ffn_cfg)
+        self.norms = nn.ModuleList(build_norm(norm_cfg, self.embed_dims) for _ in range(3))
+
+    def forward(
+        self,
+        x: Tensor,
+        query_pos: Tensor,
+        key: Tensor,
+        memory: Tensor,
+        key_padding_mask: Tensor | None,
+    ) -> Tensor:
+        """x, query_pos [B, Q, C]; memory [B, HW, C]; key = memory + its position -> [B, Q, C]."""
+        if self.pre_norm:
+            y = self.norms[0](x)
+            x = self.self_attn(y, y, y, x, query_pos, query_pos)
+            y = self.norms[1](x)
+            x = self.cross_attn(y, key, memory, x, query_pos, key_padding_mask=key_padding_mask)
+            return self.ffn(self.norms[2](x), x)
+        x = self.norms[0](self.self_attn(x, x, x, x, query_pos, query_pos))
+        x = self.cross_attn(x, key, memory, x, query_pos, key_padding_mask=key_padding_mask)
+        return self.norms[2](self.ffn(self.norms[1](x)))
+
+
+class DetrTransformerEncoder(nn.Module):
+    """num_layers encoder layers."""
+
+    def __init__(self, num_layers: int, layer_cfg: Config, init_cfg: Any = None) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        self.layers = nn.ModuleList(
+            DetrTransformerEncoderLayer(**layer_cfg) for _ in range(num_layers)
+        )
+        self.embed_dims: int = self.layers[0].embed_dims
+        pre_norm = self.layers[0].pre_norm
+        self.post_norm = build_norm(LAYER_NORM, self.embed_dims) if pre_norm else None
+
+    def forward(self, x: Tensor, pos: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        """x, pos [B, HW, C] -> memory [B, HW, C]."""
+        for layer in self.layers:
+            x = layer(x, pos, key_padding_mask)
+        return x if self.post_norm is None else self.post_norm(x)
+
+
+class DetrTransformerDecoder(nn.Module):
+    """num_layers decoder layers; the final norm is applied to the output of every one of them."""
+
+    def __init__(
+        self,
+        num_layers: int,
+        layer_cfg: Config,
+        post_norm_cfg: Config = LAYER_NORM,
+        return_intermediate: bool = True,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        self.return_intermediate = return_intermediate
+        self.layers = nn.ModuleList(
+            DetrTransformerDecoderLayer(**layer_cfg) for _ in range(num_layers)
+        )
+        self.embed_dims: int = self.layers[0].embed_dims
+        self.post_norm = build_norm(post_norm_cfg, self.embed_dims)
+
+    def forward(
+        self,
+        query_pos: Tensor,
+        memory: Tensor,
+        memory_pos: Tensor,
+        key_padding_mask: Tensor | None,
+    ) -> Tensor:
+        """query_pos [B, Q, C], memory and memory_pos [B, HW, C] -> [L, B, Q, C].
+
+        The first layer starts from zeros. Layers pass on what is not yet normed.
+        """
+        x = torch.zeros_like(query_pos)
+        key = memory + memory_pos  # the same for every layer
+        outputs = []
+        for layer in self.layers:
+            x = layer(x, query_pos, key, memory, key_padding_mask)
+            outputs.append(x)
+        if not self.return_intermediate:
+            outputs = outputs[-1:]
+        return self.post_norm(torch.stack(outputs))  # [L, B, Q, C]

@@ -1,0 +1,20 @@
+"""Layers that several models share."""
+
+from cupola.models.layers.attention import MultiheadAttention
+from cupola.models.layers.building import build_activation, build_conv, build_norm
+from cupola.models.layers.conv_module import ConvModule
+from cupola.models.layers.feed_forward import FFN
+from cupola.models.layers.position_encoding import SinePositionalEncoding
+from cupola.models.layers.transformer_layer import TransformerLayer, TransformerLayerSequence
+
+__all__ = [
+    "FFN",
+    "ConvModule",
+    "MultiheadAttention",
+    "SinePositionalEncoding",
+    "TransformerLayer",
+    "TransformerLayerSequence",
+    "build_activation",
+    "build_conv",
+    "build_norm",
+]

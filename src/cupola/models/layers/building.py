@@ -1,0 +1,58 @@
+"""The small parts that configs name by short aliases: norms, activations, convolutions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cupola import nn
+from cupola.registry import MODELS
+
+Config = Mapping[str, Any]
+
+for alias, layer in {
+    ("BN", "BN2d"): nn.BatchNorm2d,
+    "BN1d": nn.BatchNorm1d,
+    "SyncBN": nn.SyncBatchNorm,
+    "GN": nn.GroupNorm,
+    "LN": nn.LayerNorm,
+    "ReLU": nn.ReLU,
+    "GELU": nn.GELU,
+    "SiLU": nn.SiLU,
+    "LeakyReLU": nn.LeakyReLU,
+    "Sigmoid": nn.Sigmoid,
+    "Tanh": nn.Tanh,
+    ("Conv2d", "Conv"): nn.Conv2d,
+    "Dropout": nn.Dropout,
+    "DropPath": nn.DropPath,
+}.items():
+    MODELS.register_module(alias)(layer)
+
+
+def build_norm(cfg: Config, features: int) -> nn.Module:
+    """A norm layer for `features` channels; `requires_grad` in the config freezes its affine."""
+    settings = dict(cfg)
+    trainable = settings.pop("requires_grad", True)
+    if settings["type"] == "GN":
+        layer = MODELS.build({"num_channels": features, **settings})
+    elif settings["type"] == "LN":
+        layer = MODELS.build({"normalized_shape": features, **settings})
+    else:
+        layer = MODELS.build({"num_features": features, "eps": 1e-5, **settings})
+    for parameter in layer.parameters():
+        parameter.requires_grad = trainable
+    return layer
+
+
+def build_activation(cfg: Config) -> nn.Module:
+    """An activation; `inplace` is dropped for those that have no such mode."""
+    settings = dict(cfg)
+    if settings["type"] in ("GELU", "Sigmoid", "Tanh"):
+        settings.pop("inplace", None)
+    return MODELS.build(settings)
+
+
+def build_conv(cfg: Config | None, *args: Any, **kwargs: Any) -> nn.Module:
+    """A convolution: plain 2-D without a config, else the type that it names (DCNv2, ...)."""
+    if cfg is None:
+        return nn.Conv2d(*args, **kwargs)
+    settings = {k: v for k, v in cfg.items() if k not in ("type", "fallback_on_stride")}
+    return MODELS.get(cfg["type"])(*args, **kwargs, **settings)

@@ -1,0 +1,54 @@
+"""ConvModule: convolution, norm, activation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from cupola import nn
+from cupola.models.layers.building import build_activation, build_conv, build_norm
+from cupola.registry import MODELS
+
+RELU: Mapping[str, Any] = {"type": "ReLU", "inplace": True}
+
+
+@MODELS.register_module()
+class ConvModule(nn.Module):
+    """Convolution, then norm, then activation; a None config leaves that step out.
+
+    x [B, in_channels, H, W] -> [B, out_channels, H', W']. The convolution has a bias only where
+    no norm follows (source: mmcv/cnn/bricks/conv_module.py; state keys conv, bn).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        conv_cfg: Mapping[str, Any] | None = None,
+        norm_cfg: Mapping[str, Any] | None = None,
+        act_cfg: Mapping[str, Any] | None = RELU,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__()
+        self.init_cfg = init_cfg
+        self.conv = build_conv(
+            conv_cfg,
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            bias=norm_cfg is None,
+        )
+        self.bn = build_norm(norm_cfg, out_channels) if norm_cfg else None
+        self.activate = build_activation(act_cfg) if act_cfg else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.bn is not None:
+            x = self.bn(x)
+        return x if self.activate is None else self.activate(x)

@@ -1,0 +1,14 @@
+"""Losses that configs name; each takes predictions, targets, weights and an average factor."""
+
+from cupola.models.losses.boxes import GIoULoss, L1Loss
+from cupola.models.losses.classification import CrossEntropyLoss, FocalLoss
+from cupola.models.losses.reduction import mean_over_ranks, weighted_mean
+
+__all__ = [
+    "CrossEntropyLoss",
+    "FocalLoss",
+    "GIoULoss",
+    "L1Loss",
+    "mean_over_ranks",
+    "weighted_mean",
+]

@@ -1,0 +1,20 @@
+"""Bipartite matching between predictions and ground truth."""
+
+from cupola.models.matching.costs import (
+    BBoxL1Cost,
+    ClassificationCost,
+    FocalLossCost,
+    IoUCost,
+    MatchInputs,
+)
+from cupola.models.matching.hungarian import HungarianAssigner, solve_assignments
+
+__all__ = [
+    "BBoxL1Cost",
+    "ClassificationCost",
+    "FocalLossCost",
+    "HungarianAssigner",
+    "IoUCost",
+    "MatchInputs",
+    "solve_assignments",
+]

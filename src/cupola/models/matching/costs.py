@@ -1,0 +1,94 @@
+"""What it costs to match a prediction with a ground-truth object.
+
+Q queries, N objects of one picture; any leading dimensions (decoder layers) are kept.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cupola.registry import TASK_UTILS
+from cupola.structures import boxes as box_ops
+
+
+@dataclass(frozen=True)
+class MatchInputs:
+    """Predictions and objects of one picture.
+
+    logits [..., Q, C], boxes [..., Q, D], target_labels [N], target_boxes [N, D]. In 2-D the
+    boxes are cxcywh in 0..1 and `image_size` = (height, width) in pixels.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    target_labels: Tensor
+    target_boxes: Tensor
+    image_size: tuple[int, int] = (1, 1)
+
+
+@TASK_UTILS.register_module()
+class ClassificationCost:
+    """-softmax probability of the object's class. -> [..., Q, N]"""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        self.weight = weight
+
+    def __call__(self, match: MatchInputs) -> Tensor:
+        return -match.logits.softmax(-1)[..., match.target_labels] * self.weight
+
+
+@TASK_UTILS.register_module()
+class FocalLossCost:
+    """Focal loss of a hit minus that of a miss, on sigmoid scores. -> [..., Q, N]
+
+    Source: mmdet/models/task_modules/assigners/match_cost.py.
+    """
+
+    def __init__(
+        self, weight: float = 1.0, alpha: float = 0.25, gamma: float = 2.0, eps: float = 1e-12
+    ) -> None:
+        self.weight = weight
+        self.alpha = alpha
+        self.gamma = gamma
+        self.eps = eps
+
+    def __call__(self, match: MatchInputs) -> Tensor:
+        score = match.logits.sigmoid()
+        miss = -(1 - score + self.eps).log() * (1 - self.alpha) * score.pow(self.gamma)
+        hit = -(score + self.eps).log() * self.alpha * (1 - score).pow(self.gamma)
+        return (hit - miss)[..., match.target_labels] * self.weight
+
+
+@TASK_UTILS.register_module()
+class BBoxL1Cost:
+    """Sum of absolute differences of normalised boxes, in `box_format` xywh or xyxy."""
+
+    def __init__(self, weight: float = 1.0, box_format: str = "xyxy") -> None:
+        if box_format not in ("xyxy", "xywh"):
+            raise ValueError(f"box_format is 'xyxy' or 'xywh', got {box_format!r}")
+        self.weight = weight
+        self.box_format = box_format
+
+    def __call__(self, match: MatchInputs) -> Tensor:
+        boxes, targets = match.boxes, match.target_boxes
+        if self.box_format == "xyxy":
+            boxes, targets = box_ops.cxcywh_to_xyxy(boxes), box_ops.cxcywh_to_xyxy(targets)
+        return torch.cdist(boxes, targets, p=1) * self.weight
+
+
+@TASK_UTILS.register_module()
+class IoUCost:
+    """-GIoU (or -IoU) of boxes in pixels. -> [..., Q, N]"""
+
+    def __init__(self, iou_mode: str = "giou", weight: float = 1.0) -> None:
+        if iou_mode not in ("giou", "iou"):
+            raise ValueError(f"iou_mode is 'giou' or 'iou', got {iou_mode!r}")
+        self.iou_mode = iou_mode
+        self.weight = weight
+
+    def __call__(self, match: MatchInputs) -> Tensor:
+        overlap = box_ops.giou if self.iou_mode == "giou" else box_ops.iou
+        boxes = box_ops.scale(box_ops.cxcywh_to_xyxy(match.boxes), match.image_size)
+        targets = box_ops.scale(box_ops.cxcywh_to_xyxy(match.target_boxes), match.image_size)
+        return -overlap(boxes[..., :, None, :], targets) * self.weight

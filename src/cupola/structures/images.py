@@ -1,0 +1,37 @@
+"""Pictures of different sizes in one batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PaddedImages:
+    """A batch of pictures, zero-padded at the right and at the bottom.
+
+    pixels: [B, C, H, W], float, normalised.
+    padding_mask: [B, H, W], bool, True = padded; None when no picture is padded.
+    sizes: (height, width) of each picture before padding.
+    """
+
+    pixels: Tensor
+    padding_mask: Tensor | None
+    sizes: list[tuple[int, int]]
+
+
+def pad_images(images: Sequence[Tensor], divisor: int = 1) -> PaddedImages:
+    """Joins pictures [C, H_i, W_i] into a batch whose sides are multiples of `divisor`."""
+    if not images:
+        raise ValueError("pad_images needs at least one picture")
+    sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+    height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
+    if set(sizes) == {(height, width)}:
+        return PaddedImages(torch.stack(list(images)), None, sizes)
+    pixels = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+    mask = torch.ones(len(images), height, width, dtype=torch.bool, device=pixels.device)
+    for index, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
+        pixels[index, :, :h, :w] = image
+        mask[index, :h, :w] = False
+    return PaddedImages(pixels, mask, sizes)
