@@ -1,0 +1,164 @@
+"""What stands around the filter: patch embedding, MLP, drop path, block.
+
+Original: NVlabs/FourCastNet networks/afnonet.py. Letters: B samples, H x W tokens, C channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cupola import nn
+from cupola.errors import BuildError, InputError
+from cupola.models.afno.filter import AFNO2D
+
+# Tokens per slice of the MLP without gradients: its wide hidden layer then stays in the cache.
+SLICE = 1024
+
+
+def pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
+    """(rows, columns) from one number or two."""
+    if isinstance(size, int):
+        return size, size
+    rows, columns = size
+    return rows, columns
+
+
+class PatchEmbed(nn.Module):
+    """Cuts fields into patches and projects each: [B, C_in, H, W] -> [B, H' * W', C].
+
+    pad: fields that do not divide into patches are padded, around the globe in longitude and by
+        repeating the last row in latitude; otherwise they are an error.
+    any_grid: takes grids other than `img_size` (the position embedding must be resized then).
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int],
+        patch_size: int | tuple[int, int],
+        in_chans: int,
+        embed_dim: int,
+        *,
+        pad: bool = False,
+        any_grid: bool = False,
+    ) -> None:
+        super().__init__()
+        self.img_size, self.patch_size = pair(img_size), pair(patch_size)
+        self.pad, self.any_grid = pad, any_grid
+        if not pad and any(self._excess(self.img_size)):
+            raise BuildError(
+                f"a grid of {self.img_size[0]} x {self.img_size[1]} does not divide into patches"
+                f" of {self.patch_size[0]} x {self.patch_size[1]};"
+                " choose another patch_size, or pad=True"
+            )
+        self.grid = self.tokens(*self.img_size)
+        self.num_patches = self.grid[0] * self.grid[1]
+        self.proj = nn.Conv2d(in_chans, embed_dim, self.patch_size, stride=self.patch_size)
+
+    def tokens(self, height: int, width: int) -> tuple[int, int]:
+        """Token rows and columns of a field of that size, padding included."""
+        rows, columns = self.patch_size
+        return -(-height // rows), -(-width // columns)
+
+    def _excess(self, size: tuple[int, int]) -> tuple[int, int]:
+        return -size[0] % self.patch_size[0], -size[1] % self.patch_size[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, H, W] -> [B, H' * W', C]; InputError for a grid that it was not built for."""
+        size = (x.shape[-2], x.shape[-1])
+        if x.ndim != 4 or x.shape[1] != self.proj.in_channels:
+            raise InputError(
+                f"the model takes [B, {self.proj.in_channels}, H, W], got {list(x.shape)}"
+            )
+        if size != self.img_size and not self.any_grid:
+            raise InputError(
+                f"the model was built for a grid of {self.img_size[0]} x {self.img_size[1]},"
+                f" got {size[0]} x {size[1]}; build it with any_grid=True to take both"
+            )
+        bottom, right = self._excess(size)
+        if (bottom or right) and not self.pad:
+            raise InputError(f"a grid of {size[0]} x {size[1]} does not divide into patches")
+        if right:
+            x = F.pad(x, (0, right, 0, 0), mode="circular")
+        if bottom:
+            x = F.pad(x, (0, 0, 0, bottom), mode="replicate")
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class Mlp(nn.Module):
+    """Two linear layers around an exact (erf) GELU: [..., C] -> [..., C].
+
+    dtype: a narrower type to compute in (torch.bfloat16), weights and sums included; the input's
+        when None.
+    """
+
+    def __init__(
+        self, features: int, hidden: int, drop: float = 0.0, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(features, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, features)
+        self.drop = nn.Dropout(drop)
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C]."""
+        if self.dtype is not None:
+            return self._narrow(x, self.dtype)
+        if torch.is_grad_enabled():
+            return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        hidden = torch.ops.aten.gelu_(self.fc1(x))
+        return self.drop(self.fc2(self.drop(hidden)))
+
+    def _narrow(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        with torch.autocast(x.device.type, dtype=dtype):
+            return self.drop(self.fc2(self.drop(self.act(self.fc1(x))))).to(x.dtype)
+
+
+class DropPath(nn.Module):
+    """Drops the whole branch of a sample with probability `rate` while training (1603.09382)."""
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, ...] -> [B, ...], survivors scaled by 1 / (1 - rate)."""
+        if self.rate == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.rate
+        alive = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < keep
+        return x * alive.to(x.dtype) / keep
+
+
+class Block(nn.Module):
+    """norm1, filter, (residual,) norm2, MLP, residual: [B, H, W, C] -> [B, H, W, C].
+
+    double_skip: a second residual connection, around the filter (FourCastNet's setting). Drop path
+    covers the MLP only, as in the original.
+    """
+
+    def __init__(
+        self, mixer: AFNO2D, mlp: Mlp, dim: int, drop_path: float = 0.0, double_skip: bool = True
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.filter = mixer
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = mlp
+        self.double_skip = double_skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        mixed = self.filter(self.norm1(x))
+        residual = mixed.add_(x) if self.double_skip else x
+        if torch.is_grad_enabled() or self.training or x.device.type != "cpu":
+            return self.drop_path(self.mlp(self.norm2(mixed))) + residual
+        return self._in_slices(mixed.contiguous(), residual)
+
+    def _in_slices(self, mixed: Tensor, residual: Tensor) -> Tensor:
+        tokens, skips = mixed.flatten(0, 2), residual.flatten(0, 2)
+        for part, skip in zip(tokens.split(SLICE), skips.split(SLICE), strict=True):
+            torch.add(self.mlp(self.norm2(part)), skip, out=part)
+        return mixed

@@ -1,0 +1,77 @@
+"""PrecipNet: an AFNO with a last convolution that keeps precipitation non-negative.
+
+Original: NVlabs/FourCastNet networks/afnonet.py, classes PeriodicPad2d and PrecipNet.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cupola import nn
+from cupola.models.afno.network import AFNONet
+from cupola.models.afno.operator import FieldOperator
+from cupola.registry import MODELS
+
+# Metres of water in 6 hours below which log_precipitation is nearly linear (2202.11214, 3.3).
+EPSILON = 1e-5
+
+
+def log_precipitation(metres: Tensor) -> Tensor:
+    """log(1 + tp / 1e-5): accumulated precipitation in metres -> the network's unit."""
+    return torch.log1p(metres / EPSILON)
+
+
+def precipitation(logarithm: Tensor) -> Tensor:
+    """Inverse of `log_precipitation`: the network's unit -> metres."""
+    return torch.expm1(logarithm) * EPSILON
+
+
+class PeriodicPad2d(nn.Module):
+    """Pads around the globe in longitude and with zeros in latitude: H, W -> H + 2p, W + 2p."""
+
+    def __init__(self, padding: int) -> None:
+        super().__init__()
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H + 2p, W + 2p]."""
+        p = self.padding
+        return F.pad(F.pad(x, (p, p, 0, 0), mode="circular"), (0, 0, p, p))
+
+
+@MODELS.register_module()
+class PrecipNet(FieldOperator):
+    """backbone -> periodic padding -> 3 x 3 convolution -> ReLU.
+
+    backbone: an AFNONet, or its config. wind: an AFNONet or config that first moves the state on
+    by one step; it is frozen, as FourCastNet's wind model is while precipitation is trained.
+    """
+
+    def __init__(
+        self,
+        backbone: AFNONet | Mapping[str, Any],
+        wind: AFNONet | Mapping[str, Any] | None = None,
+        freeze_backbone: bool = False,
+        latitude_weights: bool = False,
+    ) -> None:
+        super().__init__(latitude_weights)
+        self.backbone = MODELS.build(backbone) if isinstance(backbone, Mapping) else backbone
+        channels = self.backbone.settings.out_chans
+        self.ppad = PeriodicPad2d(1)
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3)
+        self.act = nn.ReLU()
+        self.wind = MODELS.build(wind) if isinstance(wind, Mapping) else wind
+        if freeze_backbone:
+            self.backbone.requires_grad_(False)
+        if self.wind is not None:
+            self.wind.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, H, W] -> precipitation [B, C_out, H, W] >= 0, in logarithmic units."""
+        if self.wind is not None:
+            with torch.no_grad():
+                x = self.wind(x)
+        return self.act(self.conv(self.ppad(self.backbone(x))))
