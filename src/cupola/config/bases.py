@@ -1,0 +1,83 @@
+"""Where the bases of a config may lie, and what path a base's name stands for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from cupola.errors import ConfigError, did_you_mean
+
+_PROJECT_MARKS = ("configs", ".git", "pyproject.toml", "setup.py")
+_LEVELS = 6  # how many folders above a config its project may begin
+
+
+@dataclass(frozen=True)
+class Roots:
+    """The folders that bases may be read from."""
+
+    folders: tuple[Path, ...]
+
+    @classmethod
+    def around(cls, path: Path, more: Sequence[Path] = ()) -> "Roots":
+        """The project of a config file, plus `more`.
+
+        The project is the outermost of the near folders above the file that looks like one;
+        without any, the folder above the file's own.
+        """
+        parents = list(path.resolve().parents)
+        near = parents[: min(_LEVELS, len(parents) - 1)] or parents
+        marked = [each for each in near if any((each / mark).exists() for mark in _PROJECT_MARKS)]
+        root = marked[-1] if marked else near[min(1, len(near) - 1)]
+        return cls((root, *(each.resolve() for each in more)))
+
+    def check(self, path: Path, where: str) -> Path:
+        """The path without `..`; ConfigError if it, or what it links to, leaves the folders."""
+        real = path.resolve()
+        if not any(real.is_relative_to(folder) for folder in self.folders):
+            allowed = " or ".join(str(folder) for folder in self.folders)
+            raise ConfigError(f"{where}: the base {path} lies outside {allowed}")
+        return real
+
+    def base_path(self, file: Path, line: int, name: str) -> tuple[Path, str | None]:
+        """The file that `_base_ = name` stands for, and the scope of a `scope::path`."""
+        where = f"{file}:{line}"
+        if "\0" in name or len(name) > 1000:
+            raise ConfigError(f"{where}: {name[:40]!r} is no path")
+        if "::" in name:
+            scope, _, inner = name.partition("::")
+            return _package_file(scope, inner, where), scope
+        found = self.check(file.parent / name, where)
+        if not found.is_file():
+            siblings = [p.name for p in found.parent.glob("*") if p.is_file()][:2000]
+            hint = did_you_mean(found.name, siblings)
+            raise ConfigError(f"{where}: the base {name!r} does not exist{hint}")
+        return found, None
+
+    def module_path(self, file: Path, level: int, module: str) -> Path:
+        """The file that `from ..module import *` stands for in a lazy config."""
+        parts = module.split(".")
+        if level:
+            folder = file.parents[min(level, len(file.parents)) - 1]
+            return self.check(folder.joinpath(*parts).with_suffix(".py"), str(file))
+        if len(parts) == 1:
+            raise ConfigError(f"{file}: {module!r} is a package, and no config in one")
+        package = _package_folder(parts[0], str(file))
+        return package.joinpath(*parts[1:]).with_suffix(".py")
+
+
+def _package_folder(package: str, where: str) -> Path:
+    """The folder of an installed package, which is not imported."""
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"{where}: the package {package!r} is not installed")
+    return Path(next(iter(spec.submodule_search_locations))).resolve()
+
+
+def _package_file(package: str, name: str, where: str) -> Path:
+    """`pkg::detr/x.py`: the config x.py that an installed package ships, as MIM packs them."""
+    folder = _package_folder(package, where)
+    for configs in (folder / ".mim" / "configs", folder / "configs"):
+        found = (configs / name).resolve()
+        if found.is_relative_to(configs) and found.is_file():
+            return found
+    raise ConfigError(f"{where}: the package {package!r} has no config {name!r}")

@@ -1,0 +1,120 @@
+"""Config: a config file as data - attributes, overrides, and where each value was written."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cupola.config.dicts import ConfigDict, Origin
+from cupola.config.overrides import nest, parse_override
+from cupola.errors import ConfigError
+
+
+class Config:
+    """The content of a config file, or any dict, with its keys as attributes.
+
+    ``Config.load(path)`` reads .py, .json, .yaml and .toml without executing anything.
+    """
+
+    _data: ConfigDict
+    filename: Path | None
+
+    def __init__(self, data: Mapping[str, Any] | None = None, filename: Path | None = None) -> None:
+        object.__setattr__(self, "_data", ConfigDict(data or {}))
+        object.__setattr__(self, "filename", filename)
+
+    @classmethod
+    def load(cls, path: str | Path, roots: Sequence[str | Path] = ()) -> "Config":
+        """Reads a config file with its bases.
+
+        Bases may lie in the file's own project, in the folders `roots`, or in an installed
+        package (``mmdet::detr/x.py``). ConfigError names file, line and construct.
+        """
+        from cupola.config.reader import read
+
+        path = Path(path).expanduser()
+        return cls(read(path, [Path(root) for root in roots]), path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain nested dicts, lists and tuples."""
+        return self._data.to_dict()
+
+    def override(self, options: Mapping[str, Any] | Sequence[str]) -> "Config":
+        """Lays options over the config, in place, and returns it.
+
+        `options` maps dotted paths to values (``{"model.layers.0.dim": 8}``) or is a list of
+        texts as on the command line (``["model.layers.0.dim=8"]``). A number in a path picks an
+        element of a list; a dict merges unless it holds ``_delete_=True``.
+        """
+        from cupola.config.merge import merge
+
+        if not isinstance(options, Mapping):
+            options = dict(parse_override(text) for text in options)
+        object.__setattr__(self, "_data", merge(nest(options), self._data, by_index=True))
+        return self
+
+    def origin(self, path: str) -> Origin | None:
+        """Where the value at a dotted path was written, or the nearest dict around it."""
+        value: Any = self._data
+        found: Origin | None = None
+        for key in path.split("."):
+            if isinstance(value, ConfigDict) and key in value:
+                found = value.origins.get(key, found)
+                value = value[key]
+            elif isinstance(value, list | tuple) and key.isdigit() and int(key) < len(value):
+                value = value[int(key)]
+            else:
+                raise ConfigError(f"the config has no {path!r}: there is no {key!r}")
+        return found
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, or `default`."""
+        return self._data.get(key, default)
+
+    def keys(self) -> Any:
+        """The top-level keys."""
+        return self._data.keys()
+
+    def values(self) -> Any:
+        """The top-level values."""
+        return self._data.values()
+
+    def items(self) -> Any:
+        """The top-level keys and values."""
+        return self._data.items()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._data, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._data[name] = value
+
+    def __getitem__(self, key: str) -> Any:
+        return self._data[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._data[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._data[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._data
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __eq__(self, other: object) -> bool:
+        return self.to_dict() == (other.to_dict() if isinstance(other, Config) else other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Config, (self.to_dict(), self.filename)
+
+    def __repr__(self) -> str:
+        return f"Config({str(self.filename)!r}, keys={list(self._data)})"

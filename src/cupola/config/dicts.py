@@ -1,0 +1,127 @@
+"""The dicts that a config is made of: they remember which line of which file gave each value."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from cupola.errors import did_you_mean
+
+
+class Origin(NamedTuple):
+    """Where a value was written: a file and a line, counted from 1."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class TracedDict(dict[Any, Any]):
+    """A dict with an Origin per key; this is what `dict(...)` means inside a config file."""
+
+    __slots__ = ("origins",)
+    origins: dict[Any, Origin]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        object.__setattr__(self, "origins", {})
+
+    def __delitem__(self, key: Any) -> None:
+        super().__delitem__(key)
+        self.origins.pop(key, None)
+
+
+class ConfigDict(TracedDict):
+    """A dict whose keys can be read, set and deleted as attributes; `update` merges nested dicts.
+
+    A key named like a dict method (``items``) is reached by ``cfg["items"]`` only.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        for key, value in dict(*args, **kwargs).items():
+            dict.__setitem__(self, key, wrap(value))
+        for source in args:
+            self.origins.update(getattr(source, "origins", {}))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, wrap(value))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            hint = did_you_mean(name, [key for key in self if isinstance(key, str)])
+            raise AttributeError(f"the config has no key {name!r} here{hint}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        try:
+            del self[name]
+        except KeyError:
+            raise AttributeError(f"the config has no key {name!r} here") from None
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Sets keys; where old and new value are both dicts, the new one is merged in."""
+        for key, value in dict(*args, **kwargs).items():
+            old = self.get(key)
+            if isinstance(old, ConfigDict) and isinstance(value, dict):
+                old.update(value)
+            else:
+                self[key] = value
+        for source in args:
+            self.origins.update(getattr(source, "origins", {}))
+
+    def copy(self) -> "ConfigDict":
+        """A shallow copy."""
+        twin = ConfigDict()
+        for key, value in self.items():
+            dict.__setitem__(twin, key, value)
+        twin.origins.update(self.origins)
+        return twin
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ConfigDict":
+        return ConfigDict(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ConfigDict, (plain(self),)
+
+    def to_dict(self) -> dict[Any, Any]:
+        """The same as plain nested dicts, lists and tuples."""
+        return {key: plain(value) for key, value in self.items()}
+
+
+def wrap(value: Any) -> Any:
+    """Copies a tree of dicts, lists and tuples, with every dict turned into a ConfigDict."""
+    if isinstance(value, dict):
+        return ConfigDict(value)
+    if isinstance(value, list | tuple):
+        return type(value)([wrap(item) for item in value])
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Copies a tree of dicts, lists and tuples, with every mapping turned into a plain dict."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([plain(item) for item in value])
+    return value
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no dict or list, with its dotted path (``model.neck.0.type``)."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from leaves(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple) and value:
+        for index, item in enumerate(value):
+            yield from leaves(item, f"{path}.{index}" if path else str(index))
+    else:
+        yield path, value

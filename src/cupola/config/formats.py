@@ -1,0 +1,55 @@
+"""JSON, YAML and TOML configs: the same limits as for Python files."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from cupola.config.budget import Budget
+from cupola.errors import ConfigError
+
+
+def parse_data(path: Path, text: str, budget: Budget) -> dict[str, Any]:
+    """The mapping in a JSON, YAML or TOML text; ConfigError with the line when it is none."""
+    try:
+        if path.suffix == ".json":
+            data = json.loads(text)
+        elif path.suffix == ".toml":
+            data = tomllib.loads(text)
+        else:
+            data = _load_yaml(path, text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: values are nested too deep") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a config is a mapping, and this is a {type(data).__name__}")
+    budget.weigh(data)
+    return data
+
+
+def _load_yaml(path: Path, text: str) -> Any:
+    import yaml
+
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            where = f"{path}:{_line(event.start_mark)}"
+            if isinstance(event, yaml.AliasEvent):
+                raise ConfigError(f"{where}: YAML aliases are not allowed")
+            tag = str(getattr(event, "tag", None) or "")
+            if tag and (not tag.startswith("tag:yaml.org,2002:") or "python" in tag):
+                raise ConfigError(f"{where}: the YAML tag {tag[:60]!r} is not allowed")
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        line = _line(getattr(error, "problem_mark", None))
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{path}:{line}: not valid YAML: {problem}") from None
+
+
+def _line(mark: Any) -> int:
+    """The line of a YAML mark, counted from 1."""
+    return mark.line + 1 if mark else 1

@@ -1,0 +1,74 @@
+"""How a config file is laid over its bases (the rules of mmengine's config inheritance)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cupola.config.dicts import ConfigDict
+from cupola.errors import ConfigError, did_you_mean
+
+DELETE = "_delete_"
+
+
+def merge(child: Mapping[Any, Any], base: Any, by_index: bool = False, path: str = "") -> Any:
+    """`child` laid over `base`: dicts merge, everything else replaces; neither is changed.
+
+    A child dict with `_delete_=True` replaces the base's dict. With `by_index`, keys that are
+    numbers pick elements of a list in the base. ConfigError if a dict would merge into a value
+    that is none.
+    """
+    merged = base.copy()
+    origins = getattr(merged, "origins", {})
+    for key, value in child.items():
+        where = f"{path}.{key}" if path else str(key)
+        slot = _index(key, merged, where) if by_index and isinstance(merged, list) else key
+        present = isinstance(merged, list) or slot in merged
+        if isinstance(value, dict) and present and not value.get(DELETE, False):
+            merged[slot] = _merge_dict(value, merged[slot], by_index, where)
+        elif isinstance(value, dict) and present:
+            merged[slot] = ConfigDict(_without_delete(value))
+        else:
+            merged[slot] = value
+        if key in getattr(child, "origins", ()):
+            origins[key] = child.origins[key]  # type: ignore[attr-defined]
+    return merged
+
+
+def _merge_dict(value: dict[Any, Any], old: Any, by_index: bool, where: str) -> Any:
+    if not isinstance(old, (dict, list) if by_index else dict):
+        raise ConfigError(
+            f"{where}: a dict cannot be merged into {old!r:.60} of the base; "
+            f"set {DELETE}=True in the dict to replace it"
+        )
+    return merge(_without_delete(value), old, by_index, where)
+
+
+def _without_delete(value: dict[Any, Any]) -> dict[Any, Any]:
+    if DELETE not in value:
+        return value
+    kept = ConfigDict(value)
+    del kept[DELETE]
+    return kept
+
+
+def _index(key: Any, items: list[Any], where: str) -> int:
+    if not str(key).isdigit():
+        known = [str(i) for i in range(len(items))]
+        raise ConfigError(f"{where}: a list needs a number here{did_you_mean(str(key), known)}")
+    if int(key) >= len(items):
+        raise ConfigError(f"{where}: the list has only {len(items)} elements")
+    return int(key)
+
+
+def merge_in_place(base: ConfigDict, child: Mapping[Any, Any]) -> None:
+    """The `.merge()` of the lazy config style: as `merge`, but any value may replace any other."""
+    if child.get(DELETE, False):
+        base.clear()
+    for key, value in child.items():
+        old = base.get(key)
+        if key == DELETE:
+            continue
+        if isinstance(value, dict) and isinstance(old, ConfigDict):
+            merge_in_place(old, value)
+        else:
+            base[key] = _without_delete(value) if isinstance(value, dict) else value
+    base.origins.update(getattr(child, "origins", {}))

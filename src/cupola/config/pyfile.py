@@ -1,0 +1,186 @@
+"""Reads a Python config file: statements on the syntax tree, assignments into a dict."""
+# ruff: noqa: N802 - methods are named after the node classes that they carry out
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+from cupola.config.budget import Budget
+from cupola.config.dicts import ConfigDict, TracedDict
+from cupola.config.evaluate import Expressions, LocatedError
+from cupola.config.functions import MODULES
+from cupola.config.lazy import LazyName
+from cupola.errors import ConfigError
+
+BASE = "_base_"
+# Reads the module of `with read_base(): from MODULE import ...`; gets dots and path,
+# gives its variables and the names among them that stand for imports.
+ReadBase = Callable[[int, str], tuple[ConfigDict, set[str]]]
+
+
+class PythonFile(Expressions):
+    """Evaluates the statements of one file; `names` holds what it has assigned.
+
+    Every method named `do_` and a node class of `ast` carries that statement out; a statement
+    without a method is refused with its name and line.
+    """
+
+    def __init__(
+        self, file: str, names: dict[str, Any], budget: Budget, read_base: ReadBase
+    ) -> None:
+        super().__init__(file, names, budget)
+        self.lines: dict[str, int] = {}  # name -> line of its last assignment
+        self.imported: set[str] = set()  # names that stand for imports, and not for data
+        self._read_base = read_base
+
+    def run(self, body: list[ast.stmt]) -> None:
+        """Carries out statements in order."""
+        for statement in body:
+            self.budget.step()
+            do = getattr(self, f"do_{type(statement).__name__}", None)
+            if do is None:
+                kind = type(statement).__name__
+                raise self.error(statement, f"{kind} is not allowed in a config")
+            try:
+                do(statement)
+            except LocatedError:
+                raise
+            except RecursionError:
+                raise self.error(statement, "statements are nested too deep") from None
+            except Exception as error:
+                text = str(error) if isinstance(error, ConfigError) else repr(error)
+                raise self.error(statement, text) from None
+
+    # -- assignments ---------------------------------------------------------------------------
+
+    def do_Assign(self, node: ast.Assign) -> None:
+        if isinstance(node.targets[0], ast.Name) and node.targets[0].id == BASE:
+            return  # read before everything else, by the reader
+        value = self.value(node.value)
+        for target in node.targets:
+            self.assign(target, value)
+
+    def do_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self.assign(node.target, self.value(node.value))
+
+    def do_AugAssign(self, node: ast.AugAssign) -> None:
+        old = self.value(node.target)
+        self.assign(node.target, self.binary(node.op, old, self.value(node.value)))
+
+    def assign(self, target: ast.expr, value: Any) -> None:
+        """Assigns to a name, an element, an attribute of a base's dict, or a tuple of those."""
+        if isinstance(target, ast.Tuple | ast.List):
+            values = list(self.budget.iterate(value))
+            if len(values) != len(target.elts):
+                raise ConfigError(f"{len(target.elts)} names for {len(values)} values")
+            for each, item in zip(target.elts, values, strict=True):
+                self.assign(each, item)
+        elif isinstance(target, ast.Name):
+            self.names[target.id] = value
+            self.lines[target.id] = target.lineno
+        elif isinstance(target, ast.Subscript | ast.Attribute):
+            self._assign_element(target, value)
+        else:
+            raise ConfigError(f"an assignment to {type(target).__name__} is not allowed")
+
+    def _assign_element(self, target: ast.Subscript | ast.Attribute, value: Any) -> None:
+        owner, key = self._element(target)
+        if isinstance(owner, list) and isinstance(key, slice):
+            value = list(self.budget.iterate(value))
+        owner[key] = value
+        if isinstance(owner, TracedDict):
+            owner.origins[key] = self.origin(target)
+
+    def _element(self, target: ast.Subscript | ast.Attribute) -> tuple[Any, Any]:
+        owner = self.value(target.value)
+        if any(owner is module for module in MODULES.values()):
+            raise ConfigError("a module cannot be changed")
+        if isinstance(target, ast.Subscript):
+            if not isinstance(owner, dict | list):
+                raise ConfigError(f"elements of a {type(owner).__name__} cannot be set")
+            return owner, self.value(target.slice)
+        if not isinstance(owner, ConfigDict) or target.attr.startswith("__"):
+            raise ConfigError(f"the attribute .{target.attr} cannot be set")
+        return owner, target.attr
+
+    def do_Delete(self, node: ast.Delete) -> None:
+        for target in node.targets:
+            if isinstance(target, ast.Name):
+                del self.names[target.id]
+            elif isinstance(target, ast.Subscript | ast.Attribute):
+                owner, key = self._element(target)
+                del owner[key]
+
+    # -- control -------------------------------------------------------------------------------
+
+    def do_Expr(self, node: ast.Expr) -> None:
+        self.value(node.value)
+
+    def do_Pass(self, node: ast.Pass) -> None:
+        pass
+
+    def do_If(self, node: ast.If) -> None:
+        self.run(node.body if self.value(node.test) else node.orelse)
+
+    def do_For(self, node: ast.For) -> None:
+        for item in self.budget.iterate(self.value(node.iter)):
+            self.assign(node.target, item)
+            self.run(node.body)
+        self.run(node.orelse)
+
+    def do_Assert(self, node: ast.Assert) -> None:
+        if not self.value(node.test):
+            raise ConfigError(f"the config asserts {ast.unparse(node.test)[:80]}, which is false")
+
+    def do_FunctionDef(self, node: ast.FunctionDef) -> None:
+        """A function may stand in a file (some scripts lie among configs), but not be called."""
+        self.names.pop(node.name, None)
+
+    # -- imports -------------------------------------------------------------------------------
+
+    def do_Import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            if alias.asname:
+                self._import(alias.asname, alias.name)
+            else:
+                top = alias.name.split(".")[0]
+                self._import(top, top)
+
+    def do_ImportFrom(self, node: ast.ImportFrom) -> None:
+        for alias in node.names:
+            if alias.name == "*":
+                raise ConfigError("`import *` is allowed only inside `with read_base():`")
+            owner = MODULES.get(node.module or "")
+            name = alias.asname or alias.name
+            if owner is not None and alias.name not in owner:
+                raise ConfigError(f"an import of {node.module}.{alias.name} is not allowed")
+            if owner is not None:
+                self.names[name] = owner[alias.name]
+                self.imported.add(name)
+            else:
+                self._import(name, f"{'.' * node.level}{node.module or ''}.{alias.name}")
+
+    def _import(self, name: str, path: str) -> None:
+        self.names[name] = MODULES.get(path, LazyName(path))
+        self.imported.add(name)
+
+    def do_With(self, node: ast.With) -> None:
+        """`with read_base():` - the only context manager that a config knows."""
+        call = node.items[0].context_expr
+        name = call.func if isinstance(call, ast.Call) else None
+        if not isinstance(name, ast.Name) or name.id != "read_base" or len(node.items) > 1:
+            raise ConfigError("`with` is allowed only as `with read_base():`")
+        for statement in node.body:
+            if not isinstance(statement, ast.ImportFrom) or statement.module is None:
+                raise self.error(statement, "only `from X import Y` stands in `with read_base():`")
+            base, imported = self._read_base(statement.level, statement.module)
+            for alias in statement.names:
+                self._take(base, imported, alias)
+
+    def _take(self, base: ConfigDict, imported: set[str], alias: ast.alias) -> None:
+        if alias.name != "*" and alias.name not in base:
+            raise ConfigError(f"the base has no variable {alias.name!r}")
+        picked = base if alias.name == "*" else {alias.asname or alias.name: base[alias.name]}
+        self.names.update(picked)
+        self.imported |= imported

@@ -1,0 +1,167 @@
+"""Reads a config file and its bases into one dict."""
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cupola.config.bases import Roots
+from cupola.config.budget import Budget
+from cupola.config.dicts import ConfigDict, Origin, wrap
+from cupola.config.formats import parse_data
+from cupola.config.functions import is_import
+from cupola.config.lazy import names_as_text
+from cupola.config.merge import merge
+from cupola.config.pyfile import BASE, PythonFile
+from cupola.config.source import fill_variables, parse, read_text
+from cupola.errors import ConfigError
+
+RESERVED = ("filename", "text", "pretty_text", "env_variables")
+SUFFIXES = (".py", ".json", ".yaml", ".yml", ".toml")
+
+
+def read(path: Path, roots: Sequence[Path] = (), budget: Budget | None = None) -> ConfigDict:
+    """Everything that the file and its bases say; ConfigError names file and line.
+
+    Bases may lie in the project of the file, in `roots`, or in an installed package (pkg::path).
+    """
+    reader = Reader(Roots.around(path, roots), budget or Budget())
+    made = reader.read(path.absolute())
+    reader.budget.weigh(made)
+    for key in RESERVED:
+        if key in made:
+            raise ConfigError(f"{made.origins.get(key, path)}: the key {key!r} is reserved")
+    names_as_text(made)
+    return made
+
+
+class Reader:
+    """One reading: what may be read, what it may cost, and which files are open."""
+
+    def __init__(self, roots: Roots, budget: Budget) -> None:
+        self.budget = budget
+        self._roots = roots
+        self._open: list[Path] = []
+
+    def read(self, path: Path) -> ConfigDict:
+        """One file with its bases; for a lazy config without the names of its imports."""
+        made, imported = self._read(path)
+        for name in imported:
+            made.pop(name, None)
+        return made
+
+    def _read(self, path: Path) -> tuple[ConfigDict, set[str]]:
+        if path in self._open:
+            chain = " -> ".join(each.name for each in (*self._open, path))
+            raise ConfigError(f"{path}: the bases form a circle: {chain}")
+        if path.suffix not in SUFFIXES:
+            raise ConfigError(f"{path}: a config ends in one of {', '.join(SUFFIXES)}")
+        text, placeholders = fill_variables(read_text(path, self.budget), path)
+        self._open.append(path)
+        try:
+            if path.suffix == ".py":
+                return self._read_python(path, text, placeholders)
+            return self._read_data(path, text, placeholders), set()
+        finally:
+            self._open.pop()
+
+    # -- Python ----------------------------------------------------------------------------------
+
+    def _read_python(
+        self, path: Path, text: str, placeholders: dict[str, str]
+    ) -> tuple[ConfigDict, set[str]]:
+        tree = parse(text, str(path))
+        base = self._python_bases(path, tree)
+        names: dict[str, Any] = {BASE: base}
+        file = PythonFile(str(path), names, self.budget, self._lazy_base)
+        file.run(tree.body)
+        names.pop(BASE, None)
+        if placeholders:
+            self.budget.weigh(names)
+            names = {k: _fill(v, placeholders, base, path) for k, v in names.items()}
+        made = ConfigDict()
+        self.budget.weigh(names)
+        for name, value in names.items():
+            if not name.startswith("__") and not is_import(value):
+                made[name] = value
+                if name in file.lines:
+                    made.origins[name] = Origin(str(path), file.lines[name])
+        merged = merge(made, base)
+        merged.pop("_deprecation_", None)
+        return merged, file.imported
+
+    def _python_bases(self, path: Path, tree: ast.Module) -> ConfigDict:
+        for statement in tree.body:
+            if isinstance(statement, ast.Assign):
+                target = statement.targets[0]
+                if isinstance(target, ast.Name) and target.id == BASE:
+                    value = PythonFile(str(path), {}, self.budget, self._lazy_base).value(
+                        statement.value
+                    )
+                    return self._bases(path, value, statement.lineno)
+        return ConfigDict()
+
+    def _lazy_base(self, level: int, module: str) -> tuple[ConfigDict, set[str]]:
+        """What `from ..module import` reads inside `with read_base():`."""
+        here = self._open[-1]
+        return self._read(self._roots.module_path(here, level, module))
+
+    # -- JSON, YAML, TOML ------------------------------------------------------------------------
+
+    def _read_data(self, path: Path, text: str, placeholders: dict[str, str]) -> ConfigDict:
+        data = parse_data(path, text, self.budget)
+        base = self._bases(path, data.pop(BASE, []), 1)
+        made = ConfigDict(_fill(data, placeholders, base, path))
+        made.origins.update(dict.fromkeys(made, Origin(str(path), 1)))
+        return merge(made, base)  # type: ignore[no-any-return]
+
+    # -- bases -----------------------------------------------------------------------------------
+
+    def _bases(self, path: Path, value: Any, line: int) -> ConfigDict:
+        """The variables of all bases together; a name that two of them define is an error."""
+        together = ConfigDict()
+        for name in value if isinstance(value, list) else [value]:
+            if not isinstance(name, str):
+                raise ConfigError(f"{path}:{line}: {BASE} holds {name!r:.40}, which is no path")
+            found, scope = self._roots.base_path(path, line, name)
+            base = self.read(found)
+            if twice := together.keys() & base.keys():
+                raise ConfigError(
+                    f"{path}:{line}: {sorted(twice)[0]!r} is defined by two bases: "
+                    f"{together.origins.get(min(twice))} and {base.origins.get(min(twice))}"
+                )
+            _mark_scope(base, scope)
+            together.update(base)
+        return together
+
+
+def _mark_scope(value: Any, scope: str | None) -> None:
+    """Sets `_scope_` in the outermost dicts with a type, when they come from another package."""
+    if scope is None:
+        return
+    if isinstance(value, dict):
+        if "type" in value:
+            value.setdefault("_scope_", scope)
+            return
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            _mark_scope(item, scope)
+
+
+def _fill(value: Any, placeholders: dict[str, str], base: ConfigDict, path: Path) -> Any:
+    """Copies a tree with each placeholder replaced by the base's value that it stands for."""
+    if isinstance(value, str) and value in placeholders:
+        found: Any = base
+        for key in placeholders[value].split("."):
+            if not isinstance(found, dict) or key not in found:
+                raise ConfigError(f"{path}: no base has {{{{_base_.{placeholders[value]}}}}}")
+            found = found[key]
+        return wrap(found)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            dict.__setitem__(value, key, _fill(item, placeholders, base, path))
+        return value
+    if isinstance(value, list | tuple):
+        return type(value)([_fill(item, placeholders, base, path) for item in value])
+    return value

@@ -1,0 +1,84 @@
+"""Config: reading, merging, overrides, attributes, origins."""
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from cupola.config import Config
+from cupola.errors import ConfigError
+
+
+def write(folder: Path, **files: str) -> Path:
+    """Writes NAME.py for each keyword; returns the path of the last."""
+    for name, text in files.items():
+        path = folder / f"{name}.py"
+        path.write_text(dedent(text))
+    return path
+
+
+def load(folder: Path, **files: str) -> dict[str, object]:
+    return Config.load(write(folder, **files)).to_dict()
+
+
+def test_a_child_merges_into_its_base(tmp_path: Path) -> None:
+    base = "model = dict(type='A', neck=dict(type='N', dim=4), head=dict(type='H', x=1))"
+    child = """
+        _base_ = './base.py'
+        model = dict(neck=dict(dim=8), head=dict(_delete_=True, type='G'))
+    """
+    assert load(tmp_path, base=base, child=child) == {
+        "model": {"type": "A", "neck": {"type": "N", "dim": 8}, "head": {"type": "G"}}
+    }
+
+
+def test_two_bases_may_not_define_the_same_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"c\.py:1: 'x' is defined by two bases: .*a\.py:1 and"):
+        load(tmp_path, a="x = 1", b="x = 2", c="_base_ = ['a.py', 'b.py']")
+
+
+def test_values_of_a_base_can_be_read_and_changed(tmp_path: Path) -> None:
+    child = """
+        _base_ = 'base.py'
+        steps = [s * 2 for s in _base_.schedule.steps]
+        alias = {{_base_.schedule}}
+        _base_.schedule.update(dict(inner=dict(b=2)))
+        del _base_.schedule['gone']
+    """
+    base = "schedule = dict(steps=[1, 2], inner=dict(a=1), gone=0)"
+    made = load(tmp_path, base=base, child=child)
+    assert made["steps"] == [2, 4]
+    assert made["schedule"] == {"steps": [1, 2], "inner": {"a": 1, "b": 2}}
+
+
+def test_file_and_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUPOLA_ROOT", "/data")
+    made = load(
+        tmp_path,
+        here="""
+        work = './work/{{ fileBasenameNoExtension }}'
+        root = '{{$CUPOLA_ROOT:/default}}/images'
+        classes = {{'$CUPOLA_CLASSES:80'}}
+        """,
+    )
+    assert made == {"work": "./work/here", "root": "/data/images", "classes": 80}
+
+
+def test_attributes_and_overrides() -> None:
+    cfg = Config({"model": {"layers": [{"dim": 1}, {"dim": 2}], "name": "a"}})
+    assert cfg.model.layers[1].dim == 2
+    cfg.override({"model.layers.1.dim": 9}).override(["model.name=b", "new.key=(1,None,true)"])
+    assert cfg.to_dict() == {
+        "model": {"layers": [{"dim": 1}, {"dim": 9}], "name": "b"},
+        "new": {"key": (1, None, True)},
+    }
+    with pytest.raises(AttributeError, match="no key 'modle' here; did you mean 'model'"):
+        _ = cfg.modle
+
+
+def test_origins_name_the_line_that_wrote_a_value(tmp_path: Path) -> None:
+    base = "model = dict(\n    type='A',\n    neck=dict(dim=4))"
+    path = write(tmp_path, base=base, child="_base_ = 'base.py'\nmodel = dict(neck=dict(dim=8))")
+    cfg = Config.load(path)
+    assert str(cfg.origin("model.type")).endswith("base.py:2")
+    assert str(cfg.origin("model.neck.dim")).endswith("child.py:2")
