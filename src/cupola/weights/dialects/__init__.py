@@ -1,0 +1,8 @@
+"""Foreign spellings of checkpoints, one file per model family. The first that fits is taken."""
+
+from cupola.weights.dialects.base import Dialect
+from cupola.weights.dialects.detr import DETR_DIALECTS
+
+DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (*DETR_DIALECTS,)}
+
+__all__ = ["DIALECTS", "Dialect"]

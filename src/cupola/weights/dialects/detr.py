@@ -1,0 +1,246 @@
+"""DETR's checkpoints: MMDetection 3.x and 2.x, facebookresearch/detr, Hugging Face transformers.
+
+Our own keys are those of MMDetection 3.x; a model built from a 2.x config carries the nested
+ones of 2.x, and the last step of every translation renames to these.
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cupola.weights.dialects.base import Dialect, State, StateView
+from cupola.weights.renaming import Renaming
+
+HEAD = [
+    ("bbox_head.reg_ffn.layers.0.0", "bbox_embed.layers.0"),
+    ("bbox_head.reg_ffn.layers.1", "bbox_embed.layers.1"),
+    ("bbox_head.fc_reg", "bbox_embed.layers.2"),
+    ("bbox_head.fc_cls", "class_embed"),
+]
+
+FACEBOOK = Renaming(
+    [
+        ("backbone", "backbone.0.body"),
+        ("neck.convs.0.conv", "input_proj"),
+        ("query_embedding", "query_embed"),
+        ("encoder.layers.#.self_attn.attn", "transformer.encoder.layers.#.self_attn"),
+        ("encoder.layers.#.ffn.layers.0.0", "transformer.encoder.layers.#.linear1"),
+        ("encoder.layers.#.ffn.layers.1", "transformer.encoder.layers.#.linear2"),
+        ("encoder.layers.#.norms.0", "transformer.encoder.layers.#.norm1"),
+        ("encoder.layers.#.norms.1", "transformer.encoder.layers.#.norm2"),
+        ("encoder.post_norm", "transformer.encoder.norm"),
+        ("decoder.layers.#.self_attn.attn", "transformer.decoder.layers.#.self_attn"),
+        ("decoder.layers.#.cross_attn.attn", "transformer.decoder.layers.#.multihead_attn"),
+        ("decoder.layers.#.ffn.layers.0.0", "transformer.decoder.layers.#.linear1"),
+        ("decoder.layers.#.ffn.layers.1", "transformer.decoder.layers.#.linear2"),
+        ("decoder.layers.#.norms.0", "transformer.decoder.layers.#.norm1"),
+        ("decoder.layers.#.norms.1", "transformer.decoder.layers.#.norm2"),
+        ("decoder.layers.#.norms.2", "transformer.decoder.layers.#.norm3"),
+        ("decoder.post_norm", "transformer.decoder.norm"),
+        *HEAD,
+    ]
+)
+
+NESTED = Renaming(
+    [
+        ("neck.convs.0.conv", "bbox_head.input_proj"),
+        ("query_embedding", "bbox_head.query_embedding"),
+        ("encoder.layers.#.self_attn", "bbox_head.transformer.encoder.layers.#.attentions.0"),
+        ("encoder.layers.#.ffn", "bbox_head.transformer.encoder.layers.#.ffns.0"),
+        ("encoder.layers.#.norms", "bbox_head.transformer.encoder.layers.#.norms"),
+        ("encoder.post_norm", "bbox_head.transformer.encoder.post_norm"),
+        ("decoder.layers.#.self_attn", "bbox_head.transformer.decoder.layers.#.attentions.0"),
+        ("decoder.layers.#.cross_attn", "bbox_head.transformer.decoder.layers.#.attentions.1"),
+        ("decoder.layers.#.ffn", "bbox_head.transformer.decoder.layers.#.ffns.0"),
+        ("decoder.layers.#.norms", "bbox_head.transformer.decoder.layers.#.norms"),
+        ("decoder.post_norm", "bbox_head.transformer.decoder.post_norm"),
+    ]
+)
+
+# Before 2.8 MMDetection named attentions and FFN apart, as the 20201130 checkpoint still does.
+BEFORE_2_8 = (
+    (".multihead_attn.", ".attentions.1."),
+    (".self_attn.", ".attentions.0."),
+    (".ffn.", ".ffns.0."),
+    (".decoder.norm.", ".decoder.post_norm."),
+)
+
+HF_LAYER = [
+    ("self_attn.attn", "self_attn"),
+    ("cross_attn.attn", "encoder_attn"),
+    ("ffn.layers.0.0", "mlp.fc1"),
+    ("ffn.layers.1", "mlp.fc2"),
+]
+HF_NORMS = {
+    "encoder": ("self_attn_layer_norm", "final_layer_norm"),
+    "decoder": ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
+}
+HF = Renaming(
+    [
+        ("backbone", "model.backbone.model"),
+        ("neck.convs.0.conv", "model.input_projection"),
+        ("query_embedding", "model.query_position_embeddings"),
+        *[
+            (f"{part}.layers.#.{ours}", f"model.{part}.layers.#.{theirs}")
+            for part in ("encoder", "decoder")
+            for ours, theirs in HF_LAYER
+        ],
+        *[
+            (f"{part}.layers.#.norms.{i}", f"model.{part}.layers.#.{norm}")
+            for part, norms in HF_NORMS.items()
+            for i, norm in enumerate(norms)
+        ],
+        ("encoder.post_norm", "model.encoder.layernorm"),
+        ("decoder.post_norm", "model.decoder.layernorm"),
+        ("bbox_head.fc_cls", "class_labels_classifier"),
+        ("bbox_head.reg_ffn.layers.0.0", "bbox_predictor.layers.0"),
+        ("bbox_head.reg_ffn.layers.1", "bbox_predictor.layers.1"),
+        ("bbox_head.fc_reg", "bbox_predictor.layers.2"),
+    ]
+)
+
+
+def _rename(state: StateView, renaming: Renaming) -> State:
+    return {renaming.to_ours(key) or key: value for key, value in state.items()}
+
+
+def _fit_spelling(state: State, own: StateView) -> State:
+    """Renames 3.x keys to the nested ones where the model was built from a 2.x config."""
+    if not any(key.startswith("bbox_head.transformer.") for key in own):
+        return state
+    return {NESTED.to_theirs(key) or key: value for key, value in state.items()}
+
+
+def _is_detr(own: StateView) -> bool:
+    return any(key.startswith("bbox_head.fc_cls.") for key in own)
+
+
+def _from_facebook(state: StateView, own: StateView) -> State:
+    return _fit_spelling(_rename(state, FACEBOOK), own)
+
+
+def _from_nested(state: StateView, own: StateView) -> State:
+    modern = {}
+    for key, value in state.items():
+        if key.startswith("bbox_head.transformer."):
+            for old, new in BEFORE_2_8:
+                key = key.replace(old, new) if ".attentions." not in key else key
+        modern[key] = value
+    return _fit_spelling(_rename(modern, NESTED), own)
+
+
+def _from_mmdet3(state: StateView, own: StateView) -> State:
+    return _fit_spelling(dict(state), own)
+
+
+def _from_hf(state: StateView, own: StateView) -> State:
+    modern = {_hf_5(key): value for key, value in state.items()}
+    named = _rename(_join_qkv(modern), HF)
+    return _fit_spelling({_resnet_of_hf(key): value for key, value in named.items()}, own)
+
+
+def _hf_5(key: str) -> str:
+    key = key.replace("backbone.conv_encoder.model.", "backbone.model.")
+    key = key.replace("_attn.out_proj.", "_attn.o_proj.")
+    return re.sub(r"(layers\.\d+)\.(fc[12])\.", r"\1.mlp.\2.", key)
+
+
+def _join_qkv(state: Mapping[str, Tensor]) -> State:
+    """q_proj, k_proj, v_proj -> in_proj_weight and in_proj_bias; o_proj -> out_proj."""
+    joined: State = {}
+    for key, value in state.items():
+        attention, _, part = key.rpartition("_attn.")
+        if part in ("q_proj.weight", "q_proj.bias"):
+            kind = part.removeprefix("q_proj.")
+            parts = [state.get(f"{attention}_attn.{p}_proj.{kind}") for p in "qkv"]
+            if all(p is not None for p in parts):
+                joined[f"{attention}_attn.in_proj_{kind}"] = torch.cat(
+                    [p for p in parts if p is not None]
+                )
+        elif part.startswith("o_proj."):
+            joined[f"{attention}_attn.out_proj.{part.removeprefix('o_proj.')}"] = value
+        elif not part.startswith(("k_proj.", "v_proj.")):
+            joined[key] = value
+    return joined
+
+
+def _resnet_of_hf(key: str) -> str:
+    """HF's own ResNet names -> torchvision's; timm's are torchvision's already."""
+    key = key.replace("backbone.embedder.embedder.convolution", "backbone.conv1")
+    key = key.replace("backbone.embedder.embedder.normalization", "backbone.bn1")
+    found = re.match(
+        r"backbone\.encoder\.stages\.(\d+)\.layers\.(\d+)\.(shortcut|layer\.(\d+))"
+        r"\.(convolution|normalization)(.*)",
+        key,
+    )
+    if not found:
+        return key
+    stage, block, where, number, kind, rest = found.groups()
+    if where == "shortcut":
+        name = f"downsample.{int(kind == 'normalization')}"
+    else:
+        name = f"{'conv' if kind == 'convolution' else 'bn'}{int(number) + 1}"
+    return f"backbone.layer{int(stage) + 1}.{block}.{name}{rest}"
+
+
+def _canonical(state: StateView) -> State:
+    """Our state in the 3.x spelling, whichever spelling the model was built from."""
+    return _rename(state, NESTED)
+
+
+def _to_facebook(state: StateView) -> State:
+    return {
+        FACEBOOK.to_theirs(key) or key: value
+        for key, value in _canonical(state).items()
+        if not key.endswith("num_batches_tracked")
+    }
+
+
+def _to_nested(state: StateView) -> State:
+    return {NESTED.to_theirs(key) or key: value for key, value in _canonical(state).items()}
+
+
+def _to_hf(state: StateView) -> State:
+    """transformers 5.x keys with torchvision's names in the backbone (a timm backbone)."""
+    split: State = {}
+    for key, value in _canonical(state).items():
+        name = HF.to_theirs(key) or key
+        attention, _, part = name.rpartition("_attn.")
+        if part.startswith("in_proj_"):
+            for p, chunk in zip("qkv", value.chunk(3), strict=True):
+                split[f"{attention}_attn.{p}_proj.{part.removeprefix('in_proj_')}"] = chunk
+        else:
+            split[name.replace("_attn.out_proj.", "_attn.o_proj.")] = value
+    return split
+
+
+DETR_DIALECTS = (
+    Dialect(
+        "facebook",
+        lambda state, own: _is_detr(own) and "class_embed.weight" in state,
+        _from_facebook,
+        _to_facebook,
+    ),
+    Dialect(
+        "hf-detr",
+        lambda state, own: _is_detr(own) and "class_labels_classifier.weight" in state,
+        _from_hf,
+        _to_hf,
+    ),
+    Dialect(
+        "mmdet2",
+        lambda state, own: _is_detr(own) and "bbox_head.input_proj.weight" in state,
+        _from_nested,
+        _to_nested,
+    ),
+    Dialect(
+        "mmdet3",
+        lambda state, own: (
+            _is_detr(own) and "encoder.layers.0.self_attn.attn.in_proj_weight" in state
+        ),
+        _from_mmdet3,
+        _canonical,
+    ),
+)

@@ -1,0 +1,105 @@
+"""load_weights: a checkpoint in any known dialect -> a model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cupola.errors import CheckpointError, did_you_mean
+from cupola.weights.dialects import DIALECTS, Dialect
+from cupola.weights.reading import read_checkpoint
+
+NATIVE = "cupola"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did: the dialect, how many tensors went in, and what did not fit."""
+
+    dialect: str
+    loaded: int
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = f"{self.loaded} tensors loaded, dialect {self.dialect}"
+        if self.missing:
+            text += f"; missing: {', '.join(self.missing)}"
+        if self.unexpected:
+            text += f"; not used: {', '.join(self.unexpected)}"
+        return text
+
+
+def load_weights(
+    model: Any,
+    source: str | Path | Mapping[str, Tensor],
+    dialect: str | None = None,
+    strict: bool = True,
+) -> LoadReport:
+    """Loads a checkpoint into a model; nothing is changed if it does not fit.
+
+    The dialect is found by the keys unless it is named. With strict, missing and unexpected keys
+    are an error; a wrong shape always is. Raises CheckpointError.
+    """
+    state = dict(source) if isinstance(source, Mapping) else read_checkpoint(source)
+    where = "state dict" if isinstance(source, Mapping) else str(source)
+    own = model.state_dict()
+    found, state = translate(state, own, dialect, where)
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    problems = [
+        f"{key}: shape {tuple(state[key].shape)} in the checkpoint, {tuple(own[key].shape)} wanted"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if strict:
+        problems += [f"missing: {key}{did_you_mean(key, unexpected)}" for key in missing]
+        problems += [f"not in the model: {key}" for key in unexpected]
+    if problems:
+        listed = "\n  ".join(problems[:12])
+        more = f"\n  and {len(problems) - 12} more" if len(problems) > 12 else ""
+        raise CheckpointError(
+            f"{where} (dialect {found}) does not fit the model:\n  {listed}{more}"
+        )
+    fitting = {key: value for key, value in state.items() if key in own}
+    model.load_state_dict(fitting, strict=False)
+    return LoadReport(found, len(fitting), missing, unexpected)
+
+
+def translate(
+    state: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    dialect: str | None = None,
+    where: str = "state dict",
+) -> tuple[str, dict[str, Tensor]]:
+    """Renames a foreign state dict to the keys of `own`; returns the dialect's name with it."""
+    if dialect is None and own.keys() & state.keys() and set(state) <= set(own):
+        return NATIVE, dict(state)
+    chosen = _choose(state, own, dialect, where)
+    if chosen is None:
+        return NATIVE, dict(state)
+    return chosen.name, chosen.to_ours(state, own)
+
+
+def _choose(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str | None, where: str
+) -> Dialect | None:
+    if name == NATIVE:
+        return None
+    if name is not None:
+        if name not in DIALECTS:
+            hint = did_you_mean(name, DIALECTS)
+            raise CheckpointError(f"dialect {name!r} is none of {sorted(DIALECTS)}{hint}")
+        return DIALECTS[name]
+    fitting = [each for each in DIALECTS.values() if each.speaks(state, own)]
+    if fitting:
+        return fitting[0]
+    if own.keys() & state.keys():
+        return None
+    sample = ", ".join(list(state)[:3])
+    raise CheckpointError(
+        f"{where}: its keys ({sample}, ...) belong to no dialect we know for this model; "
+        f"name one of {sorted(DIALECTS)} if you know it"
+    )
