@@ -1,7 +1,8 @@
 """Boxes, padded picture batches, detections: what passes between the rooms."""
 
-from cupola.structures import boxes
+from cupola.structures import boxes, boxes3d
 from cupola.structures.detections import Detections
+from cupola.structures.detections3d import Detections3D
 from cupola.structures.images import PaddedImages, pad_images
 
-__all__ = ["Detections", "PaddedImages", "boxes", "pad_images"]
+__all__ = ["Detections", "Detections3D", "PaddedImages", "boxes", "boxes3d", "pad_images"]

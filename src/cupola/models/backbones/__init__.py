@@ -1,6 +1,14 @@
 """Backbones: a picture -> feature maps."""
 
+from cupola.models.backbones.dcn import ModulatedDeformConv2d, ModulatedDeformConv2dPack
 from cupola.models.backbones.resnet import ResNet
 from cupola.models.backbones.small_resnet import SmallResNet
+from cupola.models.backbones.vovnet import VoVNet
 
-__all__ = ["ResNet", "SmallResNet"]
+__all__ = [
+    "ModulatedDeformConv2d",
+    "ModulatedDeformConv2dPack",
+    "ResNet",
+    "SmallResNet",
+    "VoVNet",
+]

@@ -1,15 +1,8 @@
 """Foreign spellings of checkpoints, one file per model family. The first that fits is taken."""
 
-from cupola.weights.dialects.afno_transformer import AFNO_TRANSFORMER
 from cupola.weights.dialects.base import Dialect
 from cupola.weights.dialects.detr import DETR_DIALECTS
-from cupola.weights.dialects.fourcastnet import FOURCASTNET
-from cupola.weights.dialects.physicsnemo import PHYSICSNEMO
 
-AFNO_DIALECTS = (FOURCASTNET, PHYSICSNEMO, AFNO_TRANSFORMER)
-
-DIALECTS: dict[str, Dialect] = {
-    dialect.name: dialect for dialect in (*DETR_DIALECTS, *AFNO_DIALECTS)
-}
+DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (*DETR_DIALECTS,)}
 
 __all__ = ["DIALECTS", "Dialect"]

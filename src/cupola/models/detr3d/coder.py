@@ -1,0 +1,47 @@
+"""NMSFreeCoder: the best (query, class) pairs of a sample, as boxes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cupola.registry import TASK_UTILS
+from cupola.structures import Detections3D, boxes3d
+
+
+@TASK_UTILS.register_module()
+class NMSFreeCoder:
+    """Sigmoid, top `max_num` of queries x classes, a filter on the centre, no suppression.
+
+    A query may appear several times with different classes (source: nms_free_coder.py).
+    """
+
+    def __init__(
+        self,
+        pc_range: Sequence[float],
+        voxel_size: Sequence[float] | None = None,
+        post_center_range: Sequence[float] | None = None,
+        max_num: int = 100,
+        score_threshold: float | None = None,
+        num_classes: int = 10,
+    ) -> None:
+        self.pc_range = tuple(pc_range)
+        self.voxel_size = voxel_size
+        self.post_center_range = None if post_center_range is None else tuple(post_center_range)
+        self.max_num = max_num
+        self.score_threshold = score_threshold
+        self.num_classes = num_classes
+
+    def decode(self, logits: Tensor, codes: Tensor) -> Detections3D:
+        """One sample: logits [Q, C], codes [Q, 10] in metres -> detections, best first."""
+        scores = logits.sigmoid().flatten()
+        scores, index = scores.topk(min(self.max_num, scores.numel()))
+        labels, query = index % self.num_classes, index // self.num_classes
+        boxes = boxes3d.decode_boxes(codes[query])  # centre at gravity
+        keep = torch.ones_like(scores, dtype=torch.bool)
+        if self.post_center_range is not None:
+            keep &= boxes3d.in_range(boxes[:, :3], self.post_center_range)
+        if self.score_threshold is not None:
+            keep &= scores > self.score_threshold
+        boxes = boxes3d.centre_to_bottom(boxes[keep])
+        return Detections3D(boxes, scores[keep], labels[keep], queries=query[keep])

@@ -1,0 +1,128 @@
+"""The decoder: layer by layer, queries look, and their reference points move.
+
+Letters: L layers, B samples, Q queries, C channels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cupola import nn
+from cupola.models.detr3d.cross_attention import Detr3DCrossAtten
+from cupola.models.detr3d.references import refine
+from cupola.models.detr3d.sampling import Cameras, Pyramid
+from cupola.models.layers import TransformerLayerSequence
+from cupola.registry import MODELS
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder hands to the head.
+
+    states: [L, B, Q, C]. references: [L, B, Q, 3], 0..1, from BEFORE each layer's refinement.
+    refined: [B, Q, 3] after the last layer. regressions: [L, B, Q, 10], or None where the
+    reference points do not move.
+    """
+
+    states: Tensor
+    references: Tensor
+    refined: Tensor
+    regressions: Tensor | None
+
+
+@MODELS.register_module()
+class Detr3DTransformerDecoder(TransformerLayerSequence):
+    """Layers without a final norm; each regression branch runs once and serves the head too."""
+
+    def __init__(
+        self,
+        transformerlayers: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        num_layers: int,
+        return_intermediate: bool = False,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__(transformerlayers, num_layers, init_cfg)
+        self.return_intermediate = return_intermediate
+
+    def forward(
+        self,
+        query: Tensor,
+        query_pos: Tensor,
+        references: Tensor,
+        pyramid: Pyramid,
+        cameras: Cameras,
+        reg_branches: Sequence[nn.Module] | None,
+    ) -> Decoded:
+        """query and query_pos [Q, B or 1, C], references [B, Q, 3] -> Decoded."""
+        states, before, regressions = [], [], []
+        for index, layer in enumerate(self.layers):
+            query = layer(
+                query,
+                None,
+                pyramid,
+                query_pos=query_pos,
+                reference_points=references,
+                cameras=cameras,
+            )
+            states.append(query.transpose(0, 1))  # [B, Q, C]
+            before.append(references)
+            if reg_branches is not None:
+                regressions.append(reg_branches[index](states[-1]))
+                references = refine(references, regressions[-1]).detach()
+        return Decoded(
+            torch.stack(states),
+            torch.stack(before),
+            references,
+            torch.stack(regressions) if regressions else None,
+        )
+
+
+@MODELS.register_module()
+class Detr3DTransformer(nn.Module):
+    """Turns the query embedding into queries and reference points, and runs the decoder."""
+
+    def __init__(
+        self,
+        decoder: Mapping[str, Any],
+        num_feature_levels: int = 4,
+        num_cams: int = 6,
+        two_stage_num_proposals: int = 300,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__()
+        self.init_cfg = init_cfg
+        self.decoder = MODELS.build(decoder)
+        self.embed_dims: int = self.decoder.embed_dims
+        self.num_feature_levels = num_feature_levels
+        self.num_cams = num_cams
+        self.reference_points = nn.Linear(self.embed_dims, 3)
+
+    def init_weights(self) -> None:
+        """Xavier for every matrix, then what the cross-attentions want for themselves."""
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        for module in self.modules():
+            if isinstance(module, Detr3DCrossAtten):
+                module.init_weights()
+        nn.init.zeros_(self.reference_points.bias)
+
+    def forward(
+        self,
+        pyramid: Pyramid,
+        query_embedding: Tensor,
+        cameras: Cameras,
+        reg_branches: Sequence[nn.Module] | None,
+    ) -> Decoded:
+        """query_embedding [Q, 2 * C]: positions first, contents second."""
+        position, query = query_embedding[:, None].chunk(2, dim=-1)  # [Q, 1, C]
+        B = cameras.lidar2img.shape[0]
+        references = self.reference_points(position).sigmoid().transpose(0, 1)  # [1, Q, 3]
+        if self.training:
+            # Only dropout tells the samples apart before the first look into the pictures.
+            query = query.expand(-1, B, -1)
+        references = references.expand(B, -1, -1)
+        return self.decoder(query, position, references, pyramid, cameras, reg_branches)

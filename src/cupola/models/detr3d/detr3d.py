@@ -1,0 +1,117 @@
+"""DETR3D: pictures of several calibrated cameras -> boxes in space.
+
+Letters: B samples, N cameras, L decoder layers, Q queries, C classes.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cupola import nn
+from cupola.models.detr3d.grid_mask import GridMask
+from cupola.models.detr3d.head import DETR3DOutput
+from cupola.models.detr3d.sampling import Cameras
+from cupola.registry import MODELS
+from cupola.structures import Detections3D
+
+ImageSize = tuple[int, int] | Tensor
+
+
+@MODELS.register_module(["DETR3D", "Detr3D"])
+class DETR3D(nn.Module):
+    """Backbone and neck see every picture alone; the head's queries look into all of them.
+
+    The head is built before the backbone, as in the original (the random draws follow the order).
+    `first_sample_size` True divides every sample's projections by the first sample's picture size,
+    as the original does; False uses each sample's own. Sources: DETR3D (arXiv 2110.06922);
+    WangYueFt/detr3d; MMDetection3D projects/DETR3D.
+    """
+
+    def __init__(
+        self,
+        img_backbone: Mapping[str, Any],
+        pts_bbox_head: Mapping[str, Any],
+        img_neck: Mapping[str, Any] | None = None,
+        data_preprocessor: Mapping[str, Any] | None = None,
+        use_grid_mask: bool = False,
+        first_sample_size: bool = True,
+        train_cfg: Mapping[str, Any] | None = None,
+        test_cfg: Mapping[str, Any] | None = None,
+        pretrained: Any = None,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__()
+        self.init_cfg = init_cfg
+        self.first_sample_size = first_sample_size
+        self.data_preprocessor = MODELS.build(data_preprocessor) if data_preprocessor else None
+        head = {
+            **pts_bbox_head,
+            "train_cfg": (train_cfg or {}).get("pts"),
+            "test_cfg": (test_cfg or {}).get("pts"),
+        }
+        self.pts_bbox_head = MODELS.build(head)
+        self.img_backbone = MODELS.build(img_backbone)
+        self.img_neck = MODELS.build(img_neck) if img_neck else None
+        self.grid_mask = GridMask(True, True, rotate=1, ratio=0.5, mode=1, prob=0.7)
+        self.use_grid_mask = use_grid_mask
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Draws the head's starting values; backbone and neck drew theirs when built."""
+        self.pts_bbox_head.init_weights()
+
+    def extract(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps [B, N, channels, H_l, W_l] of pictures [B, N, 3, H, W]."""
+        if pixels.dim() != 5:
+            raise ValueError(f"pixels should be [B, N, 3, H, W], got {tuple(pixels.shape)}")
+        pictures = pixels.flatten(0, 1)  # [B * N, 3, H, W]
+        if self.use_grid_mask:
+            pictures = self.grid_mask(pictures)
+        maps = self.img_backbone(pictures)
+        if self.img_neck is not None:
+            maps = self.img_neck(maps)
+        return tuple(each.unflatten(0, pixels.shape[:2]) for each in maps)
+
+    def cameras(self, lidar2img: Tensor, image_size: ImageSize) -> Cameras:
+        """Checks the matrices [B, N, 4, 4] and joins them with the picture size."""
+        B = lidar2img.shape[0]
+        size = torch.as_tensor(image_size, dtype=lidar2img.dtype, device=lidar2img.device)
+        size = size.expand(B, 2)
+        if self.first_sample_size:
+            size = size[:1].expand(B, 2)
+        if not torch.compiler.is_exporting():
+            _name_broken_cameras(lidar2img)
+        return Cameras(lidar2img, size)
+
+    def forward(self, pixels: Tensor, lidar2img: Tensor, image_size: ImageSize) -> DETR3DOutput:
+        """pixels [B, N, 3, H, W], normalised and padded; lidar2img [B, N, 4, 4], metres -> pixels.
+
+        image_size is (height, width) with padding, or a tensor [B, 2] of them.
+        Returns logits [L, B, Q, C] and box codes [L, B, Q, 10] of all layers, the last one last.
+        """
+        cameras = self.cameras(lidar2img, image_size)
+        output: DETR3DOutput = self.pts_bbox_head(self.extract(pixels), cameras)
+        return output
+
+    def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The losses of a batch with pixels, lidar2img, image_size and targets."""
+        output = self(batch["pixels"], batch["lidar2img"], batch["image_size"])
+        losses: dict[str, Tensor] = self.pts_bbox_head.loss(output, batch["targets"])
+        return losses
+
+    def predict(self, batch: Mapping[str, Any]) -> list[Detections3D]:
+        """Detections of every sample of a batch with pixels, lidar2img and image_size."""
+        output = self(batch["pixels"], batch["lidar2img"], batch["image_size"])
+        found: list[Detections3D] = self.pts_bbox_head.predict(output)
+        return found
+
+
+def _name_broken_cameras(lidar2img: Tensor) -> None:
+    """Warns of matrices with NaN or infinity, whose cameras the projection leaves out."""
+    finite = lidar2img.isfinite().flatten(2).all(-1)  # [B, N]
+    if not bool(finite.all()):
+        where = ", ".join(f"camera {n} of sample {b}" for b, n in (~finite).nonzero().tolist())
+        warnings.warn(f"lidar2img is not finite: {where} sees nothing", stacklevel=3)

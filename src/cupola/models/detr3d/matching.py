@@ -1,0 +1,66 @@
+"""HungarianAssigner3D: every query's ground-truth object, or none."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cupola.models.matching import MatchInputs, solve_assignments
+from cupola.registry import TASK_UTILS
+from cupola.structures import boxes3d
+
+MATCHED_CHANNELS = 8  # velocity takes no part in the matching
+
+
+@TASK_UTILS.register_module()
+class BBox3DL1Cost:
+    """Sum of absolute differences of box codes. -> [..., Q, N]"""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        self.weight = weight
+
+    def __call__(self, match: MatchInputs) -> Tensor:
+        boxes = match.boxes[..., :MATCHED_CHANNELS]
+        targets = match.target_boxes[..., :MATCHED_CHANNELS]
+        return torch.cdist(boxes, targets, p=1) * self.weight
+
+
+@TASK_UTILS.register_module()
+class HungarianAssigner3D:
+    """Focal cost of the class plus L1 cost of the code; the IoU cost is built and never used.
+
+    Source: hungarian_assigner_3d.py.
+    """
+
+    def __init__(
+        self,
+        cls_cost: Mapping[str, Any],
+        reg_cost: Mapping[str, Any],
+        iou_cost: Mapping[str, Any] | None = None,
+        pc_range: Sequence[float] | None = None,
+    ) -> None:
+        self.cls_cost = TASK_UTILS.build(cls_cost)
+        self.reg_cost = TASK_UTILS.build(reg_cost)
+        self.iou_cost = TASK_UTILS.build(iou_cost) if iou_cost else None
+        self.pc_range = pc_range
+
+    def assign(
+        self, logits: Tensor, codes: Tensor, labels: Sequence[Tensor], boxes: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Per sample the object of every query of every layer, [L, Q] int64, -1 for background.
+
+        logits [L, B, Q, C], codes [L, B, Q, 10]; labels[b] [M], boxes[b] [M, 9] centre boxes.
+        """
+        costs = []
+        for b, (label, box) in enumerate(zip(labels, boxes, strict=True)):
+            match = MatchInputs(
+                logits[:, b].detach(), codes[:, b].detach(), label, boxes3d.encode_boxes(box)
+            )
+            costs.append(self.cls_cost(match) + self.reg_cost(match))
+        return solve_assignments(costs)
+
+
+@TASK_UTILS.register_module()
+class PseudoSampler:
+    """Keeps every query; configs of anchor-based ancestors still build one."""

@@ -1,0 +1,32 @@
+"""Reference points: where in space a query looks. Fractions 0..1 of a range, or metres."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """log(x / (1 - x)) with both sides kept at least eps, so that 0 and 1 stay finite."""
+    x = x.clamp(min=0, max=1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def to_metres(references: Tensor, pc_range: Sequence[float]) -> Tensor:
+    """Fractions [..., 3] of pc_range (x0, y0, z0, x1, y1, z1) -> metres [..., 3]."""
+    low, high = references.new_tensor(pc_range[:3]), references.new_tensor(pc_range[3:])
+    return references * (high - low) + low
+
+
+def refine(references: Tensor, regression: Tensor) -> Tensor:
+    """Moves references [B, Q, 3] by channels 0, 1 and 4 of a regression [B, Q, 10], as logits."""
+    step = torch.cat((regression[..., :2], regression[..., 4:5]), dim=-1)
+    return (inverse_sigmoid(references) + step).sigmoid()
+
+
+def place_boxes(references: Tensor, regression: Tensor, pc_range: Sequence[float]) -> Tensor:
+    """Regression [..., 10] around its references [..., 3] -> codes with centres in metres."""
+    centre = to_metres(refine(references, regression), pc_range)
+    return torch.cat(
+        (centre[..., :2], regression[..., 2:4], centre[..., 2:3], regression[..., 5:]), dim=-1
+    )

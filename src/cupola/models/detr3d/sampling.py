@@ -1,0 +1,123 @@
+"""From points in space to features in the pictures: projection, visibility, sampling.
+
+Letters: B samples, N cameras, Q queries (points), C channels, L feature levels. "Rows" are the
+pixels of all levels of all cameras of all samples, one row of C channels each.
+Source: DETR3D (arXiv 2110.06922), section 3.3; detr3d_transformer.py, feature_sampling.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cupola.models.layers.bilinear import bilinear_corners
+
+MIN_DEPTH = 1e-5
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """How the cameras see the ego's frame.
+
+    lidar2img: [B, N, 4, 4], metres -> pixels times depth.
+    image_size: [B, 2], (height, width) in pixels, padding included.
+    """
+
+    lidar2img: Tensor
+    image_size: Tensor
+
+    def project(self, points: Tensor) -> "Projection":
+        """Points [B, Q, 3] in metres -> where each camera sees them.
+
+        A point is visible in front of the camera and strictly inside the picture. Every comparison
+        with NaN is false, so that a camera whose matrix is broken sees nothing.
+        """
+        flat = torch.cat((points, torch.ones_like(points[..., :1])), dim=-1)
+        image = flat[:, None] @ self.lidar2img.transpose(-1, -2)  # [B, N, Q, 4]
+        depth = image[..., 2:3]
+        size = self.image_size.flip(-1)[:, None, None]  # [B, 1, 1, 2], (width, height)
+        uv = image[..., :2] / depth.clamp(min=MIN_DEPTH) / size
+        inside = ((uv > 0) & (uv < 1)).all(-1)
+        return Projection(uv, inside & (depth[..., 0] > MIN_DEPTH))
+
+
+@dataclass(frozen=True)
+class Projection:
+    """uv: [B, N, Q, 2], fractions of width and height. visible: [B, N, Q], bool."""
+
+    uv: Tensor
+    visible: Tensor
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """The feature maps that one forward pass samples again and again.
+
+    levels: L maps [B, N, C, H_l, W_l].
+    """
+
+    levels: tuple[Tensor, ...]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of every level."""
+        return [(level.shape[-2], level.shape[-1]) for level in self.levels]
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """All pixels as rows [sum over levels of B * N * H_l * W_l, C]; made once, on first use."""
+        flat = [level.flatten(3).transpose(2, 3).flatten(0, 2) for level in self.levels]
+        return torch.cat(flat)
+
+    def gather(self, projection: Projection, weights: Tensor) -> Tensor:
+        """Weighted sums over cameras and levels: weights [B, N, Q, L] -> [B, Q, C].
+
+        Only the visible (camera, query) pairs are read, typically one in five.
+        """
+        B, N, Q, _ = weights.shape
+        sample, camera, query = projection.visible.nonzero(as_tuple=True)  # P pairs each
+        uv = projection.uv[sample, camera, query]  # [P, 2]
+        weight = weights[sample, camera, query]  # [P, L]
+        index, corner_weight = self._corners(uv, sample * N + camera)
+        bags = corner_weight * weight[..., None]  # [P, L, 4]
+        pairs = F.embedding_bag(
+            index.flatten(1), self.rows, mode="sum", per_sample_weights=bags.flatten(1)
+        )  # [P, C]
+        out = pairs.new_zeros(B * Q, pairs.shape[1])
+        return out.index_add(0, sample * Q + query, pairs).view(B, Q, -1)
+
+    def _corners(self, uv: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and bilinear weights around uv [P, 2] in each level: both [P, L, 4]."""
+        indices, weights, start = [], [], 0
+        pictures = self.levels[0].shape[0] * self.levels[0].shape[1]
+        for height, width in self.sizes:
+            # Pixel centres lie at half-integers of the map: align_corners=False.
+            place = uv * uv.new_tensor([width, height]) - 0.5
+            index, weight = bilinear_corners(place[:, 1], place[:, 0], (height, width))
+            indices.append(index + (start + picture * (height * width))[:, None])
+            weights.append(weight)
+            start += pictures * height * width
+        return torch.stack(indices, dim=1), torch.stack(weights, dim=1)
+
+
+def sample_levels(levels: Sequence[Tensor], projection: Projection) -> Tensor:
+    """Every camera's feature at every point, visible or not: [B, C, Q, N, L]; NaN becomes 0.
+
+    This is how the original samples; we use it where a graph is exported.
+    """
+    B, N, Q, _ = projection.uv.shape
+    grid = (projection.uv * 2 - 1).view(B * N, Q, 1, 2)
+    samples = [
+        F.grid_sample(level.flatten(0, 1), grid, align_corners=False).view(B, N, -1, Q)
+        for level in levels
+    ]
+    return torch.nan_to_num(torch.stack(samples, dim=-1)).permute(0, 2, 3, 1, 4)
+
+
+def gather_dense(levels: Sequence[Tensor], projection: Projection, weights: Tensor) -> Tensor:
+    """What Pyramid.gather computes, without indices that depend on the data."""
+    masked = weights * projection.visible[..., None]  # [B, N, Q, L]
+    return torch.einsum("bcqnl,bnql->bqc", sample_levels(levels, projection), masked)

@@ -1,0 +1,89 @@
+"""3-D boxes as tensors [..., 9]: codes, corners, projection. All functions are pure.
+
+A box is (x, y, z, l, w, h, yaw, vx, vy): metres, radians, metres per second, in the frame of the
+ego's lidar (x right or forward as the data set has it, z up). `l` lies along the heading, yaw is
+counter-clockwise seen from above. Where z is the bottom of the box we say "bottom", where it is
+the middle, "centre".
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+# Signs of the corners' (l, w, h) half-extents: the four at the bottom, counter-clockwise from
+# front left, then the four at the top.
+CORNER_SIGNS = (
+    (1, 1, -1),
+    (-1, 1, -1),
+    (-1, -1, -1),
+    (1, -1, -1),
+    (1, 1, 1),
+    (-1, 1, 1),
+    (-1, -1, 1),
+    (1, -1, 1),
+)
+CORNER_EDGES = (
+    *((0, 1), (1, 2), (2, 3), (3, 0)),
+    *((4, 5), (5, 6), (6, 7), (7, 4)),
+    *((0, 4), (1, 5), (2, 6), (3, 7)),
+)
+
+
+def bottom_to_centre(boxes: Tensor) -> Tensor:
+    """Moves z from the bottom of the box to its middle; [..., >= 6]."""
+    return torch.cat((boxes[..., :2], boxes[..., 2:3] + boxes[..., 5:6] * 0.5, boxes[..., 3:]), -1)
+
+
+def centre_to_bottom(boxes: Tensor) -> Tensor:
+    """Moves z from the middle of the box to its bottom; [..., >= 6]."""
+    return torch.cat((boxes[..., :2], boxes[..., 2:3] - boxes[..., 5:6] * 0.5, boxes[..., 3:]), -1)
+
+
+def encode_boxes(boxes: Tensor) -> Tensor:
+    """Centre boxes [..., 9] -> codes [..., 10]: cx, cy, log l, log w, cz, log h, sin, cos, vx, vy.
+
+    A side of 0 becomes -inf, so that the caller can drop it.
+    """
+    x, y, z, length, width, height, yaw = boxes[..., :7].unbind(-1)
+    code = (x, y, length.log(), width.log(), z, height.log(), yaw.sin(), yaw.cos())
+    return torch.cat((torch.stack(code, -1), boxes[..., 7:9]), -1)
+
+
+def decode_boxes(codes: Tensor) -> Tensor:
+    """Codes [..., 10] -> centre boxes [..., 9]; the inverse of encode_boxes up to 2 pi in yaw."""
+    x, y, log_l, log_w, z, log_h, sine, cosine = codes[..., :8].unbind(-1)
+    box = (x, y, z, log_l.exp(), log_w.exp(), log_h.exp(), torch.atan2(sine, cosine))
+    return torch.cat((torch.stack(box, -1), codes[..., 8:10]), -1)
+
+
+def wrap_angle(angle: Tensor) -> Tensor:
+    """The same angle in [-pi, pi)."""
+    return (angle + math.pi) % (2 * math.pi) - math.pi
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """Corners of centre boxes: [..., >= 7] -> [..., 8, 3], metres, in the order CORNER_SIGNS."""
+    signs = boxes.new_tensor(CORNER_SIGNS)  # [8, 3]
+    local = boxes[..., None, 3:6] * 0.5 * signs  # [..., 8, 3]
+    cosine, sine = boxes[..., 6, None].cos(), boxes[..., 6, None].sin()
+    x = cosine * local[..., 0] - sine * local[..., 1]
+    y = sine * local[..., 0] + cosine * local[..., 1]
+    return boxes[..., None, :3] + torch.stack((x, y, local[..., 2]), -1)
+
+
+def project(points: Tensor, lidar2img: Tensor, min_depth: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """Points [..., 3] through matrices [..., 4, 4] -> pixels [..., 2] (u, v) and depth [...].
+
+    Points at or behind the camera are divided by min_depth; look at the depth before using them.
+    """
+    flat = torch.cat((points, torch.ones_like(points[..., :1])), -1)
+    image = (lidar2img @ flat[..., None])[..., :3, 0]
+    depth = image[..., 2]
+    return image[..., :2] / depth.clamp(min=min_depth)[..., None], depth
+
+
+def in_range(centres: Tensor, limits: tuple[float, ...] | list[float]) -> Tensor:
+    """Whether centres [..., 3] lie in (x0, y0, z0, x1, y1, z1), borders included; bool [...]."""
+    low, high = centres.new_tensor(limits[:3]), centres.new_tensor(limits[3:])
+    return ((centres >= low) & (centres <= high)).all(-1)

@@ -1,0 +1,89 @@
+"""DCNv2 in plain torch against mmcv 2.1.0: forward and every gradient."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cupola.models.backbones import dcn
+from cupola.registry import MODELS
+from golden import golden
+
+GOLDEN = golden("dcnv2_mmcv")
+CASES = GOLDEN.config["cases"]
+
+
+def build(kind: str, case: dict[str, int]) -> torch.nn.Module:
+    return MODELS.build(
+        {
+            "type": kind,
+            "in_channels": case["cin"],
+            "out_channels": case["cout"],
+            "kernel_size": case["k"],
+            "stride": case["s"],
+            "padding": case["p"],
+            "dilation": case["d"],
+            "groups": case["g"],
+            "deform_groups": case["dg"],
+            "bias": case["bias"],
+        }
+    )
+
+
+def inputs(i: int) -> dict[str, torch.Tensor]:
+    """x, offset, mask and cotangent of a case, by the golden's formulas."""
+    from goldens import seeded
+
+    made = {}
+    for name in ("x", "offset", "mask", "cotangent"):
+        about = GOLDEN.json["inputs"][f"c{i}/{name}"]
+        draw = seeded.seeded_uniform if name == "mask" else seeded.seeded_input
+        value = torch.from_numpy(draw(f"c{i}/{name}", about["shape"]))
+        made[name] = 2 * value if name == "offset" else value
+    return made
+
+
+@pytest.mark.parametrize("i", range(len(CASES)))
+def test_forward_and_gradients(i: int) -> None:
+    layer = build("ModulatedDeformConv2d", CASES[i])
+    layer.load_state_dict(GOLDEN.weights(GOLDEN.json["weights"][f"c{i}/"], f"c{i}/"))
+    tensors = inputs(i)
+    leaves = {name: tensors[name].requires_grad_() for name in ("x", "offset", "mask")}
+    out = layer(**leaves)
+    (out * tensors["cotangent"]).sum().backward()
+    assert GOLDEN.difference(f"c{i}/out", out) < 2e-5
+    for name, leaf in leaves.items():
+        assert GOLDEN.difference(f"c{i}/grad_{name}", leaf.grad) < 5e-5, name
+    assert GOLDEN.difference(f"c{i}/grad_weight", layer.weight.grad) < 2e-4
+    if layer.bias is not None:
+        assert GOLDEN.difference(f"c{i}/grad_bias", layer.bias.grad) < 2e-4
+
+
+@pytest.mark.parametrize("i", range(len(CASES)))
+def test_pack_predicts_its_offsets(i: int) -> None:
+    layer = build("DCNv2", CASES[i])
+    layer.load_state_dict(GOLDEN.weights(GOLDEN.json["weights"][f"c{i}/pack/"], f"c{i}/pack/"))
+    assert GOLDEN.difference(f"c{i}/pack_out", layer(inputs(i)["x"])) < 2e-5
+
+
+@pytest.mark.parametrize("i", range(len(CASES)))
+def test_grid_and_bags_sample_the_same(i: int) -> None:
+    case, tensors = CASES[i], inputs(i)
+    pair = [(case[key],) * 2 for key in ("k", "s", "p", "d")]
+    rows, columns = dcn.tap_positions(tensors["offset"], *pair)
+    mask = tensors["mask"].view(case["B"], case["dg"], case["k"] ** 2, *rows.shape[-2:])
+    bags = dcn._sample_bags(tensors["x"], rows, columns, mask)
+    grid = dcn._sample_grid(tensors["x"], rows, columns, mask)
+    torch.testing.assert_close(bags, grid, rtol=0, atol=2e-5)
+
+
+def test_a_fresh_pack_is_half_a_plain_convolution() -> None:
+    layer = build("DCNv2", {**CASES[0], "bias": True})
+    x = torch.randn(1, CASES[0]["cin"], 9, 11)
+    plain = F.conv2d(x, layer.weight, padding=1)  # offsets 0, masks sigmoid(0) = 0.5
+    torch.testing.assert_close(layer(x), 0.5 * plain, rtol=0, atol=1e-5)
+
+
+def test_a_wrong_offset_is_named() -> None:
+    layer = build("ModulatedDeformConv2d", CASES[0])
+    with pytest.raises(ValueError, match=r"offset should be \(1, 18, 5, 5\), got \(1, 9, 5, 5\)"):
+        layer(torch.zeros(1, 16, 5, 5), torch.zeros(1, 9, 5, 5), torch.zeros(1, 9, 5, 5))
