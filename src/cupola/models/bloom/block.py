@@ -1,0 +1,103 @@
+"""The parts of one BLOOM block: self-attention, MLP, and the two residuals around them.
+
+Letters: H hidden, N heads on this rank, D head size, P ranks; "..." is [B, S], or [T] when many
+requests are laid end to end.
+"""
+
+import math
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from cupola import nn
+from cupola.models.bloom.contexts import Context
+from cupola.models.bloom.gelu import GELUS
+from cupola.models.bloom.settings import BloomSettings
+from cupola.parallel import ColumnParallelLinear, Group, RowParallelLinear
+
+
+def normal(std: float) -> Any:
+    """An initialiser that draws from N(0, std)."""
+    return lambda tensor: nn.init.normal_(tensor, 0.0, std)
+
+
+class SelfAttention(nn.Module):
+    """[..., H] -> [..., H]. The rows of query_key_value are (head, [q, k, v], D)."""
+
+    def __init__(self, settings: BloomSettings, layer: int, group: Group, **factory: Any) -> None:
+        super().__init__()
+        hidden, std = settings.hidden_size, settings.initializer_range
+        self.layer = layer
+        self.heads = group.share(settings.n_head, "n_head")
+        self.head_dim = settings.head_dim
+        self.query_key_value = ColumnParallelLinear(
+            hidden, 3 * hidden, init=normal(std), group=group, **factory
+        )
+        self.dense = RowParallelLinear(
+            hidden,
+            hidden,
+            init=normal(std / math.sqrt(2 * settings.n_layer)),
+            group=group,
+            **factory,
+        )
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        fused = self.query_key_value(x)  # [..., 3 H/P]
+        fused = fused.unflatten(-1, (self.heads, 3, self.head_dim))  # [..., N, 3, D]
+        query, key, value = fused.unbind(-2)
+        mixed = context.attend(self.layer, query, key, value)  # [..., N, D]
+        out: Tensor = self.dense(mixed.flatten(-2))  # [..., H]
+        return out
+
+
+class MLP(nn.Module):
+    """[..., H] -> [..., 4 H] -> [..., H], with one all-reduce at the end."""
+
+    def __init__(self, settings: BloomSettings, group: Group, **factory: Any) -> None:
+        super().__init__()
+        hidden, std = settings.hidden_size, settings.initializer_range
+        self.gelu = GELUS[settings.gelu]
+        self.dense_h_to_4h = ColumnParallelLinear(
+            hidden, 4 * hidden, skip_bias_add=True, init=normal(std), group=group, **factory
+        )
+        self.dense_4h_to_h = RowParallelLinear(
+            4 * hidden,
+            hidden,
+            init=normal(std / math.sqrt(2 * settings.n_layer)),
+            group=group,
+            **factory,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner, bias = self.dense_h_to_4h(x)
+        out: Tensor = self.dense_4h_to_h(self.gelu(inner, bias))
+        return out
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    With `apply_residual_connection_post_layernorm` the residuals start after the norms.
+    """
+
+    def __init__(self, settings: BloomSettings, layer: int, group: Group, **factory: Any) -> None:
+        super().__init__()
+        hidden, eps = settings.hidden_size, settings.layer_norm_epsilon
+        self.post_norm_residual = settings.apply_residual_connection_post_layernorm
+        self.dropout = settings.hidden_dropout
+        self.input_norm = nn.LayerNorm(hidden, eps=eps, **factory)
+        self.attention = SelfAttention(settings, layer, group, **factory)
+        self.attention_norm = nn.LayerNorm(hidden, eps=eps, **factory)
+        self.mlp = MLP(settings, group, **factory)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        normed = self.input_norm(x)
+        residual = normed if self.post_norm_residual else x
+        x = residual + self._drop(self.attention(normed, context))
+        normed = self.attention_norm(x)
+        residual = normed if self.post_norm_residual else x
+        return residual + self._drop(self.mlp(normed))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x

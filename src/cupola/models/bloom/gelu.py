@@ -1,0 +1,46 @@
+"""GELU as BLOOM was trained with: the tanh approximation with Megatron's rounded constants."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SQRT_2_OVER_PI = 0.79788456
+CUBIC = 0.044715
+CUBIC_SLOPE = 0.1070322243  # 3 * CUBIC * SQRT_2_OVER_PI
+
+
+class _BiasGelu(torch.autograd.Function):
+    """gelu(x + bias), which keeps x alone and computes tanh again in its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, bias)
+        x = x + bias
+        return x * 0.5 * (1.0 + torch.tanh(SQRT_2_OVER_PI * x * (1 + CUBIC * x * x)))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, bias = ctx.saved_tensors
+        x = x + bias
+        squared = x * x
+        tanh = torch.tanh(SQRT_2_OVER_PI * x * (1 + CUBIC * squared))
+        inner = 0.5 * x * (1 - tanh * tanh) * (SQRT_2_OVER_PI + CUBIC_SLOPE * squared)
+        grad_x = (inner + 0.5 * (1 + tanh)) * grad
+        return grad_x, grad_x.flatten(0, -2).sum(0)
+
+
+def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
+    """[..., F] and [F] -> [..., F]. Without gradients torch's one-pass kernel, 2.4e-7 away."""
+    if torch.is_grad_enabled():
+        return _BiasGelu.apply(x, bias)
+    return F.gelu(x + bias, approximate="tanh")
+
+
+GELUS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "tanh": bias_gelu,
+    "tanh_torch": lambda x, bias: F.gelu(x + bias, approximate="tanh"),
+    "erf": lambda x, bias: F.gelu(x + bias),
+}

@@ -1,0 +1,162 @@
+"""BLOOM: embedding, blocks, norm, and the word embedding once more as the head.
+
+Letters: B batch, S sequence, H hidden, V vocabulary, P tensor ranks.
+Paper: arXiv 2211.05100. Originals: bigscience-workshop/Megatron-DeepSpeed (megatron/model) and
+transformers' modeling_bloom.py.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cupola import nn
+from cupola.models.bloom.alibi import alibi_slopes
+from cupola.models.bloom.block import Block
+from cupola.models.bloom.contexts import Context, DenseCache, DenseContext, new_mask
+from cupola.models.bloom.embedding import Embedding, Pooler
+from cupola.models.bloom.settings import BloomSettings
+from cupola.parallel import (
+    Group,
+    RandomStreams,
+    checkpoint,
+    copy_to_ranks,
+    gather_from_ranks,
+    vocab_parallel_cross_entropy,
+)
+from cupola.parallel.groups import alone
+from cupola.registry import MODELS
+
+IGNORED = -100  # a label that does not count
+
+
+class BloomModel(nn.Module):
+    """The trunk: ids -> hidden states after the final norm, [B, S, H]."""
+
+    def __init__(
+        self,
+        settings: BloomSettings,
+        group: Group | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.settings, self.group = settings, alone(group)
+        self.streams: RandomStreams | None = None  # set where attention dropout is trained on ranks
+        self.embedding = Embedding(settings, self.group, **factory)
+        self.blocks = nn.ModuleList(
+            [Block(settings, layer, self.group, **factory) for layer in range(settings.n_layer)]
+        )
+        self.final_norm = nn.LayerNorm(
+            settings.hidden_size, eps=settings.layer_norm_epsilon, **factory
+        )
+        self.pooler = Pooler(settings, **factory) if settings.add_pooler else None
+
+    def slopes(self, device: torch.device) -> Tensor:
+        """[N] ALiBi slopes of this rank's heads."""
+        heads = self.group.share(self.settings.n_head, "n_head")
+        first = self.group.rank * heads
+        return alibi_slopes(self.settings.n_head)[first : first + heads].to(device)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: DenseCache | None = None,
+        token_types: Tensor | None = None,
+    ) -> Tensor:
+        mask = new_mask(input_ids, attention_mask, cache)
+        context = DenseContext(
+            self.settings,
+            self.slopes(input_ids.device),
+            mask,
+            input_ids.shape[1],
+            dtype=self.final_norm.weight.dtype,
+            dropout=self.settings.attention_dropout if self.training else 0.0,
+            cache=cache,
+            streams=self.streams,
+        )
+        positions = context.key_positions[:, -input_ids.shape[1] :]
+        return self.run(self.embedding(input_ids, positions, token_types), context)
+
+    def run(self, x: Tensor, context: Context) -> Tensor:
+        """Embedded tokens [..., H] through all blocks and the final norm."""
+        for block in self.blocks:
+            if self.settings.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(_bound(block, context), x, list(block.parameters()), self.group)
+            else:
+                x = block(x, context)
+        out: Tensor = self.final_norm(x)
+        return out
+
+
+def _bound(block: nn.Module, context: Context) -> Any:
+    return lambda x: block(x, context)
+
+
+@MODELS.register_module(["BloomForCausalLM", "Bloom"])
+class BloomForCausalLM(nn.Module):
+    """A language model: ids [B, S] -> logits [B, S, V].
+
+    Takes the keys of a published config.json. With `group`, every parameter that BLOOM splits
+    holds this rank's part, and results equal those of one process.
+    """
+
+    def __init__(
+        self,
+        *,
+        group: Group | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **config: Any,
+    ) -> None:
+        super().__init__()
+        self.settings = BloomSettings.from_config(config)
+        self.transformer = BloomModel(self.settings, group, device, dtype)
+        self.group = self.transformer.group
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: DenseCache | None = None,
+    ) -> Tensor:
+        return self.logits(self.transformer(input_ids, attention_mask, cache))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., H] -> [..., V], whole on every rank."""
+        whole = gather_from_ranks(self.local_logits(hidden), self.group)
+        return whole[..., : self.settings.vocab_size]
+
+    def local_logits(self, hidden: Tensor) -> Tensor:
+        """[..., H] -> [..., ceil(V/P)]: the logits of this rank's rows of the vocabulary."""
+        word = self.transformer.embedding.word
+        return word.mask_padding(F.linear(copy_to_ranks(hidden, self.group), word.weight))
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Mean cross entropy of the next token over the labels that are not -100.
+
+        `batch` holds input_ids, labels [B, S] int64 and perhaps attention_mask [B, S].
+        """
+        losses, counted = self._token_losses(batch)
+        return {"loss": (losses * counted).sum() / counted.sum().clamp(min=1)}
+
+    @torch.no_grad()
+    def predict(self, batch: dict[str, Any]) -> list[dict[str, float]]:
+        """Per sample the summed loss in nats and the number of tokens it was summed over."""
+        losses, counted = self._token_losses(batch)
+        sums, tokens = (losses * counted).sum(-1), counted.sum(-1)
+        return [
+            {"nats": float(nats), "tokens": float(count)}
+            for nats, count in zip(sums, tokens, strict=True)
+        ]
+
+    def _token_losses(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        hidden = self.transformer(batch["input_ids"], batch.get("attention_mask"))
+        logits = self.local_logits(hidden[:, :-1])
+        labels = batch["labels"][:, 1:]
+        counted = labels != IGNORED
+        targets = labels.masked_fill(~counted, 0)
+        return vocab_parallel_cross_entropy(logits, targets, self.group), counted

@@ -1,0 +1,74 @@
+"""BloomSettings: the sizes and options of one model, under the names of its published config."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cupola.errors import BuildError, did_you_mean
+
+# Older published configs name the same sizes differently.
+ALIASES = {"n_embed": "hidden_size", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+
+# Keys of published configs that say nothing about the function computed.
+SILENT = {
+    "_name_or_path", "architectures", "attention_softmax_in_fp32", "bias_dropout_fusion",
+    "chunk_size_feed_forward", "dtype", "id2label", "is_encoder_decoder", "label2id",
+    "masked_softmax_fusion", "model_type", "offset_alibi", "output_attentions",
+    "output_hidden_states", "pretraining_tp", "problem_type", "return_dict", "seq_length",
+    "skip_bias_add", "skip_bias_add_qkv", "slow_but_exact", "torch_dtype", "transformers_version",
+    "unk_token_id", "use_cache",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BloomSettings:
+    """Defaults are those of bigscience/bloom-560m, the smallest published model."""
+
+    vocab_size: int = 250880  # padded: the tokenizer has 250680 entries
+    hidden_size: int = 1024
+    n_layer: int = 24
+    n_head: int = 16
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    apply_residual_connection_post_layernorm: bool = False
+    tie_word_embeddings: bool = True
+    bos_token_id: int | None = 1
+    eos_token_id: int | None = 2
+    pad_token_id: int | None = 3
+    # Options of the Megatron language model that BLOOM leaves at these values.
+    alibi: bool = True
+    embedding_layernorm: bool = True
+    max_position_embeddings: int = 0  # > 0: learned absolute positions are added
+    num_token_types: int = 0  # > 0: token-type embeddings are added
+    add_pooler: bool = False  # tanh of a linear layer on token 0
+    query_key_layer_scaling: bool = False  # scores through 1/layer and back; neutral but for range
+    gelu: str = "tanh"  # "tanh" as trained, "erf" (4.7e-4 away), "tanh_torch" (2.4e-7 away)
+    # How it is trained, not what it computes.
+    checkpoint_activations: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.n_head:
+            raise BuildError(f"hidden_size {self.hidden_size} is no multiple of n_head {self.n_head}")
+        if self.gelu not in ("tanh", "erf", "tanh_torch"):
+            raise BuildError(f"gelu must be tanh, tanh_torch or erf, not {self.gelu!r}")
+        if not self.tie_word_embeddings:
+            raise BuildError("tie_word_embeddings must be true: BLOOM's head is its word embedding")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.n_head
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "BloomSettings":
+        """Settings from a published config.json; BuildError for a key that nobody knows."""
+        known = {f.name for f in fields(cls)}
+        values = {}
+        for key, value in config.items():
+            name = ALIASES.get(key, key)
+            if name in known:
+                values[name] = value
+            elif key not in SILENT:
+                raise BuildError(f"BLOOM has no setting {key!r}{did_you_mean(key, known)}")
+        return cls(**values)

@@ -1,0 +1,95 @@
+"""The collectives themselves, without autograd: guarded, and no-ops at size 1."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cupola.parallel.groups import Group
+
+SUM, MAX = dist.ReduceOp.SUM, dist.ReduceOp.MAX
+
+
+def all_reduce(tensor: Tensor, group: Group, op: dist.ReduceOp.RedOpType = SUM) -> Tensor:
+    """The sum (or maximum) over the ranks; the argument stays as it is."""
+    if group.size == 1:
+        return tensor
+    if group.fixed_order and op == SUM:
+        return _ordered_sum(tensor, group)
+    result = tensor.clone(memory_format=torch.contiguous_format)
+    with group.guard("all_reduce"):
+        dist.all_reduce(result, op, group.handle)
+    return result
+
+
+def start_all_reduce(tensor: Tensor, group: Group) -> tuple[Tensor, dist.Work | None]:
+    """Begins the sum of `tensor` in place and returns at once; see `finish`."""
+    if group.size == 1:
+        return tensor, None
+    if group.fixed_order:
+        return _ordered_sum(tensor, group), None
+    tensor = tensor.contiguous()
+    with group.guard("all_reduce"):
+        return tensor, dist.all_reduce(tensor, SUM, group.handle, async_op=True)
+
+
+def finish(work: dist.Work | None, group: Group) -> None:
+    """Waits for what `start_all_reduce` began."""
+    if work is not None:
+        with group.guard("all_reduce (waiting)"):
+            work.wait()
+
+
+def all_gather(tensor: Tensor, group: Group, dim: int) -> Tensor:
+    """The ranks' tensors, all of one shape, joined along `dim` in the order of the ranks."""
+    if group.size == 1:
+        return tensor
+    tensor = tensor.contiguous()
+    parts = [torch.empty_like(tensor) for _ in range(group.size)]
+    with group.guard("all_gather"):
+        dist.all_gather(parts, tensor, group.handle)
+    return torch.cat(parts, dim)
+
+
+def reduce_scatter(tensor: Tensor, group: Group, dim: int) -> Tensor:
+    """Our slice along `dim` of the sum over the ranks."""
+    if group.size == 1:
+        return tensor
+    if group.fixed_order:
+        return own_slice(all_reduce(tensor, group), group, dim)
+    moved = tensor.movedim(dim, 0).contiguous()
+    result = moved.new_empty((group.share(moved.shape[0], "length"), *moved.shape[1:]))
+    with group.guard("reduce_scatter"):
+        dist.reduce_scatter_tensor(result, moved, SUM, group.handle)
+    return result.movedim(0, dim)
+
+
+def broadcast(tensor: Tensor, group: Group) -> Tensor:
+    """The first rank's tensor, written over ours."""
+    if group.size > 1:
+        with group.guard("broadcast"):
+            dist.broadcast(tensor, group.source, group.handle)
+    return tensor
+
+
+def barrier(group: Group) -> None:
+    """Waits for every rank of the group."""
+    if group.size > 1:
+        with group.guard("barrier"):
+            dist.barrier(group.handle)
+
+
+def own_slice(tensor: Tensor, group: Group, dim: int) -> Tensor:
+    """Our equal part of `tensor` along `dim`; ValueError if it does not divide."""
+    length = group.share(tensor.shape[dim], "length")
+    return tensor.narrow(dim, group.rank * length, length)
+
+
+def _ordered_sum(tensor: Tensor, group: Group) -> Tensor:
+    tensor = tensor.contiguous()
+    parts = [torch.empty_like(tensor) for _ in range(group.size)]
+    with group.guard("all_reduce (fixed order)"):
+        dist.all_gather(parts, tensor, group.handle)
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total

@@ -1,0 +1,152 @@
+"""ColumnParallelLinear and RowParallelLinear: one matrix, cut over the tensor ranks.
+
+Letters: B batch, S sequence, I inputs, O outputs, P ranks. A column-parallel layer holds rows
+[O/P, I] of the weight (its outputs are split), a row-parallel one columns [O, I/P] (its inputs
+are split). One after the other they need a single all-reduce (arXiv 1909.08053, section 3).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cupola import nn
+from cupola.parallel.communicate import finish, own_slice, start_all_reduce
+from cupola.parallel.groups import Group, alone
+from cupola.parallel.mappings import (
+    gather_from_ranks,
+    gather_sequence,
+    reduce_from_ranks,
+    scatter_sequence_sum,
+    scatter_to_ranks,
+)
+
+Init = Callable[[Tensor], Any]
+
+
+class _CopiedLinear(torch.autograd.Function):
+    """x W^T with x replicated: backward sums dX over the ranks while it computes dW."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, group: Group) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.group = group
+        return F.linear(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        grad_x, work = start_all_reduce(grad @ weight, ctx.group)
+        grad_weight = grad.flatten(0, -2).t() @ x.flatten(0, -2)  # [O/P, I], while dX travels
+        finish(work, ctx.group)
+        return grad_x, grad_weight, None
+
+
+def sliced_parameter(
+    shape: tuple[int, ...], dim: int, group: Group, init: Init, **factory: Any
+) -> nn.Parameter:
+    """Our slice along `dim` of a master weight that every rank draws alike.
+
+    The ranks must share the state of the default random generator; then p ranks hold exactly the
+    slices of what one rank would hold.
+    """
+    if factory.get("device") is not None and torch.device(factory["device"]).type == "meta":
+        local = list(shape)
+        local[dim] = group.share(shape[dim], "size")
+        return nn.Parameter(torch.empty(local, **factory))
+    master = torch.empty(shape, **factory)
+    with torch.no_grad():
+        init(master)
+    return nn.Parameter(own_slice(master, group, dim).clone() if group.size > 1 else master)
+
+
+class ColumnParallelLinear(nn.Module):
+    """y = x W^T + b with the outputs split: [..., I] -> [..., O/P], or [..., O] gathered.
+
+    With `skip_bias_add` the result is the pair (y, b), so that the caller can fuse the addition.
+    With `sequence_parallel` the input is our slice [B, S/P, I] of the sequence.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        gather_output: bool = False,
+        skip_bias_add: bool = False,
+        sequence_parallel: bool = False,
+        init: Init = nn.init.xavier_normal_,
+        group: Group | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.group = alone(group)
+        self.gather_output, self.skip_bias_add = gather_output, skip_bias_add
+        self.sequence_parallel = sequence_parallel
+        self.shard_dims = {"weight": 0, "bias": 0}
+        self.weight = sliced_parameter(
+            (out_features, in_features), 0, self.group, init, device=device, dtype=dtype
+        )
+        share = self.group.share(out_features, "out_features")
+        self.bias = nn.Parameter(torch.zeros(share, device=device, dtype=dtype)) if bias else None
+
+    def forward(self, x: Tensor) -> Any:
+        bias = None if self.skip_bias_add else self.bias
+        if self.sequence_parallel:
+            y = F.linear(gather_sequence(x, self.group), self.weight, bias)
+        elif self.group.size == 1 or not torch.is_grad_enabled():
+            y = F.linear(x, self.weight, bias)
+        else:
+            y = _CopiedLinear.apply(x, self.weight, self.group)
+            y = y if bias is None else y + bias
+        if self.gather_output:
+            y = gather_from_ranks(y, self.group)
+        return (y, self.bias) if self.skip_bias_add else y
+
+
+class RowParallelLinear(nn.Module):
+    """y = x W^T + b with the inputs split: [..., I/P] (or [..., I], cut here) -> [..., O].
+
+    The bias is whole on every rank and is added after the all-reduce, once. With
+    `sequence_parallel` the result is our slice [B, S/P, O] of the sequence.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        input_is_parallel: bool = True,
+        skip_bias_add: bool = False,
+        sequence_parallel: bool = False,
+        init: Init = nn.init.xavier_normal_,
+        group: Group | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.group = alone(group)
+        self.input_is_parallel, self.skip_bias_add = input_is_parallel, skip_bias_add
+        self.sequence_parallel = sequence_parallel
+        self.shard_dims = {"weight": 1}
+        self.weight = sliced_parameter(
+            (out_features, in_features), 1, self.group, init, device=device, dtype=dtype
+        )
+        zeros = torch.zeros(out_features, device=device, dtype=dtype)
+        self.bias = nn.Parameter(zeros) if bias else None
+
+    def forward(self, x: Tensor) -> Any:
+        x = x if self.input_is_parallel else scatter_to_ranks(x, self.group)
+        if self.group.size == 1:
+            y = F.linear(x, self.weight, None if self.skip_bias_add else self.bias)
+        else:
+            partial = F.linear(x, self.weight)
+            leave = scatter_sequence_sum if self.sequence_parallel else reduce_from_ranks
+            y = leave(partial, self.group)
+            y = y if self.skip_bias_add or self.bias is None else y + self.bias
+        return (y, self.bias) if self.skip_bias_add else y
