@@ -133,9 +133,7 @@ class Mesh:
         store.set_timeout(limit)
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         prefixed = dist.PrefixStore("groups", store)
-        dist.init_process_group(
-            backend, store=prefixed, rank=rank, world_size=world, timeout=limit
-        )
+        dist.init_process_group(backend, store=prefixed, rank=rank, world_size=world, timeout=limit)
         watch = Watch(dist.PrefixStore("cupola", store), rank)
         return _lay_out(tensor, pipeline, rank, world, limit, watch, fixed_order)
 
@@ -158,7 +156,9 @@ class Mesh:
 
 def axis_ranks(grid: torch.Tensor, axis: str) -> list[tuple[int, ...]]:
     """The rank lists along one axis of the [pipeline, data, tensor] grid of ranks."""
-    order = {"tensor": (0, 1, 2), "data": (0, 2, 1), "pipeline": (1, 2, 0), "model": (1, 0, 2)}[axis]
+    order = {"tensor": (0, 1, 2), "data": (0, 2, 1), "pipeline": (1, 2, 0), "model": (1, 0, 2)}[
+        axis
+    ]
     lines = grid.permute(order)
     lines = lines.flatten(1) if axis == "model" else lines.flatten(0, 1)
     return [tuple(line) for line in lines.tolist()]

@@ -1,14 +1,18 @@
 """scale_mask_softmax: softmax(scale * x) under a causal or padding mask, computed in float32.
 
 The fused way writes one result tensor and has its own backward; the plain way is a chain of torch
-operations. They agree, and a row that is wholly masked is zero in both (Megatron-DeepSpeed's
-fused_softmax.py gives such a row a uniform distribution on one path and NaN on the other).
+operations, and they agree. A row that is wholly masked (the queries of left padding) becomes the
+uniform distribution in both, which is what transformers and the plain path of Megatron-DeepSpeed's
+fused_softmax.py make of it; a kernel that fills with -inf would make it NaN. Its gradient is that
+of an added mask, as in transformers.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+
+LOWEST = torch.finfo(torch.float32).min
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
@@ -22,11 +26,10 @@ class _ScaleMaskSoftmax(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         work = x.to(torch.float32, copy=True).mul_(scale)
         if mask is not None:
-            work.masked_fill_(mask, float("-inf"))
-        work -= work.amax(-1, keepdim=True).nan_to_num_(neginf=0.0)
+            work.masked_fill_(mask, LOWEST)
+        work -= work.amax(-1, keepdim=True)
         work.exp_()
-        total = work.sum(-1, keepdim=True)
-        work /= total.masked_fill_(total == 0, 1.0)  # a wholly masked row stays zero
+        work /= work.sum(-1, keepdim=True)
         result = work.to(x.dtype)
         ctx.save_for_backward(result)
         ctx.scale = scale
@@ -50,7 +53,6 @@ def scale_mask_softmax(
     if fused:
         return _ScaleMaskSoftmax.apply(x, mask, scale)
     work = x.float() * scale
-    if mask is None:
-        return work.softmax(-1).to(x.dtype)
-    work = work.masked_fill(mask, torch.finfo(torch.float32).min).softmax(-1)
-    return work.masked_fill(mask, 0.0).to(x.dtype)
+    if mask is not None:
+        work = work + torch.zeros_like(work).masked_fill_(mask, LOWEST)
+    return work.softmax(-1).to(x.dtype)

@@ -7,7 +7,11 @@ from typing import Any
 from cupola.errors import BuildError, did_you_mean
 
 # Older published configs name the same sizes differently.
-ALIASES = {"n_embed": "hidden_size", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+ALIASES = {
+    "n_embed": "hidden_size",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+}
 
 # Keys of published configs that say nothing about the function computed.
 SILENT = {
@@ -50,7 +54,9 @@ class BloomSettings:
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.n_head:
-            raise BuildError(f"hidden_size {self.hidden_size} is no multiple of n_head {self.n_head}")
+            raise BuildError(
+                f"hidden_size {self.hidden_size} is no multiple of n_head {self.n_head}"
+            )
         if self.gelu not in ("tanh", "erf", "tanh_torch"):
             raise BuildError(f"gelu must be tanh, tanh_torch or erf, not {self.gelu!r}")
         if not self.tie_word_embeddings:
