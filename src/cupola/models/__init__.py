@@ -1,5 +1,5 @@
 """The models. Importing this room registers every class that a config can name."""
 
-from cupola.models import afno, backbones, detr, detr3d, layers, losses, matching, necks
+from cupola.models import afno, backbones, bloom, detr, detr3d, layers, losses, matching, necks
 
-__all__ = ["afno", "backbones", "detr", "detr3d", "layers", "losses", "matching", "necks"]
+__all__ = ["afno", "backbones", "bloom", "detr", "detr3d", "layers", "losses", "matching", "necks"]

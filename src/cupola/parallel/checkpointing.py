@@ -51,4 +51,4 @@ def checkpoint(
 
     `parameters` are those that `run` uses; random numbers repeat in the second run.
     """
-    return _Checkpoint.apply(run, group, x, *parameters)
+    return _Checkpoint.apply(run, group, x, *parameters)  # type: ignore[no-untyped-call]

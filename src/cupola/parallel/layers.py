@@ -101,7 +101,7 @@ class ColumnParallelLinear(nn.Module):
         elif self.group.size == 1 or not torch.is_grad_enabled():
             y = F.linear(x, self.weight, bias)
         else:
-            y = _CopiedLinear.apply(x, self.weight, self.group)
+            y = _CopiedLinear.apply(x, self.weight, self.group)  # type: ignore[no-untyped-call]
             y = y if bias is None else y + bias
         if self.gather_output:
             y = gather_from_ranks(y, self.group)

@@ -89,29 +89,29 @@ class _ScatterSequenceSum(torch.autograd.Function):
 
 def copy_to_ranks(x: Tensor, group: Group) -> Tensor:
     """Enters a split region: every rank uses all of `x`, so its gradient is the ranks' sum."""
-    return x if group.size == 1 else _Copy.apply(x, group)
+    return x if group.size == 1 else _Copy.apply(x, group)  # type: ignore[no-untyped-call]
 
 
 def reduce_from_ranks(x: Tensor, group: Group) -> Tensor:
     """Leaves a split region: the sum of the ranks' partial results."""
-    return x if group.size == 1 else _Reduce.apply(x, group)
+    return x if group.size == 1 else _Reduce.apply(x, group)  # type: ignore[no-untyped-call]
 
 
 def scatter_to_ranks(x: Tensor, group: Group, dim: int = -1) -> Tensor:
     """Our equal slice of `x` along `dim`; ValueError if it does not divide."""
-    return x if group.size == 1 else _Scatter.apply(x, group, dim)
+    return x if group.size == 1 else _Scatter.apply(x, group, dim)  # type: ignore[no-untyped-call]
 
 
 def gather_from_ranks(x: Tensor, group: Group, dim: int = -1) -> Tensor:
     """The ranks' slices joined along `dim`."""
-    return x if group.size == 1 else _Gather.apply(x, group, dim)
+    return x if group.size == 1 else _Gather.apply(x, group, dim)  # type: ignore[no-untyped-call]
 
 
 def gather_sequence(x: Tensor, group: Group, dim: int = 1) -> Tensor:
     """Enters a tensor-parallel region from a sequence-parallel one."""
-    return x if group.size == 1 else _GatherSequence.apply(x, group, dim)
+    return x if group.size == 1 else _GatherSequence.apply(x, group, dim)  # type: ignore[no-untyped-call]
 
 
 def scatter_sequence_sum(x: Tensor, group: Group, dim: int = 1) -> Tensor:
     """Leaves a tensor-parallel region for a sequence-parallel one: our slice of the sum."""
-    return x if group.size == 1 else _ScatterSequenceSum.apply(x, group, dim)
+    return x if group.size == 1 else _ScatterSequenceSum.apply(x, group, dim)  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ from cupola.parallel.groups import Group
 
 
 def shard_dims(model: nn.Module) -> dict[str, int]:
-    """Parameter name -> the dimension along which the ranks split it; replicated ones are absent."""
+    """Parameter name -> the dimension along which it is split; replicated ones are absent."""
     found = {}
     for prefix, module in model.named_modules():
         dims = getattr(module, "shard_dims", {})

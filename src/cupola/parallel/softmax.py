@@ -51,7 +51,7 @@ def scale_mask_softmax(
     `mask` is bool, True where attention is forbidden, and broadcasts to `x`.
     """
     if fused:
-        return _ScaleMaskSoftmax.apply(x, mask, scale)
+        return _ScaleMaskSoftmax.apply(x, mask, scale)  # type: ignore[no-untyped-call]
     work = x.float() * scale
     if mask is not None:
         work = work + torch.zeros_like(work).masked_fill_(mask, LOWEST)

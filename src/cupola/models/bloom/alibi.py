@@ -26,7 +26,7 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 def positions(attention_mask: Tensor) -> Tensor:
-    """[B, S] mask (1 = token, 0 = padding) -> [B, S] positions that start at 0 with the first token.
+    """[B, S] mask (1 = token, 0 = padding) -> positions that start at 0 with the first token.
 
     Left padding therefore changes nothing for the tokens after it.
     """
