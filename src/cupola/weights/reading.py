@@ -9,6 +9,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cupola.errors import CheckpointError
+from cupola.weights.mdlus import extract_state
 
 # Where frameworks put the state dict: plain PyTorch and facebookresearch, mmengine and mmcv,
 # FourCastNet, Lightning-like.
@@ -63,6 +65,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: no such checkpoint file or folder")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    if path.suffix == ".mdlus":
+        with TemporaryDirectory() as folder:
+            return _tensors(_read_pickle(extract_state(path, Path(folder))), path)
     return _tensors(_read_pickle(path), path)
 
 

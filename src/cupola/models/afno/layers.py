@@ -1,4 +1,4 @@
-"""What stands around the filter: patch embedding, MLP, drop path, block.
+"""What stands around the filter: patch embedding, MLP, block.
 
 Original: NVlabs/FourCastNet networks/afnonet.py. Letters: B samples, H x W tokens, C channels.
 """
@@ -115,22 +115,6 @@ class Mlp(nn.Module):
             return self.drop(self.fc2(self.drop(self.act(self.fc1(x))))).to(x.dtype)
 
 
-class DropPath(nn.Module):
-    """Drops the whole branch of a sample with probability `rate` while training (1603.09382)."""
-
-    def __init__(self, rate: float = 0.0) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, ...] -> [B, ...], survivors scaled by 1 / (1 - rate)."""
-        if self.rate == 0.0 or not self.training:
-            return x
-        keep = 1.0 - self.rate
-        alive = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < keep
-        return x * alive.to(x.dtype) / keep
-
-
 class Block(nn.Module):
     """norm1, filter, (residual,) norm2, MLP, residual: [B, H, W, C] -> [B, H, W, C].
 
@@ -144,7 +128,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.filter = mixer
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = nn.DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = mlp
         self.double_skip = double_skip

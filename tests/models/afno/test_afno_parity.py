@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from cupola.models.afno import AFNO1D, AFNO2D, AFNONet, PrecipNet
-from models.afno.golden import Golden
+from models.afno.field_golden import FieldGolden
 
 
-def fourcastnet(golden: Golden) -> AFNONet:
+def fourcastnet(golden: FieldGolden) -> AFNONet:
     c = golden.config
     return AFNONet(
         img_size=tuple(c["img"]),
@@ -25,20 +25,20 @@ def fourcastnet(golden: Golden) -> AFNONet:
     ).eval()
 
 
-def watch(model: Any, golden: Golden) -> dict[str, Tensor]:
+def watch(model: Any, golden: FieldGolden) -> dict[str, Tensor]:
     """Outputs of the parts that the golden recorded, filled by the next forward."""
     seen: dict[str, Tensor] = {}
     parts = {"patch_embed": model.patch_embed, "block0_filter": model.blocks[0].filter}
     parts |= {f"block{i}": block for i, block in enumerate(model.blocks)}
     for name, part in parts.items():
-        if name in golden.meta["outputs"]:
+        if name in golden.json["outputs"]:
             part.register_forward_hook(
                 lambda module, args, out, name=name: seen.__setitem__(name, out.detach().clone())
             )
     return seen
 
 
-def check_model(model: Any, golden: Golden, tolerance: float) -> None:
+def check_model(model: Any, golden: FieldGolden, tolerance: float) -> None:
     seen = watch(model, golden)
     x = golden.input("x")
     with torch.no_grad():
@@ -48,10 +48,10 @@ def check_model(model: Any, golden: Golden, tolerance: float) -> None:
         golden.check(name, value, tolerance)
 
 
-def check_gradients(module: Any, out: Tensor, cotangent: Tensor, golden: Golden) -> None:
+def check_gradients(module: Any, out: Tensor, cotangent: Tensor, golden: FieldGolden) -> None:
     (out * cotangent).sum().backward()
     gradients = {name: p.grad for name, p in module.named_parameters()}
-    names = [name for name in golden.meta["outputs"] if name.startswith("grad/")]
+    names = [name for name in golden.json["outputs"] if name.startswith("grad/")]
     assert names
     for name in names:
         golden.check_relative(name, gradients[name.removeprefix("grad/")], 1e-4)
@@ -59,7 +59,7 @@ def check_gradients(module: Any, out: Tensor, cotangent: Tensor, golden: Golden)
 
 @pytest.mark.parametrize("name", ["afno_small_f1", "afno_small_f05"])
 def test_fourcastnet(name: str) -> None:
-    golden = Golden(name)
+    golden = FieldGolden(name)
     model = fourcastnet(golden)
     model.load_state_dict(golden.weights())
     check_model(model, golden, 1e-4)
@@ -69,7 +69,7 @@ def test_fourcastnet(name: str) -> None:
 
 
 def test_physicsnemo() -> None:
-    golden = Golden("afno_physicsnemo")
+    golden = FieldGolden("afno_physicsnemo")
     c = golden.config
     model = AFNONet(
         img_size=tuple(c["inp_shape"]),
@@ -99,7 +99,7 @@ def test_physicsnemo() -> None:
 
 
 def test_precipitation() -> None:
-    golden = Golden("afno_precip")
+    golden = FieldGolden("afno_precip")
     model = PrecipNet(fourcastnet(golden)).eval()
     model.load_state_dict(golden.weights())
     x = golden.input("x")
@@ -110,7 +110,7 @@ def test_precipitation() -> None:
 
 @pytest.mark.slow
 def test_fourcastnet_at_full_size() -> None:
-    golden = Golden("afno_full")
+    golden = FieldGolden("afno_full")
     model = fourcastnet(golden)
     model.load_state_dict(golden.weights())
     check_model(model, golden, 1e-3)
@@ -118,14 +118,14 @@ def test_fourcastnet_at_full_size() -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_layers_of_afno_transformer(number: int) -> None:
-    golden = Golden("afno_layers_transformer")
+    golden = FieldGolden("afno_layers_transformer")
     case = golden.config["cases"][number]
     prefix = f"c{number}/"
     settings = (case["C"], case["nb"], case["sp"], case["frac"], case["hf"])
     names = ("hidden_size", "num_blocks", "sparsity_threshold", "hard_thresholding_fraction")
     keys = dict(zip((*names, "hidden_size_factor"), settings, strict=True))
     layer = AFNO1D(**keys) if case["kind"] == "1d" else AFNO2D(**keys, modes="transformer")
-    layer.load_state_dict(golden.weights(prefix))
+    layer.load_state_dict(golden.layer_weights(prefix))
     x = golden.input(f"{prefix}x").requires_grad_()
     shape = x.shape if case["kind"] == "1d" else (case["B"], *case["hw"], case["C"])
     out = layer(x.view(shape)).view(x.shape)

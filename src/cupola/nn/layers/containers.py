@@ -1,0 +1,280 @@
+"""Modules that hold modules: Sequential, ModuleList, ModuleDict.
+
+Source: torch.nn.modules.container.
+"""
+
+import operator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Any, Self, overload
+
+from cupola.nn.module import Module, format_module
+from cupola.nn.store import MODULE_TYPES
+from cupola.nn.traversal import AnyModule, child_slots
+
+
+class Chain(Module):
+    """What Sequential and ModuleList share: children under the names "0", "1", ..."""
+
+    def _items(self) -> list[AnyModule]:
+        return [child for _, child in child_slots(self)]
+
+    def _name_at(self, index: int) -> str:
+        index = operator.index(index)
+        names = [name for name, _ in child_slots(self)]
+        if not -len(names) <= index < len(names):
+            raise IndexError(f"index {index} is out of range")
+        return names[index]
+
+    def _renumber(self, items: Iterable[AnyModule]) -> None:
+        self._modules = {str(i): item for i, item in enumerate(items)}
+
+    def __setitem__(self, idx: int, module: AnyModule) -> None:
+        setattr(self, self._name_at(idx), module)
+
+    def __delitem__(self, idx: int | slice) -> None:
+        items = self._items()
+        if not isinstance(idx, slice):
+            self._name_at(idx)  # raises if it is out of range
+        del items[idx]
+        self._renumber(items)
+
+    def __len__(self) -> int:
+        return len(child_slots(self))
+
+    def __iter__(self) -> Iterator[AnyModule]:
+        return iter(self._items())
+
+    def append(self, module: AnyModule) -> Self:
+        """Add a module at the end; return self."""
+        self.add_module(str(len(self)), module)
+        return self
+
+    def pop(self, key: int | slice) -> AnyModule:
+        """Remove and return what stands at an index."""
+        item = self[key]  # type: ignore[index]
+        del self[key]
+        return item
+
+
+class Sequential(Chain):
+    """A chain: each child gets the output of the one before it.
+
+    Args:
+        args: modules, or one OrderedDict of name -> module.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__()
+        named = enumerate(args)
+        if len(args) == 1 and isinstance(args[0], OrderedDict):
+            named = args[0].items()  # type: ignore[assignment]
+        for name, module in named:
+            self.add_module(str(name), module)
+
+    def forward(self, input: Any) -> Any:
+        """Pass the input through all children in order."""
+        for module in self:
+            input = module(input)
+        return input
+
+    def __getitem__(self, idx: int | slice) -> AnyModule:
+        if isinstance(idx, slice):
+            return type(self)(OrderedDict(child_slots(self)[idx]))
+        return self.__dict__[self._name_at(idx)]
+
+    def insert(self, index: int, module: AnyModule) -> Self:
+        """Put a module in front of the one at an index; return self.
+
+        Raises:
+            AssertionError: something that is no module.
+            IndexError: the index is out of range.
+        """
+        if not isinstance(module, MODULE_TYPES):
+            raise AssertionError(f"module should be of type: {Module}")
+        items = self._items()
+        if not -len(items) <= index <= len(items):
+            raise IndexError(f"Index out of range: {index}")
+        items.insert(index, module)
+        self._renumber(items)
+        return self
+
+    def extend(self, sequential: Iterable[AnyModule]) -> Self:
+        """Add modules at the end; return self."""
+        for module in list(sequential):
+            self.append(module)
+        return self
+
+    def __add__(self, other: "Sequential") -> "Sequential":
+        return Sequential(*self, *_require_sequential(other))
+
+    def __iadd__(self, other: "Sequential") -> Self:
+        return self.extend(_require_sequential(other))
+
+    def __mul__(self, other: int) -> "Sequential":
+        return Sequential(*(self._items() * self._require_count(other)))
+
+    __rmul__ = __mul__
+
+    def __imul__(self, other: int) -> Self:
+        return self.extend(self._items() * (self._require_count(other) - 1))
+
+    def _require_count(self, count: int) -> int:
+        if not isinstance(count, int):
+            raise TypeError(f"unsupported operand type(s) for *: {type(self)} and {type(count)}")
+        if count <= 0:
+            raise ValueError(f"Non-positive multiplication factor {count} for {type(self)}")
+        return count
+
+
+class ModuleList(Chain):
+    """A list whose modules are children. It is not called; its owner decides what to do with it."""
+
+    def __init__(self, modules: Iterable[AnyModule] | None = None) -> None:
+        super().__init__()
+        if modules is not None:
+            self.extend(modules)
+
+    @overload
+    def __getitem__(self, idx: int) -> AnyModule: ...
+    @overload
+    def __getitem__(self, idx: slice) -> "ModuleList": ...
+    def __getitem__(self, idx: int | slice) -> AnyModule:
+        if isinstance(idx, slice):
+            return type(self)(self._items()[idx])
+        return self.__dict__[self._name_at(idx)]
+
+    def insert(self, index: int, module: AnyModule) -> None:
+        """Put a module in front of the one at an index."""
+        items = self._items()
+        items.insert(index, module)
+        self._renumber(items)
+
+    def extend(self, modules: Iterable[AnyModule]) -> Self:
+        """Add modules at the end; return self.
+
+        Raises:
+            TypeError: something that cannot be iterated over.
+        """
+        if not isinstance(modules, Iterable):
+            raise TypeError(
+                "ModuleList.extend should be called with an iterable, but got "
+                f"{type(modules).__name__}"
+            )
+        for module in list(modules):
+            self.append(module)
+        return self
+
+    def __add__(self, other: Iterable[AnyModule]) -> "ModuleList":
+        return ModuleList(chain(self, other))
+
+    def __iadd__(self, modules: Iterable[AnyModule]) -> Self:
+        return self.extend(modules)
+
+    def __repr__(self) -> str:
+        return format_module(self._get_name(), [], _fold([repr(item) for item in self]))
+
+
+class ModuleDict(Module):
+    """A dictionary whose modules are children, in the order of insertion."""
+
+    def __init__(self, modules: Any = None) -> None:
+        super().__init__()
+        if modules is not None:
+            self.update(modules)
+
+    def __getitem__(self, key: str) -> AnyModule:
+        return self._modules[key]
+
+    def __setitem__(self, key: str, module: AnyModule) -> None:
+        self.add_module(key, module)
+
+    def __delitem__(self, key: str) -> None:
+        del self._modules[key]
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._modules
+
+    def clear(self) -> None:
+        """Remove all."""
+        self._modules.clear()
+
+    def pop(self, key: str) -> AnyModule:
+        """Remove and return one."""
+        return self._modules.pop(key)
+
+    def keys(self) -> Iterable[str]:
+        """Return the names."""
+        return self._modules.keys()
+
+    def items(self) -> Iterable[tuple[str, AnyModule]]:
+        """Return the (name, module) pairs."""
+        return self._modules.items()
+
+    def values(self) -> Iterable[AnyModule]:
+        """Return the modules."""
+        return self._modules.values()
+
+    def update(self, modules: Any) -> None:
+        """Add modules from a mapping or from (name, module) pairs.
+
+        Raises:
+            TypeError: it is neither.
+            ValueError: an element is no pair.
+        """
+        for key, module in _pairs("ModuleDict", modules):
+            self[key] = module
+
+
+def _require_sequential(other: Any) -> Sequential:
+    if not isinstance(other, Sequential):
+        raise ValueError(
+            f"add operator supports only objects of Sequential class, but {type(other)} is given."
+        )
+    return other
+
+
+def _fold(texts: list[str]) -> list[str]:
+    """Number the printed items, and fold runs of equal ones into one."""
+    runs: list[tuple[int, int, str]] = []
+    for place, text in enumerate(texts):
+        if runs and runs[-1][2] == text:
+            runs[-1] = (runs[-1][0], place, text)
+        else:
+            runs.append((place, place, text))
+    return [
+        f"({first}): {text}" if first == last else f"({first}-{last}): {last - first + 1} x {text}"
+        for first, last, text in runs
+    ]
+
+
+def _pairs(owner: str, source: Any) -> Iterable[tuple[str, Any]]:
+    if not isinstance(source, Iterable):
+        raise TypeError(
+            f"{owner}.update should be called with an iterable of key/value pairs, but got "
+            f"{type(source).__name__}"
+        )
+    if isinstance(source, (Mapping, ModuleDict)):
+        return list(source.items())
+    return [_pair(owner, place, element) for place, element in enumerate(source)]
+
+
+def _pair(owner: str, place: int, element: Any) -> tuple[str, Any]:
+    if not isinstance(element, Iterable):
+        raise TypeError(
+            f"{owner} update sequence element #{place} should be Iterable; "
+            f"is {type(element).__name__}"
+        )
+    pair = tuple(element)
+    if len(pair) != 2:
+        raise ValueError(
+            f"{owner} update sequence element #{place} has length {len(pair)}; 2 is required"
+        )
+    return pair

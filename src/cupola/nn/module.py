@@ -1,0 +1,94 @@
+"""Module: the base class of every model and layer."""
+
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch.nn.modules.module import (
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
+
+from cupola.nn.moves import Moves
+from cupola.nn.state import State
+from cupola.nn.traversal import child_slots
+
+
+class Module(State, Moves):
+    """A tree of parameters, buffers and children with a ``forward``; use it as torch.nn.Module.
+
+    Subclasses call ``super().__init__()``, assign their members, and define ``forward``.
+    """
+
+    _compiled_call: Callable[..., Any] | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # torch.compile caches by code object. A copy for each class keeps one class's guards out
+        # of another's, which would hit the recompile limit.
+        inherited = cls.__call__
+        if "__call__" not in cls.__dict__ and getattr(inherited, "is_module_call", False):
+            cls.__call__ = _copy_of_call()  # type: ignore[method-assign]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run ``forward`` with the hooks around it."""
+        if (
+            self._hooked
+            or _global_forward_hooks
+            or _global_forward_pre_hooks
+            or _global_backward_hooks
+            or _global_backward_pre_hooks
+        ):
+            if self._compiled_call is not None:
+                return self._compiled_call(args, kwargs)
+            return self._call_with_hooks(args, kwargs)
+        return self.forward(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the output; every subclass that is called defines it."""
+        raise NotImplementedError(
+            f'Module [{type(self).__name__}] is missing the required "forward" function'
+        )
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the call in place with :func:`torch.compile`, which takes all arguments."""
+        self.__dict__["_compiled_call"] = torch.compile(self._call_with_hooks, *args, **kwargs)
+        self.__dict__["_hooked"] = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("_compiled_call", None)
+        return state
+
+    def extra_repr(self) -> str:
+        """Return what the printed form says between the parentheses."""
+        return ""
+
+    def __repr__(self) -> str:
+        own = self.extra_repr().split("\n") if self.extra_repr() else []
+        children = [f"({name}): {child!r}" for name, child in child_slots(self)]
+        return format_module(self._get_name(), own, children)
+
+
+def format_module(name: str, own: list[str], children: list[str]) -> str:
+    """Return ``Name(own)`` on one line where that is all there is, else one item a line."""
+    if len(own) <= 1 and not children:
+        return f"{name}({''.join(own)})"
+    lines = "\n".join(own + children).replace("\n", "\n  ")
+    return f"{name}(\n  {lines}\n)"
+
+
+_call = Module.__call__
+_call.is_module_call = True  # type: ignore[attr-defined]
+
+
+def _copy_of_call() -> Callable[..., Any]:
+    copy = FunctionType(
+        _call.__code__.replace(), _call.__globals__, _call.__name__, None, _call.__closure__
+    )
+    copy.__dict__.update(_call.__dict__)
+    copy.__doc__ = _call.__doc__
+    return copy

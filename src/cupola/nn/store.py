@@ -1,0 +1,356 @@
+"""Where a module keeps what it owns, and the rules of assignment.
+
+Every parameter, buffer and child lies in the instance's own ``__dict__`` under its name, so reading
+one costs what any attribute costs. One ordered table, ``_kinds``, says which names are more than
+ordinary attributes, and what they are.
+"""
+
+import inspect
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSet
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn import Buffer, Parameter
+from torch.nn.modules.module import (
+    _global_buffer_registration_hooks,
+    _global_module_registration_hooks,
+    _global_parameter_registration_hooks,
+)
+
+from cupola.nn import meta
+
+PARAMETER: Final = "parameter"
+BUFFER: Final = "buffer"
+TRANSIENT: Final = "transient buffer"  # registered with persistent=False: not in the state dict
+MODULE: Final = "module"
+
+Kinds = dict[str, str]
+
+# Values of these exact types are never members; asking the type is the quickest way out.
+PLAIN_TYPES: Final = frozenset({int, float, bool, str, bytes, type(None), tuple, torch.dtype})
+
+
+class Store:
+    """Attributes with the rules of a module: the base of everything in this room."""
+
+    call_super_init: bool = False
+    _kinds: Kinds
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if (args or kwargs) and not self.call_super_init:
+            raise TypeError(_unexpected_arguments(type(self).__name__, args, kwargs))
+        self.__dict__["_kinds"] = {}
+        if self.call_super_init:
+            super().__init__(*args, **kwargs)
+
+    # Assignment ----------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Store a member or an ordinary attribute; the first rule that fits decides.
+
+        Raises:
+            AttributeError: a member assigned before ``__init__`` has run.
+            TypeError: a name that is a parameter, buffer or child given something else.
+        """
+        kinds = self.__dict__.get("_kinds")
+        is_member = type(value) not in PLAIN_TYPES and isinstance(value, MEMBER_TYPES)
+        if is_member or (kinds and name in kinds):
+            self._assign_member(name, value)
+        else:
+            if type(value) in (list, dict):
+                _warn_of_hidden_modules(type(self).__name__, name, value)
+            object.__setattr__(self, name, value)
+
+    def _assign_member(self, name: str, value: Any) -> None:
+        kind = self.__dict__.get("_kinds", {}).get(name)
+        if isinstance(value, Parameter):
+            self._require_init("parameters")
+            if kind != PARAMETER:
+                self._forget(name)
+            self.register_parameter(name, value)
+        elif kind == PARAMETER:
+            _require_none(value, f"parameter '{name}'", "torch.nn.Parameter or None expected")
+            self.register_parameter(name, None)
+        elif kind == MODULE or isinstance(value, MODULE_TYPES):
+            self._assign_module(name, value, kind)
+        elif kind in (BUFFER, TRANSIENT) or isinstance(value, Buffer):
+            self._assign_buffer(name, value, kind)
+        else:
+            object.__setattr__(self, name, value)
+
+    def _assign_module(self, name: str, value: Any, kind: str | None) -> None:
+        self._require_init("module")
+        if not isinstance(value, MODULE_TYPES):
+            _require_none(value, f"child module '{name}'", "torch.nn.Module or None expected")
+        elif kind != MODULE:
+            self._forget(name)
+        self._keep(name, _after_hooks(_global_module_registration_hooks, self, name, value), MODULE)
+
+    def _assign_buffer(self, name: str, value: Any, kind: str | None) -> None:
+        if value is not None and not _is_tensor(value):
+            raise TypeError(
+                f"cannot assign '{torch.typename(value)}' as buffer '{name}' "
+                "(torch.nn.Buffer, torch.Tensor or None expected)"
+            )
+        persistent = value.persistent if isinstance(value, Buffer) else kind != TRANSIENT
+        if type(self).register_buffer is Store.register_buffer or _takes_persistent(self):
+            self.register_buffer(name, value, persistent)
+        elif persistent:
+            self.register_buffer(name, value)
+        else:
+            raise RuntimeError(
+                "Registering a non-persistent buffer on a Module subclass that implements "
+                "register_buffer() without the persistent argument is not allowed."
+            )
+
+    def __delattr__(self, name: str) -> None:
+        if self.__dict__.get("_kinds", {}).pop(name, None) is None:
+            object.__delattr__(self, name)
+        else:
+            del self.__dict__[name]
+
+    # Registration --------------------------------------------------------------------------------
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Add a parameter, or a slot that holds None.
+
+        Raises:
+            TypeError: the name is no string, or the value no Parameter.
+            KeyError: the name is empty, has a dot, or is an attribute already.
+            ValueError: the parameter is the result of an operation.
+        """
+        self._require_init("parameter")
+        self._check_name("parameter", name, (PARAMETER,))
+        if param is not None:
+            if not isinstance(param, Parameter):
+                raise TypeError(
+                    f"cannot assign '{torch.typename(param)}' object to parameter '{name}' "
+                    "(torch.nn.Parameter or None required)"
+                )
+            if param.grad_fn:
+                raise ValueError(
+                    f"Cannot assign non-leaf Tensor to parameter '{name}'. Model parameters must "
+                    f"be created explicitly. To express '{name}' as a function of another Tensor, "
+                    "compute the value in the forward() method."
+                )
+            param = _after_hooks(_global_parameter_registration_hooks, self, name, param)
+            param = meta.strip(param)
+        self._keep(name, param, PARAMETER)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Add a tensor that is state but no parameter; ``persistent=False`` keeps it out of the
+        state dict. Raises as :meth:`register_parameter` does."""
+        self._require_init("buffer")
+        self._check_name("buffer", name, (BUFFER, TRANSIENT))
+        if tensor is not None and not _is_tensor(tensor):
+            raise TypeError(
+                f"cannot assign '{torch.typename(tensor)}' object to buffer '{name}' "
+                "(torch Tensor or None required)"
+            )
+        tensor = _after_hooks(_global_buffer_registration_hooks, self, name, tensor)
+        self._keep(name, tensor, BUFFER if persistent else TRANSIENT)
+
+    def add_module(self, name: str, module: Any) -> None:
+        """Add a child, or a slot that holds None. Raises as :meth:`register_parameter` does."""
+        if module is not None and not isinstance(module, MODULE_TYPES):
+            raise TypeError(f"{torch.typename(module)} is not a Module subclass")
+        self._require_init("module")
+        self._check_name("module", name, (MODULE,))
+        module = _after_hooks(_global_module_registration_hooks, self, name, module)
+        self._keep(name, module, MODULE)
+
+    def register_module(self, name: str, module: Any) -> None:
+        """Another name of :meth:`add_module`."""
+        self.add_module(name, module)
+
+    def _keep(self, name: str, value: Any, kind: str) -> None:
+        self.__dict__[name] = value
+        self._kinds[name] = kind
+
+    def _forget(self, name: str) -> None:
+        self.__dict__.pop(name, None)
+        self._kinds.pop(name, None)
+
+    def _require_init(self, what: str) -> None:
+        if "_kinds" not in self.__dict__:
+            raise AttributeError(f"cannot assign {what} before Module.__init__() call")
+
+    def _check_name(self, what: str, name: str, kinds: tuple[str, ...]) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"{what} name should be a string. Got {torch.typename(name)}")
+        if "." in name:
+            raise KeyError(f'{what} name can\'t contain ".", got: {name}')
+        if name == "":
+            raise KeyError(f'{what} name can\'t be empty string ""')
+        if hasattr(self, name) and self._kinds.get(name) not in kinds:
+            raise KeyError(f"attribute '{name}' already exists")
+
+    # Views: the three mappings that code written for torch.nn expects ---------------------------
+
+    @property
+    def _parameters(self) -> "Members":
+        return Members(self, PARAMETER)
+
+    @_parameters.setter
+    def _parameters(self, members: Mapping[str, Any]) -> None:
+        self._replace_members(members, PARAMETER)
+
+    @property
+    def _buffers(self) -> "Members":
+        return Members(self, BUFFER, TRANSIENT)
+
+    @_buffers.setter
+    def _buffers(self, members: Mapping[str, Any]) -> None:
+        transient = {name for name, kind in self._kinds.items() if kind == TRANSIENT}
+        self._replace_members(members, BUFFER, TRANSIENT)
+        self._non_persistent_buffers_set = transient & set(members)
+
+    @property
+    def _modules(self) -> "Members":
+        return Members(self, MODULE)
+
+    @_modules.setter
+    def _modules(self, members: Mapping[str, Any]) -> None:
+        self._replace_members(members, MODULE)
+
+    @property
+    def _non_persistent_buffers_set(self) -> "TransientNames":
+        return TransientNames(self._kinds)
+
+    @_non_persistent_buffers_set.setter
+    def _non_persistent_buffers_set(self, names: Iterable[str]) -> None:
+        names = set(names)
+        for name, kind in self._kinds.items():
+            if kind in (BUFFER, TRANSIENT):
+                self._kinds[name] = TRANSIENT if name in names else BUFFER
+
+    def _replace_members(self, members: Mapping[str, Any], *kinds: str) -> None:
+        # A new table, not an edited one: a shallow copy of the module may share the old.
+        members = dict(members)
+        for name, kind in self._kinds.items():
+            if kind in kinds:
+                self.__dict__.pop(name, None)
+        kept = {name: kind for name, kind in self._kinds.items() if kind not in kinds}
+        self.__dict__.update(members, _kinds=kept | dict.fromkeys(members, kinds[0]))
+
+    def __dir__(self) -> list[str]:
+        names = [*dir(type(self)), *self.__dict__]
+        return sorted({name for name in names if not name[:1].isdigit()})
+
+
+MODULE_TYPES: Final = (Store, torch.nn.Module)
+MEMBER_TYPES: Final = (Tensor, Store, torch.nn.Module)
+
+
+class Members(MutableMapping[str, Any]):
+    """The members of some kinds of one module, as a live dictionary."""
+
+    __slots__ = ("_accepted", "_kinds", "_values")
+
+    def __init__(self, owner: Store, *accepted: str) -> None:
+        self._values = owner.__dict__
+        self._kinds = owner._kinds
+        self._accepted = accepted
+
+    def __getitem__(self, name: str) -> Any:
+        if self._kinds.get(name) not in self._accepted:
+            raise KeyError(name)
+        return self._values[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if self._kinds.get(name) not in self._accepted:
+            self._kinds.pop(name, None)
+            self._kinds[name] = self._accepted[0]
+        self._values[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        if self._kinds.get(name) not in self._accepted:
+            raise KeyError(name)
+        del self._kinds[name]
+        del self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        accepted = self._accepted
+        return iter([name for name, kind in self._kinds.items() if kind in accepted])
+
+    def __len__(self) -> int:
+        return sum(kind in self._accepted for kind in self._kinds.values())
+
+    def __repr__(self) -> str:
+        return repr(self.copy())
+
+    def copy(self) -> dict[str, Any]:
+        """Return an ordinary dictionary of the members."""
+        return dict(self)
+
+
+class TransientNames(MutableSet[str]):
+    """The names of the buffers that stay out of the state dict, as a live set."""
+
+    __slots__ = ("_kinds",)
+
+    def __init__(self, kinds: Kinds) -> None:
+        self._kinds = kinds
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._kinds.get(name) == TRANSIENT
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([name for name, kind in self._kinds.items() if kind == TRANSIENT])
+
+    def __len__(self) -> int:
+        return sum(kind == TRANSIENT for kind in self._kinds.values())
+
+    def add(self, value: str) -> None:
+        """Keep the buffer of this name out of the state dict."""
+        if self._kinds.get(value) == BUFFER:
+            self._kinds[value] = TRANSIENT
+
+    def discard(self, value: str) -> None:
+        """Let the buffer of this name into the state dict."""
+        if value in self:
+            self._kinds[value] = BUFFER
+
+    def __repr__(self) -> str:
+        return repr(set(self))
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) or hasattr(value, "__torch_function__")
+
+
+def _require_none(value: Any, target: str, expected: str) -> None:
+    if value is not None:
+        raise TypeError(f"cannot assign '{torch.typename(value)}' as {target} ({expected})")
+
+
+def _after_hooks(hooks: Mapping[int, Any], module: Store, name: str, value: Any) -> Any:
+    for hook in hooks.values():
+        replacement = hook(module, name, value)
+        if replacement is not None:
+            value = replacement
+    return value
+
+
+def _takes_persistent(module: Store) -> bool:
+    return "persistent" in inspect.signature(module.register_buffer).parameters
+
+
+def _unexpected_arguments(owner: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    if kwargs:
+        return f"{owner}.__init__() got an unexpected keyword argument '{next(iter(kwargs))}'"
+    return f"{owner}.__init__() takes 1 positional argument but {len(args) + 1} were given"
+
+
+def _warn_of_hidden_modules(owner: str, name: str, value: list[Any] | dict[Any, Any]) -> None:
+    first = next(iter(value.values() if isinstance(value, dict) else value), None)
+    if isinstance(first, MODULE_TYPES):
+        fix = "ModuleDict" if isinstance(value, dict) else "ModuleList"
+        warnings.warn(
+            f"{owner}.{name} is a plain {type(value).__name__} of modules: their parameters are "
+            f"neither trained, moved nor saved. Write self.{name} = nn.{fix}(...); if they are "
+            "meant to be hidden, hold them in a tuple.",
+            stacklevel=3,
+        )

@@ -1,0 +1,100 @@
+"""Finds the predictor for a bundle, or makes one from a config and a checkpoint."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from cupola.bundles import Bundle
+from cupola.config import Config
+from cupola.errors import BundleError
+from cupola.registry import build
+from cupola.runtime.labels import labels_for
+from cupola.runtime.predictor import Predictor
+from cupola.weights import load_weights
+
+# Task -> the module whose `from_bundle(bundle, model)` makes its predictor.
+MAKERS = {
+    "detection": "cupola.runtime.load",
+    "detection3d": "cupola.runtime.detection3d",
+    "forecast": "cupola.runtime.forecast",
+    "language": "cupola.runtime.language",
+}
+
+
+def load_predictor(
+    source: str | Path | Bundle, weights: str | Path | None = None, **options: Any
+) -> Predictor:
+    """A predictor for a shipped bundle's name, a bundle folder, or a config file and `weights`.
+
+    Options: threshold, labels (detection), others as the task's predictor takes them.
+    """
+    if isinstance(source, (str, Path)) and Path(source).suffix in (
+        ".py",
+        ".json",
+        ".yaml",
+        ".toml",
+    ):
+        return _from_config(Path(source), weights, options)
+    bundle = Bundle.load(source)
+    model = build(bundle.config["model"])
+    load_weights(model, weights or bundle.weights_path)
+    maker: Callable[..., Predictor] = import_module(MAKERS[bundle.task]).from_bundle
+    predictor = maker(bundle, model.eval())
+    _apply(predictor, options)
+    return predictor
+
+
+def from_bundle(bundle: Bundle, model: Any) -> Predictor:
+    """The predictor of a detection bundle."""
+    return _detection(bundle.name, bundle.version, model, bundle.config, bundle.labels)
+
+
+def _from_config(path: Path, weights: str | Path | None, options: Mapping[str, Any]) -> Predictor:
+    if weights is None:
+        raise BundleError(f"{path}: a config needs a checkpoint; pass weights=")
+    model_cfg = Config.load(path).to_dict()["model"]
+    model = build(_without_pretrained(model_cfg))
+    load_weights(model, weights)
+    labels = labels_for(model.bbox_head.num_classes)
+    predictor = _detection(path.stem, "1", model.eval(), {"model": model_cfg}, labels)
+    # Our loader gives RGB; a published config swaps because MMDetection's gives BGR.
+    predictor.model.data_preprocessor.swap = False
+    _apply(predictor, options)
+    return predictor
+
+
+def _without_pretrained(cfg: Any) -> Any:
+    """The config without its `Pretrained` starts, which a checkpoint replaces."""
+    if isinstance(cfg, Mapping):
+        return {
+            key: _without_pretrained(value)
+            for key, value in cfg.items()
+            if not (key == "init_cfg" and isinstance(value, Mapping))
+        }
+    return [_without_pretrained(item) for item in cfg] if isinstance(cfg, list) else cfg
+
+
+def _detection(
+    name: str, version: str, model: Any, config: Mapping[str, Any], labels: tuple[str, ...]
+) -> Any:
+    from cupola.runtime.detection import DetectionPredictor
+
+    resizing = config.get("preprocess", {}).get("resize", {"short": 800, "long": 1333})
+    return DetectionPredictor(
+        name,
+        version,
+        model,
+        config,
+        labels=labels,
+        short=resizing.get("short"),
+        long=resizing.get("long"),
+        threshold=config.get("postprocess", {}).get("threshold", 0.5),
+    )
+
+
+def _apply(predictor: Predictor, options: Mapping[str, Any]) -> None:
+    for key, value in options.items():
+        if not hasattr(predictor, key):
+            raise TypeError(f"{type(predictor).__name__} has no option {key!r}")
+        setattr(predictor, key, value)

@@ -1,0 +1,32 @@
+"""physicsnemo's .mdlus packages: an archive with the arguments of a model and its state."""
+
+import tarfile
+import zipfile
+from pathlib import Path
+
+from cupola.errors import CheckpointError
+
+MEMBER = "model.pt"
+
+
+def member_bytes(path: Path) -> bytes:
+    """The state dict's file inside a package, a zip (today) or a tar (before version 1.3)."""
+    try:
+        if not tarfile.is_tarfile(path):  # asked first: a tar that ends in a zip passes as a zip
+            with zipfile.ZipFile(path) as archive:
+                return archive.read(MEMBER)
+        with tarfile.open(path) as archive:
+            names = [name for name in archive.getnames() if Path(name).name == MEMBER]
+            file = archive.extractfile(names[0]) if names else None
+            if file is None:
+                raise KeyError(MEMBER)
+            return file.read()
+    except (KeyError, tarfile.TarError, zipfile.BadZipFile, OSError) as error:
+        raise CheckpointError(f"{path}: not a physicsnemo package ({error})") from None
+
+
+def extract_state(path: Path, folder: Path) -> Path:
+    """Writes the state dict's file alone into `folder`; nothing else of the archive is read."""
+    target = folder / MEMBER
+    target.write_bytes(member_bytes(path))
+    return target
