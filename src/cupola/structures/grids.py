@@ -4,6 +4,7 @@ Letters: B samples, C channels, H rows (north to south), W columns (eastwards). 
 [..., H, W] and reduce the last two axes unless they say otherwise.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,3 +109,17 @@ def radial_spectrum(field: Tensor) -> Tensor:
     spectrum = power.new_zeros(*power.shape[:-2], int(shell.max()) + 1)
     spectrum.index_add_(-1, shell, power.flatten(-2))
     return spectrum[..., : size // 2 + 1]
+
+
+def name_bad_values(field: Tensor, channels: Sequence[str]) -> str | None:
+    """Says where a field [C, H, W] holds NaN or infinity, channel by channel; None if nowhere."""
+    bad = ~torch.isfinite(field)
+    found = []
+    for index in bad.flatten(1).any(dim=1).nonzero().flatten().tolist():
+        name = channels[index] if index < len(channels) else f"channel {index}"
+        row, column = bad[index].nonzero()[0].tolist()
+        count = int(bad[index].sum())
+        found.append(
+            f"{name} ({count} of {bad[index].numel()}, first at row {row}, column {column})"
+        )
+    return ", ".join(found) or None
