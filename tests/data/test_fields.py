@@ -50,7 +50,7 @@ def test_channels_by_name(years: Path) -> None:
     data = FieldDataset(years, channels=["z500", "t2m"], targets=["t2m"], means=0.0, stds=1.0)
     sample = data[0]
     torch.testing.assert_close(data[1]["x"][1], sample["y"][0, 0])
-    with pytest.raises(DataError, match="no channel 'z550'; did you mean .*'z500'"):
+    with pytest.raises(DataError, match=r"no channel 'z550'; did you mean .*'z500'"):
         FieldDataset(years, channels=["z550"])
     with pytest.raises(DataError, match="no window of 6 snapshots"):
         FieldDataset(years, steps=5)

@@ -15,20 +15,18 @@ from cupola.structures.grids import name_bad_values
 Statistic = str | Path | Sequence[float] | float
 
 
-def read_statistic(value: Statistic, channels: Sequence[int], total: int) -> Tensor:
-    """Means or deviations of some channels, [C, 1, 1]: numbers, or a published .npy [1, C, 1, 1].
+def read_statistic(value: Statistic, count: int) -> Tensor:
+    """Means or deviations of `count` channels, [C, 1, 1]: numbers, or a published .npy [1, C, 1, 1].
 
-    A single number stands for all channels. Raises DataError if the count does not fit.
+    One number stands for all channels; a file may hold more than are needed, never fewer (DataError).
     """
     if isinstance(value, int | float):
-        return torch.full((len(channels), 1, 1), float(value))
+        return torch.full((count, 1, 1), float(value))
     numbers = np.load(value) if isinstance(value, str | Path) else np.asarray(value)
     flat = torch.from_numpy(np.asarray(numbers, np.float32)).flatten()
-    if len(flat) == len(channels):
-        return flat[:, None, None]
-    if len(flat) < total:
-        raise DataError(f"{value}: {len(flat)} numbers for {total} channels")
-    return flat[list(channels), None, None]
+    if len(flat) < count:
+        raise DataError(f"{value}: {len(flat)} numbers for {count} channels")
+    return flat[:count, None, None]
 
 
 @DATASETS.register_module()
@@ -37,7 +35,7 @@ class FieldDataset:
 
     path: FourCastNet's HDF5 (a file, or a folder of years), netCDF or zarr.
     channels, targets: names; None is all channels, and the targets are then the channels.
-    means, stds: numbers or .npy files, of the selected channels or of all in the file.
+    means, stds: numbers or .npy files, for the channels as the file has them.
     stride: snapshots between two states. rows: keep the first so many (FourCastNet: 720 of 721).
     forget_nan: replace NaN by 0 (the mean) instead of raising DataError.
     """
@@ -61,8 +59,8 @@ class FieldDataset:
         self._outputs = self.source.select(self.targets)
         self._wanted = sorted({*self._inputs, *self._outputs})
         total = len(self.source.channels)
-        self.means = read_statistic(means, range(total), total)
-        self.stds = read_statistic(stds, range(total), total)
+        self.means = read_statistic(means, total)
+        self.stds = read_statistic(stds, total)
         self.steps, self.stride, self.rows, self.forget_nan = steps, stride, rows, forget_nan
         span = steps * stride
         self._starts = [
