@@ -16,9 +16,10 @@ Statistic = str | Path | Sequence[float] | float
 
 
 def read_statistic(value: Statistic, count: int) -> Tensor:
-    """Means or deviations of `count` channels, [C, 1, 1]: numbers, or a published .npy [1, C, 1, 1].
+    """Means or deviations of `count` channels, [C, 1, 1], from numbers or a .npy [1, C, 1, 1].
 
-    One number stands for all channels; a file may hold more than are needed, never fewer (DataError).
+    One number stands for all channels; a file may hold more than are needed, but not fewer
+    (DataError).
     """
     if isinstance(value, int | float):
         return torch.full((count, 1, 1), float(value))
