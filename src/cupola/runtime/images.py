@@ -42,8 +42,8 @@ def read_image(source: str | Path | bytes, name: str = "image") -> Pixels:
                 return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
     except UnidentifiedImageError:
         raise InputError(f"{name}: not a picture; send one of {', '.join(FORMATS)}") from None
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: {error}") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{name}: its pixels are more than the {MAX_PIXELS} accepted") from None
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, KeyError) as error:
         if isinstance(error, InputError):
             raise
