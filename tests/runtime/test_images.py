@@ -1,5 +1,6 @@
 """Pictures as people and attackers send them."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -87,10 +88,8 @@ def test_damaged_files_never_raise_anything_else(noise: bytes, kind: str) -> Non
     whole = bytearray(file(Image.new("RGB", (16, 16), "red"), kind))
     start = len(whole) // 3
     whole[start : start + len(noise)] = noise
-    try:
+    with contextlib.suppress(InputError):
         assert read_image(bytes(whole)).shape[2] == 3
-    except InputError:
-        pass
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
