@@ -1,1 +1,5 @@
+"""Training: the loop, optimisers, schedules, checkpoints."""
 
+from cupola.train.trainer import Trainer
+
+__all__ = ["Trainer"]

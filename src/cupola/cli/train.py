@@ -1,0 +1,36 @@
+"""`cupola train CONFIG`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A config file, or the name of a shipped one.")],
+    work_dir: Annotated[
+        Path | None, typer.Option(help="Where checkpoints and logs go [work_dirs/CONFIG].")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    plugin: Annotated[
+        list[str] | None, typer.Option(help="A module that registers your own classes.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option(help="Print nothing but errors.")] = False,
+) -> None:
+    """Trains a model from a config; the run ends with a bundle where the config asks for one."""
+    from cupola.train.recipe import train_recipe
+
+    train_recipe(
+        config,
+        work_dir=work_dir,
+        overrides=set_ or [],
+        resume=resume,
+        plugins=plugin or [],
+        quiet=quiet,
+    )

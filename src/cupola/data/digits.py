@@ -1,0 +1,166 @@
+"""digits-in-photos: handwritten digits composited on photographs, made on the fly.
+
+Sample number i is a function of (seed, split, i) alone, so a resumed run sees what an
+uninterrupted one would have seen, and two machines agree on every pixel.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cupola.data.detection import IMAGENET_MEAN, IMAGENET_STD, collate_detection
+from cupola.data.sources import GLYPH_CELLS, GLYPH_SIDE, Field, check_split, glyphs, photos
+from cupola.registry import DATASETS
+
+DIGIT_NAMES = tuple(str(digit) for digit in range(10))
+EDGE = 0.25  # ink value over which a glyph goes from transparent to opaque
+
+
+@dataclass(frozen=True)
+class DigitStyle:
+    """How digits vary; lengths are fractions of the picture's side."""
+
+    smallest: float = 0.11
+    largest: float = 0.36
+    most: int = 10
+    max_rotation: float = 20.0  # degrees; past that a turned 6 is a 9
+    max_overlap: float = 0.12  # IoU that a new digit's box may have with an earlier one
+    contrast: float = 0.28  # least difference of brightness to the photograph, 0..1
+
+
+@dataclass(frozen=True)
+class ComposedPicture:
+    """pixels [S, S, 3] uint8; boxes [N, 4] xyxy in pixels, around the ink; labels [N] int64."""
+
+    pixels: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def _window(rng: np.random.Generator, pictures: tuple[NDArray[np.uint8], ...], side: int) -> Field:
+    """A random square of a random photograph, maybe mirrored, with other light: [S, S, 3]."""
+    picture = pictures[rng.integers(len(pictures))]
+    top = rng.integers(picture.shape[0] - side + 1)
+    left = rng.integers(picture.shape[1] - side + 1)
+    window = picture[top : top + side, left : left + side]
+    if rng.random() < 0.5:
+        window = window[:, ::-1]
+    gain = rng.uniform(0.7, 1.2) * rng.uniform(0.92, 1.08, size=3)
+    return window.astype(np.float32) * gain.astype(np.float32) + np.float32(rng.uniform(-20, 20))
+
+
+def _ink(rng: np.random.Generator, glyph: Field, length: float, style: DigitStyle) -> Field:
+    """Opacity 0..1 of a turned, stretched glyph of about `length` pixels, cut to its ink."""
+    angle = math.radians(rng.uniform(-style.max_rotation, style.max_rotation))
+    stretch, shear = rng.uniform(0.85, 1.25), rng.uniform(-0.15, 0.15)
+    step = (GLYPH_CELLS - 2) / GLYPH_CELLS * GLYPH_SIDE / length  # glyph pixels per picture pixel
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    matrix = step * np.array([[1.0, 0.0], [shear, 1.0 / stretch]]) @ turn
+    canvas = math.ceil(length * 1.7)
+    offset = (GLYPH_SIDE - 1) / 2 - matrix @ np.full(2, (canvas - 1) / 2)
+    ink = ndimage.affine_transform(glyph, matrix, offset, (canvas, canvas), order=1)
+    threshold = rng.uniform(0.28, 0.5)  # a low one gives a broad pen
+    ink = ((ink - threshold) / EDGE).clip(0, 1)
+    rows, columns = np.flatnonzero(ink.max(1) > 0.5), np.flatnonzero(ink.max(0) > 0.5)
+    return np.asarray(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], dtype=np.float32)
+
+
+def _overlaps(boxes: list[tuple[int, int, int, int]], box: tuple[int, int, int, int]) -> float:
+    """Largest IoU of `box` with any of `boxes`."""
+    largest = 0.0
+    for other in boxes:
+        width = min(box[2], other[2]) - max(box[0], other[0])
+        height = min(box[3], other[3]) - max(box[1], other[1])
+        if width > 0 and height > 0:
+            areas = sum((b[2] - b[0]) * (b[3] - b[1]) for b in (box, other))
+            largest = max(largest, width * height / (areas - width * height))
+    return largest
+
+
+def _paint(rng: np.random.Generator, patch: Field, ink: Field, contrast: float) -> None:
+    """Blends one random colour that stands out from `patch` [h, w, 3] into it, in place."""
+    background = float(patch.mean())
+    colour = rng.uniform(0, 255, size=3).astype(np.float32)
+    while abs(float(colour.mean()) - background) < contrast * 255:
+        colour = rng.uniform(-60, 315, size=3).clip(0, 255).astype(np.float32)
+    opacity = (ink * np.float32(rng.uniform(0.8, 1.0)))[..., None]
+    patch += opacity * (colour - patch)
+
+
+def compose(rng: np.random.Generator, split: str, side: int, style: DigitStyle) -> ComposedPicture:
+    """One picture of `side` pixels: a photograph with 1 to `style.most` digits on it."""
+    known = check_split(split)
+    shapes, names = glyphs(known)
+    canvas = _window(rng, photos(known, side), side).clip(0, 255)
+    boxes: list[tuple[int, int, int, int]] = []
+    labels: list[int] = []
+    for _ in range(rng.integers(1, style.most + 1)):
+        chosen = rng.integers(len(shapes))
+        length = side * style.smallest * (style.largest / style.smallest) ** rng.random()
+        ink = _ink(rng, shapes[chosen], length, style)
+        height, width = ink.shape
+        for _attempt in range(8):
+            top, left = rng.integers(side - height + 1), rng.integers(side - width + 1)
+            box = (int(left), int(top), int(left + width), int(top + height))
+            if _overlaps(boxes, box) <= style.max_overlap:
+                _paint(rng, canvas[top : box[3], left : box[2]], ink, style.contrast)
+                boxes.append(box)
+                labels.append(int(names[chosen]))
+                break
+    return ComposedPicture(
+        canvas.astype(np.uint8), np.array(boxes, np.float32), np.array(labels, np.int64)
+    )
+
+
+@DATASETS.register_module()
+class DigitsInPhotos:
+    """The dataset: sample i -> {"image": [3, S, S] float, normalised, "boxes", "labels", ...}.
+
+    Labels are the digits themselves. `count` is the nominal length; any index is valid.
+    """
+
+    names = DIGIT_NAMES
+
+    def __init__(
+        self,
+        split: str = "train",
+        seed: int = 0,
+        count: int = 1_000_000,
+        size: int = 128,
+        style: dict[str, Any] | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
+        self.split = check_split(split)
+        self.seed, self.count, self.size = seed, count, size
+        self.style = DigitStyle(**(style or {}))
+        self._scale = (1.0 / np.asarray(std)).astype(np.float32)[:, None, None]
+        self._shift = (-np.asarray(mean) / np.asarray(std)).astype(np.float32)[:, None, None]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def compose(self, index: int) -> ComposedPicture:
+        """Picture number `index`, before normalisation."""
+        # validation seeds live in another stream than training seeds
+        rng = np.random.default_rng((self.seed, int(self.split == "val"), index))
+        return compose(rng, self.split, self.size, self.style)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        picture = self.compose(index)
+        image = picture.pixels.transpose(2, 0, 1) * self._scale + self._shift  # [3, S, S]
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(image)),
+            "boxes": torch.from_numpy(picture.boxes),
+            "labels": torch.from_numpy(picture.labels),
+            "image_id": index,
+            "original_size": (self.size, self.size),
+            "scale_factor": (1.0, 1.0),
+        }
+
+    collate = staticmethod(collate_detection)

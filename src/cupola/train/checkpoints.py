@@ -1,0 +1,79 @@
+"""Checkpoints that survive a kill at any moment.
+
+A checkpoint is written to a temporary file, flushed to the disk and renamed over the old one, so at
+every instant the name holds a complete checkpoint. It carries what a run needs to go on exactly:
+weights, moving average, optimiser, random states, step (which is also the position in the data).
+"""
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cupola.errors import CheckpointError
+
+LATEST = "latest.pth"
+BEST = "best.pth"
+
+
+def save_atomically(state: dict[str, Any], path: Path) -> None:
+    """Writes `state` to `path`; a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)  # makes the new name itself durable
+    os.close(folder)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint of ours with the weights-only unpickler.
+
+    Raises CheckpointError when the file is missing or is none of ours.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; nothing to resume")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} is no training checkpoint: {error}") from error
+    if not isinstance(state, dict) or "step" not in state:
+        raise CheckpointError(f"{path} holds no training state; use load_from for plain weights")
+    return state
+
+
+def random_state() -> dict[str, Any]:
+    """The states of Python's, numpy's and torch's generators, as plain values and tensors."""
+    version, internal, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Undoes everything drawn since `random_state` was taken."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,26 @@
+"""Running a model over a dataset into a metric."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from cupola import nn
+from cupola.train.steps import to_device
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: Iterable[dict[str, Any]], metric: Any, device: torch.device
+) -> dict[str, float]:
+    """Predicts every batch in eval mode and returns what `metric` computes of it."""
+    was_training = model.training
+    model.eval()
+    metric.reset()
+    try:
+        for batch in batches:
+            metric.update(batch, model.predict(to_device(batch, device)))
+    finally:
+        model.train(was_training)
+    values: dict[str, float] = metric.compute()
+    return values

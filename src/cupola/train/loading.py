@@ -1,0 +1,96 @@
+"""The stream of training batches: position in, batch out.
+
+What comes at a step depends only on (seed, step), so a resumed run continues where it stopped.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from cupola.registry import DATASETS
+
+
+class EpochBatches:
+    """Batch sampler of one epoch for one rank, from a given batch on."""
+
+    def __init__(
+        self, order: torch.Tensor, batch_size: int, first: int, count: int, rank: int, ranks: int
+    ) -> None:
+        self._order, self._batch_size, self._first, self._count = order, batch_size, first, count
+        self._rank, self._ranks = rank, ranks
+
+    def __len__(self) -> int:
+        return self._count - self._first
+
+    def __iter__(self) -> Iterator[list[int]]:
+        whole = self._batch_size * self._ranks
+        for number in range(self._first, self._count):
+            start = number * whole + self._rank * self._batch_size
+            yield self._order[start : start + self._batch_size].tolist()
+
+
+class BatchStream:
+    """Endless batches of a dataset, shuffled anew each epoch.
+
+    `cfg` is a dataloader config: batch_size (of one rank), num_workers, dataset, and
+    sampler=dict(shuffle=...), True by default. A last incomplete batch is dropped, unless the
+    dataset is smaller than one batch.
+    """
+
+    def __init__(
+        self, cfg: Mapping[str, Any], seed: int, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.dataset = DATASETS.build(cfg["dataset"])
+        self.batch_size = min(cfg.get("batch_size", 1), max(1, len(self.dataset) // ranks))
+        self.batches_per_epoch = max(1, len(self.dataset) // (self.batch_size * ranks))
+        self._workers = cfg.get("num_workers", 0)
+        self._shuffle = cfg.get("sampler", {}).get("shuffle", True)
+        self._seed, self._rank, self._ranks = seed, rank, ranks
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        if not self._shuffle:
+            return torch.arange(len(self.dataset))
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.dataset), generator=generator)
+
+    def _epoch(self, epoch: int, first: int) -> DataLoader[Any]:
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+        batches = EpochBatches(
+            self._order(epoch),
+            self.batch_size,
+            first,
+            self.batches_per_epoch,
+            self._rank,
+            self._ranks,
+        )
+        return DataLoader(
+            self.dataset,
+            batch_sampler=batches,
+            num_workers=self._workers,
+            collate_fn=self.dataset.collate,
+            generator=torch.Generator(),  # or the loader would draw from the global one
+        )
+
+    def batches(self, position: int) -> Iterator[dict[str, Any]]:
+        """Batches without end, starting with number `position` of the whole run."""
+        epoch, first = divmod(position, self.batches_per_epoch)
+        while True:
+            yield from self._epoch(epoch, first)
+            epoch, first = epoch + 1, 0
+
+
+def evaluation_loader(
+    cfg: Mapping[str, Any], dataset: Any = None
+) -> DataLoader[Any]:
+    """All batches of a dataset once, in order; the last may be smaller."""
+    dataset = DATASETS.build(cfg["dataset"]) if dataset is None else dataset
+    return DataLoader(
+        dataset,
+        batch_size=cfg.get("batch_size", 1),
+        num_workers=cfg.get("num_workers", 0),
+        collate_fn=dataset.collate,
+        generator=torch.Generator(),
+    )

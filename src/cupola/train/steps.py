@@ -1,0 +1,93 @@
+"""One optimiser step: forward in the chosen precision, backward, clip, update."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cupola import nn
+from cupola.errors import BuildError
+from cupola.train.distributed import Ranks, average_gradients
+
+PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Moves every tensor in nested dicts, lists and tuples."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(each, device) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_device(each, device) for each in value)
+    return value
+
+
+def total_loss(losses: Mapping[str, Tensor]) -> Tensor:
+    """The sum of all entries whose name contains "loss"; the others are only logged."""
+    parts = [value for name, value in losses.items() if "loss" in name]
+    if not parts:
+        raise BuildError(f"the model's loss() gave no entry named loss, but {sorted(losses)}")
+    return torch.stack([part.float() for part in parts]).sum()
+
+
+class Stepper:
+    """Applies an `optim_wrapper` config to a model: accumulation, precision, clipping.
+
+    Keys as MMEngine's: accumulative_counts, clip_grad=dict(max_norm, norm_type), and with
+    type="AmpOptimWrapper" dtype="bfloat16".
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, cfg: Mapping[str, Any], ranks: Ranks
+    ) -> None:
+        self._model, self._optimizer, self._ranks = model, optimizer, ranks
+        self.pieces = int(cfg.get("accumulative_counts", 1))
+        self._clip = cfg.get("clip_grad")
+        self._dtype: torch.dtype | None = None
+        if cfg.get("type") == "AmpOptimWrapper":
+            self._dtype = PRECISIONS[cfg.get("dtype", "bfloat16")]
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._device = self._parameters[0].device
+        # float16 needs its gradients scaled up; bfloat16 has float32's range
+        self._scaler = torch.amp.GradScaler(
+            self._device.type, enabled=self._dtype == torch.float16
+        )
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self._dtype is None:
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=self._dtype)
+
+    def step(self, batches: Iterator[dict[str, Any]]) -> dict[str, Tensor]:
+        """Consumes `accumulative_counts` batches; returns the mean losses and the gradient norm."""
+        self._optimizer.zero_grad(set_to_none=True)
+        means: dict[str, Tensor] = {}
+        for _ in range(self.pieces):
+            batch = to_device(next(batches), self._device)
+            with self._precision():
+                losses = self._model.loss(batch)
+            loss = total_loss(losses)
+            self._scaler.scale(loss / self.pieces).backward()
+            for name, value in {**losses, "loss": loss}.items():
+                part = value.detach().float() / self.pieces
+                means[name] = means[name] + part if name in means else part
+        average_gradients(self._parameters, self._ranks)
+        self._scaler.unscale_(self._optimizer)
+        if self._clip:
+            means["grad_norm"] = torch.nn.utils.clip_grad_norm_(self._parameters, **self._clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """The gradient scaler's state; empty but for float16."""
+        return self._scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` gave."""
+        if state:
+            self._scaler.load_state_dict(state)

@@ -1,0 +1,198 @@
+"""The training loop: one config in, checkpoints and curves out."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cupola.errors import BuildError
+from cupola.registry import METRICS, build
+from cupola.train.averaging import MovingAverage
+from cupola.train.checkpoints import (
+    BEST,
+    LATEST,
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+    save_atomically,
+    seed_everything,
+)
+from cupola.train.distributed import join_ranks, mean_over_ranks, same_start
+from cupola.train.evaluation import evaluate
+from cupola.train.initial import load_initial_weights
+from cupola.train.loading import BatchStream, evaluation_loader
+from cupola.train.logs import RunLog, forget_after
+from cupola.train.meter import Meter
+from cupola.train.optimizers import build_optimizer, set_rates
+from cupola.train.schedules import Schedule, build_schedule
+from cupola.train.steps import Stepper
+
+
+class Trainer:
+    """Runs a training config (MMEngine's keys) in `work_dir`.
+
+    Files: latest.pth and best.pth (both atomic), log.jsonl, tensorboard/. All that goes on in a run
+    is a function of the config and the step, so a killed run resumes as if nothing had been.
+    """
+
+    def __init__(self, cfg: Mapping[str, Any], work_dir: Path, quiet: bool = False) -> None:
+        self.cfg, self.work_dir = cfg, work_dir
+        self.ranks = join_ranks()
+        self._quiet = quiet or not self.ranks.first
+        seed = int(cfg.get("randomness", {}).get("seed", 0))
+        seed_everything(seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = build(cfg["model"]).to(self.device)
+        self.stream = BatchStream(cfg["train_dataloader"], seed, self.ranks.rank, self.ranks.count)
+        self.max_steps = self._count_steps()
+        self.schedules = self._build_schedules()
+        self.optimizer = build_optimizer(self.model, cfg["optim_wrapper"])
+        self.stepper = Stepper(self.model, self.optimizer, cfg["optim_wrapper"], self.ranks)
+        self.average = MovingAverage(self.model, **cfg["ema"]) if cfg.get("ema") else None
+        self.meter = Meter()
+        self.step, self.best = 0, float("-inf")
+
+    def _count_steps(self) -> int:
+        train_cfg = self.cfg.get("train_cfg", {})
+        if "max_iters" in train_cfg:
+            return int(train_cfg["max_iters"])
+        if "max_epochs" in train_cfg:
+            return int(train_cfg["max_epochs"]) * self.stream.batches_per_epoch
+        raise BuildError("train_cfg needs max_iters or max_epochs")
+
+    def _build_schedules(self) -> list[Schedule]:
+        found = self.cfg.get("param_scheduler") or []
+        configs = [found] if isinstance(found, Mapping) else found
+        per_epoch = self.stream.batches_per_epoch
+        return [build_schedule(cfg, per_epoch, self.max_steps) for cfg in configs]
+
+    def _hook(self, name: str) -> Mapping[str, Any]:
+        hook: Mapping[str, Any] = self.cfg.get("default_hooks", {}).get(name, {})
+        return hook
+
+    def _validate_every(self) -> int:
+        train_cfg = self.cfg["train_cfg"]
+        if "val_dataloader" not in self.cfg or "val_interval" not in train_cfg:
+            return 0
+        by_epoch = "max_iters" not in train_cfg
+        unit = self.stream.batches_per_epoch if by_epoch else 1
+        return int(train_cfg["val_interval"]) * unit
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs; plain values and tensors only."""
+        return {
+            "step": self.step,
+            "best": self.best,
+            "model": dict(self.model.state_dict()),
+            "average": self.average.state_dict() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+            "stepper": self.stepper.state_dict(),
+            "meter": self.meter.state_dict(),
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes back to the moment of `state_dict`."""
+        self.step, self.best = state["step"], state["best"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.stepper.load_state_dict(state["stepper"])
+        self.meter.load_state_dict(state["meter"])
+        if self.average and state["average"]:
+            self.average.load_state_dict(state["average"])
+        restore_random_state(state["random"])
+
+    def _begin(self, resume: bool) -> str:
+        latest = self.work_dir / LATEST
+        if resume and latest.is_file():
+            self.load_state_dict(load_checkpoint(latest))
+            if self.ranks.first:
+                forget_after(self.work_dir, self.step)
+            return f"resumed {latest} at step {self.step}"
+        if self.ranks.first:
+            self.work_dir.mkdir(parents=True, exist_ok=True)
+            forget_after(self.work_dir, -1)
+        said = "started from random weights"
+        if self.cfg.get("load_from"):
+            said = load_initial_weights(self.model, self.cfg["load_from"])
+        same_start(self.model.state_dict().values(), self.ranks)
+        if self.average:
+            self.average = MovingAverage(self.model, self.average.decay)
+        return said
+
+    def run(self, resume: bool = False) -> dict[str, float]:
+        """Trains to the last step; returns the last validation's metrics, empty without one.
+
+        `resume` goes on from latest.pth where there is one. Raises CheckpointError when it is
+        damaged, and FloatingPointError when the loss stops being finite.
+        """
+        said = self._begin(resume)
+        log = RunLog(self.work_dir, self.max_steps, self.step, self._quiet)
+        log.say(f"{said}; steps {self.step} to {self.max_steps} on {self.device}")
+        try:
+            return self._train(log)
+        finally:
+            log.close()
+
+    def _train(self, log: RunLog) -> dict[str, float]:
+        log_every = int(self._hook("logger").get("interval", 50))
+        save_every = int(self._hook("checkpoint").get("interval", 500))
+        validate_every = self._validate_every()
+        metrics: dict[str, float] = {}
+        batches = self.stream.batches(self.step * self.stepper.pieces)
+        self.model.train()
+        self.meter.restart_clock()
+        while self.step < self.max_steps:
+            rate = set_rates(self.optimizer, self.step, self.schedules)
+            self.meter.add(self.stepper.step(batches))
+            if self.average:
+                self.average.update()
+            self.step += 1
+            last = self.step == self.max_steps
+            log.advance(self.step)
+            if last or self.step % log_every == 0:
+                self._report(log, rate)
+            if validate_every and (last or self.step % validate_every == 0):
+                metrics = self._validate(log)
+            if last or self.step % save_every == 0:
+                self._save(LATEST)
+        return metrics
+
+    def _report(self, log: RunLog, rate: float) -> None:
+        means, seconds = self.meter.take()
+        values = {name: float(v) for name, v in mean_over_ranks(means, self.ranks).items()}
+        if values["loss"] - values["loss"] != 0:
+            raise FloatingPointError(f"the loss is {values['loss']} at step {self.step}")
+        if self.ranks.first:
+            log.report(self.step, "train", {**values, "lr": rate, "time": seconds})
+
+    def _validate(self, log: RunLog) -> dict[str, float]:
+        """Evaluates the moving average where there is one; keeps the best checkpoint."""
+        metrics: dict[str, float] = {}
+        if self.ranks.first:
+            batches = evaluation_loader(self.cfg["val_dataloader"])
+            metric = METRICS.build(self.cfg["val_evaluator"])
+            with self.average.in_place() if self.average else nullcontext():
+                metrics = evaluate(self.model, batches, metric, self.device)
+            log.report(self.step, "val", metrics)
+            self._keep_best(metrics)
+        self.meter.restart_clock()
+        return metrics
+
+    def _keep_best(self, metrics: Mapping[str, float]) -> None:
+        hook = self._hook("checkpoint")
+        name = hook.get("save_best")
+        if not name:
+            return
+        if name not in metrics:
+            raise BuildError(f"checkpoint.save_best {name!r} is none of {sorted(metrics)}")
+        sign = -1.0 if hook.get("rule") == "less" else 1.0
+        if sign * metrics[name] > self.best:
+            self.best = sign * metrics[name]
+            self._save(BEST)
+
+    def _save(self, name: str) -> None:
+        if self.ranks.first:
+            save_atomically(self.state_dict(), self.work_dir / name)
