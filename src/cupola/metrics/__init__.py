@@ -1,1 +1,5 @@
+"""Metrics; importing the room registers them."""
 
+from cupola.metrics.coco import CocoMetric
+
+__all__ = ["CocoMetric"]

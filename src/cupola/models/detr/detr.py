@@ -24,6 +24,10 @@ class DETR(nn.Module):
 
     In 3.x encoder, decoder and queries are the detector's own; in 2.x the whole transformer is
     nested in `bbox_head`, and what stands here is only backbone and head.
+
+    `training_groups` G > 1 trains G - 1 further groups of queries through the same decoder, each
+    matched on its own, so that every object teaches G queries a step (Group DETR, arXiv
+    2207.13085); in eval mode they take no part.
     Source: mmdet/models/detectors/{detr,base_detr}.py.
     """
 
@@ -41,9 +45,11 @@ class DETR(nn.Module):
         data_preprocessor: Config | None = None,
         pretrained: str | None = None,
         init_cfg: Any = None,
+        training_groups: int = 1,
     ) -> None:
         super().__init__()
         self.init_cfg = init_cfg
+        self.training_groups = training_groups
         if pretrained:
             backbone = {**backbone, "pretrained": pretrained}
         self.data_preprocessor = MODELS.build(data_preprocessor or {"type": "DetDataPreprocessor"})
@@ -74,6 +80,9 @@ class DETR(nn.Module):
         self.encoder = DetrTransformerEncoder(**encoder)
         self.decoder = DetrTransformerDecoder(**decoder)
         self.query_embedding = nn.Embedding(num_queries, self.decoder.embed_dims)
+        if self.training_groups > 1:
+            further = (self.training_groups - 1) * num_queries
+            self.further_query_embedding = nn.Embedding(further, self.decoder.embed_dims)
         for part in (self.encoder, self.decoder):
             for parameter in part.parameters():
                 if parameter.dim() > 1:
@@ -109,14 +118,27 @@ class DETR(nn.Module):
 
     def decode(self, memory: Tensor, memory_pos: Tensor, padding: Tensor | None) -> Tensor:
         """memory [B, hw, C] -> normed hidden states of every decoder layer [L, B, Q, C]."""
-        queries = self.query_embedding.weight[None].expand(len(memory), -1, -1)  # [B, Q, C]
+        queries, groups = self.query_embedding.weight, 1
+        if self.training and self.training_groups > 1:
+            groups = self.training_groups
+            queries = torch.cat((queries, self.further_query_embedding.weight))  # [G * Q, C]
+        queries = queries[None].expand(len(memory), -1, -1)  # [B, G * Q, C]
         key_padding_mask = None if padding is None else padding.flatten(1)
-        return self.decoder(queries, memory, memory_pos, key_padding_mask)
+        return self.decoder(queries, memory, memory_pos, key_padding_mask, groups)
 
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses of a batch: pixels, padding_mask, image_sizes, targets (boxes xyxy in pixels)."""
         output = self(batch["pixels"], batch.get("padding_mask"))
-        return self.bbox_head.loss(output, batch["targets"], batch["image_sizes"])
+        targets, sizes = batch["targets"], batch["image_sizes"]
+        if self.training and self.training_groups > 1:
+            # every group counts as a picture of its own: matched apart, averaged together
+            L, B, _, _ = output.logits.shape
+            apart = (L, B * self.training_groups, -1)
+            logits = output.logits.reshape(*apart, output.logits.shape[-1])  # [L, B * G, Q, C + 1]
+            output = DETROutput(logits, output.boxes.reshape(*apart, 4))
+            targets = [target for target in targets for _ in range(self.training_groups)]
+            sizes = [size for size in sizes for _ in range(self.training_groups)]
+        return self.bbox_head.loss(output, targets, sizes)
 
     @torch.no_grad()
     def predict(self, batch: Mapping[str, Any]) -> list[Detections]:

@@ -70,17 +70,25 @@ class DetrTransformerDecoderLayer(nn.Module):
         key: Tensor,
         memory: Tensor,
         key_padding_mask: Tensor | None,
+        groups: int = 1,
     ) -> Tensor:
-        """x, query_pos [B, Q, C]; memory [B, HW, C]; key = memory + its position -> [B, Q, C]."""
+        """x, query_pos [B, Q, C]; memory [B, HW, C]; key = memory + its position -> [B, Q, C].
+
+        With several groups, Q holds them one after the other, and a query attends only to its own.
+        """
         if self.pre_norm:
-            y = self.norms[0](x)
-            x = self.self_attn(y, y, y, x, query_pos, query_pos)
+            x = self._among_queries(self.norms[0](x), x, query_pos, groups)
             y = self.norms[1](x)
             x = self.cross_attn(y, key, memory, x, query_pos, key_padding_mask=key_padding_mask)
             return self.ffn(self.norms[2](x), x)
-        x = self.norms[0](self.self_attn(x, x, x, x, query_pos, query_pos))
+        x = self.norms[0](self._among_queries(x, x, query_pos, groups))
         x = self.cross_attn(x, key, memory, x, query_pos, key_padding_mask=key_padding_mask)
         return self.norms[2](self.ffn(self.norms[1](x)))
+
+    def _among_queries(self, x: Tensor, identity: Tensor, pos: Tensor, groups: int) -> Tensor:
+        B, Q, C = x.shape
+        x, identity, pos = (t.reshape(B * groups, Q // groups, C) for t in (x, identity, pos))
+        return self.self_attn(x, x, x, identity, pos, pos).reshape(B, Q, C)
 
 
 class DetrTransformerEncoder(nn.Module):
@@ -129,16 +137,17 @@ class DetrTransformerDecoder(nn.Module):
         memory: Tensor,
         memory_pos: Tensor,
         key_padding_mask: Tensor | None,
+        groups: int = 1,
     ) -> Tensor:
         """query_pos [B, Q, C], memory and memory_pos [B, HW, C] -> [L, B, Q, C].
 
-        The first layer starts from zeros. Layers pass on what is not yet normed.
+        Q holds `groups` groups of queries that do not see each other. The first layer starts from zeros. Layers pass on what is not yet normed.
         """
         x = torch.zeros_like(query_pos)
         key = memory + memory_pos  # the same for every layer
         outputs = []
         for layer in self.layers:
-            x = layer(x, query_pos, key, memory, key_padding_mask)
+            x = layer(x, query_pos, key, memory, key_padding_mask, groups)
             outputs.append(x)
         if not self.return_intermediate:
             outputs = outputs[-1:]

@@ -1,0 +1,52 @@
+"""From the name of a config to a finished run: what `cupola train` does."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from cupola.config import Config
+from cupola.errors import ConfigError, did_you_mean
+from cupola.train.trainer import Trainer
+
+SHIPPED = Path(__file__).parent.parent / "configs"
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs inside the package that train something, by name."""
+    found = sorted(SHIPPED.rglob("*.py"))
+    return {path.stem: path for path in found if "train_cfg" in path.read_text()}
+
+
+def find_config(name: str) -> Path:
+    """The path of a config: a file, or the name of a shipped one, with - or _.
+
+    Raises ConfigError with the nearest names on a miss.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    wanted = path.stem.replace("-", "_")
+    if wanted in shipped:
+        return shipped[wanted]
+    raise ConfigError(f"no config file or shipped config {name!r}{did_you_mean(wanted, shipped)}")
+
+
+def train_recipe(
+    name: str,
+    work_dir: Path | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    plugins: Sequence[str] = (),
+    quiet: bool = False,
+) -> dict[str, float]:
+    """Trains what the config `name` describes; returns the last validation's metrics."""
+    for plugin in plugins:
+        import_module(plugin)
+    path = find_config(name)
+    cfg = Config.load(path)
+    if overrides:
+        cfg = cfg.override(parse_overrides(overrides))
+    work_dir = work_dir or Path("work_dirs") / path.stem
+    trainer = Trainer(cfg.to_dict(), work_dir, quiet)
+    return trainer.run(resume)
