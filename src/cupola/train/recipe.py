@@ -46,7 +46,7 @@ def train_recipe(
     path = find_config(name)
     cfg = Config.load(path)
     if overrides:
-        cfg = cfg.override(parse_overrides(overrides))
+        cfg = cfg.override(overrides)
     work_dir = work_dir or Path("work_dirs") / path.stem
     trainer = Trainer(cfg.to_dict(), work_dir, quiet)
     return trainer.run(resume)

@@ -26,6 +26,13 @@ def to_device(value: Any, device: torch.device) -> Any:
     return value
 
 
+def use_channels_last(model: nn.Module) -> None:
+    """Stores convolution weights [O, I, h, w] as [O, h, w, I]; their outputs follow suit."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
 def total_loss(losses: Mapping[str, Tensor]) -> Tensor:
     """The sum of all entries whose name contains "loss"; the others are only logged."""
     parts = [value for name, value in losses.items() if "loss" in name]

@@ -27,7 +27,7 @@ from cupola.train.logs import RunLog, forget_after
 from cupola.train.meter import Meter
 from cupola.train.optimizers import build_optimizer, set_rates
 from cupola.train.schedules import Schedule, build_schedule
-from cupola.train.steps import Stepper
+from cupola.train.steps import Stepper, use_channels_last
 
 
 class Trainer:
@@ -45,6 +45,8 @@ class Trainer:
         seed_everything(seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = build(cfg["model"]).to(self.device)
+        if cfg.get("channels_last"):
+            use_channels_last(self.model)
         self.stream = BatchStream(cfg["train_dataloader"], seed, self.ranks.rank, self.ranks.count)
         self.max_steps = self._count_steps()
         self.schedules = self._build_schedules()

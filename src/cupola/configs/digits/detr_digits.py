@@ -1,0 +1,57 @@
+# detr-digits: a DETR of 2 M parameters that finds handwritten digits in photographs.
+# Run pretrain_backbone first; its checkpoint is `load_from`. Trained on one CPU core in an hour.
+_base_ = "./_data.py"
+attention = dict(embed_dims=128, num_heads=8, dropout=0.0, batch_first=True)
+feed_forward = dict(
+    embed_dims=128,
+    feedforward_channels=512,
+    num_fcs=2,
+    ffn_drop=0.0,
+    act_cfg=dict(type="ReLU", inplace=True),
+)
+model = dict(
+    type="DETR",
+    num_queries=25,
+    training_groups=4,  # Group DETR: four times the matches a step for a tenth of the time
+    backbone=dict(
+        type="SmallResNet", stem_channels=32, channels=(48, 96, 128, 128), strides=(2, 2, 1, 2)
+    ),
+    neck=dict(
+        type="ChannelMapper",
+        in_channels=[128],
+        kernel_size=1,
+        out_channels=128,
+        act_cfg=None,
+        norm_cfg=None,
+        num_outs=1,
+    ),
+    encoder=dict(num_layers=3, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=feed_forward)),
+    decoder=dict(
+        num_layers=3,
+        layer_cfg=dict(
+            self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=feed_forward
+        ),
+        return_intermediate=True,
+    ),
+    positional_encoding=dict(num_feats=64, normalize=True),
+    bbox_head=dict(type="DETRHead", num_classes=10, embed_dims=128),
+    test_cfg=dict(max_per_img=25),
+)
+load_from = dict(path="work_dirs/pretrain_backbone/latest.pth", prefix="backbone")
+optim_wrapper = dict(
+    optimizer=dict(type="AdamW", lr=3e-4, weight_decay=1e-4),
+    clip_grad=dict(max_norm=0.1),
+    paramwise_cfg=dict(custom_keys={"backbone": dict(lr_mult=0.3)}),
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.02, begin=0, end=100, by_epoch=False),
+    dict(type="CosineAnnealingLR", eta_min=3e-6, by_epoch=False),
+]
+train_cfg = dict(max_iters=16000, val_interval=1000)
+val_evaluator = dict(type="CocoMetric")
+ema = dict(decay=0.998)
+default_hooks = dict(
+    logger=dict(interval=50), checkpoint=dict(interval=250, save_best="AP50")
+)
+channels_last = True
+randomness = dict(seed=0)
