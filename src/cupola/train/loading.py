@@ -39,9 +39,7 @@ class BatchStream:
     dataset is smaller than one batch.
     """
 
-    def __init__(
-        self, cfg: Mapping[str, Any], seed: int, rank: int = 0, ranks: int = 1
-    ) -> None:
+    def __init__(self, cfg: Mapping[str, Any], seed: int, rank: int = 0, ranks: int = 1) -> None:
         self.dataset = DATASETS.build(cfg["dataset"])
         self.batch_size = min(cfg.get("batch_size", 1), max(1, len(self.dataset) // ranks))
         self.batches_per_epoch = max(1, len(self.dataset) // (self.batch_size * ranks))
@@ -82,9 +80,7 @@ class BatchStream:
             epoch, first = epoch + 1, 0
 
 
-def evaluation_loader(
-    cfg: Mapping[str, Any], dataset: Any = None
-) -> DataLoader[Any]:
+def evaluation_loader(cfg: Mapping[str, Any], dataset: Any = None) -> DataLoader[Any]:
     """All batches of a dataset once, in order; the last may be smaller."""
     dataset = DATASETS.build(cfg["dataset"]) if dataset is None else dataset
     return DataLoader(

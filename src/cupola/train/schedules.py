@@ -25,9 +25,7 @@ def step_decay(step_size: int, gamma: float = 0.1, begin: int = 0) -> Schedule:
     return lambda rate, step: rate * gamma ** (max(0, step - begin) // step_size)
 
 
-def linear(
-    begin: int, end: int, start_factor: float = 1 / 3, end_factor: float = 1.0
-) -> Schedule:
+def linear(begin: int, end: int, start_factor: float = 1 / 3, end_factor: float = 1.0) -> Schedule:
     """Moves the factor from `start_factor` at `begin` to `end_factor` at `end`: the warm-up."""
 
     def schedule(rate: float, step: int) -> float:
@@ -48,9 +46,7 @@ def cosine(begin: int, length: int, eta_min: float = 0.0, eta_min_ratio: float =
     return schedule
 
 
-def polynomial(
-    begin: int, end: int, power: float = 1.0, eta_min: float = 0.0
-) -> Schedule:
+def polynomial(begin: int, end: int, power: float = 1.0, eta_min: float = 0.0) -> Schedule:
     """Falls from the full rate at `begin` to `eta_min` at `end` as (1 - done) ** power."""
 
     def schedule(rate: float, step: int) -> float:

@@ -60,9 +60,7 @@ class Stepper:
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._device = self._parameters[0].device
         # float16 needs its gradients scaled up; bfloat16 has float32's range
-        self._scaler = torch.amp.GradScaler(
-            self._device.type, enabled=self._dtype == torch.float16
-        )
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._dtype == torch.float16)
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self._dtype is None:

@@ -28,9 +28,7 @@ model = dict(
     encoder=dict(num_layers=3, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=feed_forward)),
     decoder=dict(
         num_layers=3,
-        layer_cfg=dict(
-            self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=feed_forward
-        ),
+        layer_cfg=dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=feed_forward),
         return_intermediate=True,
     ),
     positional_encoding=dict(num_feats=64, normalize=True),
@@ -50,8 +48,6 @@ param_scheduler = [
 train_cfg = dict(max_iters=16000, val_interval=1000)
 val_evaluator = dict(type="CocoMetric")
 ema = dict(decay=0.998)
-default_hooks = dict(
-    logger=dict(interval=50), checkpoint=dict(interval=250, save_best="AP50")
-)
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=250, save_best="AP50"))
 channels_last = True
 randomness = dict(seed=0)
