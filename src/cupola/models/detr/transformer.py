@@ -141,7 +141,8 @@ class DetrTransformerDecoder(nn.Module):
     ) -> Tensor:
         """query_pos [B, Q, C], memory and memory_pos [B, HW, C] -> [L, B, Q, C].
 
-        Q holds `groups` groups of queries that do not see each other. The first layer starts from zeros. Layers pass on what is not yet normed.
+        Q holds `groups` groups of queries that do not see each other. The first layer starts from
+        zeros. Layers pass on what is not yet normed.
         """
         x = torch.zeros_like(query_pos)
         key = memory + memory_pos  # the same for every layer
