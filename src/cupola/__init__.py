@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from cupola.anatomy import describe
     from cupola.bundles import Bundle
     from cupola.config import Config
-    from cupola.registry import build
     from cupola.runtime import Predictor
+    from cupola.runtime.building import build
     from cupola.weights import load_weights
 
 __version__ = "0.1.0"
@@ -20,7 +20,7 @@ _HOME = {
     "Bundle": "cupola.bundles",
     "Config": "cupola.config",
     "Predictor": "cupola.runtime",
-    "build": "cupola.registry",
+    "build": "cupola.runtime.building",
     "describe": "cupola.anatomy",
     "load_weights": "cupola.weights",
 }

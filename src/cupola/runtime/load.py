@@ -8,10 +8,9 @@ from typing import Any
 from cupola.bundles import Bundle
 from cupola.config import Config
 from cupola.errors import BundleError
-from cupola.registry import build
+from cupola.runtime.building import build
 from cupola.runtime.labels import labels_for
 from cupola.runtime.predictor import Predictor
-from cupola.weights import load_weights
 
 # Task -> the module whose `from_bundle(bundle, model)` makes its predictor.
 MAKERS = {
@@ -37,8 +36,7 @@ def load_predictor(
     ):
         return _from_config(Path(source), weights, options)
     bundle = Bundle.load(source)
-    model = build(bundle.config["model"])
-    load_weights(model, weights or bundle.weights_path)
+    model = build(bundle.config["model"], weights=weights or bundle.weights_path)
     maker: Callable[..., Predictor] = import_module(MAKERS[bundle.task]).from_bundle
     predictor = maker(bundle, model.eval())
     _apply(predictor, options)
@@ -54,25 +52,13 @@ def _from_config(path: Path, weights: str | Path | None, options: Mapping[str, A
     if weights is None:
         raise BundleError(f"{path}: a config needs a checkpoint; pass weights=")
     model_cfg = Config.load(path).to_dict()["model"]
-    model = build(_without_pretrained(model_cfg))
-    load_weights(model, weights)
+    model = build(model_cfg, weights=weights)
     labels = labels_for(model.bbox_head.num_classes)
     predictor = _detection(path.stem, "1", model.eval(), {"model": model_cfg}, labels)
     # Our loader gives RGB; a published config swaps because MMDetection's gives BGR.
     predictor.model.data_preprocessor.swap = False
     _apply(predictor, options)
     return predictor
-
-
-def _without_pretrained(cfg: Any) -> Any:
-    """The config without its `Pretrained` starts, which a checkpoint replaces."""
-    if isinstance(cfg, Mapping):
-        return {
-            key: _without_pretrained(value)
-            for key, value in cfg.items()
-            if not (key == "init_cfg" and isinstance(value, Mapping))
-        }
-    return [_without_pretrained(item) for item in cfg] if isinstance(cfg, list) else cfg
 
 
 def _detection(

@@ -37,11 +37,14 @@ def load_weights(
     source: str | Path | Mapping[str, Tensor],
     dialect: str | None = None,
     strict: bool = True,
+    assign: bool = False,
 ) -> LoadReport:
     """Loads a checkpoint into a model; nothing is changed if it does not fit.
 
     The dialect is found by the keys unless it is named. With strict, missing and unexpected keys
-    are an error; a wrong shape always is. Raises CheckpointError.
+    are an error; a wrong shape always is. With assign the model takes the checkpoint's own
+    tensors, in its parameters' types, instead of copying them: for models built without data.
+    Raises CheckpointError.
     """
     state = dict(source) if isinstance(source, Mapping) else read_checkpoint(source)
     where = "state dict" if isinstance(source, Mapping) else str(source)
@@ -64,7 +67,9 @@ def load_weights(
             f"{where} (dialect {found}) does not fit the model:\n  {listed}{more}"
         )
     fitting = {key: value for key, value in state.items() if key in own}
-    model.load_state_dict(fitting, strict=False)
+    if assign:
+        fitting = {key: value.to(own[key].dtype) for key, value in fitting.items()}
+    model.load_state_dict(fitting, strict=False, assign=assign)
     return LoadReport(found, len(fitting), missing, unexpected)
 
 

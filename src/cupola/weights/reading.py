@@ -8,6 +8,7 @@ tensors (a log buffer, numpy scalars, a Namespace of arguments) become inert pla
 import json
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -103,11 +104,13 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> Any:
-    stand_ins = [(_inert(name), name) for name in TOLERATED]
+    stand_ins: list[Any] = [(_inert(name), name) for name in TOLERATED]
     try:
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an unusual pickle protocol is no news to the user
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: refused, since reading it would run code or it is damaged. Save it anew as "

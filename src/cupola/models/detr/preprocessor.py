@@ -19,6 +19,9 @@ class DetDataPreprocessor(nn.Module):
     0..255 values, in the order that the swap leaves.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         mean: Sequence[float] = (123.675, 116.28, 103.53),

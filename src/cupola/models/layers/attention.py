@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.layers.building import MODELS
+from cupola.registry import MODELS
 
 
 @MODELS.register_module()

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.layers.building import MODELS, build_activation
+from cupola.models.layers.building import build_activation
+from cupola.registry import MODELS
 
 RELU: Mapping[str, Any] = {"type": "ReLU", "inplace": True}
 

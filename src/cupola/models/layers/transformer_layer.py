@@ -130,8 +130,9 @@ class TransformerLayerSequence(nn.Module):
         init_cfg: Any = None,
     ) -> None:
         super().__init__()
-        one = isinstance(transformerlayers, Mapping)
-        cfgs = [transformerlayers] * num_layers if one else list(transformerlayers)
+        if isinstance(transformerlayers, Mapping):
+            transformerlayers = [transformerlayers] * num_layers
+        cfgs = list(transformerlayers)
         if len(cfgs) != num_layers:
             raise BuildError(f"transformerlayers: {num_layers} wanted, {len(cfgs)} given")
         self.init_cfg = init_cfg

@@ -31,7 +31,7 @@ class ChannelMapper(nn.Module):
         init_cfg: Any = None,
     ) -> None:
         super().__init__()
-        settings = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        settings: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         padding = (kernel_size - 1) // 2
         self.init_cfg = init_cfg
         self.convs = nn.ModuleList(

@@ -1,0 +1,45 @@
+"""`cupola.build`: a model from its config, and if asked from a checkpoint's weights at once."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cupola import nn, registry
+from cupola.weights import load_weights
+
+
+def build(
+    cfg: Mapping[str, Any],
+    weights: str | Path | None = None,
+    dialect: str | None = None,
+    **defaults: Any,
+) -> Any:
+    """The model that a config dict describes; the dict is not changed.
+
+    With `weights` the parameters are never drawn at random: the model is built without data, then
+    takes the checkpoint's tensors as they lie in the mapped file. `Pretrained` starts in the
+    config are left out, since the checkpoint replaces them. Raises BuildError, CheckpointError.
+    """
+    if weights is None:
+        return registry.build(cfg, **defaults)
+    with nn.on_meta():
+        model = registry.build(without_pretrained(cfg), **defaults)
+    load_weights(model, weights, dialect, assign=True)
+    return model
+
+
+def without_pretrained(cfg: Any) -> Any:
+    """The config without its `Pretrained` starts, `init_cfg` or `pretrained`."""
+    if isinstance(cfg, Mapping):
+        return {
+            key: without_pretrained(value)
+            for key, value in cfg.items()
+            if key != "pretrained" and not _is_pretrained(key, value)
+        }
+    if isinstance(cfg, (list, tuple)):
+        return type(cfg)(without_pretrained(item) for item in cfg)
+    return cfg
+
+
+def _is_pretrained(key: str, value: Any) -> bool:
+    return key == "init_cfg" and isinstance(value, Mapping) and value.get("type") == "Pretrained"

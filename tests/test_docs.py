@@ -1,0 +1,73 @@
+"""The documents are true: README's code runs, and the tours link to symbols that exist."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+LINK = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)")
+
+
+def links(document: Path) -> list[tuple[str, str]]:
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S)
+    return [(m["text"], m["target"]) for m in LINK.finditer(text)]
+
+
+def symbols(path: Path) -> set[str]:
+    """Names that a Python file defines: classes, functions, methods, assignments."""
+    found = set()
+
+    def walk(node: ast.AST, prefix: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                found.update({child.name, prefix + child.name})
+                walk(child, f"{prefix}{child.name}.")
+            elif isinstance(child, ast.Assign):
+                found.update(t.id for t in child.targets if isinstance(t, ast.Name))
+            elif isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name):
+                found.add(child.target.id)
+            elif not isinstance(child, ast.expr):
+                walk(child, prefix)
+
+    walk(ast.parse(path.read_text(encoding="utf-8")), "")
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for text, target in links(document):
+        if re.match(r"https?://|#|mailto:", target):
+            continue
+        path = (document.parent / target.split("#")[0]).resolve()
+        assert path.exists(), f"[{text}]({target}) leads nowhere"
+        if path.suffix == ".py" and re.fullmatch(r"`[\w.]+(\(\))?`", text):
+            name = text.strip("`").removesuffix("()")
+            if not name.endswith(".py"):
+                assert name in symbols(path), f"{name} does not stand in {target}"
+
+
+@pytest.mark.parametrize("tour", sorted(ROOT.glob("docs/tour/*.md")), ids=lambda p: p.name)
+def test_every_tour_stands_in_english_and_chinese(tour: Path) -> None:
+    stem = tour.name.removesuffix(".md").removesuffix(".zh-CN")
+    assert (tour.parent / f"{stem}.md").exists()
+    assert (tour.parent / f"{stem}.zh-CN.md").exists()
+
+
+def code_blocks(document: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.S)
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_python_of_the_readme_runs(name: str, tmp_path: Path) -> None:
+    blocks = code_blocks(ROOT / name)
+    assert blocks
+    source = "\n".join(blocks)
+    done = subprocess.run(
+        [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
