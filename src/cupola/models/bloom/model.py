@@ -5,6 +5,7 @@ Paper: arXiv 2211.05100. Originals: bigscience-workshop/Megatron-DeepSpeed (mega
 transformers' modeling_bloom.py.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,9 +14,12 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.bloom.alibi import alibi_slopes
+from cupola.models.bloom.batching import Batcher
 from cupola.models.bloom.block import Block
+from cupola.models.bloom.cache import BLOCK
 from cupola.models.bloom.contexts import Context, DenseCache, DenseContext, new_mask
 from cupola.models.bloom.embedding import Embedding, Pooler
+from cupola.models.bloom.sampling import Sampling
 from cupola.models.bloom.settings import BloomSettings
 from cupola.parallel import (
     Group,
@@ -160,3 +164,32 @@ class BloomForCausalLM(nn.Module):
         counted = labels != IGNORED
         targets = labels.masked_fill(~counted, 0)
         return vocab_parallel_cross_entropy(logits, targets, self.group), counted
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        chunk: int = 256,
+        **sampling: Any,
+    ) -> Tensor:
+        """Continues a [B, S] batch (left-padded where the mask is 0): ids [B, S + max_tokens].
+
+        `sampling` are the fields of `Sampling`; row b draws with seed + b. Rows that end early are
+        filled with the padding id.
+        """
+        how = Sampling(**sampling)
+        B, S = input_ids.shape
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        room = B * (S + how.max_tokens + BLOCK)
+        batcher = Batcher(self, cache_tokens=room, chunk=chunk, max_requests=B)
+        for row in range(B):
+            prompt = input_ids[row][mask[row] == 1].tolist()
+            batcher.add(str(row), prompt, replace(how, seed=how.seed + row))
+        written: list[list[int]] = [[] for _ in range(B)]
+        while batcher.active:
+            for token in batcher.step():
+                written[int(token.request_id)].append(token.token_id)
+        longest, pad = max(map(len, written)), self.settings.pad_token_id or 0
+        new = [row + [pad] * (longest - len(row)) for row in written]
+        return torch.cat([input_ids, torch.tensor(new, device=input_ids.device)], 1)

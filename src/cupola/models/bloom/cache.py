@@ -1,0 +1,99 @@
+"""BlockCache: keys and values of many requests in one pool, handed out in blocks of 16 tokens.
+
+Letters: N heads on this rank, D head size. A block is a run of slots; a request owns a list of
+blocks, one after the other where the pool allows it, so that its keys can be read as a view.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from cupola.errors import InputError
+
+BLOCK = 16
+
+
+@dataclass
+class Pages:
+    """The blocks of one request, and how many of their slots are filled."""
+
+    blocks: list[int] = field(default_factory=list)
+    length: int = 0
+
+    @property
+    def contiguous(self) -> bool:
+        return self.blocks[-1] - self.blocks[0] == len(self.blocks) - 1
+
+    def slots(self, start: int, stop: int) -> list[int]:
+        """Pool slots of the tokens `start` up to `stop`."""
+        return [self.blocks[t // BLOCK] * BLOCK + t % BLOCK for t in range(start, stop)]
+
+
+class BlockCache:
+    """A pool for `tokens` tokens over all requests. Memory is touched only as it is filled."""
+
+    def __init__(
+        self,
+        layers: int,
+        heads: int,
+        head_dim: int,
+        tokens: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.blocks = -(-tokens // BLOCK)
+        shape = (heads, self.blocks * BLOCK, head_dim)  # [N, slots, D]
+        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self._free = set(range(self.blocks))
+
+    @property
+    def free_tokens(self) -> int:
+        return len(self._free) * BLOCK
+
+    def fits(self, tokens: int) -> bool:
+        """Would `reserve(tokens)` succeed now?"""
+        return -(-tokens // BLOCK) <= len(self._free)
+
+    def reserve(self, tokens: int) -> Pages:
+        """Blocks for one request; InputError if the pool could never hold them."""
+        wanted = -(-tokens // BLOCK)
+        if wanted > self.blocks:
+            raise InputError(
+                f"{tokens} tokens do not fit: the cache holds {self.blocks * BLOCK} in all"
+            )
+        assert wanted <= len(self._free), "ask fits() first"
+        start = self._run_of(wanted)
+        chosen = range(start, start + wanted) if start is not None else sorted(self._free)[:wanted]
+        self._free -= set(chosen)
+        return Pages(list(chosen))
+
+    def release(self, pages: Pages) -> None:
+        """Gives a request's blocks back."""
+        self._free |= set(pages.blocks)
+        pages.blocks, pages.length = [], 0
+
+    def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
+        """Stores [T, N, D] keys and values in T slots."""
+        self.keys[layer].index_copy_(1, slots, key.transpose(0, 1))
+        self.values[layer].index_copy_(1, slots, value.transpose(0, 1))
+
+    def read(self, layer: int, pages: Pages, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [N, length, D] of a request: views if its blocks lie in a row."""
+        keys, values = self.keys[layer], self.values[layer]
+        if pages.contiguous:
+            start = pages.blocks[0] * BLOCK
+            return keys.narrow(1, start, length), values.narrow(1, start, length)
+        index = torch.tensor(pages.slots(0, length), device=keys.device)
+        return keys.index_select(1, index), values.index_select(1, index)
+
+    def _run_of(self, wanted: int) -> int | None:
+        """The first block of the first free run that is long enough."""
+        run = 0
+        for block in range(self.blocks):
+            run = run + 1 if block in self._free else 0
+            if run == wanted:
+                return block - wanted + 1
+        return None

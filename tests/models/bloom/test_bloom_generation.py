@@ -1,0 +1,178 @@
+"""Generation: against transformers' greedy ids, and what neighbours may not change."""
+
+import pytest
+import torch
+
+from bloom_cases import build
+from cupola.errors import InputError
+from cupola.models.bloom import Batcher, BloomForCausalLM, Sampling
+from cupola.models.bloom.cache import BlockCache
+from cupola.models.bloom.sampling import choose, logprob_of, uniform
+from golden import Golden, golden
+
+
+def model_of(about: Golden) -> BloomForCausalLM:
+    return build(about.config["bloom"], about.weights())
+
+
+def drain(batcher: Batcher) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    while batcher.active:
+        for token in batcher.step():
+            found.setdefault(token.request_id, []).append(token.token_id)
+    return found
+
+
+@pytest.mark.parametrize("name", ["bloom_tiny_h8", "bloom_tiny_h6"])
+@pytest.mark.parametrize("chunk", [1, 5, 256])
+def test_greedy_ids_equal_transformers(name: str, chunk: int) -> None:
+    about = golden(name)
+    ids, mask = about.stored("input_ids"), about.stored("attention_mask")
+    new = about.output("generated").shape[1] - ids.shape[1]
+    ours = model_of(about).generate(ids, mask, max_tokens=new, chunk=chunk)
+    assert torch.equal(ours, about.output("generated"))
+
+
+def prompts(model: BloomForCausalLM) -> dict[str, list[int]]:
+    generator = torch.Generator().manual_seed(3)
+    sizes = {"a": 3, "b": 40, "c": 17, "d": 1, "e": 33}
+    high = model.settings.vocab_size
+    return {k: torch.randint(0, high, (n,), generator=generator).tolist() for k, n in sizes.items()}
+
+
+def test_a_sample_does_not_depend_on_its_neighbours() -> None:
+    model = model_of(golden("bloom_tiny_h8"))
+    how = {
+        name: Sampling(max_tokens=12, temperature=0.9, top_k=50, top_p=0.9, seed=seed)
+        for seed, name in enumerate("abcde")
+    }
+    alone = {}
+    for name, prompt in prompts(model).items():
+        batcher = Batcher(model, cache_tokens=64)
+        batcher.add(name, prompt, how[name])
+        alone |= drain(batcher)
+    together = Batcher(model, cache_tokens=512, chunk=8)
+    found: dict[str, list[int]] = {}
+    for name, prompt in prompts(model).items():  # they join one step after another
+        together.add(name, prompt, how[name])
+        for token in together.step():
+            found.setdefault(token.request_id, []).append(token.token_id)
+    for name, tokens in drain(together).items():
+        found[name] = found.get(name, []) + tokens
+    assert found == alone
+
+
+def test_requests_wait_for_room_and_leave_it() -> None:
+    model = model_of(golden("bloom_tiny_h8"))
+    batcher = Batcher(model, cache_tokens=64)
+    for name, prompt in prompts(model).items():
+        batcher.add(name, prompt, Sampling(max_tokens=4))
+    assert len(drain(batcher)) == 5
+    assert batcher.cache.free_tokens == 64
+
+
+def test_cancelled_requests_give_their_blocks_back() -> None:
+    model = model_of(golden("bloom_tiny_h8"))
+    batcher = Batcher(model, cache_tokens=64)
+    batcher.add("x", [1, 2, 3], Sampling(max_tokens=30))
+    batcher.step()
+    batcher.cancel("x")
+    batcher.cancel("never seen")
+    assert (batcher.active, batcher.cache.free_tokens) == (0, 64)
+
+
+def test_scattered_blocks_give_the_same_text() -> None:
+    model = model_of(golden("bloom_tiny_h8"))
+    prompt = prompts(model)["c"]
+    expected = model.generate(torch.tensor([prompt]), max_tokens=20)[0, len(prompt) :].tolist()
+    batcher = Batcher(model, cache_tokens=80)
+    for name in "pqr":
+        batcher.add(name, [1], Sampling(max_tokens=9 if name == "q" else 25))
+    batcher.step()
+    batcher.cancel("p")
+    batcher.cancel("r")  # leaves holes on both sides of q
+    batcher.add("late", prompt, Sampling(max_tokens=20))
+    tokens = []
+    while batcher.active:
+        tokens += [t.token_id for t in batcher.step() if t.request_id == "late"]
+        late = batcher._running.get("late")
+        assert late is None or not late.pages.contiguous
+    assert tokens == expected
+
+
+def test_reasons_and_logprobs() -> None:
+    model = model_of(golden("bloom_tiny_h8"))
+    batcher = Batcher(model, cache_tokens=64)
+    batcher.add("x", [5, 6], Sampling(max_tokens=2, logprobs=True))
+    first, second = batcher.step() + batcher.step()
+    with torch.no_grad():
+        expected = model(torch.tensor([[5, 6]]))[0, -1].log_softmax(-1)
+    assert first.finish_reason is None
+    assert second.finish_reason == "length"
+    assert first.logprob == pytest.approx(float(expected.max()), abs=1e-5)
+
+
+def test_the_end_of_text_stops() -> None:
+    about = golden("bloom_tiny_h8")
+    first = int(about.output("generated")[0, 12])
+    model = build(about.config["bloom"] | {"eos_token_id": first}, about.weights())
+    batcher = Batcher(model, cache_tokens=64)
+    batcher.add("x", about.stored("input_ids")[0].tolist(), Sampling())
+    (token,) = batcher.step()
+    assert (token.token_id, token.finish_reason, batcher.active) == (first, "stop", 0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sampling", "text"),
+    [
+        ([], {}, "the prompt is empty"),
+        ([400], {}, "token id 400 is not in 0..319"),
+        ([-1], {}, "token id -1 is not"),
+        ([1], {"max_tokens": 100}, "exceed the 64 tokens of the cache"),
+        ([1], {"top_p": 0.0}, r"top_p must be in \(0, 1\]"),
+        ([1], {"temperature": -1.0}, "temperature must not be negative"),
+    ],
+)
+def test_wrong_requests_are_refused(prompt: list[int], sampling: dict, text: str) -> None:
+    batcher = Batcher(model_of(golden("bloom_tiny_h8")), cache_tokens=64)
+    with pytest.raises(InputError, match=text):
+        batcher.add("x", prompt, Sampling(**sampling))
+
+
+def test_a_request_larger_than_the_pool_is_refused() -> None:
+    with pytest.raises(InputError, match="holds 32 in all"):
+        BlockCache(1, 1, 4, 32, dtype=torch.float32).reserve(33)
+
+
+def test_samples_follow_the_probabilities() -> None:
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
+    how = Sampling(temperature=1.0, seed=11)
+    draws = torch.tensor([choose(logits, how, p, []) for p in range(4000)])
+    share = torch.bincount(draws, minlength=4) / 4000
+    assert (share - logits.exp()).abs().max() < 0.03
+    assert choose(logits, how, 7, []) == choose(logits, how, 7, [])
+    assert uniform(1, 2) != uniform(2, 1)
+
+
+def test_top_k_and_top_p_cut_the_tail() -> None:
+    logits = torch.log(torch.tensor([0.05, 0.5, 0.15, 0.3]))
+    for how, allowed in (
+        (Sampling(temperature=1.0, top_k=2), {1, 3}),
+        (Sampling(temperature=1.0, top_p=0.6), {1, 3}),
+        (Sampling(temperature=1.0, top_p=0.01), {1}),
+        (Sampling(temperature=1.0, top_k=3, top_p=0.9), {1, 2, 3}),
+    ):
+        assert {choose(logits, how, p, []) for p in range(300)} == allowed
+
+
+def test_a_wide_nucleus_looks_at_every_token() -> None:
+    logits = torch.zeros(3000)
+    how = Sampling(temperature=1.0, top_p=0.99)
+    assert max(choose(logits, how, p, []) for p in range(200)) > 2000
+
+
+def test_the_penalty_makes_seen_tokens_less_likely() -> None:
+    logits = torch.tensor([2.0, 1.9, -1.0])
+    assert choose(logits, Sampling(repetition_penalty=1.2), 0, [0]) == 1
+    assert choose(-logits, Sampling(repetition_penalty=9.0), 0, [2]) == 2
+    assert logprob_of(logits, 0) == pytest.approx(float(logits.log_softmax(0)[0]))
