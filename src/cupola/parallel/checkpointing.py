@@ -28,7 +28,7 @@ class _Checkpoint(torch.autograd.Function):
             return run(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         (part,) = ctx.saved_tensors
         flat = part if ctx.whole else all_gather(part, ctx.group, 0)
         x = flat.view(ctx.shape).requires_grad_()

@@ -32,7 +32,7 @@ class _CrossEntropy(torch.autograd.Function):
         return total.log() - target
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         exponents, total, local, elsewhere = ctx.saved_tensors
         result = exponents / total[..., None]  # the softmax, [..., V/P]
         ones = (~elsewhere).to(result.dtype)[..., None]

@@ -21,7 +21,9 @@ def average_gradients(parameters: Iterable[Tensor], data: Group) -> None:
     for bucket in _buckets(gradients):
         flat = torch.cat([g.flatten() for g in bucket])
         mean = all_reduce(flat, data) / data.size
-        for gradient, part in zip(bucket, mean.split([g.numel() for g in bucket]), strict=True):
+        for gradient, part in zip(
+            bucket, torch.split(mean, [g.numel() for g in bucket]), strict=True
+        ):
             gradient.copy_(part.view_as(gradient))
 
 

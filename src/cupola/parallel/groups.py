@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from cupola.errors import CupolaError
 from cupola.parallel.watch import Watch
@@ -129,12 +131,12 @@ class Mesh:
             return cls()
         rank = int(os.environ["RANK"]) if rank is None else rank
         limit = timedelta(seconds=timeout)
-        store, rank, world = next(dist.rendezvous(init_method, rank, world, timeout=limit))
+        store, rank, world = next(rendezvous(init_method, rank, world, timeout=limit))
         store.set_timeout(limit)
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        prefixed = dist.PrefixStore("groups", store)
+        prefixed = PrefixStore("groups", store)
         dist.init_process_group(backend, store=prefixed, rank=rank, world_size=world, timeout=limit)
-        watch = Watch(dist.PrefixStore("cupola", store), rank)
+        watch = Watch(PrefixStore("cupola", store), rank)
         return _lay_out(tensor, pipeline, rank, world, limit, watch, fixed_order)
 
     def stop(self) -> None:

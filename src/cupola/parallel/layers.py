@@ -36,7 +36,7 @@ class _CopiedLinear(torch.autograd.Function):
         return F.linear(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
         grad_x, work = start_all_reduce(grad @ weight, ctx.group)
         grad_weight = grad.flatten(0, -2).t() @ x.flatten(0, -2)  # [O/P, I], while dX travels

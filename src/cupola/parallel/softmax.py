@@ -36,7 +36,7 @@ class _ScaleMaskSoftmax(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (result,) = ctx.saved_tensors
         y, g = result.float(), grad.float()
         inner = (y * g).sum(-1, keepdim=True)

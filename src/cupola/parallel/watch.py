@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
 INTERVAL = 0.25  # seconds between two publications
 
@@ -29,7 +29,7 @@ class Progress:
 class Watch:
     """Publishes this rank's progress in the store of the process group, and reads the others'."""
 
-    def __init__(self, store: dist.Store, rank: int) -> None:
+    def __init__(self, store: Store, rank: int) -> None:
         self.store = store
         self.rank = rank
         self._entered: dict[str, tuple[int, str]] = {}

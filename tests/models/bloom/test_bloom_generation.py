@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from bloom_cases import build
+
 from cupola.errors import InputError
 from cupola.models.bloom import Batcher, BloomForCausalLM, Sampling
 from cupola.models.bloom.cache import BlockCache

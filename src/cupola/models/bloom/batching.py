@@ -62,7 +62,7 @@ class Batcher:
         max_requests: int = 32,
     ) -> None:
         trunk, settings = model.transformer, model.settings
-        weight = trunk.final_norm.weight
+        weight = trunk.embedding.word.weight
         self.model, self.chunk, self.max_requests = model, chunk, max_requests
         self.slopes = trunk.slopes(weight.device)
         if not settings.alibi:
@@ -90,7 +90,9 @@ class Batcher:
             raise InputError("the prompt is empty: it has no token to continue")
         wrong = [t for t in tokens if not 0 <= t < self.model.settings.vocab_size]
         if wrong:
-            raise InputError(f"token id {wrong[0]} is not in 0..{self.model.settings.vocab_size - 1}")
+            raise InputError(
+                f"token id {wrong[0]} is not in 0..{self.model.settings.vocab_size - 1}"
+            )
         if request_id in self._running or any(r.request_id == request_id for r in self._waiting):
             raise InputError(f"request id {request_id!r} is already under way")
         request = _Request(request_id, tokens, len(tokens), sampling)
@@ -144,7 +146,8 @@ class Batcher:
 
     def _run(self, plan: list[tuple[_Request, int]]) -> tuple[Tensor, list[_Request]]:
         """Logits [R, V] of the R requests whose last token is now known to the model."""
-        ids, segments, last, writers = [], [], [], []
+        ids: list[int] = []
+        segments, last, writers = [], [], []
         for request, count in plan:
             segments.append(Segment(len(ids), len(ids) + count, request.pages))
             ids += request.tokens[request.pages.length :][:count]

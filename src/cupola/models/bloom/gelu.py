@@ -22,7 +22,7 @@ class _BiasGelu(torch.autograd.Function):
         return x * 0.5 * (1.0 + torch.tanh(SQRT_2_OVER_PI * x * (1 + CUBIC * x * x)))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, bias = ctx.saved_tensors
         x = x + bias
         squared = x * x
@@ -35,7 +35,7 @@ class _BiasGelu(torch.autograd.Function):
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     """[..., F] and [F] -> [..., F]. Without gradients torch's one-pass kernel, 2.4e-7 away."""
     if torch.is_grad_enabled():
-        return _BiasGelu.apply(x, bias)  # type: ignore[no-any-return, no-untyped-call]
+        return _BiasGelu.apply(x, bias)  # type: ignore[no-untyped-call]
     return F.gelu(x + bias, approximate="tanh")
 
 

@@ -77,7 +77,7 @@ class BloomModel(nn.Module):
             self.slopes(input_ids.device),
             mask,
             input_ids.shape[1],
-            dtype=self.final_norm.weight.dtype,
+            dtype=self.embedding.word.weight.dtype,
             dropout=self.settings.attention_dropout if self.training else 0.0,
             cache=cache,
             streams=self.streams,
