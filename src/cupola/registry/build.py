@@ -4,8 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from cupola.registry.roots import MODELS
+from cupola.registry.scopes import default_scope
 
 
-def build(cfg: Mapping[str, Any], **defaults: Any) -> Any:
-    """Builds the model that a config dict describes; the dict is not changed."""
-    return MODELS.build(cfg, **defaults)
+def build(cfg: Mapping[str, Any], *, scope: str | None = None, **defaults: Any) -> Any:
+    """Builds the model that a config dict describes; the dict is not changed.
+
+    A whole config (with a `model` key and no `type`) gives its model, under its `default_scope`.
+    `model.blueprint` records the build. BuildError names the path in the config.
+    """
+    if "type" not in cfg and "model" in cfg:
+        scope = scope or cfg.get("default_scope")
+        cfg = cfg["model"]
+    with default_scope(scope):
+        return MODELS.build(cfg, **defaults)

@@ -1,8 +1,19 @@
 """The registries of the project; a registry's locations are imported on its first look-up."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from cupola.registry.registry import Registry
 
-MODELS = Registry("models", locations=("cupola.models",))
+
+def build_sequential(registry: Registry, cfgs: Sequence[Any]) -> Any:
+    """A list of configs, built one by one, as a Sequential."""
+    from cupola import nn
+
+    return nn.Sequential(*(registry.build(cfg) for cfg in cfgs))
+
+
+MODELS = Registry("models", locations=("cupola.models",), list_builder=build_sequential)
 TASK_UTILS = Registry("task_utils", locations=("cupola.models",))
 DATASETS = Registry("datasets", locations=("cupola.data",))
 TRANSFORMS = Registry("transforms", locations=("cupola.data",))

@@ -1,0 +1,160 @@
+"""Turns what a Recorder saw into a Blueprint, and leaves it on the object that was built."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cupola.registry.blueprint import Blueprint, Part
+from cupola.registry.recorder import Record, Recorder
+from cupola.registry.source import place
+
+
+def attach_blueprint(recorder: Recorder, cfg: Mapping[Any, Any]) -> None:
+    """Sets `blueprint` on the root of the build, where it can hold an attribute."""
+    root = recorder.records[0].object
+    with contextlib.suppress(AttributeError, TypeError):
+        root.blueprint = assemble(recorder, cfg)
+
+
+def assemble(recorder: Recorder, cfg: Mapping[Any, Any]) -> Blueprint:
+    """The parts that are in the finished object, in the order in which they were begun."""
+    root = recorder.records[0]
+    begun = _Beginnings(recorder)
+    parts: dict[int, tuple[float, int, Part]] = {}
+    for path, module in _modules(root.object):
+        parts.setdefault(id(module), _part(path, module, recorder, begun))
+    for record in recorder.records:
+        if id(record.object) not in parts and record.object is not None:
+            path = _helper_path(record, parts)
+            parts[id(record.object)] = _part(path, record.object, recorder, begun)
+    ordered = [part for *_, part in sorted(parts.values(), key=lambda entry: entry[:2])]
+    numbered = tuple(Part(**{**vars(part), "order": index}) for index, part in enumerate(ordered))
+    return Blueprint(numbered, _plain(cfg), dict(_origins(cfg)))
+
+
+class _Beginnings:
+    """When the construction of each object began, as the number of an event.
+
+    A build call says so itself. A module that a constructor made directly is known only by its
+    assignment, so it began with the first thing inside it.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.records = {id(record.object): record for record in reversed(recorder.records)}
+
+    def of(self, thing: Any) -> int:
+        events = [self.of(child) for _, child in _children(thing)]
+        if id(thing) in self.records:
+            events.append(self.records[id(thing)].sequence)
+        elif id(thing) in self.recorder.registrations:
+            events.append(self.recorder.registrations[id(thing)].sequence)
+        return min(events, default=0)
+
+    def seconds(self, thing: Any, begun: int) -> float:
+        record = self.records.get(id(thing))
+        if record is not None:
+            return record.ended - record.started
+        registration = self.recorder.registrations.get(id(thing))
+        if registration is None:
+            return 0.0
+        times = self.recorder.times
+        return times[registration.sequence] - times[max(begun - 1, 0)]
+
+
+def _part(path: str, thing: Any, recorder: Recorder, begun: _Beginnings) -> tuple[int, int, Part]:
+    record = begun.records.get(id(thing))
+    registration = recorder.registrations.get(id(thing))
+    made = registration if record is None or record.parent is None else record
+    sequence = begun.of(thing)
+    part = Part(
+        path=path,
+        order=0,
+        cls=f"{type(thing).__module__}.{type(thing).__qualname__}",
+        name=record.name if record else None,
+        registry=record.registry.name if record else None,
+        source=place(type(thing)),
+        made_by=made.made_by if made else None,
+        made_at=_short(made.made_at) if made and made.made_at else None,
+        config=record.slice.path if record and record.slice else None,
+        seconds=begun.seconds(thing, sequence),
+        module=_is_module(thing),
+    )
+    return sequence, path.count(".") + bool(path), part
+
+
+def _is_module(thing: Any) -> bool:
+    return callable(getattr(thing, "named_children", None))
+
+
+def _children(thing: Any) -> Iterator[tuple[str, Any]]:
+    if _is_module(thing):
+        yield from thing.named_children()
+
+
+def _modules(root: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    yield path, root
+    for name, child in _children(root):
+        yield from _modules(child, f"{path}.{name}" if path else name)
+
+
+def _helper_path(record: Record, parts: Mapping[int, tuple[float, int, Part]]) -> str:
+    """Where a helper hangs: the attribute of its maker's object that holds it."""
+    parent = record.parent
+    if parent is None:
+        return ""
+    owner = parts.get(id(parent.object))
+    prefix = owner[2].path if owner else ""
+    name = _attribute(parent.object, record.object) or f"({type(record.object).__name__})"
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _attribute(owner: Any, wanted: Any) -> str | None:
+    for name, value in getattr(owner, "__dict__", {}).items():
+        if value is wanted:
+            return str(name)
+        inner: Any = ()
+        if isinstance(value, list | tuple):
+            inner = enumerate(value)
+        elif isinstance(value, dict):
+            inner = value.items()
+        for key, item in inner:
+            if item is wanted:
+                return f"{name}.{key}"
+    return None
+
+
+def _short(place_: str) -> str:
+    """file:line with the file from the last folder named like a package on."""
+    file, _, line = place_.rpartition(":")
+    path = Path(file)
+    parts = [path.name]
+    for folder in path.parents:
+        if not (folder / "__init__.py").exists():
+            break
+        parts.append(folder.name)
+    return f"{'/'.join(reversed(parts))}:{line}"
+
+
+def _origins(cfg: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    items: Any = ()
+    if isinstance(cfg, Mapping):
+        items = cfg.items()
+        for key, origin in getattr(cfg, "origins", {}).items():
+            yield (f"{path}.{key}" if path else str(key)), str(origin)
+    elif isinstance(cfg, list | tuple):
+        items = enumerate(cfg)
+    for key, value in items:
+        yield from _origins(value, f"{path}.{key}" if path else str(key))
+
+
+def _plain(value: Any) -> Any:
+    """The config as values that JSON knows; classes as their names."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return getattr(value, "__name__", None) or repr(value)

@@ -1,0 +1,39 @@
+"""Plug-ins: packages whose import registers a user's own classes. A config never names one."""
+
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from cupola.errors import BuildError
+
+GROUP = "cupola.plugins"
+_loaded: set[str] = set()
+
+
+def load_plugins(names: list[str] | tuple[str, ...]) -> None:
+    """Imports each plug-in: a module's dotted name, or the name of a `cupola.plugins` entry point.
+
+    BuildError if one cannot be imported. A second load of the same name does nothing.
+    """
+    known = {point.name: point.value for point in entry_points(group=GROUP)} if names else {}
+    for name in names:
+        _load(name, known.get(name, name))
+
+
+def load_entry_points() -> None:
+    """Imports the `cupola.plugins` entry points of all installed packages, once."""
+    if GROUP not in _loaded:
+        _loaded.add(GROUP)
+        for point in entry_points(group=GROUP):
+            _load(point.name, point.value)
+
+
+def _load(name: str, target: str) -> None:
+    module = target.partition(":")[0]
+    if module in _loaded:
+        return
+    _loaded.add(module)
+    try:
+        import_module(module)
+    except Exception as error:
+        _loaded.discard(module)
+        raise BuildError(f"the plug-in {name!r} cannot be imported: {error!r}") from error

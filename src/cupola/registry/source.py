@@ -1,0 +1,53 @@
+"""Where a class stands: its file, from the package's folder on, and its line."""
+
+import re
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+
+def source_path(maker: Any) -> Path | None:
+    """The file of a class or function, or None when it has none."""
+    module = sys.modules.get(getattr(maker, "__module__", None) or "")
+    file = getattr(module, "__file__", None)
+    return Path(file) if file else None
+
+
+def source_file(maker: Any) -> str:
+    """The same from its package's folder on: ``cupola/models/detr/head.py``."""
+    path = source_path(maker)
+    return short_path(path, maker.__module__) if path else str(getattr(maker, "__module__", "?"))
+
+
+def short_path(path: Path, module: str) -> str:
+    """A module's file from the folder of its outermost package on."""
+    depth = module.count(".") + (2 if path.name == "__init__.py" else 1)
+    return "/".join(path.parts[-depth:])
+
+
+def source_line(maker: Any) -> int | None:
+    """The line of a class's or function's definition, counted from 1; None if unknown."""
+    code = getattr(maker, "__code__", None)
+    if code is not None:
+        return int(code.co_firstlineno)
+    path = source_path(maker)
+    return _definitions(path).get(getattr(maker, "__name__", "")) if path else None
+
+
+@lru_cache(maxsize=512)
+def _definitions(path: Path) -> dict[str, int]:
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    found: dict[str, int] = {}
+    for match in re.finditer(r"^[ \t]*class[ \t]+(\w+)", text, re.MULTILINE):
+        found.setdefault(match[1], text.count("\n", 0, match.start(1)) + 1)
+    return found
+
+
+def place(maker: Any) -> str:
+    """``cupola/models/detr/head.py:55``, or without the line where it is not known."""
+    line = source_line(maker)
+    return source_file(maker) + (f":{line}" if line else "")
