@@ -15,23 +15,18 @@ from cupola import nn
 Job = Callable[[], object]
 
 
-def median_seconds(job: Job, repeats: int, rounds: int = 15) -> float:
-    """Return the median over the rounds of the seconds that ``repeats`` runs take."""
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        for _ in range(repeats):
-            job()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def seconds(job: Job, repeats: int) -> float:
+    """Return the seconds that some runs of a job take."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        job()
+    return time.perf_counter() - start
 
 
-def ratio(theirs: Job, ours: Job, repeats: int) -> float:
-    """Return torch's time over ours; the two take turns, so that a busy machine hits both."""
-    ratios = []
-    for _ in range(7):
-        ratios.append(median_seconds(theirs, repeats, 5) / median_seconds(ours, repeats, 5))
-    return statistics.median(ratios)
+def ratio(theirs: Job, ours: Job, repeats: int, rounds: int = 61) -> float:
+    """Return torch's median time over ours; the two take turns, so a busy machine hits both."""
+    pairs = [(seconds(theirs, repeats), seconds(ours, repeats)) for _ in range(rounds)]
+    return statistics.median(t for t, _ in pairs) / statistics.median(o for _, o in pairs)
 
 
 def identity_of(base: type) -> Callable[[], object]:
@@ -82,16 +77,16 @@ def jobs(library: object) -> dict[str, tuple[Job, int]]:
     model = tree(library)
     x = torch.randn(1, 8)
     state = model.state_dict()  # type: ignore[attr-defined]
-    reads = {name: (job, 20) for name, job in attribute_jobs(library).items()}
+    reads = {name: (job, 5) for name, job in attribute_jobs(library).items()}
     return reads | {
-        "call of an identity": (lambda: echo(x), 20000),
-        "Linear(8, 8) call": (lambda: linear(x), 5000),
+        "call of an identity": (lambda: echo(x), 2000),
+        "Linear(8, 8) call": (lambda: linear(x), 500),
         "construct 1000 Linear": (lambda: [library.Linear(8, 8) for _ in range(1000)], 1),
         "construct 1000 bare modules": (lambda: [base() for _ in range(1000)], 3),
-        "state_dict": (lambda: model.state_dict(), 10),
-        "load_state_dict": (lambda: model.load_state_dict(state), 10),
-        "deepcopy": (lambda: copy.deepcopy(model), 2),
-        "list(named_parameters())": (lambda: list(model.named_parameters()), 30),
+        "state_dict": (lambda: model.state_dict(), 3),
+        "load_state_dict": (lambda: model.load_state_dict(state), 3),
+        "deepcopy": (lambda: copy.deepcopy(model), 1),
+        "list(named_parameters())": (lambda: list(model.named_parameters()), 5),
     }
 
 

@@ -45,7 +45,9 @@ class Module(State, Moves):
             if self._compiled_call is not None:
                 return self._compiled_call(args, kwargs)
             return self._call_with_hooks(args, kwargs)
-        return self.forward(*args, **kwargs)
+        if kwargs:
+            return self.forward(*args, **kwargs)
+        return self.forward(*args)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the output; every subclass that is called defines it."""

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from cupola.nn.traversal import Traversal, own_buffers, own_parameters
+from cupola.nn.store import BUFFER, PARAMETER, TRANSIENT
+from cupola.nn.traversal import Traversal
 
 Convert = Callable[[Tensor], Tensor]
 
@@ -62,12 +63,15 @@ class Moves(Traversal):
         if recurse:
             for child in self.children():
                 child._apply(fn)
-        for name, param in own_parameters(self):
-            if param is not None:
-                self.__dict__[name] = _convert_parameter(f"{self._get_name()}.{name}", param, fn)
-        for name, buffer in own_buffers(self):
-            if buffer is not None:
-                self.__dict__[name] = fn(buffer)
+        values = self.__dict__
+        for name, kind in self._kinds.items():
+            if values[name] is None:
+                continue
+            if kind == PARAMETER:
+                path = f"{self._get_name()}.{name}"
+                values[name] = _convert_parameter(path, values[name], fn)
+            elif kind in (BUFFER, TRANSIENT):
+                values[name] = fn(values[name])
         return self
 
     def _get_name(self) -> str:

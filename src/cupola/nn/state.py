@@ -4,27 +4,30 @@ Loading plans first and applies afterwards: a state that does not fit changes no
 """
 
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Buffer, Parameter
 from torch.nn.modules.module import _IncompatibleKeys, _WrappedHook
 from torch.nn.parameter import is_lazy
 from torch.overrides import is_tensor_like
 from torch.utils.hooks import RemovableHandle
 
 from cupola.nn.hooks import Hook, Hooks, add_hook
-from cupola.nn.store import BUFFER, PARAMETER
+from cupola.nn.store import BUFFER, MODULE, PARAMETER
 from cupola.nn.traversal import AnyModule, Traversal, child_slots
 
 EXTRA_STATE: Final = "_extra_state"
 ASSIGN: Final = "assign_to_params_buffers"
 PLAN: Final = "cupola_plan"  # where a load carries its plan through the metadata
 
-Step = Callable[[], str | None]
+# A tensor into a slot: module, name, key, present tensor, new tensor, assign.
+Put = tuple[AnyModule, str, str, Tensor, Any, bool]
+ORDINARY: Final = frozenset({Tensor, Parameter, Buffer})
 
 
 class State(Traversal, Hooks):
@@ -55,21 +58,8 @@ class State(Traversal, Hooks):
         if destination is None:
             destination = OrderedDict()
             destination._metadata = OrderedDict()
-        local_metadata = {"version": self._version}
-        if hasattr(destination, "_metadata"):
-            destination._metadata[prefix[:-1]] = local_metadata
-        if self._hooked:
-            for hook in self._state_dict_pre_hooks.values():
-                hook(self, prefix, keep_vars)
-        self._save_to_state_dict(destination, prefix, keep_vars)
-        for name, child in child_slots(self):
-            if child is not None:
-                child.state_dict(
-                    destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars
-                )
-        if self._hooked:
-            destination = self._run_state_dict_hooks(destination, prefix, local_metadata)
-        return destination
+        metadata = getattr(destination, "_metadata", None)
+        return _save(self, destination, metadata, prefix, keep_vars)
 
     def _run_state_dict_hooks(self, destination: Any, prefix: str, metadata: Any) -> Any:
         for hook in self._state_dict_hooks.values():
@@ -82,17 +72,11 @@ class State(Traversal, Hooks):
         return destination
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        for name, value in self._own_state():
+        """Save this module alone; what subclasses override to save more."""
+        for name, value in _own_state(self):
             destination[prefix + name] = value if keep_vars else value.detach()
-        if type(self).get_extra_state is not State.get_extra_state:
+        if type(self).get_extra_state is not _NO_EXTRA_STATE:
             destination[prefix + EXTRA_STATE] = self.get_extra_state()
-
-    def _own_state(self) -> list[tuple[str, Any]]:
-        """Return (name, tensor) for what is saved of this module: parameters, then buffers."""
-        values, kinds = self.__dict__, self._kinds.items()
-        names = [name for name, kind in kinds if kind == PARAMETER]
-        names += [name for name, kind in kinds if kind == BUFFER]
-        return [(name, values[name]) for name in names if values[name] is not None]
 
     def get_extra_state(self) -> Any:
         """Return what should be saved besides tensors; override together with the setter."""
@@ -178,104 +162,166 @@ class State(Traversal, Hooks):
                     unexpected_keys,
                     error_msgs,
                 )
-        plan: list[Step] = local_metadata.get(PLAN, [])
-        known = set()
-        for name, target in self._own_state():
+        plan = local_metadata.get(PLAN) or Plan()
+        assign = local_metadata.get(ASSIGN, False)
+        found = 0
+        for name, target in _own_state(self):
             key = prefix + name
-            known.add(key)
+            if key not in state_dict:
+                missing_keys += [key] if strict else []
+                continue
+            found += 1
+            value = state_dict[key]
+            problem = None
+            if not isinstance(value, Tensor) or value.shape != target.shape:
+                value, problem = _fit(key, target, value)
+            if problem:
+                error_msgs.append(problem)
+            elif not assign and target.is_meta and not value.is_meta:
+                _warn_of_no_op(key)
+            else:
+                plan.puts.append((self, name, key, target, value, assign))
+        if type(self).set_extra_state is not State.set_extra_state:
+            key = prefix + EXTRA_STATE
             if key in state_dict:
-                value, problem = _fit(key, target, state_dict[key])
-                if problem:
-                    error_msgs.append(problem)
-                    continue
-                if target.is_meta and not value.is_meta and not local_metadata.get(ASSIGN):
-                    _warn_of_no_op(key)
-                else:
-                    plan.append(_Put(self, name, key, target, value, local_metadata))
-            elif strict:
-                missing_keys.append(key)
-        self._load_extra_state(state_dict, prefix + EXTRA_STATE, strict, missing_keys, plan, known)
-        if strict:
-            unexpected_keys += _unexpected(self, state_dict, prefix, known)
+                found += 1
+                plan.extras.append((self, state_dict[key]))
+            else:
+                missing_keys += [key] if strict else []
+        if strict and found < len(state_dict):
+            unexpected_keys += _unexpected(self, state_dict, prefix)
         if PLAN not in local_metadata:
-            error_msgs += [problem for step in plan if (problem := step())]
-
-    def _load_extra_state(
-        self,
-        state_dict: dict[str, Any],
-        key: str,
-        strict: bool,
-        missing_keys: list[str],
-        plan: list[Step],
-        known: set[str],
-    ) -> None:
-        if type(self).set_extra_state is State.set_extra_state:
-            return
-        known.add(key)
-        if key in state_dict:
-            extra = state_dict[key]
-            plan.append(lambda: self.set_extra_state(extra))
-        elif strict:
-            missing_keys.append(key)
+            error_msgs += plan.apply()
 
 
-class _Put:
-    """A planned change: a tensor into a slot. Calling it returns an error message or None."""
+_NO_EXTRA_STATE = State.get_extra_state
 
-    def __init__(
-        self,
-        module: AnyModule,
-        name: str,
-        key: str,
-        target: Tensor,
-        value: Any,
-        metadata: dict[str, Any],
-    ) -> None:
-        self.module, self.name, self.key = module, name, key
-        self.target, self.value = target, value
-        self.assign = metadata.get(ASSIGN, False)
 
-    def __call__(self) -> str | None:
-        swap = torch.__future__.get_swap_module_params_on_conversion()
-        try:
-            with torch.no_grad():
-                if swap:
-                    self._swap()
-                elif self.assign:
-                    setattr(self.module, self.name, self._as_target_kind(self.value))
-                else:
-                    self.target.copy_(self.value)
-        except Exception as error:
-            return (
-                f'While {"swapping" if swap else "copying"} the parameter named "{self.key}", '
-                f"whose dimensions in the model are {self.target.size()} and whose dimensions in "
-                f"the checkpoint are {self.value.size()}, an exception occurred : {error.args}."
-            )
-        return None
+def _own_state(module: State) -> list[tuple[str, Any]]:
+    """Return (name, tensor) for what is saved of a module: parameters, then buffers."""
+    values, parameters, buffers = module.__dict__, [], []
+    for name, kind in module._kinds.items():
+        value = values[name]
+        if value is None:
+            continue
+        if kind == PARAMETER:
+            parameters.append((name, value))
+        elif kind == BUFFER:
+            buffers.append((name, value))
+    return parameters + buffers if buffers else parameters
 
-    def _as_target_kind(self, value: Tensor) -> Tensor:
-        if not isinstance(self.target, Parameter):
-            return value
-        wanted = self.target.requires_grad
-        if isinstance(value, Parameter) and value.requires_grad == wanted:
-            return value
-        return Parameter(value.detach(), requires_grad=wanted)
 
-    def _swap(self) -> None:
-        new = self.target.module_load(self.value, assign=self.assign)
-        if new is self.value or new is self.target:
-            raise RuntimeError(
-                "module_load returned one of self or other, please .detach() the result if "
-                "returning one of the inputs in module_load"
-            )
-        torch.utils.swap_tensors(self.target, self._as_target_kind(new))
+def _save(module: State, destination: Any, metadata: Any, prefix: str, keep_vars: bool) -> Any:
+    values = module.__dict__
+    kinds = values["_kinds"]
+    local_metadata = {"version": module._version}
+    if metadata is not None:
+        metadata[prefix[:-1]] = local_metadata
+    hooked = "_hooked" in values
+    if hooked:
+        for hook in module._state_dict_pre_hooks.values():
+            hook(module, prefix, keep_vars)
+    module._save_to_state_dict(destination, prefix, keep_vars)
+    for name, kind in kinds.items():
+        if kind == MODULE and values[name] is not None:
+            child, path = values[name], f"{prefix}{name}."
+            if type(child).state_dict is State.state_dict:
+                _save(child, destination, metadata, path, keep_vars)
+            else:  # a torch module, or one that saves in its own way
+                child.state_dict(destination=destination, prefix=path, keep_vars=keep_vars)
+    if hooked:
+        destination = module._run_state_dict_hooks(destination, prefix, local_metadata)
+    return destination
 
-    def undo(self) -> Callable[[], Any]:
-        """Return what puts the present value back."""
-        if self.assign:
-            return lambda: setattr(self.module, self.name, self.target)
-        before = self.target.detach().clone()
-        return lambda: self.target.detach().copy_(before)
+
+class Plan:
+    """What a load is going to do: tensors into slots, and extra states back to their modules."""
+
+    def __init__(self) -> None:
+        self.puts: list[Put] = []
+        self.extras: list[tuple[State, Any]] = []
+
+    def apply(self) -> list[str]:
+        """Do it all; return what went wrong."""
+        problems: list[str] = []
+        if self.puts and not _copy_at_once(self.puts):
+            shared = _tied_values(self.puts)
+            problems += [problem for put in self.puts if (problem := _put(put, shared))]
+        for module, state in self.extras:
+            module.set_extra_state(state)
+        return problems
+
+    def undo(self) -> list[Callable[[], Any]]:
+        """Return what puts the present values back."""
+        return [_keep_value(put) for put in self.puts]
+
+
+def _put(put: Put, shared: dict[int, Any]) -> str | None:
+    """Make one change; return an error message or None."""
+    module, name, key, target, value, assign = put
+    swap = torch.__future__.get_swap_module_params_on_conversion()
+    try:
+        with torch.no_grad():
+            if swap:
+                _swap(target, value, assign)
+            elif assign:
+                setattr(module, name, shared.get(id(target), _as_kind_of(target, value)))
+            else:
+                target.copy_(value)
+    except Exception as error:
+        return (
+            f'While {"swapping" if swap else "copying"} the parameter named "{key}", whose '
+            f"dimensions in the model are {target.size()} and whose dimensions in the checkpoint "
+            f"are {value.size()}, an exception occurred : {error.args}."
+        )
+    return None
+
+
+def _copy_at_once(puts: list[Put]) -> bool:
+    """Make all copies in one call, if they are ordinary ones; tell whether that was done."""
+    if puts[0][5] or torch.__future__.get_swap_module_params_on_conversion():
+        return False
+    targets, values = [put[3] for put in puts], [put[4] for put in puts]
+    if not {type(tensor) for tensor in targets + values} <= ORDINARY:
+        return False
+    try:
+        with torch.no_grad():
+            torch._foreach_copy_(targets, values)
+    except Exception:
+        return False  # one by one then: that names the tensor which does not go
+    return True
+
+
+def _tied_values(puts: list[Put]) -> dict[int, Any]:
+    """Map each target that several slots share to the one value that they all get: the last."""
+    counts = Counter(id(put[3]) for put in puts)
+    return {id(put[3]): _as_kind_of(put[3], put[4]) for put in puts if counts[id(put[3])] > 1}
+
+
+def _as_kind_of(target: Tensor, value: Tensor) -> Tensor:
+    if not isinstance(target, Parameter):
+        return value
+    wanted = target.requires_grad
+    if isinstance(value, Parameter) and value.requires_grad == wanted:
+        return value
+    return Parameter(value.detach(), requires_grad=wanted)
+
+
+def _swap(target: Any, value: Tensor, assign: bool) -> None:
+    new = target.module_load(value, assign=assign)
+    if new is value or new is target:
+        raise RuntimeError(
+            "module_load returned one of self or other, please .detach() the result if returning "
+            "one of the inputs in module_load"
+        )
+    torch.utils.swap_tensors(target, _as_kind_of(target, new))  # type: ignore[no-untyped-call]
+
+
+def _keep_value(put: Put) -> Callable[[], Any]:
+    module, name, _, target, _, assign = put
+    if assign:
+        return partial(setattr, module, name, target)
+    return partial(target.detach().copy_, target.detach().clone())
 
 
 class _Loading:
@@ -290,7 +336,7 @@ class _Loading:
         self.state._metadata = self.metadata  # type: ignore[attr-defined]
         self.keys = _IncompatibleKeys([], [])
         self.problems: list[str] = []
-        self.plan: list[Step] = []
+        self.plan = Plan()
         self.hooked: list[AnyModule] = []
 
     def run(self) -> Any:
@@ -301,8 +347,8 @@ class _Loading:
             # the loaded tensors: apply, ask, and take it back if the keys still do not fit.
             if self.problems or not self.hooked:
                 self._fail()
-            undo = [step.undo() for step in self.plan if isinstance(step, _Put)]
-        self._apply()
+            undo = self.plan.undo()
+        self.problems += self.plan.apply()
         for module in self.hooked:
             self._run_post_hooks(module)
         if self._misfits():
@@ -315,26 +361,21 @@ class _Loading:
         return bool(self.problems or (self.strict and (self.keys[0] or self.keys[1])))
 
     def _visit(self, module: AnyModule, state: dict[str, Any], prefix: str) -> None:
-        metadata = dict(self.metadata.get(prefix[:-1], {}))
-        metadata[PLAN] = self.plan
+        metadata = {**self.metadata.get(prefix[:-1], {}), PLAN: self.plan}
         if self.assign:
             metadata[ASSIGN] = True
         missing, unexpected = self.keys
         module._load_from_state_dict(
             state, prefix, metadata, True, missing, unexpected, self.problems
         )
-        children = [(name, child) for name, child in child_slots(module) if child is not None]
+        children = child_slots(module)
         if children:
             parts = _partition(state, prefix)
             for name, child in children:
-                self._visit(child, parts.get(name, {}), f"{prefix}{name}.")
+                if child is not None:
+                    self._visit(child, parts.get(name, {}), f"{prefix}{name}.")
         if getattr(module, "_hooked", True) and module._load_state_dict_post_hooks:
             self.hooked.append(module)
-
-    def _apply(self) -> None:
-        if self.assign:
-            _share_ties([step for step in self.plan if isinstance(step, _Put)])
-        self.problems += [problem for step in self.plan if (problem := step())]
 
     def _run_post_hooks(self, module: AnyModule) -> None:
         for hook in module._load_state_dict_post_hooks.values():
@@ -360,16 +401,16 @@ class _Loading:
 
 def _fit(key: str, target: Tensor, value: Any) -> tuple[Any, str | None]:
     """Return the value as the target can take it, and what is wrong with it or None."""
-    if not is_tensor_like(value):
+    if not (isinstance(value, Tensor) or is_tensor_like(value)):
         return value, (
             f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like '
             f"object from checkpoint but received {type(value)}"
         )
-    if is_lazy(target):
+    if is_lazy(target) or value.shape == target.shape:
         return value, None
-    if target.dim() == 0 and value.dim() == 1 and value.shape[0] == 1:
+    if target.dim() == 0 and value.shape == (1,):
         value = value[0]  # scalars were saved as [1] before torch 0.4
-    if value.shape != target.shape:
+    else:
         return value, (
             f"size mismatch for {key}: copying a param with shape {value.shape} from checkpoint, "
             f"the shape in current model is {target.shape}."
@@ -377,16 +418,17 @@ def _fit(key: str, target: Tensor, value: Any) -> tuple[Any, str | None]:
     return value, None
 
 
-def _unexpected(
-    module: AnyModule, state: Mapping[str, Any], prefix: str, known: set[str]
-) -> list[str]:
+def _unexpected(module: State, state: Mapping[str, Any], prefix: str) -> list[str]:
+    """Return the keys under the prefix that name nothing of this module and no child."""
     children = {name for name, _ in child_slots(module)}
-    start = len(prefix)
+    known = {name for name, _ in _own_state(module)}
+    if type(module).set_extra_state is not State.set_extra_state:
+        known.add(EXTRA_STATE)
     found = []
     for key in state:
-        if key not in known and key.startswith(prefix):
-            first, dot, _ = key[start:].partition(".")
-            if not dot or first not in children:
+        if key.startswith(prefix):
+            first, dot, _ = key[len(prefix) :].partition(".")
+            if first not in (children if dot else known):
                 found.append(key)
     return found
 
@@ -401,18 +443,6 @@ def _partition(state: Mapping[str, Any], prefix: str) -> dict[str, dict[str, Any
             if dot:
                 parts.setdefault(child, {})[key] = value
     return parts
-
-
-def _share_ties(steps: list[_Put]) -> None:
-    """Let slots that hold one parameter now be given one parameter; the last value wins."""
-    groups: dict[int, list[_Put]] = {}
-    for step in steps:
-        groups.setdefault(id(step.target), []).append(step)
-    for group in groups.values():
-        if len(group) > 1:
-            shared = group[-1]._as_target_kind(group[-1].value)
-            for step in group:
-                step.value = shared
 
 
 def _warn_of_no_op(key: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from cupola.nn.store import BUFFER, MODULE, MODULE_TYPES, PARAMETER, TRANSIENT, Store
+from cupola.nn.store import BUFFER, MODULE, MODULE_TYPES, PARAMETER, TRANSIENT, Kinds, Store
 
 # A child is one of our modules or a torch.nn.Module; both have the methods of this file.
 AnyModule = Any
@@ -60,7 +60,7 @@ class Traversal(Store):
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Parameter]]:
         """Return (path, parameter); a shared parameter has the first path that leads to it."""
-        return iter(self._find(own_parameters, prefix, recurse, remove_duplicate))
+        return iter(_members(self, (PARAMETER,), prefix, recurse, remove_duplicate))
 
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
         """Return the buffers, each once; ``recurse=False`` leaves out the children's."""
@@ -70,7 +70,7 @@ class Traversal(Store):
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Tensor]]:
         """Return (path, buffer); a shared buffer has the first path that leads to it."""
-        return iter(self._find(own_buffers, prefix, recurse, remove_duplicate))
+        return iter(_members(self, (BUFFER, TRANSIENT), prefix, recurse, remove_duplicate))
 
     def _named_members(
         self,
@@ -79,28 +79,16 @@ class Traversal(Store):
         recurse: bool = True,
         remove_duplicate: bool = True,
     ) -> Iterator[tuple[str, Any]]:
-        return iter(self._find(get_members_fn, prefix, recurse, remove_duplicate))
-
-    def _find(
-        self,
-        members_of: Callable[[AnyModule], Iterable[tuple[str, Any]]],
-        prefix: str,
-        recurse: bool,
-        remove_duplicate: bool,
-    ) -> list[tuple[str, Any]]:
         walk: Iterable[tuple[str, AnyModule]] = ((prefix, self),)
         if recurse:
             walk = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
         seen: set[int] = set()
-        found = []
         for path, module in walk:
-            for name, value in members_of(module):
-                if value is None or id(value) in seen:
-                    continue
-                if remove_duplicate:
-                    seen.add(id(value))
-                found.append((f"{path}.{name}" if path else name, value))
-        return found
+            for name, value in get_members_fn(module):
+                if value is not None and id(value) not in seen:
+                    if remove_duplicate:
+                        seen.add(id(value))
+                    yield f"{path}.{name}" if path else name, value
 
     def apply(self, fn: Callable[[AnyModule], None]) -> Self:
         """Call ``fn`` on every module below this one, then on this one; return self."""
@@ -166,29 +154,22 @@ class Traversal(Store):
         return module, name, getattr(module, name)
 
 
+def layout(module: AnyModule) -> tuple[dict[str, Any], Kinds]:
+    """Return (values, kinds) of one of our modules, or of a torch module in the same form."""
+    values = module.__dict__
+    if "_kinds" in values:
+        return values, values["_kinds"]
+    kinds = dict.fromkeys(module._parameters, PARAMETER)
+    transient = module._non_persistent_buffers_set
+    kinds |= {name: TRANSIENT if name in transient else BUFFER for name in module._buffers}
+    kinds |= dict.fromkeys(module._modules, MODULE)
+    return {**module._parameters, **module._buffers, **module._modules}, kinds
+
+
 def child_slots(module: AnyModule) -> list[tuple[str, AnyModule]]:
     """Return (name, child or None) for every child slot of one of our modules or torch's."""
-    if not isinstance(module, Store):
-        return list(module._modules.items())
-    values = module.__dict__
-    return [(name, values[name]) for name, kind in module._kinds.items() if kind == MODULE]
-
-
-def own_parameters(module: AnyModule) -> list[tuple[str, Parameter | None]]:
-    """Return (name, parameter or None) for the slots of this module alone."""
-    if not isinstance(module, Store):
-        return list(module._parameters.items())
-    values = module.__dict__
-    return [(name, values[name]) for name, kind in module._kinds.items() if kind == PARAMETER]
-
-
-def own_buffers(module: AnyModule) -> list[tuple[str, Tensor | None]]:
-    """Return (name, buffer or None) for the slots of this module alone."""
-    if not isinstance(module, Store):
-        return list(module._buffers.items())
-    values = module.__dict__
-    kinds = module._kinds.items()
-    return [(name, values[name]) for name, kind in kinds if kind in (BUFFER, TRANSIENT)]
+    values, kinds = layout(module)
+    return [(name, values[name]) for name, kind in kinds.items() if kind == MODULE]
 
 
 def _walk(
@@ -203,7 +184,48 @@ def _walk(
     if remove_duplicate:
         memo.add(module)
     found.append((prefix, module))
-    for name, child in child_slots(module):
-        if child is not None:
-            path = f"{prefix}.{name}" if prefix else name
-            _walk(child, path, memo, remove_duplicate, found)
+    values, kinds = layout(module)
+    if MODULE in kinds.values():
+        stem = f"{prefix}." if prefix else ""
+        for name, kind in kinds.items():
+            if kind == MODULE and values[name] is not None:
+                _walk(values[name], stem + name, memo, remove_duplicate, found)
+
+
+def _members(
+    module: AnyModule, wanted: tuple[str, ...], prefix: str, recurse: bool, dedupe: bool
+) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    _gather(module, f"{prefix}." if prefix else "", wanted, recurse, dedupe, set(), found)
+    return found
+
+
+def _gather(
+    module: AnyModule,
+    stem: str,
+    wanted: tuple[str, ...],
+    recurse: bool,
+    dedupe: bool,
+    seen: set[int],
+    found: list[tuple[str, Any]],
+) -> None:
+    """Append the members of some kinds in pre-order. ``seen`` holds ids of modules and tensors."""
+    if dedupe:
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+    values, kinds = layout(module)
+    below = []
+    for name, kind in kinds.items():
+        value = values[name]
+        if value is None:
+            continue
+        if kind == MODULE:
+            below.append((name, value))
+        elif kind in wanted and id(value) not in seen:
+            if dedupe:
+                seen.add(id(value))
+            found.append((stem + name, value))
+    if recurse:
+        for name, child in below:
+            _gather(child, f"{stem}{name}.", wanted, True, dedupe, seen, found)
