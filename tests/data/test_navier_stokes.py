@@ -88,6 +88,23 @@ def test_dataset_windows_and_reproducibility() -> None:
     torch.testing.assert_close(one[0, 0] / 2.0, data[0]["x"][0])
 
 
+def test_shifts_keep_the_equation_and_depend_on_the_epoch() -> None:
+    keys = {"count": 1, "snapshots": 2, "interval": 0.1, "spin_up": 0.2, "size": 16}
+    plain, moved = NavierStokes(**keys), NavierStokes(**keys, shifts=True)
+    sample = moved[0]
+    candidates = [
+        plain.fields[0, 0].roll((4 * i, j), dims=(0, 1)) for i in range(4) for j in range(16)
+    ]
+    assert any(torch.equal(sample["x"][0], candidate) for candidate in candidates)
+    solver = NavierStokesSolver(Flow(size=16))
+    expected = solver.advance(sample["x"], 10).float()
+    torch.testing.assert_close(sample["y"][0], expected, atol=1e-5, rtol=1e-5)
+    moved.set_epoch(1)
+    assert not torch.equal(moved[0]["x"], sample["x"])
+    moved.set_epoch(0)
+    assert torch.equal(moved[0]["x"], sample["x"])
+
+
 def test_errors() -> None:
     with pytest.raises(DataError, match="size must be even"):
         Flow(size=15)

@@ -132,6 +132,9 @@ class NavierStokes:
 
     Flows are computed together on first use; a few dozen of 64 x 64 take about a minute. For more,
     write them once with `cupola data navier-stokes` and read them with FieldDataset.
+
+    shifts: roll each window by a random amount along which the equation is invariant: any number
+        of points in x, whole periods of the forcing in y.
     """
 
     def __init__(
@@ -143,6 +146,7 @@ class NavierStokes:
         spin_up: float = 10.0,
         seed: int = 0,
         std: float = 1.0,
+        shifts: bool = False,
         **flow: Any,
     ) -> None:
         if steps >= snapshots:
@@ -150,7 +154,12 @@ class NavierStokes:
         self.flow = Flow(**flow)
         self.count, self.snapshots, self.steps = count, snapshots, steps
         self.interval, self.spin_up, self.seed, self.std = interval, spin_up, seed, std
+        self.shifts, self._epoch = shifts, 0
         self._fields: Tensor | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the random shifts, which depend on (seed, epoch, index) only."""
+        self._epoch = epoch
 
     @property
     def fields(self) -> Tensor:
@@ -168,6 +177,11 @@ class NavierStokes:
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         flow, start = divmod(index, self.snapshots - self.steps)
         window = self.fields[flow, start : start + self.steps + 1, None]
+        if self.shifts:
+            rng = np.random.default_rng([self.seed, self._epoch, index])
+            period = self.flow.size // math.gcd(self.flow.size, self.flow.wave)
+            down = period * int(rng.integers(self.flow.size // period))
+            window = window.roll((down, int(rng.integers(self.flow.size))), dims=(-2, -1))
         return {"x": window[0], "y": window[1:]}
 
     @staticmethod
