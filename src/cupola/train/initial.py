@@ -25,7 +25,8 @@ def load_initial_weights(model: nn.Module, load_from: str | Mapping[str, Any]) -
 
     A string is a path to a checkpoint of any known dialect for the whole model. A dict(path=...,
     prefix="backbone") takes only the entries below the prefix, from a checkpoint of a run of ours
-    (its moving average where it has one).
+    (its moving average where it has one); a dict(path=..., into="wind") puts the whole of such a
+    checkpoint below the prefix.
 
     Raises CheckpointError when a file or a whole prefix is missing, or a shape differs.
     """
@@ -35,6 +36,9 @@ def load_initial_weights(model: nn.Module, load_from: str | Mapping[str, Any]) -
         return str(load_weights(model, path))
     state = load_checkpoint(path)["model"]
     prefix = cfg.get("prefix", "")
+    if "into" in cfg:
+        prefix = cfg["into"]
+        state = {f"{prefix}.{name}": value for name, value in state.items()}
     chosen = {name: value for name, value in state.items() if name.startswith(prefix)}
     mine = model.state_dict()
     unknown = sorted(set(chosen) - set(mine))
