@@ -6,50 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from cupola.bundles import write_bundle
 from cupola.errors import InputError
-from cupola.models.afno import AFNONet
 from cupola.runtime import Predictor
 from cupola.runtime.forecast import ForecastPredictor
-
-MODEL = {
-    "type": "AFNONet",
-    "img_size": [8, 16],
-    "patch_size": 4,
-    "in_chans": 2,
-    "out_chans": 2,
-    "embed_dim": 16,
-    "depth": 1,
-    "num_blocks": 4,
-    "residual": True,
-}
+from toys import toy_bundle
 
 
 @pytest.fixture
 def predictor(tmp_path: Path) -> ForecastPredictor:
-    config = {
-        "name": "toy",
-        "version": "1",
-        "task": "forecast",
-        "model": MODEL,
-        "preprocess": {
-            "channels": ["u", "v"],
-            "units": ["m s-1", "m s-1"],
-            "mean": [1.0, -2.0],
-            "std": [2.0, 4.0],
-            "grid": {"kind": "torus", "size": [8, 16], "length": 1.0},
-            "interval": 0.5,
-            "interval_unit": "turns",
-        },
-    }
-    torch.manual_seed(0)
-    keys = {key: value for key, value in MODEL.items() if key != "type"}
-    bundle = write_bundle(tmp_path / "toy", config, AFNONet(**keys).state_dict(), "", torch.float32)
-    (bundle.path / "example").mkdir()
-    save_file({"fields": torch.randn(2, 4, 2, 8, 16)}, bundle.path / "example/flows.safetensors")
-    found = Predictor.load(bundle.path)
+    found = Predictor.load(toy_bundle(tmp_path / "toy"))
     assert isinstance(found, ForecastPredictor)
     return found
 

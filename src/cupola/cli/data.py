@@ -1,0 +1,84 @@
+"""`cupola data NAME`: generates a dataset that needs no download."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def data() -> None:
+    """Generate a dataset that needs no download."""
+
+
+@app.command()
+def navier_stokes(
+    out: Annotated[Path, typer.Option(help="The file to write, .nc or .zarr.")],
+    count: Annotated[int, typer.Option(min=1, help="How many flows.")] = 16,
+    snapshots: Annotated[int, typer.Option(min=1, help="Snapshots of each flow.")] = 64,
+    interval: Annotated[float, typer.Option(help="Time between snapshots.")] = 0.25,
+    spin_up: Annotated[float, typer.Option(help="Time before the first one.")] = 10.0,
+    size: Annotated[int, typer.Option(help="Grid points a side.")] = 64,
+    viscosity: Annotated[float, typer.Option(help="Kinematic viscosity.")] = 1e-2,
+    forcing: Annotated[float, typer.Option(help="Amplitude of the driving velocity.")] = 1.0,
+    wave: Annotated[int, typer.Option(help="Its wave number.")] = 4,
+    drag: Annotated[float, typer.Option(help="Linear drag.")] = 0.1,
+    dt: Annotated[float, typer.Option(help="Time step of the solver.")] = 0.01,
+    seed: Annotated[int, typer.Option(help="Of the random starts.")] = 0,
+) -> None:
+    """Vorticities of forced two-dimensional flows on a torus, [trajectory, time, y, x]."""
+    from cupola.data.navier_stokes import Flow, trajectories
+
+    flow = Flow(size=size, viscosity=viscosity, forcing=forcing, wave=wave, drag=drag, dt=dt)
+    fields = trajectories(flow, count, snapshots, interval, spin_up, seed).numpy()
+    axis = [flow.length * i / size for i in range(size)]
+    write(
+        out,
+        {"vorticity": (("trajectory", "time", "y", "x"), fields)},
+        {"time": [interval * i for i in range(snapshots)], "y": axis, "x": axis},
+    )
+
+
+@app.command()
+def darcy(
+    out: Annotated[Path, typer.Option(help="The file to write, .nc or .zarr.")],
+    count: Annotated[int, typer.Option(min=1, help="How many samples.")] = 1000,
+    size: Annotated[int, typer.Option(min=4, help="Grid cells a side.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of the random permeabilities.")] = 0,
+) -> None:
+    """Pressures of Darcy flow through random two-valued permeabilities, [sample, y, x]."""
+    import numpy as np
+
+    from cupola.data.darcy import darcy_sample
+
+    pairs = [darcy_sample(size, seed, index) for index in range(count)]
+    permeability, pressure = (
+        np.stack(part).astype(np.float32) for part in zip(*pairs, strict=True)
+    )
+    axis = [(i + 0.5) / size for i in range(size)]
+    dims = ("sample", "y", "x")
+    write(
+        out,
+        {"permeability": (dims, permeability), "pressure": (dims, pressure)},
+        {"y": axis, "x": axis},
+    )
+
+
+def write(out: Path, variables: dict[str, object], axes: dict[str, list[float]]) -> None:
+    """Writes variables with their axes to netCDF or zarr, by the ending of the path."""
+    from cupola.errors import DataError
+
+    try:
+        import xarray
+    except ImportError:
+        raise DataError("writing netCDF and zarr needs `pip install cupola[weather]`") from None
+    if out.suffix not in (".nc", ".zarr"):
+        raise DataError(f"{out}: write to .nc or .zarr")
+    dataset = xarray.Dataset(variables, axes, {"source": "Cupola"})
+    if out.suffix == ".nc":
+        dataset.to_netcdf(out, engine="h5netcdf")
+    else:
+        dataset.to_zarr(out, mode="w", zarr_format=2, consolidated=True)
+    print(f"{out}: {dict(dataset.sizes)}")
