@@ -126,7 +126,7 @@ class ForecastPredictor(Predictor):
     @torch.inference_mode()
     def advance(self, state: Tensor) -> Tensor:
         """One step of a batch, [B, C, H, W], in the model's units; `max_batch` of it at a time."""
-        following = torch.cat([self.model(part) for part in state.split(self.max_batch)])
+        following = torch.cat([self.model(part) for part in torch.split(state, self.max_batch)])
         return torch.cat([following, state[:, following.shape[1] :]], dim=1)
 
     def decode(
@@ -182,7 +182,9 @@ class ForecastPredictor(Predictor):
         for number in range(1, samples[0].steps + 1):
             state = self.advance(state)
             self._check(state, f"the forecast broke down at step {number}")
-            members = self.physical(state).unflatten(0, (len(samples), -1))  # [N, M, C, H, W]
+            members = torch.unflatten(
+                self.physical(state), 0, (len(samples), -1)
+            )  # [N, M, C, H, W]
             means.append(members.mean(dim=1))
             spreads.append(members.std(dim=1, correction=0))
         fields, spread = torch.stack(means, dim=1), torch.stack(spreads, dim=1)

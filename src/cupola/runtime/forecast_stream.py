@@ -47,7 +47,7 @@ class ForecastEngine:
         if not runs:
             return []
         following = self.predictor.advance(torch.cat([run.state for _, run in runs]))
-        states = following.split([len(run.state) for _, run in runs])
+        states = torch.split(following, [len(run.state) for _, run in runs])
         return [
             self._chunk(request_id, run, state)
             for (request_id, run), state in zip(runs, states, strict=True)

@@ -3,7 +3,6 @@
 Original: NVlabs/AFNO-transformer afno/afno2d.py in a vision transformer (arXiv 2111.13587).
 """
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,14 +15,23 @@ from cupola.models.afno.network import AFNOSettings, make_block
 from cupola.registry import MODELS
 
 
+# Where the classifier's defaults are not FourCastNet's.
+DEFAULTS: dict[str, Any] = {
+    "img_size": 224,
+    "patch_size": 16,
+    "in_chans": 3,
+    "modes": "transformer",
+    "double_skip": False,
+}
+
+
 @MODELS.register_module()
 class AFNOClassifier(nn.Module):
     """[B, C_in, H, W] -> class logits [B, num_classes]. Takes the keys of AFNOSettings."""
 
     def __init__(self, num_classes: int = 1000, **keys: Any) -> None:
         super().__init__()
-        keys = {"img_size": 224, "patch_size": 16, "in_chans": 3, "modes": "transformer"} | keys
-        settings = replace(AFNOSettings.of(**keys), double_skip=keys.get("double_skip", False))
+        settings = AFNOSettings.of(**DEFAULTS | keys)
         self.settings = settings
         dim = settings.embed_dim
         self.patch_embed = PatchEmbed(
@@ -38,7 +46,7 @@ class AFNOClassifier(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Pooled features: [B, C_in, H, W] -> [B, D]."""
         tokens = self.patch_embed(x) + self.pos_embed
-        tokens = tokens.unflatten(1, self.patch_embed.grid)  # [B, h, w, D]
+        tokens = torch.unflatten(tokens, 1, self.patch_embed.grid)  # [B, h, w, D]
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens).mean(dim=(1, 2))

@@ -44,7 +44,7 @@ def put_rows(packed: Tensor, modes: Modes, height: int) -> Tensor:
     if modes.keeps_all_rows(height):
         return packed
     full = packed.new_zeros(packed.shape[0], height, *packed.shape[2:])
-    parts = packed.split([stop - start for start, stop in modes.rows], dim=1)
+    parts = torch.split(packed, [stop - start for start, stop in modes.rows], dim=1)
     for (start, stop), part in zip(modes.rows, parts, strict=True):
         full[:, start:stop] = part
     return full
@@ -119,8 +119,8 @@ class AFNO2D(nn.Module):
         second = self._layer(self.w2, self.b2, x.dtype)
         if x.device.type != "cpu":
             return self._mix_blocks(x, first, second, modes) + x
-        inputs = x.split(self.block_size, dim=-1)
-        layers = zip(*(tensor.split(1) for tensor in (*first, *second)), strict=True)
+        inputs = torch.split(x, self.block_size, dim=-1)
+        layers = zip(*(torch.split(tensor, 1) for tensor in (*first, *second)), strict=True)
         mixed = (
             self._mix_blocks(part, (w1, b1), (w2, b2), modes)
             for part, (w1, b1, w2, b2) in zip(inputs, layers, strict=True)
@@ -128,7 +128,7 @@ class AFNO2D(nn.Module):
         if torch.is_grad_enabled():
             return torch.cat(list(mixed), dim=-1) + x
         out = torch.empty_like(x)
-        places = out.split(self.block_size, dim=-1)
+        places = torch.split(out, self.block_size, dim=-1)
         for part, update, place in zip(inputs, mixed, places, strict=True):
             torch.add(update, part, out=place)
         return out

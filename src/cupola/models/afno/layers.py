@@ -143,6 +143,6 @@ class Block(nn.Module):
 
     def _in_slices(self, mixed: Tensor, residual: Tensor) -> Tensor:
         tokens, skips = mixed.flatten(0, 2), residual.flatten(0, 2)
-        for part, skip in zip(tokens.split(SLICE), skips.split(SLICE), strict=True):
+        for part, skip in zip(torch.split(tokens, SLICE), torch.split(skips, SLICE), strict=True):
             torch.add(self.mlp(self.norm2(part)), skip, out=part)
         return mixed

@@ -115,7 +115,7 @@ class AFNONet(FieldOperator):
         """The position embedding for h x w tokens, [1, h * w, D]; resized off the built grid."""
         if (h, w) == self.patch_embed.grid:
             return self.pos_embed
-        grid = self.pos_embed.unflatten(1, self.patch_embed.grid).permute(0, 3, 1, 2)
+        grid = torch.unflatten(self.pos_embed, 1, self.patch_embed.grid).permute(0, 3, 1, 2)
         resized = F.interpolate(grid, size=(h, w), mode="bicubic", align_corners=False)
         return resized.flatten(2).transpose(1, 2)
 
@@ -123,7 +123,7 @@ class AFNONet(FieldOperator):
         """Embeds and mixes: [B, C_in, H, W] -> tokens [B, h, w, D]."""
         h, w = self.patch_embed.tokens(*x.shape[-2:])
         tokens = self.pos_drop(self.patch_embed(x) + self.positions(h, w))
-        tokens = tokens.unflatten(1, (h, w))  # [B, h, w, D]
+        tokens = torch.unflatten(tokens, 1, (h, w))  # [B, h, w, D]
         for block in self.blocks:
             tokens = block(tokens)
         return tokens
