@@ -14,7 +14,6 @@ from cupola.models.afno.layers import PatchEmbed
 from cupola.models.afno.network import AFNOSettings, make_block
 from cupola.registry import MODELS
 
-
 # Where the classifier's defaults are not FourCastNet's.
 DEFAULTS: dict[str, Any] = {
     "img_size": 224,
