@@ -1,0 +1,38 @@
+"""`cupola serve`: a master, its workers, and the models behind them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    bundles: Annotated[
+        list[str] | None, typer.Argument(help="Bundle names or folders; none: all shipped.")
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option("--settings", "-c", help="TOML or YAML file.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option("--port", "-p", help="Port to listen on.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
+    pid_file: Annotated[Path | None, typer.Option(help="Where to write the process id.")] = None,
+    plugin: Annotated[list[str] | None, typer.Option(help="Module to import.")] = None,
+    daemon: Annotated[bool, typer.Option("--daemon", help="Detach from the terminal.")] = False,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE of any setting.")
+    ] = None,
+) -> None:
+    """Serve bundles over HTTP: http://HOST:PORT/ is a page to try them."""
+    from cupola.serve import signals
+
+    signals.block()  # before anything that may start a thread is imported
+    from cupola.serve.flags import collect_flags
+    from cupola.serve.start import start
+
+    flags = collect_flags(bundles, host, port, workers, pid_file, plugin, daemon, assignments or [])
+    sys.exit(start(settings, flags))

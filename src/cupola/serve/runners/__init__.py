@@ -1,0 +1,1 @@
+"""The processes that run models, and what they do with a request."""

@@ -1,0 +1,76 @@
+"""Loads predictors, at low priority, in a thread that ends before the first request.
+
+Linux gives each thread its own nice value, so the loading thread steps back behind those who
+answer requests, and the main thread, which runs the model later, keeps the normal priority.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cupola.errors import ConfigError
+from cupola.runtime.predictor import Predictor
+from cupola.serve.models import ModelPlan, read_bundle_config
+
+T = TypeVar("T")
+
+
+def in_background(work: Callable[[], T], nice: int) -> T:
+    """The result of `work`, done in a thread of its own with that nice value."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        if nice:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+        try:
+            outcome.append((True, work()))
+        except BaseException as error:
+            outcome.append((False, error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    good, value = outcome[0]
+    if not good:
+        raise value
+    result: T = value
+    return result
+
+
+def import_plugins(names: Iterable[str]) -> None:
+    """Imports the operator's plug-ins; the working directory counts, as for `python -m`."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    for name in names:
+        try:
+            import_module(name)
+        except Exception as error:
+            raise ConfigError(f"plugins: {name!r} does not import: {error!r}") from error
+
+
+def load_predictor(plan: ModelPlan) -> Predictor:
+    """The predictor of a bundle: from a plug-in that serves its task, else from the runtime."""
+    predictor_class = plugin_class(plan.task)
+    if predictor_class is not None:
+        config = read_bundle_config(Path(plan.path))
+        predictor: Predictor = predictor_class.from_bundle(Path(plan.path), config)
+    else:
+        predictor = Predictor.load(plan.path)
+    predictor.name, predictor.version = plan.name, plan.version
+    return predictor
+
+
+def plugin_class(task: str) -> Any:
+    """A Predictor subclass with that `task` and a `from_bundle(path, config)`, or None."""
+    waiting: list[Any] = list(Predictor.__subclasses__())
+    while waiting:
+        found = waiting.pop()
+        waiting += found.__subclasses__()
+        is_ours = found.__module__.startswith("cupola.")
+        if not is_ours and getattr(found, "task", None) == task and hasattr(found, "from_bundle"):
+            return found
+    return None

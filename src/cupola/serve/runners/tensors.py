@@ -1,0 +1,159 @@
+"""Tensors of the Open Inference Protocol: JSON lists and little-endian bytes <-> numpy arrays.
+
+BF16 exists in binary form only and is widened to float32; BYTES are object arrays of bytes.
+"""
+
+import math
+import struct
+from typing import Any
+
+import numpy as np
+
+from cupola.errors import InputError, did_you_mean
+
+Array = np.ndarray[Any, Any]
+
+DTYPES: dict[str, Any] = {
+    "BOOL": np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BF16": np.dtype("<f4"),
+    "BYTES": np.dtype("O"),
+}
+_LENGTH = struct.Struct("<I")
+_ACCEPTS = {"b": "b", "u": "bui", "i": "bui", "f": "buif"}  # kinds of JSON numbers by target
+
+
+def datatype_of(array: Array) -> str:
+    """The protocol's name of an array's type."""
+    if array.dtype.kind in "OSU":
+        return "BYTES"
+    names = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
+    try:
+        return names[array.dtype.newbyteorder("<")]
+    except KeyError:
+        raise InputError(f"no protocol datatype for {array.dtype}") from None
+
+
+def dtype_named(datatype: Any, tensor: str) -> Any:
+    """The numpy type of a protocol datatype."""
+    if not isinstance(datatype, str) or datatype not in DTYPES:
+        hint = did_you_mean(str(datatype), DTYPES)
+        raise InputError(f"input {tensor!r}: unknown datatype {datatype!r}{hint}")
+    return DTYPES[datatype]
+
+
+def check_shape(shape: Any, tensor: str) -> tuple[int, ...]:
+    """A shape from a request: a list of sizes >= 0."""
+    good = isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**40 for n in shape)
+    if not good or len(shape) > 32:
+        raise InputError(f"input {tensor!r}: shape must list sizes, got {str(shape)[:80]}")
+    return tuple(shape)
+
+
+def from_json(data: Any, datatype: str, shape: tuple[int, ...], tensor: str) -> Array:
+    """Flat or nested lists -> array of `shape`."""
+    dtype = dtype_named(datatype, tensor)
+    if datatype == "BF16":
+        raise InputError(f"input {tensor!r}: BF16 travels in binary form only")
+    flat = _strings(data, tensor) if datatype == "BYTES" else _numbers(data, dtype, tensor)
+    if flat.size != math.prod(shape):
+        raise InputError(f"input {tensor!r}: shape {list(shape)} does not hold {flat.size} values")
+    return flat.reshape(shape)
+
+
+def _numbers(data: Any, dtype: Any, tensor: str) -> Array:
+    try:
+        array = np.asarray(data)
+        if array.size == 0:
+            return np.empty(0, dtype)
+        if array.dtype.kind not in _ACCEPTS[dtype.kind]:
+            raise InputError(f"input {tensor!r}: data of kind {array.dtype} is not {dtype}")
+        narrow = array.astype(dtype)
+    except (ValueError, OverflowError, TypeError):
+        raise InputError(f"input {tensor!r}: data is no regular array of {dtype}") from None
+    if dtype.kind in "ui" and not np.array_equal(narrow, array):
+        raise InputError(f"input {tensor!r}: values out of range for {dtype}")
+    return narrow.reshape(-1)
+
+
+def _strings(data: Any, tensor: str) -> Array:
+    stack, found = [data], []
+    while stack:
+        item = stack.pop()
+        if isinstance(item, list):
+            stack.extend(reversed(item))
+        elif isinstance(item, str):
+            found.append(item.encode())
+        else:
+            raise InputError(f"input {tensor!r}: BYTES data must be strings, got {item!r:.40}")
+    return object_array(found)
+
+
+def object_array(items: list[bytes]) -> Array:
+    """A one-dimensional object array (numpy would guess wrongly from equal lengths)."""
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    return array
+
+
+def from_bytes(raw: memoryview, datatype: str, shape: tuple[int, ...], tensor: str) -> Array:
+    """The binary form -> array of `shape`; the length must fit exactly."""
+    dtype = dtype_named(datatype, tensor)
+    count = math.prod(shape)
+    if datatype == "BYTES":
+        items = _split_bytes(raw, tensor)
+        if len(items) != count:
+            raise InputError(f"input {tensor!r}: shape {list(shape)} but {len(items)} elements")
+        return object_array(items).reshape(shape)
+    size = 2 if datatype == "BF16" else dtype.itemsize
+    if len(raw) != count * size:
+        raise InputError(
+            f"input {tensor!r}: {datatype} of shape {list(shape)} needs {count * size} bytes,"
+            f" got {len(raw)}"
+        )
+    if datatype == "BF16":
+        return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def _split_bytes(raw: memoryview, tensor: str) -> list[bytes]:
+    items, at = [], 0
+    while at < len(raw):
+        if at + 4 > len(raw):
+            raise InputError(f"input {tensor!r}: BYTES data ends inside a length")
+        (size,) = _LENGTH.unpack_from(raw, at)
+        at += 4
+        if at + size > len(raw):
+            raise InputError(f"input {tensor!r}: BYTES data ends inside an element")
+        items.append(bytes(raw[at : at + size]))
+        at += size
+    return items
+
+
+def to_json(array: Array) -> Any:
+    """Flat data for a JSON answer; NaN and infinities become null there."""
+    flat = array.reshape(-1)
+    if array.dtype.kind in "OSU":
+        return [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
+                for item in flat]  # fmt: skip
+    if array.dtype.kind == "f" and array.dtype.itemsize == 2:
+        flat = flat.astype(np.float32)
+    return np.ascontiguousarray(flat)
+
+
+def to_bytes(array: Array) -> bytes:
+    """The binary form, little-endian, row-major."""
+    if array.dtype.kind in "OSU":
+        items = [i if isinstance(i, bytes) else str(i).encode() for i in array.reshape(-1)]
+        return b"".join(_LENGTH.pack(len(item)) + item for item in items)
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).tobytes()

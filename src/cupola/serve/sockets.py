@@ -1,0 +1,175 @@
+"""Listening sockets: opened by the master, shared with the workers, handed to a new binary.
+
+An address that stays keeps its descriptor over a reload, so its queue of waiting connections
+stays too. With reuseport there is one socket for each worker, all held by the master; when there
+are fewer workers than sockets, the remaining workers share the surplus, so none is closed with
+connections waiting in it.
+"""
+
+import errno
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cupola.errors import ConfigError
+
+ENVIRONMENT = "CUPOLA_SOCKETS"
+SYSTEMD_FIRST = 3
+TRIES, PAUSE = 5, 0.5
+
+
+@dataclass
+class Listener:
+    """One address and its open sockets (several with reuseport)."""
+
+    address: str
+    sockets: list[socket.socket] = field(default_factory=list)
+
+    def for_worker(self, index: int, workers: int) -> list[socket.socket]:
+        """The sockets that worker `index` of `workers` accepts on."""
+        if len(self.sockets) <= 1:
+            return self.sockets
+        return [s for n, s in enumerate(self.sockets) if n % workers == index % len(self.sockets)]
+
+    def close(self, *, unlink: bool = True) -> None:
+        """Closes the sockets; a unix path is removed unless another master still uses it."""
+        for one in self.sockets:
+            one.close()
+        if unlink and self.address.startswith("unix:"):
+            with suppress(OSError):
+                Path(self.address[5:]).unlink()
+
+
+def parse_address(text: str) -> tuple[int, tuple[str, int] | str]:
+    """("HOST:PORT", "[::1]:8000", ":8000", "unix:/path") -> (family, address for bind)."""
+    if text.startswith("unix:"):
+        return socket.AF_UNIX, text[5:]
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"listen: expected HOST:PORT or unix:/path, got {text!r}")
+    if host.startswith("["):
+        return socket.AF_INET6, (host.strip("[]"), int(port))
+    return socket.AF_INET, (host or "0.0.0.0", int(port))
+
+
+def open_listeners(
+    addresses: Sequence[str],
+    kept: Iterable[Listener],
+    *,
+    per_worker: int = 1,
+    backlog: int = 1024,
+    tries: int = TRIES,
+) -> list[Listener]:
+    """Listeners for `addresses`; those in `kept` give their sockets, the rest are bound.
+
+    Tries five times, half a second apart, while an address is in use. On an error the sockets
+    opened here are closed again and OSError is raised: the old ones were not touched.
+    """
+    known = {listener.address: listener.sockets for listener in kept}
+    opened: list[socket.socket] = []
+    found = []
+    try:
+        for address in dict.fromkeys(addresses):
+            have = list(known.get(address, []))
+            while len(have) < (per_worker if parse_address(address)[0] != socket.AF_UNIX else 1):
+                have.append(_bind(address, reuseport=per_worker > 1, backlog=backlog, tries=tries))
+                opened.append(have[-1])
+            found.append(Listener(address, have))
+    except OSError:
+        for one in opened:
+            one.close()
+        raise
+    return found
+
+
+def _bind(address: str, *, reuseport: bool, backlog: int, tries: int) -> socket.socket:
+    family, where = parse_address(address)
+    for attempt in range(1, tries + 1):
+        made = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            _configure(made, family, where, reuseport)
+            made.bind(where)
+            made.listen(backlog)
+            made.setblocking(False)
+            return made
+        except OSError as error:
+            made.close()
+            if error.errno != errno.EADDRINUSE or attempt == tries:
+                raise OSError(
+                    error.errno, f"cannot listen on {address}: {error.strerror}"
+                ) from None
+            time.sleep(PAUSE)
+    raise AssertionError("unreachable")
+
+
+def _configure(
+    made: socket.socket, family: int, where: tuple[str, int] | str, reuseport: bool
+) -> None:
+    if isinstance(where, str):
+        _remove_stale(where)
+        return
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuseport:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+
+def _remove_stale(path: str) -> None:
+    """Removes a unix socket that nobody listens on any more."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(Path(path).stat().st_mode):
+            return
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(path) == errno.ECONNREFUSED:
+                Path(path).unlink()
+
+
+def to_environment(listeners: Iterable[Listener]) -> tuple[str, list[int]]:
+    """The variable that tells a new binary which descriptors it inherits, and those."""
+    parts, fds = [], []
+    for listener in listeners:
+        numbers = [one.fileno() for one in listener.sockets]
+        fds += numbers
+        parts.append(f"{listener.address}={','.join(map(str, numbers))}")
+    return ";".join(parts), fds
+
+
+def inherited() -> list[Listener]:
+    """The listeners that an older master, or systemd under LISTEN_FDS, left open for us."""
+    found = []
+    for part in filter(None, os.environ.pop(ENVIRONMENT, "").split(";")):
+        address, _, numbers = part.rpartition("=")
+        found.append(Listener(address, [_adopt(int(number)) for number in numbers.split(",")]))
+    return found + _from_systemd()
+
+
+def _adopt(fd: int) -> socket.socket:
+    adopted = socket.socket(fileno=fd)
+    adopted.set_inheritable(False)
+    adopted.setblocking(False)
+    return adopted
+
+
+def _from_systemd() -> list[Listener]:
+    count, pid = os.environ.pop("LISTEN_FDS", "0"), os.environ.pop("LISTEN_PID", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()):
+        return []
+    return [
+        Listener(_name(adopted), [adopted])
+        for adopted in map(_adopt, range(SYSTEMD_FIRST, SYSTEMD_FIRST + int(count)))
+    ]
+
+
+def _name(bound: socket.socket) -> str:
+    name = bound.getsockname()
+    if bound.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host, port = name[:2]
+    return f"[{host}]:{port}" if bound.family == socket.AF_INET6 else f"{host}:{port}"

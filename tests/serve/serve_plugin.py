@@ -1,0 +1,160 @@
+"""Predictors for tests: they need no torch, and misbehave on demand."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cupola.errors import BundleError, InputError
+from cupola.runtime.predictor import Chunk, Predictor, TensorSpec
+
+
+class Echo(Predictor):
+    """Answers x + offset; `text` comes back as it is. `do` makes it sleep, die, hang or fail."""
+
+    task = "echo"
+    max_batch = 8
+
+    @classmethod
+    def from_bundle(cls, path: Path, config: dict[str, Any]) -> "Echo":
+        match config.get("start"):
+            case "missing":
+                raise BundleError(f"{path / 'weights.safetensors'} is missing")
+            case "import":
+                raise ImportError("no module named 'nowhere'")
+            case "hang":
+                time.sleep(3600)
+            case "exit":
+                os._exit(1)
+            case "memory":
+                raise MemoryError("out of memory")
+        time.sleep(config.get("load_seconds", 0.0))
+        return cls(config["name"], str(config["version"]), None, config)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec("x", "FP32", (-1,), optional=True),
+            TensorSpec("text", "BYTES", (-1,), optional=True),
+            TensorSpec("ids", "INT64", (-1, -1), optional=True),
+        )
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec("y", "FP32", (-1,)),
+            TensorSpec("text", "BYTES", (-1,)),
+            TensorSpec("batch", "INT64", (1,)),
+            TensorSpec("pid", "INT64", (1,)),
+        )
+
+    def decode(self, tensors: Any, parameters: Any) -> list[Any]:
+        if not tensors:
+            raise InputError("nothing to echo")
+        return [{"tensors": tensors, "do": parameters.get("do"), "s": parameters.get("s", 0.0)}]
+
+    def bucket(self, sample: Any) -> Any:
+        return sample["tensors"]["x"].shape if "x" in sample["tensors"] else None
+
+    def run(self, samples: Any) -> list[Any]:
+        for sample in samples:
+            act(sample["do"], float(sample["s"]))
+        return [(sample, len(samples)) for sample in samples]
+
+    def encode(self, predictions: Any, parameters: Any) -> dict[str, Any]:
+        sample, size = predictions[0]
+        found: dict[str, Any] = {"batch": np.array([size]), "pid": np.array([os.getpid()])}
+        if "x" in sample["tensors"]:
+            found["y"] = sample["tensors"]["x"] + np.float32(self.config.get("offset", 0))
+        for name in ("text", "ids"):
+            if name in sample["tensors"]:
+                found[name] = sample["tensors"][name]
+        return found
+
+
+def act(what: str | None, seconds: float) -> None:
+    """Misbehaves."""
+    match what:
+        case "sleep":
+            time.sleep(seconds)
+        case "spin":
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                pass
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "fail":
+            raise RuntimeError("told to fail")
+
+
+class Speaker(Predictor):
+    """A language model that says word after word: w0 w1 w2 ..."""
+
+    task = "language"
+
+    @classmethod
+    def from_bundle(cls, path: Path, config: dict[str, Any]) -> "Speaker":
+        return cls(config["name"], str(config["version"]), None, config)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("text", "BYTES", (-1,)),)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("text", "BYTES", (-1,)),)
+
+    def decode(self, tensors: Any, parameters: Any) -> list[Any]:
+        return [(item.decode(), dict(parameters)) for item in tensors["text"]]
+
+    def run(self, samples: Any) -> list[Any]:
+        return [text for text, _ in samples]
+
+    def encode(self, predictions: Any, parameters: Any) -> dict[str, Any]:
+        return {"text": np.array([text.encode() for text in predictions], dtype=object)}
+
+    def open_stream(self) -> "WordEngine":
+        return WordEngine(float(self.config.get("step_seconds", 0.0)))
+
+
+class WordEngine:
+    """Says `max_tokens` words; dies once at word N if the prompt is "die N"."""
+
+    def __init__(self, pause: float) -> None:
+        self.pause = pause
+        self.requests: dict[str, list[Any]] = {}
+
+    @property
+    def active(self) -> int:
+        return len(self.requests)
+
+    def add(self, request_id: str, sample: Any) -> None:
+        self.requests[request_id] = [sample, 0]
+
+    def cancel(self, request_id: str) -> None:
+        self.requests.pop(request_id, None)
+
+    def step(self) -> list[Chunk]:
+        time.sleep(self.pause)
+        chunks = []
+        for request_id, state in list(self.requests.items()):
+            (text, parameters), said = state
+            words = text.split()
+            if words[:1] == ["die"] and said == int(words[1]) and not Path(words[2]).exists():
+                Path(words[2]).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if words[:1] == ["fail"] and said == int(words[1]):
+                raise RuntimeError("told to fail")
+            final = said + 1 >= int(parameters.get("max_tokens", 5))
+            data = {"text": f"w{said} ", "token_id": said,
+                    "finish_reason": "length" if final else None}  # fmt: skip
+            if said == 0:
+                data["prompt_tokens"] = len(words)
+            chunks.append(Chunk(request_id, data, final))
+            state[1] += 1
+            if final:
+                del self.requests[request_id]
+        return chunks
