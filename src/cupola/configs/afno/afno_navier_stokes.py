@@ -18,14 +18,14 @@ model = dict(
     patch_size=4,
     in_chans=1,
     out_chans=1,
-    embed_dim=128,
+    embed_dim=96,
     depth=4,
     num_blocks=4,
     modes="lowpass",  # the paper's intent: every mode of a square grid, nothing left out
     residual=True,
 )
 train_dataloader = dict(
-    batch_size=16, dataset=dict(flow, count=48, snapshots=64, steps=1, seed=0, shifts=True)
+    batch_size=16, dataset=dict(flow, count=32, snapshots=64, steps=1, seed=0, shifts=True)
 )
 val_dataloader = dict(batch_size=16, dataset=dict(flow, count=4, snapshots=16, steps=8, seed=1))
 val_evaluator = dict(type="ForecastMetric")
@@ -36,7 +36,7 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, begin=0, end=100, by_epoch=False),
     dict(type="CosineAnnealingLR", by_epoch=False),
 ]
-train_cfg = dict(max_iters=3000, val_interval=500)
+train_cfg = dict(max_iters=2400, val_interval=400)
 ema = dict(decay=0.99)
 default_hooks = dict(
     logger=dict(interval=50),
