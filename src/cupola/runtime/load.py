@@ -1,5 +1,6 @@
 """Finds the predictor for a bundle, or makes one from a config and a checkpoint."""
 
+import json
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -35,12 +36,25 @@ def load_predictor(
         ".toml",
     ):
         return _from_config(Path(source), weights, options)
+    if isinstance(source, (str, Path)) and is_hugging_face(Path(source)):
+        return import_module(MAKERS["language"]).from_hugging_face(Path(source), **options)
     bundle = Bundle.load(source)
     model = build(bundle.config["model"], weights=weights or bundle.weights_path)
     maker: Callable[..., Predictor] = import_module(MAKERS[bundle.task]).from_bundle
     predictor = maker(bundle, model.eval())
     _apply(predictor, options)
     return predictor
+
+
+def is_hugging_face(folder: Path) -> bool:
+    """Is this a checkpoint folder as transformers writes them, of a BLOOM?"""
+    config = folder / "config.json"
+    if not config.is_file():
+        return False
+    try:
+        return bool(json.loads(config.read_text(encoding="utf-8")).get("model_type") == "bloom")
+    except (ValueError, AttributeError):
+        return False
 
 
 def from_bundle(bundle: Bundle, model: Any) -> Predictor:

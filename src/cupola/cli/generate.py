@@ -1,0 +1,58 @@
+"""`cupola generate BUNDLE PROMPT`: continues a text on the terminal, token by token."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def generate(
+    bundle: Annotated[str, typer.Argument(help="A shipped bundle, a folder, or a BLOOM folder.")],
+    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from stdin.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=0, help="Only the k likeliest tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Only the likeliest that sum to p.")] = 0.95,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: fewer repeats.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="Ends the text; may be repeated.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a token.")] = False,
+) -> None:
+    """Continues a text."""
+    import json
+    import sys
+
+    from cupola.errors import InputError
+    from cupola.runtime.predictor import Predictor
+
+    predictor = Predictor.load(bundle)
+    if predictor.task != "language":
+        raise InputError(f"{bundle} is a {predictor.task} model; generate needs a language model")
+    text = sys.stdin.read() if prompt == "-" else prompt
+    parameters = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+        "stop": stop or [],
+        "logprobs": as_json,
+    }
+    (sample,) = predictor.decode({"prompt": [text]}, parameters)
+    engine = predictor.open_stream()
+    assert engine is not None
+    engine.add("terminal", sample)
+    if not as_json:
+        typer.echo(text, nl=False)
+    while engine.active:
+        for chunk in engine.step():
+            if as_json:
+                typer.echo(json.dumps(dict(chunk.data), ensure_ascii=False))
+            else:
+                typer.echo(chunk.data["text"], nl=False)
+                sys.stdout.flush()
+    if not as_json:
+        typer.echo()

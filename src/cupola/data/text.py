@@ -1,0 +1,107 @@
+"""Text for language models: tokenizer training, packing into one long row, windows of it.
+
+A prepared folder holds tokenizer.json, train.npy and val.npy (uint16 or uint32 ids, documents
+joined by the end-of-text token), and about.json (bytes and tokens of each part).
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from cupola.errors import DataError
+from cupola.registry import DATASETS
+
+# The special tokens of BLOOM's own tokenizer, in its order: their ids are 0 to 3.
+SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
+END = 2
+HELD_OUT = 20  # every so manieth document is for validation
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE tokenizer: any text can be written in it, and comes back unchanged."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def pack(texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray[Any, Any]:
+    """All texts in one row of ids, each followed by the end-of-text token."""
+    kind = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
+    rows = [[*encoding.ids, END] for encoding in tokenizer.encode_batch(list(texts))]
+    return np.concatenate([np.array(row, kind) for row in rows])
+
+
+def prepare(texts: Sequence[str], folder: Path, vocab_size: int) -> dict[str, dict[str, int]]:
+    """Writes a prepared folder; every twentieth text is held out. Returns bytes and tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {
+        "train": [t for i, t in enumerate(texts) if i % HELD_OUT],
+        "val": [t for i, t in enumerate(texts) if i % HELD_OUT == 0],
+    }
+    if not parts["train"] or not parts["val"]:
+        raise DataError(f"{len(texts)} texts are too few to hold some out")
+    tokenizer = train_tokenizer(parts["train"], vocab_size)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    about = {}
+    for name, part in parts.items():
+        row = pack(part, tokenizer)
+        np.save(folder / f"{name}.npy", row)
+        about[name] = {
+            "documents": len(part),
+            "bytes": sum(len(text.encode()) for text in part),
+            "tokens": len(row),
+        }
+    (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+    return about
+
+
+@DATASETS.register_module()
+class PackedText:
+    """Windows of `length` tokens from a prepared folder's packed row.
+
+    Training windows start anew each epoch at another offset (from seed and epoch), so that no
+    window border is special; validation windows tile the row.
+    """
+
+    def __init__(self, folder: str | Path, split: str, length: int, seed: int = 0) -> None:
+        path = Path(folder) / f"{split}.npy"
+        if not path.is_file():
+            raise DataError(f"{path}: no such packed text; write it with `cupola data text`")
+        self.tokens = np.load(path, mmap_mode="r")
+        self.length, self.split, self.seed = length, split, seed
+        if len(self.tokens) < 2 * length:
+            raise DataError(f"{path}: {len(self.tokens)} tokens hold no two windows of {length}")
+        self.offset = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Moves the training windows."""
+        if self.split == "train":
+            draw = np.random.default_rng((self.seed, epoch))
+            self.offset = int(draw.integers(self.length))
+
+    def __len__(self) -> int:
+        return (len(self.tokens) - self.length) // self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        start = self.offset + index * self.length
+        window = self.tokens[start : start + self.length + 1].astype(np.int64)
+        return {"input_ids": torch.from_numpy(window)}
+
+    def collate(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """input_ids and labels [B, length + 1]: the model shifts labels itself."""
+        ids = torch.stack([sample["input_ids"] for sample in samples])
+        return {"input_ids": ids, "labels": ids}

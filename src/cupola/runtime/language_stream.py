@@ -1,0 +1,97 @@
+"""LanguageEngine: streamed completions of many requests, one token each at every step.
+
+A chunk's data is {"text", "token_id", "finish_reason"}, with "logprob" where it was asked for,
+and on the last chunk "prompt_tokens" and "completion_tokens". `text` may be empty: a character
+can take several tokens, and what may be the beginning of a stop string is held back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cupola.models.bloom import Batcher, Token
+from cupola.runtime.language import LanguageSample
+from cupola.runtime.predictor import Chunk
+
+LONGEST_CHARACTER = 4  # bytes of UTF-8, and so tokens at most
+
+
+@dataclass
+class Writer:
+    """Turns one request's ids into text as soon as it is certain."""
+
+    tokenizer: Any
+    prompt_tokens: int
+    stop: Sequence[str] = ()
+    count: int = 0
+    held: str = ""
+    _unread: list[int] = field(default_factory=list)
+
+    def add(self, token_id: int, last: bool) -> tuple[str, bool]:
+        """The text that became certain, and whether a stop string was reached."""
+        self.count += 1
+        self._unread.append(token_id)
+        text = self.tokenizer.decode(self._unread)
+        if text.endswith("\ufffd") and len(self._unread) < LONGEST_CHARACTER and not last:
+            return "", False  # in the middle of a character
+        self._unread.clear()
+        self.held += text
+        for end in sorted(self.held.find(stop) for stop in self.stop):
+            if end >= 0:
+                return self.held[:end], True
+        certain = len(self.held) if last else len(self.held) - self._overlap()
+        out, self.held = self.held[:certain], self.held[certain:]
+        return out, False
+
+    def _overlap(self) -> int:
+        """Length of the longest end of the text that begins a stop string."""
+        longest = max((len(stop) for stop in self.stop), default=1) - 1
+        for length in range(min(longest, len(self.held)), 0, -1):
+            if any(stop.startswith(self.held[-length:]) for stop in self.stop):
+                return length
+        return 0
+
+
+class LanguageEngine:
+    """A Batcher with text at both ends; requests join and leave between steps."""
+
+    def __init__(self, batcher: Batcher, tokenizer: Any) -> None:
+        self.batcher, self.tokenizer = batcher, tokenizer
+        self._writers: dict[str, Writer] = {}
+
+    @property
+    def active(self) -> int:
+        """How many requests are under way."""
+        return self.batcher.active
+
+    def add(self, request_id: str, sample: LanguageSample) -> None:
+        """Takes a request in; InputError if it could never fit."""
+        self.batcher.add(request_id, sample.ids, sample.sampling)
+        self._writers[request_id] = Writer(self.tokenizer, len(sample.ids), sample.stop)
+
+    def cancel(self, request_id: str) -> None:
+        """Forgets a request; unknown ids are ignored."""
+        self.batcher.cancel(request_id)
+        self._writers.pop(request_id, None)
+
+    def step(self) -> list[Chunk]:
+        """Runs the model once; one chunk for every request that wrote a token."""
+        return [self._chunk(token) for token in self.batcher.step()]
+
+    def _chunk(self, token: Token) -> Chunk:
+        writer = self._writers[token.request_id]
+        reason = token.finish_reason
+        text, stopped = writer.add(token.token_id, last=reason is not None)
+        if stopped:
+            reason = "stop"
+        data: dict[str, Any] = {
+            "text": text,
+            "token_id": token.token_id,
+            "finish_reason": reason,
+        }
+        if token.logprob is not None:
+            data["logprob"] = token.logprob
+        if reason is not None:
+            data |= {"prompt_tokens": writer.prompt_tokens, "completion_tokens": writer.count}
+            self.cancel(token.request_id)
+        return Chunk(token.request_id, data, final=reason is not None)
