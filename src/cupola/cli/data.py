@@ -66,6 +66,23 @@ def darcy(
     )
 
 
+@app.command()
+def text(
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    files: Annotated[
+        list[Path] | None, typer.Option("--file", help="Your own UTF-8 texts instead.")
+    ] = None,
+    vocabulary: Annotated[int, typer.Option(min=261, help="Tokens to train.")] = 4096,
+) -> None:
+    """A tokenizer and packed ids of Jane Austen and classical Chinese, from Debian's packages."""
+    from cupola.data.text import prepare, read_texts
+    from cupola.data.text_sources import fetch_documents
+
+    texts = read_texts(files) if files else [each.text for each in fetch_documents()]
+    for part, sizes in prepare(texts, out, vocabulary).items():
+        print(f"{part}: " + ", ".join(f"{count} {what}" for what, count in sizes.items()))
+
+
 def write(out: Path, variables: dict[str, object], axes: dict[str, list[float]]) -> None:
     """Writes variables with their axes to netCDF or zarr, by the ending of the path."""
     from cupola.errors import DataError

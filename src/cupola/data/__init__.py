@@ -1,5 +1,5 @@
 """Datasets, transforms and generators. Importing this room registers every dataset."""
 
-from cupola.data import darcy, detection, digits, field_dataset, navier_stokes
+from cupola.data import darcy, detection, digits, field_dataset, navier_stokes, text
 
-__all__ = ["darcy", "detection", "digits", "field_dataset", "navier_stokes"]
+__all__ = ["darcy", "detection", "digits", "field_dataset", "navier_stokes", "text"]

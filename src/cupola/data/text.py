@@ -5,6 +5,7 @@ joined by the end-of-text token), and about.json (bytes and tokens of each part)
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,18 @@ from cupola.registry import DATASETS
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
 END = 2
 HELD_OUT = 20  # every so manieth document is for validation
+
+
+def read_texts(paths: Iterable[Path]) -> list[str]:
+    """The documents of UTF-8 files; an empty line or more ends a document. Raises DataError."""
+    texts: list[str] = []
+    for path in paths:
+        try:
+            content = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not readable as UTF-8 text ({error})") from None
+        texts += [part.strip() for part in re.split(r"\n\s*\n", content) if part.strip()]
+    return texts
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -20,13 +20,14 @@ PACKAGES = ("r-cran-janeaustenr", "fortunes-zh")
 NOVELS = "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"
 FORTUNES = "usr/share/games/fortunes"
 
-CLASSICS = ("论语", "菜根谭", "增广贤文", "道德经", "詩經", "诗经")
-POETS = (
-    "辛弃疾 苏轼 李煜 柳永 李白 陆游 吴文英 晏几道 欧阳修 姜夔 晏殊 杜甫 张炎 白居易 蒋捷 王沂孙 刘过 "
-    "史达祖 陈亮 张孝祥 刘克庄 刘辰翁 张先 周密 韦庄 温庭筠 王维 李商隐 冯延巳 纳兰性德 陈人杰 范成大 "
-    "李清照 汪元量 王安石 吴潜 朱淑真 范仲淹 韩元吉 秦观 戴复古 岳飞 刘禹锡 岑参 杜牧 文天祥 杨万里 王昌龄 "
-    "杨炎正 卢祖皋 张籍 程垓 刘长卿 孙光宪 赵善括 吕本中 黄机 韩愈 孟浩然 贺知章 王之涣 元稹 柳宗元 李贺 贾岛"
-).split()
+# Books and poets, up to Nalan Xingde (died 1685), by which a piece is known to be classical.
+CLASSICAL = re.compile(
+    "《?(论语|菜根谭|增广贤文|道德经|詩經|诗经"
+    "|辛弃疾|苏轼|李煜|柳永|李白|陆游|吴文英|晏几道|欧阳修|姜夔|晏殊|杜甫|张炎|白居易|蒋捷|王沂孙|刘过|史达祖"
+    "|陈亮|张孝祥|刘克庄|刘辰翁|张先|周密|韦庄|温庭筠|王维|李商隐|冯延巳|纳兰性德|陈人杰|范成大|李清照|汪元量"
+    "|王安石|吴潜|朱淑真|范仲淹|韩元吉|秦观|戴复古|岳飞|刘禹锡|岑参|杜牧|文天祥|杨万里|王昌龄|杨炎正|卢祖皋|张籍"
+    "|程垓|刘长卿|孙光宪|赵善括|吕本中|黄机|韩愈|孟浩然|贺知章|王之涣|元稹|柳宗元|李贺|贾岛)"
+)
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ def _chinese(folder: Path) -> Iterator[str]:
             yield re.sub(r"^(题目|作者)[:：]", "", piece, flags=re.MULTILINE)
     for piece in _pieces(folder / "chinese"):
         found = re.search(r"^\s*--\s*(.+)$", piece, flags=re.MULTILINE)
-        source = found[1].strip() if found else piece.split("\n", 1)[0].strip("《》 ")
-        if source.strip("《").startswith((*CLASSICS, *POETS)):
+        source = found[1].strip() if found else piece.split("\n", 1)[0]
+        if CLASSICAL.match(source):
             yield re.sub(r"^\s*--\s*", "—— ", piece, flags=re.MULTILINE)
 
 

@@ -2,5 +2,6 @@
 
 from cupola.metrics.coco import CocoMetric
 from cupola.metrics.forecast import ForecastMetric
+from cupola.metrics.perplexity import NGram, Perplexity
 
-__all__ = ["CocoMetric", "ForecastMetric"]
+__all__ = ["CocoMetric", "ForecastMetric", "NGram", "Perplexity"]

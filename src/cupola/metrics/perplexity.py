@@ -74,6 +74,7 @@ class NGram:
         row = [int(token) for token in tokens]
         keep = self.order - 1
         losses = [
-            -math.log(self.probability(row[max(0, i - keep) : i], row[i])) for i in range(1, len(row))
+            -math.log(self.probability(row[max(0, i - keep) : i], row[i]))
+            for i in range(1, len(row))
         ]
         return sum(losses) / len(losses)

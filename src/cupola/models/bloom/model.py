@@ -113,10 +113,12 @@ class BloomForCausalLM(nn.Module):
         *,
         group: Group | None = None,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         **config: Any,
     ) -> None:
         super().__init__()
+        if isinstance(dtype, str):  # as config.json spells it
+            dtype = getattr(torch, dtype.removeprefix("torch."))
         self.settings = BloomSettings.from_config(config)
         self.transformer = BloomModel(self.settings, group, device, dtype)
         self.group = self.transformer.group

@@ -1,0 +1,118 @@
+"""Packed text: tokenizers, windows, and the reader of Debian's texts."""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cupola.data.text import END, PackedText, pack, prepare, read_texts, train_tokenizer
+from cupola.data.text_sources import chapters, read_documents
+from cupola.errors import DataError
+from language_toys import LINES
+
+TOKENIZER = train_tokenizer(LINES, 300)
+
+
+@given(st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=40))
+def test_any_text_comes_back(text: str) -> None:
+    assert TOKENIZER.decode(TOKENIZER.encode(text).ids) == text
+
+
+def test_special_tokens_have_blooms_ids() -> None:
+    ids = [TOKENIZER.token_to_id(t) for t in ("<unk>", "<s>", "</s>", "<pad>")]
+    assert ids == [0, 1, 2, 3]
+
+
+def test_documents_are_joined_by_the_end_token() -> None:
+    row = pack(LINES, TOKENIZER)
+    assert (row == END).sum() == 2
+    assert row[-1] == END
+    assert row.dtype == np.uint16
+
+
+def prepared(folder: Path) -> Path:
+    prepare([f"{n} {LINES[n % 2]}" for n in range(60)], folder, 300)
+    return folder
+
+
+def test_a_prepared_folder(tmp_path: Path) -> None:
+    about = json.loads((prepared(tmp_path) / "about.json").read_text())
+    assert (about["train"]["documents"], about["val"]["documents"]) == (57, 3)
+    assert about["val"]["tokens"] == len(np.load(tmp_path / "val.npy"))
+
+
+def test_windows_tile_the_row_and_move_with_the_epoch(tmp_path: Path) -> None:
+    train = PackedText(prepared(tmp_path), "train", length=8)
+    first = train[1]["input_ids"].tolist()
+    assert first == train.tokens[8:17].tolist()
+    train.set_epoch(3)
+    assert train[1]["input_ids"].tolist() == train.tokens[train.offset + 8 :][:9].tolist()
+    assert train.offset > 0
+    assert len(train[len(train) - 1]["input_ids"]) == 9
+    held_out = PackedText(tmp_path, "val", length=8)
+    held_out.set_epoch(3)
+    assert held_out.offset == 0
+    batch = held_out.collate([held_out[0], held_out[1]])
+    assert batch["input_ids"].shape == batch["labels"].shape == (2, 9)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="write it with `cupola data text`"):
+        PackedText(tmp_path, "train", 8)
+    with pytest.raises(DataError, match="hold no two windows of 100000"):
+        PackedText(prepared(tmp_path), "train", 100000)
+    with pytest.raises(DataError, match="too few to hold some out"):
+        prepare(LINES[:1], tmp_path, 300)
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="not readable as UTF-8"):
+        read_texts([tmp_path / "bad.txt"])
+
+
+def test_empty_lines_part_documents(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\ntwo\n\n \nthree\n")
+    assert read_texts([tmp_path / "a.txt"]) == ["one\ntwo", "three"]
+
+
+def r_database(lines: list[str]) -> bytes:
+    """What R's lazy-load database holds for one character vector."""
+    raw = b"X\n" + struct.pack(">IIII", 3, 0x40201, 0x30500, 5) + b"UTF-8"
+    raw += struct.pack(">II", 16, len(lines))
+    for line in lines:
+        raw += struct.pack(">Ii", 0x40009, len(line.encode())) + line.encode()
+    return struct.pack(">I", len(raw)) + zlib.compress(raw)
+
+
+def test_chapters_of_an_r_database() -> None:
+    long = ["word " * 20] * 8
+    novel = ["EMMA", "", "CHAPTER I", "", *long, "", "Next  paragraph.", "CHAPTER II", "short"]
+    (body,) = chapters(r_database(novel) + r_database(["X"]))
+    assert body.splitlines()[1] == "Next paragraph."
+    with pytest.raises(DataError, match="not stored as R strings"):
+        broken = r_database(["a"])
+        raw = zlib.decompress(broken[4:]).replace(struct.pack(">I", 0x40009), b"\0\0\0\x0d")
+        list(chapters(b"\0\0\0\0" + zlib.compress(raw)))
+
+
+def test_only_classical_pieces_are_taken(tmp_path: Path) -> None:
+    data = tmp_path / "usr/lib/R/site-library/janeaustenr/data"
+    data.mkdir(parents=True)
+    (data / "Rdata.rdb").write_bytes(r_database(["CHAPTER I", "A " * 400]))
+    folder = tmp_path / "usr/share/games/fortunes"
+    folder.mkdir(parents=True)
+    for name in ("tang300", "song100"):
+        (folder / name).write_text("\x1b[32m《静夜思》\x1b[m\n作者：李白\n床前明月光\n%\n")
+    pieces = [
+        "学而时习之。\n  --《论语》",
+        "gdb\n  -- Debian 参考手册",
+        "花间一壶酒\n -- 李白《月下独酌》",
+    ]
+    (folder / "chinese").write_text("\n%\n".join(pieces))
+    texts = [d.text for d in read_documents(tmp_path) if d.language == "zh"]
+    assert texts[0] == "《静夜思》\n李白\n床前明月光"
+    assert len(texts) == 4
+    assert not any("gdb" in text for text in texts)

@@ -1,0 +1,150 @@
+"""The language predictor: completions, streams, stop strings, and what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cupola.cli.main import app
+from cupola.errors import BundleError, InputError
+from cupola.runtime import Predictor
+from cupola.runtime.language import LanguagePredictor
+from cupola.runtime.language_stream import Writer
+from language_toys import LINES, language_bundle
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return language_bundle(tmp_path_factory.mktemp("bundles") / "toy-text").path
+
+
+@pytest.fixture(scope="module")
+def predictor(folder: Path) -> LanguagePredictor:
+    return Predictor.load(folder)
+
+
+def stream(predictor: LanguagePredictor, prompt: str, **parameters: Any) -> list[dict]:
+    engine = predictor.open_stream()
+    engine.add("one", predictor.sample(prompt, parameters))
+    found = []
+    while engine.active:
+        found += [dict(chunk.data) for chunk in engine.step()]
+    return found
+
+
+def test_a_stream_adds_up_to_the_completion(predictor: LanguagePredictor) -> None:
+    how = {"max_tokens": 24, "temperature": 1.0, "seed": 5}
+    whole = predictor("明月", **how)
+    pieces = stream(predictor, "明月", **how)
+    assert "".join(piece["text"] for piece in pieces) == whole.text
+    assert tuple(piece["token_id"] for piece in pieces) == whole.token_ids
+    assert [piece["finish_reason"] for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+    assert pieces[-1]["finish_reason"] == whole.finish_reason == "length"
+    assert pieces[-1]["completion_tokens"] == 24
+    assert pieces[-1]["prompt_tokens"] == whole.prompt_tokens
+
+
+def test_a_request_of_several_prompts(predictor: LanguagePredictor) -> None:
+    prompts = np.array([b"It is", "床前".encode()], dtype=object)
+    samples = predictor.decode({"prompt": prompts}, {"max_tokens": 5, "temperature": 0.7})
+    answers = predictor.encode(predictor.run(samples), {})
+    assert [len(array) for array in answers.values()] == [2, 2, 2, 2]
+    assert answers["completion_tokens"].tolist() == [5, 5]
+    assert answers["text"][0] == predictor("It is", max_tokens=5, temperature=0.7).text.encode()
+
+
+def test_a_stop_string_ends_the_text_before_it(predictor: LanguagePredictor) -> None:
+    plain = predictor("It is", max_tokens=40, temperature=1.0).text
+    stop = plain[6:9]
+    ended = predictor("It is", max_tokens=40, temperature=1.0, stop=["never", stop])
+    assert ended.text == plain[: plain.index(stop)]
+    assert ended.finish_reason == "stop"
+
+
+def test_logprobs_are_given_on_request(predictor: LanguagePredictor) -> None:
+    pieces = stream(predictor, "It", max_tokens=3, logprobs=1)
+    assert all(piece["logprob"] <= 0 for piece in pieces)
+    assert "logprob" not in stream(predictor, "It", max_tokens=1)[0]
+
+
+def test_the_same_seed_gives_the_same_text(predictor: LanguagePredictor) -> None:
+    texts = [predictor("a", max_tokens=16, temperature=1.0, seed=s).text for s in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_characters_of_several_tokens_come_whole(predictor: LanguagePredictor) -> None:
+    ids = predictor.tokenizer.encode(LINES[1]).ids
+    writer = Writer(predictor.tokenizer, 0)
+    pieces = [writer.add(token, last=False)[0] for token in ids]
+    assert "".join(pieces) == LINES[1]
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_held_text_is_given_back_when_no_stop_follows(predictor: LanguagePredictor) -> None:
+    writer = Writer(predictor.tokenizer, 0, stop=("moon",))
+    ids = [i for c in "mo" for i in predictor.tokenizer.encode(c).ids]
+    assert [writer.add(i, last=False)[0] for i in ids] == ["", ""]
+    assert writer.add(predictor.tokenizer.encode("t").ids[0], last=True) == ("mot", False)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        ({"max_tokens": "many"}, "max_tokens: expected a number of kind int"),
+        ({"max_tokens": 1.5}, "max_tokens: expected a number of kind int"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1"),
+        ({"max_tokens": 100000}, "exceed the 8192 tokens"),
+        ({"stop": 3}, "stop: expected a text or a list of texts"),
+        ({"stop": [""]}, "stop: expected a text or a list of texts"),
+    ],
+)
+def test_wrong_parameters(predictor: LanguagePredictor, parameters: dict, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        predictor.decode({"prompt": ["a"]}, parameters)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "text"),
+    [
+        ({}, "prompt: expected an array of texts"),
+        ({"prompt": [""]}, "prompt: it is empty"),
+        ({"prompt": [b"\xff"]}, "prompt: not valid UTF-8"),
+        ({"prompt": [3]}, "prompt: expected text, got int"),
+    ],
+)
+def test_wrong_prompts(predictor: LanguagePredictor, tensors: dict, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        predictor.decode(tensors, {})
+
+
+def test_a_bundle_needs_its_tokenizer(folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "weights.safetensors"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    with pytest.raises(BundleError, match=r"holds no tokenizer\.json"):
+        Predictor.load(tmp_path)
+
+
+def test_generate_streams_to_the_terminal(folder: Path, predictor: LanguagePredictor) -> None:
+    done = CliRunner().invoke(
+        app, ["generate", str(folder), "It is", "--max-tokens", "8", "--temperature", "0"]
+    )
+    assert done.exit_code == 0, done.output
+    assert done.output == "It is" + predictor("It is", max_tokens=8).text + "\n"
+
+
+def test_a_hugging_face_folder_is_read_as_it_is(tmp_path: Path, folder: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    config = transformers.BloomConfig(
+        vocab_size=300, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.5
+    )
+    theirs = transformers.BloomForCausalLM(config).eval()
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    ours = Predictor.load(tmp_path)
+    ids = ours.tokenizer.encode("It is a truth").ids
+    expected = theirs.generate(torch.tensor([ids]), max_new_tokens=10, do_sample=False)
+    assert ours("It is a truth", max_tokens=10).token_ids == tuple(expected[0, len(ids) :].tolist())
