@@ -12,12 +12,28 @@ from typing import Any, overload
 import torch
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.module import (
-    _global_backward_hooks,
-    _global_backward_pre_hooks,
-    _global_forward_hooks,
-    _global_forward_hooks_always_called,
-    _global_forward_hooks_with_kwargs,
-    _global_forward_pre_hooks,
+    register_module_backward_hook as register_module_backward_hook,
+)
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook as register_module_buffer_registration_hook,
+)
+from torch.nn.modules.module import (
+    register_module_forward_hook as register_module_forward_hook,
+)
+from torch.nn.modules.module import (
+    register_module_forward_pre_hook as register_module_forward_pre_hook,
+)
+from torch.nn.modules.module import (
+    register_module_full_backward_hook as register_module_full_backward_hook,
+)
+from torch.nn.modules.module import (
+    register_module_full_backward_pre_hook as register_module_full_backward_pre_hook,
+)
+from torch.nn.modules.module import (
+    register_module_module_registration_hook as register_module_module_registration_hook,
+)
+from torch.nn.modules.module import (
+    register_module_parameter_registration_hook as register_module_parameter_registration_hook,
 )
 from torch.utils.hooks import BackwardHook, RemovableHandle
 
@@ -143,7 +159,7 @@ class _HookedCall:
         self._run_pre_hooks()
         backward = self._backward_hook()
         if backward is not None:
-            self.args = backward.setup_input_hook(self.args)
+            self.args = backward.setup_input_hook(self.args)  # type: ignore[no-untyped-call]
         self.result = self.module.forward(*self.args, **self.kwargs)
         for hook_id, hook, with_kwargs, _ in self._forward_hooks():
             self.fired.add(hook_id)
@@ -155,14 +171,17 @@ class _HookedCall:
                     f"of Tensors but received {type(self.result)}",
                     stacklevel=5,
                 )
-            self.result = backward.setup_output_hook(self.result)
+            self.result = backward.setup_output_hook(self.result)  # type: ignore[no-untyped-call]
         self._attach_legacy_hooks()
         return self.result
 
     def _run_pre_hooks(self) -> None:
         with_kwargs = _table(self.module, "_forward_pre_hooks_with_kwargs")
         local_hooks = _table(self.module, "_forward_pre_hooks")
-        for hook_id, hook in (*_global_forward_pre_hooks.items(), *local_hooks.items()):
+        for hook_id, hook in (
+            *torch_module._global_forward_pre_hooks.items(),
+            *local_hooks.items(),
+        ):
             if hook_id in with_kwargs:
                 pair = hook(self.module, self.args, self.kwargs)
                 if pair is None:
@@ -180,19 +199,15 @@ class _HookedCall:
 
     def _forward_hooks(self) -> list[tuple[int, Hook, bool, bool]]:
         """Return (id, hook, with_kwargs, always_call) for every forward hook, in order."""
-        local_kwargs = _table(self.module, "_forward_hooks_with_kwargs")
-        local_always = _table(self.module, "_forward_hooks_always_called")
+        everywhere = torch_module._global_forward_hooks.items()
+        everywhere_kwargs = torch_module._global_forward_hooks_with_kwargs
+        everywhere_always = torch_module._global_forward_hooks_always_called
+        own = _table(self.module, "_forward_hooks").items()
+        own_kwargs = _table(self.module, "_forward_hooks_with_kwargs")
+        own_always = _table(self.module, "_forward_hooks_always_called")
         return [
-            (
-                i,
-                hook,
-                i in _global_forward_hooks_with_kwargs,
-                i in _global_forward_hooks_always_called,
-            )
-            for i, hook in _global_forward_hooks.items()
-        ] + [
-            (i, hook, i in local_kwargs, i in local_always)
-            for i, hook in _table(self.module, "_forward_hooks").items()
+            *((i, hook, i in everywhere_kwargs, i in everywhere_always) for i, hook in everywhere),
+            *((i, hook, i in own_kwargs, i in own_always) for i, hook in own),
         ]
 
     def _run_forward_hook(self, hook: Hook, with_kwargs: bool) -> None:
@@ -208,7 +223,9 @@ class _HookedCall:
             try:
                 self._run_forward_hook(hook, with_kwargs)
             except Exception as error:
-                scope = "global module" if hook_id in _global_forward_hooks else "module"
+                scope = (
+                    "global module" if hook_id in torch_module._global_forward_hooks else "module"
+                )
                 warnings.warn(
                     f"{scope} forward hook with ``always_call=True`` raised an exception that was "
                     f"silenced as another error was raised in forward: {error}",
@@ -218,13 +235,13 @@ class _HookedCall:
     def _backward_hook(self) -> BackwardHook | None:
         full = self._backward_hooks(full=True)
         local_pre_hooks = _table(self.module, "_backward_pre_hooks")
-        pre = [*_global_backward_pre_hooks.values(), *local_pre_hooks.values()]
+        pre = [*torch_module._global_backward_pre_hooks.values(), *local_pre_hooks.values()]
         return BackwardHook(self.module, full, pre) if full or pre else None
 
     def _backward_hooks(self, full: bool) -> list[Hook]:
         hooks: list[Hook] = []
         if torch_module._global_is_full_backward_hook is full:
-            hooks += _global_backward_hooks.values()
+            hooks += torch_module._global_backward_hooks.values()
         if self.module._is_full_backward_hook is full:
             hooks += _table(self.module, "_backward_hooks").values()
         return hooks

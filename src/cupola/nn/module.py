@@ -5,12 +5,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from torch.nn.modules.module import (
-    _global_backward_hooks,
-    _global_backward_pre_hooks,
-    _global_forward_hooks,
-    _global_forward_pre_hooks,
-)
+from torch.nn.modules import module as torch_module
 
 from cupola.nn.moves import Moves
 from cupola.nn.state import State
@@ -37,10 +32,10 @@ class Module(State, Moves):
         """Run ``forward`` with the hooks around it."""
         if (
             self._hooked
-            or _global_forward_hooks
-            or _global_forward_pre_hooks
-            or _global_backward_hooks
-            or _global_backward_pre_hooks
+            or torch_module._global_forward_hooks
+            or torch_module._global_forward_pre_hooks
+            or torch_module._global_backward_hooks
+            or torch_module._global_backward_pre_hooks
         ):
             if self._compiled_call is not None:
                 return self._compiled_call(args, kwargs)
@@ -55,6 +50,16 @@ class Module(State, Moves):
             f'Module [{type(self).__name__}] is missing the required "forward" function'
         )
 
+    @property
+    def _torchdynamo_orig_callable(self) -> Callable[..., Any]:
+        # torch.compile(module) follows this to what it should compile: the call of this class.
+        # An object as such would share one code object, and one recompile limit, with all others.
+        return self.__call__
+
+    @property
+    def _torchdynamo_wrapper_id(self) -> int:
+        return id(self)
+
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the call in place with :func:`torch.compile`, which takes all arguments."""
         self.__dict__["_compiled_call"] = torch.compile(self._call_with_hooks, *args, **kwargs)
@@ -64,6 +69,9 @@ class Module(State, Moves):
         state = self.__dict__.copy()
         state.pop("_compiled_call", None)
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
 
     def extra_repr(self) -> str:
         """Return what the printed form says between the parentheses."""

@@ -13,6 +13,7 @@ from cupola.nn.store import BUFFER, PARAMETER, TRANSIENT
 from cupola.nn.traversal import Traversal
 
 Convert = Callable[[Tensor], Tensor]
+swap_tensors: Callable[[Tensor, Tensor], None] = torch.utils.swap_tensors
 
 
 class Moves(Traversal):
@@ -93,11 +94,11 @@ class Moves(Traversal):
 
         def convert(tensor: Tensor) -> Tensor:
             castable = tensor.is_floating_point() or tensor.is_complex()
-            layout = {} if tensor.dim() not in (4, 5) else {"memory_format": memory_format}
-            if memory_format is None:
-                layout = {}
+            target = dtype if castable else None
             try:
-                return tensor.to(device, dtype if castable else None, non_blocking, **layout)
+                if memory_format is not None and tensor.dim() in (4, 5):
+                    return tensor.to(device, target, non_blocking, memory_format=memory_format)
+                return tensor.to(device, target, non_blocking)
             except NotImplementedError as error:
                 if str(error) != "Cannot copy out of meta tensor; no data!":
                     raise
@@ -122,7 +123,7 @@ class Moves(Traversal):
 
     def xpu(self, device: torch.types.Device = None) -> Self:
         """Move to an XPU device, the current one by default."""
-        return self._apply(lambda t: t.xpu(device))  # type: ignore[attr-defined]
+        return self._apply(lambda t: t.xpu(device))
 
     def type(self, dst_type: torch.dtype | str) -> Self:
         """Cast every tensor, integers too."""
@@ -149,7 +150,7 @@ class Moves(Traversal):
 
     def share_memory(self) -> Self:
         """Move every tensor to memory that other processes can map."""
-        return self._apply(lambda t: t.share_memory_())
+        return self._apply(lambda t: t.share_memory_())  # type: ignore[no-untyped-call]
 
     def _replicate_for_data_parallel(self) -> Self:
         replica = type(self).__new__(type(self))
@@ -196,8 +197,8 @@ def _convert_parameter(path: str, param: Parameter, fn: Convert) -> Parameter:
 def _must_swap(param: Parameter, converted: Tensor) -> bool:
     return (
         torch.__future__.get_swap_module_params_on_conversion()
-        or is_traceable_wrapper_subclass(converted)
         or isinstance(param, torch._subclasses.FakeTensor)
+        or bool(is_traceable_wrapper_subclass(converted))
     )
 
 
@@ -212,9 +213,9 @@ def _can_set_data(old: Tensor, new: Tensor) -> bool:
 def _swap(path: str, param: Parameter, converted: Tensor, grad: Tensor | None) -> Parameter:
     old_grad, param.grad = param.grad, None  # a gradient counts as a reference and forbids swaps
     try:
-        torch.utils.swap_tensors(param, Parameter(converted, requires_grad=param.requires_grad))
+        swap_tensors(param, Parameter(converted, requires_grad=param.requires_grad))
         if old_grad is not None and grad is not None:
-            torch.utils.swap_tensors(old_grad, grad.requires_grad_(old_grad.requires_grad))
+            swap_tensors(old_grad, grad.requires_grad_(old_grad.requires_grad))
     except Exception as error:
         param.grad = old_grad
         raise RuntimeError(f"_apply(): Couldn't swap {path}") from error

@@ -173,7 +173,7 @@ class State(Traversal, Hooks):
             found += 1
             value = state_dict[key]
             problem = None
-            if not isinstance(value, Tensor) or value.shape != target.shape:
+            if is_lazy(target) or not isinstance(value, Tensor) or value.shape != target.shape:
                 value, problem = _fit(key, target, value)
             if problem:
                 error_msgs.append(problem)
@@ -401,7 +401,7 @@ class _Loading:
 
 def _fit(key: str, target: Tensor, value: Any) -> tuple[Any, str | None]:
     """Return the value as the target can take it, and what is wrong with it or None."""
-    if not (isinstance(value, Tensor) or is_tensor_like(value)):
+    if not is_tensor_like(value):  # type: ignore[no-untyped-call]
         return value, (
             f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like '
             f"object from checkpoint but received {type(value)}"

@@ -152,15 +152,14 @@ class MultiheadAttention(Module):
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         E, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
         if weight is not None and query is key and key is value:
-            q, k, v = F.linear(query, weight, bias).split(E, dim=-1)
+            q, k, v = F.linear(query, weight, bias).chunk(3, dim=-1)
             return q, k, v
         if weight is not None and key is value:
-            q_bias, kv_bias = (None, None) if bias is None else bias.split([E, 2 * E])
-            k, v = F.linear(key, weight[E:], kv_bias).split(E, dim=-1)
-            return F.linear(query, weight[:E], q_bias), k, v
+            k, v = F.linear(key, weight[E:], None if bias is None else bias[E:]).chunk(2, dim=-1)
+            return F.linear(query, weight[:E], None if bias is None else bias[:E]), k, v
         parts: Any = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-        weights = parts if weight is None else weight.split(E)
-        biases = (None, None, None) if bias is None else bias.split(E)
+        weights = parts if weight is None else weight.chunk(3)
+        biases = (None, None, None) if bias is None else bias.chunk(3)
         q, k, v = map(F.linear, (query, key, value), weights, biases)
         return q, k, v
 
@@ -178,7 +177,9 @@ class MultiheadAttention(Module):
         if self.bias_k is not None and self.bias_v is not None:
             k = torch.cat([k, self.bias_k.expand(B, 1, E)], dim=1)
             v = torch.cat([v, self.bias_v.expand(B, 1, E)], dim=1)
-        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        q, k, v = (
+            t.reshape(B, -1, self.num_heads, self.head_dim).transpose(1, 2) for t in (q, k, v)
+        )
         if self.add_zero_attn:
             k, v = (
                 torch.cat([t, t.new_zeros(B, self.num_heads, 1, self.head_dim)], 2) for t in (k, v)
@@ -229,7 +230,7 @@ def _join_masks(
                 f"{(B * h, L, S)}."
             )
         joined = _additive(attn_mask, query.dtype)
-        joined = joined.unflatten(0, (B, h)) if attn_mask.dim() == 3 else joined[None, None]
+        joined = joined.reshape(B, h, L, S) if attn_mask.dim() == 3 else joined[None, None]
     if key_padding_mask is not None:
         if key_padding_mask.shape != (B, S):
             raise AssertionError(

@@ -6,9 +6,11 @@ Letters: N batch, C channels (num_features); the other axes are spatial.
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Parameter
+from torch.nn.modules import _functions
 
 from cupola.nn import init
 from cupola.nn.layers.factory import empty
@@ -85,7 +87,8 @@ class NormBase(Module):
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
-            f"affine={self.affine}, track_running_stats={self.track_running_stats}"
+            f"affine={self.affine}, bias={self.bias is not None}, "
+            f"track_running_stats={self.track_running_stats}"
         )
 
     def _load_from_state_dict(
@@ -154,6 +157,79 @@ class BatchNorm3d(BatchNorm):
 
     def _check_input_dim(self, input: Tensor) -> None:
         require_dim(input, 5)
+
+
+class SyncBatchNorm(BatchNorm):
+    """:class:`BatchNorm` over the batches of all processes of a group, on GPUs.
+
+    In evaluation, and with one process, it is the ordinary one.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: Any = None,
+        device: torch.types.Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
+        )
+        self.process_group = process_group
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
+        if input.shape[1] == 0:
+            raise ValueError("SyncBatchNorm number of input channels should be non-zero")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, *] -> the same; ValueError for tensors that are on no GPU."""
+        group = self.process_group or dist.group.WORLD if dist.is_initialized() else None
+        if not self.training or group is None or dist.get_world_size(group) == 1:
+            return super().forward(input)
+        self._check_input_dim(input)
+        if input.device.type == "cpu":
+            raise ValueError("SyncBatchNorm expected input tensor to be on GPU or XPU")
+        output: Tensor = _functions.SyncBatchNorm.apply(  # type: ignore[no-untyped-call]
+            input,
+            self.weight,
+            self.bias,
+            self.running_mean if self.track_running_stats else None,
+            self.running_var if self.track_running_stats else None,
+            self.eps,
+            self._count_batch(),
+            group,
+            dist.get_world_size(group),
+        )
+        return output
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: Module, process_group: Any = None) -> Module:
+        """Return the tree with its batch norms replaced; weights and statistics are shared."""
+        result = module
+        if isinstance(module, BatchNorm):
+            result = cls(
+                module.num_features,
+                module.eps,
+                module.momentum,
+                module.affine,
+                module.track_running_stats,
+                process_group,
+                bias=module.bias is not None,
+            )
+            for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+                setattr(result, name, getattr(module, name))
+            result.training = module.training
+        for name, child in module.named_children():
+            result.add_module(name, cls.convert_sync_batchnorm(child, process_group))
+        return result
 
 
 class FrozenBatchNorm2d(Module):

@@ -89,7 +89,7 @@ class ConvNd(Module):
         """Draw weight and bias from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
         init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
-            fan_in, _ = init._calculate_fan_in_and_fan_out(self.weight)
+            fan_in, _ = init.fan_in_and_fan_out(self.weight)
             if fan_in:
                 bound = 1 / math.sqrt(fan_in)
                 init.uniform_(self.bias, -bound, bound)
@@ -201,6 +201,10 @@ class ConvTransposeNd(ConvNd):
             output_padding=output_padding,
         )
 
+    def _amounts(self) -> tuple[int, ...]:
+        assert not isinstance(self.padding, str), "only convolutions pad by name"
+        return self.padding
+
     def _output_padding(self, input: Tensor, output_size: Sequence[int] | None) -> tuple[int, ...]:
         """Return the padding that makes the output as large as asked.
 
@@ -217,11 +221,10 @@ class ConvTransposeNd(ConvNd):
                 f"{type(self).__name__}: for {input.dim()}D input, output_size must have "
                 f"{self.dims} or {input.dim()} elements (got {len(output_size)})"
             )
-        assert not isinstance(self.padding, str)
-        extents = input.shape[-self.dims :]
+        padding, extents = self._amounts(), input.shape[-self.dims :]
         least = [
             (extents[i] - 1) * self.stride[i]
-            - 2 * self.padding[i]
+            - 2 * padding[i]
             + self.dilation[i] * (self.kernel_size[i] - 1)
             + 1
             for i in range(self.dims)
@@ -248,7 +251,7 @@ class ConvTranspose1d(ConvTransposeNd):
             self.weight,
             self.bias,
             self.stride,
-            self.padding,
+            self._amounts(),
             extra,
             self.groups,
             self.dilation,
@@ -268,7 +271,7 @@ class ConvTranspose2d(ConvTransposeNd):
             self.weight,
             self.bias,
             self.stride,
-            self.padding,
+            self._amounts(),
             extra,
             self.groups,
             self.dilation,
@@ -288,7 +291,7 @@ class ConvTranspose3d(ConvTransposeNd):
             self.weight,
             self.bias,
             self.stride,
-            self.padding,
+            self._amounts(),
             extra,
             self.groups,
             self.dilation,

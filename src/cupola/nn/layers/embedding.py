@@ -90,7 +90,8 @@ class Embedding(Module):
         """Make a table of given vectors [rows, dim]; frozen unless told otherwise."""
         if embeddings.dim() != 2:
             raise AssertionError("Embeddings parameter is expected to be 2-dimensional")
-        return cls(*embeddings.shape, _weight=embeddings, _freeze=freeze, **kwargs)
+        rows, dim = embeddings.shape
+        return cls(rows, dim, _weight=embeddings, _freeze=freeze, **kwargs)
 
 
 class EmbeddingBag(Module):
@@ -174,7 +175,8 @@ class EmbeddingBag(Module):
         """Make a table of given vectors [rows, dim]; frozen unless told otherwise."""
         if embeddings.dim() != 2:
             raise AssertionError("Embeddings parameter is expected to be 2-dimensional")
-        bag = cls(*embeddings.shape, _weight=embeddings, **kwargs)
+        rows, dim = embeddings.shape
+        bag = cls(rows, dim, _weight=embeddings, **kwargs)
         bag.weight.requires_grad = not freeze
         return bag
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn._reduction import legacy_get_string as legacy_reduction
 
 from cupola.nn.module import Module
 
@@ -23,7 +24,7 @@ class Loss(Module):
     ) -> None:
         super().__init__()
         if size_average is not None or reduce is not None:
-            reduction = F._Reduction.legacy_get_string(size_average, reduce)
+            reduction = legacy_reduction(size_average, reduce)
         self.reduction = reduction
 
 

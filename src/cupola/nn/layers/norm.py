@@ -104,6 +104,8 @@ class GroupNorm(Module):
         affine: bool = True,
         device: torch.types.Device = None,
         dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if num_channels % num_groups:
@@ -115,7 +117,7 @@ class GroupNorm(Module):
         self.eps = eps
         self.affine = affine
         self.register_parameter("weight", _affine(affine, (num_channels,), device, dtype))
-        self.register_parameter("bias", _affine(affine, (num_channels,), device, dtype))
+        self.register_parameter("bias", _affine(affine and bias, (num_channels,), device, dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -127,7 +129,10 @@ class GroupNorm(Module):
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        return (
+            f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "
+            f"bias={self.bias is not None}"
+        )
 
 
 class LocalResponseNorm(Module):

@@ -20,8 +20,9 @@ class PadNd(Module):
 
     def __init__(self, padding: int | Sequence[int]) -> None:
         super().__init__()
-        one = isinstance(padding, int)
-        self.padding = (padding,) * (2 * self.dims) if one else tuple(padding)  # type: ignore[arg-type]
+        if isinstance(padding, int):
+            padding = (padding,) * (2 * self.dims)
+        self.padding = tuple(padding)
 
     def forward(self, input: Tensor) -> Tensor:
         """[*, spatial axes] -> the same, larger."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cupola.nn.module import Module
 
-Size = int | Sequence[int]
+Size = int | tuple[int, ...]
 
 
 class Flatten(Module):
@@ -48,7 +48,7 @@ class Unflatten(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[*, n, *] -> [*, *unflattened_size, *]."""
-        return input.unflatten(self.dim, self.unflattened_size)  # type: ignore[no-untyped-call, no-any-return]
+        return input.unflatten(self.dim, self.unflattened_size)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
@@ -206,8 +206,8 @@ class Upsample(Module):
         """[N, C, *] -> [N, C, *']."""
         return F.interpolate(
             input,
-            self.size,  # type: ignore[arg-type]
-            self.scale_factor,  # type: ignore[arg-type]
+            self.size,
+            self.scale_factor,
             self.mode,
             self.align_corners,
             recompute_scale_factor=self.recompute_scale_factor,
