@@ -2,6 +2,7 @@
 
 from cupola.metrics.coco import CocoMetric
 from cupola.metrics.forecast import ForecastMetric
+from cupola.metrics.nuscenes import NuScenesMetric
 from cupola.metrics.perplexity import NGram, Perplexity
 
-__all__ = ["CocoMetric", "ForecastMetric", "NGram", "Perplexity"]
+__all__ = ["CocoMetric", "ForecastMetric", "NGram", "NuScenesMetric", "Perplexity"]

@@ -179,8 +179,8 @@ class ModulatedDeformConv2dPack(ModulatedDeformConv2d):
             padding=self.padding,
             dilation=self.dilation,
         )
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+        for parameter in self.conv_offset.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """x [B, C, H, W] -> [B, O, h, w]."""

@@ -63,10 +63,9 @@ class Detr3DCrossAtten(nn.Module):
 
     def init_weights(self) -> None:
         """Every camera and level starts with the weight sigmoid(0) = 0.5."""
-        nn.init.zeros_(self.attention_weights.weight)
-        nn.init.zeros_(self.attention_weights.bias)
+        for parameter in (*self.attention_weights.parameters(), *self.output_proj.parameters()):
+            nn.init.zeros_(parameter)
         nn.init.xavier_uniform_(self.output_proj.weight)
-        nn.init.zeros_(self.output_proj.bias)
 
     def forward(
         self,

@@ -108,7 +108,9 @@ class Detr3DTransformer(nn.Module):
         for module in self.modules():
             if isinstance(module, Detr3DCrossAtten):
                 module.init_weights()
-        nn.init.zeros_(self.reference_points.bias)
+        for parameter in self.reference_points.parameters():
+            if parameter.dim() == 1:
+                nn.init.zeros_(parameter)
 
     def forward(
         self,

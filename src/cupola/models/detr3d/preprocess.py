@@ -21,4 +21,4 @@ class Det3DDataPreprocessor(nn.Module):
         """[..., 3, h, w], 0..255 -> [..., 3, H, W], normalised; zeros at the right and bottom."""
         flat = pictures.reshape(-1, *pictures.shape[-3:])
         pixels: Tensor = self.pictures(list(flat)).pixels
-        return pixels.unflatten(0, pictures.shape[:-3])
+        return pixels.view(*pictures.shape[:-2], *pixels.shape[-2:])

@@ -1,5 +1,6 @@
 """The Hungarian assigner: one query per object, at the least total cost."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,12 +64,11 @@ def solve_assignments(costs: Sequence[Tensor]) -> list[Tensor]:
     solved, start = [], 0
     for cost in costs:
         queries, objects = cost.shape[-2:]
-        matrices = flat[start : start + cost.numel()].reshape(-1, queries, objects)
+        count = math.prod(cost.shape[:-2])
+        matrices = flat[start : start + cost.numel()].reshape(count, queries, objects)
         start += cost.numel()
-        assigned = np.full((len(matrices), queries), -1, dtype=np.int64)
-        if objects == 0:
-            assigned = np.full((int(np.prod(cost.shape[:-2])), queries), -1, dtype=np.int64)
-        for row, matrix in zip(assigned, matrices, strict=False):
+        assigned = np.full((count, queries), -1, dtype=np.int64)
+        for row, matrix in zip(assigned, matrices, strict=True):
             query, target = linear_sum_assignment(matrix)
             row[query] = target
         solved.append(torch.from_numpy(assigned).view(cost.shape[:-1]).to(device))

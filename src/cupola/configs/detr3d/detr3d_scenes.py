@@ -1,0 +1,105 @@
+# detr3d-scenes: a DETR3D of 1.5 M parameters for six pictures of 96 x 160, trained on generated
+# streets (`cupola data driving-scenes`). The model's keys are those of the published configs.
+class_names = ["car", "truck", "pedestrian", "traffic_cone"]
+pc_range = [-35.0, -35.0, -3.0, 35.0, 35.0, 3.0]
+channels = 96
+
+model = dict(
+    type="DETR3D",
+    img_backbone=dict(
+        type="ResNet",
+        depth=18,
+        stem_channels=16,
+        base_channels=16,
+        num_stages=4,
+        out_indices=(0, 1, 2, 3),
+        norm_cfg=dict(type="BN", requires_grad=True),
+        norm_eval=False,
+    ),
+    img_neck=dict(
+        type="FPN",
+        in_channels=[16, 32, 64, 128],
+        out_channels=channels,
+        start_level=1,
+        num_outs=3,
+    ),
+    pts_bbox_head=dict(
+        type="DETR3DHead",
+        num_query=100,
+        num_classes=4,
+        in_channels=channels,
+        sync_cls_avg_factor=True,
+        with_box_refine=True,
+        transformer=dict(
+            type="Detr3DTransformer",
+            decoder=dict(
+                type="Detr3DTransformerDecoder",
+                num_layers=4,
+                return_intermediate=True,
+                transformerlayers=dict(
+                    type="DetrTransformerDecoderLayer",
+                    attn_cfgs=[
+                        dict(
+                            type="MultiheadAttention",
+                            embed_dims=channels,
+                            num_heads=6,
+                            dropout=0.0,
+                        ),
+                        dict(
+                            type="Detr3DCrossAtten",
+                            pc_range=pc_range,
+                            num_points=1,
+                            num_levels=3,
+                            embed_dims=channels,
+                            dropout=0.0,
+                        ),
+                    ],
+                    feedforward_channels=2 * channels,
+                    ffn_dropout=0.0,
+                    operation_order=("self_attn", "norm", "cross_attn", "norm", "ffn", "norm"),
+                ),
+            ),
+        ),
+        bbox_coder=dict(
+            type="NMSFreeCoder",
+            pc_range=pc_range,
+            post_center_range=[-40.0, -40.0, -5.0, 40.0, 40.0, 5.0],
+            max_num=60,
+            num_classes=4,
+        ),
+        loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0),
+        loss_bbox=dict(type="L1Loss", loss_weight=0.25),
+    ),
+    train_cfg=dict(
+        pts=dict(
+            assigner=dict(
+                type="HungarianAssigner3D",
+                cls_cost=dict(type="FocalLossCost", weight=2.0),
+                reg_cost=dict(type="BBox3DL1Cost", weight=0.25),
+                pc_range=pc_range,
+            )
+        )
+    ),
+)
+
+train_dataloader = dict(
+    batch_size=8,
+    dataset=dict(type="DrivingScenes", split="train", seed=0, count=3000, keep=True, mirror=True),
+)
+val_dataloader = dict(
+    batch_size=10,
+    dataset=dict(type="DrivingScenes", split="val", seed=0, count=100, keep=True),
+)
+val_evaluator = dict(type="NuScenesMetric", names=class_names)
+optim_wrapper = dict(
+    optimizer=dict(type="AdamW", lr=6e-4, weight_decay=0.01),
+    clip_grad=dict(max_norm=35, norm_type=2),
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.02, begin=0, end=100, by_epoch=False),
+    dict(type="CosineAnnealingLR", eta_min=6e-6, by_epoch=False),
+]
+train_cfg = dict(max_iters=3600, val_interval=300)
+ema = dict(decay=0.995)
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=250, save_best="mAP"))
+randomness = dict(seed=0)

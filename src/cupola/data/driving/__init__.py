@@ -1,0 +1,18 @@
+"""driving-scenes: a generated street seen by six calibrated cameras."""
+
+from cupola.data.driving.agents import CLASS_NAMES, Agent
+from cupola.data.driving.render import render
+from cupola.data.driving.rig import CAMERA_NAMES, Camera, camera_rig
+from cupola.data.driving.scene import Scene, SceneStyle, make_scene
+
+__all__ = [
+    "CAMERA_NAMES",
+    "CLASS_NAMES",
+    "Agent",
+    "Camera",
+    "Scene",
+    "SceneStyle",
+    "camera_rig",
+    "make_scene",
+    "render",
+]

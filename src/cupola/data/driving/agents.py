@@ -1,0 +1,99 @@
+"""What stands and moves in the street: cars, trucks, pedestrians, cones, made of shaded boxes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+CLASS_NAMES = ("car", "truck", "pedestrian", "traffic_cone")
+# Mean (l, w, h) in metres. Sizes vary, so that apparent size alone does not give the distance.
+MEAN_SIZES = {
+    "car": (4.5, 1.9, 1.6),
+    "truck": (7.5, 2.5, 3.2),
+    "pedestrian": (0.7, 0.7, 1.75),
+    "traffic_cone": (0.45, 0.45, 0.9),
+}
+SIZE_SPREAD = 0.12
+GLASS = (0.12, 0.15, 0.2)
+SKIN = (0.75, 0.58, 0.48)
+ORANGE = (0.95, 0.4, 0.1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A box of an agent, in fractions of its size: from `low` to `high`, each (l, w, h).
+
+    The agent spans -0.5..0.5 along l and w and 0..1 in height. `lights` paints the front and rear
+    faces as a vehicle's; `feet` is the fraction of the height that is dark (wheels, trousers).
+    """
+
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+    colour: tuple[float, float, float]
+    lights: bool = False
+    feet: float = 0.0
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One object in the ego's lidar frame.
+
+    position: [3], metres, z at the bottom. size: (l, w, h). yaw: radians, counter-clockwise from
+    the x axis. velocity: [2], m/s. parts: what is drawn.
+    """
+
+    label: int
+    position: Array
+    size: Array
+    yaw: float
+    velocity: Array
+    parts: tuple[Part, ...]
+
+    @property
+    def box(self) -> Array:
+        """(x, y, z of the bottom, l, w, h, yaw, vx, vy), [9]."""
+        return np.concatenate((self.position, self.size, [self.yaw], self.velocity))
+
+    @property
+    def radius(self) -> float:
+        """Half of the footprint's diagonal, metres."""
+        return float(np.hypot(self.size[0], self.size[1]) / 2)
+
+
+def draw_size(rng: np.random.Generator, name: str) -> Array:
+    """A size for an agent of this class: one factor for all sides, a smaller one for each."""
+    common = rng.normal(1.0, SIZE_SPREAD)
+    each = rng.normal(1.0, SIZE_SPREAD / 3, size=3)
+    return np.asarray(MEAN_SIZES[name]) * np.clip(common * each, 0.65, 1.4)
+
+
+def draw_parts(rng: np.random.Generator, name: str) -> tuple[Part, ...]:
+    """The boxes of one agent of this class, with colours of its own."""
+    paint = rng.uniform(0.15, 0.95, size=3)
+    colour = (float(paint[0]), float(paint[1]), float(paint[2]))
+    if name == "car":
+        return (
+            Part((-0.5, -0.5, 0.0), (0.5, 0.5, 0.6), colour, lights=True, feet=0.35),
+            Part((-0.4, -0.44, 0.6), (0.2, 0.44, 0.96), GLASS),
+            Part((-0.36, -0.42, 0.96), (0.16, 0.42, 1.0), colour),
+        )
+    if name == "truck":
+        return (
+            Part((0.27, -0.48, 0.0), (0.5, 0.48, 0.72), colour, lights=True, feet=0.2),
+            Part((0.3, -0.44, 0.42), (0.505, 0.44, 0.66), GLASS),
+            Part((-0.5, -0.5, 0.12), (0.24, 0.5, 1.0), (0.82, 0.82, 0.8), lights=True, feet=0.1),
+        )
+    if name == "pedestrian":
+        return (
+            Part((-0.2, -0.32, 0.0), (0.2, 0.32, 0.48), (0.15, 0.17, 0.28)),
+            Part((-0.28, -0.5, 0.46), (0.28, 0.5, 0.84), colour),
+            Part((-0.18, -0.18, 0.84), (0.18, 0.18, 1.0), SKIN),
+        )
+    return (
+        Part((-0.5, -0.5, 0.0), (0.5, 0.5, 0.08), (0.2, 0.2, 0.2)),
+        Part((-0.36, -0.36, 0.08), (0.36, 0.36, 0.4), ORANGE),
+        Part((-0.24, -0.24, 0.4), (0.24, 0.24, 0.65), (0.95, 0.95, 0.95)),
+        Part((-0.14, -0.14, 0.65), (0.14, 0.14, 1.0), ORANGE),
+    )

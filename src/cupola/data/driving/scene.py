@@ -1,0 +1,133 @@
+"""A street around the ego: who stands where, which way the road runs, where the sun is."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cupola.data.driving.agents import CLASS_NAMES, Agent, Array, draw_parts, draw_size
+from cupola.data.driving.rig import LIDAR_HEIGHT
+
+GROUND = -LIDAR_HEIGHT
+
+
+@dataclass(frozen=True)
+class SceneStyle:
+    """How full and how wide a street is."""
+
+    reach: float = 32.0  # metres: agents stand within this distance
+    fewest: int = 5
+    most: int = 12
+    shares: tuple[float, float, float, float] = (0.5, 0.14, 0.2, 0.16)  # of the four classes
+    clearance: float = 3.2  # metres around the ego that stay free
+
+
+@dataclass(frozen=True)
+class Street:
+    """road_yaw: radians, the road's direction. half_width: metres. sun: [3], towards the sun."""
+
+    road_yaw: float
+    half_width: float
+    sun: Array
+    ambient: float
+    asphalt: float
+    verge: Array
+    sky: Array
+    texture: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Agents in the lidar's frame of the ego at one moment; the ego drives along +y."""
+
+    agents: tuple[Agent, ...]
+    street: Street
+    ego_speed: float
+
+    def after(self, seconds: float) -> "Scene":
+        """The same street `seconds` later, in the frame of the ego as it is then."""
+        ego = np.array([0.0, self.ego_speed * seconds, 0.0])
+        moved = tuple(
+            replace(a, position=a.position + np.append(a.velocity, 0.0) * seconds - ego)
+            for a in self.agents
+        )
+        return replace(self, agents=moved)
+
+
+def _street(rng: np.random.Generator) -> Street:
+    height, azimuth = rng.uniform(0.5, 1.3), rng.uniform(0, 2 * math.pi)
+    sun = np.array(
+        [
+            math.cos(azimuth) * math.cos(height),
+            math.sin(azimuth) * math.cos(height),
+            math.sin(height),
+        ]
+    )
+    return Street(
+        road_yaw=math.pi / 2 + rng.normal(0, 0.06),
+        half_width=rng.uniform(6.5, 9.5),
+        sun=sun,
+        ambient=rng.uniform(0.4, 0.6),
+        asphalt=rng.uniform(0.28, 0.45),
+        verge=np.array([0.3, 0.4, 0.2]) * rng.uniform(0.7, 1.2) + rng.uniform(-0.05, 0.05, size=3),
+        sky=np.array([0.55, 0.68, 0.85]) * rng.uniform(0.8, 1.1),
+        texture=int(rng.integers(1 << 30)),
+    )
+
+
+def _place(rng: np.random.Generator, street: Street, name: str, style: SceneStyle) -> Array:
+    """A spot for an agent: vehicles on or beside the road, people and cones mostly at its edge."""
+    along = rng.uniform(-style.reach, style.reach)
+    if name in ("car", "truck"):
+        lane = rng.choice(
+            [-0.75, -0.25, 0.25, 0.75, 1.4, -1.4], p=[0.2, 0.22, 0.22, 0.2, 0.08, 0.08]
+        )
+        across = lane * street.half_width + rng.normal(0, 0.5)
+    else:
+        side = rng.choice([-1.0, 1.0])
+        across = side * rng.uniform(0.3, 1.5) * street.half_width
+    forward = np.array([math.cos(street.road_yaw), math.sin(street.road_yaw)])
+    right = np.array([forward[1], -forward[0]])
+    return forward * along + right * across
+
+
+def _heading(rng: np.random.Generator, street: Street, name: str, spot: Array) -> float:
+    if name in ("car", "truck") and rng.random() < 0.85:
+        on_right = spot[0] * math.sin(street.road_yaw) - spot[1] * math.cos(street.road_yaw) > 0
+        return street.road_yaw + (0 if on_right else math.pi) + float(rng.normal(0, 0.06))
+    return float(rng.uniform(-math.pi, math.pi))
+
+
+def _speed(rng: np.random.Generator, name: str) -> float:
+    if name == "traffic_cone" or rng.random() < 0.35:
+        return 0.0
+    return float(rng.uniform(0.6, 1.8) if name == "pedestrian" else rng.uniform(2.0, 9.0))
+
+
+def _free(spot: Array, radius: float, agents: Sequence[Agent], style: SceneStyle) -> bool:
+    distance = float(np.hypot(*spot))
+    if not style.clearance + radius < distance < style.reach:
+        return False
+    return all(np.hypot(*(a.position[:2] - spot)) > a.radius + radius + 0.3 for a in agents)
+
+
+def make_scene(rng: np.random.Generator, style: SceneStyle | None = None) -> Scene:
+    """One street; everything in it is a function of the generator's state and the style."""
+    style = style or SceneStyle()
+    street = _street(rng)
+    agents: list[Agent] = []
+    for _ in range(int(rng.integers(style.fewest, style.most + 1))):
+        label = int(rng.choice(len(CLASS_NAMES), p=style.shares))
+        name = CLASS_NAMES[label]
+        size, parts = draw_size(rng, name), draw_parts(rng, name)
+        radius = float(np.hypot(size[0], size[1]) / 2)
+        for _attempt in range(10):
+            spot = _place(rng, street, name, style)
+            if _free(spot, radius, agents, style):
+                yaw = _heading(rng, street, name, spot)
+                velocity = _speed(rng, name) * np.array([math.cos(yaw), math.sin(yaw)])
+                position = np.array([spot[0], spot[1], GROUND])
+                agents.append(Agent(label, position, size, yaw, velocity, parts))
+                break
+    return Scene(tuple(agents), street, float(rng.uniform(0, 8)))

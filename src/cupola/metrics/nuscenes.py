@@ -1,0 +1,70 @@
+"""NuScenesMetric: mAP and NDS of a run, computed here or by nuscenes-devkit itself."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cupola.errors import DataError
+from cupola.metrics.nuscenes_scores import Box, nuscenes_scores
+from cupola.registry import METRICS
+
+MOVING = 0.2  # m/s, as MMDetection3D's default attributes have it
+
+
+def default_attribute(name: str, velocity: Sequence[float]) -> str:
+    """The attribute that goes with a class and a speed, for models that predict none."""
+    moving = math.hypot(velocity[0], velocity[1]) > MOVING
+    if name in ("traffic_cone", "barrier"):
+        return ""
+    if name == "pedestrian":
+        return "pedestrian.moving" if moving else "pedestrian.standing"
+    if name in ("bicycle", "motorcycle"):
+        return "cycle.with_rider" if moving else "cycle.without_rider"
+    return "vehicle.moving" if moving else "vehicle.parked"
+
+
+@METRICS.register_module()
+class NuScenesMetric:
+    """Takes Detections3D and batches with targets in the ego's frame; published keys tolerated.
+
+    `names` are the classes by label. compute() gives mAP, NDS and the mean errors; `truth` and
+    `found` hold the boxes for metrics.nuscenes_official.
+    """
+
+    def __init__(self, names: Sequence[str], **published: Any) -> None:
+        self.names = tuple(names)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything seen."""
+        self.truth: list[Box] = []
+        self.found: list[Box] = []
+        self._samples = 0
+
+    def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> None:
+        """Takes one batch in; boxes are [N, 9], metres, radians, m/s."""
+        for b, prediction in enumerate(predictions):
+            sample = str(self._samples)
+            self._samples += 1
+            target = batch["targets"][b]
+            self.truth += self._boxes(sample, target["boxes"], target["labels"])
+            self.found += self._boxes(
+                sample, prediction.boxes, prediction.labels, prediction.scores
+            )
+
+    def _boxes(self, sample: str, boxes: Any, labels: Any, scores: Any = None) -> list[Box]:
+        confidence = [1.0] * len(labels) if scores is None else scores.tolist()
+        made = []
+        for row, label, score in zip(boxes.tolist(), labels.tolist(), confidence, strict=True):
+            name = self.names[label]
+            x, y, _, length, width, height, yaw, vx, vy = row
+            attribute = default_attribute(name, (vx, vy))
+            size = (length, width, height)
+            made.append(Box(sample, name, (x, y), size, yaw, (vx, vy), attribute, score))
+        return made
+
+    def compute(self) -> dict[str, float]:
+        """The scores by name. Raises DataError when no sample was seen."""
+        if not self._samples:
+            raise DataError("nuScenes scores of no samples; the dataset is empty")
+        return nuscenes_scores(self.truth, self.found, self.names)
