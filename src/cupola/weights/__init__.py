@@ -3,5 +3,17 @@
 from cupola.weights.dialects import DIALECTS, Dialect
 from cupola.weights.loading import LoadReport, load_weights, translate
 from cupola.weights.reading import read_checkpoint
+from cupola.weights.reshard import load_shard, reshard
+from cupola.weights.sources import open_source
 
-__all__ = ["DIALECTS", "Dialect", "LoadReport", "load_weights", "read_checkpoint", "translate"]
+__all__ = [
+    "DIALECTS",
+    "Dialect",
+    "LoadReport",
+    "load_shard",
+    "load_weights",
+    "open_source",
+    "read_checkpoint",
+    "reshard",
+    "translate",
+]

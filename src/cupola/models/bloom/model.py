@@ -117,10 +117,10 @@ class BloomForCausalLM(nn.Module):
         **config: Any,
     ) -> None:
         super().__init__()
-        if isinstance(dtype, str):  # as config.json spells it
-            dtype = getattr(torch, dtype.removeprefix("torch."))
+        # config.json spells the type as a text
+        kind = getattr(torch, dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
         self.settings = BloomSettings.from_config(config)
-        self.transformer = BloomModel(self.settings, group, device, dtype)
+        self.transformer = BloomModel(self.settings, group, device, kind)
         self.group = self.transformer.group
 
     def forward(

@@ -1,0 +1,152 @@
+"""Loading our slice of a checkpoint, and writing a checkpoint for another number of ranks.
+
+p shards become q without more than one tensor in memory at a time.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from cupola import nn
+from cupola.errors import CheckpointError
+from cupola.parallel import Group, shard_dims
+from cupola.parallel.groups import alone
+from cupola.parallel.sharding import cut, true_lengths
+from cupola.weights.dialects import bloom_hf, megatron
+from cupola.weights.loading import LoadReport
+from cupola.weights.sources import Shape, Source, open_source
+
+TYPE_NAMES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float64: "F64",
+}
+
+Part = tuple[str, Shape, Callable[[], Tensor]]
+
+
+def load_shard(
+    model: nn.Module, source: str | Path | Source, group: Group | None = None, **options: Any
+) -> LoadReport:
+    """Fills a model with this rank's part of a checkpoint of any sharding.
+
+    Only that part is read. The model may be built without data (`nn.on_meta`). Options go to
+    `open_source`. Raises CheckpointError when a parameter is missing or of another size.
+    """
+    opened = source if isinstance(source, Source) else open_source(source, **options)
+    group, dims, lengths = alone(group), shard_dims(model), true_lengths(model)
+    shapes, state = opened.shapes(), {}
+    for name, parameter in model.named_parameters():
+        if name not in shapes:
+            raise CheckpointError(f"the checkpoint lacks {name}")
+        dim, local = dims.get(name), parameter.shape
+        rows = lengths.get(name, local[dim or 0] * (group.size if dim is not None else 1))
+        _check(name, shapes[name], local, dim or 0, rows, padded=name in lengths)
+        state[name] = _part(opened, name, dim, rows, group).to(parameter.dtype)
+    model.load_state_dict(state, strict=False, assign=True)
+    return LoadReport("sharded", len(state), [], sorted(shapes.keys() - state.keys()))
+
+
+def _check(name: str, found: Shape, local: Shape, dim: int, rows: int, *, padded: bool) -> None:
+    wanted = (*local[:dim], rows, *local[dim + 1 :])
+    longer = padded and found[dim] > rows  # a vocabulary padded by another number of ranks
+    if found != wanted and not (longer and found[:dim] == wanted[:dim]):
+        raise CheckpointError(f"{name}: shape {found} in the checkpoint, {wanted} wanted")
+
+
+def _part(source: Source, name: str, dim: int | None, rows: int, group: Group) -> Tensor:
+    if dim is None:
+        return source.whole(name)
+    part = cut(rows, group.rank, group.size)
+    found = source.read(name, dim, part.start, part.stop)
+    missing = part.length - found.shape[dim]
+    if not missing:
+        return found.contiguous()
+    shape = list(found.shape)
+    shape[dim] = missing
+    return torch.cat([found, found.new_zeros(shape)], dim)
+
+
+def reshard(
+    source: str | Path, folder: str | Path, size: int, dialect: str = "cupola", **options: Any
+) -> Source:
+    """Writes a checkpoint again for `size` ranks and returns its source, with what was noted.
+
+    Dialects: "cupola" (model-rankRR.safetensors), "bloom_hf" (one model.safetensors, size 1) and
+    "megatron" (layer_XX-model_YY-model_states.pt, one file's tensors at a time).
+    """
+    opened, folder = open_source(source, **options), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if dialect == "megatron":
+        _write_megatron(opened, folder, size)
+    elif dialect == "bloom_hf" and size == 1:
+        _write_safetensors(opened, folder / "model.safetensors", 0, 1, hugging_face=True)
+    elif dialect == "cupola":
+        for rank in range(size):
+            _write_safetensors(opened, folder / f"model-rank{rank:02d}.safetensors", rank, size)
+    else:
+        raise CheckpointError(f"cannot write dialect {dialect!r} for {size} ranks")
+    return opened
+
+
+def _slices(
+    source: Source, rank: int, size: int
+) -> Iterator[tuple[str, Shape, Callable[[], Tensor]]]:
+    """For each parameter its name, the rank's shape, and a function that reads that part."""
+    group = Group("tensor", tuple(range(size)), rank)
+    for name, shape in source.shapes().items():
+        dim = megatron.split_dim(name)
+        local = list(shape)
+        if dim is not None:
+            local[dim] = cut(shape[dim], rank, size).length
+        rows = shape[dim or 0]
+        yield name, tuple(local), partial(_part, source, name, dim, rows, group)
+
+
+def _write_safetensors(
+    source: Source, path: Path, rank: int, size: int, hugging_face: bool = False
+) -> None:
+    parts = list(_slices(source, rank, size))
+    first = parts[0][2]()
+    names = {name: bloom_hf.their_key(name) if hugging_face else name for name, _, _ in parts}
+    with path.open("wb") as file:
+        _write_header(file, {names[name]: shape for name, shape, _ in parts}, first.dtype)
+        for _, _, read in parts:
+            data = read().to(first.dtype).contiguous()
+            file.write(data.view(torch.uint8).numpy().tobytes() if data.numel() else b"")
+
+
+def _write_header(file: BinaryIO, shapes: Mapping[str, Shape], dtype: torch.dtype) -> None:
+    """The head of a safetensors file: the length of a JSON table, and the table."""
+    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for name, shape in shapes.items():
+        end = place + torch.Size(shape).numel() * dtype.itemsize
+        table[name] = {
+            "dtype": TYPE_NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [place, end],
+        }
+        place = end
+    text = json.dumps(table).encode()
+    text += b" " * (-len(text) % 8)  # the data begins at a multiple of eight
+    file.write(len(text).to_bytes(8, "little") + text)
+
+
+def _write_megatron(source: Source, folder: Path, size: int) -> None:
+    numbers = [name.split(".")[2] for name in source.shapes() if ".blocks." in name]
+    blocks = 1 + max(int(number) for number in numbers)
+    for rank in range(size):
+        layers: dict[int, dict[str, Callable[[], Tensor]]] = {}
+        for name, _, read in _slices(source, rank, size):
+            layer, key = megatron.their_place(name, blocks)
+            layers.setdefault(layer, {})[key] = read
+        for layer, readers in layers.items():
+            state = {key: read().clone() for key, read in readers.items()}
+            torch.save(state, folder / f"layer_{layer:02d}-model_{rank:02d}-model_states.pt")

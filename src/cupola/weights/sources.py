@@ -1,0 +1,167 @@
+"""Checkpoints that are read a slice at a time: ours, Hugging Face's, Megatron-DeepSpeed's shards.
+
+Every source answers in our names. Files are mapped, so that only the pages of the slice that was
+asked for are read, and no tensor is held beyond the one that is returned.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from cupola.errors import CheckpointError
+from cupola.weights.dialects import bloom_hf, megatron
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A replicated parameter whose copies differ between the ranks' shards."""
+
+    key: str
+    largest: float
+
+
+class Source(ABC):
+    """A checkpoint by our names."""
+
+    disagreements: list[Disagreement]
+
+    @abstractmethod
+    def shapes(self) -> dict[str, Shape]:
+        """Every parameter and its whole shape."""
+
+    @abstractmethod
+    def read(self, key: str, dim: int, start: int, stop: int) -> Tensor:
+        """Rows `start` up to `stop` of a parameter along `dim`."""
+
+    def whole(self, key: str) -> Tensor:
+        """All of a parameter."""
+        return self.read(key, 0, 0, self.shapes()[key][0])
+
+
+class SafetensorsSource(Source):
+    """One or several safetensors files, in our names or Hugging Face's."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self.disagreements = []
+        self._slices: dict[str, Any] = {}
+        for path in files:
+            file: Any = safe_open(path, framework="pt")
+            for key in file.keys():  # noqa: SIM118
+                if (ours := bloom_hf.our_key(key)) is not None:
+                    self._slices[ours] = file.get_slice(key)
+
+    def shapes(self) -> dict[str, Shape]:
+        return {key: tuple(part.get_shape()) for key, part in self._slices.items()}
+
+    def read(self, key: str, dim: int, start: int, stop: int) -> Tensor:
+        part = self._slices[key]
+        found: Tensor = part[start:stop] if dim == 0 else part[:, start:stop]
+        return found
+
+
+class ShardSource(Source):
+    """Files that each hold every parameter's part for one tensor rank.
+
+    `files[r]` maps our names to (opener, key): what rank r's part is and where it lies.
+    """
+
+    def __init__(self, ranks: list[dict[str, Callable[[], Tensor]]]) -> None:
+        self._ranks = ranks
+        self.disagreements = []
+        if any(part.keys() != ranks[0].keys() for part in ranks):
+            raise CheckpointError("the ranks' shards do not hold the same parameters")
+
+    def shapes(self) -> dict[str, Shape]:
+        found = {}
+        for key, opener in self._ranks[0].items():
+            shape = list(opener().shape)
+            if (dim := megatron.split_dim(key)) is not None:
+                shape[dim] = sum(part[key]().shape[dim] for part in self._ranks)
+            found[key] = tuple(shape)
+        return found
+
+    def read(self, key: str, dim: int, start: int, stop: int) -> Tensor:
+        split = megatron.split_dim(key)
+        if split is None:
+            return self._mean(key).narrow(dim, start, stop - start)
+        if split != dim:
+            whole = torch.cat([part[key]() for part in self._ranks], split)
+            return whole.narrow(dim, start, stop - start)
+        found, offset = [], 0
+        for part in self._ranks:
+            tensor = part[key]()
+            length = tensor.shape[dim]
+            first, last = max(start - offset, 0), min(stop - offset, length)
+            if first < last:
+                found.append(tensor.narrow(dim, first, last - first))
+            offset += length
+        return torch.cat(found, dim)
+
+    def _mean(self, key: str) -> Tensor:
+        """The replicas' mean, as BLOOM's own converter takes it; differences are noted."""
+        copies = [part[key]() for part in self._ranks]
+        largest = max(float((copy - copies[0]).abs().max()) for copy in copies)
+        if largest == 0:
+            return copies[0]
+        noted = Disagreement(key, largest)
+        if noted not in self.disagreements:
+            self.disagreements.append(noted)
+        return torch.stack(copies).float().mean(0).to(copies[0].dtype)
+
+
+def open_source(path: str | Path, *, version: float = 3.0, heads: int | None = None) -> Source:
+    """The source in a file or folder, by what lies there. Raises CheckpointError.
+
+    `version` is the Megatron checkpoint version; before 2.0 the rows of query_key_value must be
+    reordered, for which `heads`, the number of all heads, is needed.
+    """
+    path = Path(path)
+    if path.is_file():
+        return SafetensorsSource([path])
+    if parts := sorted(path.glob("model-rank*.safetensors")):
+        return ShardSource([_safetensors_rank(part) for part in parts])
+    if files := sorted(path.glob("*.safetensors")):
+        return SafetensorsSource(files)
+    if any(megatron.SHARD.fullmatch(file.name) for file in path.glob("layer_*")):
+        return ShardSource(_megatron_ranks(path, version, heads))
+    raise CheckpointError(f"{path}: holds neither safetensors files nor layer_XX-model_YY shards")
+
+
+def _safetensors_rank(path: Path) -> dict[str, Callable[[], Tensor]]:
+    file: Any = safe_open(path, framework="pt")
+    return {key: _getter(file, key) for key in file.keys()}  # noqa: SIM118
+
+
+def _getter(file: Any, key: str) -> Callable[[], Tensor]:
+    return lambda: file.get_tensor(key)
+
+
+def _megatron_ranks(
+    folder: Path, version: float, heads: int | None
+) -> list[dict[str, Callable[[], Tensor]]]:
+    found = [(m, f) for f in folder.iterdir() if (m := megatron.SHARD.fullmatch(f.name))]
+    size = 1 + max(int(match[2]) for match, _ in found)
+    last = max(int(match[1]) for match, _ in found)
+    if version < 2 and heads is None:
+        raise CheckpointError(f"{folder}: version {version} needs heads= to reorder its rows")
+    ranks: list[dict[str, Callable[[], Tensor]]] = [{} for _ in range(size)]
+    for match, path in sorted(found, key=lambda pair: pair[1].name):
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        for key, tensor in state.items():
+            if isinstance(tensor, Tensor):
+                name = megatron.our_key(int(match[1]), key, last)
+                rows = (heads or 0) // size if "query_key_value" in key else 0
+                ranks[int(match[2])][name] = _reordered(tensor, version if rows else 3.0, rows)
+    return ranks
+
+
+def _reordered(tensor: Tensor, version: float, heads: int) -> Callable[[], Tensor]:
+    return lambda: megatron.to_our_rows(tensor, version, heads)
