@@ -1,0 +1,153 @@
+"""AFNO against nvidia-physicsnemo's, with the same weights in one run; below 1 ours is better.
+
+pip install --no-deps --target FOLDER nvidia-physicsnemo==2.2.2 jaxtyping wadler-lindig
+python bench/afno.py --peer FOLDER [--depth 2] [--rounds 5] [--threads 1] [--device cpu]
+
+FourCastNet's sizes: 720 x 1440, patch 8, width 768, 8 blocks. Time is the median over rounds in
+which the two take turns; memory is the peak above what stood before the call.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cupola import load_weights
+from cupola.models.afno import AFNONet
+from peers import peer_folder
+
+FIELD, PATCH, CHANNELS, WIDTH, BLOCKS = (720, 1440), 8, 20, 768, 8
+ABSENT = ("warp", "treelib", "nvtx", "s3fs", "git", "timm", "einops", "tensordict")
+Job = Callable[[], Any]
+
+
+def peer_model(depth: int) -> Any:
+    """physicsnemo's AFNO, its filters' matrices large enough to matter."""
+    from physicsnemo.models.afno import AFNO
+
+    model = AFNO(
+        inp_shape=list(FIELD),
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        patch_size=[PATCH, PATCH],
+        embed_dim=WIDTH,
+        depth=depth,
+        num_blocks=BLOCKS,
+    )
+    for name, parameter in model.named_parameters():
+        if ".filter." in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def our_model(peer: Any, depth: int, mlp_dtype: str | None = None) -> AFNONet:
+    """Ours, with the peer's weights."""
+    model = AFNONet(depth=depth, num_blocks=BLOCKS, final_norm=False, mlp_dtype=mlp_dtype)
+    load_weights(model, dict(peer.state_dict()))
+    return model
+
+
+def seconds(job: Job, device: torch.device) -> float:
+    """The time of one call."""
+    start = time.perf_counter()
+    job()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def memory(job: Job, device: torch.device) -> float:
+    """The peak of one call above what stood before it, in MB."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        job()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    before = status("VmRSS")
+    job()
+    return status("VmHWM") - before
+
+
+def status(name: str) -> float:
+    """A size from /proc/self/status, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(name)) / 1e3
+
+
+def compare(name: str, theirs: Job, ours: Job, rounds: int, device: torch.device) -> None:
+    """Prints one row: both medians, their ratio, and that of the peaks."""
+    peaks = memory(theirs, device), memory(ours, device)  # also the warm-up
+    times = [(seconds(theirs, device), seconds(ours, device)) for _ in range(rounds)]
+    their, our = (statistics.median(side) for side in zip(*times, strict=True))
+    print(
+        f"{name:<28} {their * 1e3:9.1f} ms {our * 1e3:9.1f} ms   time x{our / their:.3f}"
+        f"   memory {peaks[0]:7.0f} MB {peaks[1]:7.0f} MB x{peaks[1] / max(peaks[0], 1e-9):.3f}",
+        flush=True,
+    )
+
+
+def difference(theirs: Tensor, ours: Tensor) -> float:
+    """Largest difference over the largest value."""
+    return ((theirs - ours).abs().max() / theirs.abs().max()).item()
+
+
+def training_step(model: Any, x: Tensor) -> Job:
+    """Forward, backward, and the gradients thrown away."""
+
+    def job() -> None:
+        model(x).square().mean().backward()
+        model.zero_grad(set_to_none=True)
+
+    return job
+
+
+def main() -> None:
+    """Runs all rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", type=Path, required=True)
+    parser.add_argument("--depth", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    peer_folder(arguments.peer, ABSENT)
+    run(arguments.depth, arguments.rounds, torch.device(arguments.device))
+
+
+def run(depth: int, rounds: int, device: torch.device) -> None:
+    """Prints the rows for one depth."""
+    torch.manual_seed(0)
+    peer = peer_model(depth).to(device).eval()
+    ours, narrow = (our_model(peer, depth, d).to(device).eval() for d in (None, "bfloat16"))
+    tokens = torch.randn(1, FIELD[0] // PATCH, FIELD[1] // PATCH, WIDTH, device=device)
+    field = torch.randn(1, CHANNELS, *FIELD, device=device)
+    their_block, our_block = peer.blocks[0], ours.blocks[0]
+    with torch.inference_mode():
+        for name, theirs, our in (
+            ("filter", their_block.filter, our_block.filter),
+            ("MLP", their_block.mlp, our_block.mlp),
+            ("block", their_block, our_block),
+        ):
+            print(f"{name}: relative difference {difference(theirs(tokens), our(tokens)):.1e}")
+            compare(name, lambda f=theirs: f(tokens), lambda f=our: f(tokens), rounds, device)
+        for name, model in (("step, float32", ours), ("step, bfloat16 MLP", narrow)):
+            print(f"{name}: relative difference {difference(peer(field), model(field)):.1e}")
+            compare(name, lambda: peer(field), lambda m=model: m(field), rounds, device)
+    compare(
+        f"training step, depth {depth}",
+        training_step(peer.train(), field),
+        training_step(ours.train(), field),
+        max(2, rounds // 2),
+        device,
+    )
+
+
+if __name__ == "__main__":
+    main()
