@@ -42,6 +42,22 @@ def navier_stokes(
 
 
 @app.command()
+def digits_in_photos(
+    out: Annotated[Path, typer.Argument(help="The folder to write: images/ and instances.json.")],
+    split: Annotated[str, typer.Option(help="train or val: other photographs and digits.")] = "val",
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other pictures.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 100,
+    size: Annotated[int, typer.Option(min=32, help="Side of a picture in pixels.")] = 128,
+) -> None:
+    """Handwritten digits on photographs with their boxes, as a COCO dataset."""
+    from cupola.data.coco_writing import write_digits
+    from cupola.data.digits import DigitsInPhotos
+
+    path = write_digits(DigitsInPhotos(split, seed, count, size), out)
+    print(f"{path}: {count} pictures")
+
+
+@app.command()
 def darcy(
     out: Annotated[Path, typer.Option(help="The file to write, .nc or .zarr.")],
     count: Annotated[int, typer.Option(min=1, help="How many samples.")] = 1000,

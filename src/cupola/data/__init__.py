@@ -1,6 +1,7 @@
 """Datasets, transforms and generators. Importing this room registers every dataset."""
 
 from cupola.data import (
+    coco,
     darcy,
     detection,
     digits,
@@ -8,9 +9,11 @@ from cupola.data import (
     field_dataset,
     navier_stokes,
     text,
+    transforms,
 )
 
 __all__ = [
+    "coco",
     "darcy",
     "detection",
     "digits",
@@ -18,4 +21,5 @@ __all__ = [
     "field_dataset",
     "navier_stokes",
     "text",
+    "transforms",
 ]

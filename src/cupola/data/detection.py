@@ -8,22 +8,24 @@ from cupola.structures import pad_images
 # Mean and deviation of ImageNet's RGB values, 0..255, as MMDetection's configs spell them.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+TARGET_KEYS = ("boxes", "labels", "crowd")
 
 
 def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Joins samples into a batch; pictures of different size are padded at right and bottom.
 
     A sample holds "image" [3, H, W] (normalised), "boxes" [N, 4] xyxy pixels of that image,
-    "labels" [N] int64, "image_id", "original_size" (h, w) and "scale_factor" (x, y). The batch:
-    "pixels" [B, 3, H, W], "padding_mask" [B, H, W] (True = padded) or None, "image_sizes",
-    "targets" (a dict of "boxes" and "labels" each), "image_ids", "original_sizes", "scale_factors".
+    "labels" [N] int64, maybe "crowd" [N] bool, "image_id", "original_size" (h, w) and
+    "scale_factor" (x, y). The batch: "pixels" [B, 3, H, W], "padding_mask" [B, H, W]
+    (True = padded) or None, "image_sizes", "targets" (a dict of boxes, labels and crowd each),
+    "image_ids", "original_sizes", "scale_factors".
     """
     padded = pad_images([sample["image"] for sample in samples])
     return {
         "pixels": padded.pixels,
         "padding_mask": padded.padding_mask,
         "image_sizes": padded.sizes,
-        "targets": [{"boxes": s["boxes"], "labels": s["labels"]} for s in samples],
+        "targets": [{key: s[key] for key in TARGET_KEYS if key in s} for s in samples],
         "image_ids": [sample["image_id"] for sample in samples],
         "original_sizes": [sample["original_size"] for sample in samples],
         "scale_factors": [sample["scale_factor"] for sample in samples],

@@ -49,9 +49,9 @@ GLYPH_SIDE = 30  # pixels of a smoothed glyph's side: three per cell
 
 def check_split(split: str) -> Split:
     """`split` itself, or a DataError that names the two that exist."""
-    if split == "train" or split == "val":
-        return split
-    raise DataError(f"split {split!r} is not known; use 'train' or 'val'")
+    if split not in PHOTOS:
+        raise DataError(f"split {split!r} is not known; use 'train' or 'val'")
+    return "train" if split == "train" else "val"
 
 
 def _photo_path(name: str) -> Path:

@@ -56,7 +56,7 @@ def average_gradients(parameters: Sequence[Tensor], ranks: Ranks) -> None:
         mine = [gradient for gradient in gradients if gradient.dtype == dtype]
         flat = torch.cat([gradient.reshape(-1) for gradient in mine])
         dist.all_reduce(flat)
-        parts = (flat / ranks.count).split([gradient.numel() for gradient in mine])
+        parts = torch.split(flat / ranks.count, [gradient.numel() for gradient in mine])
         for gradient, part in zip(mine, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 

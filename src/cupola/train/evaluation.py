@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 
-from cupola import nn
 from cupola.train.steps import to_device
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Iterable[dict[str, Any]], metric: Any, device: torch.device
+    model: Any, batches: Iterable[dict[str, Any]], metric: Any, device: torch.device
 ) -> dict[str, float]:
     """Predicts every batch in eval mode and returns what `metric` computes of it."""
     was_training = model.training

@@ -1,6 +1,6 @@
 """Optimisers with parameter groups, from MMEngine's `optim_wrapper` config."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from cupola import nn
 from cupola.errors import BuildError, did_you_mean
 from cupola.train.schedules import Schedule, scheduled_rate
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "AdamW": torch.optim.AdamW,
     "Adam": torch.optim.Adam,
     "SGD": torch.optim.SGD,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,17 @@ from torch.optim import Optimizer
 from cupola import nn
 from cupola.errors import BuildError
 from cupola.train.distributed import Ranks, average_gradients
+
+
+class Trainable(Protocol):
+    """What the loop asks of a model beside being a Module."""
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Scalars by name; those with "loss" in the name are summed."""
+
+    def predict(self, batch: dict[str, Any]) -> list[Any]:
+        """One prediction per sample."""
+
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -49,7 +60,7 @@ class Stepper:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, cfg: Mapping[str, Any], ranks: Ranks
+        self, model: Trainable, optimizer: Optimizer, cfg: Mapping[str, Any], ranks: Ranks
     ) -> None:
         self._model, self._optimizer, self._ranks = model, optimizer, ranks
         self.pieces = int(cfg.get("accumulative_counts", 1))
@@ -76,7 +87,7 @@ class Stepper:
             with self._precision():
                 losses = self._model.loss(batch)
             loss = total_loss(losses)
-            self._scaler.scale(loss / self.pieces).backward()
+            torch.autograd.backward(self._scaler.scale(loss / self.pieces))
             for name, value in {**losses, "loss": loss}.items():
                 part = value.detach().float() / self.pieces
                 means[name] = means[name] + part if name in means else part

@@ -1,0 +1,148 @@
+"""CocoDataset: a folder of pictures with a COCO instances file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cupola.data.detection import IMAGENET_MEAN, IMAGENET_STD, collate_detection
+from cupola.data.transforms import Compose
+from cupola.errors import DataError
+from cupola.registry import DATASETS
+
+
+def read_instances(path: Path) -> dict[str, Any]:
+    """The content of a COCO instances file. Raises DataError when it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no readable COCO file ({error})") from None
+    missing = [key for key in ("images", "annotations", "categories") if key not in content]
+    if missing:
+        raise DataError(f"{path}: a COCO file needs {', '.join(missing)}")
+    return dict(content)
+
+
+@DATASETS.register_module()
+class CocoDataset:
+    """Samples of a COCO folder, augmented by MMDetection's pipelines and normalised.
+
+    `ann_file` and `data_prefix` are relative to `data_root`. Labels follow the order of the
+    category ids, or `metainfo["classes"]` where given. In training (test_mode False) crowd boxes
+    are left out, and `filter_cfg` may drop pictures without objects and small pictures. What is
+    random in sample i is drawn from (seed, epoch, i).
+    """
+
+    def __init__(
+        self,
+        data_root: str = "",
+        ann_file: str = "instances.json",
+        data_prefix: Mapping[str, str] | None = None,
+        pipeline: Sequence[Mapping[str, Any]] = (),
+        metainfo: Mapping[str, Any] | None = None,
+        filter_cfg: Mapping[str, Any] | None = None,
+        test_mode: bool = False,
+        seed: int = 0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        backend_args: Any = None,
+    ) -> None:
+        self.root = Path(data_root)
+        self.folder = self.root / (data_prefix or {}).get("img", "images")
+        self.test_mode, self.seed, self.epoch = test_mode, seed, 0
+        self.pipeline = Compose(pipeline)
+        self._mean = np.asarray(mean, np.float32)
+        self._std = np.asarray(std, np.float32)
+        content = read_instances(self.root / ann_file)
+        self.names = self._read_categories(content, metainfo or {})
+        self.images = self._read_images(content, {} if test_mode else filter_cfg or {})
+        if not self.images:
+            raise DataError(f"{self.root / ann_file}: no picture is left after filtering")
+
+    def _read_categories(
+        self, content: Mapping[str, Any], metainfo: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        known = sorted(content["categories"], key=lambda entry: entry["id"])
+        names = tuple(metainfo.get("classes") or (entry["name"] for entry in known))
+        labels = {name: label for label, name in enumerate(names)}
+        self._label_of = {e["id"]: labels[e["name"]] for e in known if e["name"] in labels}
+        if not self._label_of:
+            have = [entry["name"] for entry in known]
+            raise DataError(f"{self.root}: none of the classes {list(names)} is in {have}")
+        return names
+
+    def _read_images(
+        self, content: Mapping[str, Any], rules: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        objects: dict[int, list[Any]] = {}
+        for entry in content["annotations"]:
+            if entry["category_id"] in self._label_of:
+                objects.setdefault(entry["image_id"], []).append(entry)
+        images = []
+        for image in content["images"]:
+            found = objects.get(image["id"], [])
+            small = min(image["width"], image["height"]) < rules.get("min_size", 0)
+            if not small and (found or not rules.get("filter_empty_gt", False)):
+                images.append({**image, "objects": found})
+        return images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Gives the coming samples other random transforms."""
+        self.epoch = epoch
+
+    def _objects(self, image: Mapping[str, Any]) -> dict[str, Any]:
+        boxes, labels, crowd = [], [], []
+        for entry in image["objects"]:
+            left, top, width, height = entry["bbox"]
+            right = min(left + width, image["width"])
+            bottom = min(top + height, image["height"])
+            left, top = max(left, 0), max(top, 0)
+            is_crowd = bool(entry.get("iscrowd", 0))
+            if right > left and bottom > top and (self.test_mode or not is_crowd):
+                boxes.append((left, top, right, bottom))
+                labels.append(self._label_of[entry["category_id"]])
+                crowd.append(is_crowd)
+        return {
+            "boxes": np.array(boxes, np.float32).reshape(-1, 4),
+            "labels": np.array(labels, np.int64),
+            "crowd": np.array(crowd, bool),
+        }
+
+    def path(self, index: int) -> Path:
+        """The file of picture `index`."""
+        return self.folder / str(self.images[index]["file_name"])
+
+    def truth(self, index: int) -> tuple[tuple[int, int], dict[str, torch.Tensor]]:
+        """(height, width) of picture `index` and its target, in its own pixels."""
+        image = self.images[index]
+        target = {key: torch.from_numpy(value) for key, value in self._objects(image).items()}
+        return (image["height"], image["width"]), target
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image, path = self.images[index], self.path(index)
+        try:
+            with Image.open(path) as opened:
+                picture = opened.convert("RGB")
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error})") from None
+        sample = {"image": picture, "scale_factor": (1.0, 1.0), **self._objects(image)}
+        sample = self.pipeline(sample, np.random.default_rng((self.seed, self.epoch, index)))
+        pixels = (np.asarray(sample["image"], np.float32) - self._mean) / self._std  # [H, W, 3]
+        return {
+            **sample,
+            "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+            "boxes": torch.from_numpy(sample["boxes"]),
+            "labels": torch.from_numpy(sample["labels"]),
+            "crowd": torch.from_numpy(sample["crowd"]),
+            "image_id": image["id"],
+            "original_size": (image["height"], image["width"]),
+        }
+
+    collate = staticmethod(collate_detection)

@@ -1,0 +1,165 @@
+"""Picture transforms by MMDetection's names, on PIL pictures and numpy boxes.
+
+A transform takes a sample and the sample's own random generator and gives a new sample:
+"image" a PIL picture in RGB, "boxes" [N, 4] xyxy pixels of it, "labels" [N], "crowd" [N] bool and
+"scale_factor" (x, y) with respect to the original file.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cupola.errors import DataError
+from cupola.registry import TRANSFORMS
+
+Sample = dict[str, Any]
+Config = Mapping[str, Any]
+
+# Steps of published pipelines that CocoDataset itself does, before and after the pipeline.
+for done_elsewhere in ("LoadImageFromFile", "LoadAnnotations", "PackDetInputs"):
+    TRANSFORMS.register_module(done_elsewhere)(lambda **_: lambda sample, rng: sample)
+
+
+class Compose:
+    """One transform after the other."""
+
+    def __init__(self, transforms: Sequence[Config]) -> None:
+        self.transforms = [TRANSFORMS.build(cfg) for cfg in transforms]
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        for transform in self.transforms:
+            sample = transform(sample, rng)
+        return sample
+
+
+@TRANSFORMS.register_module()
+class RandomFlip:
+    """Mirrors left and right with probability `prob`."""
+
+    def __init__(self, prob: float = 0.5, direction: str = "horizontal") -> None:
+        if direction != "horizontal":
+            raise DataError(f"RandomFlip: direction {direction!r}; only 'horizontal' is known")
+        self.prob = prob
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if rng.random() >= self.prob:
+            return sample
+        image = sample["image"].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        boxes = sample["boxes"].copy()
+        boxes[:, [0, 2]] = image.width - boxes[:, [2, 0]]
+        return {**sample, "image": image, "boxes": boxes}
+
+
+def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
+    """Resizes to `size` = (width, height) with antialiased bilinear interpolation."""
+    image = sample["image"]
+    factor = (size[0] / image.width, size[1] / image.height)
+    return {
+        **sample,
+        "image": image.resize(size, Image.Resampling.BILINEAR),
+        "boxes": sample["boxes"] * np.array([*factor, *factor], np.float32),
+        "scale_factor": tuple(a * b for a, b in zip(sample["scale_factor"], factor, strict=True)),
+    }
+
+
+def fitted_size(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:
+    """The largest (width, height) in `size`'s proportions within `scale`.
+
+    The longer side of `scale` bounds the longer side, the shorter one the shorter (as mmcv's
+    rescale_size, whose rounding this is).
+    """
+    ratio = min(max(scale) / max(size), min(scale) / min(size))
+    return int(size[0] * ratio + 0.5), int(size[1] * ratio + 0.5)
+
+
+@TRANSFORMS.register_module()
+class Resize:
+    """To `scale` = (width, height): exactly, or with keep_ratio as large as fits."""
+
+    def __init__(self, scale: tuple[int, int], keep_ratio: bool = False) -> None:
+        self.scale, self.keep_ratio = (int(scale[0]), int(scale[1])), keep_ratio
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        image = sample["image"]
+        fitted = fitted_size(image.size, self.scale) if self.keep_ratio else self.scale
+        return resize_sample(sample, fitted)
+
+
+@TRANSFORMS.register_module()
+class RandomChoiceResize:
+    """Resize to one of `scales`."""
+
+    def __init__(
+        self,
+        scales: Sequence[tuple[int, int]],
+        keep_ratio: bool = False,
+        resize_type: str = "Resize",
+        **resize: Any,
+    ) -> None:
+        keep_ratio = resize.pop("resize_cfg", {}).get("keep_ratio", keep_ratio)
+        self.choices = [Resize(scale, keep_ratio, **resize) for scale in scales]
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return self.choices[rng.integers(len(self.choices))](sample, rng)
+
+
+@TRANSFORMS.register_module()
+class RandomChoice:
+    """One of several pipelines, with equal probability unless `prob` says otherwise."""
+
+    def __init__(
+        self, transforms: Sequence[Sequence[Config]], prob: Sequence[float] | None = None
+    ) -> None:
+        self.pipelines = [Compose(each) for each in transforms]
+        self.prob = prob
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        chosen = rng.choice(len(self.pipelines), p=self.prob)
+        return self.pipelines[chosen](sample, rng)
+
+
+@TRANSFORMS.register_module()
+class RandomCrop:
+    """Cuts a window of random place; objects keep the part inside and go when nothing is left.
+
+    crop_size is (width, height) for 'absolute'; for 'absolute_range' both sides are drawn between
+    its two numbers. Without allow_negative_crop, a window without any object is refused and the
+    sample stays whole.
+    """
+
+    def __init__(
+        self,
+        crop_size: tuple[int, int],
+        crop_type: str = "absolute",
+        allow_negative_crop: bool = False,
+    ) -> None:
+        if crop_type not in ("absolute", "absolute_range"):
+            raise DataError(f"RandomCrop: crop_type {crop_type!r}; use absolute or absolute_range")
+        self.crop_size, self.crop_type = crop_size, crop_type
+        self.allow_negative_crop = allow_negative_crop
+
+    def _window(self, image: Image.Image, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        width, height = self.crop_size
+        if self.crop_type == "absolute_range":
+            low, high = min(self.crop_size), max(self.crop_size)
+            height = int(rng.integers(min(low, image.height), min(high, image.height) + 1))
+            width = int(rng.integers(min(low, image.width), min(high, image.width) + 1))
+        width, height = min(width, image.width), min(height, image.height)
+        left = int(rng.integers(image.width - width + 1))
+        top = int(rng.integers(image.height - height + 1))
+        return left, top, left + width, top + height
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        window = self._window(sample["image"], rng)
+        left, top, right, bottom = window
+        boxes = sample["boxes"] - np.array([left, top, left, top], np.float32)
+        size = np.array([right - left, bottom - top] * 2, np.float32)
+        boxes = boxes.clip(0, size)
+        kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        if not kept.any() and not self.allow_negative_crop:
+            return sample
+        parts = {key: sample[key][kept] for key in ("labels", "crowd")}
+        image = sample["image"].crop(window)
+        return {**sample, **parts, "image": image, "boxes": boxes[kept]}
