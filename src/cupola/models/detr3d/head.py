@@ -3,8 +3,7 @@
 Letters: L layers, B samples, Q queries, C classes, M objects.
 """
 
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -88,8 +87,8 @@ class DETR3DHead(nn.Module):
         self.transformer = MODELS.build(transformer)
         self.embed_dims: int = self.transformer.embed_dims
         layers = self.transformer.decoder.num_layers
-        self.cls_branches = self._copies(self._class_branch(), layers)
-        self.reg_branches = self._copies(self._box_branch(), layers)
+        self.cls_branches = self._branches(self._class_branch, layers)
+        self.reg_branches = self._branches(self._box_branch, layers)
         self.query_embedding = nn.Embedding(num_query, 2 * self.embed_dims)
         self.code_weights = nn.Parameter(
             torch.tensor(tuple(code_weights)[:code_size]), requires_grad=False
@@ -111,11 +110,20 @@ class DETR3DHead(nn.Module):
             parts += [nn.Linear(self.embed_dims, self.embed_dims), nn.ReLU()]
         return nn.Sequential(*parts, nn.Linear(self.embed_dims, self.code_size))
 
-    def _copies(self, branch: nn.Module, count: int) -> nn.ModuleList:
-        """Per layer a copy with equal values; without refinement the same branch every time."""
+    def _branches(self, make: Callable[[], nn.Module], count: int) -> nn.ModuleList:
+        """Per layer a branch with equal values; without refinement the same one every time.
+
+        The original draws once and copies; so that later draws agree, ours are undone.
+        """
+        first = make()
         if not self.with_box_refine:
-            return nn.ModuleList([branch] * count)
-        return nn.ModuleList(deepcopy(branch) for _ in range(count))
+            return nn.ModuleList([first] * count)
+        with torch.random.fork_rng(devices=[]):
+            others = [make() for _ in range(count - 1)]
+        for branch in others:
+            for copy, value in zip(branch.parameters(), first.parameters(), strict=True):
+                copy.data.copy_(value.data)
+        return nn.ModuleList([first, *others])
 
     def init_weights(self) -> None:
         """Xavier in the transformer, and a prior of 0.01 for every class."""

@@ -1,0 +1,207 @@
+"""Detection3DPredictor: the pictures of calibrated cameras -> boxes in space.
+
+A sample folder holds the pictures and `sample.json`:
+{"cameras": [{"name", "file", "lidar2img": 4 x 4}, ...]}, in the order of the model's cameras.
+"""
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cupola.bundles import Bundle
+from cupola.errors import InputError
+from cupola.runtime.images import read_image, resize
+from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
+from cupola.structures import Detections3D
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class CameraSample:
+    """pictures [N, H, W, 3] uint8 RGB as the model takes them; lidar2img [N, 4, 4] for these."""
+
+    pictures: Pixels
+    lidar2img: NDArray[np.float32]
+
+
+@dataclass
+class Detection3DPredictor(Predictor):
+    """A multi-camera detector with its picture size, normalisation, labels and threshold.
+
+    `predictor(folder)` or `predictor(pictures, lidar2img)` -> Detections3D. Pictures of another
+    size are resized and their matrices with them.
+    """
+
+    labels: tuple[str, ...] = ()
+    size: tuple[int, int] = (900, 1600)
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    channel_order: str = "rgb"
+    divisor: int = 32
+    cameras: int = 6
+    threshold: float = 0.3
+
+    task: ClassVar[str] = "detection3d"
+    max_batch: ClassVar[int] = 4
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec("images", "BYTES", (self.cameras,), optional=True),
+            TensorSpec("pixels", "UINT8", (self.cameras, -1, -1, 3), optional=True),
+            TensorSpec("lidar2img", "FP32", (self.cameras, 4, 4)),
+        )
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec("boxes", "FP32", (-1, 9)),
+            TensorSpec("scores", "FP32", (-1,)),
+            TensorSpec("labels", "INT64", (-1,)),
+            TensorSpec("names", "BYTES", (-1,)),
+        )
+
+    def __call__(
+        self, source: Any, lidar2img: Any = None, threshold: float | None = None
+    ) -> Detections3D:
+        """What stands around the ego, best first, from `threshold` (default: the bundle's) on."""
+        if lidar2img is None:
+            pictures, lidar2img = read_sample(Path(source))
+        else:
+            pictures = [np.asarray(picture) for picture in source]
+        found = self.run([self.sample(pictures, lidar2img)])[0]
+        return found.above(self.threshold if threshold is None else threshold)
+
+    def sample(self, pictures: Sequence[Pixels], lidar2img: Any) -> CameraSample:
+        """Checks, resizes and joins the pictures of one moment."""
+        matrices = _matrices(lidar2img, self.cameras)
+        if len(pictures) != self.cameras:
+            raise InputError(
+                f"expected {self.cameras} pictures, one per camera, got {len(pictures)}"
+            )
+        height, width = self.size
+        resized = []
+        for number, picture in enumerate(pictures):
+            if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+                raise InputError(
+                    f"camera {number}: expected a picture [H, W, 3] of uint8, got "
+                    f"{picture.dtype} {list(picture.shape)}"
+                )
+            if 0 in picture.shape:
+                raise InputError(f"camera {number}: the picture is empty")
+            scale = [width / picture.shape[1], height / picture.shape[0], 1.0, 1.0]
+            matrices[number] *= np.array(scale, np.float32)[:, None]
+            resized.append(resize(picture, self.size))
+        return CameraSample(np.stack(resized), matrices)
+
+    def decode(self, tensors: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Any]:
+        """One sample: `images` (files' bytes) or `pixels` [N, H, W, 3], and `lidar2img`."""
+        if ("images" in tensors) == ("pixels" in tensors):
+            raise InputError("send either `images` (BYTES: JPEG, PNG, ...) or `pixels` (UINT8)")
+        if "lidar2img" not in tensors:
+            raise InputError("lidar2img is missing: one 4 x 4 matrix per camera, metres -> pixels")
+        if "pixels" in tensors:
+            pictures = list(np.asarray(tensors["pixels"]))
+        else:
+            files = np.asarray(tensors["images"], dtype=object).reshape(-1)
+            pictures = [read_image(bytes(f), f"camera {i}") for i, f in enumerate(files)]
+        return [self.sample(pictures, tensors["lidar2img"])]
+
+    def bucket(self, sample: CameraSample) -> Hashable:
+        return sample.pictures.shape
+
+    @torch.inference_mode()
+    def run(self, samples: Sequence[CameraSample]) -> list[Detections3D]:
+        batch = self.batch(samples)
+        return [
+            Detections3D(found.boxes, found.scores, found.labels, self.labels, found.queries)
+            for found in self.model.predict(batch)
+        ]
+
+    def batch(self, samples: Sequence[CameraSample]) -> dict[str, Any]:
+        """What the model's forward and predict take."""
+        pictures = torch.from_numpy(np.stack([sample.pictures for sample in samples]))
+        pixels = self.normalise(pictures.permute(0, 1, 4, 2, 3))  # [B, N, 3, H, W]
+        matrices = torch.from_numpy(np.stack([sample.lidar2img for sample in samples]))
+        size = (pixels.shape[-2], pixels.shape[-1])
+        return {"pixels": pixels, "lidar2img": matrices, "image_size": size}
+
+    def normalise(self, pictures: Tensor) -> Tensor:
+        """[..., 3, H, W] RGB 0..255 -> normalised, zero-padded to multiples of the divisor."""
+        if self.channel_order == "bgr":
+            pictures = pictures.flip(-3)
+        mean, std = (torch.tensor(each).view(3, 1, 1) for each in (self.mean, self.std))
+        bottom, right = (-side % self.divisor for side in pictures.shape[-2:])
+        return torch.nn.functional.pad((pictures - mean) / std, (0, right, 0, bottom))
+
+    def encode(self, predictions: Sequence[Detections3D], parameters: Mapping[str, Any]) -> Arrays:
+        """The tensors of one request's sample, from the threshold on."""
+        threshold = float(parameters.get("threshold", self.threshold))
+        (found,) = (each.above(threshold) for each in predictions)
+        names = [found.name(label).encode() for label in found.labels.tolist()]
+        return {
+            "boxes": found.boxes.float().numpy(),
+            "scores": found.scores.float().numpy(),
+            "labels": found.labels.numpy(),
+            "names": np.array(names, dtype=object),
+        }
+
+
+def read_sample(folder: Path) -> tuple[list[Pixels], NDArray[np.float32]]:
+    """Pictures and matrices [N, 4, 4] of a sample folder; InputError names what is wrong in it."""
+    path = folder / "sample.json"
+    try:
+        cameras = json.loads(path.read_text(encoding="utf-8"))["cameras"]
+        files = [str(camera["file"]) for camera in cameras]
+        matrices = [camera["lidar2img"] for camera in cameras]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a sample of cameras ({error!r})") from None
+    for file in files:
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise InputError(f"{path}: the picture {file!r} lies outside the folder")
+    pictures = [read_image(folder / file) for file in files]
+    return pictures, _matrices(matrices, len(pictures))
+
+
+def _matrices(value: Any, cameras: int) -> NDArray[np.float32]:
+    try:
+        matrices = np.array(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"lidar2img: not numbers ({error})") from None
+    if matrices.size != cameras * 16:
+        raise InputError(
+            f"lidar2img: expected [{cameras}, 4, 4], one matrix per camera, got "
+            f"{list(matrices.shape)}"
+        )
+    matrices = matrices.reshape(cameras, 4, 4)
+    broken = np.flatnonzero(~np.isfinite(matrices).all((1, 2)))
+    if len(broken):
+        raise InputError(f"lidar2img: camera {broken[0]} has a matrix with NaN or infinity")
+    return matrices
+
+
+def from_bundle(bundle: Bundle, model: Any) -> Detection3DPredictor:
+    """The predictor of a detection3d bundle."""
+    pre, post = bundle.config.get("preprocess", {}), bundle.config.get("postprocess", {})
+    keys = ("mean", "std", "channel_order", "divisor", "cameras")
+    settings = {key: pre[key] for key in keys if key in pre}
+    return Detection3DPredictor(
+        bundle.name,
+        bundle.version,
+        model,
+        bundle.config,
+        labels=bundle.labels,
+        size=(int(pre["size"][0]), int(pre["size"][1])),
+        threshold=post.get("threshold", 0.3),
+        **settings,
+    )
