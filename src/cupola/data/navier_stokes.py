@@ -8,10 +8,12 @@ Heun's two-stage rule, so that a step is second order. Letters: B flows, N grid 
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cupola.data.gaussian import periodic_field
@@ -183,6 +185,12 @@ class NavierStokes:
             down = period * int(rng.integers(self.flow.size // period))
             window = window.roll((down, int(rng.integers(self.flow.size))), dims=(-2, -1))
         return {"x": window[0], "y": window[1:]}
+
+    def write_examples(self, folder: Path) -> None:
+        """Records all flows, in physical units, as examples of a bundle: [count, T, 1, N, N]."""
+        folder.mkdir(parents=True, exist_ok=True)
+        fields = (self.fields * self.std)[:, :, None].half().contiguous()
+        save_file({"fields": fields}, folder / "flows.safetensors")
 
     @staticmethod
     def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cupola.config import Config
 from cupola.errors import ConfigError, did_you_mean
+from cupola.train.bundling import bundle_run
 from cupola.train.trainer import Trainer
 
 SHIPPED = Path(__file__).parent.parent / "configs"
@@ -49,4 +50,7 @@ def train_recipe(
         cfg = cfg.override(overrides)
     work_dir = work_dir or Path("work_dirs") / path.stem
     trainer = Trainer(cfg.to_dict(), work_dir, quiet)
-    return trainer.run(resume)
+    metrics = trainer.run(resume)
+    if "bundle" in trainer.cfg and trainer.ranks.first:
+        bundle_run(trainer)
+    return metrics

@@ -12,6 +12,7 @@ flow = dict(
     spin_up=10.0,
     std=3.0,
 )
+examples = dict(flow, count=3, snapshots=33, seed=2)
 model = dict(
     type="AFNONet",
     img_size=(64, 64),
