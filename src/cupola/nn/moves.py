@@ -9,11 +9,30 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from cupola.nn.store import BUFFER, PARAMETER, TRANSIENT
+from cupola.nn.store import MODULE
 from cupola.nn.traversal import Traversal
 
 Convert = Callable[[Tensor], Tensor]
 swap_tensors: Callable[[Tensor, Tensor], None] = torch.utils.swap_tensors
+
+
+class Conversion:
+    """A function on tensors, with what it has replaced, so that shared tensors stay shared."""
+
+    def __init__(self, fn: Convert) -> None:
+        self.fn = fn
+        self.done: dict[int, tuple[Tensor, Tensor]] = {}  # the old one is held: ids are reused
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        return self.fn(tensor)
+
+    def of_member(self, path: str, old: Tensor) -> Tensor:
+        """Return what a parameter or buffer becomes."""
+        if id(old) not in self.done:
+            is_parameter = isinstance(old, Parameter)
+            new = _convert_parameter(path, old, self.fn) if is_parameter else self.fn(old)
+            self.done[id(old)] = old, new
+        return self.done[id(old)][1]
 
 
 class Moves(Traversal):
@@ -58,21 +77,17 @@ class Moves(Traversal):
     def _apply(self, fn: Convert, recurse: bool = True) -> Self:
         """Run every tensor through ``fn``, children first.
 
-        Parameters keep their identity where torch can exchange their data, so ties and optimisers
-        survive; gradients follow; buffers are rebound.
+        Parameters keep their identity where torch can exchange their data, so that optimisers
+        survive; gradients follow; buffers are rebound; what was shared stays shared.
         """
+        conversion = fn if isinstance(fn, Conversion) else Conversion(fn)
         if recurse:
             for child in self.children():
-                child._apply(fn)
+                child._apply(conversion)
         values = self.__dict__
         for name, kind in self._kinds.items():
-            if values[name] is None:
-                continue
-            if kind == PARAMETER:
-                path = f"{self._get_name()}.{name}"
-                values[name] = _convert_parameter(path, values[name], fn)
-            elif kind in (BUFFER, TRANSIENT):
-                values[name] = fn(values[name])
+            if kind != MODULE and values[name] is not None:
+                values[name] = conversion.of_member(f"{self._get_name()}.{name}", values[name])
         return self
 
     def _get_name(self) -> str:

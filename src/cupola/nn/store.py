@@ -59,7 +59,7 @@ class Store:
         if is_member or (kinds and name in kinds):
             self._assign_member(name, value)
         else:
-            if type(value) in (list, dict):
+            if type(value) in (list, dict) and not name.startswith("_"):
                 _warn_of_hidden_modules(type(self).__name__, name, value)
             object.__setattr__(self, name, value)
 

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any, Self, overload
 
 from cupola.nn.module import Module, format_module
-from cupola.nn.store import MODULE_TYPES
+from cupola.nn.store import MODULE, MODULE_TYPES
 from cupola.nn.traversal import AnyModule, child_slots
 
 
@@ -18,11 +18,11 @@ class Chain(Module):
     """What Sequential and ModuleList share: children under the names "0", "1", ..."""
 
     def _items(self) -> list[AnyModule]:
-        return [child for _, child in child_slots(self)]
+        return [getattr(self, name) for name in _slots(self)]
 
     def _name_at(self, index: int) -> str:
         index = operator.index(index)
-        names = [name for name, _ in child_slots(self)]
+        names = _slots(self)
         if not -len(names) <= index < len(names):
             raise IndexError(f"index {index} is out of range")
         return names[index]
@@ -41,7 +41,7 @@ class Chain(Module):
         self._renumber(items)
 
     def __len__(self) -> int:
-        return len(child_slots(self))
+        return len(_slots(self))
 
     def __iter__(self) -> Iterator[AnyModule]:
         return iter(self._items())
@@ -82,7 +82,7 @@ class Sequential(Chain):
     def __getitem__(self, idx: int | slice) -> AnyModule:
         if isinstance(idx, slice):
             return type(self)(OrderedDict(child_slots(self)[idx]))
-        return self.__dict__[self._name_at(idx)]
+        return getattr(self, self._name_at(idx))
 
     def insert(self, index: int, module: AnyModule) -> Self:
         """Put a module in front of the one at an index; return self.
@@ -143,7 +143,7 @@ class ModuleList(Chain):
     def __getitem__(self, idx: int | slice) -> AnyModule:
         if isinstance(idx, slice):
             return type(self)(self._items()[idx])
-        return self.__dict__[self._name_at(idx)]
+        return getattr(self, self._name_at(idx))
 
     def insert(self, index: int, module: AnyModule) -> None:
         """Put a module in front of the one at an index."""
@@ -185,7 +185,9 @@ class ModuleDict(Module):
             self.update(modules)
 
     def __getitem__(self, key: str) -> AnyModule:
-        return self._modules[key]
+        if key not in self:
+            raise KeyError(key)
+        return getattr(self, key)
 
     def __setitem__(self, key: str, module: AnyModule) -> None:
         self.add_module(key, module)
@@ -194,17 +196,17 @@ class ModuleDict(Module):
         del self._modules[key]
 
     def __len__(self) -> int:
-        return len(self._modules)
+        return len(_slots(self))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
+        return iter(_slots(self))
 
     def __contains__(self, key: object) -> bool:
-        return key in self._modules
+        return key in _slots(self)
 
     def clear(self) -> None:
         """Remove all."""
-        self._modules.clear()
+        self._modules = {}
 
     def pop(self, key: str) -> AnyModule:
         """Remove and return one."""
@@ -212,15 +214,15 @@ class ModuleDict(Module):
 
     def keys(self) -> Iterable[str]:
         """Return the names."""
-        return self._modules.keys()
+        return _slots(self)
 
     def items(self) -> Iterable[tuple[str, AnyModule]]:
         """Return the (name, module) pairs."""
-        return self._modules.items()
+        return [(key, getattr(self, key)) for key in _slots(self)]
 
     def values(self) -> Iterable[AnyModule]:
         """Return the modules."""
-        return self._modules.values()
+        return [getattr(self, key) for key in _slots(self)]
 
     def update(self, modules: Any) -> None:
         """Add modules from a mapping or from (name, module) pairs.
@@ -231,6 +233,11 @@ class ModuleDict(Module):
         """
         for key, module in _pairs("ModuleDict", modules):
             self[key] = module
+
+
+def _slots(container: Module) -> list[str]:
+    # Children are then read as attributes: exporters name them by how they were reached.
+    return [name for name, kind in container._kinds.items() if kind == MODULE]
 
 
 def _require_sequential(other: Any) -> Sequential:

@@ -3,7 +3,7 @@
 Source: torch.nn.modules.lazy, whose mix-in they use.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -137,29 +137,25 @@ class LazyConvTranspose3d(LazyConv, conv.ConvTranspose3d):
 class LazyNorm(LazyModuleMixin, NormBase):
     """A normalisation whose num_features come from the first input [N, C, *]."""
 
-    default_affine: ClassVar[bool]
-    default_tracking: ClassVar[bool]
-
     def __init__(
         self,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
-        affine: bool | None = None,
-        track_running_stats: bool | None = None,
+        affine: bool = True,
+        track_running_stats: bool = True,
         device: torch.types.Device = None,
         dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
     ) -> None:
         super().__init__(0, eps, momentum, False, False)
-        self.affine = self.default_affine if affine is None else affine
-        tracked = self.default_tracking if track_running_stats is None else track_running_stats
-        self.track_running_stats = tracked
-        if self.affine:
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        if affine:
             self.weight = _unknown(device, dtype)
             if bias:
                 self.bias = _unknown(device, dtype)
-        if tracked:
+        if track_running_stats:
             self.running_mean = _unknown(device, dtype, UninitializedBuffer)
             self.running_var = _unknown(device, dtype, UninitializedBuffer)
             self.num_batches_tracked = torch.tensor(0, dtype=torch.long, device=device)
@@ -179,49 +175,37 @@ class LazyNorm(LazyModuleMixin, NormBase):
         self.reset_parameters()
 
 
-class LazyBatch(LazyNorm):
-    """Defaults of batch norm."""
-
-    default_affine, default_tracking = True, True
-
-
-class LazyInstance(LazyNorm):
-    """Defaults of instance norm."""
-
-    default_affine, default_tracking = False, False
-
-
-class LazyBatchNorm1d(LazyBatch, batchnorm.BatchNorm1d):
+class LazyBatchNorm1d(LazyNorm, batchnorm.BatchNorm1d):
     """Lazy :class:`BatchNorm1d`."""
 
     cls_to_become = batchnorm.BatchNorm1d
 
 
-class LazyBatchNorm2d(LazyBatch, batchnorm.BatchNorm2d):
+class LazyBatchNorm2d(LazyNorm, batchnorm.BatchNorm2d):
     """Lazy :class:`BatchNorm2d`."""
 
     cls_to_become = batchnorm.BatchNorm2d
 
 
-class LazyBatchNorm3d(LazyBatch, batchnorm.BatchNorm3d):
+class LazyBatchNorm3d(LazyNorm, batchnorm.BatchNorm3d):
     """Lazy :class:`BatchNorm3d`."""
 
     cls_to_become = batchnorm.BatchNorm3d
 
 
-class LazyInstanceNorm1d(LazyInstance, batchnorm.InstanceNorm1d):
+class LazyInstanceNorm1d(LazyNorm, batchnorm.InstanceNorm1d):
     """Lazy :class:`InstanceNorm1d`."""
 
     cls_to_become = batchnorm.InstanceNorm1d
 
 
-class LazyInstanceNorm2d(LazyInstance, batchnorm.InstanceNorm2d):
+class LazyInstanceNorm2d(LazyNorm, batchnorm.InstanceNorm2d):
     """Lazy :class:`InstanceNorm2d`."""
 
     cls_to_become = batchnorm.InstanceNorm2d
 
 
-class LazyInstanceNorm3d(LazyInstance, batchnorm.InstanceNorm3d):
+class LazyInstanceNorm3d(LazyNorm, batchnorm.InstanceNorm3d):
     """Lazy :class:`InstanceNorm3d`."""
 
     cls_to_become = batchnorm.InstanceNorm3d

@@ -79,7 +79,7 @@ class ParameterList(TensorHolder):
         return self
 
     def extra_repr(self) -> str:
-        return "\n".join(f"  ({i}): {_describe(value)}" for i, value in enumerate(self))
+        return "\n".join(f"  ({i}): {_describe(v, 'dtype')}" for i, v in enumerate(self))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("ParameterList should not be called.")
@@ -218,16 +218,18 @@ class ParameterDict(TensorHolder):
             self[pair[0]] = pair[1]
 
     def extra_repr(self) -> str:
-        return "\n".join(f"  ({key}): {_describe(value)}" for key, value in self.items())
+        return "\n".join(f"  ({key}): {_describe(v, 'type')}" for key, v in self.items())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("ParameterDict should not be called.")
 
 
-def _describe(value: Any) -> str:
+def _describe(value: Any, what: str) -> str:
+    # torch prints the dtype in lists and the old type name in dictionaries; so do we.
     if not isinstance(value, Tensor):
         return f"Object of type: {type(value).__name__}"
     size = "x".join(str(n) for n in value.shape)
     kind = "Parameter" if isinstance(value, Parameter) else "Tensor"
     place = f" ({value.device})" if value.device.type == "cuda" else ""
-    return f"{kind} containing: [{torch.typename(value)} of size {size}{place}]"
+    name = value.dtype if what == "dtype" else torch.typename(value)
+    return f"{kind} containing: [{name} of size {size}{place}]"

@@ -1,0 +1,187 @@
+"""Containers against torch's: slicing, insertion, printing, errors."""
+
+import operator
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+
+from cupola import nn
+
+Names = list[str]
+
+
+def names(container: Any) -> Names:
+    return [f"{name}:{type(child).__name__}" for name, child in container.named_children()]
+
+
+EDITS = [
+    lambda c, lib: c.append(lib.GELU()),
+    lambda c, lib: c.extend([lib.GELU(), lib.SiLU()]),
+    lambda c, lib: c.insert(1, lib.GELU()),
+    lambda c, lib: c.insert(-1, lib.GELU()),
+    lambda c, lib: operator.setitem(c, 1, lib.GELU()),
+    lambda c, lib: operator.setitem(c, -1, lib.GELU()),
+    lambda c, lib: operator.delitem(c, 1),
+    lambda c, lib: operator.delitem(c, slice(0, 2)),
+    lambda c, lib: c.pop(-2),
+    lambda c, lib: c.pop(0),
+]
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("kind", ["Sequential", "ModuleList"])
+def test_edits_are_torchs(kind: str, edit: Any) -> None:
+    if kind == "ModuleList" and edit is EDITS[3]:
+        items = nn.ModuleList([nn.ReLU(), nn.Tanh()])
+        edit(items, nn)  # torch raises KeyError: '-1'
+        assert names(items) == ["0:ReLU", "1:GELU", "2:Tanh"]
+        return
+    results = []
+    for library in (nn, torch.nn):
+        items = [library.ReLU(), library.Tanh(), library.Sigmoid()]
+        container = getattr(library, kind)(*items) if kind == "Sequential" else None
+        container = container or getattr(library, kind)(items)
+        edit(container, library)
+        results.append((names(container), repr(container), len(container)))
+    assert results[0] == results[1]
+
+
+def test_sequential_calls_in_order_and_slices() -> None:
+    chain = nn.Sequential(OrderedDict(a=nn.Linear(2, 3), b=nn.ReLU(), c=nn.Linear(3, 1)))
+    x = torch.randn(2, 2)
+    assert torch.equal(chain(x), chain.c(chain.b(chain.a(x))))
+    assert list(chain[1:].state_dict()) == ["c.weight", "c.bias"]
+    assert chain[-1] is chain.c
+    assert list(chain) == [chain[0], chain[1], chain[2]]
+    with pytest.raises(IndexError, match="index 3 is out of range"):
+        chain[3]
+
+
+def test_sequential_arithmetic() -> None:
+    two = nn.Sequential(nn.ReLU(), nn.Tanh())
+    three = two + nn.Sequential(nn.GELU())
+    assert names(three) == ["0:ReLU", "1:Tanh", "2:GELU"]
+    assert names(two * 2) == names(2 * two)
+    assert len(two * 2) == 4
+    two += three
+    assert len(two) == 5
+    two *= 2
+    assert len(two) == 10
+    for wrong, error in (("2", TypeError), (0, ValueError)):
+        with pytest.raises(error):
+            _ = two * wrong
+        with pytest.raises(error):
+            two *= wrong
+    with pytest.raises(ValueError, match="only objects of Sequential class"):
+        operator.add(two, [nn.ReLU()])
+    with pytest.raises(ValueError, match="only objects of Sequential class"):
+        two += 3
+    with pytest.raises(AssertionError, match="module should be of type"):
+        two.insert(0, 3)
+    with pytest.raises(IndexError, match="Index out of range: 99"):
+        two.insert(99, nn.ReLU())
+
+
+def test_module_list_is_a_list() -> None:
+    items = nn.ModuleList([nn.ReLU(), nn.Tanh()])
+    assert isinstance(items[:1], nn.ModuleList)
+    assert len(operator.add(items, [nn.GELU()])) == 3
+    items += [nn.GELU()]
+    assert names(items) == ["0:ReLU", "1:Tanh", "2:GELU"]
+    with pytest.raises(TypeError, match="should be called with an iterable, but got int"):
+        items.extend(3)
+    with pytest.raises(TypeError, match="int is not a Module subclass"):
+        items.append(3)
+    with pytest.raises(NotImplementedError, match="ModuleList"):
+        items(torch.zeros(1))
+
+
+def test_module_list_folds_repeats_when_printed() -> None:
+    def build(library: Any) -> Any:
+        blocks = [library.Sequential(library.Linear(1, 1), library.ReLU()) for _ in range(3)]
+        return library.ModuleList([*blocks, library.Tanh()])
+
+    assert repr(build(nn)) == repr(build(torch.nn))
+    assert "(0-2): 3 x Sequential(" in repr(build(nn))
+    assert repr(nn.ModuleList()) == "ModuleList()"
+
+
+def test_module_dict_is_a_dictionary() -> None:
+    table = nn.ModuleDict({"b": nn.ReLU(), "a": nn.Tanh()})
+    table.update([("c", nn.GELU())])
+    table.update(nn.ModuleDict({"d": nn.SiLU()}))
+    assert list(table) == list(table.keys()) == ["b", "a", "c", "d"]
+    assert dict(table.items())["a"] is table["a"]
+    assert len(list(table.values())) == len(table) == 4
+    assert "a" in table
+    popped = table.pop("a")
+    assert isinstance(popped, nn.Tanh)
+    del table["b"]
+    table.clear()
+    assert len(table) == 0
+    with pytest.raises(KeyError):
+        table["missing"]
+    with pytest.raises(KeyError, match="already exists"):
+        table["keys"] = nn.ReLU()
+    with pytest.raises(TypeError, match="iterable of key/value pairs, but got int"):
+        table.update(3)
+    with pytest.raises(TypeError, match="element #0 should be Iterable; is int"):
+        table.update([3])
+    with pytest.raises(ValueError, match="element #0 has length 1; 2 is required"):
+        table.update([("a",)])
+
+
+def test_parameter_list_holds_parameters_and_other_things() -> None:
+    items = nn.ParameterList([torch.zeros(2), nn.Parameter(torch.ones(1)), "note"])
+    items.append(nn.Buffer(torch.zeros(1)))
+    items += [torch.zeros(3)]
+    assert isinstance(items[0], nn.Parameter)
+    assert [name for name, _ in items.named_parameters()] == ["0", "1", "4"]
+    assert [name for name, _ in items.named_buffers()] == ["3"]
+    assert items[2] == "note"
+    assert len(items[1:3]) == 2
+    items[-1] = torch.ones(5)
+    assert items[4].shape == (5,)
+    theirs = torch.nn.ParameterList([torch.zeros(2), "note"])
+    assert repr(nn.ParameterList([torch.zeros(2), "note"])) == repr(theirs)
+    with pytest.raises(IndexError, match="index 5 is out of range"):
+        items[5]
+    with pytest.raises(TypeError, match="iterable, but got Tensor"):
+        items.extend(torch.zeros(2))
+    with pytest.raises(RuntimeError, match="should not be called"):
+        items()
+
+
+def test_parameter_dict_is_a_dictionary() -> None:
+    table = nn.ParameterDict({"b": torch.zeros(2), "a": torch.ones(1), "note": 3})
+    assert list(table) == ["a", "b", "note"]  # a plain mapping is sorted, as torch does it
+    assert isinstance(table["a"], nn.Parameter)
+    assert list(reversed(table)) == ["note", "b", "a"]
+    assert table.get("x", 7) == 7
+    assert table.get("note") == 3
+    assert table.setdefault("x", torch.zeros(1)).shape == (1,)
+    assert table.popitem()[0] == "x"
+    assert table.pop("note") == 3
+    assert "note" not in table
+    other = nn.ParameterDict([("c", torch.zeros(1))])
+    assert list(table | other) == ["a", "b", "c"]
+    assert list(other.__ror__(table)) == ["a", "b", "c"]
+    table |= other
+    assert list(table.keys()) == ["a", "b", "c"]
+    assert len(table.copy()) == len(list(table.values())) == 3
+    assert list(table.fromkeys(["q"], 1).items()) == [("q", 1)]
+    assert repr(other) == repr(torch.nn.ParameterDict([("c", torch.zeros(1))]))
+    table.clear()
+    assert not list(table.parameters())
+    with pytest.raises(TypeError, match="not a string"):
+        table[3] = torch.zeros(1)
+    with pytest.raises(TypeError, match="iterable of key/value pairs"):
+        table.update(3)
+    with pytest.raises(TypeError, match="element #0 should be Iterable"):
+        table.update([3])
+    with pytest.raises(ValueError, match="2 is required"):
+        table.update([("a",)])
+    with pytest.raises(RuntimeError, match="should not be called"):
+        table()
