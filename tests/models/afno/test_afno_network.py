@@ -5,6 +5,7 @@ import torch
 
 from cupola.errors import BuildError, InputError
 from cupola.models.afno import FNO, AFNOClassifier, AFNONet, AFNOSettings, FieldOperator, PrecipNet
+from cupola.models.afno.mlp import Mlp, SlicedMlp
 from cupola.models.afno.precipitation import PeriodicPad2d, log_precipitation, precipitation
 
 SMALL = {
@@ -50,7 +51,26 @@ def test_slices_of_the_mlp_do_not_show(double_skip: bool, monkeypatch: pytest.Mo
     with torch.no_grad():
         whole = model(x)
         monkeypatch.setattr("cupola.models.afno.layers.SLICE", 5)
+        monkeypatch.setattr("cupola.models.afno.mlp.SLICE", 5)
         torch.testing.assert_close(model(x), whole)
+
+
+def test_gradients_of_the_sliced_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cupola.models.afno.mlp.SLICE", 3)
+    mlp = Mlp(4, 8)
+    for parameter in mlp.parameters():
+        parameter.data = parameter.data.double()
+    x = torch.randn(2, 4, 4, dtype=torch.float64, requires_grad=True)
+    weights = [mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias]
+    assert torch.autograd.gradcheck(
+        lambda *args: SlicedMlp.apply(*args), (x.flatten(0, 1), *weights)
+    )
+    torch.testing.assert_close(mlp(x), mlp._plain(x))
+
+
+def test_dropout_is_not_lost_in_slices() -> None:
+    mlp = Mlp(4, 8, drop=1.0)
+    assert torch.equal(mlp(torch.randn(5, 4)), torch.zeros(5, 4))
 
 
 def test_grids_that_do_not_divide() -> None:

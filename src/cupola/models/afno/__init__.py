@@ -3,7 +3,8 @@
 from cupola.models.afno.classifier import AFNOClassifier
 from cupola.models.afno.filter import AFNO1D, AFNO2D
 from cupola.models.afno.fno import FNO
-from cupola.models.afno.layers import Block, Mlp, PatchEmbed
+from cupola.models.afno.layers import Block, PatchEmbed
+from cupola.models.afno.mlp import Mlp
 from cupola.models.afno.modes import RULES, Modes
 from cupola.models.afno.network import AFNONet, AFNOSettings
 from cupola.models.afno.operator import FieldOperator

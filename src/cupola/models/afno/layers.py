@@ -1,4 +1,4 @@
-"""What stands around the filter: patch embedding, MLP, block.
+"""What stands around the filter: patch embedding and block.
 
 Original: NVlabs/FourCastNet networks/afnonet.py. Letters: B samples, H x W tokens, C channels.
 """
@@ -10,9 +10,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.errors import BuildError, InputError
 from cupola.models.afno.filter import AFNO2D
-
-# Tokens per slice of the MLP without gradients: its wide hidden layer then stays in the cache.
-SLICE = 1024
+from cupola.models.afno.mlp import SLICE, Mlp
 
 
 def pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
@@ -82,37 +80,6 @@ class PatchEmbed(nn.Module):
         if bottom:
             x = F.pad(x, (0, 0, 0, bottom), mode="replicate")
         return self.proj(x).flatten(2).transpose(1, 2)
-
-
-class Mlp(nn.Module):
-    """Two linear layers around an exact (erf) GELU: [..., C] -> [..., C].
-
-    dtype: a narrower type to compute in (torch.bfloat16), weights and sums included; the input's
-        when None.
-    """
-
-    def __init__(
-        self, features: int, hidden: int, drop: float = 0.0, dtype: torch.dtype | None = None
-    ) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(features, hidden)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, features)
-        self.drop = nn.Dropout(drop)
-        self.dtype = dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., C] -> [..., C]."""
-        if self.dtype is not None:
-            return self._narrow(x, self.dtype)
-        if torch.is_grad_enabled():
-            return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
-        hidden = torch.ops.aten.gelu_(self.fc1(x))
-        return self.drop(self.fc2(self.drop(hidden)))
-
-    def _narrow(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        with torch.autocast(x.device.type, dtype=dtype):
-            return self.drop(self.fc2(self.drop(self.act(self.fc1(x))))).to(x.dtype)
 
 
 class Block(nn.Module):

@@ -14,7 +14,8 @@ from torch import Tensor
 from cupola import nn
 from cupola.errors import BuildError, did_you_mean
 from cupola.models.afno.filter import AFNO2D
-from cupola.models.afno.layers import Block, Mlp, PatchEmbed, pair
+from cupola.models.afno.layers import Block, PatchEmbed, pair
+from cupola.models.afno.mlp import Mlp
 from cupola.models.afno.operator import FieldOperator
 from cupola.registry import MODELS
 
