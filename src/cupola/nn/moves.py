@@ -29,8 +29,10 @@ class Conversion:
     def of_member(self, path: str, old: Tensor) -> Tensor:
         """Return what a parameter or buffer becomes."""
         if id(old) not in self.done:
-            is_parameter = isinstance(old, Parameter)
-            new = _convert_parameter(path, old, self.fn) if is_parameter else self.fn(old)
+            if isinstance(old, Parameter):
+                new: Tensor = _convert_parameter(path, old, self.fn)
+            else:
+                new = self.fn(old)
             self.done[id(old)] = old, new
         return self.done[id(old)][1]
 

@@ -5,7 +5,7 @@ Source: torch.nn.modules.container.
 
 import operator
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from itertools import chain
 from typing import Any, Self, overload
 
@@ -212,17 +212,20 @@ class ModuleDict(Module):
         """Remove and return one."""
         return self._modules.pop(key)
 
-    def keys(self) -> Iterable[str]:
+    def keys(self) -> KeysView[str]:
         """Return the names."""
-        return _slots(self)
+        return self._as_dict().keys()
 
-    def items(self) -> Iterable[tuple[str, AnyModule]]:
+    def items(self) -> ItemsView[str, AnyModule]:
         """Return the (name, module) pairs."""
-        return [(key, getattr(self, key)) for key in _slots(self)]
+        return self._as_dict().items()
 
-    def values(self) -> Iterable[AnyModule]:
+    def values(self) -> ValuesView[AnyModule]:
         """Return the modules."""
-        return [getattr(self, key) for key in _slots(self)]
+        return self._as_dict().values()
+
+    def _as_dict(self) -> dict[str, AnyModule]:
+        return {key: getattr(self, key) for key in _slots(self)}
 
     def update(self, modules: Any) -> None:
         """Add modules from a mapping or from (name, module) pairs.

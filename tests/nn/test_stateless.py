@@ -1,0 +1,75 @@
+"""functional_call on modules without the bridge."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from cupola import nn
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(1, 1)
+        self.tied = self.fc.weight
+        self.register_buffer("calls", torch.zeros(()))
+        self.plain = torch.ones(1)
+
+    def forward(self, x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        self.calls = self.calls + 1
+        return (self.fc(x) + self.tied + self.plain) * scale
+
+
+X = torch.ones(1, 1)
+
+
+def call(net: nn.Module, values: dict[str, torch.Tensor], **kwargs: Any) -> float:
+    return nn.functional_call(net, values, X, **kwargs).item()
+
+
+def test_values_are_used_for_one_call_and_changes_are_written_back() -> None:
+    net = Counting()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    values = {"fc.bias": torch.tensor([5.0]), "fc.weight": torch.tensor([[2.0]])}
+    values |= {"calls": torch.tensor(7.0), "plain": torch.zeros(1)}
+    assert call(net, values) == 9
+    assert values["calls"].item() == 8
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert net.plain.item() == 1
+    assert nn.functional_call(net, values, (X,), {"scale": 2.0}).item() == 18
+
+
+def test_ties_are_followed_or_not() -> None:
+    net = Counting()
+    values = {"fc.weight": torch.tensor([[2.0]]), "fc.bias": torch.zeros(1)}
+    assert call(net, values) == 5
+    loose = call(net, values, tie_weights=False)
+    assert loose == pytest.approx(3 + net.tied.item())
+    with pytest.raises(ValueError, match=r"multiple values for keys .* which are tied"):
+        call(net, values | {"tied": torch.tensor([[3.0]])})
+
+
+def test_an_exception_restores_what_was_there() -> None:
+    net = Counting()
+    weight = net.fc.weight
+    with pytest.raises(RuntimeError):
+        call(net, {"fc.weight": torch.zeros(3, 3)})
+    assert net.fc.weight is net.tied is weight
+
+
+def test_paths_are_checked() -> None:
+    net = Counting()
+    with pytest.raises(AttributeError, match="Linear has no attribute `w`"):
+        call(net, {"fc.w": X})
+    with pytest.raises(TypeError, match="not an instance of torch"):
+        call(net, {"training": X})
+    with pytest.raises(RuntimeError, match=r"Unexpected key\(s\): 'plain'.\n\tMissing key\(s\): "):
+        call(net, {"plain": X}, strict=True)
+
+
+def test_gradients_flow_to_the_values() -> None:
+    net, weight = nn.Linear(1, 1), torch.ones(1, 1, requires_grad=True)
+    nn.functional_call(net, {"weight": weight}, X * 3).backward()
+    assert weight.grad.item() == 3
+    assert net.weight.grad is None
