@@ -20,6 +20,7 @@ from cupola.serve.cycle import Cycle
 from cupola.serve.logs import Log
 from cupola.serve.privileges import settle
 from cupola.serve.process import Child
+from cupola.serve.sockets import close_all_but
 
 ABANDONED = 60.0  # seconds after which a half-written file belongs to nobody
 
@@ -28,6 +29,7 @@ class Helper:
     """A process that works now and then, and listens to the master in between."""
 
     def __init__(self, child: Child, channel: Channel, cycle: Cycle, life: int) -> None:
+        close_all_but([])
         settle(cycle.settings, child.index, 0)
         self.channel, self.life, self.log = channel, life, cycle.log
         self.settings = cycle.settings

@@ -226,6 +226,11 @@ class Fleet:
         if error:
             raise Refusal(400, error)
 
+    async def settled(self) -> None:
+        """Waits until every runner of the roster has said hello to this worker."""
+        while not all(link.ready for link in self.links.values()):
+            await asyncio.sleep(RETRY)
+
     def close(self) -> None:
         """The worker goes: lets the runners and the mould know by closing."""
         self._task.cancel()

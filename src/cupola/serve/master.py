@@ -78,8 +78,6 @@ class Master:
         for flag in arrived:
             self.counts[flag] = self.counts.get(flag, 0) + 1
         self.flags |= arrived
-        if self.delay and self._take(Flag.SIGALRM):
-            self.delay *= 2
         self._read_channels()
         if self._take(Flag.REAP):
             self._reap()
@@ -201,7 +199,7 @@ class Master:
             self.exit_code = 1
             self.cycle = failed
             self.flags.add(Flag.TERMINATE)
-            os.kill(os.getpid(), signal.SIGALRM)
+            self._terminate()
             return
         self.retired.append(failed)
         self._discard_retired()
@@ -241,11 +239,17 @@ class Master:
     # ---- going
 
     def _terminate(self) -> None:
+        """TERM at once and at each alarm, which come 50, 100, 200 ... ms apart; at last KILL."""
         if self.delay == 0.0:
             systemd.stopping()
             self.delay = FIRST_DELAY
-        command = Command.TERMINATE if self.delay <= LAST_TERM else None
-        self._tell(command, self.table.living())
+            self._tell(Command.TERMINATE, self.table.living())
+        elif not self._take(Flag.SIGALRM):
+            return
+        else:
+            command = Command.TERMINATE if self.delay <= LAST_TERM else None
+            self._tell(command, self.table.living())
+            self.delay *= 2
         signal.setitimer(signal.ITIMER_REAL, self.delay)
 
     def _quit(self) -> None:

@@ -24,8 +24,9 @@ from cupola.serve.models import ModelPlan, plan_model
 from cupola.serve.privileges import settle
 from cupola.serve.process import FATAL, Child
 from cupola.serve.runners.loading import import_plugins, in_background, plugin_class
-from cupola.serve.runners.nest import Nest
+from cupola.serve.runners.nest import START_LIMIT, Nest
 from cupola.serve.settings import ModelSettings, granted_cpus
+from cupola.serve.sockets import close_all_but
 
 TICK = 0.25  # seconds between two looks at the boards
 FAREWELL = 0.2  # a draining mould goes this long after its last worker
@@ -34,13 +35,15 @@ FAREWELL = 0.2  # a draining mould goes this long after its last worker
 def run_mould(child: Child, channel: Channel, cycle: Cycle, life: int) -> NoReturn:
     """Entry of the process: imports, then supervises until told to go."""
     try:
+        close_all_but([])
         settle(cycle.settings, child.index, 0)
         mould = Mould(channel, cycle, life)
         in_background(mould.warm, cycle.settings.loading_priority)
+        code = mould.run()
     except (CupolaError, OSError) as error:
         cycle.log("error", str(error))
         os._exit(FATAL)
-    os._exit(mould.run())
+    os._exit(code)
 
 
 class Mould:
@@ -230,10 +233,12 @@ class Mould:
             self.nests.remove(nest)
         elif code == FATAL and not nest.was_ready and not self.said_ready:
             self.code = FATAL  # a model that cannot start: this generation is no good
-        elif code == FATAL and not nest.was_ready:
+        elif code == FATAL and not nest.described:
             nest.state, nest.due = "failed", None
         else:
             nest.plan_respawn(self.cycle.settings)
+            if not self.said_ready and nest.deaths >= START_LIMIT:
+                self.code = FATAL
         self._told()
 
     def _hear_last_words(self, nest: Nest) -> None:
@@ -318,16 +323,20 @@ class Mould:
 
     def _told(self) -> None:
         """Something changed: finishes loads, tells the workers, and once the master."""
-        self._finish_loads()
+        answers = self._finish_loads()
         for worker in list(self.workers):
             self._send(worker, self.roster())
+        for worker, answer in answers:
+            self._send(worker, answer)
         if not self.said_ready and all(nest.state == "ready" for nest in self.nests):
             self.said_ready = True
             self.channel.send(Message(Command.READY))
         text = json.dumps({"pid": os.getpid(), "runners": [n.to_json() for n in self.nests]})
         paths.write_atomically(self.cycle.home / "runners.json", text)
 
-    def _finish_loads(self) -> None:
+    def _finish_loads(self) -> list[tuple[socket.socket, dict[str, Any]]]:
+        """The loads that succeeded or failed: who asked, and what to answer."""
+        answers = []
         for entry in list(self.waiting):
             worker, number, added = entry
             failed = next((nest for nest in added if nest.state == "failed" or nest.failure), None)
@@ -342,7 +351,8 @@ class Mould:
                     self._retire(nest)
             for nest in added:
                 nest.replaces = []
-            self._send(worker, answer)
+            answers.append((worker, answer))
+        return answers
 
     def roster(self) -> dict[str, Any]:
         """Every model with its runners' sockets; a model being replaced shows the old ones."""

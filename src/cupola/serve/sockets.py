@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 import time
+import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from cupola.errors import ConfigError
 ENVIRONMENT = "CUPOLA_SOCKETS"
 SYSTEMD_FIRST = 3
 TRIES, PAUSE = 5, 0.5
+_open: "weakref.WeakSet[socket.socket]" = weakref.WeakSet()  # every listening socket we hold
 
 
 @dataclass
@@ -96,6 +98,7 @@ def _bind(address: str, *, reuseport: bool, backlog: int, tries: int) -> socket.
             made.bind(where)
             made.listen(backlog)
             made.setblocking(False)
+            _open.add(made)
             return made
         except OSError as error:
             made.close()
@@ -130,6 +133,17 @@ def _remove_stale(path: str) -> None:
                 Path(path).unlink()
 
 
+def close_all_but(kept: Iterable[socket.socket]) -> None:
+    """In a child: drops the listening sockets that are not its own.
+
+    A socket that nobody accepts on must not stay open, or clients would wait in it for ever.
+    """
+    own = {id(one) for one in kept}
+    for one in list(_open):
+        if id(one) not in own:
+            one.close()
+
+
 def to_environment(listeners: Iterable[Listener]) -> tuple[str, list[int]]:
     """The variable that tells a new binary which descriptors it inherits, and those."""
     parts, fds = [], []
@@ -153,6 +167,7 @@ def _adopt(fd: int) -> socket.socket:
     adopted = socket.socket(fileno=fd)
     adopted.set_inheritable(False)
     adopted.setblocking(False)
+    _open.add(adopted)
     return adopted
 
 

@@ -24,6 +24,7 @@ from cupola.serve.fleet import Fleet
 from cupola.serve.metrics import Metrics
 from cupola.serve.privileges import settle
 from cupola.serve.process import FATAL, Child
+from cupola.serve.sockets import close_all_but
 
 LOOK = 0.05  # seconds between two looks at whether a draining worker is done
 
@@ -54,10 +55,12 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._listen_to_master(loop)
         settings = self.cycle.settings
+        own = self._sockets()
+        close_all_but(own)
         self.fleet = Fleet(self.cycle)
         metrics = Metrics(self.cycle.metrics, self.child.slot, self.cycle.generation)
         self.app = Application(self.cycle, self.fleet, metrics)
-        self.acceptor = Acceptor(self.app, self._sockets())
+        self.acceptor = Acceptor(self.app, own)
         watch_time(self.app, min(1.0, settings.header_timeout / 4, settings.body_timeout / 4))
         if self.cycle.accept_early:
             self.acceptor.start()

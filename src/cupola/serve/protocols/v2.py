@@ -3,6 +3,7 @@
 Bodies go to the runner as they came (it holds the tensors); here only headers are judged.
 """
 
+import asyncio
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -281,6 +282,7 @@ async def load(context: Context, request: Request, name: str) -> Response:
     wanted.pop("config", None)
     model = {"bundle": name, **wanted} if "bundle" not in wanted else {"name": name, **wanted}
     await context.fleet.order("load", model=model)
+    await asyncio.wait_for(context.fleet.settled(), context.settings.ready_timeout)
     return Response(200, b"")
 
 

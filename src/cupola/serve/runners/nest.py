@@ -12,9 +12,10 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
-from cupola.errors import CupolaError
+from cupola.errors import ConfigError, CupolaError
 from cupola.serve.board import Board
 from cupola.serve.cycle import Cycle
 from cupola.serve.models import ModelPlan
@@ -22,7 +23,8 @@ from cupola.serve.process import FATAL
 from cupola.serve.runners.birth import live
 from cupola.serve.settings import Settings
 
-START_LIMIT = 3  # deaths before the first READY that make a runner "failed"
+_numbers = count()
+START_LIMIT = 3  # deaths before the first READY that make a model unfit to serve
 
 
 class Nest:
@@ -33,11 +35,13 @@ class Nest:
     ) -> None:
         self.plan, self.index, self.cycle, self.threads = plan, index, cycle, threads
         self.title = f"runner {plan.name}:{plan.version}#{index}"
-        stem = f"{incarnation}-{plan.name}-{plan.version}-{index}-{time.monotonic_ns() % 10**9}"
-        self.stem = "".join(c if c.isalnum() or c in "-." else "_" for c in stem)[:60]
+        self.stem = f"{incarnation}-{next(_numbers)}"  # short: a unix path holds 107 bytes
         self.path = cycle.home / f"{self.stem}.sock"
         self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(self.path))
+        try:
+            self.listener.bind(str(self.path))
+        except OSError as error:
+            raise ConfigError(f"runtime_dir: cannot bind {self.path}: {error}") from None
         self.listener.listen(256)
         self.state = "starting"
         self.pids: list[int] = []

@@ -74,13 +74,14 @@ def from_json(data: Any, datatype: str, shape: tuple[int, ...], tensor: str) -> 
 def _numbers(data: Any, dtype: Any, tensor: str) -> Array:
     try:
         array = np.asarray(data)
-        if array.size == 0:
-            return np.empty(0, dtype)
-        if array.dtype.kind not in _ACCEPTS[dtype.kind]:
-            raise InputError(f"input {tensor!r}: data of kind {array.dtype} is not {dtype}")
-        narrow = array.astype(dtype)
     except (ValueError, OverflowError, TypeError):
         raise InputError(f"input {tensor!r}: data is no regular array of {dtype}") from None
+    if array.size == 0:
+        return np.empty(0, dtype)
+    if array.dtype.kind not in _ACCEPTS[dtype.kind]:
+        raise InputError(f"input {tensor!r}: data of kind {array.dtype} is not {dtype}")
+    with np.errstate(over="ignore"):
+        narrow = array.astype(dtype)
     if dtype.kind in "ui" and not np.array_equal(narrow, array):
         raise InputError(f"input {tensor!r}: values out of range for {dtype}")
     return narrow.reshape(-1)
