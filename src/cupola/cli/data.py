@@ -83,6 +83,26 @@ def darcy(
 
 
 @app.command()
+def driving_scenes(
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    scenes: Annotated[int, typer.Option(min=1, help="How many streets.")] = 10,
+    frames: Annotated[int, typer.Option(min=1, help="Samples of each, half a second apart.")] = 8,
+    height: Annotated[int, typer.Option(min=16, help="Of a picture, in pixels.")] = 180,
+    width: Annotated[int, typer.Option(min=16, help="Of a picture, in pixels.")] = 320,
+    seed: Annotated[int, typer.Option(help="Of the streets.")] = 0,
+) -> None:
+    """Streets seen by six calibrated cameras, as nuScenes tables, and one sample folder."""
+    from cupola.data.driving.tables import write_scenes
+    from cupola.data.driving_scenes import scene_at, write_sample
+
+    size = (height, width)
+    made = write_scenes(out, scenes, frames, size, seed)
+    write_sample(out / "sample", *scene_at(seed, "val", 0, size), size)
+    print(f"{out}: {made['sample']} samples, {made['sample_annotation']} annotations")
+    print(f"{out / 'sample'}: a sample folder for `cupola predict`")
+
+
+@app.command()
 def text(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     files: Annotated[

@@ -8,6 +8,7 @@ from cupola.data import (
     driving_scenes,
     field_dataset,
     navier_stokes,
+    nuscenes,
     text,
     transforms,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "driving_scenes",
     "field_dataset",
     "navier_stokes",
+    "nuscenes",
     "text",
     "transforms",
 ]

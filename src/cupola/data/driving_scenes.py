@@ -5,13 +5,16 @@ one would have seen. Distances come only from geometry: sizes vary, and the grou
 the cameras' mounting and, near the seams, two cameras at once tell where something stands.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from cupola.data.detection3d import collate_detection3d, normalise_views
 from cupola.data.driving import (
@@ -34,13 +37,25 @@ MIN_PIXELS = 8  # an agent of which less is visible in all cameras together is n
 
 
 def scene_at(
-    seed: int, split: str, index: int, size: tuple[int, int], style: SceneStyle
+    seed: int, split: str, index: int, size: tuple[int, int], style: SceneStyle | None = None
 ) -> tuple[Scene, list[Camera]]:
     """Street number `index` and the cameras of the car that drives there."""
     if split not in SPLITS:
         raise DataError(f"split {split!r} is not known; use one of {SPLITS}")
     rng = np.random.default_rng((seed, SPLITS.index(split), index))
     return make_scene(rng, style), camera_rig(size, rng)
+
+
+def write_sample(folder: Path, scene: Scene, rig: Sequence[Camera], size: tuple[int, int]) -> None:
+    """One moment as a sample folder for `cupola predict`: six PNGs and sample.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cameras = []
+    for camera in rig:
+        file = f"{camera.name}.png"
+        Image.fromarray(render(scene, camera, size).pixels).save(folder / file)
+        cameras.append({"name": camera.name, "file": file, "lidar2img": camera.lidar2img.tolist()})
+    text = json.dumps({"cameras": cameras}, indent=1)
+    (folder / "sample.json").write_text(text + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

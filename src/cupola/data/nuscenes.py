@@ -1,0 +1,169 @@
+"""nuScenes: the devkit's tables or MMDetection3D's info files, as samples of six pictures.
+
+A sample is described by a Frame, which costs nothing to make; pictures are read on access.
+Targets are in the lidar's frame of the sample's key frame, z at the bottom of the box.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cupola.data.detection3d import collate_detection3d, normalise_views
+from cupola.data.driving.rig import CAMERA_NAMES
+from cupola.data.nuscenes_infos import info_frames
+from cupola.data.nuscenes_tables import Tables
+from cupola.errors import DataError
+from cupola.registry import DATASETS
+
+Array = NDArray[np.float64]
+
+NUSCENES_NAMES = (
+    *("car", "truck", "construction_vehicle", "bus", "trailer", "barrier"),
+    *("motorcycle", "bicycle", "pedestrian", "traffic_cone"),
+)
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """How pictures are prepared; `scale` is (width, height) as in the published configs."""
+
+    mean: Sequence[float] = (103.53, 116.28, 123.675)
+    std: Sequence[float] = (1.0, 1.0, 1.0)
+    scale: tuple[int, int] | None = None
+    pad_size_divisor: int = 1
+    channel_order: str = "bgr"
+    bgr_to_rgb: bool = False
+
+
+@DATASETS.register_module()
+class NuScenesDataset:
+    """Sample i -> {"images" [6, 3, H, W], "lidar2img", "boxes" [M, 9], "labels", "token"}.
+
+    `ann_file` names an info file (.pkl) under `data_root`, either layout; without it the devkit's
+    tables of `version` are read. Objects of other classes, outside `point_cloud_range` or without
+    a lidar or radar point are left out, as in the published pipeline. `box_convention` "0.x" reads
+    info files from before MMDetection3D 1.0. Raises DataError.
+    """
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        ann_file: str | None = None,
+        version: str = "v1.0-trainval",
+        metainfo: Mapping[str, Any] | None = None,
+        point_cloud_range: Sequence[float] | None = None,
+        pictures: Mapping[str, Any] | None = None,
+        scenes: Sequence[str] | None = None,
+        box_convention: str = "1.x",
+        test_mode: bool = False,
+        **published: Any,
+    ) -> None:
+        root = Path(data_root)
+        self.root = root
+        self.names = tuple((metainfo or {}).get("classes", NUSCENES_NAMES))
+        self.point_cloud_range = point_cloud_range
+        self.test_mode = test_mode
+        self.pictures = PictureSettings(**(pictures or {}))
+        if ann_file is not None:
+            self.frames = info_frames(root / ann_file, box_convention)
+        else:
+            self.frames = Tables(root, version).frames(scenes)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        frame = self.frames[index]
+        views, matrices = [], []
+        for name in CAMERA_NAMES:
+            camera = frame.camera(name)
+            picture = self._read(camera.file)
+            scaled, ratio = self._resize(picture)
+            views.append(scaled)
+            matrices.append(np.diag([*ratio, 1.0, 1.0]) @ camera.lidar2img)
+        boxes, labels = self._targets(frame.names, frame.boxes)
+        return {
+            "images": self._normalise(np.stack(views)),
+            "lidar2img": torch.from_numpy(np.stack(matrices).astype(np.float32)),
+            "boxes": torch.from_numpy(boxes),
+            "labels": torch.from_numpy(labels),
+            "token": frame.token,
+        }
+
+    def _read(self, file: str) -> NDArray[np.uint8]:
+        path = next((p for p in (self.root / file, Path(file)) if p.is_file()), None)
+        if path is None:
+            raise DataError(f"{self.root / file}: the picture is missing")
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+
+    def _resize(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+        """The picture at the largest size within `scale`, and the factors of width and height."""
+        if self.pictures.scale is None:
+            return picture, (1.0, 1.0)
+        height, width = picture.shape[:2]
+        ratio = min(self.pictures.scale[0] / width, self.pictures.scale[1] / height)
+        size = (round(width * ratio), round(height * ratio))
+        if size == (width, height):
+            return picture, (1.0, 1.0)
+        scaled = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+        return scaled, (size[0] / width, size[1] / height)
+
+    def _normalise(self, views: NDArray[np.uint8]) -> torch.Tensor:
+        settings = self.pictures
+        bgr = settings.channel_order == "bgr" and not settings.bgr_to_rgb
+        pixels = normalise_views(views[..., ::-1] if bgr else views, settings.mean, settings.std)
+        bottom, right = (-side % settings.pad_size_divisor for side in pixels.shape[-2:])
+        return torch.nn.functional.pad(pixels, (0, right, 0, bottom))
+
+    def _targets(
+        self, names: Sequence[str], boxes: Array
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Boxes of our classes within the range, z moved to the bottom; labels beside them."""
+        keep = np.array([name in self.names for name in names], bool)
+        if self.point_cloud_range is not None and len(boxes):
+            low, high = np.split(np.asarray(self.point_cloud_range, float), 2)
+            keep &= ((boxes[:, :2] > low[:2]) & (boxes[:, :2] < high[:2])).all(1)
+        kept = boxes.reshape(-1, 9)[keep].astype(np.float32)
+        kept[:, 2] -= kept[:, 5] / 2
+        labels = [self.names.index(name) for name, ok in zip(names, keep, strict=True) if ok]
+        return kept, np.array(labels, np.int64)
+
+    collate = staticmethod(collate_detection3d)
+
+
+@DATASETS.register_module()
+class CBGSDataset:
+    """Repeats samples until every class is in about as many (CBGS, arXiv 1908.09492)."""
+
+    def __init__(self, dataset: Mapping[str, Any], seed: int = 0) -> None:
+        self.dataset = DATASETS.build(dataset)
+        self.names = self.dataset.names
+        self.collate = self.dataset.collate
+        self.indices = self._balanced(np.random.default_rng(seed))
+
+    def _balanced(self, rng: np.random.Generator) -> list[int]:
+        holders: dict[str, list[int]] = {name: [] for name in self.names}
+        for index, frame in enumerate(self.dataset.frames):
+            for name in set(frame.names) & holders.keys():
+                holders[name].append(index)
+        holders = {name: found for name, found in holders.items() if found}
+        total = sum(map(len, holders.values()))
+        chosen: list[int] = []
+        for found in holders.values():
+            wanted = total / len(holders)
+            chosen += rng.choice(found, int(wanted)).tolist()
+        return chosen
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample: dict[str, Any] = self.dataset[self.indices[index]]
+        return sample

@@ -1,0 +1,110 @@
+"""Reads MMDetection3D's nuScenes info files, of both layouts, without running their pickle.
+
+Layout 1 (`infos`) is that of MMDetection3D up to 1.0, layout 2 (`data_list`) that from 1.1 on.
+"""
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cupola.data.nuscenes_frames import CameraView, Frame, pinhole
+from cupola.errors import DataError
+
+Array = NDArray[np.float64]
+
+# All that these files need beside plain values. Anything else is refused, not imported.
+HARMLESS = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("collections", "OrderedDict"),
+}
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Unpickles plain values and numpy arrays, and nothing that could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in HARMLESS:
+            raise pickle.UnpicklingError(f"it wants {module}.{name}, which plain data does not")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def read_infos(path: Path) -> Any:
+    """The content of an info file; DataError if it is missing, damaged or not plain data."""
+    try:
+        with path.open("rb") as file:
+            return PlainUnpickler(file).load()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError) as error:
+        raise DataError(f"{path}: refused as an info file ({error})") from None
+
+
+def info_frames(path: Path, box_convention: str = "1.x") -> Sequence[Frame]:
+    """The samples of an info file. `box_convention` "0.x" is MMDetection3D before 1.0."""
+    if box_convention not in ("0.x", "1.x"):
+        raise DataError(f"box_convention is '0.x' or '1.x', got {box_convention!r}")
+    content = read_infos(path)
+    try:
+        if "data_list" in content:
+            names = {number: name for name, number in content["metainfo"]["categories"].items()}
+            return [_frame2(info, names) for info in content["data_list"]]
+        infos = sorted(content["infos"], key=lambda info: info["timestamp"])
+        return [_frame1(info, box_convention == "0.x") for info in infos]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a nuScenes info file, {error!r} is missing") from None
+
+
+def _frame1(info: dict[str, Any], old: bool) -> Frame:
+    cameras = []
+    for name, camera in info["cams"].items():
+        turn = np.linalg.inv(camera["sensor2lidar_rotation"])
+        lidar2cam = np.eye(4)
+        lidar2cam[:3, :3] = turn
+        lidar2cam[:3, 3] = -turn @ np.asarray(camera["sensor2lidar_translation"])
+        matrix = pinhole(np.asarray(camera["cam_intrinsic"]), lidar2cam)
+        cameras.append(CameraView(name, _relative(camera["data_path"]), matrix))
+    names, boxes = list(info.get("gt_names", ())), np.asarray(info.get("gt_boxes", ()), float)
+    boxes = boxes.reshape(-1, 7)
+    velocity = np.asarray(info.get("gt_velocity", np.zeros((len(boxes), 2))), float)
+    valid = np.asarray(info.get("valid_flag", np.ones(len(boxes), bool)), bool)
+    if old:  # (w, l, h) and a yaw that turned the other way
+        boxes = np.column_stack((boxes[:, [0, 1, 2, 4, 3, 5]], -boxes[:, 6] - np.pi / 2))
+    joined = np.column_stack((boxes, np.nan_to_num(velocity.reshape(-1, 2))))
+    kept = [name for name, ok in zip(names, valid, strict=True) if ok]
+    return Frame(info["token"], tuple(cameras), kept, joined[valid])
+
+
+def _frame2(info: dict[str, Any], names: dict[int, str]) -> Frame:
+    cameras = []
+    for name, camera in info["images"].items():
+        matrix = pinhole(
+            np.asarray(camera["cam2img"], float)[:3, :3], np.asarray(camera["lidar2cam"], float)
+        )
+        cameras.append(CameraView(name, _samples(name, camera["img_path"]), matrix))
+    valid = [one for one in info.get("instances", ()) if one.get("bbox_3d_isvalid", True)]
+    boxes = [[*one["bbox_3d"], *np.nan_to_num(one["velocity"])] for one in valid]
+    kept = [names.get(one["bbox_label_3d"], "ignored") for one in valid]
+    array = np.array(boxes, float).reshape(-1, 9)
+    return Frame(str(info["token"]), tuple(cameras), kept, array)
+
+
+def _relative(file: str) -> str:
+    """A path as the converter stored it -> one below the data set's root."""
+    for part in ("samples/", "sweeps/"):
+        if part in file:
+            return part + file.split(part, 1)[1]
+    return file
+
+
+def _samples(camera: str, file: str) -> str:
+    """Layout 2 stores bare names, whose folder the config's data_prefix gives."""
+    return file if "/" in file else f"samples/{camera}/{file}"

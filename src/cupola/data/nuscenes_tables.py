@@ -1,0 +1,165 @@
+"""Reads the tables that nuscenes-devkit reads, each when it is first needed."""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from cupola.data.nuscenes_frames import CameraView, Frame, pinhole, rigid
+from cupola.errors import DataError
+
+Array = NDArray[np.float64]
+Record = dict[str, Any]
+
+# General category -> detection class; what is missing is not detected.
+DETECTION_NAMES = {
+    "movable_object.barrier": "barrier",
+    "vehicle.bicycle": "bicycle",
+    "vehicle.bus.bendy": "bus",
+    "vehicle.bus.rigid": "bus",
+    "vehicle.car": "car",
+    "vehicle.construction": "construction_vehicle",
+    "vehicle.motorcycle": "motorcycle",
+    "human.pedestrian.adult": "pedestrian",
+    "human.pedestrian.child": "pedestrian",
+    "human.pedestrian.construction_worker": "pedestrian",
+    "human.pedestrian.police_officer": "pedestrian",
+    "movable_object.trafficcone": "traffic_cone",
+    "vehicle.trailer": "trailer",
+    "vehicle.truck": "truck",
+}
+MAX_GAP = 1.5  # seconds between annotations past which a velocity is unknown, as in the devkit
+
+
+def rotation(quaternion: Sequence[float]) -> Rotation:
+    """nuScenes' (w, x, y, z) as a rotation."""
+    w, x, y, z = quaternion
+    return Rotation.from_quat([x, y, z, w])
+
+
+def pose(record: Record) -> Array:
+    """[4, 4] of a calibrated_sensor or ego_pose record: its own frame -> the outer one."""
+    place = np.asarray(record["translation"], float)
+    return rigid(rotation(record["rotation"]).as_matrix(), place)
+
+
+class Tables:
+    """The tables of one version under a nuScenes root."""
+
+    def __init__(self, root: str | Path, version: str = "v1.0-trainval") -> None:
+        self.root, self.version = Path(root), version
+        if not (self.root / version).is_dir():
+            raise DataError(f"{self.root / version}: no such folder of nuScenes tables")
+        self._read: dict[str, dict[str, Record]] = {}
+
+    def table(self, name: str) -> dict[str, Record]:
+        """All records of a table by token; read once."""
+        if name not in self._read:
+            path = self.root / self.version / f"{name}.json"
+            try:
+                records = json.loads(path.read_text(encoding="utf-8"))
+                self._read[name] = {record["token"]: record for record in records}
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{path}: not a nuScenes table ({error!r})") from None
+        return self._read[name]
+
+    @cached_property
+    def _data(self) -> dict[str, dict[str, Record]]:
+        """sample -> channel -> the key frame's sample_data record."""
+        found: dict[str, dict[str, Record]] = {}
+        sensors, calibrations = self.table("sensor"), self.table("calibrated_sensor")
+        for record in self.table("sample_data").values():
+            if record["is_key_frame"]:
+                sensor = calibrations[record["calibrated_sensor_token"]]["sensor_token"]
+                channel = sensors[sensor]["channel"]
+                found.setdefault(record["sample_token"], {})[channel] = record
+        return found
+
+    @cached_property
+    def _annotations(self) -> dict[str, list[Record]]:
+        found: dict[str, list[Record]] = {}
+        for record in self.table("sample_annotation").values():
+            found.setdefault(record["sample_token"], []).append(record)
+        return found
+
+    def frames(self, scenes: Sequence[str] | None = None) -> "LazyFrames":
+        """All samples in the order of their scenes, or those of the named scenes."""
+        known = {record["name"]: token for token, record in self.table("scene").items()}
+        missing = set(scenes or ()) - known.keys()
+        if missing:
+            raise DataError(f"{self.root}: no scenes {sorted(missing)}")
+        wanted = {known[name] for name in (scenes or known)}
+        samples = self.table("sample").items()
+        return LazyFrames(self, [t for t, record in samples if record["scene_token"] in wanted])
+
+    def frame(self, sample: str) -> Frame:
+        """One sample, in its lidar's frame."""
+        data = self._data[sample]
+        lidar2global = self._sensor2global(data["LIDAR_TOP"])
+        cameras = tuple(
+            self._view(channel, record, lidar2global)
+            for channel, record in data.items()
+            if channel.startswith("CAM")
+        )
+        names, boxes = [], []
+        for record in self._annotations.get(sample, ()):
+            instance = self.table("instance")[record["instance_token"]]
+            category = self.table("category")[instance["category_token"]]["name"]
+            points = record["num_lidar_pts"] + record["num_radar_pts"]
+            if category in DETECTION_NAMES and points > 0:
+                names.append(DETECTION_NAMES[category])
+                boxes.append(self._box(record, lidar2global))
+        return Frame(sample, cameras, names, np.array(boxes, float).reshape(-1, 9))
+
+    def _sensor2global(self, data: Record) -> Array:
+        calibration = self.table("calibrated_sensor")[data["calibrated_sensor_token"]]
+        return pose(self.table("ego_pose")[data["ego_pose_token"]]) @ pose(calibration)
+
+    def _view(self, channel: str, data: Record, lidar2global: Array) -> CameraView:
+        calibration = self.table("calibrated_sensor")[data["calibrated_sensor_token"]]
+        lidar2cam = np.linalg.inv(self._sensor2global(data)) @ lidar2global
+        intrinsic = np.asarray(calibration["camera_intrinsic"], float)
+        return CameraView(channel, data["filename"], pinhole(intrinsic, lidar2cam))
+
+    def _box(self, record: Record, lidar2global: Array) -> Array:
+        """(x, y, z of the centre, l, w, h, yaw, vx, vy) in the lidar's frame."""
+        inverse = np.linalg.inv(lidar2global)
+        centre = inverse[:3, :3] @ np.asarray(record["translation"], float) + inverse[:3, 3]
+        forward = inverse[:3, :3] @ rotation(record["rotation"]).apply([1.0, 0.0, 0.0])
+        velocity = inverse[:3, :3] @ self.velocity(record)
+        width, length, height = record["size"]
+        yaw = np.arctan2(forward[1], forward[0])
+        return np.array([*centre, length, width, height, yaw, *np.nan_to_num(velocity[:2])])
+
+    def velocity(self, record: Record) -> Array:
+        """[3], m/s in the global frame, from the annotations before and after; NaN if unknown."""
+        annotations, samples = self.table("sample_annotation"), self.table("sample")
+        before = annotations[record["prev"]] if record["prev"] else record
+        after = annotations[record["next"]] if record["next"] else record
+        stamps = [samples[each["sample_token"]]["timestamp"] * 1e-6 for each in (before, after)]
+        seconds = stamps[1] - stamps[0]
+        limit = 2 * MAX_GAP if before is not record and after is not record else MAX_GAP
+        if before is after or seconds > limit:
+            return np.full(3, np.nan)
+        places = [np.asarray(each["translation"], float) for each in (before, after)]
+        return np.asarray((places[1] - places[0]) / seconds)
+
+
+class LazyFrames(Sequence[Frame]):
+    """Samples of the tables, each made when it is asked for."""
+
+    def __init__(self, tables: Tables, tokens: Sequence[str]) -> None:
+        self._tables, self._tokens = tables, tokens
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return LazyFrames(self._tables, self._tokens[index])
+        return self._tables.frame(self._tokens[index])
