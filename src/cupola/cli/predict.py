@@ -1,7 +1,8 @@
 """`cupola predict BUNDLE PICTURE`: a table on the terminal, and a drawn picture with --out."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,28 +18,52 @@ def predict(
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Least score.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Runs a detector on a picture; bad input gets one clear line and exit code 2."""
-    from cupola.runtime.images import read_image
+    """Runs a detector on a picture or a sample; bad input gets one clear line and exit code 2."""
     from cupola.runtime.predictor import Predictor
 
-    pixels = read_image(source)
+    if not source.is_dir():
+        read(source)  # a broken picture is told before a model is loaded
     predictor = Predictor.load(bundle, weights=weights)
-    found = predictor(pixels, threshold)  # type: ignore[operator]
+    found, drawn = look(predictor, source, threshold)
     rows = found.to_list()
     if as_json:
         import json
 
         print(json.dumps(rows, ensure_ascii=False))
+    elif predictor.task == "detection3d":
+        show3d(rows)
     else:
         show(rows)
     if out is not None:
         from cupola.errors import InputError
-        from cupola.runtime.drawing import draw
 
         try:
-            draw(pixels, found).save(out)
+            drawn().save(out)
         except (OSError, ValueError) as error:
             raise InputError(f"{out}: cannot be written ({error})") from None
+
+
+def read(source: Path) -> Any:
+    """The picture's pixels; InputError where it is none."""
+    from cupola.runtime.images import read_image
+
+    return read_image(source)
+
+
+def look(predictor: Any, source: Path, threshold: float | None) -> tuple[Any, Callable[[], Any]]:
+    """What a detector finds, and how to draw it: on the picture, or on a sample's six."""
+    if predictor.task == "detection3d":
+        from cupola.runtime.detection3d import read_sample
+        from cupola.runtime.drawing3d import draw_sample
+
+        sample = predictor.sample(*read_sample(source))
+        found = predictor.predict(sample, threshold)
+        return found, lambda: draw_sample(sample.pictures, sample.lidar2img, found)
+    from cupola.runtime.drawing import draw
+
+    pixels = read(source)
+    found = predictor(pixels, threshold)
+    return found, lambda: draw(pixels, found)
 
 
 def show(rows: list[dict[str, object]]) -> None:
@@ -53,3 +78,19 @@ def show(rows: list[dict[str, object]]) -> None:
         table.add_row(str(row["name"]), f"{row['score']:.3f}", *(f"{side:.0f}" for side in box))
     console = Console()
     console.print(table if rows else "nothing found")
+
+
+def show3d(rows: list[dict[str, Any]]) -> None:
+    """Prints 3-D detections as a table: metres, degrees, metres per second."""
+    import math
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("class", "score", "right", "ahead", "l x w x h", "yaw", "speed")
+    for row in rows:
+        size = " x ".join(f"{side:.1f}" for side in row["size"])
+        place = [f"{metres:.1f}" for metres in row["bottom"][:2]]
+        yaw, speed = f"{math.degrees(row['yaw']):.0f}", f"{math.hypot(*row['velocity']):.1f}"
+        table.add_row(row["name"], f"{row['score']:.3f}", *place, size, yaw, speed)
+    Console().print(table if rows else "nothing found")

@@ -77,8 +77,11 @@ class Detection3DPredictor(Predictor):
             pictures, lidar2img = read_sample(Path(source))
         else:
             pictures = [np.asarray(picture) for picture in source]
-        found = self.run([self.sample(pictures, lidar2img)])[0]
-        return found.above(self.threshold if threshold is None else threshold)
+        return self.predict(self.sample(pictures, lidar2img), threshold)
+
+    def predict(self, sample: CameraSample, threshold: float | None = None) -> Detections3D:
+        """The same for a sample that is ready."""
+        return self.run([sample])[0].above(self.threshold if threshold is None else threshold)
 
     def sample(self, pictures: Sequence[Pixels], lidar2img: Any) -> CameraSample:
         """Checks, resizes and joins the pictures of one moment."""
