@@ -31,6 +31,10 @@ async function findModels() {
 }
 
 function choose(model) {
+  if (model?.platform === "cupola_forecast") { // forecasts have a page of their own
+    location.href = `pages/forecast.html?model=${encodeURIComponent(model.name)}`;
+    return;
+  }
   state.model = model;
   const kind = { cupola_detection: "detection", cupola_language: "language" }[model?.platform] ?? "other";
   for (const id of ["detection", "language", "other"]) $(id).hidden = id !== kind;

@@ -1,4 +1,3 @@
-"use strict";
 // The forecast page: reads the stream of states and draws them under a time slider.
 
 const STOPS = [[5, 48, 97], [67, 147, 195], [247, 247, 247], [214, 96, 77], [103, 0, 31]];
@@ -58,6 +57,9 @@ const showErrors = (channel, index) => {
   const top = Math.max(1, ...errors);
   at("curve").setAttribute("points", errors
     .map((e, i) => `${(100 * i) / (errors.length - 1)},${100 - (98 * e) / top}`).join(" "));
+  const x = String((100 * index) / (errors.length - 1));
+  at("now").setAttribute("x1", x);
+  at("now").setAttribute("x2", x);
   at("error").value = index < errors.length ? errors[index].toFixed(3) : "no truth at this time";
 };
 
@@ -115,18 +117,29 @@ const read = async (response) => {
   if (!ended) throw new Error("the stream ended early");
 };
 
+const asked = () => {
+  const parameters = { encoding: "base64" };
+  for (const name of ["example", "steps", "members", "amplitude"]) {
+    parameters[name] = Number(at(name).value);
+  }
+  return parameters;
+};
+
+const showCommand = () => {
+  const url = new URL(`../v2/models/${at("model").value}/generate_stream`, location.href);
+  const body = JSON.stringify({ inputs: [], parameters: asked() });
+  at("curl").textContent = `curl -N '${url}' \\\n  -d '${body}'`;
+};
+
 const ask = async () => {
   if (request) request.abort();
   const mine = request = new AbortController();
   states = [];
   at("message").textContent = "waiting for the first state ...";
   at("stop").disabled = false;
-  const parameters = { encoding: "base64" };
-  for (const name of ["example", "steps", "members", "amplitude"]) {
-    parameters[name] = Number(at(name).value);
-  }
+  const parameters = asked();
   try {
-    const response = await fetch(`/v2/models/${encodeURIComponent(at("model").value)}/generate_stream`, {
+    const response = await fetch(`../v2/models/${encodeURIComponent(at("model").value)}/generate_stream`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ inputs: [], parameters }),
@@ -159,18 +172,23 @@ const play = () => {
 };
 
 const listModels = async () => {
-  const index = await (await fetch("/v2/repository/index", { method: "POST" })).json();
+  const index = await (await fetch("../v2/repository/index", { method: "POST" })).json();
+  const wanted = new URLSearchParams(location.search).get("model");
   const found = [];
-  for (const { name } of index) {
-    const about = await (await fetch(`/v2/models/${encodeURIComponent(name)}`)).json();
+  for (const name of new Set(index.map((entry) => entry.name))) {
+    const about = await (await fetch(`../v2/models/${encodeURIComponent(name)}`)).json();
     if (about.platform === "cupola_forecast") found.push(name);
   }
   at("model").replaceChildren(...found.map((name) => new Option(name)));
+  if (found.includes(wanted)) at("model").value = wanted;
   at("go").disabled = !found.length;
+  showCommand();
   if (!found.length) at("message").textContent = "no forecast model is being served";
 };
 
 at("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+at("ask").addEventListener("input", showCommand);
+at("model").addEventListener("change", showCommand);
 at("stop").addEventListener("click", () => request.abort());
 at("slider").addEventListener("input", show);
 at("channel").addEventListener("change", show);
