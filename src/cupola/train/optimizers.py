@@ -68,6 +68,17 @@ def build_optimizer(model: nn.Module, optim_wrapper: Mapping[str, Any]) -> Optim
     return OPTIMIZERS[kind](groups, lr=rate, weight_decay=decay, **arguments)
 
 
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Takes over moments and step counts; rates and decays stay as the config has them.
+
+    So a run resumed with another rate gets it.
+    """
+    mine = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    for group, configured in zip(optimizer.param_groups, mine, strict=True):
+        group.update({key: configured[key] for key in ("base_lr", "weight_decay")})
+
+
 def set_rates(optimizer: Optimizer, step: int, schedules: Sequence[Schedule]) -> float:
     """Sets every group's rate for `step`; returns the largest."""
     for group in optimizer.param_groups:

@@ -25,7 +25,7 @@ from cupola.train.initial import load_initial_weights
 from cupola.train.loading import BatchStream, evaluation_loader
 from cupola.train.logs import RunLog, forget_after
 from cupola.train.meter import Meter
-from cupola.train.optimizers import build_optimizer, set_rates
+from cupola.train.optimizers import build_optimizer, load_optimizer, set_rates
 from cupola.train.schedules import Schedule, build_schedule
 from cupola.train.steps import Stepper, use_channels_last
 
@@ -99,7 +99,7 @@ class Trainer:
         """Goes back to the moment of `state_dict`."""
         self.step, self.best = state["step"], state["best"]
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.stepper.load_state_dict(state["stepper"])
         self.meter.load_state_dict(state["meter"])
         if self.average and state["average"]:

@@ -1,0 +1,74 @@
+"""Schedules against torch's own, and their errors."""
+
+import pytest
+import torch
+
+from cupola.errors import BuildError
+from cupola.train.schedules import build_schedule, scheduled_rate
+
+STEPS = 40
+
+
+def peer_rates(make: object) -> list[float]:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.5)
+    scheduler = make(optimizer)  # type: ignore[operator]
+    rates = []
+    for _ in range(STEPS):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("cfg", "peer"),
+    [
+        (
+            {"type": "CosineAnnealingLR", "T_max": 40, "eta_min": 0.01},
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 40, eta_min=0.01),
+        ),
+        (
+            {"type": "MultiStepLR", "milestones": [10, 25], "gamma": 0.1},
+            lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [10, 25], 0.1),
+        ),
+        (
+            {"type": "LinearLR", "start_factor": 0.1, "begin": 0, "end": 12},
+            lambda o: torch.optim.lr_scheduler.LinearLR(o, 0.1, total_iters=12),
+        ),
+        (
+            {"type": "StepLR", "step_size": 7, "gamma": 0.5},
+            lambda o: torch.optim.lr_scheduler.StepLR(o, 7, 0.5),
+        ),
+        (
+            {"type": "PolyLR", "power": 2.0},
+            lambda o: torch.optim.lr_scheduler.PolynomialLR(o, STEPS, 2.0),
+        ),
+    ],
+)
+def test_rates_are_those_of_torch(cfg: dict[str, object], peer: object) -> None:
+    schedule = build_schedule({**cfg, "by_epoch": False}, 1, STEPS)
+    mine = [schedule(0.5, step) for step in range(STEPS)]
+    assert mine == pytest.approx(peer_rates(peer), abs=1e-7)
+
+
+def test_epochs_count_in_steps() -> None:
+    schedule = build_schedule({"type": "MultiStepLR", "milestones": [2]}, 10, 40)
+    assert [schedule(1.0, step) for step in (0, 19, 20, 39)] == pytest.approx([1, 1, 0.1, 0.1])
+
+
+def test_warm_up_then_cosine() -> None:
+    cfgs = [
+        {"type": "LinearLR", "start_factor": 0.5, "begin": 0, "end": 10, "by_epoch": False},
+        {"type": "CosineAnnealingLR", "begin": 10, "end": 40, "by_epoch": False},
+    ]
+    schedules = [build_schedule(cfg, 1, 40) for cfg in cfgs]
+    rates = [scheduled_rate(1.0, step, schedules) for step in (0, 5, 10, 25, 40)]
+    assert rates == pytest.approx([0.5, 0.75, 1.0, 0.5, 0.0])
+
+
+def test_unknown_schedules_and_arguments_say_so() -> None:
+    with pytest.raises(BuildError, match=r"'MultistepLR' is not known; did you mean 'MultiStepLR'"):
+        build_schedule({"type": "MultistepLR"}, 1, 1)
+    with pytest.raises(BuildError, match="unexpected keyword argument 'speed'"):
+        build_schedule({"type": "PolyLR", "speed": 2}, 1, 1)
