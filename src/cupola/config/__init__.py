@@ -2,5 +2,6 @@
 
 from cupola.config.config import Config
 from cupola.config.dicts import ConfigDict, Origin
+from cupola.config.diff import Change, diff
 
-__all__ = ["Config", "ConfigDict", "Origin"]
+__all__ = ["Change", "Config", "ConfigDict", "Origin", "diff"]

@@ -1,15 +1,16 @@
 """Config: a config file as data - attributes, overrides, and where each value was written."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cupola.config.dicts import ConfigDict, Origin
+from cupola.config.dicts import ConfigDict, Origin, plain
+from cupola.config.formats import write
 from cupola.config.overrides import nest, parse_override
-from cupola.errors import ConfigError
+from cupola.errors import ConfigError, did_you_mean
 
 
-class Config:
+class Config(MutableMapping[str, Any]):
     """The content of a config file, or any dict, with its keys as attributes.
 
     ``Config.load(path)`` reads .py, .json, .yaml and .toml without executing anything.
@@ -32,7 +33,9 @@ class Config:
         from cupola.config.reader import read
 
         path = Path(path).expanduser()
-        return cls(read(path, [Path(root) for root in roots]), path)
+        config = cls(filename=path)
+        object.__setattr__(config, "_data", read(path, [Path(root) for root in roots]))
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain nested dicts, lists and tuples."""
@@ -52,8 +55,15 @@ class Config:
         object.__setattr__(self, "_data", merge(nest(options), self._data, by_index=True))
         return self
 
+    def at(self, path: str) -> Any:
+        """The value at a dotted path, plain; ConfigError with the nearest keys on a miss."""
+        return plain(self._walk(path)[0])
+
     def origin(self, path: str) -> Origin | None:
         """Where the value at a dotted path was written, or the nearest dict around it."""
+        return self._walk(path)[1]
+
+    def _walk(self, path: str) -> tuple[Any, Origin | None]:
         value: Any = self._data
         found: Origin | None = None
         for key in path.split("."):
@@ -63,24 +73,22 @@ class Config:
             elif isinstance(value, list | tuple) and key.isdigit() and int(key) < len(value):
                 value = value[int(key)]
             else:
-                raise ConfigError(f"the config has no {path!r}: there is no {key!r}")
-        return found
+                known = list(map(str, value)) if isinstance(value, dict) else []
+                hint = did_you_mean(key, known)
+                raise ConfigError(f"the config has no {path!r}: there is no {key!r}{hint}")
+        return value, found
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key, or `default`."""
-        return self._data.get(key, default)
+    def dump(self, path: str | Path | None = None) -> str:
+        """The config as readable Python, or in the format of `path`, which it is written to.
 
-    def keys(self) -> Any:
-        """The top-level keys."""
-        return self._data.keys()
-
-    def values(self) -> Any:
-        """The top-level values."""
-        return self._data.values()
-
-    def items(self) -> Any:
-        """The top-level keys and values."""
-        return self._data.items()
+        The text of a .py, .json or .yaml file reads back as the same config, but for tuples,
+        which JSON and YAML do not have.
+        """
+        suffix = Path(path).suffix if path is not None else ".py"
+        text = write(self.to_dict(), suffix)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -110,8 +118,6 @@ class Config:
 
     def __eq__(self, other: object) -> bool:
         return self.to_dict() == (other.to_dict() if isinstance(other, Config) else other)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Config, (self.to_dict(), self.filename)

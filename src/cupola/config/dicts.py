@@ -1,19 +1,22 @@
 """The dicts that a config is made of: they remember which line of which file gave each value."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from cupola.errors import did_you_mean
 
+SCALARS = frozenset({str, int, float, bool, type(None)})  # they need no copy and no look inside
+
 
 class Origin(NamedTuple):
-    """Where a value was written: a file and a line, counted from 1."""
+    """Where a value was written: a file and a line, counted from 1; 0 where there is none."""
 
     file: str
     line: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 class TracedDict(dict[Any, Any]):
@@ -40,9 +43,10 @@ class ConfigDict(TracedDict):
     __slots__ = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-        for key, value in dict(*args, **kwargs).items():
-            dict.__setitem__(self, key, wrap(value))
+        super().__init__(*args, **kwargs)
+        for key, value in self.items():
+            if type(value) not in SCALARS:
+                dict.__setitem__(self, key, wrap(value))
         for source in args:
             self.origins.update(getattr(source, "origins", {}))
 
@@ -87,7 +91,10 @@ class ConfigDict(TracedDict):
     __copy__ = copy
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ConfigDict":
-        return ConfigDict(self)
+        twin = self.copy()
+        for key, value in self.items():
+            dict.__setitem__(twin, key, copy.deepcopy(value, memo))
+        return twin
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ConfigDict, (plain(self),)
@@ -98,20 +105,20 @@ class ConfigDict(TracedDict):
 
 
 def wrap(value: Any) -> Any:
-    """Copies a tree of dicts, lists and tuples, with every dict turned into a ConfigDict."""
+    """Turns every dict in a tree of dicts, lists and tuples into a ConfigDict."""
     if isinstance(value, dict):
-        return ConfigDict(value)
+        return value if isinstance(value, ConfigDict) else ConfigDict(value)
     if isinstance(value, list | tuple):
-        return type(value)([wrap(item) for item in value])
+        return type(value)([e if type(e) in SCALARS else wrap(e) for e in value])
     return value
 
 
 def plain(value: Any) -> Any:
     """Copies a tree of dicts, lists and tuples, with every mapping turned into a plain dict."""
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {k: e if type(e) in SCALARS else plain(e) for k, e in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)([plain(item) for item in value])
+        return type(value)([e if type(e) in SCALARS else plain(e) for e in value])
     return value
 
 

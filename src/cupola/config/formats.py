@@ -1,4 +1,4 @@
-"""JSON, YAML and TOML configs: the same limits as for Python files."""
+"""JSON, YAML and TOML configs: reading under the same limits as Python files, and writing."""
 
 import json
 import tomllib
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cupola.config.budget import Budget
+from cupola.config.dump import to_python
 from cupola.errors import ConfigError
 
 
@@ -30,6 +31,20 @@ def parse_data(path: Path, text: str, budget: Budget) -> dict[str, Any]:
         raise ConfigError(f"{path}: a config is a mapping, and this is a {type(data).__name__}")
     budget.weigh(data)
     return data
+
+
+def write(data: dict[str, Any], suffix: str) -> str:
+    """The text of a config in the format of a file suffix; ConfigError for any other."""
+    if suffix == ".py":
+        return to_python(data)
+    if suffix == ".json":
+        return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    if suffix in (".yaml", ".yml"):
+        import yaml
+
+        listed = json.loads(json.dumps(data))  # tuples as lists, and no shared parts
+        return yaml.safe_dump(listed, sort_keys=False, allow_unicode=True)
+    raise ConfigError(f"a config is written as .py, .json or .yaml, not {suffix or 'nothing'!r}")
 
 
 def _load_yaml(path: Path, text: str) -> Any:

@@ -28,6 +28,7 @@ def merge(child: Mapping[Any, Any], base: Any, by_index: bool = False, path: str
             merged[slot] = ConfigDict(_without_delete(value))
         else:
             merged[slot] = value
+            origins.pop(key, None)
         if key in getattr(child, "origins", ()):
             origins[key] = child.origins[key]  # type: ignore[attr-defined]
     return merged

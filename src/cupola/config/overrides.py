@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cupola.config.dicts import Origin, TracedDict
 from cupola.errors import ConfigError
 
 _WORDS = {"true": True, "false": False}
@@ -59,15 +60,16 @@ def _scalar(text: str) -> Any:
     return None if text == "None" else _WORDS.get(text.lower(), text)
 
 
-def nest(options: Mapping[str, Any]) -> dict[str, Any]:
+def nest(options: Mapping[str, Any]) -> TracedDict:
     """Dotted paths as nested dicts: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``."""
-    nested: dict[str, Any] = {}
+    nested = TracedDict()
     for path, value in options.items():
         *parents, last = path.split(".")
         inner = nested
         for key in parents:
-            inner = inner.setdefault(key, {})
-            if not isinstance(inner, dict):
+            inner = inner.setdefault(key, TracedDict())
+            if not isinstance(inner, TracedDict):
                 raise ConfigError(f"{path}: another override gives {key!r} a value that is no dict")
         inner[last] = value
+        inner.origins[last] = Origin("override", 0)
     return nested

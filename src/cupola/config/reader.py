@@ -1,13 +1,14 @@
 """Reads a config file and its bases into one dict."""
 
 import ast
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cupola.config.bases import Roots
 from cupola.config.budget import Budget
-from cupola.config.dicts import ConfigDict, Origin, wrap
+from cupola.config.dicts import ConfigDict, Origin
 from cupola.config.formats import parse_data
 from cupola.config.functions import is_import
 from cupola.config.lazy import names_as_text
@@ -27,11 +28,11 @@ def read(path: Path, roots: Sequence[Path] = (), budget: Budget | None = None) -
     """
     reader = Reader(Roots.around(path, roots), budget or Budget())
     made = reader.read(path.absolute())
-    reader.budget.weigh(made)
     for key in RESERVED:
         if key in made:
             raise ConfigError(f"{made.origins.get(key, path)}: the key {key!r} is reserved")
-    names_as_text(made)
+    if reader.has_imports:
+        names_as_text(made)
     return made
 
 
@@ -42,6 +43,7 @@ class Reader:
         self.budget = budget
         self._roots = roots
         self._open: list[Path] = []
+        self.has_imports = False
 
     def read(self, path: Path) -> ConfigDict:
         """One file with its bases; for a lazy config without the names of its imports."""
@@ -76,14 +78,12 @@ class Reader:
         file = PythonFile(str(path), names, self.budget, self._lazy_base)
         file.run(tree.body)
         names.pop(BASE, None)
-        if placeholders:
-            self.budget.weigh(names)
-            names = {k: _fill(v, placeholders, base, path) for k, v in names.items()}
+        self.has_imports |= bool(file.imported)
         made = ConfigDict()
-        self.budget.weigh(names)
         for name, value in names.items():
             if not name.startswith("__") and not is_import(value):
-                made[name] = value
+                fresh = _fill(self.budget.adopt(value), placeholders, base)
+                dict.__setitem__(made, name, fresh)
                 if name in file.lines:
                     made.origins[name] = Origin(str(path), file.lines[name])
         merged = merge(made, base)
@@ -111,9 +111,9 @@ class Reader:
     def _read_data(self, path: Path, text: str, placeholders: dict[str, str]) -> ConfigDict:
         data = parse_data(path, text, self.budget)
         base = self._bases(path, data.pop(BASE, []), 1)
-        made = ConfigDict(_fill(data, placeholders, base, path))
+        made = _fill(self.budget.adopt(data), placeholders, base)
         made.origins.update(dict.fromkeys(made, Origin(str(path), 1)))
-        return merge(made, base)  # type: ignore[no-any-return]
+        return merge(made, base)
 
     # -- bases -----------------------------------------------------------------------------------
 
@@ -149,19 +149,21 @@ def _mark_scope(value: Any, scope: str | None) -> None:
             _mark_scope(item, scope)
 
 
-def _fill(value: Any, placeholders: dict[str, str], base: ConfigDict, path: Path) -> Any:
-    """Copies a tree with each placeholder replaced by the base's value that it stands for."""
+def _fill(value: Any, placeholders: dict[str, str], base: ConfigDict) -> Any:
+    """Puts in place of each placeholder, in a tree, a copy of the base's value it stands for."""
+    if not placeholders:
+        return value
     if isinstance(value, str) and value in placeholders:
         found: Any = base
         for key in placeholders[value].split("."):
             if not isinstance(found, dict) or key not in found:
-                raise ConfigError(f"{path}: no base has {{{{_base_.{placeholders[value]}}}}}")
+                raise ConfigError(f"no base has {{{{ _base_.{placeholders[value]} }}}}")
             found = found[key]
-        return wrap(found)
+        return copy.deepcopy(found)
     if isinstance(value, dict):
         for key, item in value.items():
-            dict.__setitem__(value, key, _fill(item, placeholders, base, path))
+            dict.__setitem__(value, key, _fill(item, placeholders, base))
         return value
     if isinstance(value, list | tuple):
-        return type(value)([_fill(item, placeholders, base, path) for item in value])
+        return type(value)([_fill(item, placeholders, base) for item in value])
     return value

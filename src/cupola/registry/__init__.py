@@ -2,6 +2,7 @@
 
 from cupola.registry.blueprint import Blueprint, Difference, Part
 from cupola.registry.build import build
+from cupola.registry.initialise import init_weights
 from cupola.registry.plugins import load_plugins
 from cupola.registry.registry import Registry
 from cupola.registry.roots import DATASETS, METRICS, MODELS, TASK_UTILS, TRANSFORMS
@@ -19,5 +20,6 @@ __all__ = [
     "Registry",
     "build",
     "default_scope",
+    "init_weights",
     "load_plugins",
 ]

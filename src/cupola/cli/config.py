@@ -1,0 +1,61 @@
+"""`cupola config show CONFIG` and `cupola config diff A B`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
+]
+
+
+@app.callback()
+def config() -> None:
+    """Shows a config as it is after all its bases, or compares two. Nothing in it is executed."""
+
+
+@app.command()
+def show(
+    path: Annotated[Path, typer.Argument(help="A .py, .json, .yaml or .toml config.")],
+    key: Annotated[str | None, typer.Option(help="Only this part: model.backbone.")] = None,
+    set_: Setting = None,
+    format_: Annotated[str, typer.Option("--format", help="py, json or yaml.")] = "py",
+    origins: Annotated[bool, typer.Option(help="Say which line wrote each value.")] = False,
+) -> None:
+    """Prints a config with its bases merged and overrides applied."""
+    from cupola.config import Config
+    from cupola.config.dicts import leaves
+    from cupola.config.formats import write
+
+    cfg = Config.load(path).override(set_ or [])
+    if origins:
+        for where, value in leaves(cfg.to_dict()):
+            if key is None or f"{where}.".startswith(f"{key}."):
+                print(f"{where} = {value!r}  # {cfg.origin(where)}")
+        return
+    part = cfg.to_dict() if key is None else {key.rpartition(".")[2]: cfg.at(key)}
+    print(write(part, f".{format_}"), end="")
+
+
+@app.command("diff")
+def compare(
+    left: Annotated[Path, typer.Argument(help="A config.")],
+    right: Annotated[Path, typer.Argument(help="Another one.")],
+    origins: Annotated[bool, typer.Option(help="Say which lines wrote the values.")] = False,
+) -> None:
+    """Prints every value in which two configs differ; exit code 1 if there is one."""
+    from rich.console import Console
+
+    from cupola.config import Config, diff
+
+    console = Console(highlight=False, soft_wrap=True)
+    colours = {"+": "green", "-": "red", "~": "yellow"}
+    changes = diff(Config.load(left), Config.load(right))
+    for change in changes:
+        console.print(str(change), style=colours[str(change)[0]], markup=False)
+        if origins:
+            places = [place for place in (change.left_origin, change.right_origin) if place]
+            console.print(f"    {' -> '.join(places)}", style="dim", markup=False)
+    raise typer.Exit(code=1 if changes else 0)
