@@ -1,5 +1,6 @@
 """Where the bases of a config may lie, and what path a base's name stands for."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -32,7 +33,7 @@ class Roots:
 
     def check(self, path: Path, where: str) -> Path:
         """The path without `..`; ConfigError if it, or what it links to, leaves the folders."""
-        real = path.resolve()
+        real = Path(os.path.realpath(path))
         if not any(real.is_relative_to(folder) for folder in self.folders):
             allowed = " or ".join(str(folder) for folder in self.folders)
             raise ConfigError(f"{where}: the base {path} lies outside {allowed}")

@@ -69,12 +69,11 @@ class Budget:
         self.charge(len(value))
         below = depth + 1
         if isinstance(value, dict):
-            twin = ConfigDict()
-            for key, item in value.items():
-                fresh = item if type(item) in SCALARS else self.adopt(item, below)
-                dict.__setitem__(twin, key, fresh)
-            twin.origins.update(getattr(value, "origins", {}))
-            return twin
+            pairs = {
+                key: item if type(item) in SCALARS else self.adopt(item, below)
+                for key, item in value.items()
+            }
+            return ConfigDict.of(pairs, dict(getattr(value, "origins", ())))
         return type(value)([e if type(e) in SCALARS else self.adopt(e, below) for e in value])
 
     def check_int(self, bits: int) -> None:

@@ -50,6 +50,14 @@ class ConfigDict(TracedDict):
         for source in args:
             self.origins.update(getattr(source, "origins", {}))
 
+    @classmethod
+    def of(cls, pairs: dict[Any, Any], origins: dict[Any, Origin]) -> "ConfigDict":
+        """A ConfigDict of pairs whose dicts already are ConfigDicts."""
+        made = cls.__new__(cls)
+        dict.update(made, pairs)
+        object.__setattr__(made, "origins", origins)
+        return made
+
     def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(key, wrap(value))
 
@@ -82,11 +90,7 @@ class ConfigDict(TracedDict):
 
     def copy(self) -> "ConfigDict":
         """A shallow copy."""
-        twin = ConfigDict()
-        for key, value in self.items():
-            dict.__setitem__(twin, key, value)
-        twin.origins.update(self.origins)
-        return twin
+        return ConfigDict.of(self, self.origins.copy())
 
     __copy__ = copy
 

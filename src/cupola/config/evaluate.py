@@ -67,6 +67,8 @@ class Expressions:
 
     def value(self, node: ast.expr) -> Any:
         """The value of an expression; ConfigError names file, line and construct."""
+        if type(node) is ast.Constant:
+            return node.value
         self.budget.step()
         evaluate = getattr(self, type(node).__name__, None)
         if evaluate is None:
@@ -91,9 +93,6 @@ class Expressions:
         return Origin(self.file, getattr(node, "lineno", 1))
 
     # -- displays ----------------------------------------------------------------------------
-
-    def Constant(self, node: ast.Constant) -> Any:
-        return node.value
 
     def List(self, node: ast.List) -> list[Any]:
         return self._elements(node.elts)
@@ -134,7 +133,9 @@ class Expressions:
     def _elements(self, nodes: list[ast.expr]) -> list[Any]:
         made: list[Any] = []
         for node in nodes:
-            if isinstance(node, ast.Starred):
+            if type(node) is ast.Constant:
+                made.append(node.value)
+            elif isinstance(node, ast.Starred):
                 made.extend(self.budget.iterate(self.value(node.value)))
             else:
                 made.append(self.value(node))
@@ -266,12 +267,14 @@ class Expressions:
         return any(owner is module for module in MODULES.values())
 
     def _call_dict(self, node: ast.Call, args: list[Any]) -> TracedDict:
-        made = TracedDict()
-        for source in args[:1]:
-            pairs = source if isinstance(source, Mapping) else dict(self.budget.iterate(source))
-            self._spread(made, pairs)
+        if not args:
+            return self._keywords(node)
         if len(args) > 1:
             raise ConfigError("dict() takes at most one positional argument")
+        made = TracedDict()
+        source = args[0]
+        pairs = source if isinstance(source, Mapping) else dict(self.budget.iterate(source))
+        self._spread(made, pairs)
         self._spread(made, self._keywords(node))
         return made
 
@@ -283,7 +286,7 @@ class Expressions:
                 self._spread(made, value)
             else:
                 made[keyword.arg] = value
-                made.origins[keyword.arg] = self.origin(keyword)
+                made.origins[keyword.arg] = Origin(self.file, keyword.lineno)
         return made
 
     def _trace_update(self, owner: Any, method: str, args: list[Any], kwargs: TracedDict) -> None:

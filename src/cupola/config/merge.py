@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cupola.config.dicts import ConfigDict
+from cupola.config.dicts import ConfigDict, wrap
 from cupola.errors import ConfigError, did_you_mean
 
 DELETE = "_delete_"
@@ -12,22 +12,25 @@ DELETE = "_delete_"
 def merge(child: Mapping[Any, Any], base: Any, by_index: bool = False, path: str = "") -> Any:
     """`child` laid over `base`: dicts merge, everything else replaces; neither is changed.
 
+    The dicts of both are ConfigDicts, but for those of overrides (`by_index`).
+
     A child dict with `_delete_=True` replaces the base's dict. With `by_index`, keys that are
     numbers pick elements of a list in the base. ConfigError if a dict would merge into a value
     that is none.
     """
     merged = base.copy()
     origins = getattr(merged, "origins", {})
+    put = list.__setitem__ if isinstance(merged, list) else dict.__setitem__
     for key, value in child.items():
         where = f"{path}.{key}" if path else str(key)
         slot = _index(key, merged, where) if by_index and isinstance(merged, list) else key
         present = isinstance(merged, list) or slot in merged
         if isinstance(value, dict) and present and not value.get(DELETE, False):
-            merged[slot] = _merge_dict(value, merged[slot], by_index, where)
+            put(merged, slot, _merge_dict(value, merged[slot], by_index, where))
         elif isinstance(value, dict) and present:
-            merged[slot] = ConfigDict(_without_delete(value))
+            put(merged, slot, ConfigDict(_without_delete(value)))
         else:
-            merged[slot] = value
+            put(merged, slot, wrap(value) if by_index else value)
             origins.pop(key, None)
         if key in getattr(child, "origins", ()):
             origins[key] = child.origins[key]  # type: ignore[attr-defined]
