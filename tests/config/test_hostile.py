@@ -94,15 +94,17 @@ def test_too_many_bases(tmp_path: Path) -> None:
         Config.load(tmp_path / "b0.py")
 
 
-ATOMS = st.sampled_from(
-    """x|1|'a'|[x]|{'k': x}|dict(a=x)|(1,)|9|-x|x + x|x * 9|x ** x|[x for x in range(9)]|x.a|x['a']
-    x[0]|x.update(a=1)|f'{x}'|x.__class__|{{_base_.x}}|{x for x in x}|x if x else x|x.format(x)
-    len(x)|str(x)|*x|x.append(x)|x.copy()|x % x|x == x|sum([x, x])|range(9 ** 9)|list(x)""".replace(
-        "\n    ", "|"
-    ).split("|")
+ATOMS = st.sampled_from(  # two spaces apart
+    """x  1  'a'  [x]  {'k': x}  dict(a=x)  (1,)  9  -x  x + x  x * 9  x ** x  x.a  x['a']  x[0]
+    [x for x in range(9)]  x.update(a=1)  f'{x}'  x.__class__  {{_base_.x}}  {x for x in x}  *x
+    x if x else x  x.format(x)  len(x)  str(x)  x.append(x)  x.copy()  x % x  x == x  list(x)
+    sum([x, x])  range(9 ** 9)""".replace("\n    ", "  ").split("  ")
 )
 STATEMENTS = st.sampled_from(
-    ["x = {}", "x += {}", "del {}", "for x in {}:\n pass", "if {}:\n x = 1", "{}", "a, b = {}", "x.a = {}", "x['k'] = {}", "import {}", "from {} import x", "_base_ = {}", "assert {}"]
+    """x = {}  x += {}  del {}  for x in {}: pass  if {}: x = 1  {}  a, b = {}  x.a = {}
+    x['k'] = {}  import {}  from {} import x  _base_ = {}  assert {}""".replace(
+        "\n    ", "  "
+    ).split("  ")
 )
 
 
