@@ -71,6 +71,16 @@ def test_exact_filter_equals_the_plain_one_to_the_last_bits(grid: tuple[int, int
         assert (pruned(x) - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
+def test_all_blocks_at_once_as_on_a_gpu_equal_one_by_one() -> None:
+    layer = lively(hard_thresholding_fraction=0.5, modes="lowpass")
+    x = torch.randn(2, 12, 20, 24)
+    first, second = (
+        layer._layer(w, b, x.dtype) for w, b in ((layer.w1, layer.b1), (layer.w2, layer.b2))
+    )
+    modes = layer.rule(12, 20, layer.fraction)
+    torch.testing.assert_close(layer._mix_blocks(x, first, second, modes) + x, layer(x))
+
+
 def test_gradients_in_double_precision() -> None:
     layer = lively(4, 2)
     for parameter in layer.parameters():
