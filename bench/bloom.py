@@ -1,0 +1,197 @@
+"""BLOOM at the 560m shape against transformers, in one run: decode, prefill, streams, start, load.
+
+Random weights, shared by both. Ratios matter, not seconds: they hold across machines, and each
+pair is measured turn by turn.
+
+    OMP_NUM_THREADS=2 python bench/bloom.py [--dtype float32|bfloat16] [--quick]
+"""
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from safetensors.torch import save_file
+
+from cupola import nn
+from cupola.models.bloom import Batcher, BloomForCausalLM, Sampling
+from cupola.parallel import Group
+from cupola.weights import load_shard
+from cupola.weights.dialects.bloom_hf import their_key
+
+SHAPE = {"vocab_size": 250880, "hidden_size": 1024, "n_layer": 24, "n_head": 16}
+QUICK = {"vocab_size": 32000, "hidden_size": 512, "n_layer": 6, "n_head": 8}
+PROMPT, STEPS = 32, 12
+
+
+def seconds(run: Callable[[], Any], times: int = 1) -> float:
+    """The fastest of `times` runs."""
+    best = float("inf")
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def models(shape: dict[str, int], dtype: torch.dtype) -> tuple[Any, Any]:
+    """Ours and theirs over the same tensors."""
+    import transformers
+
+    torch.manual_seed(0)
+    with nn.on_meta():
+        ours = BloomForCausalLM(dtype=dtype, **shape).eval()
+    state = {
+        key: torch.ones(t.shape, dtype=dtype)
+        if "norm.weight" in key
+        else torch.empty(t.shape, dtype=dtype).normal_(0, 0.02)
+        for key, t in ours.state_dict().items()
+    }
+    ours.load_state_dict(state, assign=True)
+    with torch.device("meta"):
+        theirs = transformers.BloomForCausalLM(transformers.BloomConfig(**shape)).eval()
+    theirs.load_state_dict(
+        {their_key(key): tensor for key, tensor in state.items()}, strict=False, assign=True
+    )
+    theirs.tie_weights()
+    return ours, theirs
+
+
+def bandwidth() -> float:
+    """GB/s that this machine reads from memory, with the threads that torch uses."""
+    table = torch.ones(1 << 18, 1024)  # 1 GiB
+    vector = torch.ones(1024)
+    return table.nbytes / seconds(lambda: table @ vector, 5) / 1e9
+
+
+def our_writer(model: Any, ids: list[int], count: int = 1) -> Callable[[], Any]:
+    """A function that writes one more token of `count` requests at once."""
+    batcher = Batcher(model, cache_tokens=4096)
+    for number in range(count):
+        batcher.add(str(number), [number + 5, *ids], Sampling(max_tokens=100, ignore_eos=True))
+    batcher.step()  # all prompts fit in one chunk
+    batcher.step()
+    return batcher.step
+
+
+@torch.inference_mode()
+def their_writer(model: Any, ids: list[int]) -> Callable[[], Any]:
+    """The same for transformers, one request."""
+    state = {"ids": torch.tensor([[5, *ids]]), "cache": None}
+
+    @torch.inference_mode()
+    def step() -> None:
+        out = model(
+            state["ids"], past_key_values=state["cache"], use_cache=True, logits_to_keep=1
+        )
+        state["ids"], state["cache"] = out.logits[:, -1:].argmax(-1), out.past_key_values
+
+    step()
+    step()
+    return step
+
+
+def decode(ours: Any, theirs: Any) -> tuple[float, float, float]:
+    """Median seconds a token: ours, theirs, and ours with eight streams (per step)."""
+    ids = torch.randint(0, 30000, (PROMPT,)).tolist()
+    writers = [our_writer(ours, ids), their_writer(theirs, ids), our_writer(ours, ids, 8)]
+    times: list[list[float]] = [[], [], []]
+    for _ in range(STEPS):
+        for writer, found in zip(writers, times, strict=True):
+            found.append(seconds(writer))
+    one, their, eight = (sorted(found)[STEPS // 2] for found in times)
+    return one, their, eight
+
+
+def prefill(ours: Any, theirs: Any, tokens: int = 128) -> tuple[float, float]:
+    """Seconds from a prompt to the logits after it: ours, theirs with logits_to_keep=1."""
+    ids = torch.randint(0, 30000, (tokens,))
+
+    def mine() -> None:
+        batcher = Batcher(ours, cache_tokens=1024)
+        batcher.add("x", ids.tolist(), Sampling(max_tokens=1, ignore_eos=True))
+        batcher.step()
+
+    @torch.inference_mode()
+    def other() -> None:
+        theirs(ids[None], use_cache=True, logits_to_keep=1)
+
+    mine()
+    other()
+    pairs = [(seconds(mine), seconds(other)) for _ in range(3)]
+    return min(p[0] for p in pairs), min(p[1] for p in pairs)
+
+
+def first_token(folder: Path, shape: dict[str, int], dtype: torch.dtype) -> float:
+    """Seconds from a prepared file to the first token of an eight-token prompt."""
+    start = time.perf_counter()
+    with nn.on_meta():
+        model = BloomForCausalLM(dtype=dtype, **shape).eval()
+    load_shard(model, folder)
+    batcher = Batcher(model, cache_tokens=256)
+    batcher.add("x", range(5, 13), Sampling(max_tokens=1))
+    batcher.step()
+    return time.perf_counter() - start
+
+
+def load_rank(folder: Path, shape: dict[str, int], rank: int, size: int, pipe: Any) -> None:
+    """Loads one rank's part; sends by how many bytes the private memory rose at its peak."""
+    before = psutil.Process().memory_full_info().uss
+    group = Group("tensor", tuple(range(size)), rank)
+    with nn.on_meta():
+        model = BloomForCausalLM(group=group, **shape)
+    load_shard(model, folder, group)
+    for parameter in model.parameters():
+        parameter.detach().clone()  # touches every page, one tensor at a time
+    pipe.send(psutil.Process().memory_full_info().uss - before)
+
+
+def load_memory(folder: Path, shape: dict[str, int], size: int) -> int:
+    """Bytes of private memory that the last of `size` ranks takes to load."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=load_rank, args=(folder, shape, size - 1, size, theirs))
+    process.start()
+    found: int = ours.recv()
+    process.join()
+    return found
+
+
+def line(what: str, value: float, target: str, note: str = "") -> None:
+    print(f"{what:<44} {value:8.3f}   target {target:<8} {note}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--quick", action="store_true", help="a small shape, in seconds")
+    options = parser.parse_args()
+    shape, dtype = QUICK if options.quick else SHAPE, getattr(torch, options.dtype)
+    print(f"{torch.get_num_threads()} threads, {options.dtype}, {shape}")
+    rate = bandwidth()
+    ours, theirs = models(shape, dtype)
+    size = sum(p.nbytes for p in ours.parameters())
+    one, their, eight = decode(ours, theirs)
+    floor = size / rate / 1e9
+    bound = "<= 0.60" if dtype == torch.float32 else "<= 0.50"
+    line("decode, batch 1: ours / theirs", one / their, bound, f"{one:.4f} s, {their:.4f} s")
+    line("decode, batch 1: ours / bandwidth floor", one / floor, "", f"{rate:.1f} GB/s")
+    line("eight streams: tokens/s over one stream", 8 * one / eight, ">= 3", f"{eight:.4f} s a step")
+    mine, other = prefill(ours, theirs)
+    line("prefill 128: ours / theirs (last logits)", mine / other, "<= 0.85", f"{mine:.3f} s")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_file(dict(ours.state_dict()), folder / "model.safetensors")
+        del ours, theirs
+        line("prepared weights to first token, s", first_token(folder, shape, dtype), "<= 2.5")
+        whole, part = (load_memory(folder, shape, count) for count in (1, 4))
+        line("load: private memory, p = 4 over p = 1", part / whole, "<= 0.30", f"{whole >> 20} MiB")
+
+
+if __name__ == "__main__":
+    main()
