@@ -86,9 +86,7 @@ def their_writer(model: Any, ids: list[int]) -> Callable[[], Any]:
 
     @torch.inference_mode()
     def step() -> None:
-        out = model(
-            state["ids"], past_key_values=state["cache"], use_cache=True, logits_to_keep=1
-        )
+        out = model(state["ids"], past_key_values=state["cache"], use_cache=True, logits_to_keep=1)
         state["ids"], state["cache"] = out.logits[:, -1:].argmax(-1), out.past_key_values
 
     step()
@@ -181,7 +179,9 @@ def main() -> None:
     bound = "<= 0.60" if dtype == torch.float32 else "<= 0.50"
     line("decode, batch 1: ours / theirs", one / their, bound, f"{one:.4f} s, {their:.4f} s")
     line("decode, batch 1: ours / bandwidth floor", one / floor, "", f"{rate:.1f} GB/s")
-    line("eight streams: tokens/s over one stream", 8 * one / eight, ">= 3", f"{eight:.4f} s a step")
+    line(
+        "eight streams: tokens/s over one stream", 8 * one / eight, ">= 3", f"{eight:.4f} s a step"
+    )
     mine, other = prefill(ours, theirs)
     line("prefill 128: ours / theirs (last logits)", mine / other, "<= 0.85", f"{mine:.3f} s")
     with tempfile.TemporaryDirectory() as name:
@@ -190,7 +190,9 @@ def main() -> None:
         del ours, theirs
         line("prepared weights to first token, s", first_token(folder, shape, dtype), "<= 2.5")
         whole, part = (load_memory(folder, shape, count) for count in (1, 4))
-        line("load: private memory, p = 4 over p = 1", part / whole, "<= 0.30", f"{whole >> 20} MiB")
+        line(
+            "load: private memory, p = 4 over p = 1", part / whole, "<= 0.30", f"{whole >> 20} MiB"
+        )
 
 
 if __name__ == "__main__":

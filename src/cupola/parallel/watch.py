@@ -50,14 +50,25 @@ class Watch:
         self._thread.join(timeout=5)
 
     def diagnose(self, group: str, ranks: Sequence[int]) -> str:
-        """Says which of `ranks` is missing in `group`, in words."""
+        """Says which of `ranks` is missing in `group`, in words.
+
+        The first rank to find out writes it down for the others: it may leave, and would be
+        missed by those who look later.
+        """
         others = [rank for rank in ranks if rank != self.rank]
+        verdict = f"verdict/{group}"
         try:
-            before = {rank: self._read(rank) for rank in others}
-            time.sleep(4 * INTERVAL)
-            after = {rank: self._read(rank) for rank in others}
+            if self.store.check([verdict]):
+                return self.store.get(verdict).decode()
+            found = self._look(group, others)
+            return self.store.compare_set(verdict, "", found).decode()
         except (RuntimeError, OSError):
             return "rank 0, which held the store, is gone"
+
+    def _look(self, group: str, others: Sequence[int]) -> str:
+        before = {rank: self._read(rank) for rank in others}
+        time.sleep(4 * INTERVAL)
+        after = {rank: self._read(rank) for rank in others}
         gone = [rank for rank in others if before[rank].beat == after[rank].beat]
         if gone:
             return f"rank {gone[0]} is dead or stopped"

@@ -29,8 +29,8 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.02, begin=0, end=60, by_epoch=False),
     dict(type="CosineAnnealingLR", eta_min=1e-4, by_epoch=False),
 ]
-train_cfg = dict(max_iters=1100, val_interval=275)
+train_cfg = dict(max_iters=900, val_interval=300)
 default_hooks = dict(
-    logger=dict(interval=50), checkpoint=dict(interval=300, save_best="perplexity", rule="less")
+    logger=dict(interval=50), checkpoint=dict(interval=100, save_best="perplexity", rule="less")
 )
 randomness = dict(seed=0)
