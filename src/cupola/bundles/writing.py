@@ -35,6 +35,7 @@ def write_bundle(
             shutil.copytree(folder, draft)
         draft.mkdir(exist_ok=True)
         save_file(_smaller(state, dtype), draft / "weights.safetensors")
+        (draft / "weights.safetensors").chmod(0o644)  # safetensors writes for the owner alone
         hashes = {"weights.safetensors": sha256(draft / "weights.safetensors")}
         text = json.dumps({**config, "hashes": hashes}, indent=2, ensure_ascii=False) + "\n"
         (draft / "config.json").write_text(text, encoding="utf-8")

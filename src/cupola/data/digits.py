@@ -4,13 +4,16 @@ Sample number i is a function of (seed, split, i) alone, so a resumed run sees w
 uninterrupted one would have seen, and two machines agree on every pixel.
 """
 
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from cupola.data.detection import IMAGENET_MEAN, IMAGENET_STD, collate_detection
@@ -162,5 +165,20 @@ class DigitsInPhotos:
             "original_size": (self.size, self.size),
             "scale_factor": (1.0, 1.0),
         }
+
+    def write_examples(self, folder: Path) -> None:
+        """Picture 0 as picture.png, its truth, and a request for it as a server takes it."""
+        picture = self.compose(0)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture.pixels).save(folder / "picture.png")
+        truth = {"boxes": picture.boxes.tolist(), "labels": picture.labels.tolist()}
+        (folder / "truth.json").write_text(json.dumps(truth) + "\n")
+        tensor = {
+            "name": "pixels",
+            "datatype": "UINT8",
+            "shape": [1, *picture.pixels.shape],
+            "data": picture.pixels.reshape(-1).tolist(),
+        }
+        (folder / "request.json").write_text(json.dumps({"inputs": [tensor]}) + "\n")
 
     collate = staticmethod(collate_detection)

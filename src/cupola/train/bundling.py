@@ -1,40 +1,70 @@
 """The end of a run: its best weights become a bundle.
 
 `bundle` in a training config holds what config.json needs besides the model: name, task,
-preprocess, labels, licence, ..., a `description` for the card, and perhaps `examples`, the config
-of a dataset whose `write_examples(folder)` records some.
+preprocess, labels, licence, ..., a `description` for the card, `model` with what differs from the
+trained model's config (parts that only training has), and perhaps `examples`, the config of a
+dataset whose `write_examples(folder)` records some. With a `test_dataloader` the weights are
+measured once more, on data that chose nothing.
 """
 
 import json
+import shutil
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from cupola.bundles import Bundle, write_bundle
-from cupola.registry import DATASETS
-from cupola.train.checkpoints import BEST, load_checkpoint
+from cupola.errors import CheckpointError
+from cupola.registry import DATASETS, METRICS, build
+from cupola.train.checkpoints import BEST, LATEST, load_checkpoint
+from cupola.train.evaluation import evaluate
+from cupola.train.loading import evaluation_loader
+from cupola.train.logs import LOG
 from cupola.train.trainer import Trainer
 
 
 def bundle_run(trainer: Trainer) -> Bundle:
-    """Writes `work_dir/NAME` from best.pth (else the last state) and returns the bundle.
+    """Writes `work_dir/NAME` from best.pth (else latest.pth) and returns the bundle.
 
-    The weights are the moving average where the run keeps one.
+    The weights are the moving average where the run keeps one. Beside them go the run's log and
+    its whole config. Raises CheckpointError when the run has no checkpoint yet.
     """
     about = dict(trainer.cfg["bundle"])
     description, examples = about.pop("description", ""), about.pop("examples", None)
-    best = trainer.work_dir / BEST
-    if best.is_file():
-        trainer.load_state_dict(load_checkpoint(best))
-    metrics = metrics_at(trainer.work_dir / "log.jsonl", trainer.step)
-    config = {"version": "1", **about, "model": trainer.cfg["model"], "metrics": metrics}
+    model_cfg = {**trainer.cfg["model"], **about.pop("model", {})}
+    found = [p for p in (trainer.work_dir / BEST, trainer.work_dir / LATEST) if p.is_file()]
+    if not found:
+        raise CheckpointError(f"{trainer.work_dir} holds no checkpoint to make a bundle of")
+    trainer.load_state_dict(load_checkpoint(found[0]))
     with trainer.average.in_place() if trainer.average else nullcontext():
-        state = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        state = kept_weights(trainer.model.state_dict(), model_cfg)
+        metrics = measure(trainer)
+    config = {"version": "1", **about, "model": model_cfg, "metrics": metrics}
     card = card_of(about["name"], description, metrics, trainer.step)
     bundle = write_bundle(trainer.work_dir / about["name"], config, state, card)
+    shutil.copy(trainer.work_dir / LOG, bundle.path / LOG)
+    (bundle.path / "training.json").write_text(json.dumps(trainer.cfg, indent=1) + "\n")
+    (bundle.path / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     if examples:
         DATASETS.build(examples).write_examples(bundle.path / "example")
     return bundle
+
+
+def kept_weights(state: Mapping[str, Tensor], model_cfg: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Copies of those weights that the model of `model_cfg` has."""
+    return {name: state[name].clone() for name in build(model_cfg).state_dict()}
+
+
+def measure(trainer: Trainer) -> dict[str, float]:
+    """The metrics on `test_dataloader`; without one, those of the validation at this step."""
+    if "test_dataloader" not in trainer.cfg:
+        return metrics_at(trainer.work_dir / LOG, trainer.step)
+    batches = evaluation_loader(trainer.cfg["test_dataloader"])
+    metric = METRICS.build(trainer.cfg.get("test_evaluator", trainer.cfg["val_evaluator"]))
+    return evaluate(trainer.model, batches, metric, trainer.device)
 
 
 def metrics_at(log: Path, step: int) -> dict[str, float]:

@@ -40,8 +40,12 @@ def train_recipe(
     resume: bool = False,
     plugins: Sequence[str] = (),
     quiet: bool = False,
-) -> dict[str, float]:
-    """Trains what the config `name` describes; returns the last validation's metrics."""
+    bundle_only: bool = False,
+) -> Path | None:
+    """Trains what the config `name` describes; returns the bundle's folder, if it asks for one.
+
+    With `bundle_only` nothing is trained: the best checkpoint so far becomes the bundle.
+    """
     for plugin in plugins:
         import_module(plugin)
     path = find_config(name)
@@ -50,7 +54,10 @@ def train_recipe(
         cfg = cfg.override(overrides)
     work_dir = work_dir or Path("work_dirs") / path.stem
     trainer = Trainer(cfg.to_dict(), work_dir, quiet)
-    metrics = trainer.run(resume)
-    if "bundle" in trainer.cfg and trainer.ranks.first:
-        bundle_run(trainer)
-    return metrics
+    if bundle_only and "bundle" not in trainer.cfg:
+        raise ConfigError(f"{path} has no `bundle`, which says what to write")
+    if not bundle_only:
+        trainer.run(resume)
+    if "bundle" not in trainer.cfg or not trainer.ranks.first:
+        return None
+    return bundle_run(trainer).path

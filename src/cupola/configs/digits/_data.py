@@ -9,3 +9,7 @@ val_dataloader = dict(
     batch_size=50,
     dataset=dict(type="DigitsInPhotos", split="val", seed=100, count=500, size=image_size),
 )
+test_dataloader = dict(
+    batch_size=50,
+    dataset=dict(type="DigitsInPhotos", split="val", seed=7, count=1000, size=image_size),
+)

@@ -12,7 +12,7 @@ feed_forward = dict(
 model = dict(
     type="DETR",
     num_queries=25,
-    training_groups=4,  # Group DETR: four times the matches a step for a tenth of the time
+    training_groups=3,  # Group DETR: three times the matches a step for a third more time
     backbone=dict(
         type="SmallResNet", stem_channels=32, channels=(48, 96, 128, 128), strides=(2, 2, 1, 2)
     ),
@@ -39,15 +39,38 @@ load_from = dict(path="work_dirs/pretrain_backbone/latest.pth", prefix="backbone
 optim_wrapper = dict(
     optimizer=dict(type="AdamW", lr=3e-4, weight_decay=1e-4),
     clip_grad=dict(max_norm=0.1),
-    paramwise_cfg=dict(custom_keys={"backbone": dict(lr_mult=0.3)}),
+    paramwise_cfg=dict(custom_keys={"backbone": dict(lr_mult=4.0)}),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.02, begin=0, end=100, by_epoch=False),
     dict(type="CosineAnnealingLR", eta_min=3e-6, by_epoch=False),
 ]
-train_cfg = dict(max_iters=16000, val_interval=1000)
+train_cfg = dict(max_iters=8000, val_interval=1000)
 val_evaluator = dict(type="CocoMetric")
 ema = dict(decay=0.998)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=250, save_best="AP50"))
 channels_last = True
 randomness = dict(seed=0)
+bundle = dict(
+    name="detr-digits",
+    task="detection",
+    labels=["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
+    licence="Apache-2.0",
+    preprocess=dict(resize=dict(short=128, long=192)),
+    postprocess=dict(threshold=0.5),
+    model=dict(training_groups=1),
+    examples=dict(type="DigitsInPhotos", split="val", seed=7, size=128),
+    description="""A small DETR that finds handwritten digits in photographs.
+
+- **Model**: SmallResNet to stride 16, three encoder and three decoder layers of width 128, 25
+  queries; `training.json` holds the whole config with the seed, `log.jsonl` the curves.
+- **Data**: digits-in-photos, made on the fly: handwritten digits of scikit-learn's `load_digits`
+  (UCI Optical Recognition of Handwritten Digits, CC BY 4.0) at 0.11 to 0.36 of the picture's side,
+  turned by up to 20 degrees, in any colour, 1 to 10 a picture, on sample photographs of
+  scikit-learn (CC BY 2.0, danielbuechele and vultilion) and scikit-image (CC0 or public domain).
+  Validation shares neither photographs nor digit samples with training; writers may be shared.
+- **Recipe**: `cupola train pretrain-backbone`, then `cupola train detr-digits`; one CPU core.
+- **Limits**: pictures are resized to 128 pixels on the short side, so digits below a tenth of the
+  picture are missed; printed digits and other writing were never shown to it.
+- **Licence**: Apache-2.0.""",
+)
