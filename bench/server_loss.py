@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import select
 import signal
 import socket
 import sys
@@ -58,6 +59,7 @@ class Clients:
         serial = 0
         while not self.over.is_set():
             serial += 1
+            connection = self._still_open(connection)
             name, phase = f"c{number}-{serial}", self.phase
             began = time.perf_counter()
             answer, connection = self._ask(name, serial, connection, keep_alive)
@@ -67,6 +69,14 @@ class Clients:
                 time.sleep(think * random.random() * 2)
         if connection is not None:
             connection.close()
+
+    @staticmethod
+    def _still_open(connection: socket.socket | None) -> socket.socket | None:
+        """A client that finds its idle connection closed opens another: nothing was sent yet."""
+        if connection is None or not select.select([connection], [], [], 0)[0]:
+            return connection
+        connection.close()
+        return None
 
     def _ask(
         self, name: str, serial: int, connection: socket.socket | None, keep_alive: bool
@@ -234,6 +244,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Clients:
     try:
         for name in acts:
             clients.phase = name
+            time.sleep(0.5)  # and what the act meets began in this one
             if name == "disk":
                 _fill_disk(server)
             goal = options.requests // len(acts)
@@ -243,6 +254,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Clients:
                 if done[name] >= options.times and clients.sent[name] >= goal:
                     break
             clients.phase = "between"
+            time.sleep(1.0)  # what began in this phase ends in it
     finally:
         clients.stop()
         server.stop()

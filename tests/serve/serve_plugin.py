@@ -1,5 +1,6 @@
 """Predictors for tests: they need no torch, and misbehave on demand."""
 
+import io
 import os
 import signal
 import time
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from cupola.errors import BundleError, InputError
 from cupola.runtime.predictor import Chunk, Predictor, TensorSpec
@@ -158,3 +160,53 @@ class WordEngine:
             if final:
                 del self.requests[request_id]
         return chunks
+
+
+class Finder(Predictor):
+    """A detector without a model: finds the box of all pixels that are pure white."""
+
+    task = "detection"
+
+    @classmethod
+    def from_bundle(cls, path: Path, config: dict[str, Any]) -> "Finder":
+        return cls(config["name"], str(config["version"]), None, config)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("image", "BYTES", (-1,)),)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec("boxes", "FP32", (-1, 4)),
+            TensorSpec("scores", "FP32", (-1,)),
+            TensorSpec("labels", "INT64", (-1,)),
+            TensorSpec("names", "BYTES", (-1,)),
+            TensorSpec("image_index", "INT64", (-1,)),
+        )
+
+    def decode(self, tensors: Any, parameters: Any) -> list[Any]:
+        try:
+            return [
+                np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in tensors["image"]
+            ]
+        except OSError as error:
+            raise InputError(f"no picture: {error}") from None
+
+    def run(self, samples: Any) -> list[Any]:
+        found = []
+        for picture in samples:
+            ys, xs = np.nonzero((picture == 255).all(axis=2))
+            box = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] if len(xs) else None
+            found.append(box)
+        return found
+
+    def encode(self, predictions: Any, parameters: Any) -> dict[str, Any]:
+        kept = [(n, box) for n, box in enumerate(predictions) if box is not None]
+        return {
+            "boxes": np.array([box for _, box in kept], dtype=np.float32).reshape(-1, 4),
+            "scores": np.full(len(kept), 0.93, dtype=np.float32),
+            "labels": np.full(len(kept), 7, dtype=np.int64),
+            "names": np.array([b"7"] * len(kept), dtype=object),
+            "image_index": np.array([n for n, _ in kept], dtype=np.int64),
+        }

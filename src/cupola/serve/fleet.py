@@ -101,6 +101,8 @@ class Fleet:
     def find(self, name: str, version: str | None = None) -> Model:
         """A model; without a version the newest. Refusal 404 for an unknown one."""
         versions = self.models.get(name)
+        if not versions and not self.roster_complete:
+            raise Refusal(503, "the models are being loaded", [("Retry-After", "1")])
         if not versions:
             raise Refusal(404, f"unknown model {name!r}{did_you_mean(name, self.models)}")
         if version is None:

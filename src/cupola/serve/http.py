@@ -29,6 +29,7 @@ REASONS = {
     499: "Client Closed Request", 500: "Internal Server Error", 501: "Not Implemented",
     502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout",
 }  # fmt: skip
+HEADERS_LIMIT = 200
 PIPELINE_LIMIT = 16  # requests that may wait behind the one in work
 
 
@@ -117,7 +118,7 @@ class Connection(asyncio.Protocol):
     def _reset(self) -> None:
         self.url = b""
         self.headers: dict[str, str] = {}
-        self.header_size = self.received = 0
+        self.header_size = self.parsed = self.received = 0
         self.chunks: list[bytes] = []
         self.spool_path: Path | None = None
         self.in_header = self.in_body = False
@@ -151,8 +152,6 @@ class Connection(asyncio.Protocol):
             self.header_size += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(Refusal(501, "upgrade is not supported"))
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, Refusal) else Refusal(400, str(cause)))
@@ -190,12 +189,15 @@ class Connection(asyncio.Protocol):
                 raise Refusal(400, f"header {key} appears twice")
             text = f"{self.headers[key]}, {text}"
         self.headers[key] = text
-        if len(self.headers) > 200:
-            raise Refusal(431, "more than 200 headers")
+        self.parsed += len(name) + len(value)
+        if len(self.headers) > HEADERS_LIMIT or self.parsed > self.settings.max_header:
+            raise Refusal(431, f"header over {self.settings.max_header} bytes or too many fields")
 
     def on_headers_complete(self) -> None:
         self.in_header, self.in_body = False, True
         self.header_size = 0
+        if "upgrade" in self.headers:
+            raise Refusal(501, "upgrade is not supported")
         length = self.headers.get("content-length", "0")
         if not length.isdigit():
             raise Refusal(400, f"bad Content-Length {length!r}")

@@ -133,7 +133,7 @@ class Master:
         kept = self.cycle.listeners if self.cycle else self.inherited
         workers = max(1, settings.worker_count + self.extra_workers)
         cycle = build_cycle(self.generation, settings, kept, self.home, workers)
-        cycle.accept_early = first
+        cycle.accept_early = first and not self.inherited
         cycle.started = time.monotonic()
         self.pending = cycle
         start_children(self.table, cycle, self.life[0], Kind.JUST_RESPAWN)
@@ -177,6 +177,7 @@ class Master:
         old, self.cycle, self.pending = self.cycle, self.pending, None
         assert self.cycle is not None
         self.log = self.cycle.log
+        self.cycle.accept_early = False  # a worker born from now on waits for its roster
         if old is not None:
             self.retired.append(old)
             self._tell(Command.QUIT, self._not_just_born(self.cycle))

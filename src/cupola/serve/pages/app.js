@@ -2,7 +2,7 @@
 const $ = (id) => document.getElementById(id);
 const PHOTOS = ["coffee", "chelsea", "rocket", "paper"];
 const INKS = ["#ffffff", "#16130f", "#ffd23e", "#e5482d", "#2f6fe0"];
-const HUES = ["#b9561f", "#2f6fe0", "#2e8b57", "#8e44ad", "#c2185b", "#00838f", "#6d7b1f", "#5d4037", "#c0392b", "#34495e"];
+const HUES = ["#e0662a", "#2f7bf0", "#1f9d5c", "#9b51d6", "#e0317f", "#0497a7", "#8a9a16", "#c98a00", "#d93a2f", "#5a6acf"];
 const LOWEST = 0.05; // scores below are never asked for; the slider filters what came
 
 const state = {
@@ -179,8 +179,9 @@ function show() {
 }
 
 function drawBox(pen, { box: [x1, y1, x2, y2], label, name, score }, hot) {
-  const colour = HUES[label % HUES.length], size = Math.max(13, overlay.width / 42);
-  pen.lineWidth = Math.max(2, overlay.width / 280) * (hot ? 2 : 1);
+  const pixel = overlay.width / (overlay.clientWidth || overlay.width); // of the canvas, in one of the screen
+  const colour = HUES[label % HUES.length], size = 13.5 * pixel;
+  pen.lineWidth = (hot ? 5 : 2.5) * pixel;
   pen.strokeStyle = colour;
   pen.beginPath(); pen.roundRect(x1, y1, x2 - x1, y2 - y1, size / 3); pen.stroke();
   pen.font = `600 ${size}px system-ui, sans-serif`;

@@ -1,0 +1,132 @@
+"""The page at /, in headless Chromium: drop a picture, write with the finger, move the slider."""
+
+import base64
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from serve_harness import Running, write_bundle
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.processes,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="no Chromium"),
+]
+DROP = """async ([text, name]) => {
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes], name, { type: "image/png" }));
+  document.dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
+}"""
+
+
+@pytest.fixture(scope="module")
+def finder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("page")
+    bundles = [write_bundle(folder, "finder", task="detection"),
+               write_bundle(folder, "speaker", task="language")]  # fmt: skip
+    running = Running(folder / "server", models=[str(b) for b in bundles])
+    running.start()
+    running.wait_ready()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: sync_api.Browser, finder: Running) -> Iterator[sync_api.Page]:
+    opened = browser.new_page(viewport={"width": 1180, "height": 800})
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    opened.goto(f"http://127.0.0.1:{finder.port}/")
+    opened.wait_for_selector("#model option", state="attached")
+    yield opened
+    assert problems == []
+    opened.close()
+
+
+def picture() -> str:
+    """Grey, with a white rectangle at (40, 30)-(100, 90)."""
+    made = Image.new("RGB", (200, 160), (90, 90, 90))
+    made.paste((255, 255, 255), (40, 30, 100, 90))
+    file = io.BytesIO()
+    made.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_drop_a_picture(page: sync_api.Page) -> None:
+    with page.expect_response("**/infer*") as answer:
+        page.evaluate(DROP, [picture(), "digits.png"])
+    boxes = next(o for o in answer.value.json()["outputs"] if o["name"] == "boxes")
+    assert boxes["data"] == [40, 30, 100, 90]
+    page.wait_for_selector("#results li")
+    assert page.inner_text("#results li .chip") == "7"
+    colour = page.evaluate(
+        "[...document.querySelector('#overlay').getContext('2d').getImageData(40, 60, 1, 1).data]"
+    )
+    assert colour[3] > 0  # the left edge of the box is drawn
+
+
+def test_the_threshold_hides_what_is_below(page: sync_api.Page) -> None:
+    page.evaluate(DROP, [picture(), "digits.png"])
+    page.wait_for_selector("#results li")
+    page.fill("#threshold", "0.95")
+    assert page.locator("#results li").count() == 0
+    page.fill("#threshold", "0.5")
+    assert page.locator("#results li").count() == 1
+
+
+def test_write_with_the_finger(page: sync_api.Page) -> None:
+    frame = page.locator("#overlay").bounding_box()
+    assert frame is not None
+    x, y = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
+    with page.expect_response("**/infer*") as answer:
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 60, y + 80, steps=8)
+        page.mouse.up()
+    assert answer.value.status == 200
+    page.wait_for_selector("#results li")
+    page.click("#clear")
+    assert page.locator("#results li").count() == 0
+
+
+def test_a_file_that_is_no_picture(page: sync_api.Page) -> None:
+    page.evaluate(DROP, [base64.b64encode(b"no picture").decode(), "x.png"])
+    page.wait_for_selector("#error:not([hidden])")
+    assert "no picture" in page.inner_text("#error")
+
+
+def test_text_streams_into_the_page(page: sync_api.Page) -> None:
+    page.select_option("#model", "speaker")
+    page.click("#continue")
+    page.wait_for_function("document.querySelector('#text').textContent.includes('w4 ')")
+
+
+def test_the_status_page(page: sync_api.Page) -> None:
+    page.goto(page.url + "status")
+    page.wait_for_selector("#processes td")
+    assert "worker 0" in page.inner_text("#processes")
+    assert "finder" in page.inner_text("#runners")
+
+
+def test_it_fits_a_phone(browser: sync_api.Browser, finder: Running) -> None:
+    phone = browser.new_page(viewport={"width": 360, "height": 740}, has_touch=True)
+    phone.goto(f"http://127.0.0.1:{finder.port}/")
+    phone.wait_for_selector("#model option", state="attached")
+    wide = phone.evaluate("document.documentElement.scrollWidth")
+    phone.close()
+    assert wide <= 360
