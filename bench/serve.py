@@ -128,8 +128,11 @@ def main() -> None:
             print(f"{'':10} {'p50, 1 client':>14} {'answers/s, ' + str(options.clients):>14}")
             for name, (p50, _, _, rate) in rows.items():
                 print(f"{name:10} {p50:11.2f} ms {rate:14.0f}")
-            print(f"ratio: p50 {rows['cupola'][0] / rows['uvicorn'][0]:.2f} (aim <= 4), "
-                  f"throughput {rows['cupola'][3] / rows['uvicorn'][3]:.2f} (aim >= 0.4)")  # fmt: skip
+            ours, theirs = rows["cupola"], rows["uvicorn"]
+            print(
+                f"ratio: p50 {ours[0] / theirs[0]:.2f} (aim <= 4), "
+                f"throughput {ours[3] / theirs[3]:.2f} (aim >= 0.4)"
+            )
             print(f"memory: {family_pss(server.pid):.0f} MB (PSS)")
             print("respawn: worker {:.0f} ms, runner {:.0f} ms".format(*respawns(server)))
         finally:
