@@ -1,0 +1,65 @@
+"""`cupola evaluate` with the shipped detector, and with a predictor that knows the answer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from cupola.bundles import Bundle
+from cupola.cli.evaluate import app, evaluate_detector
+from cupola.data.coco_writing import write_digits
+from cupola.data.digits import DIGIT_NAMES, DigitsInPhotos
+from cupola.structures import Detections
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_digits(
+        DigitsInPhotos("val", 7, 60), tmp_path_factory.mktemp("data") / "digits"
+    ).parent
+
+
+class Oracle:
+    """Finds exactly what is in the picture, with its labels in another order."""
+
+    labels = tuple(reversed(DIGIT_NAMES))
+
+    def sample(self, path: Path) -> Any:
+        return int(path.stem)
+
+    def run(self, samples: list[int]) -> list[Detections]:
+        pictures = [DigitsInPhotos("val", 7).compose(index) for index in samples]
+        return [
+            Detections(
+                torch.from_numpy(p.boxes), torch.ones(len(p.boxes)), 9 - torch.from_numpy(p.labels)
+            )
+            for p in pictures
+        ]
+
+
+def test_labels_are_matched_by_name(folder: Path) -> None:
+    assert evaluate_detector(Oracle(), folder)["AP"] == pytest.approx(1.0)
+
+
+def test_the_shipped_detector_reaches_what_its_card_says(folder: Path) -> None:
+    done = CliRunner().invoke(app, ["detr-digits", "--data", str(folder), "--json"])
+    assert done.exit_code == 0, done.output
+    measured, claimed = json.loads(done.output), Bundle.load("detr-digits").config["metrics"]
+    assert measured["AP50"] == pytest.approx(claimed["AP50"], abs=0.08)  # 60 of 1000 pictures
+
+
+def test_the_example_is_answered_as_recorded() -> None:
+    from cupola.runtime.predictor import Predictor
+
+    bundle = Bundle.load("detr-digits")
+    response = json.loads((bundle.path / "example" / "response.json").read_text())
+    recorded = {each["name"]: each["data"] for each in response["outputs"]}
+    picture = np.asarray(Image.open(bundle.path / "example" / "picture.png"))
+    found = Predictor.load("detr-digits")(picture)
+    assert found.labels.tolist() == recorded["labels"]
+    assert found.boxes.reshape(-1).tolist() == pytest.approx(recorded["boxes"], abs=0.5)
