@@ -108,7 +108,7 @@ def text(
     files: Annotated[
         list[Path] | None, typer.Option("--file", help="Your own UTF-8 texts instead.")
     ] = None,
-    vocabulary: Annotated[int, typer.Option(min=261, help="Tokens to train.")] = 4096,
+    vocabulary: Annotated[int, typer.Option(min=261, help="Tokens to train.")] = 2048,
 ) -> None:
     """A tokenizer and packed ids of Jane Austen and classical Chinese, from Debian's packages."""
     from cupola.data.text import prepare, read_texts

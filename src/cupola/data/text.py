@@ -6,6 +6,7 @@ joined by the end-of-text token), and about.json (bytes and tokens of each part)
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ class PackedText:
     """
 
     def __init__(self, folder: str | Path, split: str, length: int, seed: int = 0) -> None:
-        path = Path(folder) / f"{split}.npy"
+        self.folder = Path(folder)
+        path = self.folder / f"{split}.npy"
         if not path.is_file():
             raise DataError(f"{path}: no such packed text; write it with `cupola data text`")
         self.tokens = np.load(path, mmap_mode="r")
@@ -105,6 +107,10 @@ class PackedText:
         if self.split == "train":
             draw = np.random.default_rng((self.seed, epoch))
             self.offset = int(draw.integers(self.length))
+
+    def add_to_bundle(self, folder: Path) -> None:
+        """Copies the tokenizer, without which a bundle cannot read or write."""
+        shutil.copy(self.folder / "tokenizer.json", folder)
 
     def __len__(self) -> int:
         return (len(self.tokens) - self.length) // self.length

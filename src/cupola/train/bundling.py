@@ -1,5 +1,6 @@
 """The end of a run: its best weights become a bundle.
 
+A dataset's `add_to_bundle(folder)` adds what answers need besides the weights (a tokenizer).
 `bundle` in a training config holds what config.json needs besides the model: name, task,
 preprocess, labels, licence, ..., a `description` for the card, `model` with what differs from the
 trained model's config (parts that only training has), and perhaps `examples`, the config of a
@@ -48,6 +49,8 @@ def bundle_run(trainer: Trainer) -> Bundle:
     shutil.copy(trainer.work_dir / LOG, bundle.path / LOG)
     (bundle.path / "training.json").write_text(json.dumps(trainer.cfg, indent=1) + "\n")
     (bundle.path / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    if hasattr(trainer.stream.dataset, "add_to_bundle"):
+        trainer.stream.dataset.add_to_bundle(bundle.path)
     if examples:
         DATASETS.build(examples).write_examples(bundle.path / "example")
     return bundle

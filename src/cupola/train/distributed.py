@@ -1,38 +1,58 @@
-"""Data parallelism under torchrun: who this process is, and averaging over the ranks.
+"""Data and tensor parallelism under torchrun: who this process is, and averaging over the ranks.
 
 Gradients are averaged after the whole backward pass in one flat all-reduce per dtype. That needs no
-wrapper around the model, so `loss` and `predict` stay what they are.
+wrapper around the model, so `loss` and `predict` stay what they are. With `parallel=dict(tensor=T)`
+in the config, each T neighbouring ranks hold one copy of the model between them.
 """
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from cupola.parallel import SINGLE, Group, Mesh, all_reduce, broadcast
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's number and how many there are."""
+    """This process's groups: those that read other data, and those that share its model."""
 
-    rank: int = 0
-    count: int = 1
+    data: Group = SINGLE
+    model: Group = SINGLE
+
+    @property
+    def rank(self) -> int:
+        """Which part of the data this process reads."""
+        return self.data.rank
+
+    @property
+    def count(self) -> int:
+        """Into how many parts the data is cut."""
+        return self.data.size
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and talks."""
-        return self.rank == 0
+        """Whether this process writes logs and talks."""
+        return self.data.rank == 0 and self.model.rank == 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process holds a part of the first copy of the model."""
+        return self.data.rank == 0
+
+    def file(self, name: str) -> str:
+        """`name`, or with a split model the name of this rank's part: latest-0-of-2.pth."""
+        if self.model.size == 1:
+            return name
+        stem, _, ending = name.rpartition(".")
+        return f"{stem}-{self.model.rank}-of-{self.model.size}.{ending}"
 
 
-def join_ranks() -> Ranks:
+def join_ranks(tensor: int = 1) -> Ranks:
     """Joins the process group that torchrun's environment describes; alone without one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Ranks()
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return Ranks(dist.get_rank(), dist.get_world_size())
+    mesh = Mesh.start(tensor=tensor)
+    return Ranks(mesh.data, mesh.model)
 
 
 def mean_over_ranks(values: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
@@ -40,7 +60,7 @@ def mean_over_ranks(values: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Ten
     if ranks.count == 1 or not values:
         return dict(values)
     joined = torch.stack([value.detach().float() for value in values.values()])
-    dist.all_reduce(joined)
+    joined = all_reduce(joined, ranks.data)
     return dict(zip(values, (joined / ranks.count).unbind(), strict=True))
 
 
@@ -55,14 +75,13 @@ def average_gradients(parameters: Sequence[Tensor], ranks: Ranks) -> None:
     for dtype in sorted({gradient.dtype for gradient in gradients}, key=str):
         mine = [gradient for gradient in gradients if gradient.dtype == dtype]
         flat = torch.cat([gradient.reshape(-1) for gradient in mine])
-        dist.all_reduce(flat)
+        flat = all_reduce(flat, ranks.data)
         parts = torch.split(flat / ranks.count, [gradient.numel() for gradient in mine])
         for gradient, part in zip(mine, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
 
 def same_start(tensors: Iterable[Tensor], ranks: Ranks) -> None:
-    """Copies rank 0's tensors to all ranks."""
-    if ranks.count > 1:
-        for tensor in tensors:
-            dist.broadcast(tensor.detach(), src=0)
+    """Copies the tensors of the first copy of the model to the others."""
+    for tensor in tensors:
+        broadcast(tensor.detach(), ranks.data)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from cupola import nn
 from cupola.errors import BuildError
+from cupola.parallel import clip_gradients
 from cupola.train.distributed import Ranks, average_gradients
 
 
@@ -94,10 +95,17 @@ class Stepper:
         average_gradients(self._parameters, self._ranks)
         self._scaler.unscale_(self._optimizer)
         if self._clip:
-            means["grad_norm"] = torch.nn.utils.clip_grad_norm_(self._parameters, **self._clip)
+            means["grad_norm"] = self._clip_norm()
         self._scaler.step(self._optimizer)
         self._scaler.update()
         return means
+
+    def _clip_norm(self) -> Tensor:
+        if self._ranks.model.size > 1:
+            return clip_gradients(
+                cast(nn.Module, self._model), group=self._ranks.model, **(self._clip or {})
+            )
+        return torch.nn.utils.clip_grad_norm_(self._parameters, **(self._clip or {}))
 
     def state_dict(self) -> dict[str, Any]:
         """The gradient scaler's state; empty but for float16."""

@@ -39,12 +39,15 @@ class Trainer:
 
     def __init__(self, cfg: Mapping[str, Any], work_dir: Path, quiet: bool = False) -> None:
         self.cfg, self.work_dir = cfg, work_dir
-        self.ranks = join_ranks()
+        self.ranks = join_ranks(cfg.get("parallel", {}).get("tensor", 1))
         self._quiet = quiet or not self.ranks.first
         seed = int(cfg.get("randomness", {}).get("seed", 0))
         seed_everything(seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = build(cfg["model"]).to(self.device)
+        if "bundle" in cfg and self.ranks.model.size > 1:
+            raise BuildError("a split model ends in shards: leave out bundle, or parallel.tensor")
+        split: dict[str, Any] = {"group": self.ranks.model} if self.ranks.model.size > 1 else {}
+        self.model = build(cfg["model"], **split).to(self.device)
         if cfg.get("channels_last"):
             use_channels_last(self.model)
         self.stream = BatchStream(cfg["train_dataloader"], seed, self.ranks.rank, self.ranks.count)
@@ -107,7 +110,7 @@ class Trainer:
         restore_random_state(state["random"])
 
     def _begin(self, resume: bool) -> str:
-        latest = self.work_dir / LATEST
+        latest = self.work_dir / self.ranks.file(LATEST)
         if resume and latest.is_file():
             self.load_state_dict(load_checkpoint(latest))
             if self.ranks.first:
@@ -173,12 +176,13 @@ class Trainer:
     def _validate(self, log: RunLog) -> dict[str, float]:
         """Evaluates the moving average where there is one; keeps the best checkpoint."""
         metrics: dict[str, float] = {}
-        if self.ranks.first:
+        if self.ranks.leads:
             batches = evaluation_loader(self.cfg["val_dataloader"])
             metric = METRICS.build(self.cfg["val_evaluator"])
             with self.average.in_place() if self.average else nullcontext():
                 metrics = evaluate(self.model, batches, metric, self.device)
-            log.report(self.step, "val", metrics)
+            if self.ranks.first:
+                log.report(self.step, "val", metrics)
             self._keep_best(metrics)
         self.meter.restart_clock()
         return metrics
@@ -196,5 +200,5 @@ class Trainer:
             self._save(BEST)
 
     def _save(self, name: str) -> None:
-        if self.ranks.first:
-            save_atomically(self.state_dict(), self.work_dir / name)
+        if self.ranks.leads:
+            save_atomically(self.state_dict(), self.work_dir / self.ranks.file(name))
