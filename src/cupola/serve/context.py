@@ -86,23 +86,24 @@ class Context:
             raise
         finally:
             counts.queue.set(model.held)
-        self._count(model, answer, request.arrived)
+        # Counting waits until the answer is on its way.
+        self.server.loop.call_soon(self._count, model, answer, time.monotonic() - request.arrived)
         return answer, content
 
-    def _count(self, model: Model, answer: dict[str, Any], arrived: float) -> None:
+    def _count(self, model: Model, answer: dict[str, Any], seconds: float) -> None:
         counts, kept = self.metrics.of(model.name, model.version), model.statistics
         if answer["status"] != 200:
             counts.bad(str(answer["status"]))
             kept["fail"] = kept.get("fail", 0) + 1
             return
-        counts.answered(answer, arrived)
+        counts.answered(answer, seconds)
         for phase, value in zip(
             ("queue", "batch", "run", "encode"), (answer["waited"], *answer["times"]), strict=True
         ):
             kept[phase] = kept.get(phase, 0.0) + max(0.0, value)
         kept["success"] = kept.get("success", 0) + 1
         kept["samples"] = kept.get("samples", 0) + answer["samples"]
-        kept["total"] = kept.get("total", 0.0) + time.monotonic() - arrived
+        kept["total"] = kept.get("total", 0.0) + seconds
         kept["last"] = time.time()
 
     async def stream(

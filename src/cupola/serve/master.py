@@ -66,6 +66,7 @@ class Master:
             self._leave()
             return 1
         self._write_pid()
+        self._write_status()
         self.log("notice", f"master {os.getpid()} started")
         while not self._turn():
             pass

@@ -176,6 +176,8 @@ class Answer:
         name = next(spec["name"] for spec in self.model.about["inputs"]
                     if spec["datatype"] == "BYTES")  # fmt: skip
         parameters = self.wanted.parameters()
+        if getattr(self.wanted, "logprobs", None):
+            parameters["logprobs"] = True
         if self.wanted.n > 1 or "seed" not in parameters:
             parameters["seed"] = (parameters.get("seed") or time.time_ns() % 2**31) + index
         document = {

@@ -1,5 +1,6 @@
 """What a newborn runner does: settles, loads its model, proves it, says READY, serves."""
 
+import gc
 import json
 import os
 import socket
@@ -36,6 +37,8 @@ def live(nest: "Nest", rank: int, pipe: socket.socket, life: int) -> int:
         spool_threshold=settings.shm_threshold,
         life=life,
     )
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     board.beat()
     pipe.sendall(json.dumps(describe(predictor, runner)).encode() + b"\n")
     runner.serve()
