@@ -7,9 +7,8 @@ from torch import Tensor
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """log(x / (1 - x)) with both sides kept at least eps, so that 0 and 1 stay finite."""
-    x = x.clamp(min=0, max=1)
-    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+    """log(x / (1 - x)) with x and 1 - x kept within eps..1, so that 0 and 1 stay finite."""
+    return torch.log(x.clamp(eps, 1.0) / (1 - x).clamp(eps, 1.0))
 
 
 def to_metres(references: Tensor, pc_range: Sequence[float]) -> Tensor:
