@@ -164,4 +164,8 @@ class DrivingScenes:
             "token": f"{self.split}-{self.seed}-{index}",
         }
 
+    def write_examples(self, folder: Path) -> None:
+        """Writes sample 0 as a sample folder, for a bundle's `example`."""
+        write_sample(folder, *scene_at(self.seed, self.split, 0, self.size, self.style), self.size)
+
     collate = staticmethod(collate_detection3d)

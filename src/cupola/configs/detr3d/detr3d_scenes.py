@@ -99,7 +99,40 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.02, begin=0, end=100, by_epoch=False),
     dict(type="CosineAnnealingLR", eta_min=6e-6, by_epoch=False),
 ]
-train_cfg = dict(max_iters=3600, val_interval=300)
+train_cfg = dict(max_iters=1550, val_interval=175)
 ema = dict(decay=0.995)
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=250, save_best="mAP"))
 randomness = dict(seed=0)
+test_dataloader = dict(
+    batch_size=10, dataset=dict(type="DrivingScenes", split="val", seed=1, count=100)
+)
+bundle = dict(
+    name="detr3d-scenes",
+    task="detection3d",
+    labels=class_names,
+    licence="Apache-2.0",
+    preprocess=dict(
+        size=[96, 160],
+        mean=[110.0, 118.0, 122.0],
+        std=[52.0, 50.0, 58.0],
+        channel_order="rgb",
+        divisor=32,
+        cameras=6,
+    ),
+    postprocess=dict(threshold=0.3),
+    examples=dict(type="DrivingScenes", split="val", seed=1),
+    description="""A small DETR3D that finds cars, trucks, pedestrians and traffic cones in generated streets, from
+six calibrated pictures of 96 x 160.
+
+- **Model**: ResNet-18 of a quarter of the usual width, FPN with three levels of 96 channels, four
+  decoder layers, 100 queries; `training.json` holds the whole config, `log.jsonl` the curves.
+- **Data**: driving-scenes, drawn by `cupola data driving-scenes`: streets of shaded boxes with
+  textured ground, shadows, occlusion and cameras that are mounted a little differently each time.
+  Validation and test streets come from other random streams than training.
+- **Measures**: nuScenes' (mAP over 0.5, 1, 2 and 4 m; NDS), within 50 m for vehicles, 40 m for
+  pedestrians, 30 m for cones. Always predicting the training streets' mean layout gives mAP 0.001.
+- **Recipe**: `cupola train detr3d-scenes`; one CPU core for about half an hour.
+- **Limits**: undertrained. Headings are often turned round or random (mAOE) and speeds are hardly
+  better than a guess, since one moment shows no motion. Real photographs were never shown to it.
+- **Licence**: Apache-2.0.""",
+)

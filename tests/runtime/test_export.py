@@ -1,0 +1,74 @@
+"""Exported networks: standard operators, and the numbers of the model itself."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cupola.errors import InputError
+from cupola.registry import build
+from cupola.runtime.detection3d import Detection3DPredictor
+from cupola.runtime.export import export
+from models.detr3d.small import small_batch, small_config
+
+# What the exporters say of their own workings.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Detection3DPredictor:
+    """A DETR3D with deformable convolutions whose offsets are not zero."""
+    torch.manual_seed(0)
+    config = small_config()
+    config["img_backbone"] |= {
+        "dcn": {"type": "DCNv2", "deform_groups": 1},
+        "stage_with_dcn": (False, False, True, True),
+    }
+    model = build(config).eval()
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter.data, std=0.3)
+    return Detection3DPredictor("small", "1", model, size=(64, 96))
+
+
+@pytest.fixture(scope="module")
+def expected(predictor: Detection3DPredictor) -> tuple[dict, list[np.ndarray]]:
+    batch = small_batch()
+    with torch.no_grad():
+        output = predictor.model(batch["pixels"], batch["lidar2img"], batch["image_size"])
+    feeds = {"pixels": batch["pixels"], "lidar2img": batch["lidar2img"]}
+    return feeds, [each[-1].numpy() for each in output]
+
+
+def test_torch_export(predictor, expected, tmp_path: Path) -> None:
+    feeds, outputs = expected
+    export(predictor, tmp_path / "m.pt2", "torch")
+    program = torch.export.load(tmp_path / "m.pt2")
+    with torch.no_grad():
+        results = program.module()(*feeds.values())
+    for result, output in zip(results, outputs, strict=True):
+        np.testing.assert_allclose(result.numpy(), output, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_onnx_without_custom_operators(predictor, expected, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    feeds, outputs = expected
+    program = export(predictor, tmp_path / "m.onnx", "onnx")
+    assert {node.domain for node in onnx.load(tmp_path / "m.onnx").graph.node} <= {"", "ai.onnx"}
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    assert [i.name for i in session.get_inputs()] == list(program.inputs)
+    results = session.run(None, {name: value.numpy() for name, value in feeds.items()})
+    for result, output in zip(results, outputs, strict=True):
+        np.testing.assert_allclose(result, output, atol=1e-3)
+
+
+def test_errors(predictor, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="format 'tflite' is none of"):
+        export(predictor, tmp_path / "m", "tflite")
+    language = SimpleNamespace(task="language", name="bloom")
+    with pytest.raises(InputError, match="bloom: a language model has no export"):
+        export(language, tmp_path / "m")
