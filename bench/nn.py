@@ -4,15 +4,21 @@ python bench/nn.py
 """
 
 import copy
+import json
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from cupola import nn
 
 Job = Callable[[], object]
+CONFIG = Path(nn.__file__).parents[1] / "configs" / "detr" / "detr_r50.py"
 
 
 def seconds(job: Job, repeats: int) -> float:
@@ -90,6 +96,74 @@ def jobs(library: object) -> dict[str, tuple[Job, int]]:
     }
 
 
+def bridged_call() -> float:
+    """Return torch's time over a bridged module's for one call of an identity."""
+    x = torch.randn(1)
+    theirs = identity_of(torch.nn.Module)()
+    ours = nn.to_torch(identity_of(nn.Module)())  # type: ignore[arg-type]
+    return ratio(lambda: theirs(x), lambda: ours(x), 2000)  # type: ignore[operator]
+
+
+# Each runs in a process of its own: prints seconds and private megabytes after the imports.
+START = """
+import json, sys, time, psutil
+{imports}
+private = lambda: psutil.Process().memory_full_info().uss / 1e6
+times, before = [], private()
+for _ in range(5):
+    model = None
+    begin = time.perf_counter()
+    model = {build}
+    times.append(time.perf_counter() - begin)
+print(json.dumps([sorted(times)[2], private() - before]))
+"""
+OURS = {
+    "imports": "import cupola, cupola.models; from cupola.runtime.building import build\n"
+    f"config = cupola.Config.load({str(CONFIG)!r}).to_dict()['model']",
+    "build": "build(config, weights=sys.argv[1])",
+}
+THEIRS = {
+    "imports": "from transformers import DetrForObjectDetection as Detr\nimport torch",
+    "build": "Detr.from_pretrained(sys.argv[1])",
+}
+
+
+def start(script: dict[str, str], weights: Path) -> tuple[float, float]:
+    """Return the median seconds, and the private megabytes, that building with weights takes."""
+    command = [sys.executable, "-c", START.format(**script), str(weights)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, megabytes = json.loads(done.stdout.splitlines()[-1])
+    return seconds, megabytes
+
+
+def write_weights(folder: Path) -> tuple[Path, Path]:
+    """Write the same DETR-R50 as our safetensors file and as transformers' folder."""
+    from transformers import DetrConfig, DetrForObjectDetection
+
+    import cupola
+
+    config = cupola.Config.load(CONFIG)
+    ours = folder / "ours.safetensors"
+    from safetensors.torch import save_file
+
+    state = cupola.build(config.to_dict()["model"]).state_dict()
+    save_file({key: value.contiguous() for key, value in state.items()}, ours)
+    settings = DetrConfig(use_timm_backbone=False, use_pretrained_backbone=False)
+    DetrForObjectDetection(settings).save_pretrained(folder / "theirs")
+    return ours, folder / "theirs"
+
+
+def report_starts() -> None:
+    """Print how long DETR-R50 takes from a file to ready, ours and transformers'."""
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = write_weights(Path(folder))
+        our_seconds, our_megabytes = start(OURS, ours)
+        their_seconds, their_megabytes = start(THEIRS, theirs)
+    print(f"DETR-R50 ready: {our_seconds:.3f} s, {our_megabytes:.0f} MB private (target 0.25, 200)")
+    print(f"transformers:   {their_seconds:.3f} s, {their_megabytes:.0f} MB private")
+    print(f"ratio {their_seconds / our_seconds:.1f} (target 5)")
+
+
 TARGETS = {
     "read a parameter": 12.0,
     "read a child": 12.0,
@@ -112,6 +186,8 @@ def main() -> None:
     print(f"{'job':<30}{'torch / ours':>14}{'target':>9}")
     for name, (job, repeats) in theirs.items():
         print(f"{name:<30}{ratio(job, ours[name][0], repeats):>14.2f}{TARGETS[name]:>9.2f}")
+    print(f"{'bridged call':<30}{bridged_call():>14.2f}{TARGETS['bridged call']:>9.2f}")
+    report_starts()
 
 
 if __name__ == "__main__":

@@ -2,19 +2,20 @@
 
 Each module gets a class made of its own class and a torch one: the layer of the same name where
 torch has it, else torch.nn.Module. Nothing is copied; attributes, parameters and hooks stay where
-they are. What our classes define comes first; calls go through torch, so that tracing, exporting
-and sharding see them.
+they are. What our classes define comes first; calls go through torch wherever someone is looking
+(hooks, tracers), so that exporting and sharding see them.
 """
 
 from typing import Any, cast
 
 import torch
+from torch.nn.modules import module as torch_module
 
-from cupola.nn.hooks import HookTable
 from cupola.nn.module import Module
 from cupola.nn.traversal import AnyModule
 
 LAYERS = "cupola.nn.layers."
+UNTRACED_CALL = torch.nn.Module.__call__
 
 
 class BridgedType(type):
@@ -41,7 +42,7 @@ def to_torch(module: Module) -> torch.nn.Module:
     """
     for part in list(module.modules()):
         if not isinstance(part, torch.nn.Module):
-            _materialise_state(part)
+            part.__dict__.setdefault("training", part.training)
             part.__class__ = bridged_class(type(part))
     return cast(torch.nn.Module, module)
 
@@ -93,8 +94,18 @@ def torch_twin(cls: type) -> type | None:
 
 
 def _call_through_torch(self: Any, *args: Any, **kwargs: Any) -> Any:
-    # Looked up at each call: tracers replace it while they work.
-    return torch.nn.Module.__call__(self, *args, **kwargs)
+    call = torch.nn.Module.__call__  # looked up at each call: tracers replace it while they work
+    if (
+        call is not UNTRACED_CALL
+        or self._hooked
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+        or torch._C._get_tracing_state()
+    ):
+        return call(self, *args, **kwargs)
+    return self.forward(*args, **kwargs)
 
 
 def _missing(self: Any) -> Any:
@@ -108,13 +119,3 @@ def _reduce(self: Any, protocol: Any) -> Any:
 
 def _rebuild(cls: type) -> AnyModule:
     return object.__new__(bridged_class(cls))
-
-
-def _materialise_state(module: Module) -> None:
-    """Put into the instance what torch's code expects to find there."""
-    for base in type(module).__mro__:
-        for name, value in vars(base).items():
-            if isinstance(value, HookTable):
-                getattr(module, name)
-    module.__dict__.setdefault("training", module.training)
-    module.__dict__.setdefault("_is_full_backward_hook", None)

@@ -1,28 +1,42 @@
 """Initialisers: they fill a tensor in place and return it.
 
-torch's own: they draw from torch's random stream, and the same seed must give the same weights.
+They are torch's own, since the same seed must give the same weights, except that a tensor on the
+meta device is returned as it is: there is nothing to fill, and asking torch costs time.
 """
 
-from torch.nn.init import (
-    _calculate_fan_in_and_fan_out as fan_in_and_fan_out,
-)
-from torch.nn.init import (
-    calculate_gain,
-    constant_,
-    dirac_,
-    eye_,
-    kaiming_normal_,
-    kaiming_uniform_,
-    normal_,
-    ones_,
-    orthogonal_,
-    sparse_,
-    trunc_normal_,
-    uniform_,
-    xavier_normal_,
-    xavier_uniform_,
-    zeros_,
-)
+from collections.abc import Callable
+from functools import wraps
+
+from torch import Tensor
+from torch.nn import init as torch_init
+from torch.nn.init import _calculate_fan_in_and_fan_out as fan_in_and_fan_out
+from torch.nn.init import calculate_gain
+
+Fill = Callable[..., Tensor]
+
+
+def _unless_meta(fill: Fill) -> Fill:
+    @wraps(fill)
+    def initialise(tensor: Tensor, *args: object, **kwargs: object) -> Tensor:
+        return tensor if tensor.is_meta else fill(tensor, *args, **kwargs)
+
+    return initialise
+
+
+constant_ = _unless_meta(torch_init.constant_)
+dirac_ = _unless_meta(torch_init.dirac_)
+eye_ = _unless_meta(torch_init.eye_)
+kaiming_normal_ = _unless_meta(torch_init.kaiming_normal_)
+kaiming_uniform_ = _unless_meta(torch_init.kaiming_uniform_)
+normal_ = _unless_meta(torch_init.normal_)
+ones_ = _unless_meta(torch_init.ones_)
+orthogonal_ = _unless_meta(torch_init.orthogonal_)
+sparse_ = _unless_meta(torch_init.sparse_)
+trunc_normal_ = _unless_meta(torch_init.trunc_normal_)
+uniform_ = _unless_meta(torch_init.uniform_)
+xavier_normal_ = _unless_meta(torch_init.xavier_normal_)
+xavier_uniform_ = _unless_meta(torch_init.xavier_uniform_)
+zeros_ = _unless_meta(torch_init.zeros_)
 
 __all__ = [
     "calculate_gain",
