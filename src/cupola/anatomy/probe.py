@@ -1,0 +1,132 @@
+"""Probe: one forward pass, watched - shapes, FLOPs, activation memory and time per module."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from cupola.errors import InputError
+
+
+@dataclass
+class Visit:
+    """What one module did in the pass; sums over its calls, its children's work included."""
+
+    calls: int = 0
+    first: int = 0  # its place in the order of first calls
+    seconds: float = 0.0
+    flops: int = 0  # as torch's FlopCounterMode counts: two per multiply-add
+    activation_bytes: int = 0  # of its outputs
+    shape_in: str = ""
+    shape_out: str = ""
+
+
+@dataclass
+class Pass:
+    """A watched forward pass: visits by id of the module, and totals."""
+
+    visits: dict[int, Visit] = field(default_factory=dict)
+    flops: int = 0
+    seconds: float = 0.0
+    output: Any = None
+
+
+class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A running total of FLOPs, by the table of torch's own FlopCounterMode.
+
+    That class also follows modules through autograd, which we do not need, and which fails on
+    parameters that reach a module as views.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.total += count(*args, **kwargs, out_val=output)
+        return output
+
+
+def probe(model: Any, inputs: Mapping[str, Any]) -> Pass:
+    """Runs `model` once without gradients, in evaluation mode, and returns what was seen.
+
+    Works for cupola and torch modules. InputError if the model does not take the inputs.
+    """
+    seen = Pass()
+    counter = FlopCounter()
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), counter, _watch(model, seen, counter):
+            began = time.perf_counter()
+            seen.output = model(**inputs)
+            seen.seconds = time.perf_counter() - began
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = ", ".join(f"{name} {shape_text(value)}" for name, value in inputs.items())
+        raise InputError(f"{type(model).__name__} does not take {shapes}: {error}") from error
+    finally:
+        model.train(training)
+    seen.flops = counter.total
+    return seen
+
+
+@contextmanager
+def _watch(model: Any, seen: Pass, counter: FlopCounter) -> Iterator[None]:
+    """Hooks on every module for the time of the pass."""
+    open_calls: list[tuple[float, int]] = []
+
+    def before(module: Any, args: Any, kwargs: Any) -> None:
+        visit = seen.visits.get(id(module))
+        if visit is None:
+            visit = seen.visits[id(module)] = Visit(first=len(seen.visits))
+            visit.shape_in = shape_text([*args, *kwargs.values()])
+        open_calls.append((time.perf_counter(), counter.total))
+
+    def after(module: Any, args: Any, output: Any) -> None:
+        began, flops = open_calls.pop()
+        visit = seen.visits[id(module)]
+        visit.calls += 1
+        visit.seconds += time.perf_counter() - began
+        visit.flops += counter.total - flops
+        visit.shape_out = shape_text(output)
+        visit.activation_bytes += sum(t.numel() * t.element_size() for t in tensors(output))
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            for handle in (
+                module.register_forward_pre_hook(before, with_kwargs=True),
+                module.register_forward_hook(after),
+            ):
+                stack.callback(handle.remove)
+        yield
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors(item)
+
+
+def shape_text(value: Any) -> str:
+    """Shapes of the tensors in a value: `1x3x800x1066`, several with commas, equal ones counted."""
+    shapes = ["x".join(map(str, tensor.shape)) or "scalar" for tensor in tensors(value)]
+    counted = {shape: shapes.count(shape) for shape in shapes}
+    return ", ".join(shape if n == 1 else f"{n} of {shape}" for shape, n in counted.items())

@@ -1,0 +1,113 @@
+"""`cupola explain CONFIG_OR_BUNDLE`: what it builds, in which order, from which lines."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def explain(
+    source: Annotated[str, typer.Argument(help="A config file, a shipped bundle, or a folder.")],
+    input_: Annotated[
+        str | None, typer.Option("--input", help="Shape of one sample: 3x800x1066.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the page to this file.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Show attention and matches on this picture (DETR).")
+    ] = None,
+    depth: Annotated[int | None, typer.Option(min=0, help="Levels of the tree to print.")] = None,
+    order: Annotated[bool, typer.Option(help="Print the order of the build instead.")] = False,
+    blueprint: Annotated[
+        Path | None, typer.Option(help="Write the record of the build as JSON.")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Compare with a record of another build.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
+    ] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option(help="A module that registers your own classes.")
+    ] = None,
+) -> None:
+    """Builds a model, runs it once, and shows its parts with shapes, cost and source lines."""
+    from cupola.registry import load_plugins
+
+    load_plugins(plugin or [])
+    model = _model(source, set_ or [])
+    if blueprint is not None:
+        model.blueprint.save(blueprint)
+    if compare is not None:
+        _compare(model, compare)
+    elif order:
+        _print_order(model)
+    else:
+        _explain(model, source, input_, html, picture, depth)
+
+
+def _model(source: str, overrides: list[str]) -> Any:
+    """The model of a config file, or of a bundle with its weights."""
+    import cupola
+    from cupola.config import Config
+    from cupola.errors import ConfigError
+    from cupola.runtime.building import without_pretrained
+
+    if Path(source).suffix in (".py", ".json", ".yaml", ".yml", ".toml"):
+        cfg = Config.load(source).override(overrides)
+        if "model" not in cfg and "type" not in cfg:
+            raise ConfigError(f"{source}: there is no model in this config")
+        return cupola.build(cfg)
+    bundle = cupola.Bundle.load(source)
+    cfg = Config({"model": without_pretrained(bundle.config["model"])}).override(overrides)
+    weights = None if overrides else bundle.weights_path
+    return cupola.build(cfg.model, weights=weights)
+
+
+def _explain(
+    model: Any,
+    source: str,
+    shape: str | None,
+    html: Path | None,
+    picture: Path | None,
+    depth: int | None,
+) -> None:
+    from rich.console import Console
+
+    from cupola.anatomy import describe, page
+    from cupola.anatomy.inputs import parse_shape
+    from cupola.anatomy.text import summary, tree_table
+
+    inputs = parse_shape(shape) if shape else None
+    anatomy = describe(model, inputs, run=True)
+    if html is None:
+        Console(width=1000).print(tree_table(anatomy, depth))  # long lines are not squeezed
+    else:
+        view = _view(model, picture) if picture else None
+        html.write_text(page(anatomy, Path(source).stem, view), encoding="utf-8")
+        print(f"{html}: written")
+    print(summary(anatomy))
+
+
+def _view(model: Any, picture: Path) -> dict[str, Any]:
+    from cupola.anatomy.view import view_of
+    from cupola.runtime.images import read_image
+
+    return view_of(model, read_image(picture))
+
+
+def _print_order(model: Any) -> None:
+    for part in model.blueprint.parts:
+        made = f"  by {part.made_by.rpartition('.')[2]} at {part.made_at}" if part.made_by else ""
+        print(f"{part.order:4} {part.path or 'model'}: {part.class_name} ({part.source}){made}")
+
+
+def _compare(model: Any, other: Path) -> None:
+    from cupola.registry import Blueprint
+
+    differences = Blueprint.load(other).compare(model.blueprint)
+    for difference in differences:
+        print(difference)
+    raise typer.Exit(code=1 if differences else 0)
