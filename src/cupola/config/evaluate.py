@@ -200,12 +200,20 @@ class Expressions:
             right = self.value(each)
             for side in (left, right):
                 self.budget.weigh(side)
-            if isinstance(op, ast.In | ast.NotIn) and isinstance(right, range):
-                self.budget.charge(0 if isinstance(left, int) else len(right))
+            if isinstance(op, ast.In | ast.NotIn):
+                right = self._searchable(left, right)
             if not _COMPARE[type(op)](left, right):
                 return False
             left = right
         return True
+
+    def _searchable(self, left: Any, right: Any) -> Any:
+        """What `left in right` may search: what it would walk through is paid for."""
+        if isinstance(right, str | bytes | list | tuple | dict | set | frozenset):
+            return right
+        if isinstance(right, range) and isinstance(left, int):
+            return right
+        return list(self.budget.iterate(right))
 
     def IfExp(self, node: ast.IfExp) -> Any:
         return self.value(node.body if self.value(node.test) else node.orelse)

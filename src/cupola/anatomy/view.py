@@ -1,0 +1,70 @@
+"""What a detector saw in a picture: attention maps and the queries that found something."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cupola.errors import InputError
+
+LONGEST = 640  # pixels of the picture on the page
+
+
+def view_of(
+    model: Any, pixels: np.ndarray[Any, Any], labels: tuple[str, ...] = (), top: int = 8
+) -> dict[str, Any]:
+    """The picture as a data address, and the `top` queries with class, score, box and attention.
+
+    pixels [H, W, 3] uint8, RGB. The model says what it saw by `inspect(pixels [1, 3, H, W])`,
+    which gives logits [Q, C+1], boxes [Q, 4] (cxcywh in 0..1) and attention [Q, h, w].
+    InputError for a model without `inspect`.
+    """
+    if not callable(getattr(model, "inspect", None)):
+        raise InputError(f"{type(model).__name__} offers no inspect(), so there is nothing to show")
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((LONGEST, LONGEST))
+    normal = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None].float()
+    seen = model.inspect(_normalise(model, normal))
+    scores, classes = seen["logits"].softmax(-1)[:, :-1].max(-1)
+    best = scores.argsort(descending=True)[:top].tolist()
+    queries = [
+        {
+            "query": index,
+            "label": _label(labels, int(classes[index])),
+            "score": round(float(scores[index]), 4),
+            "box": [round(side, 4) for side in _corners(seen["boxes"][index])],
+            "attention": [[round(v, 5) for v in row] for row in seen["attention"][index].tolist()],
+        }
+        for index in best
+    ]
+    return {"picture": _data_address(picture), "queries": queries}
+
+
+def _normalise(model: Any, pixels: Tensor) -> Tensor:
+    """[1, 3, H, W], 0..255 -> as the model's preprocessor says, if it has one."""
+    preprocessor = getattr(model, "data_preprocessor", None)
+    mean = getattr(preprocessor, "mean", None)
+    if mean is None:
+        return pixels / 255
+    std = preprocessor.std  # type: ignore[union-attr]
+    shape = (1, 3, 1, 1)
+    return (pixels - torch.as_tensor(mean).view(shape)) / torch.as_tensor(std).view(shape)
+
+
+def _label(labels: tuple[str, ...], index: int) -> str:
+    return labels[index] if index < len(labels) else f"class {index}"
+
+
+def _corners(box: Tensor) -> list[float]:
+    cx, cy, w, h = box.tolist()
+    return [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+
+
+def _data_address(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
