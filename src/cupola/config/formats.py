@@ -9,6 +9,8 @@ from cupola.config.budget import Budget
 from cupola.config.dump import to_python
 from cupola.errors import ConfigError
 
+MAX_DEPTH = 80  # of nested values in YAML, whose parser slows down with depth
+
 
 def parse_data(path: Path, text: str, budget: Budget) -> dict[str, Any]:
     """The mapping in a JSON, YAML or TOML text; ConfigError with the line when it is none."""
@@ -50,15 +52,21 @@ def write(data: dict[str, Any], suffix: str) -> str:
 def _load_yaml(path: Path, text: str) -> Any:
     import yaml
 
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        for event in yaml.parse(text, Loader=loader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
             where = f"{path}:{_line(event.start_mark)}"
             if isinstance(event, yaml.AliasEvent):
                 raise ConfigError(f"{where}: YAML aliases are not allowed")
+            if depth > MAX_DEPTH:
+                raise ConfigError(f"{where}: values are nested more than {MAX_DEPTH} deep")
             tag = str(getattr(event, "tag", None) or "")
             if tag and (not tag.startswith("tag:yaml.org,2002:") or "python" in tag):
                 raise ConfigError(f"{where}: the YAML tag {tag[:60]!r} is not allowed")
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:
         line = _line(getattr(error, "problem_mark", None))
         problem = getattr(error, "problem", None) or str(error)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.detr.head import DETROutput
+from cupola.models.detr.inspection import inspect_detr
 from cupola.models.detr.postprocess import postprocess
 from cupola.models.detr.transformer import DetrTransformerDecoder, DetrTransformerEncoder
 from cupola.models.layers import SinePositionalEncoding
@@ -97,6 +98,10 @@ class DETR(nn.Module):
         else:
             hidden = self.decode(*self.encode(features, padding), padding)
         return self.bbox_head(hidden)
+
+    def inspect(self, pixels: Tensor) -> dict[str, Tensor]:
+        """What the last layer saw in one picture [1, 3, H, W]: logits, boxes and attention."""
+        return inspect_detr(self, pixels)
 
     def extract(self, pixels: Tensor) -> Tensor:
         """pixels [B, 3, H, W] -> the last feature map [B, C, h, w]."""

@@ -1,0 +1,96 @@
+"""Verifying a bundle: is it the one that was written, does it build, does it still answer alike?"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cupola.errors import CupolaError
+from cupola.registry import Blueprint
+from cupola.runtime.building import build
+
+CARD_TOPICS = ("data", "licence", "recipe", "metric")
+TOLERANCE = 1e-3  # between machines and thread counts; a wrong weight differs by far more
+
+
+class Check(NamedTuple):
+    """One check: its name, whether it passed, and what was found."""
+
+    name: str
+    passed: bool
+    said: str
+
+
+def verify_bundle(folder: Path, config: Mapping[str, Any], card: str, weights: Path) -> list[Check]:
+    """All checks of a bundle folder, in the order in which they are made.
+
+    Hashes of config.json, what the card tells, the build against `blueprint.json`, and the
+    recorded input in `example/` against its recorded answer; the last two where they exist.
+    """
+    checks = list(_hashes(folder, config))
+    checks.append(_card(card))
+    try:
+        model = build(config["model"], weights=weights)
+    except CupolaError as error:
+        return [*checks, Check("build", False, str(error))]
+    parameters = sum(p.numel() for p in model.parameters())
+    checks.append(Check("build", True, f"{parameters} parameters, all of them loaded"))
+    if (folder / "blueprint.json").is_file():
+        checks.append(_blueprint(Blueprint.load(folder / "blueprint.json"), model.blueprint))
+    if (folder / "example").is_dir():
+        checks.append(_example(folder))
+    return checks
+
+
+def _hashes(folder: Path, config: Mapping[str, Any]) -> Iterator[Check]:
+    hashes = config.get("hashes", {})
+    if "weights.safetensors" not in hashes:
+        yield Check("hash", False, "config.json has no hash of weights.safetensors")
+    for name, expected in hashes.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+            yield Check("hash", False, f"{name}: missing")
+            continue
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        said = f"{name}: {found[:16]}" + ("" if found == expected else f", not {expected[:16]}")
+        yield Check("hash", found == expected, said)
+
+
+def _card(card: str) -> Check:
+    missing = [topic for topic in CARD_TOPICS if topic not in card.lower()]
+    said = f"says nothing of {', '.join(missing)}" if missing else f"tells {', '.join(CARD_TOPICS)}"
+    return Check("card", not missing, said)
+
+
+def _blueprint(recorded: Blueprint, built: Blueprint) -> Check:
+    differences = recorded.compare(built)
+    said = str(differences[0]) if differences else f"{len(built.parts)} parts, as recorded"
+    return Check("blueprint", not differences, said)
+
+
+def _example(folder: Path) -> Check:
+    """Runs the recorded input: example/input.* against example/output.json."""
+    from cupola.runtime.images import read_image
+    from cupola.runtime.predictor import Predictor
+
+    inputs = sorted((folder / "example").glob("input.*"))
+    answer = folder / "example" / "output.json"
+    if not inputs or not answer.is_file():
+        return Check("example", False, "example/ lacks its input or its output.json")
+    recorded = json.loads(answer.read_text("utf-8"))
+    predictor: Any = Predictor.load(folder)
+    found = predictor(read_image(inputs[0])).to_list()
+    same = _alike(recorded, json.loads(json.dumps(found)))
+    return Check("example", same, f"{inputs[0].name}: " + ("as recorded" if same else "differs"))
+
+
+def _alike(left: Any, right: Any) -> bool:
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_alike(left[k], right[k]) for k in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_alike, left, right))
+    if isinstance(left, float) and isinstance(right, int | float):
+        return abs(left - right) <= TOLERANCE * max(1.0, abs(left))
+    return bool(left == right)
