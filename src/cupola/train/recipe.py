@@ -1,11 +1,11 @@
 """From the name of a config to a finished run: what `cupola train` does."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 from cupola.config import Config
 from cupola.errors import ConfigError, did_you_mean
+from cupola.registry.plugins import load_plugins
 from cupola.train.bundling import bundle_run
 from cupola.train.trainer import Trainer
 
@@ -46,8 +46,7 @@ def train_recipe(
 
     With `bundle_only` nothing is trained: the best checkpoint so far becomes the bundle.
     """
-    for plugin in plugins:
-        import_module(plugin)
+    load_plugins(tuple(plugins))
     path = find_config(name)
     cfg = Config.load(path)
     if overrides:
