@@ -78,7 +78,26 @@ def test_all_blocks_at_once_as_on_a_gpu_equal_one_by_one() -> None:
         layer._layer(w, b, x.dtype) for w, b in ((layer.w1, layer.b1), (layer.w2, layer.b2))
     )
     modes = layer.rule(12, 20, layer.fraction)
-    torch.testing.assert_close(layer._mix_blocks(x, first, second, modes) + x, layer(x))
+    torch.testing.assert_close(layer._mix_blocks(x, first, second, None, modes) + x, layer(x))
+
+
+def test_gain_makes_a_shift_which_the_plain_filter_cannot() -> None:
+    layer = AFNO2D(4, 2, modes="lowpass", gain_grid=(8, 8))
+    for parameter in (layer.w1, layer.b1, layer.w2, layer.b2):
+        parameter.data.zero_()
+    assert layer.gain is not None
+    wave = torch.fft.rfftfreq(8, 1 / 8)[None, :, None]
+    factor = torch.exp(-2j * torch.pi * wave / 8).expand(8, 5, 4) - 1  # the filter adds its input
+    layer.gain.data.copy_(torch.view_as_real(factor))
+    x = torch.randn(2, 8, 8, 4)
+    x = x - (x * torch.tensor([1.0, -1.0] * 4)[:, None]).mean(2, keepdim=True) * torch.tensor(
+        [1.0, -1.0] * 4
+    ).view(1, 1, 8, 1)  # a shift of the highest frequency is not real
+    torch.testing.assert_close(layer(x), x.roll(1, dims=2), atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), x.roll(1, dims=2), atol=1e-5, rtol=1e-5)
+    with pytest.raises(InputError, match=r"gain belongs to another grid than \[4, 8\]"):
+        layer(torch.randn(1, 4, 8, 4))
 
 
 def test_gradients_in_double_precision() -> None:

@@ -37,7 +37,9 @@ class AFNOClassifier(nn.Module):
             settings.img_size, settings.patch_size, settings.in_chans, dim, pad=settings.pad
         )
         self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches, dim))
-        self.blocks = nn.ModuleList([make_block(settings, i) for i in range(settings.depth)])
+        self.blocks = nn.ModuleList(
+            [make_block(settings, i, self.patch_embed.grid) for i in range(settings.depth)]
+        )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, num_classes)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)

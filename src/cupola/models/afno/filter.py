@@ -70,6 +70,9 @@ class AFNO2D(nn.Module):
     modes: "fourcastnet", "transformer", "columns" or "lowpass", see cupola.models.afno.modes.
     exact: transform every column before dropping some, for the last bit of the original's result;
         otherwise the difference is about 2e-7 of the largest value, and the filter a third faster.
+    gain_grid: adds a learned factor for each kept mode and channel of this grid (h, w), as in GFNet
+        (arXiv 2107.00645). AFNO's network is the same for all modes and cannot tell them apart, so
+        a derivative or a shift, which weigh modes by their frequency, are hard for it.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class AFNO2D(nn.Module):
         *,
         modes: str = "fourcastnet",
         exact: bool = False,
+        gain_grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if hidden_size % num_blocks:
@@ -100,6 +104,10 @@ class AFNO2D(nn.Module):
         self.b1 = nn.Parameter(0.02 * torch.randn(2, G, wide))
         self.w2 = nn.Parameter(0.02 * torch.randn(2, G, wide, S))
         self.b2 = nn.Parameter(0.02 * torch.randn(2, G, S))
+        self.gain: nn.Parameter | None = None
+        if gain_grid is not None:
+            kept = self.rule(*gain_grid, self.fraction)
+            self.gain = nn.Parameter(torch.zeros(kept.height, kept.columns, hidden_size, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]; computed in float32 (in float64 if x is)."""
@@ -110,6 +118,8 @@ class AFNO2D(nn.Module):
         dtype = x.dtype
         x = x if dtype == torch.float64 else x.float()
         modes = self.rule(x.shape[1], x.shape[2], self.fraction)
+        if self.gain is not None and self.gain.shape[:2] != (modes.height, modes.columns):
+            raise InputError(f"the filter's gain belongs to another grid than {list(x.shape[1:3])}")
         if modes.columns == 0 or modes.rows[0][0] >= modes.rows[0][1]:
             return x.to(dtype)
         return self._filter(x, modes).to(dtype)
@@ -117,13 +127,15 @@ class AFNO2D(nn.Module):
     def _filter(self, x: Tensor, modes: Modes) -> Tensor:
         first = self._layer(self.w1, self.b1, x.dtype)
         second = self._layer(self.w2, self.b2, x.dtype)
+        gain = None if self.gain is None else torch.view_as_complex(self.gain)
         if x.device.type != "cpu":
-            return self._mix_blocks(x, first, second, modes) + x
+            return self._mix_blocks(x, first, second, gain, modes) + x
         inputs = torch.split(x, self.block_size, dim=-1)
         layers = zip(*(torch.split(tensor, 1) for tensor in (*first, *second)), strict=True)
+        gains = [None] * len(inputs) if gain is None else torch.split(gain, self.block_size, dim=-1)
         mixed = (
-            self._mix_blocks(part, (w1, b1), (w2, b2), modes)
-            for part, (w1, b1, w2, b2) in zip(inputs, layers, strict=True)
+            self._mix_blocks(part, (w1, b1), (w2, b2), factor, modes)
+            for part, (w1, b1, w2, b2), factor in zip(inputs, layers, gains, strict=True)
         )
         if torch.is_grad_enabled():
             return torch.cat(list(mixed), dim=-1) + x
@@ -133,14 +145,18 @@ class AFNO2D(nn.Module):
             torch.add(update, part, out=place)
         return out
 
-    def _mix_blocks(self, x: Tensor, first: Layer, second: Layer, modes: Modes) -> Tensor:
+    def _mix_blocks(
+        self, x: Tensor, first: Layer, second: Layer, gain: Tensor | None, modes: Modes
+    ) -> Tensor:
         B, H, W, C = x.shape
         G = first[0].shape[0]
-        packed = take_rows(to_spectrum(x, modes.columns, not self.exact), modes)
-        R, K = packed.shape[1:3]
-        packed = packed.reshape(B * R * K, G, C // G).transpose(0, 1)  # [G, B*R*K, S]
+        kept = take_rows(to_spectrum(x, modes.columns, not self.exact), modes)
+        R, K = kept.shape[1:3]
+        packed = kept.reshape(B * R * K, G, C // G).transpose(0, 1)  # [G, B*R*K, S]
         mixed = mix(packed, first, second, self.sparsity_threshold)
         spectrum = mixed.transpose(0, 1).reshape(B, R, K, C)
+        if gain is not None:
+            spectrum = spectrum + gain * kept
         return to_grid(put_rows(spectrum, modes, H), W)
 
     @staticmethod

@@ -19,6 +19,11 @@ class Modes:
     rows: tuple[tuple[int, int], ...]
     columns: int
 
+    @property
+    def height(self) -> int:
+        """How many rows are kept."""
+        return sum(stop - start for start, stop in self.rows)
+
     def keeps_all_rows(self, height: int) -> bool:
         """True if no row of the spectrum is left out."""
         return self.rows == ((0, height),)

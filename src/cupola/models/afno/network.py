@@ -38,6 +38,8 @@ class AFNOSettings:
     hard_thresholding_fraction: float = 1.0
     double_skip: bool = True
     modes: str = "fourcastnet"  # see cupola.models.afno.modes
+    init_std: float = 0.02  # of MLP and filter weights; narrow networks start better with about 0.1
+    mode_gain: bool = False  # a learned factor for each mode, see AFNO2D; not for any_grid
     exact: bool = False  # the original's filter to the last bit, see AFNO2D
     mlp_dtype: str | None = None  # "bfloat16" computes the MLPs in it
     final_norm: bool = True  # a norm that is in the checkpoints and never used
@@ -58,8 +60,8 @@ class AFNOSettings:
         return AFNOSettings(**keys)
 
 
-def make_block(settings: AFNOSettings, index: int) -> Block:
-    """The block number `index` of `settings.depth`; drop path grows linearly with it."""
+def make_block(settings: AFNOSettings, index: int, grid: tuple[int, int]) -> Block:
+    """The block number `index` of `settings.depth` for a token grid; drop path grows linearly."""
     dim = settings.embed_dim
     mixer = AFNO2D(
         dim,
@@ -68,6 +70,7 @@ def make_block(settings: AFNOSettings, index: int) -> Block:
         settings.hard_thresholding_fraction,
         modes=settings.modes,
         exact=settings.exact,
+        gain_grid=grid if settings.mode_gain else None,
     )
     dtype = getattr(torch, settings.mlp_dtype) if settings.mlp_dtype else None
     mlp = Mlp(dim, int(dim * settings.mlp_ratio), settings.drop_rate, dtype)
@@ -97,7 +100,9 @@ class AFNONet(FieldOperator):
         )
         self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches, dim))
         self.pos_drop = nn.Dropout(settings.drop_rate)
-        self.blocks = nn.ModuleList([make_block(settings, i) for i in range(settings.depth)])
+        self.blocks = nn.ModuleList(
+            [make_block(settings, i, self.patch_embed.grid) for i in range(settings.depth)]
+        )
         if settings.final_norm:
             self.norm = nn.LayerNorm(dim, eps=1e-6)
         rows, columns = settings.patch_size
@@ -106,11 +111,13 @@ class AFNONet(FieldOperator):
 
     def _init_weights(self) -> None:
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        for block in self.blocks:
+            for layer in (block.mlp.fc1, block.mlp.fc2):
+                nn.init.trunc_normal_(layer.weight, std=self.settings.init_std)
+                nn.init.zeros_(layer.bias)
+            for weight in (block.filter.w1, block.filter.w2):
+                nn.init.normal_(weight, std=self.settings.init_std)
 
     def positions(self, h: int, w: int) -> Tensor:
         """The position embedding for h x w tokens, [1, h * w, D]; resized off the built grid."""
