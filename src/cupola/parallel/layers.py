@@ -15,6 +15,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.parallel.communicate import finish, own_slice, start_all_reduce
 from cupola.parallel.groups import Group, alone
+from cupola.parallel.linear import linear
 from cupola.parallel.mappings import (
     gather_from_ranks,
     gather_sequence,
@@ -97,9 +98,9 @@ class ColumnParallelLinear(nn.Module):
     def forward(self, x: Tensor) -> Any:
         bias = None if self.skip_bias_add else self.bias
         if self.sequence_parallel:
-            y = F.linear(gather_sequence(x, self.group), self.weight, bias)
+            y = linear(gather_sequence(x, self.group), self.weight, bias)
         elif self.group.size == 1 or not torch.is_grad_enabled():
-            y = F.linear(x, self.weight, bias)
+            y = linear(x, self.weight, bias)
         else:
             y = _CopiedLinear.apply(x, self.weight, self.group)  # type: ignore[no-untyped-call]
             y = y if bias is None else y + bias
@@ -143,9 +144,9 @@ class RowParallelLinear(nn.Module):
     def forward(self, x: Tensor) -> Any:
         x = x if self.input_is_parallel else scatter_to_ranks(x, self.group)
         if self.group.size == 1:
-            y = F.linear(x, self.weight, None if self.skip_bias_add else self.bias)
+            y = linear(x, self.weight, None if self.skip_bias_add else self.bias)
         else:
-            partial = F.linear(x, self.weight)
+            partial = linear(x, self.weight)
             leave = scatter_sequence_sum if self.sequence_parallel else reduce_from_ranks
             y = leave(partial, self.group)
             y = y if self.skip_bias_add or self.bias is None else y + self.bias

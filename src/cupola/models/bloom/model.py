@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
@@ -30,6 +29,7 @@ from cupola.parallel import (
     vocab_parallel_cross_entropy,
 )
 from cupola.parallel.groups import alone
+from cupola.parallel.linear import linear
 from cupola.registry import MODELS
 
 IGNORED = -100  # a label that does not count
@@ -139,7 +139,7 @@ class BloomForCausalLM(nn.Module):
     def local_logits(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., ceil(V/P)]: the logits of this rank's rows of the vocabulary."""
         word = self.transformer.embedding.word
-        return word.mask_padding(F.linear(copy_to_ranks(hidden, self.group), word.weight))
+        return word.mask_padding(linear(copy_to_ranks(hidden, self.group), word.weight))
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Mean cross entropy of the next token over the labels that are not -100.
