@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cupola.bundles import Bundle
 from cupola.errors import InputError
 from cupola.runtime.images import read_image, resize, resize_to
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
@@ -132,3 +133,25 @@ def _threshold(value: Any) -> float:
     if not 0 <= number <= 1:
         raise InputError(f"threshold: expected a number in 0..1, got {value!r}")
     return number
+
+
+def from_bundle(bundle: Bundle, model: Any) -> DetectionPredictor:
+    """The predictor of a detection bundle."""
+    return make(bundle.name, bundle.version, model, bundle.config, bundle.labels)
+
+
+def make(
+    name: str, version: str, model: Any, config: Mapping[str, Any], labels: tuple[str, ...]
+) -> DetectionPredictor:
+    """A predictor with the resizing and the threshold that its config asks for."""
+    resizing = config.get("preprocess", {}).get("resize", {"short": 800, "long": 1333})
+    return DetectionPredictor(
+        name,
+        version,
+        model,
+        config,
+        labels=labels,
+        short=resizing.get("short"),
+        long=resizing.get("long"),
+        threshold=config.get("postprocess", {}).get("threshold", 0.5),
+    )

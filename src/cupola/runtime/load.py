@@ -8,18 +8,19 @@ from typing import Any
 
 from cupola.bundles import Bundle
 from cupola.config import Config
-from cupola.errors import BundleError
+from cupola.errors import BundleError, ConfigError
 from cupola.runtime.building import build
 from cupola.runtime.labels import labels_for
 from cupola.runtime.predictor import Predictor
 
 # Task -> the module whose `from_bundle(bundle, model)` makes its predictor.
 MAKERS = {
-    "detection": "cupola.runtime.load",
+    "detection": "cupola.runtime.detection",
     "detection3d": "cupola.runtime.detection3d",
     "forecast": "cupola.runtime.forecast",
     "language": "cupola.runtime.language",
 }
+CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".toml")
 
 
 def load_predictor(
@@ -29,12 +30,7 @@ def load_predictor(
 
     Options: threshold, labels (detection), others as the task's predictor takes them.
     """
-    if isinstance(source, (str, Path)) and Path(source).suffix in (
-        ".py",
-        ".json",
-        ".yaml",
-        ".toml",
-    ):
+    if isinstance(source, (str, Path)) and Path(source).suffix in CONFIG_SUFFIXES:
         return _from_config(Path(source), weights, options)
     if isinstance(source, (str, Path)) and is_hugging_face(Path(source)):
         return import_module(MAKERS["language"]).from_hugging_face(Path(source), **options)
@@ -44,6 +40,16 @@ def load_predictor(
     predictor = maker(bundle, model.eval())
     _apply(predictor, options)
     return predictor
+
+
+def model_config(source: str | Path) -> dict[str, Any]:
+    """The model's build config, of a config file or of a bundle by name or folder."""
+    if Path(source).suffix in CONFIG_SUFFIXES:
+        config = Config.load(source).to_dict()
+        if "model" not in config:
+            raise ConfigError(f"{source}: holds no `model`")
+        return dict(config["model"])
+    return dict(Bundle.load(source).config["model"])
 
 
 def is_hugging_face(folder: Path) -> bool:
@@ -57,40 +63,19 @@ def is_hugging_face(folder: Path) -> bool:
         return False
 
 
-def from_bundle(bundle: Bundle, model: Any) -> Predictor:
-    """The predictor of a detection bundle."""
-    return _detection(bundle.name, bundle.version, model, bundle.config, bundle.labels)
-
-
 def _from_config(path: Path, weights: str | Path | None, options: Mapping[str, Any]) -> Predictor:
     if weights is None:
         raise BundleError(f"{path}: a config needs a checkpoint; pass weights=")
     model_cfg = Config.load(path).to_dict()["model"]
     model = build(model_cfg, weights=weights)
+    detection = import_module(MAKERS["detection"])
     labels = labels_for(model.bbox_head.num_classes)
-    predictor = _detection(path.stem, "1", model.eval(), {"model": model_cfg}, labels)
+    config = {"model": model_cfg}
+    predictor: Predictor = detection.make(path.stem, "1", model.eval(), config, labels)
     # Our loader gives RGB; a published config swaps because MMDetection's gives BGR.
     predictor.model.data_preprocessor.swap = False
     _apply(predictor, options)
     return predictor
-
-
-def _detection(
-    name: str, version: str, model: Any, config: Mapping[str, Any], labels: tuple[str, ...]
-) -> Any:
-    from cupola.runtime.detection import DetectionPredictor
-
-    resizing = config.get("preprocess", {}).get("resize", {"short": 800, "long": 1333})
-    return DetectionPredictor(
-        name,
-        version,
-        model,
-        config,
-        labels=labels,
-        short=resizing.get("short"),
-        long=resizing.get("long"),
-        threshold=config.get("postprocess", {}).get("threshold", 0.5),
-    )
 
 
 def _apply(predictor: Predictor, options: Mapping[str, Any]) -> None:

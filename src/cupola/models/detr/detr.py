@@ -123,7 +123,8 @@ class DETR(nn.Module):
 
     def decode(self, memory: Tensor, memory_pos: Tensor, padding: Tensor | None) -> Tensor:
         """memory [B, hw, C] -> normed hidden states of every decoder layer [L, B, Q, C]."""
-        queries, groups = self.query_embedding.weight, 1
+        groups = 1
+        queries: Tensor = self.query_embedding.weight  # [Q, C]
         if self.training and self.training_groups > 1:
             groups = self.training_groups
             queries = torch.cat((queries, self.further_query_embedding.weight))  # [G * Q, C]
