@@ -38,7 +38,8 @@ def test_nginx_12_a_broken_deployment_keeps_the_old_processes(serve, act: str) -
 
 
 def test_nginx_12_a_deployment_that_hangs_is_given_up(serve) -> None:
-    server = serve(ready_timeout=2.0)
+    server = serve()
+    server.configure(ready_timeout=2.0)
     before = server.pids()
     write_bundle(server.folder / "bundles", "echo", start="hang")
     server.signal(signal.SIGHUP)

@@ -201,6 +201,7 @@ def test_nginx_28_surplus_sockets_are_shared() -> None:
     assert [listener.for_worker(index, 4) for index in range(4)] == [[one] for one in sockets]
 
 
+@pytest.mark.slow
 def test_nginx_28_shrinking_with_reuseport_loses_nothing(serve) -> None:
     server = serve(workers=4, reuseport=True)
     stop, bad, sent = threading.Event(), [], [0]

@@ -1,7 +1,7 @@
 """Finds the predictor for a bundle, or makes one from a config and a checkpoint."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,16 @@ MAKERS = {
     "language": "cupola.runtime.language",
 }
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".toml")
+
+
+def warm(tasks: Collection[str]) -> None:
+    """Imports what predictors of these tasks need, so that processes forked later share it."""
+    import_module("cupola.models")
+    for task in tasks:
+        if task in MAKERS:
+            import_module(MAKERS[task])
+    if "detection" in tasks:
+        import_module("cupola.runtime.detection")
 
 
 def load_predictor(

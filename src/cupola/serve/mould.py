@@ -66,8 +66,11 @@ class Mould:
     def warm(self) -> None:
         """Imports all that runners need, once, so that they share its pages."""
         import_plugins(self.cycle.settings.plugins)
-        if any(plugin_class(plan.task) is None for plan in self.cycle.plans):
-            from cupola.runtime import load  # noqa: F401  (with it, torch)
+        tasks = {plan.task for plan in self.cycle.plans if plugin_class(plan.task) is None}
+        if tasks:
+            from cupola.runtime.load import warm  # with it, torch
+
+            warm(tasks)
 
     # ---- the loop
 

@@ -46,7 +46,7 @@ def live(nest: "Nest", rank: int, pipe: socket.socket, life: int) -> int:
 
 
 def _load(nest: "Nest") -> Predictor:
-    predictor = load_predictor(nest.plan)
+    predictor = load_predictor(nest.plan, nest.cycle.home / "weights")
     verify(predictor, nest.plan)
     return predictor
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from cupola.errors import ConfigError
 from cupola.runtime.predictor import Predictor
 from cupola.serve.models import ModelPlan, read_bundle_config
+from cupola.serve.runners.prepared import load_shared
 
 T = TypeVar("T")
 
@@ -52,14 +53,17 @@ def import_plugins(names: Iterable[str]) -> None:
             raise ConfigError(f"plugins: {name!r} does not import: {error!r}") from error
 
 
-def load_predictor(plan: ModelPlan) -> Predictor:
-    """The predictor of a bundle: from a plug-in that serves its task, else from the runtime."""
+def load_predictor(plan: ModelPlan, folder: Path) -> Predictor:
+    """The predictor of a bundle: from a plug-in that serves its task, else from the runtime.
+
+    `folder` takes the weights that runners share.
+    """
     predictor_class = plugin_class(plan.task)
     if predictor_class is not None:
         config = read_bundle_config(Path(plan.path))
         predictor: Predictor = predictor_class.from_bundle(Path(plan.path), config)
     else:
-        predictor = Predictor.load(plan.path)
+        predictor = load_shared(plan.path, folder, f"{plan.name}-{plan.version}")
     predictor.name, predictor.version = plan.name, plan.version
     return predictor
 

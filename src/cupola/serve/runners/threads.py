@@ -50,7 +50,7 @@ class ThreadMould:
 
     def _start(self, number: int, plan: ModelPlan) -> None:
         settings = self.cycle.settings
-        predictor = load_predictor(plan)
+        predictor = load_predictor(plan, self.cycle.home / "weights")
         verify(predictor, plan)
         name = f"thread-{number}"
         runner = Runner(

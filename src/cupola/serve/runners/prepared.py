@@ -1,0 +1,73 @@
+"""Weights as one mapped file that all runners of a model share.
+
+A bundle may hold its weights in another type than the model computes in (float16 on disk, float32
+in memory), and then each runner would hold a converted copy of its own. The first runner of a
+generation writes the converted weights once, to the generation's folder in shared memory; it and
+all later ones map them from there.
+"""
+
+import fcntl
+import os
+from bisect import bisect_right
+from pathlib import Path
+from typing import Any
+
+from cupola.runtime.predictor import Predictor
+
+MAPPED_ENOUGH = 0.9  # share of the weights' bytes that already lie in mapped files
+SMALL = 8 * 1024**2  # bytes; for less, a file is not worth it
+
+
+def load_shared(source: str, folder: Path, name: str) -> Predictor:
+    """The predictor of a bundle, its weights mapped from a file; private if that cannot be."""
+    folder.mkdir(exist_ok=True)
+    prepared = folder / f"{name}.safetensors"
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not prepared.exists():
+            predictor = Predictor.load(source)
+            if not _worth_it(predictor.model) or not _prepare(predictor.model, prepared):
+                return predictor
+            del predictor
+    return Predictor.load(source, weights=prepared)
+
+
+def _worth_it(model: Any) -> bool:
+    tensors = _tensors(model)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    return total > SMALL and mapped_bytes(model) < MAPPED_ENOUGH * total
+
+
+def _tensors(model: Any) -> dict[str, Any]:
+    return dict(model.state_dict()) if hasattr(model, "state_dict") else {}
+
+
+def mapped_bytes(model: Any) -> int:
+    """How many bytes of a model's weights lie in mapped files."""
+    starts, ends = [], []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, _, _, _, inode, *path = line.split(maxsplit=5)
+        if inode != "0" and path and path[0].endswith(".safetensors"):
+            start, _, end = span.partition("-")
+            starts.append(int(start, 16))
+            ends.append(int(end, 16))
+    found = 0
+    for tensor in _tensors(model).values():
+        place = bisect_right(starts, tensor.data_ptr()) - 1
+        if place >= 0 and tensor.data_ptr() < ends[place]:
+            found += tensor.nbytes
+    return found
+
+
+def _prepare(model: Any, path: Path) -> bool:
+    """Writes the weights as the model holds them; False if there is no room or no such form."""
+    from safetensors.torch import save_file
+
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({key: tensor.contiguous() for key, tensor in _tensors(model).items()}, part)
+        part.replace(path)
+    except (OSError, RuntimeError, ValueError):  # a full disk; tensors that share memory
+        part.unlink(missing_ok=True)
+        return False
+    return True

@@ -1,0 +1,56 @@
+"""Runners share their weights: mapped from one file, converted once."""
+
+import json
+from pathlib import Path
+
+import pytest
+from serve_harness import Running, output
+
+from cupola.serve.models import shipped_bundles
+
+BUNDLE = shipped_bundles().get("detr-digits")
+pytestmark = pytest.mark.skipif(BUNDLE is None, reason="no shipped bundle")
+
+
+def test_weights_are_mapped_from_the_prepared_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cupola.serve.runners import prepared
+
+    monkeypatch.setattr(prepared, "SMALL", 0)
+    first = prepared.load_shared(str(BUNDLE), tmp_path, "detr")
+    assert (tmp_path / "detr.safetensors").exists()
+    second = prepared.load_shared(str(BUNDLE), tmp_path, "detr")
+    total = sum(tensor.nbytes for tensor in first.model.state_dict().values())
+    for predictor in (first, second):
+        assert prepared.mapped_bytes(predictor.model) > 0.9 * total
+    same = first.model.state_dict().keys() == second.model.state_dict().keys()
+    assert same and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_full_disk_leaves_private_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cupola.serve.runners import prepared
+
+    monkeypatch.setattr(prepared, "SMALL", 0)
+    monkeypatch.setattr(prepared, "_prepare", lambda *_: False)
+    assert prepared.load_shared(str(BUNDLE), tmp_path, "detr").name == "detr-digits"
+
+
+@pytest.mark.processes
+def test_the_shipped_detector_answers_its_recorded_picture(tmp_path: Path) -> None:
+    assert BUNDLE is not None
+    server = Running(tmp_path, models=[str(BUNDLE)], plugins=[], compute_threads=1)
+    server.start()
+    try:
+        server.wait_ready(90)
+        status, _, body = server.ask(
+            "POST", "/v2/models/detr-digits/infer", (BUNDLE / "example/request.json").read_bytes()
+        )
+        recorded = json.loads((BUNDLE / "example/response.json").read_text())
+        answer = json.loads(body)
+        assert status == 200 and output(answer, "labels") == output(recorded, "labels")
+        assert output(answer, "boxes") == pytest.approx(output(recorded, "boxes"), abs=0.1)
+    finally:
+        server.stop()
