@@ -66,8 +66,9 @@ def probe(model: Any, inputs: Mapping[str, Any]) -> Pass:
     """
     seen = Pass()
     counter = FlopCounter()
-    training = model.training
+    training, fused = model.training, torch.backends.mha.get_fastpath_enabled()
     model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)  # its one fused call counts as no work
     try:
         with torch.no_grad(), counter, _watch(model, seen, counter):
             began = time.perf_counter()
@@ -78,6 +79,7 @@ def probe(model: Any, inputs: Mapping[str, Any]) -> Pass:
         raise InputError(f"{type(model).__name__} does not take {shapes}: {error}") from error
     finally:
         model.train(training)
+        torch.backends.mha.set_fastpath_enabled(fused)
     seen.flops = counter.total
     return seen
 

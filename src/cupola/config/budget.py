@@ -15,11 +15,11 @@ T = TypeVar("T")
 class Budget:
     """What is left to spend while one config and its bases are read.
 
-    No published config takes more than an eighth of any of these.
+    No published config takes more than a sixth of any of these.
     """
 
-    steps: int = 100_000  # syntax nodes evaluated
-    values: int = 200_000  # elements and characters made by operators, calls and copies
+    steps: int = 50_000  # syntax nodes evaluated
+    values: int = 100_000  # elements and characters made by operators, calls and copies
     source: int = 1_000_000  # bytes of source text, all files together
     files: int = 64
     max_file: int = 512_000  # bytes of one file

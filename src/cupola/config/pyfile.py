@@ -176,11 +176,11 @@ class PythonFile(Expressions):
                 raise self.error(statement, "only `from X import Y` stands in `with read_base():`")
             base, imported = self._read_base(statement.level, statement.module)
             for alias in statement.names:
+                if alias.name != "*" and alias.name not in base:
+                    raise self.error(statement, f"the base has no variable {alias.name!r}")
                 self._take(base, imported, alias)
 
     def _take(self, base: ConfigDict, imported: set[str], alias: ast.alias) -> None:
-        if alias.name != "*" and alias.name not in base:
-            raise ConfigError(f"the base has no variable {alias.name!r}")
         picked = base if alias.name == "*" else {alias.asname or alias.name: base[alias.name]}
         self.names.update(picked)
         self.imported |= imported

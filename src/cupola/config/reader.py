@@ -2,7 +2,8 @@
 
 import ast
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,14 @@ class Reader:
         made = ConfigDict()
         for name, value in names.items():
             if not name.startswith("__") and not is_import(value):
-                fresh = _fill(self.budget.adopt(value), placeholders, base)
+                line = file.lines.get(name)
+                if line:
+                    made.origins[name] = Origin(str(path), line)
+                with _located(f"{path}:{line or 1}: {name}"):
+                    fresh = _fill(self.budget.adopt(value), placeholders, base)
                 dict.__setitem__(made, name, fresh)
-                if name in file.lines:
-                    made.origins[name] = Origin(str(path), file.lines[name])
-        merged = merge(made, base)
+        with _located(str(path)):
+            merged = merge(made, base)
         merged.pop("_deprecation_", None)
         return merged, file.imported
 
@@ -111,9 +115,11 @@ class Reader:
     def _read_data(self, path: Path, text: str, placeholders: dict[str, str]) -> ConfigDict:
         data = parse_data(path, text, self.budget)
         base = self._bases(path, data.pop(BASE, []), 1)
-        made = _fill(self.budget.adopt(data), placeholders, base)
+        with _located(str(path)):
+            made = _fill(self.budget.adopt(data), placeholders, base)
         made.origins.update(dict.fromkeys(made, Origin(str(path), 1)))
-        return merge(made, base)
+        with _located(str(path)):
+            return merge(made, base)
 
     # -- bases -----------------------------------------------------------------------------------
 
@@ -133,6 +139,15 @@ class Reader:
             _mark_scope(base, scope)
             together.update(base)
         return together
+
+
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Puts the place in front of the message of a ConfigError."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _mark_scope(value: Any, scope: str | None) -> None:
