@@ -99,3 +99,19 @@ def test_paths_that_lead_nowhere(
 ) -> None:
     with pytest.raises(error, match=message):
         getattr(tree(nn), call)(*arguments)
+
+
+def test_layers_that_are_torchs_own_work_as_children() -> None:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.memory = nn.LSTM(3, 4)
+            self.out = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.memory(x)[0])
+
+    tagger = Tagger()
+    tagger(torch.randn(5, 1, 3)).sum().backward()
+    assert all(p.grad is not None for p in tagger.parameters())
+    assert "memory.weight_ih_l0" in tagger.state_dict()

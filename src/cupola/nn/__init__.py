@@ -28,6 +28,8 @@ from cupola.nn.hooks import (
     register_module_parameter_registration_hook,
 )
 from cupola.nn.layers import *  # noqa: F403
+from cupola.nn.layers import foreign
+from cupola.nn.layers.foreign import *  # noqa: F403
 from cupola.nn.meta import on_meta
 from cupola.nn.module import Module
 from cupola.nn.stateless import functional_call
@@ -56,4 +58,4 @@ __all__ = [
     "to_torch",
     "utils",
 ]
-__all__ += layers.__all__
+__all__ += layers.__all__ + foreign.__all__

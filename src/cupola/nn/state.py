@@ -211,9 +211,13 @@ def _own_state(module: State) -> list[tuple[str, Any]]:
     return parameters + buffers if buffers else parameters
 
 
+_PLAIN_SAVE = State._save_to_state_dict
+_PLAIN_STATE_DICT = State.state_dict
+
+
 def _save(module: State, destination: Any, metadata: Any, prefix: str, keep_vars: bool) -> Any:
-    values = module.__dict__
-    kinds = values["_kinds"]
+    """Save a module and all below it. Those that save in the plain way are saved inline here."""
+    cls, values = type(module), module.__dict__
     local_metadata = {"version": module._version}
     if metadata is not None:
         metadata[prefix[:-1]] = local_metadata
@@ -221,14 +225,30 @@ def _save(module: State, destination: Any, metadata: Any, prefix: str, keep_vars
     if hooked:
         for hook in module._state_dict_pre_hooks.values():
             hook(module, prefix, keep_vars)
-    module._save_to_state_dict(destination, prefix, keep_vars)
-    for name, kind in kinds.items():
-        if kind == MODULE and values[name] is not None:
-            child, path = values[name], f"{prefix}{name}."
-            if type(child).state_dict is State.state_dict:
-                _save(child, destination, metadata, path, keep_vars)
-            else:  # a torch module, or one that saves in its own way
-                child.state_dict(destination=destination, prefix=path, keep_vars=keep_vars)
+    plain = cls._save_to_state_dict is _PLAIN_SAVE and cls.get_extra_state is _NO_EXTRA_STATE
+    buffers, children = [], []
+    for name, kind in values["_kinds"].items():
+        value = values[name]
+        if value is None:
+            continue
+        if kind == PARAMETER:
+            if plain:
+                destination[prefix + name] = value if keep_vars else value.detach()
+        elif kind == MODULE:
+            children.append((name, value))
+        elif kind == BUFFER:
+            buffers.append((name, value))
+    if not plain:
+        module._save_to_state_dict(destination, prefix, keep_vars)
+    else:
+        for name, value in buffers:
+            destination[prefix + name] = value if keep_vars else value.detach()
+    for name, child in children:
+        path = f"{prefix}{name}."
+        if type(child).state_dict is _PLAIN_STATE_DICT:
+            _save(child, destination, metadata, path, keep_vars)
+        else:  # a torch module, or one that saves in its own way
+            child.state_dict(destination=destination, prefix=path, keep_vars=keep_vars)
     if hooked:
         destination = module._run_state_dict_hooks(destination, prefix, local_metadata)
     return destination
