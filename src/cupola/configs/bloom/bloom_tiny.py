@@ -26,7 +26,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
 param_scheduler = [
-    dict(type="LinearLR", start_factor=0.02, begin=0, end=60, by_epoch=False),
+    dict(type="LinearLR", start_factor=0.02, begin=0, end=30, by_epoch=False),
     dict(type="CosineAnnealingLR", eta_min=1e-4, by_epoch=False),
 ]
 train_cfg = dict(max_iters=700, val_interval=100)
