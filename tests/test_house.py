@@ -104,3 +104,9 @@ def test_help_of_light_verbs_stays_free_of_torch(verb: str) -> None:
     )
     done = run(code)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest imports test files by their bare name here, so that helpers beside them import too."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted({n for n in names if names.count(n) > 1}) == []
