@@ -138,6 +138,23 @@ def test_sparse_sampling_equals_dense_with_gradients(model) -> None:
         torch.testing.assert_close(sparse, dense, rtol=1e-4, atol=1e-4)
 
 
+def test_both_ways_of_reading_agree(model) -> None:
+    batch = small_batch(samples=2)
+    levels = tuple(level.detach() for level in model.extract(batch["pixels"]))
+    cameras = model.cameras(batch["lidar2img"], batch["image_size"])
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for queries in (1, 200):
+            points = (torch.rand(2, queries, 3, generator=generator) - 0.5) * 40
+            weights = torch.rand(2, 6, queries, 2, generator=generator)
+            projection = cameras.project(points)
+            pyramid = Pyramid(levels)
+            straight = pyramid.gather(projection, weights)
+            assert ("rows" in pyramid.__dict__) == (queries == 200)
+            assert pyramid.rows.shape[1] == 16  # from here on the table exists, and is used
+            torch.testing.assert_close(straight, pyramid.gather(projection, weights))
+
+
 def test_two_stage_is_refused() -> None:
     config = small_config()
     config["pts_bbox_head"]["as_two_stage"] = True

@@ -61,11 +61,6 @@ class Pyramid:
 
     levels: tuple[Tensor, ...]
 
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of every level."""
-        return [(level.shape[-2], level.shape[-1]) for level in self.levels]
-
     @cached_property
     def rows(self) -> Tensor:
         """All pixels as rows [sum over levels of B * N * H_l * W_l, C]; made once, on first use."""
@@ -81,26 +76,50 @@ class Pyramid:
         sample, camera, query = projection.visible.nonzero(as_tuple=True)  # P pairs each
         uv = projection.uv[sample, camera, query]  # [P, 2]
         weight = weights[sample, camera, query]  # [P, L]
-        index, corner_weight = self._corners(uv, sample * N + camera)
-        bags = corner_weight * weight[..., None]  # [P, L, 4]
-        pairs = F.embedding_bag(
-            index.flatten(1), self.rows, mode="sum", per_sample_weights=bags.flatten(1)
-        )  # [P, C]
+        read = self._read_rows if self._table_pays(len(uv)) else self._read_levels
+        pairs = read(uv, sample * N + camera, weight)  # [P, C]
         out = pairs.new_zeros(B * Q, pairs.shape[1])
         return out.index_add(0, sample * Q + query, pairs).view(B, Q, -1)
 
-    def _corners(self, uv: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and bilinear weights around uv [P, 2] in each level: both [P, L, 4]."""
-        indices, weights, start = [], [], 0
-        pictures = self.levels[0].shape[0] * self.levels[0].shape[1]
-        for height, width in self.sizes:
-            # Pixel centres lie at half-integers of the map: align_corners=False.
-            place = uv * uv.new_tensor([width, height]) - 0.5
-            index, weight = bilinear_corners(place[:, 1], place[:, 0], (height, width))
-            indices.append(index + (start + picture * (height * width))[:, None])
-            weights.append(weight)
-            start += pictures * height * width
-        return torch.stack(indices, dim=1), torch.stack(weights, dim=1)
+    def _table_pays(self, pairs: int) -> bool:
+        """Laying out all rows costs as much as some reads across planes, per decoder layer.
+
+        The factor was measured on a CPU; in training the table's gradient is far cheaper too.
+        """
+        rows = sum(level[:, :, 0].numel() for level in self.levels)
+        reads = pairs * 4 * len(self.levels)
+        return "rows" in self.__dict__ or torch.is_grad_enabled() or rows < 4 * reads
+
+    def _read_rows(self, uv: Tensor, picture: Tensor, weight: Tensor) -> Tensor:
+        """Weighted features [P, C] at uv [P, 2] of pictures [P], weight [P, L], from the table."""
+        corners = [self._corners(level, uv) for level in range(len(self.levels))]
+        starts, start = [], 0
+        for level in self.levels:
+            area = level.shape[-2] * level.shape[-1]
+            starts.append(start + picture * area)
+            start += level.shape[0] * level.shape[1] * area
+        index = torch.stack([i + s[:, None] for (i, _), s in zip(corners, starts, strict=True)], 1)
+        bags = torch.stack([w for _, w in corners], 1) * weight[..., None]  # [P, L, 4]
+        return F.embedding_bag(
+            index.flatten(1), self.rows, mode="sum", per_sample_weights=bags.flatten(1)
+        )
+
+    def _read_levels(self, uv: Tensor, picture: Tensor, weight: Tensor) -> Tensor:
+        """The same, straight from the maps."""
+        total = uv.new_zeros(len(uv), self.levels[0].shape[2])
+        for number, level in enumerate(self.levels):
+            index, corner_weight = self._corners(number, uv)
+            pixels = level.flatten(3).flatten(0, 1)[picture[:, None], :, index]  # [P, 4, C]
+            bags = (corner_weight * weight[:, number, None])[:, None]  # [P, 1, 4]
+            total = total + (bags @ pixels)[:, 0]
+        return total
+
+    def _corners(self, level: int, uv: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels and bilinear weights around uv [P, 2] in one level: both [P, 4]."""
+        height, width = self.levels[level].shape[-2:]
+        # Pixel centres lie at half-integers of the map: align_corners=False.
+        place = uv * uv.new_tensor([width, height]) - 0.5
+        return bilinear_corners(place[:, 1], place[:, 0], (height, width))
 
 
 def sample_levels(levels: Sequence[Tensor], projection: Projection) -> Tensor:
