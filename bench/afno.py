@@ -8,6 +8,7 @@ which the two take turns; memory is the peak above what stood before the call.
 """
 
 import argparse
+import ctypes
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +23,10 @@ from cupola.models.afno import AFNONet
 from peers import peer_folder
 
 FIELD, PATCH, CHANNELS, WIDTH, BLOCKS = (720, 1440), 8, 20, 768, 8
-ABSENT = ("warp", "treelib", "nvtx", "s3fs", "git", "timm", "einops", "tensordict")
+ABSENT = (
+    *("warp", "treelib", "nvtx", "s3fs", "git", "timm", "einops", "tensordict", "hydra"),
+    *("omegaconf", "importlib_metadata"),
+)
 Job = Callable[[], Any]
 
 
@@ -68,6 +72,7 @@ def memory(job: Job, device: torch.device) -> float:
         before = torch.cuda.memory_allocated()
         job()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # or freed memory would be used again unseen
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = status("VmRSS")
     job()

@@ -45,6 +45,8 @@ def our_afno() -> Any:
         depth=4,
         num_blocks=4,
         modes="lowpass",
+        sparsity_threshold=0.0,
+        init_std=0.1,
         any_grid=True,
     )
 
