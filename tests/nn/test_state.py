@@ -139,10 +139,19 @@ def test_a_meta_parameter_warns_that_a_copy_does_nothing() -> None:
         target.load_state_dict({"weight": torch.zeros(1, 1)})
 
 
-def test_a_copy_that_fails_is_named() -> None:
+def test_a_copy_out_of_a_meta_tensor_is_named_and_nothing_changes() -> None:
+    target = nn.Linear(2, 2)
+    before = values(target)
+    state = {"weight": torch.zeros(2, 2), "bias": torch.zeros(2, device="meta")}
+    with pytest.raises(RuntimeError, match=r'parameter named "bias".*no data!'):
+        target.load_state_dict(state)
+    assert_equal(values(target), before)
+
+
+def test_a_copy_that_fails_for_another_reason_is_named() -> None:
     target = nn.Linear(2, 2, bias=False)
     with pytest.raises(RuntimeError, match='While copying the parameter named "weight"'):
-        target.load_state_dict({"weight": torch.zeros(2, 2, device="meta")})
+        target.load_state_dict({"weight": torch.ones(2, 2).to_sparse()})
 
 
 @pytest.mark.parametrize("assign", [True, False])

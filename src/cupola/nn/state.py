@@ -177,8 +177,8 @@ class State(Traversal, Hooks):
                 value, problem = _fit(key, target, value)
             if problem:
                 error_msgs.append(problem)
-            elif not assign and target.is_meta and not value.is_meta:
-                _warn_of_no_op(key)
+            elif not assign and target.is_meta != value.is_meta:
+                error_msgs += _meta_on_one_side(key, target, value)
             else:
                 plan.puts.append((self, name, key, target, value, assign))
         if type(self).set_extra_state is not State.set_extra_state:
@@ -289,11 +289,7 @@ def _put(put: Put, shared: dict[int, Any]) -> str | None:
             else:
                 target.copy_(value)
     except Exception as error:
-        return (
-            f'While {"swapping" if swap else "copying"} the parameter named "{key}", whose '
-            f"dimensions in the model are {target.size()} and whose dimensions in the checkpoint "
-            f"are {value.size()}, an exception occurred : {error.args}."
-        )
+        return _failed_copy(key, target, value, error.args, "swapping" if swap else "copying")
     return None
 
 
@@ -465,11 +461,25 @@ def _partition(state: Mapping[str, Any], prefix: str) -> dict[str, dict[str, Any
     return parts
 
 
-def _warn_of_no_op(key: str) -> None:
+def _meta_on_one_side(key: str, target: Tensor, value: Tensor) -> list[str]:
+    """Return the error for a copy out of a meta tensor; a copy into one only gets a warning."""
+    if value.is_meta:
+        return [_failed_copy(key, target, value, ("Cannot copy out of meta tensor; no data!",))]
     warnings.warn(
         f"for {key}: copying from a non-meta parameter in the checkpoint to a meta parameter in "
         "the current model, which is a no-op. (Did you mean to pass `assign=True` to assign items "
         "in the state dictionary to their corresponding key in the module instead of copying them "
         "in place?)",
         stacklevel=6,
+    )
+    return []
+
+
+def _failed_copy(
+    key: str, target: Tensor, value: Tensor, reason: tuple[Any, ...], action: str = "copying"
+) -> str:
+    return (
+        f'While {action} the parameter named "{key}", whose dimensions in the model are '
+        f"{target.size()} and whose dimensions in the checkpoint are {value.size()}, an exception "
+        f"occurred : {reason}."
     )
