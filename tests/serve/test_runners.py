@@ -3,13 +3,14 @@
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from serve_harness import infer_body, output, request_bytes, until, write_bundle
+from serve_harness import infer_body, output, read_answer, request_bytes, until, write_bundle
 
 pytestmark = pytest.mark.processes
 
@@ -148,6 +149,17 @@ def test_admin_is_off_unless_asked_for(serve) -> None:
     server = serve()
     assert server.ask("POST", "/v2/repository/models/echo/unload")[0] == 403
     assert server.ask("POST", "/admin/reload")[0] == 403
+
+
+def test_admin_on_a_socket_of_its_own(serve) -> None:
+    path = f"/dev/shm/cupola-admin-{os.getpid()}.sock"
+    server = serve(admin=f"unix:{path}")
+    assert server.ask("POST", "/v2/repository/models/echo/unload")[0] == 403
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        client.sendall(b"POST /v2/repository/models/echo/unload HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert read_answer(client)[0] == 200
+    assert server.infer()[0] == 404
 
 
 def test_the_cache_answers_once_computed_and_survives_damage(serve, tmp_path) -> None:

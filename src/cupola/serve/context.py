@@ -33,7 +33,7 @@ class Context:
     def require_admin(self, request: Request) -> None:
         """Refusal 403 unless the admin endpoints are open here."""
         here = self.settings.admin == "on" or (
-            self.settings.admin.startswith("unix:") and request.peer == "unix"
+            self.settings.admin.startswith("unix:") and request.peer == self.settings.admin
         )
         if not here:
             raise Refusal(403, "the admin endpoints are off; see the setting `admin`")

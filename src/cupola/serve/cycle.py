@@ -70,7 +70,7 @@ def build_cycle(
     kept = list(kept)
     try:
         listeners = open_listeners(
-            _expand(settings.listen, kept),
+            _expand(_addresses(settings), kept),
             kept,
             per_worker=workers if settings.reuseport else 1,
             backlog=settings.backlog,
@@ -100,6 +100,12 @@ def give_to_workers(cycle: Cycle) -> None:
     for target in (cycle.log.file, cycle.access_log):
         if target is not None and target.target not in ("stderr", "stdout"):
             os.chown(target.target, *who)
+
+
+def _addresses(settings: Settings) -> list[str]:
+    """Where to listen; an admin socket is one more address."""
+    extra = [settings.admin] if settings.admin.startswith("unix:") else []
+    return [*settings.listen, *extra]
 
 
 def _expand(addresses: Sequence[str], kept: Sequence[Listener]) -> list[str]:

@@ -129,7 +129,8 @@ class Connection(asyncio.Protocol):
         self.transport = transport
         self.writable.set()
         peer = transport.get_extra_info("peername")
-        self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix"
+        own = transport.get_extra_info("sockname")
+        self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else f"unix:{own}"
         self.server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

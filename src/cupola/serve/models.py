@@ -20,7 +20,6 @@ class ModelPlan:
     path: str
     task: str
     runners: int = 1
-    tensor_parallel: int = 1
     max_batch: int | None = None
     batch_delay: float = 0.0
     queue_limit: int = 256
@@ -60,7 +59,6 @@ def plan_model(model: ModelSettings, settings: Settings) -> ModelPlan:
         path=str(folder),
         task=str(config.get("task", "")),
         runners=model.runners,
-        tensor_parallel=model.tensor_parallel,
         max_batch=model.max_batch or settings.max_batch,
         batch_delay=settings.batch_delay if model.batch_delay is None else model.batch_delay,
         queue_limit=model.queue_limit or settings.queue_limit,

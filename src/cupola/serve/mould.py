@@ -60,7 +60,7 @@ class Mould:
         self.incarnation = f"{os.getpid()}"
         self.selector = selectors.DefaultSelector()
         cpus = granted_cpus()
-        runners = sum(plan.runners * plan.tensor_parallel for plan in cycle.plans)
+        runners = sum(plan.runners for plan in cycle.plans)
         self.threads = cycle.settings.compute_threads or max(1, cpus // max(1, runners))
 
     def warm(self) -> None:
@@ -230,8 +230,7 @@ class Mould:
         self._hear_last_words(nest)
         how = f"signal {-code}" if code < 0 else f"code {code}"
         self.cycle.log("warning", f"{nest.title} {pid} ended with {how}")
-        if not nest.buried(pid):
-            return  # others of its group still die
+        nest.buried(pid)
         if nest.removed:
             self.nests.remove(nest)
         elif code == FATAL and not nest.was_ready and not self.said_ready:

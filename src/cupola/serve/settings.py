@@ -28,7 +28,6 @@ class ModelSettings(BaseModel):
     name: str | None = Field(None, description="Name in URLs; the bundle's own by default.")
     version: str | None = Field(None, description="Version in URLs; the bundle's own by default.")
     runners: PositiveInt = Field(1, description="How many processes run this model.")
-    tensor_parallel: PositiveInt = Field(1, description="Processes that share one copy.")
     max_batch: PositiveInt | None = Field(None, description="Samples that may run together.")
     batch_delay: NonNegativeFloat | None = Field(
         None, description="How long a sample waits for company."
@@ -147,7 +146,9 @@ class Settings(BaseModel):
     access_log_format: Literal["text", "json"] = Field("text", description="One line a request.")
     pages: bool = Field(True, description="The page at / and the status page.")
     admin: str = Field(
-        "off", description="Load, unload and reload over HTTP: off, on, or unix:/path."
+        "off",
+        pattern=r"^(off|on|unix:/.+)$",
+        description="Load, unload and reload over HTTP: off, on, or unix:/path.",
     )
 
     @field_validator("listen", "plugins", mode="before")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cupola.serve.runners.nest import Nest
 
 
-def live(nest: "Nest", rank: int, pipe: socket.socket, life: int) -> int:
+def live(nest: "Nest", pipe: socket.socket, life: int) -> int:
     """Runs until the mould is gone and no worker is connected; the exit code."""
     settings = nest.cycle.settings
     if settings.runner_priority:

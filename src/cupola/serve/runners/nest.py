@@ -1,4 +1,4 @@
-"""A nest: the place of one runner (or one tensor-parallel group), whoever lives in it now.
+"""A nest: the place of one runner, whoever lives in it now.
 
 The nest owns the listening socket, so the address stays while processes come and go.
 """
@@ -62,7 +62,7 @@ class Nest:
         return time.monotonic() - self.born_at
 
     def hatch(self, forget: Callable[["Nest"], None]) -> int:
-        """Forks the runner (or the group); returns the leader's process id."""
+        """Forks the runner; returns its process id."""
         self.births += 1
         self.due, self.state, self.heard = None, "starting", b""
         self.born_at = time.monotonic()
@@ -72,12 +72,11 @@ class Nest:
         self.pipe, theirs = socket.socketpair()
         life_read, life_write = os.pipe()
         self._remove_old_boards()
-        for rank in range(self.plan.tensor_parallel):
-            sys.stdout.flush()
-            pid = os.fork()
-            if pid == 0:
-                self._become(rank, theirs, (life_read, life_write), forget)
-            self.pids.append(pid)
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            self._become(theirs, (life_read, life_write), forget)
+        self.pids.append(pid)
         theirs.close()
         os.close(life_read)
         if self.life_write >= 0:
@@ -87,7 +86,6 @@ class Nest:
 
     def _become(
         self,
-        rank: int,
         theirs: socket.socket,
         life: tuple[int, int],
         forget: Callable[["Nest"], None],
@@ -102,7 +100,7 @@ class Nest:
             os.close(life[1])
             forget(self)
             self.pipe.close()
-            code = live(self, rank, theirs, life[0])
+            code = live(self, theirs, life[0])
         except CupolaError as error:
             self._say(theirs, {"failed": str(error)})
             code = FATAL
@@ -141,17 +139,13 @@ class Nest:
             os.close(self.life_write)
             self.life_write = -1
 
-    def buried(self, pid: int) -> bool:
-        """One process was reaped; True when none is left. A group dies together."""
+    def buried(self, pid: int) -> None:
+        """Its process was reaped."""
         self.pids.remove(pid)
         self.was_ready = self.state == "ready"
-        if self.pids:
-            self.kill()
-            return False
         if self.removed:
             self.close_mould_side()
             self.path.unlink(missing_ok=True)
-        return True
 
     def plan_respawn(self, settings: Settings) -> None:
         """At once; with a doubling delay for one that keeps dying young."""
