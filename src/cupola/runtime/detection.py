@@ -30,6 +30,9 @@ class Sample:
 class DetectionPredictor(Predictor):
     """A detector with its resizing, labels and threshold.
 
+    Pictures are resized to `exact` (height, width) where that is set, as for a model that has seen
+    one shape only; else by `short` and `long`, which keep the aspect ratio.
+
     `predictor(picture)` -> Detections; a picture is a path, the bytes of a file, or an array
     [H, W, 3] uint8 RGB.
     """
@@ -37,6 +40,7 @@ class DetectionPredictor(Predictor):
     labels: tuple[str, ...] = ()
     short: int | None = 800
     long: int | None = 1333
+    exact: tuple[int, int] | None = None
     threshold: float = 0.5
 
     task: ClassVar[str] = "detection"
@@ -72,7 +76,8 @@ class DetectionPredictor(Predictor):
                 f"{list(array.shape)}"
             )
         original = (int(array.shape[0]), int(array.shape[1]))
-        smaller = resize(array, resize_to(original, self.short, self.long))
+        size = self.exact or resize_to(original, self.short, self.long)
+        smaller = resize(array, size)
         pixels = torch.from_numpy(smaller.copy()).permute(2, 0, 1)  # [3, h, w]
         return Sample(self.model.data_preprocessor.normalise(pixels), original)
 
@@ -153,5 +158,6 @@ def make(
         labels=labels,
         short=resizing.get("short"),
         long=resizing.get("long"),
+        exact=tuple(resizing["exact"]) if "exact" in resizing else None,
         threshold=config.get("postprocess", {}).get("threshold", 0.5),
     )
