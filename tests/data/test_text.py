@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from cupola.cli.main import app
 from cupola.data.text import END, PackedText, pack, prepare, read_texts, train_tokenizer
 from cupola.data.text_sources import chapters, read_documents
 from cupola.errors import DataError
@@ -76,6 +78,16 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 def test_empty_lines_part_documents(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\n\n \nthree\n")
     assert read_texts([tmp_path / "a.txt"]) == ["one\ntwo", "three"]
+
+
+def test_the_command_packs_texts_of_your_own(tmp_path: Path) -> None:
+    source = tmp_path / "mine.txt"
+    source.write_text("\n\n".join(f"{n} {LINES[n % 2]}" for n in range(60)))
+    command = ["data", "text", str(tmp_path / "out"), "--file", str(source), "--vocabulary", "300"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "train: 57 documents" in done.output
+    assert len(PackedText(tmp_path / "out", "train", 16)) > 10
 
 
 def r_database(lines: list[str]) -> bytes:

@@ -12,7 +12,7 @@ model = dict(
     gelu="tanh_torch",  # the same function to 2.4e-7, in one pass
 )
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=4,  # many small steps: best where time is short
     dataset=dict(type="PackedText", folder="work_dirs/text", split="train", length=length),
 )
 val_dataloader = dict(
@@ -29,7 +29,7 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.02, begin=0, end=30, by_epoch=False),
     dict(type="CosineAnnealingLR", eta_min=1e-4, by_epoch=False),
 ]
-train_cfg = dict(max_iters=700, val_interval=100)
+train_cfg = dict(max_iters=500, val_interval=500)
 default_hooks = dict(
     logger=dict(interval=50), checkpoint=dict(interval=100, save_best="perplexity", rule="less")
 )
