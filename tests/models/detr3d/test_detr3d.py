@@ -155,6 +155,16 @@ def test_both_ways_of_reading_agree(model) -> None:
             torch.testing.assert_close(straight, pyramid.gather(projection, weights))
 
 
+def test_inspect_tells_where_queries_looked(model) -> None:
+    batch = small_batch()
+    seen = model.inspect(batch["pixels"], batch["lidar2img"], batch["image_size"])
+    assert seen["references"].shape == (2, 12, 3)
+    assert seen["uv"].shape == (2, 6, 12, 2)
+    inside = seen["uv"][seen["visible"]]
+    assert ((inside > 0) & (inside < 1)).all()
+    torch.testing.assert_close(seen["logits"], run(model, batch).logits[-1, 0])
+
+
 def test_two_stage_is_refused() -> None:
     config = small_config()
     config["pts_bbox_head"]["as_two_stage"] = True
