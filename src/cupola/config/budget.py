@@ -20,9 +20,9 @@ class Budget:
 
     steps: int = 50_000  # syntax nodes evaluated
     values: int = 100_000  # elements and characters made by operators, calls and copies
-    source: int = 1_000_000  # bytes of source text, all files together
+    source: int = 250_000  # bytes of source text, all files together
     files: int = 64
-    max_file: int = 512_000  # bytes of one file
+    max_file: int = 180_000  # bytes of one file
     max_bits: int = 4_096  # of an integer
     max_depth: int = 80  # of nested containers in the result
 

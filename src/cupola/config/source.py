@@ -15,7 +15,7 @@ _BASE_VARIABLE = re.compile(r"\{\{\s*_base_\.([\w.]+)\s*\}\}")
 _FILE_VARIABLE = re.compile(
     r"\{\{\s*(fileDirname|fileBasename|fileBasenameNoExtension|fileExtname)\s*\}\}"
 )
-_MAX_BRACKETS = 80
+_SMALL = 6_000  # characters; a syntax tree takes 500 times the memory of its text
 
 
 def read_text(path: Path, budget: Budget) -> str:
@@ -79,9 +79,15 @@ def _environment(match: re.Match[str], path: Path) -> str:
     return value
 
 
-@lru_cache(maxsize=256)
 def parse(text: str, file: str) -> ast.Module:
-    """The syntax tree of a Python config; ConfigError with the line when it is no Python."""
+    """The syntax tree of a Python config; ConfigError with the line when it is no Python.
+
+    The trees of the last few small files are kept, since configs share their bases.
+    """
+    return _parse_small(text, file) if len(text) <= _SMALL else _parse(text, file)
+
+
+def _parse(text: str, file: str) -> ast.Module:
     _check_nesting(text, file)
     try:
         with warnings.catch_warnings():
@@ -93,6 +99,9 @@ def parse(text: str, file: str) -> ast.Module:
         raise ConfigError(f"{file}: expressions are nested too deep") from None
     except ValueError as error:
         raise ConfigError(f"{file}: not valid Python: {error}") from None
+
+
+_parse_small = lru_cache(maxsize=24)(_parse)
 
 
 def _check_nesting(text: str, file: str) -> None:
