@@ -40,7 +40,7 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, begin=0, end=100, by_epoch=False),
     dict(type="CosineAnnealingLR", by_epoch=False),
 ]
-train_cfg = dict(max_iters=1800, val_interval=600)
+train_cfg = dict(max_iters=1200, val_interval=600)
 ema = dict(decay=0.99)
 default_hooks = dict(
     logger=dict(interval=50),

@@ -3,7 +3,7 @@ _base_ = "./afno_navier_stokes.py"
 load_from = "work_dirs/afno_navier_stokes/best.pth"
 train_dataloader = dict(dataset=dict(steps=2))
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
-train_cfg = dict(max_iters=300, val_interval=300)
+train_cfg = dict(max_iters=60, val_interval=60)
 bundle = dict(
     name="afno-navier-stokes",
     task="forecast",
