@@ -66,6 +66,20 @@ def test_onnx_without_custom_operators(predictor, expected, tmp_path: Path) -> N
         np.testing.assert_allclose(result, output, atol=1e-3)
 
 
+def test_a_forecast_model_is_exported(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"img_size": (16, 32), "patch_size": (4, 4), "in_chans": 2, "out_chans": 2}
+    model = build({"type": "AFNONet", **sizes, "embed_dim": 16, "depth": 1, "num_blocks": 2}).eval()
+    grid = SimpleNamespace(shape=(16, 32))
+    forecast = SimpleNamespace(task="forecast", model=model, channels=("u", "v"), grid=grid)
+    x = torch.randn(1, 2, 16, 32)
+    with torch.no_grad():
+        expected = model(x)
+        export(forecast, tmp_path / "f.pt2", "torch")
+        result = torch.export.load(tmp_path / "f.pt2").module()(x)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
+
+
 def test_errors(predictor, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="format 'tflite' is none of"):
         export(predictor, tmp_path / "m", "tflite")

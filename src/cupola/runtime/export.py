@@ -67,7 +67,8 @@ class Forecast(torch.nn.Module):
 
 
 def _detection(predictor: Any, size: tuple[int, int] | None) -> Program:
-    height, width = size or (predictor.short or 800, predictor.long or predictor.short or 800)
+    short = predictor.short or predictor.long or 800
+    height, width = size or (short, predictor.long or short)
     example = (torch.zeros(1, 3, height, width),)
     module = Detection(nn.to_torch(predictor.model))
     return Program(module, example, ("pixels",), ("logits", "boxes"))
@@ -82,9 +83,8 @@ def _detection3d(predictor: Any, size: tuple[int, int] | None) -> Program:
 
 
 def _forecast(predictor: Any, size: tuple[int, int] | None) -> Program:
-    settings = predictor.model.settings
-    height, width = size or settings.img_size
-    example = (torch.zeros(1, settings.in_chans, height, width),)
+    height, width = size or predictor.grid.shape
+    example = (torch.zeros(1, len(predictor.channels), height, width),)
     return Program(Forecast(nn.to_torch(predictor.model)), example, ("x",), ("y",))
 
 
