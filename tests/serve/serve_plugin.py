@@ -110,7 +110,10 @@ class Speaker(Predictor):
         return (TensorSpec("text", "BYTES", (-1,)),)
 
     def decode(self, tensors: Any, parameters: Any) -> list[Any]:
-        return [(item.decode(), dict(parameters)) for item in tensors["text"]]
+        try:
+            return [(item.decode(), dict(parameters)) for item in tensors["text"]]
+        except UnicodeDecodeError as error:
+            raise InputError(f"text: {error}") from None
 
     def run(self, samples: Any) -> list[Any]:
         return [text for text, _ in samples]

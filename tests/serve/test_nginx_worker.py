@@ -39,12 +39,12 @@ def test_nginx_21_worker_shutdown_timeout_closes_every_connection(serve) -> None
     server = serve(worker_shutdown_timeout=0.5)
     worker = server.pids()[0]
     with server.raw() as client:
-        client.sendall(request_bytes(infer_body(do="sleep", s=5)))
+        client.sendall(request_bytes(infer_body(do="sleep", s=20)))
         time.sleep(0.2)
         server.signal(signal.SIGHUP)
         began = time.monotonic()
         until(lambda: worker not in server.pids())
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 12
         assert read_answer(client)[0] == 0
 
 

@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
         if "upgrade" in self.headers:
             raise Refusal(501, "upgrade is not supported")
         length = self.headers.get("content-length", "0")
-        if not length.isdigit():
+        if not (length.isascii() and length.isdigit()):
             raise Refusal(400, f"bad Content-Length {length!r}")
         if int(length) > self.settings.max_body:
             raise Refusal(413, f"body of {length} bytes, at most {self.settings.max_body}")

@@ -51,7 +51,9 @@ class Single:
         self.over = asyncio.Event()
         self.current: Generation | None = None
         self.number = 0
+        self._asked = False
         self._task: asyncio.Task[None] | None = None
+        self._drains: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
         settings = self._load()
@@ -67,6 +69,7 @@ class Single:
         if pid_file:
             paths.write_atomically(pid_file, f"{os.getpid()}\n")
         systemd.ready("one process")
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_reload)
         self.current.cycle.log("notice", f"process {os.getpid()} is ready")
         await self.over.wait()
         await self._stop(self.current, pid_file)
@@ -76,7 +79,7 @@ class Single:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGQUIT, signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.over.set)
-        loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
         loop.add_signal_handler(signal.SIGUSR1, self._reopen)
         for number in (signal.SIGUSR2, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU):
             signal.signal(number, signal.SIG_IGN)
@@ -101,20 +104,27 @@ class Single:
         return Generation(cycle, mould, app, acceptor)
 
     def _on_reload(self) -> None:
+        self._asked = True  # a HUP during a reload is one more reload, as the master does it
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._reload())
 
     async def _reload(self) -> None:
-        old = self.current
-        if old is None:
-            return
-        try:
-            new = await self._start(self._load(), old.cycle.listeners)
-        except Exception as error:
-            old.cycle.log("error", f"reload refused: {error}")
-            return
-        self.current, old.app.draining = new, True
-        new.cycle.log("notice", f"generation {new.cycle.generation} is ready")
+        while self._asked:
+            self._asked = False
+            old = self.current
+            assert old is not None
+            try:
+                new = await self._start(self._load(), old.cycle.listeners)
+            except Exception as error:
+                old.cycle.log("error", f"reload refused: {error}")
+                continue
+            self.current, old.app.draining = new, True
+            new.cycle.log("notice", f"generation {new.cycle.generation} is ready")
+            draining = asyncio.get_running_loop().create_task(self._drain(old))
+            self._drains.add(draining)
+            draining.add_done_callback(self._drains.discard)
+
+    async def _drain(self, old: Generation) -> None:
         while old.app.connections or old.app.active:
             await asyncio.sleep(0.1)
         old.app.context.fleet.close()

@@ -178,7 +178,7 @@ async def forwarded(context: Context, request: Request) -> tuple[dict[str, Any],
     if request.query:
         header["query"] = dict(parse_qsl(request.query))
     if (size := request.headers.get("inference-header-content-length")) is not None:
-        if not size.isdigit():
+        if not (size.isascii() and size.isdigit() and len(size) < 16):
             raise Refusal(400, f"bad Inference-Header-Content-Length {size!r}")
         header["json_size"] = int(size)
     return header, body

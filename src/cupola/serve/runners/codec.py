@@ -31,6 +31,12 @@ class Request:
 
 def parse(header: Mapping[str, Any], body: Any, specs: Sequence[TensorSpec]) -> Request:
     """The request that a worker forwarded; InputError says what is wrong with it."""
+    request = _parse(header, body, specs)
+    check_inputs(request.tensors, specs)
+    return request
+
+
+def _parse(header: Mapping[str, Any], body: Any, specs: Sequence[TensorSpec]) -> Request:
     view = memoryview(body)
     form = header.get("format", "v2")
     query = dict(header.get("query") or {})
@@ -105,7 +111,6 @@ def _parse_v2(view: memoryview, json_size: int | None, specs: Sequence[TensorSpe
     parameters = document.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise InputError("`parameters` must be an object")
-    check_inputs(found, specs)
     request_id = document.get("id")
     return Request(
         found,
