@@ -39,7 +39,7 @@ bundle = dict(
     task="language",
     licence="Apache-2.0",
     description="""A BLOOM of 1 M parameters that continues English prose and classical Chinese.
-It shows the machinery, not knowledge: sentences are grammatical for a clause or two.
+It shows the machinery, not knowledge: words are mostly right, sentences are not.
 
 Data: the novels of Jane Austen (from Debian's r-cran-janeaustenr, MIT) and classical Chinese
 poems and sayings (from Debian's fortunes-zh, GPL-3+ as a collection). The texts themselves are in
