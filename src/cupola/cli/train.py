@@ -77,6 +77,7 @@ def record_answer(bundle: Path) -> None:
             ],
         }
         for spec in predictor.outputs
+        if spec.name in answer
     ]
     response = {"model_name": predictor.name, "model_version": predictor.version}
     request.with_name("response.json").write_text(

@@ -6,6 +6,7 @@ Products are dealiased by the 2/3 rule; diffusion and drag go by Crank-Nicolson,
 Heun's two-stage rule, so that a step is second order. Letters: B flows, N grid points a side.
 """
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,6 +192,8 @@ class NavierStokes:
         folder.mkdir(parents=True, exist_ok=True)
         fields = (self.fields * self.std)[:, :, None].half().contiguous()
         save_file({"fields": fields}, folder / "flows.safetensors")
+        request = {"inputs": [], "parameters": {"example": 0, "steps": 2}}
+        (folder / "request.json").write_text(json.dumps(request) + "\n")
 
     @staticmethod
     def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
