@@ -15,7 +15,7 @@ _BASE_VARIABLE = re.compile(r"\{\{\s*_base_\.([\w.]+)\s*\}\}")
 _FILE_VARIABLE = re.compile(
     r"\{\{\s*(fileDirname|fileBasename|fileBasenameNoExtension|fileExtname)\s*\}\}"
 )
-_SMALL = 6_000  # characters; a syntax tree takes 500 times the memory of its text
+_SMALL = 5_000  # characters; a syntax tree takes 500 times the memory of its text
 
 
 def read_text(path: Path, budget: Budget) -> str:
@@ -101,7 +101,7 @@ def _parse(text: str, file: str) -> ast.Module:
         raise ConfigError(f"{file}: not valid Python: {error}") from None
 
 
-_parse_small = lru_cache(maxsize=24)(_parse)
+_parse_small = lru_cache(maxsize=64)(_parse)
 
 
 def _check_nesting(text: str, file: str) -> None:
