@@ -59,7 +59,7 @@ bundle = dict(
     preprocess=dict(resize=dict(exact=[128, 128])),  # the shape it was trained on
     postprocess=dict(threshold=0.5),
     model=dict(training_groups=1),
-    examples=dict(type="DigitsInPhotos", split="val", seed=7, size=128),
+    examples=dict(type="DigitsInPhotos", split="val", seed=31, size=128),
     description="""A small DETR that finds handwritten digits in photographs.
 
 - **Model**: SmallResNet to stride 16, three encoder and three decoder layers of width 128, 25
