@@ -113,7 +113,7 @@ def test_a_file_that_is_no_picture(page: sync_api.Page) -> None:
 def test_text_streams_into_the_page(page: sync_api.Page) -> None:
     page.select_option("#model", "speaker")
     page.click("#continue")
-    page.wait_for_function("document.querySelector('#text').textContent.includes('w4 ')")
+    sync_api.expect(page.locator("#text")).to_contain_text("w4 ", timeout=15_000)
 
 
 def test_the_status_page(page: sync_api.Page) -> None:
