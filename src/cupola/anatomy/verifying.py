@@ -32,7 +32,7 @@ def verify_bundle(folder: Path, config: Mapping[str, Any], card: str, weights: P
     """All checks of a bundle folder, in the order in which they are made.
 
     Hashes of config.json, what the card tells, the build against `blueprint.json`, and the
-    recorded input in `example/` against its recorded answer; the last two where they exist.
+    recorded request in `example/` against its recorded response; the last two where they exist.
     """
     checks = list(_hashes(folder, config))
     checks.append(_card(card))
@@ -44,7 +44,7 @@ def verify_bundle(folder: Path, config: Mapping[str, Any], card: str, weights: P
     checks.append(Check("build", True, f"{parameters} parameters, all of them loaded"))
     if (folder / "blueprint.json").is_file():
         checks.append(_blueprint(Blueprint.load(folder / "blueprint.json"), model.blueprint))
-    if (folder / "example" / "output.json").is_file():
+    if all((folder / "example" / f"{n}.json").is_file() for n in ("request", "response")):
         checks.append(_example(folder))
     return checks
 
@@ -78,26 +78,42 @@ def _blueprint(recorded: Blueprint, built: Blueprint) -> Check:
 
 
 def _example(folder: Path) -> Check:
-    """Runs the recorded input: example/input.* against example/output.json."""
-    from cupola.runtime.images import read_image
+    """Runs example/request.json (Open Inference Protocol) against example/response.json."""
+    import numpy as np
+
     from cupola.runtime.predictor import Predictor
 
-    inputs = sorted((folder / "example").glob("input.*"))
-    answer = folder / "example" / "output.json"
-    if not inputs:
-        return Check("example", False, "example/ has an output.json, and no input")
-    recorded = json.loads(answer.read_text("utf-8"))
-    predictor: Any = Predictor.load(folder)
-    found = predictor(read_image(inputs[0])).to_list()
-    same = _alike(recorded, json.loads(json.dumps(found)))
-    return Check("example", same, f"{inputs[0].name}: " + ("as recorded" if same else "differs"))
+    example = folder / "example"
+    request = json.loads((example / "request.json").read_text("utf-8"))
+    recorded = json.loads((example / "response.json").read_text("utf-8"))
+    predictor = Predictor.load(folder)
+    tensors = {each["name"]: _tensor(each) for each in request["inputs"]}
+    parameters = request.get("parameters", {})
+    found = predictor.encode(predictor.run(predictor.decode(tensors, parameters)), parameters)
+    for each in recorded["outputs"]:
+        if not _alike(_tensor(each), found.get(each["name"])):
+            return Check("example", False, f"the output {each['name']!r} is not as recorded")
+    return Check("example", True, f"{len(recorded['outputs'])} outputs as recorded")
 
 
-def _alike(left: Any, right: Any) -> bool:
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_alike(left[k], right[k]) for k in left)
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(_alike, left, right))
-    if isinstance(left, float) and isinstance(right, int | float):
-        return abs(left - right) <= TOLERANCE * max(1.0, abs(left))
-    return bool(left == right)
+def _tensor(spec: Mapping[str, Any]) -> Any:
+    """A tensor of the protocol's JSON as a numpy array; BYTES as objects."""
+    import numpy as np
+
+    names = {"FP32": "float32", "FP64": "float64", "BOOL": "bool", "BYTES": "object"}
+    kind = names.get(spec["datatype"], str(spec["datatype"]).lower())
+    return np.array(spec["data"], dtype=kind).reshape(spec["shape"])
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _alike(wanted: Any, got: Any) -> bool:
+    import numpy as np
+
+    if got is None or wanted.shape != np.shape(got):
+        return False
+    if wanted.dtype == object:
+        return [_text(v) for v in wanted.ravel()] == [_text(v) for v in np.ravel(got)]
+    return bool(np.allclose(wanted, got, rtol=TOLERANCE, atol=TOLERANCE))
