@@ -79,7 +79,6 @@ def _blueprint(recorded: Blueprint, built: Blueprint) -> Check:
 
 def _example(folder: Path) -> Check:
     """Runs example/request.json (Open Inference Protocol) against example/response.json."""
-    import numpy as np
 
     from cupola.runtime.predictor import Predictor
 
