@@ -32,6 +32,11 @@ class Cycle:
     started: float = field(default=0.0)
 
     @property
+    def loading_priority(self) -> int:
+        """Nice value while loading: there is nobody to disturb before the first generation."""
+        return 0 if self.accept_early else self.settings.loading_priority
+
+    @property
     def metrics(self) -> Path:
         """Counters of all workers, of every generation of this master."""
         return self.home.parent / "metrics"

@@ -38,7 +38,7 @@ def run_mould(child: Child, channel: Channel, cycle: Cycle, life: int) -> NoRetu
         close_all_but([])
         settle(cycle.settings, child.index, 0)
         mould = Mould(channel, cycle, life)
-        in_background(mould.warm, cycle.settings.loading_priority)
+        in_background(mould.warm, cycle.loading_priority)
         code = mould.run()
     except (CupolaError, OSError) as error:
         cycle.log("error", str(error))

@@ -72,7 +72,7 @@ class Settings(BaseModel):
     worker_priority: int = Field(0, ge=-20, le=19, description="Nice value of workers.")
     runner_priority: int = Field(0, ge=-20, le=19, description="Nice value of runners.")
     loading_priority: int = Field(
-        10, ge=-20, le=19, description="Nice value while a generation loads its models."
+        10, ge=-20, le=19, description="Nice value while a later generation loads its models."
     )
     worker_cpu_affinity: list[list[int]] = Field(
         default_factory=list, description="CPU numbers for each worker, in turn."
@@ -122,7 +122,6 @@ class Settings(BaseModel):
     hang_timeout: PositiveFloat = Field(
         120.0, description="A runner that stays in one batch for longer is killed."
     )
-    max_pixels: PositiveInt = Field(64_000_000, description="Largest picture that is decoded.")
     quarantine: Path | None = Field(
         None, description="Where requests that killed two runners are set aside."
     )

@@ -47,6 +47,7 @@ def bundle_run(trainer: Trainer) -> Bundle:
     card = card_of(about["name"], description, metrics, trainer.step)
     bundle = write_bundle(trainer.work_dir / about["name"], config, state, card)
     shutil.copy(trainer.work_dir / LOG, bundle.path / LOG)
+    build(model_cfg).blueprint.save(bundle.path / "blueprint.json")
     (bundle.path / "training.json").write_text(json.dumps(trainer.cfg, indent=1) + "\n")
     (bundle.path / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     if hasattr(trainer.stream.dataset, "add_to_bundle"):
