@@ -188,11 +188,13 @@ def test_metrics_cover_all_workers_and_survive_their_death(serve) -> None:
     server = serve(workers=2)
     for _ in range(10):
         server.infer()
+    counted = 'cupola_inferences_total{model="echo",outcome="ok",version="1"} 10.0'
+    until(lambda: counted in server.get("/metrics")[1].decode())  # it counts after it answers
     killed = server.pids()[0]
     os.kill(killed, signal.SIGKILL)
     until(lambda: killed not in server.pids() and len(server.pids()) == 2)
     text = server.get("/metrics")[1].decode()
-    assert 'cupola_inferences_total{model="echo",outcome="ok",version="1"} 10.0' in text
+    assert counted in text
     for phase in ("queue", "batch", "run", "encode"):
         assert (
             f'cupola_phase_seconds_count{{model="echo",phase="{phase}",version="1"}} 10.0' in text
