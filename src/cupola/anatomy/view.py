@@ -15,20 +15,28 @@ LONGEST = 640  # pixels of the picture on the page
 
 
 def view_of(
-    model: Any, pixels: np.ndarray[Any, Any], labels: tuple[str, ...] = (), top: int = 8
+    model: Any,
+    pixels: np.ndarray[Any, Any],
+    labels: tuple[str, ...] = (),
+    top: int = 8,
+    fed: Tensor | None = None,
 ) -> dict[str, Any]:
     """The picture as a data address, and the `top` queries with class, score, box and attention.
 
     pixels [H, W, 3] uint8, RGB. The model says what it saw by `inspect(pixels [1, 3, H, W])`,
-    which gives logits [Q, C+1], boxes [Q, 4] (cxcywh in 0..1) and attention [Q, h, w].
+    which gives logits [Q, C+1], boxes [Q, 4] (cxcywh in 0..1) and attention [Q, h, w]. `fed`
+    [1, 3, h, w] is the picture as a predictor resizes and normalises it; without it the model
+    gets the picture at its size on the page.
     InputError for a model without `inspect`.
     """
     if not callable(getattr(model, "inspect", None)):
         raise InputError(f"{type(model).__name__} offers no inspect(), so there is nothing to show")
     picture = Image.fromarray(pixels)
     picture.thumbnail((LONGEST, LONGEST))
-    normal = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None].float()
-    seen = model.inspect(_normalise(model, normal))
+    if fed is None:
+        shown = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None].float()
+        fed = _normalise(model, shown)
+    seen = model.inspect(fed)
     scores, classes = seen["logits"].softmax(-1)[:, :-1].max(-1)
     best = scores.argsort(descending=True)[:top].tolist()
     queries = [

@@ -7,6 +7,8 @@ import typer
 
 app = typer.Typer()
 
+CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml", ".toml")
+
 
 @app.command()
 def explain(
@@ -55,7 +57,7 @@ def _model(source: str, overrides: list[str]) -> Any:
     from cupola.errors import ConfigError
     from cupola.runtime.building import without_pretrained
 
-    if Path(source).suffix in (".py", ".json", ".yaml", ".yml", ".toml"):
+    if Path(source).suffix in CONFIG_SUFFIXES:
         cfg = Config.load(source).override(overrides)
         if "model" not in cfg and "type" not in cfg:
             raise ConfigError(f"{source}: there is no model in this config")
@@ -85,17 +87,26 @@ def _explain(
     if html is None:
         Console(width=1000).print(tree_table(anatomy, depth))  # long lines are not squeezed
     else:
-        view = _view(model, picture) if picture else None
+        view = _view(model, source, picture) if picture else None
         html.write_text(page(anatomy, Path(source).stem, view), encoding="utf-8")
         print(f"{html}: written")
     print(summary(anatomy))
 
 
-def _view(model: Any, picture: Path) -> dict[str, Any]:
+def _view(model: Any, source: str, picture: Path) -> dict[str, Any]:
+    """What the model saw; a bundle's picture is resized and its classes are named as it says."""
     from cupola.anatomy.view import view_of
+    from cupola.runtime.detection import DetectionPredictor
     from cupola.runtime.images import read_image
+    from cupola.runtime.predictor import Predictor
 
-    return view_of(model, read_image(picture))
+    pixels = read_image(picture)
+    if Path(source).suffix not in CONFIG_SUFFIXES:
+        predictor = Predictor.load(source)
+        if isinstance(predictor, DetectionPredictor):
+            fed = predictor.sample(pixels).pixels[None]
+            return view_of(model, pixels, predictor.labels, fed=fed)
+    return view_of(model, pixels)
 
 
 def _print_order(model: Any) -> None:
