@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cupola.models.matching.costs import MatchInputs
@@ -53,6 +52,8 @@ class HungarianAssigner:
 
 def solve_assignments(costs: Sequence[Tensor]) -> list[Tensor]:
     """Solves each cost matrix [..., Q, N] -> [..., Q], int64: the object of a query, or -1."""
+    from scipy.optimize import linear_sum_assignment  # 0.3 s to import; inference never matches
+
     if not costs:
         return []
     device = costs[0].device
