@@ -34,6 +34,7 @@ class DigitStyle:
     max_rotation: float = 20.0  # degrees; past that a turned 6 is a 9
     max_overlap: float = 0.12  # IoU that a new digit's box may have with an earlier one
     contrast: float = 0.28  # least difference of brightness to the photograph, 0..1
+    max_squeeze: float = 1.0  # up to so much narrower or wider, all digits of a picture alike
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,19 @@ def _window(rng: np.random.Generator, pictures: tuple[NDArray[np.uint8], ...], s
     return window.astype(np.float32) * gain.astype(np.float32) + np.float32(rng.uniform(-20, 20))
 
 
-def _ink(rng: np.random.Generator, glyph: Field, length: float, style: DigitStyle) -> Field:
+def _ink(
+    rng: np.random.Generator, glyph: Field, length: float, style: DigitStyle, squeeze: float
+) -> Field:
     """Opacity 0..1 of a turned, stretched glyph of about `length` pixels, cut to its ink."""
     angle = math.radians(rng.uniform(-style.max_rotation, style.max_rotation))
     stretch, shear = rng.uniform(0.85, 1.25), rng.uniform(-0.15, 0.15)
     step = (GLYPH_CELLS - 2) / GLYPH_CELLS * GLYPH_SIDE / length  # glyph pixels per picture pixel
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     matrix = step * np.array([[1.0, 0.0], [shear, 1.0 / stretch]]) @ turn
-    canvas = math.ceil(length * 1.7)
+    matrix = matrix @ np.diag(
+        [squeeze**-0.5, squeeze**0.5]
+    )  # `squeeze` times as tall for its width
+    canvas = math.ceil(length * 1.7 * style.max_squeeze**0.5)
     offset = (GLYPH_SIDE - 1) / 2 - matrix @ np.full(2, (canvas - 1) / 2)
     ink = ndimage.affine_transform(glyph, matrix, offset, (canvas, canvas), order=1)
     threshold = rng.uniform(0.28, 0.5)  # a low one gives a broad pen
@@ -102,10 +108,12 @@ def compose(rng: np.random.Generator, split: str, side: int, style: DigitStyle) 
     canvas = _window(rng, photos(known, side), side).clip(0, 255)
     boxes: list[tuple[int, int, int, int]] = []
     labels: list[int] = []
+    # as in a picture of another shape that was resized to a square
+    squeeze = style.max_squeeze ** rng.uniform(-1, 1) if style.max_squeeze > 1 else 1.0
     for _ in range(rng.integers(1, style.most + 1)):
         chosen = rng.integers(len(shapes))
         length = side * style.smallest * (style.largest / style.smallest) ** rng.random()
-        ink = _ink(rng, shapes[chosen], length, style)
+        ink = _ink(rng, shapes[chosen], length, style, squeeze)
         height, width = ink.shape
         for _attempt in range(8):
             top, left = rng.integers(side - height + 1), rng.integers(side - width + 1)

@@ -1,0 +1,11 @@
+# The second part of detr-digits' training: from where detr_digits.py stopped, on fresh pictures,
+# with digits squeezed as in photographs that are not square. One CPU core, about two hours.
+_base_ = "./detr_digits.py"
+load_from = dict(_delete_=True, path="work_dirs/detr_digits/latest.pth")
+train_dataloader = dict(dataset=dict(seed=1, style=dict(max_squeeze=1.5)))
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.02, begin=0, end=100, by_epoch=False),
+    dict(type="CosineAnnealingLR", eta_min=3e-6, by_epoch=False),
+]
+train_cfg = dict(max_iters=14000, val_interval=2000)
+randomness = dict(seed=1)
