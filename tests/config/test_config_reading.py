@@ -197,3 +197,15 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert f"x.a = 9  # {tmp_path / 'b.py'}:2" in origins
     compared = run(app, ["config", "diff", str(tmp_path / "a.py"), str(tmp_path / "b.py")])
     assert (compared.exit_code, compared.output) == (1, "~ x.a = 1 -> 9\n")
+
+
+@pytest.mark.parametrize("suffix", [".py", ".json"])
+def test_a_deprecated_file_warns_and_reads(tmp_path: Path, suffix: str) -> None:
+    note = {"expected": "new.py", "reference": "the notes"}
+    text = f"_deprecation_ = {note!r}\nx = 1\n"
+    if suffix == ".json":
+        text = json.dumps({"_deprecation_": note, "x": 1})
+    path = tmp_path / f"old{suffix}"
+    path.write_text(text)
+    with pytest.warns(FutureWarning, match=r"old\S+ is to be replaced; use new.py \(see the notes"):
+        assert Config.load(path).to_dict() == {"x": 1}

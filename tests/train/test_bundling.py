@@ -43,7 +43,7 @@ def test_a_run_ends_in_a_bundle(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     assert config["model"]["type"] == "FNO"
     assert "relative_l2" in config["metrics"]
-    assert "| relative_l2 |" in (folder / "card.md").read_text()
+    assert "| metric: relative_l2 |" in (folder / "card.md").read_text()
     predictor = Predictor.load(folder)
     assert isinstance(predictor, ForecastPredictor)
     run = predictor.example(0)

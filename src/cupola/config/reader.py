@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,10 +90,9 @@ class Reader:
                 with _located(f"{path}:{line or 1}: {name}"):
                     fresh = _fill(self.budget.adopt(value), placeholders, base)
                 dict.__setitem__(made, name, fresh)
+        _pop_deprecation(path, made)
         with _located(str(path)):
-            merged = merge(made, base)
-        merged.pop("_deprecation_", None)
-        return merged, file.imported
+            return merge(made, base), file.imported
 
     def _python_bases(self, path: Path, tree: ast.Module) -> ConfigDict:
         for statement in tree.body:
@@ -118,6 +118,7 @@ class Reader:
         with _located(str(path)):
             made = _fill(self.budget.adopt(data), placeholders, base)
         made.origins.update(dict.fromkeys(made, Origin(str(path), 1)))
+        _pop_deprecation(path, made)
         with _located(str(path)):
             return merge(made, base)
 
@@ -148,6 +149,15 @@ def _located(where: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _pop_deprecation(path: Path, made: ConfigDict) -> None:
+    """Warns of a file that its publisher means to replace; the note is no part of the config."""
+    notice = made.pop("_deprecation_", None)
+    if isinstance(notice, dict):
+        advice = f"; use {notice['expected']}" if "expected" in notice else ""
+        more = f" (see {notice['reference']})" if "reference" in notice else ""
+        warnings.warn(f"{path} is to be replaced{advice}{more}", FutureWarning, stacklevel=2)
 
 
 def _mark_scope(value: Any, scope: str | None) -> None:

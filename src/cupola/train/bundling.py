@@ -44,7 +44,7 @@ def bundle_run(trainer: Trainer) -> Bundle:
         state = kept_weights(trainer.model.state_dict(), model_cfg)
         metrics = measure(trainer)
     config = {"version": "1", **about, "model": model_cfg, "metrics": metrics}
-    card = card_of(about["name"], description, metrics, trainer.step)
+    card = card_of(config, description, metrics, trainer)
     bundle = write_bundle(trainer.work_dir / about["name"], config, state, card)
     shutil.copy(trainer.work_dir / LOG, bundle.path / LOG)
     build(model_cfg).blueprint.save(bundle.path / "blueprint.json")
@@ -80,8 +80,16 @@ def metrics_at(log: Path, step: int) -> dict[str, float]:
     return {}
 
 
-def card_of(name: str, description: str, metrics: dict[str, Any], steps: int) -> str:
-    """The card: what the model is, and what it reached."""
-    rows = "".join(f"| {key} | {value:.4g} |\n" for key, value in metrics.items())
-    table = f"\n| measure | value |\n|---|---|\n{rows}" if rows else ""
-    return f"# {name}\n\n{description}\n\nTrained for {steps} steps.\n{table}"
+def card_of(
+    config: Mapping[str, Any], description: str, metrics: dict[str, float], trainer: Trainer
+) -> str:
+    """The card: what the model is, where it comes from, and what it reached."""
+    rows = {
+        "data": f"`{trainer.cfg['train_dataloader']['dataset']['type']}`",
+        "recipe": f"`training.json`, {trainer.step} steps; curves in `{LOG}`",
+        "licence": str(config.get("licence", "not stated")),
+        "weights' SHA-256": "in `config.json`, checked by `cupola verify`",
+        **{f"metric: {key}": f"{value:.4g}" for key, value in metrics.items()},
+    }
+    table = "".join(f"| {key} | {value} |\n" for key, value in rows.items())
+    return f"# {config['name']}\n\n{description}\n\n| | |\n|---|---|\n{table}"

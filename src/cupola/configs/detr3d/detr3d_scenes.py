@@ -133,6 +133,5 @@ six calibrated pictures of 96 x 160.
   pedestrians, 30 m for cones. Always predicting the training streets' mean layout gives mAP 0.001.
 - **Recipe**: `cupola train detr3d-scenes`; one CPU core for about half an hour.
 - **Limits**: undertrained. Headings are often turned round or random (mAOE) and speeds are hardly
-  better than a guess, since one moment shows no motion. Real photographs were never shown to it.
-- **Licence**: Apache-2.0.""",
+  better than a guess, since one moment shows no motion. Real photographs were never shown to it.""",
 )

@@ -77,6 +77,5 @@ bundle = dict(
 - **Limits**: every picture is resized to 128 x 128 pixels, so digits below a tenth of the picture
   are missed, and a picture that is far from square is squeezed and costs accuracy (4:3 scored about
   a sixth less AP50 than square on a half-trained version). Printed digits and other writing were
-  never shown to it.
-- **Licence**: Apache-2.0.""",
+  never shown to it.""",
 )
