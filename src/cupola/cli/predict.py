@@ -53,8 +53,8 @@ def read(source: Path) -> Any:
 def look(predictor: Any, source: Path, threshold: float | None) -> tuple[Any, Callable[[], Any]]:
     """What a detector finds, and how to draw it: on the picture, or on a sample's six."""
     if predictor.task == "detection3d":
-        from cupola.runtime.detection3d import read_sample
         from cupola.runtime.drawing3d import draw_sample
+        from cupola.runtime.sample_folder import read_sample
 
         sample = predictor.sample(*read_sample(source))
         found = predictor.predict(sample, threshold)

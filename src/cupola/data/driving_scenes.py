@@ -33,6 +33,7 @@ from cupola.registry import DATASETS
 SPLITS = ("train", "val")
 MEAN = (110.0, 118.0, 122.0)  # of these pictures, RGB, 0..255
 STD = (52.0, 50.0, 58.0)
+EXAMPLES = 4  # sample folders that a bundle brings along
 MIN_PIXELS = 8  # an agent of which less is visible in all cameras together is no target
 
 
@@ -164,8 +165,15 @@ class DrivingScenes:
             "token": f"{self.split}-{self.seed}-{index}",
         }
 
-    def write_examples(self, folder: Path) -> None:
-        """Writes sample 0 as a sample folder, for a bundle's `example`."""
-        write_sample(folder, *scene_at(self.seed, self.split, 0, self.size, self.style), self.size)
+    def write_examples(self, folder: Path, count: int = EXAMPLES) -> None:
+        """Writes the first samples for a bundle's `example`: one in it, the others in 1, 2, ...
+
+        Beside them stands a request that asks for the first one.
+        """
+        for index in range(count):
+            scene, rig = scene_at(self.seed, self.split, index, self.size, self.style)
+            write_sample(folder / str(index) if index else folder, scene, rig, self.size)
+        request = {"inputs": [], "parameters": {"example": 0}}
+        (folder / "request.json").write_text(json.dumps(request) + "\n", encoding="utf-8")
 
     collate = staticmethod(collate_detection3d)

@@ -1,10 +1,5 @@
-"""Detection3DPredictor: the pictures of calibrated cameras -> boxes in space.
+"""Detection3DPredictor: the pictures of calibrated cameras -> boxes in space."""
 
-A sample folder holds the pictures and `sample.json`:
-{"cameras": [{"name", "file", "lidar2img": 4 x 4}, ...]}, in the order of the model's cameras.
-"""
-
-import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +13,10 @@ from torch import Tensor
 from cupola.bundles import Bundle
 from cupola.errors import InputError
 from cupola.runtime.images import read_image, resize
+from cupola.runtime.parameters import whole
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
+from cupola.runtime.sample_folder import Pixels, example_folders, read_matrices, read_sample
 from cupola.structures import Detections3D
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -48,6 +43,7 @@ class Detection3DPredictor(Predictor):
     divisor: int = 32
     cameras: int = 6
     threshold: float = 0.3
+    folder: Path | None = None
 
     task: ClassVar[str] = "detection3d"
     max_batch: ClassVar[int] = 4
@@ -57,7 +53,7 @@ class Detection3DPredictor(Predictor):
         return (
             TensorSpec("images", "BYTES", (self.cameras,), optional=True),
             TensorSpec("pixels", "UINT8", (self.cameras, -1, -1, 3), optional=True),
-            TensorSpec("lidar2img", "FP32", (self.cameras, 4, 4)),
+            TensorSpec("lidar2img", "FP32", (self.cameras, 4, 4), optional=True),
         )
 
     @property
@@ -67,6 +63,8 @@ class Detection3DPredictor(Predictor):
             TensorSpec("scores", "FP32", (-1,)),
             TensorSpec("labels", "INT64", (-1,)),
             TensorSpec("names", "BYTES", (-1,)),
+            TensorSpec("pixels", "UINT8", (self.cameras, *self.size, 3), optional=True),
+            TensorSpec("lidar2img", "FP32", (self.cameras, 4, 4), optional=True),
         )
 
     def __call__(
@@ -85,7 +83,7 @@ class Detection3DPredictor(Predictor):
 
     def sample(self, pictures: Sequence[Pixels], lidar2img: Any) -> CameraSample:
         """Checks, resizes and joins the pictures of one moment."""
-        matrices = _matrices(lidar2img, self.cameras)
+        matrices = read_matrices(lidar2img, self.cameras)
         if len(pictures) != self.cameras:
             raise InputError(
                 f"expected {self.cameras} pictures, one per camera, got {len(pictures)}"
@@ -106,7 +104,14 @@ class Detection3DPredictor(Predictor):
         return CameraSample(np.stack(resized), matrices)
 
     def decode(self, tensors: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Any]:
-        """One sample: `images` (files' bytes) or `pixels` [N, H, W, 3], and `lidar2img`."""
+        """One sample: `images` (files' bytes) or `pixels` [N, H, W, 3], and `lidar2img`.
+
+        Instead of tensors, the parameter `example` (0, 1, ...) names a sample of the bundle's.
+        """
+        if "example" in parameters:
+            if tensors:
+                raise InputError("send either tensors or the parameter `example`, not both")
+            return [self.example(parameters)]
         if ("images" in tensors) == ("pixels" in tensors):
             raise InputError("send either `images` (BYTES: JPEG, PNG, ...) or `pixels` (UINT8)")
         if "lidar2img" not in tensors:
@@ -117,6 +122,14 @@ class Detection3DPredictor(Predictor):
             files = np.asarray(tensors["images"], dtype=object).reshape(-1)
             pictures = [read_image(bytes(f), f"camera {i}") for i, f in enumerate(files)]
         return [self.sample(pictures, tensors["lidar2img"])]
+
+    def example(self, parameters: Mapping[str, Any]) -> CameraSample:
+        """The bundle's sample number `example`; InputError if there is none."""
+        folders = example_folders(self.folder)
+        if not folders:
+            raise InputError(f"send pictures and lidar2img: {self.name} has no examples")
+        number = whole(parameters, "example", 0, 0, len(folders) - 1)
+        return self.sample(*read_sample(folders[number]))
 
     def bucket(self, sample: CameraSample) -> Hashable:
         return sample.pictures.shape
@@ -146,51 +159,23 @@ class Detection3DPredictor(Predictor):
         return torch.nn.functional.pad((pictures - mean) / std, (0, right, 0, bottom))
 
     def encode(self, predictions: Sequence[Detections3D], parameters: Mapping[str, Any]) -> Arrays:
-        """The tensors of one request's sample, from the threshold on."""
+        """The tensors of one request's sample, from the threshold on.
+
+        With the parameter `pictures`, an example's pictures and matrices go along.
+        """
         threshold = float(parameters.get("threshold", self.threshold))
         (found,) = (each.above(threshold) for each in predictions)
         names = [found.name(label).encode() for label in found.labels.tolist()]
-        return {
+        arrays = {
             "boxes": found.boxes.float().numpy(),
             "scores": found.scores.float().numpy(),
             "labels": found.labels.numpy(),
             "names": np.array(names, dtype=object),
         }
-
-
-def read_sample(folder: Path) -> tuple[list[Pixels], NDArray[np.float32]]:
-    """Pictures and matrices [N, 4, 4] of a sample folder; InputError names what is wrong in it."""
-    path = folder / "sample.json"
-    try:
-        cameras = json.loads(path.read_text(encoding="utf-8"))["cameras"]
-        files = [str(camera["file"]) for camera in cameras]
-        matrices = [camera["lidar2img"] for camera in cameras]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a sample of cameras ({error!r})") from None
-    for file in files:
-        if Path(file).is_absolute() or ".." in Path(file).parts:
-            raise InputError(f"{path}: the picture {file!r} lies outside the folder")
-    pictures = [read_image(folder / file) for file in files]
-    return pictures, _matrices(matrices, len(pictures))
-
-
-def _matrices(value: Any, cameras: int) -> NDArray[np.float32]:
-    try:
-        matrices = np.array(value, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"lidar2img: not numbers ({error})") from None
-    if matrices.size != cameras * 16:
-        raise InputError(
-            f"lidar2img: expected [{cameras}, 4, 4], one matrix per camera, got "
-            f"{list(matrices.shape)}"
-        )
-    matrices = matrices.reshape(cameras, 4, 4)
-    broken = np.flatnonzero(~np.isfinite(matrices).all((1, 2)))
-    if len(broken):
-        raise InputError(f"lidar2img: camera {broken[0]} has a matrix with NaN or infinity")
-    return matrices
+        if parameters.get("pictures") and "example" in parameters:
+            sample = self.example(parameters)
+            arrays |= {"pixels": sample.pictures, "lidar2img": sample.lidar2img}
+        return arrays
 
 
 def from_bundle(bundle: Bundle, model: Any) -> Detection3DPredictor:
@@ -206,5 +191,6 @@ def from_bundle(bundle: Bundle, model: Any) -> Detection3DPredictor:
         labels=bundle.labels,
         size=(int(pre["size"][0]), int(pre["size"][1])),
         threshold=post.get("threshold", 0.3),
+        folder=bundle.path,
         **settings,
     )

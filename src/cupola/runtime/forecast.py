@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cupola.bundles import Bundle
 from cupola.errors import InputError
+from cupola.runtime.parameters import whole
 from cupola.runtime.predictor import Arrays, Predictor, StreamEngine, TensorSpec
 from cupola.structures.grids import Grid, name_bad_values
 
@@ -201,16 +202,6 @@ class ForecastPredictor(Predictor):
         from cupola.runtime.forecast_stream import ForecastEngine
 
         return ForecastEngine(self)
-
-
-def whole(parameters: Mapping[str, Any], name: str, default: int, least: int, most: int) -> int:
-    """A whole-number parameter within its range; InputError otherwise."""
-    value = parameters.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).isdigit():
-        raise InputError(f"{name}: expected a whole number, got {value!r}")
-    if not least <= int(value) <= most:
-        raise InputError(f"{name}: expected {least}..{most}, got {value}")
-    return int(value)
 
 
 def grid_of(about: Mapping[str, Any]) -> Grid:

@@ -86,9 +86,11 @@ def draw_parts(rng: np.random.Generator, name: str) -> tuple[Part, ...]:
             Part((-0.5, -0.5, 0.12), (0.24, 0.5, 1.0), (0.82, 0.82, 0.8), lights=True, feet=0.1),
         )
     if name == "pedestrian":
+        bag = (1 - colour[0], 1 - colour[1], 1 - colour[2])  # on the back, it shows the heading
         return (
             Part((-0.2, -0.32, 0.0), (0.2, 0.32, 0.48), (0.15, 0.17, 0.28)),
             Part((-0.28, -0.5, 0.46), (0.28, 0.5, 0.84), colour),
+            Part((-0.5, -0.34, 0.5), (-0.28, 0.34, 0.8), bag),
             Part((-0.18, -0.18, 0.84), (0.18, 0.18, 1.0), SKIN),
         )
     return (
