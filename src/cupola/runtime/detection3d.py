@@ -65,6 +65,7 @@ class Detection3DPredictor(Predictor):
             TensorSpec("names", "BYTES", (-1,)),
             TensorSpec("pixels", "UINT8", (self.cameras, *self.size, 3), optional=True),
             TensorSpec("lidar2img", "FP32", (self.cameras, 4, 4), optional=True),
+            TensorSpec("examples", "INT64", (1,), optional=True),
         )
 
     def __call__(
@@ -161,7 +162,8 @@ class Detection3DPredictor(Predictor):
     def encode(self, predictions: Sequence[Detections3D], parameters: Mapping[str, Any]) -> Arrays:
         """The tensors of one request's sample, from the threshold on.
 
-        With the parameter `pictures`, an example's pictures and matrices go along.
+        With the parameter `pictures`, an example's pictures and matrices go along, and the number
+        of examples that there are.
         """
         threshold = float(parameters.get("threshold", self.threshold))
         (found,) = (each.above(threshold) for each in predictions)
@@ -174,7 +176,8 @@ class Detection3DPredictor(Predictor):
         }
         if parameters.get("pictures") and "example" in parameters:
             sample = self.example(parameters)
-            arrays |= {"pixels": sample.pictures, "lidar2img": sample.lidar2img}
+            count = np.array([len(example_folders(self.folder))])
+            arrays |= {"pixels": sample.pictures, "lidar2img": sample.lidar2img, "examples": count}
         return arrays
 
 

@@ -31,8 +31,9 @@ async function findModels() {
 }
 
 function choose(model) {
-  if (model?.platform === "cupola_forecast") { // forecasts have a page of their own
-    location.href = `pages/forecast.html?model=${encodeURIComponent(model.name)}`;
+  const own = { cupola_forecast: "forecast", cupola_detection3d: "cameras" }[model?.platform];
+  if (own) { // a page of its own
+    location.href = `pages/${own}.html?model=${encodeURIComponent(model.name)}`;
     return;
   }
   state.model = model;

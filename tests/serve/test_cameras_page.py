@@ -1,0 +1,173 @@
+"""DETR3D behind a server: calibrated pictures in, boxes in space out; and the page for it."""
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from serve_harness import Running, output
+
+from cupola.bundles import Bundle
+from cupola.runtime.predictor import Predictor
+from cupola.runtime.sample_folder import read_sample
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+NAME = "detr3d-scenes"
+EXAMPLE = Bundle.load(NAME).path / "example"
+INFER = f"/v2/models/{NAME}/infer"
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = Running(tmp_path_factory.mktemp("cameras"), models=[NAME])
+    running.start()
+    try:
+        running.wait_ready(60)
+        yield running
+    finally:
+        running.stop()
+
+
+def ask(server: Running, document: dict[str, Any], tail: bytes = b"") -> tuple[int, Any]:
+    text = json.dumps(document).encode()
+    headers = {"Inference-Header-Content-Length": str(len(text))}
+    status, _, body = server.ask("POST", INFER, text + tail, headers)
+    return status, json.loads(body)
+
+
+def matrices_input() -> dict[str, Any]:
+    matrices = read_sample(EXAMPLE)[1]
+    data = matrices.reshape(-1).tolist()
+    return {"name": "lidar2img", "datatype": "FP32", "shape": [6, 4, 4], "data": data}
+
+
+def expect_boxes(answer: Any, pictures: list[Any]) -> None:
+    found = Predictor.load(NAME)(pictures, read_sample(EXAMPLE)[1])
+    assert len(found) > 3
+    assert output(answer, "labels") == found.labels.tolist()
+    np.testing.assert_allclose(
+        np.reshape(output(answer, "boxes"), (-1, 9)), found.boxes.numpy(), atol=1e-3
+    )
+
+
+def test_pictures_as_jpeg_bytes(server: Running) -> None:
+    pictures, tail = [], b""
+    for picture in read_sample(EXAMPLE)[0]:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "JPEG", quality=90)
+        pictures.append(np.asarray(Image.open(file)))
+        tail += len(file.getvalue()).to_bytes(4, "little") + file.getvalue()
+    size = {"binary_data_size": len(tail)}
+    images = {"name": "images", "datatype": "BYTES", "shape": [6], "parameters": size}
+    status, answer = ask(server, {"inputs": [matrices_input(), images]}, tail)
+    assert status == 200, answer
+    expect_boxes(answer, pictures)
+
+
+def test_pictures_as_tensors(server: Running) -> None:
+    pictures = read_sample(EXAMPLE)[0]
+    tail = np.stack(pictures).tobytes()
+    size = {"binary_data_size": len(tail)}
+    shape = [6, *pictures[0].shape]
+    pixels = {"name": "pixels", "datatype": "UINT8", "shape": shape, "parameters": size}
+    status, answer = ask(server, {"inputs": [pixels, matrices_input()]}, tail)
+    assert status == 200, answer
+    expect_boxes(answer, pictures)
+
+
+def test_the_bundles_own_sample(server: Running) -> None:
+    status, answer = ask(server, {"inputs": [], "parameters": {"example": 0, "pictures": True}})
+    assert status == 200, answer
+    expect_boxes(answer, read_sample(EXAMPLE)[0])
+    pixels = np.reshape(output(answer, "pixels"), (6, 96, 160, 3))
+    np.testing.assert_array_equal(pixels, read_sample(EXAMPLE)[0])
+    assert output(answer, "examples") == [4]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([matrices_input()], "send either `images`"),
+        ([{**matrices_input(), "shape": [6, 16]}], "expected shape"),
+        ([{**matrices_input(), "data": [float("nan")] * 96}], "no JSON"),
+    ],
+)
+def test_bad_requests_are_named(server: Running, inputs: Any, message: str) -> None:
+    status, answer = ask(server, {"inputs": inputs})
+    assert status == 400
+    assert message in answer["error"]
+
+
+@pytest.fixture
+def page(server: Running) -> Iterator[sync_api.Page]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip("no Chromium")
+    problems: list[str] = []
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 1280, "height": 900})
+        opened.on("pageerror", lambda error: problems.append(str(error)))
+        opened.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+        opened.goto(f"http://127.0.0.1:{server.port}/")
+        opened.wait_for_url(f"**/pages/cameras.html?model={NAME}")  # the only model
+        opened.wait_for_selector("#results li")
+        yield opened
+        browser.close()
+    assert problems == []
+
+
+def painted(page: sync_api.Page, selector: str) -> str:
+    """What a canvas shows."""
+    return str(page.locator(selector).evaluate("canvas => canvas.toDataURL()"))
+
+
+@pytest.mark.browser
+def test_the_page_draws_boxes_in_every_view_and_from_above(page: sync_api.Page) -> None:
+    found = len(Predictor.load(NAME)(EXAMPLE))
+    assert page.locator("#results li").count() == found
+    captions = page.locator("#views figcaption").all_inner_texts()
+    assert captions == ["Front left", "Front", "Front right", "Back left", "Back", "Back right"]
+    front, above = "[data-camera='0']", "#above"
+    before = painted(page, front), painted(page, above)
+    page.hover("#results li:nth-child(2)")  # the car ahead on the right
+    assert painted(page, front) != before[0]
+    assert painted(page, above) != before[1]
+    page.fill("#threshold", "0.95")
+    assert page.locator("#results li").count() == 0
+    assert painted(page, above) != before[1]
+
+
+@pytest.mark.browser
+def test_another_street_and_a_sample_of_ones_own(page: sync_api.Page) -> None:
+    body = page.locator("body")
+    first = body.get_attribute("data-found") or ""
+    page.click("#examples button:nth-child(3)")
+    sync_api.expect(body).not_to_have_attribute("data-found", first)
+    assert page.locator("#examples button[aria-pressed=true]").inner_text() == "3"
+    page.set_input_files("#files", sorted(EXAMPLE.glob("CAM_*.png")))
+    page.wait_for_selector("#error:not([hidden])")
+    assert "choose sample.json" in page.inner_text("#error")
+    page.set_input_files("#files", [*EXAMPLE.glob("CAM_*.png"), EXAMPLE / "sample.json"])
+    sync_api.expect(body).to_have_attribute("data-found", first)
+    assert "CAM_FRONT_LEFT" in page.locator("#views figcaption").all_inner_texts()
+    assert page.locator("#examples button[aria-pressed=true]").count() == 0
+
+
+@pytest.mark.browser
+def test_pointing_at_a_box_marks_its_line(page: sync_api.Page) -> None:
+    box = Predictor.load(NAME)(EXAMPLE).boxes[1].tolist()
+    frame = page.locator("#above").bounding_box()
+    assert frame is not None
+    scale = frame["width"] / 2 / 36  # pixels per metre
+    x = frame["width"] / 2 + box[1] * scale
+    y = frame["height"] / 2 + box[0] * scale
+    page.locator("#above").hover(position={"x": x, "y": y})
+    assert page.locator("#results li.hot").count() == 1
+    assert "hot" in str(page.locator("#results li:nth-child(2)").get_attribute("class"))
