@@ -33,7 +33,7 @@ def test_another_answer_is_found(digits: Path) -> None:
     answer["outputs"][1]["data"][0] -= 0.1
     path.write_text(json.dumps(answer))
     check = checks(digits)["example"]
-    assert (check.passed, check.said) == (False, "the output 'scores' is not as recorded")
+    assert (check.passed, check.said) == (False, "not as recorded: scores")
 
 
 def test_a_silent_card_and_a_wrong_hash_are_found(digits: Path) -> None:

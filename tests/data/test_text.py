@@ -128,3 +128,11 @@ def test_only_classical_pieces_are_taken(tmp_path: Path) -> None:
     assert texts[0] == "《静夜思》\n李白\n床前明月光"
     assert len(texts) == 4
     assert not any("gdb" in text for text in texts)
+
+
+def test_the_recorded_request_asks_for_the_held_out_part(tmp_path: Path) -> None:
+    PackedText(prepared(tmp_path), "val", 8).write_examples(tmp_path / "example")
+    request = json.loads((tmp_path / "example" / "request.json").read_text("utf-8"))
+    (prompt,) = request["inputs"][0]["data"]
+    assert LINES[0][:8] in prompt or LINES[1][:8] in prompt
+    assert request["parameters"]["max_tokens"] == 16

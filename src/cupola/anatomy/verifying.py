@@ -1,7 +1,6 @@
 """Verifying a bundle: is it the one that was written, does it build, does it still answer alike?"""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,6 @@ CARD_TOPICS = {
     "recipe": ("recipe", "train"),
     "metrics": ("metric", "ap50", "map", "rmse", "perplexity"),
 }
-TOLERANCE = 1e-3  # between machines and thread counts; a wrong weight differs by far more
 
 
 class Check(NamedTuple):
@@ -44,9 +42,7 @@ def verify_bundle(folder: Path, config: Mapping[str, Any], card: str, weights: P
     checks.append(Check("build", True, f"{parameters} parameters, all of them loaded"))
     if (folder / "blueprint.json").is_file():
         checks.append(_blueprint(Blueprint.load(folder / "blueprint.json"), model.blueprint))
-    if all((folder / "example" / f"{n}.json").is_file() for n in ("request", "response")):
-        checks.append(_example(folder))
-    return checks
+    return [*checks, *_example(folder)]
 
 
 def _hashes(folder: Path, config: Mapping[str, Any]) -> Iterator[Check]:
@@ -77,42 +73,11 @@ def _blueprint(recorded: Blueprint, built: Blueprint) -> Check:
     return Check("blueprint", not differences, said)
 
 
-def _example(folder: Path) -> Check:
-    """Runs example/request.json (Open Inference Protocol) against example/response.json."""
-
+def _example(folder: Path) -> Iterator[Check]:
     from cupola.runtime.predictor import Predictor
+    from cupola.runtime.recorded import differing
 
-    example = folder / "example"
-    request = json.loads((example / "request.json").read_text("utf-8"))
-    recorded = json.loads((example / "response.json").read_text("utf-8"))
-    predictor = Predictor.load(folder)
-    tensors = {each["name"]: _tensor(each) for each in request["inputs"]}
-    parameters = request.get("parameters", {})
-    found = predictor.encode(predictor.run(predictor.decode(tensors, parameters)), parameters)
-    for each in recorded["outputs"]:
-        if not _alike(_tensor(each), found.get(each["name"])):
-            return Check("example", False, f"the output {each['name']!r} is not as recorded")
-    return Check("example", True, f"{len(recorded['outputs'])} outputs as recorded")
-
-
-def _tensor(spec: Mapping[str, Any]) -> Any:
-    """A tensor of the protocol's JSON as a numpy array; BYTES as objects."""
-    import numpy as np
-
-    names = {"FP32": "float32", "FP64": "float64", "BOOL": "bool", "BYTES": "object"}
-    kind = names.get(spec["datatype"], str(spec["datatype"]).lower())
-    return np.array(spec["data"], dtype=kind).reshape(spec["shape"])
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _alike(wanted: Any, got: Any) -> bool:
-    import numpy as np
-
-    if got is None or wanted.shape != np.shape(got):
-        return False
-    if wanted.dtype == object:
-        return [_text(v) for v in wanted.ravel()] == [_text(v) for v in np.ravel(got)]
-    return bool(np.allclose(wanted, got, rtol=TOLERANCE, atol=TOLERANCE))
+    wrong = differing(Predictor.load(folder), folder)
+    if wrong is not None:
+        said = f"not as recorded: {', '.join(wrong)}" if wrong else "answered as recorded"
+        yield Check("example", not wrong, said)

@@ -39,47 +39,8 @@ def train(
         bundle_only=bundle_only,
     )
     if written is not None:
-        record_answer(written)
+        from cupola.runtime.predictor import Predictor
+        from cupola.runtime.recorded import record
+
+        record(Predictor.load(written), written)
         print(written)
-
-
-def record_answer(bundle: Path) -> None:
-    """Answers the bundle's example/request.json into example/response.json, where there is one.
-
-    A server takes a version into service only when it gives this answer again.
-    """
-    request = bundle / "example" / "request.json"
-    if not request.is_file():
-        return
-    import json
-
-    import numpy as np
-
-    from cupola.runtime.predictor import Predictor
-
-    predictor = Predictor.load(bundle)
-    asked = json.loads(request.read_text())
-    types = {"UINT8": np.uint8, "INT64": np.int64, "FP32": np.float32}
-    tensors = {
-        each["name"]: np.array(each["data"], types[each["datatype"]]).reshape(each["shape"])
-        for each in asked["inputs"]
-    }
-    parameters = asked.get("parameters", {})
-    answer = predictor.encode(predictor.run(predictor.decode(tensors, parameters)), parameters)
-    outputs = [
-        {
-            "name": spec.name,
-            "datatype": spec.datatype,
-            "shape": list(answer[spec.name].shape),
-            "data": [
-                item.decode() if isinstance(item, bytes) else item
-                for item in answer[spec.name].reshape(-1).tolist()
-            ],
-        }
-        for spec in predictor.outputs
-        if spec.name in answer
-    ]
-    response = {"model_name": predictor.name, "model_version": predictor.version}
-    request.with_name("response.json").write_text(
-        json.dumps({**response, "outputs": outputs}, indent=1) + "\n"
-    )

@@ -22,6 +22,7 @@ from cupola.registry import DATASETS
 # The special tokens of BLOOM's own tokenizer, in its order: their ids are 0 to 3.
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
 END = 2
+EXAMPLE_TOKENS = 16  # of a recorded request's prompt, and of its answer
 HELD_OUT = 20  # every so manieth document is for validation
 
 
@@ -111,6 +112,16 @@ class PackedText:
     def add_to_bundle(self, folder: Path) -> None:
         """Copies the tokenizer, without which a bundle cannot read or write."""
         shutil.copy(self.folder / "tokenizer.json", folder)
+
+    def write_examples(self, folder: Path) -> None:
+        """A request of a server for the likeliest words after this part's first ones."""
+        tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        prompt = tokenizer.decode(self.tokens[:EXAMPLE_TOKENS].tolist())
+        tensor = {"name": "prompt", "datatype": "BYTES", "shape": [1], "data": [prompt]}
+        request = {"inputs": [tensor], "parameters": {"max_tokens": EXAMPLE_TOKENS}}
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(request, ensure_ascii=False) + "\n"
+        (folder / "request.json").write_text(text, encoding="utf-8")
 
     def __len__(self) -> int:
         return (len(self.tokens) - self.length) // self.length

@@ -7,5 +7,5 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.02, begin=0, end=100, by_epoch=False),
     dict(type="CosineAnnealingLR", eta_min=3e-6, by_epoch=False),
 ]
-train_cfg = dict(max_iters=14000, val_interval=2000)
+train_cfg = dict(max_iters=9000, val_interval=1500)
 randomness = dict(seed=1)
