@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.errors import InputError
+from cupola.nn.meta import parameter_device
 from cupola.parallel.groups import Group, alone
 from cupola.parallel.layers import Init
 from cupola.parallel.mappings import reduce_from_ranks
@@ -41,7 +42,8 @@ class VocabParallelEmbedding(nn.Module):
         rows = -(-num_embeddings // self.group.size)
         self.first = min(self.group.rank * rows, num_embeddings)
         self.last = min(self.first + rows, num_embeddings)
-        self.weight = nn.Parameter(torch.zeros(rows, embedding_dim, device=device, dtype=dtype))
+        where = parameter_device(device)
+        self.weight = nn.Parameter(torch.zeros(rows, embedding_dim, device=where, dtype=dtype))
         self._draw(init)
 
     def _draw(self, init: Init) -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
+from cupola.nn.meta import parameter_device
 from cupola.parallel.communicate import finish, own_slice, start_all_reduce
 from cupola.parallel.groups import Group, alone
 from cupola.parallel.linear import linear
@@ -53,14 +54,15 @@ def sliced_parameter(
     The ranks must share the state of the default random generator; then p ranks hold exactly the
     slices of what one rank would hold.
     """
-    if factory.get("device") is not None and torch.device(factory["device"]).type == "meta":
-        local = list(shape)
-        local[dim] = group.share(shape[dim], "size")
-        return nn.Parameter(torch.empty(local, **factory))
-    master = torch.empty(shape, **factory)
+    master = torch.empty(shape, device=parameter_device(factory.pop("device", None)), **factory)
     with torch.no_grad():
         init(master)
-    return nn.Parameter(own_slice(master, group, dim).clone() if group.size > 1 else master)
+        if group.size == 1:
+            return nn.Parameter(master)
+        part = own_slice(master, group, dim)
+        return nn.Parameter(
+            torch.empty(part.shape, device=part.device, dtype=part.dtype).copy_(part)
+        )
 
 
 class ColumnParallelLinear(nn.Module):

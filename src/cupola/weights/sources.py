@@ -52,19 +52,27 @@ class SafetensorsSource(Source):
     def __init__(self, files: list[Path]) -> None:
         self.disagreements = []
         self._slices: dict[str, Any] = {}
+        self._places: dict[str, tuple[Path, str]] = {}
         for path in files:
             file: Any = safe_open(path, framework="pt")
             for key in file.keys():  # noqa: SIM118
                 if (ours := bloom_hf.our_key(key)) is not None:
                     self._slices[ours] = file.get_slice(key)
+                    self._places[ours] = path, key
 
     def shapes(self) -> dict[str, Shape]:
         return {key: tuple(part.get_shape()) for key, part in self._slices.items()}
 
     def read(self, key: str, dim: int, start: int, stop: int) -> Tensor:
         part = self._slices[key]
-        found: Tensor = part[start:stop] if dim == 0 else part[:, start:stop]
-        return found
+        if dim == 0 or stop - start == part.get_shape()[dim]:
+            rows: Tensor = part[start:stop] if dim == 0 else part[:]
+            return rows
+        # Columns touch nearly every page: mapped apart, those pages go when the copy is made.
+        path, name = self._places[key]
+        with safe_open(path, framework="pt") as file:
+            columns: Tensor = file.get_slice(name)[:, start:stop]
+            return columns.clone(memory_format=torch.contiguous_format)
 
 
 class ShardSource(Source):

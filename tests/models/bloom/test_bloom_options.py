@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from cupola import nn
 from cupola.errors import BuildError, InputError
 from cupola.models.bloom import Batcher, BloomForCausalLM, BloomModel, BloomSettings, Sampling
 from cupola.models.bloom.embedding import Pooler
+from cupola.parallel import Group
 from cupola.registry import build
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "n_layer": 2, "n_head": 4, "initializer_range": 0.4}
@@ -58,11 +60,18 @@ def test_kinds_of_gelu_are_as_far_apart_as_they_should_be() -> None:
 
 
 def test_sizes_of_the_published_configs() -> None:
-    from cupola import nn
-
     with nn.on_meta():
         model = build({"type": "BloomForCausalLM"})
     assert sum(p.numel() for p in model.parameters()) == 559_214_592
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_built_without_data_nothing_is_drawn(ranks: int) -> None:
+    before = torch.get_rng_state()
+    with nn.on_meta():
+        model = BloomForCausalLM(**SMALL, group=Group("tensor", tuple(range(ranks)), ranks - 1))
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_older_names_of_the_same_sizes() -> None:
