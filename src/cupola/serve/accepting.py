@@ -94,9 +94,9 @@ class Acceptor:
         if idle:
             min(idle, key=lambda one: one.active_at).transport.close()
             return
-        slow = [one for one in self.server.connections if one.in_header]
+        slow = [one for one in self.server.connections if one.reader.in_header]
         if slow:  # half a header and no place left: that is no client that waits for us
-            min(slow, key=lambda one: one.began_at).transport.abort()
+            min(slow, key=lambda one: one.reader.began_at).transport.abort()
             return
         self.pause()
         self.server.loop.call_later(0.05, self.start)

@@ -4,7 +4,7 @@ import time
 
 import orjson
 
-from cupola.serve.http import Request
+from cupola.serve.messages import Request
 
 
 def line(request: Request, status: int, sent: int, seconds: float, form: str) -> str:

@@ -1,8 +1,9 @@
 """The application of a worker: paths to handlers, errors to answers, the log."""
 
-import inspect
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import orjson
@@ -10,14 +11,16 @@ import orjson
 from cupola.errors import CupolaError
 from cupola.serve import pages
 from cupola.serve.accesslog import line
-from cupola.serve.context import Context
+from cupola.serve.context import Context, Later, Outcome
 from cupola.serve.cycle import Cycle
 from cupola.serve.fleet import Fleet
-from cupola.serve.http import Refusal, Request, Response, Server
+from cupola.serve.http import Reply, Server, Work
+from cupola.serve.messages import Refusal, Request, Response
 from cupola.serve.metrics import Metrics
 from cupola.serve.protocols import openai, v2
+from cupola.serve.wire import Frame
 
-Route = tuple[str, Callable[..., Any]]
+Route = tuple[str, Callable[..., Outcome]]
 
 # Exact paths. What is not here is a model's path, below.
 EXACT: dict[str, Route] = {
@@ -63,22 +66,56 @@ class Application(Server):
             else None
         )
         self.context = Context(cycle, fleet, self, metrics, cache)
-        self._statuses: dict[int, Any] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def answer(self, request: Request) -> Response:
+    def answer(self, request: Request, reply: Reply) -> Work | None:
         """Routes, and turns every error into its JSON."""
         try:
-            handler, arguments = route(request)
-            found = handler(self.context, request, *arguments)
-            response: Response = await found if inspect.isawaitable(found) else found
-            return response
-        except Refusal as refusal:
-            return self.refusal(refusal, request)
-        except CupolaError as error:
-            return self.refusal(Refusal(400, str(error)), request)
+            handler, arguments = route(request.method, request.path)
+            outcome = handler(self.context, request, *arguments)
         except Exception as error:
-            self.cycle.log("error", f"request {request.id} {request.path}: {error!r}")
-            return self.refusal(Refusal(500, "internal error"), request)
+            outcome = self._failure(request, error)
+        return self._settle(request, reply, outcome)
+
+    def _settle(self, request: Request, reply: Reply, outcome: Outcome) -> Work | None:
+        if isinstance(outcome, Response):
+            reply(request, outcome)
+            return None
+        if isinstance(outcome, Later):
+            outcome.inference.deliver = partial(self._arrived, request, reply, outcome.then)
+            return outcome.inference
+        task = self.loop.create_task(self._wait(request, reply, outcome))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _arrived(
+        self, request: Request, reply: Reply, then: Callable[[Frame], Outcome], answer: Frame
+    ) -> None:
+        try:
+            outcome = then(answer)
+        except Exception as error:
+            outcome = self._failure(request, error)
+        self._settle(request, reply, outcome)
+
+    async def _wait(self, request: Request, reply: Reply, coming: Awaitable[Response]) -> None:
+        try:
+            response = await coming
+        except Exception as error:
+            response = self._failure(request, error)
+        reply(request, response)
+
+    def _failure(self, request: Request, error: Exception) -> Response:
+        if isinstance(error, Refusal):
+            return self.refusal(error, request)
+        if isinstance(error, CupolaError):
+            return self.refusal(Refusal(400, str(error)), request)
+        self.failed(request, error)
+        return self.refusal(Refusal(500, "internal error"), request)
+
+    def failed(self, request: Request, error: Exception) -> None:
+        """Logs a fault of ours."""
+        self.cycle.log("error", f"request {request.id} {request.path}: {error!r}")
 
     def refusal(self, refusal: Refusal, request: Request) -> Response:
         """{"error": ...}, in OpenAI's form under /v1/."""
@@ -90,11 +127,7 @@ class Application(Server):
 
     def finished(self, request: Request, response: Response, sent: int) -> None:
         """Counts and logs a request."""
-        counter = self._statuses.get(response.status)
-        if counter is None:
-            counter = self.context.metrics.requests.labels(str(response.status))
-            self._statuses[response.status] = counter
-        counter.inc()
+        self.context.metrics.count_request(response.status)
         if self.cycle.access_log is not None:
             seconds = time.monotonic() - request.arrived
             form = self.settings.access_log_format
@@ -104,20 +137,21 @@ class Application(Server):
         self.context.metrics.connections.set(len(self.connections))
 
 
-def route(request: Request) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+@lru_cache(1024)
+def route(method: str, path: str) -> tuple[Callable[..., Outcome], tuple[Any, ...]]:
     """The handler and what it takes from the path; Refusal 404 or 405."""
-    path = request.path if request.path == "/" else request.path.rstrip("/")
+    plain = path if path == "/" else path.rstrip("/")
     arguments: tuple[Any, ...] = ()
-    entry = EXACT.get(path)
+    entry = EXACT.get(plain)
     if entry is None:
-        entry, arguments = _model_route(path.split("/"))
-    if entry is None and request.path.startswith("/pages/"):
-        entry, arguments = ("GET", pages.asset), (request.path.removeprefix("/pages/"),)
+        entry, arguments = _model_route(plain.split("/"))
+    if entry is None and path.startswith("/pages/"):
+        entry, arguments = ("GET", pages.asset), (path.removeprefix("/pages/"),)
     if entry is None:
-        raise Refusal(404, f"no such path: {request.path}")
-    method, handler = entry
-    if request.method != method and not (method == "GET" and request.method == "HEAD"):
-        raise Refusal(405, f"{request.path} takes {method}", [("Allow", method)])
+        raise Refusal(404, f"no such path: {path}")
+    allowed, handler = entry
+    if method != allowed and not (allowed == "GET" and method == "HEAD"):
+        raise Refusal(405, f"{path} takes {allowed}", [("Allow", allowed)])
     return handler, arguments
 
 

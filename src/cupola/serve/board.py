@@ -8,10 +8,13 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-_HEAD = struct.Struct("<ddQQI")  # beat, busy since (0 idle), batches, samples, bytes of ids
+_HEAD = struct.Struct("<dQ")  # beat, number of ids; then the ids
+_IDS = _HEAD.size
 SIZE = 64 * 1024
+_MOST = (SIZE - _IDS) // 8
 
 
 class Board:
@@ -28,37 +31,27 @@ class Board:
         finally:
             os.close(fd)
 
-    def _head(self) -> tuple[float, float, int, int, int]:
+    def _head(self) -> tuple[float, int]:
         return _HEAD.unpack_from(self._page)
 
     def beat(self) -> None:
         """The runner's loop turns."""
         struct.pack_into("<d", self._page, 0, time.monotonic())
 
-    def begin(self, ids: list[str]) -> None:
+    def begin(self, ids: Sequence[int]) -> None:
         """A decode or a batch with these requests starts."""
-        now = time.monotonic()
-        text = "\n".join(ids).encode()[: SIZE - _HEAD.size]
-        _, _, batches, samples, _ = self._head()
-        self._page[_HEAD.size : _HEAD.size + len(text)] = text
-        _HEAD.pack_into(self._page, 0, now, now, batches + 1, samples + len(ids), len(text))
+        count = min(len(ids), _MOST)
+        struct.pack_into(f"<{count}Q", self._page, _IDS, *ids[:count])
+        _HEAD.pack_into(self._page, 0, time.monotonic(), count)
 
     def end(self) -> None:
         """Nothing is under way."""
-        _, _, batches, samples, _ = self._head()
-        _HEAD.pack_into(self._page, 0, time.monotonic(), 0.0, batches, samples, 0)
+        _HEAD.pack_into(self._page, 0, time.monotonic(), 0)
 
     @property
-    def suspects(self) -> set[str]:
+    def suspects(self) -> set[int]:
         """The requests under way: after a death, those that may have caused it."""
-        size = self._head()[4]
-        return set(self._page[_HEAD.size : _HEAD.size + size].decode().split("\n")) - {""}
-
-    @property
-    def busy_for(self) -> float:
-        """Seconds since the current batch began; 0 when idle."""
-        since = self._head()[1]
-        return time.monotonic() - since if since else 0.0
+        return set(struct.unpack_from(f"<{self._head()[1]}Q", self._page, _IDS))
 
     @property
     def silent_for(self) -> float:

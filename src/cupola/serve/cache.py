@@ -13,16 +13,15 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from cupola.serve import paths, wire
 from cupola.serve.cache_index import CacheIndex
 from cupola.serve.links import Model
+from cupola.serve.metrics import ModelMetrics
 
-Answer = tuple[dict[str, Any], wire.Body]
-_MAGIC = b"CUPC1\n"
+_MAGIC = b"CUPC2\n"
 _PREFIX = struct.Struct("<32sI")  # SHA-256 of what follows, size of the JSON header
 LOCK_PAUSE = 0.02
 
@@ -37,25 +36,25 @@ class Cache:
         self._flights: dict[str, asyncio.Future[None]] = {}
 
     async def through(
-        self, model: Model, header: dict[str, Any], body: wire.Body,
-        compute: Callable[[], Awaitable[Answer]],
-    ) -> Answer:  # fmt: skip
+        self, model: Model, counts: ModelMetrics, frame: wire.Frame,
+        compute: Callable[[], Awaitable[wire.Frame]],
+    ) -> wire.Frame:  # fmt: skip
         """The stored answer, or a computed one, which is then stored."""
-        key = self.key_of(model, header, body)
+        key = self.key_of(model, frame)
         while (flight := self._flights.get(key)) is not None:
             await asyncio.wait([flight])  # the first of its kind; then look again
         if (found := self.get(key)) is not None:
-            model.statistics["hits"] = model.statistics.get("hits", 0) + 1
+            counts.hits += 1
             return found
         self._flights[key] = asyncio.get_running_loop().create_future()
         try:
-            return await self._compute_alone(model, key, compute)
+            return await self._compute_alone(counts, key, compute)
         finally:
             self._flights.pop(key).set_result(None)
 
     async def _compute_alone(
-        self, model: Model, key: str, compute: Callable[[], Awaitable[Answer]]
-    ) -> Answer:
+        self, counts: ModelMetrics, key: str, compute: Callable[[], Awaitable[wire.Frame]]
+    ) -> wire.Frame:
         lock = self.path_of(key).with_suffix(".lock")
         while not _take_lock(lock):
             await asyncio.sleep(LOCK_PAUSE)
@@ -64,29 +63,29 @@ class Cache:
         try:
             if (found := self.get(key)) is not None:
                 return found
-            model.statistics["misses"] = model.statistics.get("misses", 0) + 1
+            counts.misses += 1
             answer = await compute()
-            if answer[0]["status"] == 200:
-                self.put(key, *answer)
+            if answer.status == 200:
+                self.put(key, answer)
             return answer
         finally:
             lock.unlink(missing_ok=True)
 
     @staticmethod
-    def key_of(model: Model, header: dict[str, Any], body: wire.Body) -> str:
+    def key_of(model: Model, frame: wire.Frame) -> str:
         """SHA-256 over the model, its version, the bundle's fingerprint and the request."""
         digest = hashlib.sha256()
-        form = {k: header.get(k) for k in ("format", "json_size", "query", "content_type")}
-        about = [model.name, model.version, model.about.get("fingerprint"), form]
+        form = {k: frame.extra.get(k) for k in ("format", "query", "content_type")}
+        about = [model.name, model.version, model.about.get("fingerprint"), form, frame.json_size]
         digest.update(orjson.dumps(about, option=orjson.OPT_SORT_KEYS))
-        digest.update(Path(header["spool"]).read_bytes() if "spool" in header else body)
+        digest.update(wire.collect(frame))
         return digest.hexdigest()
 
     def path_of(self, key: str) -> Path:
         """Two levels of folders, as nginx's levels=1:2."""
         return self.folder / key[-1] / key[-3:-1] / key
 
-    def get(self, key: str) -> Answer | None:
+    def get(self, key: str) -> wire.Frame | None:
         """The entry, if it is whole and young enough."""
         path = self.path_of(key)
         try:
@@ -102,10 +101,9 @@ class Cache:
         self.index.touch(key)
         return found
 
-    def put(self, key: str, header: dict[str, Any], body: wire.Body) -> None:
+    def put(self, key: str, answer: wire.Frame) -> None:
         """Stores an answer; a full disk means that it is not stored."""
-        kept = {name: header[name] for name in ("status", "json_size", "samples", "batch")}
-        raw = pack_entry(kept | {"times": [0.0, 0.0, 0.0], "waited": 0.0}, bytes(body))
+        raw = pack_entry(answer)
         if len(raw) > self.max_entry:
             return
         path = self.path_of(key)
@@ -120,22 +118,24 @@ class Cache:
                 part.unlink()
 
 
-def pack_entry(header: dict[str, Any], body: bytes) -> bytes:
+def pack_entry(answer: wire.Frame) -> bytes:
     """Magic, hash, header size, header, body."""
-    text = orjson.dumps(header)
+    kept = {"json_size": answer.json_size, "samples": answer.samples, "batch": answer.batch}
+    text, body = orjson.dumps(kept), bytes(answer.body)
     digest = hashlib.sha256(text + body).digest()
     return _MAGIC + _PREFIX.pack(digest, len(text)) + text + body
 
 
-def unpack_entry(raw: bytes) -> Answer | None:
-    """The header and body of an entry; None if it is cut, foreign or changed."""
+def unpack_entry(raw: bytes) -> wire.Frame | None:
+    """The answer that an entry holds; None if it is cut, foreign or changed."""
     start = len(_MAGIC) + _PREFIX.size
     if len(raw) < start or not raw.startswith(_MAGIC):
         return None
     digest, size = _PREFIX.unpack_from(raw, len(_MAGIC))
     if hashlib.sha256(raw[start:]).digest() != digest:
         return None
-    return orjson.loads(raw[start : start + size]), raw[start + size :]
+    kept = orjson.loads(raw[start : start + size])
+    return wire.Frame(wire.ANSWER, body=raw[start + size :], status=200, **kept)
 
 
 def _take_lock(lock: Path) -> bool:

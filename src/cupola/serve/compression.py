@@ -3,7 +3,7 @@
 import asyncio
 import zlib
 
-from cupola.serve.http import Refusal, Request
+from cupola.serve.messages import Refusal, Request
 
 LARGE = 256 * 1024  # bytes; more is packed and unpacked in a thread
 SMALL = 4096  # bytes; less is not worth packing

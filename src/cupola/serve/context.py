@@ -1,17 +1,20 @@
 """What every handler needs: settings, models, cache, metrics, and one way to ask a runner."""
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from cupola.serve import wire
 from cupola.serve.cache import Cache
 from cupola.serve.cycle import Cycle
-from cupola.serve.fleet import Answer, Fleet
-from cupola.serve.http import Refusal, Request, Server
+from cupola.serve.fleet import Fleet
+from cupola.serve.http import Server
 from cupola.serve.links import Model
+from cupola.serve.messages import Refusal, Request, Response
 from cupola.serve.metrics import Metrics
 from cupola.serve.settings import Settings
 
@@ -57,73 +60,83 @@ class Context:
             request.spooled.unlink(missing_ok=True)
         request.spooled = Path(path)
 
-    async def ask(
-        self, model: Model, request: Request, header: dict[str, Any], body: wire.Body,
-        timeout: float,
-    ) -> Answer:  # fmt: skip
-        """An answer from the cache or a runner, counted."""
-        if self.cache is not None and model.about["cache"] and model.about.get("deterministic"):
-            return await self.cache.through(
-                model, header, body, lambda: self._ask_runner(model, request, header, body, timeout)
-            )
-        return await self._ask_runner(model, request, header, body, timeout)
+    def caches(self, model: Model) -> bool:
+        """Whether answers of this model go through the response cache."""
+        return bool(
+            self.cache is not None and model.about["cache"] and model.about.get("deterministic")
+        )
 
-    async def _ask_runner(
-        self, model: Model, request: Request, header: dict[str, Any], body: wire.Body,
-        timeout: float,
-    ) -> Answer:  # fmt: skip
-        counts = self.metrics.of(model.name, model.version)
-        counts.queue.set(model.held + 1)
+    async def ask(self, model: Model, request: Request, frame: wire.Frame) -> wire.Frame:
+        """An answer from the cache or a runner."""
+        if self.cache is not None and self.caches(model):
+            compute = partial(self._ask_runner, model, request, frame)
+            return await self.cache.through(model, self.metrics.of(model), frame, compute)
+        return await self._ask_runner(model, request, frame)
+
+    async def _ask_runner(self, model: Model, request: Request, frame: wire.Frame) -> wire.Frame:
+        answer: asyncio.Future[wire.Frame] = asyncio.get_running_loop().create_future()
+        inference = Inference(self, model, request, frame)
+        inference.deliver = answer.set_result
         try:
-            answer, content = await self.fleet.call(
-                model, self.server.next_id(), header, body, timeout
-            )
-        except Refusal as refusal:
-            counts.bad(str(refusal.status))
-            raise
-        except BaseException:
-            counts.bad("cancelled")
-            raise
+            return await answer
         finally:
-            counts.queue.set(model.held)
-        # Counting waits until the answer is on its way.
-        self.server.loop.call_soon(self._count, model, answer, time.monotonic() - request.arrived)
-        return answer, content
-
-    def _count(self, model: Model, answer: dict[str, Any], seconds: float) -> None:
-        counts, kept = self.metrics.of(model.name, model.version), model.statistics
-        if answer["status"] != 200:
-            counts.bad(str(answer["status"]))
-            kept["fail"] = kept.get("fail", 0) + 1
-            return
-        counts.answered(answer, seconds)
-        for phase, value in zip(
-            ("queue", "batch", "run", "encode"), (answer["waited"], *answer["times"]), strict=True
-        ):
-            kept[phase] = kept.get(phase, 0.0) + max(0.0, value)
-        kept["success"] = kept.get("success", 0) + 1
-        kept["samples"] = kept.get("samples", 0) + answer["samples"]
-        kept["total"] = kept.get("total", 0.0) + seconds
-        kept["last"] = time.time()
+            inference.cancel()
 
     async def stream(
-        self, model: Model, request: Request, header: dict[str, Any], body: wire.Body,
-        timeout: float,
-    ) -> AsyncGenerator[dict[str, Any], None]:  # fmt: skip
-        """The frames of a streamed answer, counted."""
-        counts = self.metrics.of(model.name, model.version)
-        counts.queue.set(model.held + 1)
+        self, model: Model, request: Request, frame: wire.Frame
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The pieces of a streamed answer, counted."""
+        counts = self.metrics.of(model)
         outcome = "cancelled"
         try:
-            async for frame in self.fleet.stream(
-                model, self.server.next_id(), header, body, timeout
-            ):
-                if frame["final"]:
+            async for piece in self.fleet.calls.stream(model, frame, self.timeout_of(request)):
+                if piece["final"]:
                     outcome = "ok"
-                yield frame
+                yield piece
         except Refusal as refusal:
             outcome = str(refusal.status)
             raise
         finally:
-            counts.bad(outcome)
-            counts.queue.set(model.held)
+            counts.ended(outcome)
+
+
+class Inference:
+    """One request to a runner, counted. `deliver` is set by whoever waits for the answer."""
+
+    __slots__ = ("_arrived_at", "_calls", "_counts", "call", "deliver")
+
+    def __init__(self, context: Context, model: Model, request: Request, frame: wire.Frame) -> None:
+        self._counts = context.metrics.of(model)
+        self._arrived_at = request.arrived
+        self._calls = context.fleet.calls
+        self.deliver: Callable[[wire.Frame], object] = _nobody
+        try:
+            self.call = self._calls.submit(model, frame, context.timeout_of(request), self._answer)
+        except Refusal as refusal:
+            self._counts.ended(str(refusal.status))
+            raise
+
+    def _answer(self, answer: wire.Frame) -> None:
+        self.deliver(answer)
+        self._counts.answered(answer, time.monotonic() - self._arrived_at)
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        if not self.call.ended:
+            self._calls.cancel(self.call)
+            self._counts.ended("cancelled")
+
+
+@dataclass(slots=True)
+class Later:
+    """A response that `then` will make of a runner's answer; costs no task."""
+
+    inference: Inference
+    then: Callable[[wire.Frame], "Outcome"]
+
+
+Outcome: TypeAlias = Response | Later | Awaitable[Response]
+
+
+def _nobody(answer: wire.Frame) -> None:
+    """Takes an answer that nobody waits for."""

@@ -12,30 +12,35 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cupola.serve import wire
 from cupola.serve.board import Board
+from cupola.serve.places import Places
 
 RETRY = 0.02  # seconds between two attempts to connect
 FATAL_DEATHS = 2  # runners that a request may be found in when they die
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Call:
-    """One request to a model. `answer` resolves to (header, body); streams fill `chunks`."""
+    """One request to a model. `deliver` takes the answer, or each piece of a stream."""
 
-    id: str
-    header: dict[str, Any]
-    body: wire.Body
-    deadline: float
-    answer: asyncio.Future[tuple[dict[str, Any], wire.Body]]
-    chunks: asyncio.Queue[dict[str, Any]] | None = None
+    frame: wire.Frame
+    model: "Model"
+    timeout: float
+    deliver: Callable[[wire.Frame], None]
     deaths: int = 0
     received: int = 0  # chunks that have arrived; after a death, those to skip
     skip: int = 0
     link: "Link | None" = None
     sent: float = 0.0
+    ended: bool = False
+
+    @property
+    def id(self) -> int:
+        """Unique among all workers."""
+        return self.frame.id
 
 
 @dataclass(eq=False)
@@ -45,11 +50,17 @@ class Model:
     name: str
     version: str
     about: dict[str, Any]
+    places: Places
     links: list["Link"] = field(default_factory=list)
     waiting: deque[Call] = field(default_factory=deque)
-    held: int = 0  # calls submitted and not finished
+    held: int = 0  # calls submitted and not ended, in this worker
     seconds: float = 0.05  # a running mean of how long one takes
     statistics: dict[str, Any] = field(default_factory=dict)
+
+    def hold(self, step: int) -> None:
+        """One call more, or one less."""
+        self.held += step
+        self.places.hold(self.held)
 
     @property
     def ready_links(self) -> list["Link"]:
@@ -63,26 +74,34 @@ class Model:
 
     def place(self, call: Call) -> None:
         """To the least loaded runner, or into the queue while there is none."""
-        if call.answer.done():
-            return
         ready = self.ready_links
-        if ready:
+        if len(ready) == 1:
+            ready[0].send(call)
+        elif ready:
             min(ready, key=lambda link: len(link.pending)).send(call)
         else:
             self.waiting.append(call)
 
 
+class Owner(Protocol):
+    """Whom a link tells what became of a call."""
+
+    def end(self, call: Call, answer: wire.Frame) -> None:
+        """The call's last frame has come."""
+
+    def killed(self, call: Call) -> None:
+        """The call was found in too many runners that died."""
+
+
 class Link:
     """One runner's address; connects, and connects again, for as long as it is on the roster."""
 
-    def __init__(
-        self, path: str, model: Model, changed: Callable[[], None], killed: Callable[[Call], None]
-    ) -> None:
+    def __init__(self, path: str, model: Model, owner: Owner, changed: Callable[[], None]) -> None:
         self.path, self.model = path, model
-        self.pending: dict[str, Call] = {}
+        self.pending: dict[int, Call] = {}
         self.ready = self.retired = False
         self.board: Board | None = None
-        self._changed, self._killed = changed, killed
+        self._owner, self._changed = owner, changed
         self._transport: asyncio.Transport | None = None
         self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
@@ -99,41 +118,49 @@ class Link:
         self._transport = transport
         transport.set_write_buffer_limits(high=1 << 30)  # the queue limit bounds it
 
-    def heard(self, header: dict[str, Any], body: bytes) -> None:
+    def heard(self, frame: wire.Frame) -> None:
         """A frame from the runner."""
-        if header["op"] == "hello":
-            with suppress(OSError):
-                self.board = Board(Path(header["board"]))
-            self.ready = True
-            self._changed()
-            self.model.send_waiting()
+        if frame.kind == wire.MESSAGE:
+            self._hello(frame.extra)
             return
-        call = self.pending.get(header["id"])
+        call = self.pending.get(frame.id)
         if call is None:
-            _forget_spooled(header)
-        elif header["op"] == "chunk":
-            self._chunk(call, header)
+            _forget_spooled(frame)
+        elif frame.kind == wire.CHUNK:
+            self._chunk(call, frame)
         else:
-            self._answered(call, header, body)
+            self._answered(call, frame)
 
-    def _chunk(self, call: Call, header: dict[str, Any]) -> None:
-        if header["final"]:
-            self.pending.pop(call.id, None)
+    def _hello(self, details: dict[str, Any]) -> None:
+        with suppress(OSError):
+            self.board = Board(Path(details["board"]))
+        self.ready = True
+        self._changed()
+        self.model.send_waiting()
+
+    def _chunk(self, call: Call, frame: wire.Frame) -> None:
         if call.skip:  # told before the runner died
             call.skip -= 1
             return
         call.received += 1
-        if call.chunks is not None:
-            call.chunks.put_nowait(header)
+        if frame.extra["final"]:
+            self._end(call, frame)
+        else:
+            call.deliver(frame)
 
-    def _answered(self, call: Call, header: dict[str, Any], body: wire.Body) -> None:
-        self.pending.pop(call.id, None)
-        whole = wire.collect(header, body)
-        _forget_spooled(header)
-        if call.chunks is not None:
-            call.chunks.put_nowait(header)
-        if not call.answer.done():
-            call.answer.set_result((header, whole))
+    def _answered(self, call: Call, frame: wire.Frame) -> None:
+        if frame.extra:
+            frame.body = wire.collect(frame)
+            _forget_spooled(frame)
+        taken, batch, run, encode = frame.times
+        seconds = time.monotonic() - call.sent
+        self.model.seconds += 0.1 * (seconds - self.model.seconds)
+        frame.times = (taken - call.sent, batch, run, encode)
+        self._end(call, frame)
+
+    def _end(self, call: Call, frame: wire.Frame) -> None:
+        del self.pending[call.id]
+        self._owner.end(call, frame)
         self._close_if_done()
 
     def send(self, call: Call) -> None:
@@ -143,13 +170,18 @@ class Link:
         call.link, call.sent = self, time.monotonic()
         call.skip = call.received
         if call.deaths:
-            call.header["suspect"] = True
-        self._transport.writelines(wire.pack(call.header, call.body))
+            call.frame.extra = {**call.frame.extra, "suspect": True}
+        self._write(call.frame)
+
+    def _write(self, frame: wire.Frame) -> None:
+        assert self._transport is not None
+        for piece in wire.pack(frame):
+            self._transport.write(piece)
 
     def cancel(self, call: Call) -> None:
         """Nobody waits for it any more."""
         if self.pending.pop(call.id, None) and self._transport is not None and self.ready:
-            self._transport.writelines(wire.pack({"op": "cancel", "id": call.id}))
+            self._write(wire.Frame(wire.CANCEL, call.id))
         self._close_if_done()
 
     def lost(self) -> None:
@@ -166,7 +198,7 @@ class Link:
             call.link = None
             call.deaths += call.id in suspects
             if call.deaths >= FATAL_DEATHS:
-                self._killed(call)
+                self._owner.killed(call)
             else:
                 self.model.place(call)
 
@@ -195,13 +227,13 @@ class _LinkProtocol(asyncio.Protocol):
         self._link.connected(transport)
 
     def data_received(self, data: bytes) -> None:
-        for header, body in self._unpacker.feed(data):
-            self._link.heard(header, body)
+        for frame in self._unpacker.feed(data):
+            self._link.heard(frame)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._link.lost()
 
 
-def _forget_spooled(header: dict[str, Any]) -> None:
-    if "spool" in header:
-        Path(header["spool"]).unlink(missing_ok=True)
+def _forget_spooled(frame: wire.Frame) -> None:
+    if "spool" in frame.extra:
+        Path(frame.extra["spool"]).unlink(missing_ok=True)

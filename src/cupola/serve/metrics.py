@@ -4,7 +4,11 @@ Each worker writes files named after its slot, which a respawned worker takes up
 survive a crash and the number of files is bounded. Times in seconds.
 """
 
+import asyncio
 import os
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,10 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from cupola.serve.links import Model
+from cupola.serve.wire import Frame
+
+FLUSH = 0.1  # seconds from a request to its place in the files
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 _by_slot: Any = values.MultiProcessValue  # the library leaves these two untyped
@@ -26,7 +34,11 @@ PHASES = ("queue", "batch", "run", "encode")
 
 
 class Metrics:
-    """What a worker counts. One instance a process, made after the fork."""
+    """What a worker counts. One instance a process, made after the fork.
+
+    A request adds to plain numbers; a tenth of a second later they go to the mapped files, all
+    together, which keeps the cost of those off every single request.
+    """
 
     def __init__(self, folder: Path, slot: int, generation: int) -> None:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
@@ -34,7 +46,7 @@ class Metrics:
         self._folder = str(folder)
         own = CollectorRegistry()
         model = ["model", "version"]
-        self.requests = Counter(
+        self._requests = Counter(
             "cupola_requests", "HTTP requests by status.", ["status"], registry=own
         )
         self.inferences = Counter(
@@ -57,45 +69,115 @@ class Metrics:
         self.connections = Gauge(
             "cupola_connections", "Open connections.", multiprocess_mode="sum", registry=own
         )
-        self._children: dict[tuple[str, str], _ModelMetrics] = {}
+        self._statuses: dict[int, int] = {}
+        self._models: dict[Model, ModelMetrics] = {}
+        self._flush_due = False
 
-    def of(self, name: str, version: str) -> "_ModelMetrics":
-        """The children of one model, looked up once."""
-        key = (name, version)
-        if key not in self._children:
-            self._children[key] = _ModelMetrics(self, name, version)
-        return self._children[key]
+    def of(self, model: Model) -> "ModelMetrics":
+        """The counts of one model."""
+        if model not in self._models:
+            self._models[model] = ModelMetrics(self, model)
+        return self._models[model]
+
+    def count_request(self, status: int) -> None:
+        """One HTTP request more."""
+        self._statuses[status] = self._statuses.get(status, 0) + 1
+        self.touch()
+
+    def touch(self) -> None:
+        """Something was counted: the files will know soon."""
+        if not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_later(FLUSH, self.flush)
+
+    def flush(self) -> None:
+        """Writes what was counted since the last time."""
+        self._flush_due = False
+        for status, count in self._statuses.items():
+            self._requests.labels(str(status)).inc(count)
+        self._statuses.clear()
+        for counts in self._models.values():
+            counts.flush()
+        self._models = {model: kept for model, kept in self._models.items() if model.links}
 
     def text(self, processes: dict[str, Any], runners: list[dict[str, Any]]) -> bytes:
         """The exposition: the workers' files, and gauges from the master's and mould's status."""
+        self.flush()
         registry = CollectorRegistry()
         _collect(registry, path=self._folder)
         return bytes(generate_latest(registry)) + _status_lines(processes, runners)
 
 
-class _ModelMetrics:
-    """Label lookups are slow; these are done once for each model."""
+class Tally:
+    """What a histogram will learn at the next flush; `total` is never reset."""
 
-    def __init__(self, metrics: Metrics, name: str, version: str) -> None:
-        self.phases = [metrics.phases.labels(name, version, phase) for phase in PHASES]
-        self.total = metrics.total.labels(name, version)
-        self.batch = metrics.batches.labels(name, version)
-        self.queue = metrics.queue.labels(name, version)
-        self._outcomes = metrics.inferences
-        self._name, self._version = name, version
-        self.good = metrics.inferences.labels(name, version, "ok")
+    def __init__(self, histogram: Any, bounds: Sequence[float]) -> None:
+        self._histogram, self._bounds = histogram, bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = self.total = 0.0
 
-    def bad(self, outcome: str) -> None:
-        """Counts a request that got no answer."""
-        self._outcomes.labels(self._name, self._version, outcome).inc()
+    def add(self, value: float) -> None:
+        """One observation."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
 
-    def answered(self, header: dict[str, Any], total: float) -> None:
+    def flush(self) -> None:
+        """Into the mapped file; the library has no public way to observe many at once."""
+        for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):
+            if count:
+                bucket.inc(count)
+        if self._sum:
+            self._histogram._sum.inc(self._sum)
+        self.total += self._sum
+        self._sum, self._counts = 0.0, [0] * len(self._counts)
+
+
+class ModelMetrics:
+    """The counts of one model in one worker; label lookups, which are slow, are done once."""
+
+    def __init__(self, metrics: Metrics, model: Model) -> None:
+        labels = (model.name, model.version)
+        self._metrics, self._model = metrics, model
+        self.phases = [Tally(metrics.phases.labels(*labels, phase), SECONDS) for phase in PHASES]
+        self.total = Tally(metrics.total.labels(*labels), SECONDS)
+        self._batches = Tally(metrics.batches.labels(*labels), BATCHES)
+        self._queue = metrics.queue.labels(*labels)
+        self._outcomes: dict[str, int] = {}
+        self.answers = self.failures = self.samples = self.hits = self.misses = 0
+        self.last = 0.0  # when the last answer left, in seconds since 1970
+
+    def answered(self, answer: Frame, seconds: float) -> None:
         """Counts an answer with the times that the runner measured."""
-        self.good.inc()
-        self.total.observe(total)
-        for child, seconds in zip(self.phases, (header["waited"], *header["times"]), strict=True):
-            child.observe(max(0.0, seconds))
-        self.batch.observe(header["batch"])
+        if answer.status != 200:
+            self.ended(str(answer.status))
+            return
+        self.answers += 1
+        self.samples += answer.samples
+        self.total.add(seconds)
+        for tally, phase in zip(self.phases, answer.times, strict=True):
+            tally.add(max(0.0, phase))
+        self._batches.add(answer.batch)
+        self.last = time.time()
+        self._count("ok")
+
+    def ended(self, outcome: str) -> None:
+        """Counts a request that ended without a whole answer, or a stream."""
+        self.failures += outcome != "ok"
+        self._count(outcome)
+
+    def _count(self, outcome: str) -> None:
+        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+        self._metrics.touch()
+
+    def flush(self) -> None:
+        """Writes what was counted since the last time."""
+        for outcome, count in self._outcomes.items():
+            labels = (self._model.name, self._model.version, outcome)
+            self._metrics.inferences.labels(*labels).inc(count)
+        self._outcomes.clear()
+        for tally in (*self.phases, self.total, self._batches):
+            tally.flush()
+        self._queue.set(self._model.held)
 
 
 def _status_lines(status: dict[str, Any], runners: list[dict[str, Any]]) -> bytes:

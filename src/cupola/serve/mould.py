@@ -272,33 +272,34 @@ class Mould:
         if not data:
             self._dismiss(worker)
             return
-        for header, _ in self.workers[worker].feed(data):
+        for frame in self.workers[worker].feed(data):
+            order = frame.extra
             try:
-                self._obey(worker, header)
+                self._obey(worker, order)
             except CupolaError as error:
-                self._send(worker, {"op": "done", "id": header["id"], "error": str(error)})
+                self._send(worker, wire.message("done", id=order["id"], error=str(error)))
 
-    def _obey(self, worker: socket.socket, header: dict[str, Any]) -> None:
-        if header["op"] == "load":
-            self._load(worker, header)
-        elif header["op"] == "unload":
-            self._unload(header)
-            self._send(worker, {"op": "done", "id": header["id"]})
+    def _obey(self, worker: socket.socket, order: dict[str, Any]) -> None:
+        if order["op"] == "load":
+            self._load(worker, order)
+        elif order["op"] == "unload":
+            self._unload(order)
+            self._send(worker, wire.message("done", id=order["id"]))
 
-    def _load(self, worker: socket.socket, header: dict[str, Any]) -> None:
+    def _load(self, worker: socket.socket, order: dict[str, Any]) -> None:
         """A model beside, or instead of, those that run; answered once it is in service."""
-        wanted = ModelSettings(**header["model"])
+        wanted = ModelSettings(**order["model"])
         plan = plan_model(wanted, self.cycle.settings)
         old = [n for n in self.nests if (n.plan.name, n.plan.version) == (plan.name, plan.version)]
         added = self._add(plan)
         for nest in added:
             nest.replaces = [other for other in old if not other.removed]
-        self.waiting.append((worker, header["id"], added))
+        self.waiting.append((worker, order["id"], added))
 
-    def _unload(self, header: dict[str, Any]) -> None:
-        gone = [n for n in self.nests if n.plan.name == header["name"] and not n.removed]
-        if header.get("version"):
-            gone = [nest for nest in gone if nest.plan.version == header["version"]]
+    def _unload(self, order: dict[str, Any]) -> None:
+        gone = [n for n in self.nests if n.plan.name == order["name"] and not n.removed]
+        if order.get("version"):
+            gone = [nest for nest in gone if nest.plan.version == order["version"]]
         for nest in gone:
             self._retire(nest)
         self._told()
@@ -315,9 +316,9 @@ class Mould:
         self.workers.pop(worker, None)
         worker.close()
 
-    def _send(self, worker: socket.socket, header: dict[str, Any]) -> None:
+    def _send(self, worker: socket.socket, frame: wire.Frame) -> None:
         try:
-            worker.sendall(b"".join(map(bytes, wire.pack(header))))
+            worker.sendall(b"".join(wire.pack(frame)))
         except OSError:
             self._dismiss(worker)
 
@@ -336,7 +337,7 @@ class Mould:
         text = json.dumps({"pid": os.getpid(), "runners": [n.to_json() for n in self.nests]})
         paths.write_atomically(self.cycle.home / "runners.json", text)
 
-    def _finish_loads(self) -> list[tuple[socket.socket, dict[str, Any]]]:
+    def _finish_loads(self) -> list[tuple[socket.socket, wire.Frame]]:
         """The loads that succeeded or failed: who asked, and what to answer."""
         answers = []
         for entry in list(self.waiting):
@@ -345,24 +346,21 @@ class Mould:
             if failed is None and not all(nest.state == "ready" for nest in added):
                 continue
             self.waiting.remove(entry)
-            answer: dict[str, Any] = {"op": "done", "id": number}
-            if failed is not None:
-                answer["error"] = failed.failure or "its process died at start"
+            why = (failed.failure or "its process died at start") if failed else None
             for nest in added if failed else {o for n in added for o in n.replaces}:
                 if not nest.removed:
                     self._retire(nest)
             for nest in added:
                 nest.replaces = []
-            answers.append((worker, answer))
+            answers.append((worker, wire.message("done", id=number, error=why)))
         return answers
 
-    def roster(self) -> dict[str, Any]:
+    def roster(self) -> wire.Frame:
         """Every model with its runners' sockets; a model being replaced shows the old ones."""
         hidden = {id(nest) for _, _, added in self.waiting for nest in added}
-        return {
-            "op": "roster",
-            "complete": self.said_ready or all(nest.state == "ready" for nest in self.nests),
-            "runners": [
-                nest.to_json() for nest in self.nests if not nest.removed and id(nest) not in hidden
-            ],
-        }
+        shown = [nest for nest in self.nests if not nest.removed and id(nest) not in hidden]
+        return wire.message(
+            "roster",
+            complete=self.said_ready or all(nest.state == "ready" for nest in self.nests),
+            runners=[nest.to_json() for nest in shown],
+        )

@@ -6,18 +6,20 @@ from pathlib import Path
 
 import orjson
 
+from cupola.serve import wire
 from cupola.serve.links import Call
 
 KEEP = 100  # files; the oldest go first
 
 
 def set_aside(folder: Path, call: Call) -> None:
-    """Writes ID.json (the header) and ID.body; a disk that refuses changes nothing."""
-    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in call.id)
+    """Writes ID.json (what the runner was told) and ID.body; a full disk changes nothing."""
+    frame, name = call.frame, f"{call.id:x}"
+    told = {"model": call.model.name, "version": call.model.version,
+            "json_size": frame.json_size, **frame.extra}  # fmt: skip
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        body = Path(call.header["spool"]).read_bytes() if "spool" in call.header else call.body
-        (folder / f"{name}.body").write_bytes(bytes(body))
-        (folder / f"{name}.json").write_bytes(orjson.dumps(call.header))
+        (folder / f"{name}.body").write_bytes(wire.collect(frame))
+        (folder / f"{name}.json").write_bytes(orjson.dumps(told))
         for old in sorted(folder.iterdir(), key=os.path.getmtime)[: -2 * KEEP]:
             old.unlink()

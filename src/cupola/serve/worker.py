@@ -60,7 +60,7 @@ class Worker:
         settings = self.cycle.settings
         own = self._sockets()
         close_all_but(own)
-        self.fleet = Fleet(self.cycle)
+        self.fleet = Fleet(self.cycle, self.child.slot)
         metrics = Metrics(self.cycle.metrics, self.child.slot, self.cycle.generation)
         self.app = Application(self.cycle, self.fleet, metrics)
         self.acceptor = Acceptor(self.app, own)
@@ -71,6 +71,7 @@ class Worker:
         await self.over.wait()
         ready.cancel()
         metrics.connections.set(0)
+        metrics.flush()
         self.fleet.close()
         return 0
 

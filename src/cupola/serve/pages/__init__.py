@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from cupola.serve.context import Context
-from cupola.serve.http import Refusal, Request, Response
+from cupola.serve.messages import Refusal, Request, Response
 
 _TYPES = {
     "html": "text/html; charset=utf-8",

@@ -13,9 +13,10 @@ from typing import Any, Literal, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cupola.serve import wire
 from cupola.serve.context import Context
-from cupola.serve.http import Refusal, Request, Response, Stream
 from cupola.serve.links import Model
+from cupola.serve.messages import Refusal, Request, Response, Sink
 
 T = TypeVar("T", bound="Sampling")
 _KINDS = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}
@@ -184,10 +185,8 @@ class Answer:
             "inputs": [{"name": name, "datatype": "BYTES", "shape": [1], "data": [prompt]}],
             "parameters": parameters,
         }
-        return self.context.stream(
-            self.model, self.request, {"format": "v2"}, orjson.dumps(document),
-            self.context.timeout_of(self.request),
-        )  # fmt: skip
+        frame = wire.Frame(wire.STREAM, body=orjson.dumps(document))
+        return self.context.stream(self.model, self.request, frame)
 
     # ---- collected
 
@@ -236,7 +235,7 @@ class Answer:
             _cancel(feeds)
             raise first
 
-        async def write(stream: Stream) -> None:
+        async def write(stream: Sink) -> None:
             try:
                 await self._write(stream, first, merged, len(feeds))
             finally:
@@ -258,7 +257,7 @@ class Answer:
             await tokens.aclose()
 
     async def _write(
-        self, stream: Stream, item: Any, merged: asyncio.Queue[Any], unfinished: int
+        self, stream: Sink, item: Any, merged: asyncio.Queue[Any], unfinished: int
     ) -> None:
         begun: set[int] = set()
         while True:

@@ -4,6 +4,8 @@ Bodies go to the runner as they came (it holds the tensors); here only headers a
 """
 
 import asyncio
+from collections.abc import Awaitable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -12,10 +14,11 @@ import orjson
 
 import cupola
 from cupola.serve import wire
-from cupola.serve.compression import pack, unpack
-from cupola.serve.context import Context
-from cupola.serve.http import Refusal, Request, Response, Stream
+from cupola.serve.compression import SMALL, pack, unpack
+from cupola.serve.context import Context, Inference, Later, Outcome
 from cupola.serve.links import Model
+from cupola.serve.messages import Refusal, Request, Response, Sink
+from cupola.serve.metrics import ModelMetrics
 
 EXTENSIONS = [
     "binary_tensor_data", "model_repository", "model_repository(unload_dependents)",
@@ -114,31 +117,30 @@ def statistics(
         models = list(context.fleet.models[name].values())
     else:
         models = [context.fleet.find(name, version)]
-    return as_json({"model_stats": [_statistics(model) for model in models]})
+    context.metrics.flush()
+    counted = [_statistics(model, context.metrics.of(model)) for model in models]
+    return as_json({"model_stats": counted})
 
 
-def _statistics(model: Model) -> dict[str, Any]:
-    kept = model.statistics
-
-    def duration(name: str) -> dict[str, int]:
-        return {"count": kept.get("success", 0), "ns": int(kept.get(name, 0.0) * 1e9)}
-
-    good = kept.get("success", 0)
+def _statistics(model: Model, counts: ModelMetrics) -> dict[str, Any]:
+    queue, batch, run, encode = (
+        {"count": counts.answers, "ns": int(phase.total * 1e9)} for phase in counts.phases
+    )
     return {
         "name": model.name,
         "version": model.version,
-        "last_inference": int(kept.get("last", 0.0) * 1000),
-        "inference_count": kept.get("samples", 0),
-        "execution_count": kept.get("success", 0),
+        "last_inference": int(counts.last * 1000),
+        "inference_count": counts.samples,
+        "execution_count": counts.answers,
         "inference_stats": {
-            "success": {"count": good, "ns": int(kept.get("total", 0.0) * 1e9)},
-            "fail": {"count": kept.get("fail", 0), "ns": 0},
-            "queue": duration("queue"),
-            "compute_input": duration("batch"),
-            "compute_infer": duration("run"),
-            "compute_output": duration("encode"),
-            "cache_hit": {"count": kept.get("hits", 0), "ns": 0},
-            "cache_miss": {"count": kept.get("misses", 0), "ns": 0},
+            "success": {"count": counts.answers, "ns": int(counts.total.total * 1e9)},
+            "fail": {"count": counts.failures, "ns": 0},
+            "queue": queue,
+            "compute_input": batch,
+            "compute_infer": run,
+            "compute_output": encode,
+            "cache_hit": {"count": counts.hits, "ns": 0},
+            "cache_miss": {"count": counts.misses, "ns": 0},
         },
         "batch_stats": [],
     }
@@ -147,47 +149,59 @@ def _statistics(model: Model) -> dict[str, Any]:
 # ---- inference
 
 
-async def infer(context: Context, request: Request, name: str, version: str | None) -> Response:
+def infer(context: Context, request: Request, name: str, version: str | None) -> Outcome:
     """One request to one model, from the cache or from a runner."""
     model = context.fleet.find(name, version)
-    header, body = await forwarded(context, request)
-    timeout = context.timeout_of(request)
-    answer, content = await context.ask(model, request, header, body, timeout)
-    return await answered(request, answer, content)
+    if context.caches(model) or "content-encoding" in request.headers:
+        return _infer_in_steps(context, request, model)
+    frame = frame_of(context, request, wire.INFER)
+    return Later(Inference(context, model, request, frame), partial(answered, request))
 
 
-async def forwarded(context: Context, request: Request) -> tuple[dict[str, Any], wire.Body]:
+async def _infer_in_steps(context: Context, request: Request, model: Model) -> Response:
+    await unpack_body(context, request)
+    frame = frame_of(context, request, wire.INFER)
+    found = answered(request, await context.ask(model, request, frame))
+    return found if isinstance(found, Response) else await found
+
+
+async def unpack_body(context: Context, request: Request) -> None:
+    """A compressed body is replaced by what it holds."""
+    plain = await unpack(request, context.settings.max_body)
+    if plain is None:
+        return
+    request.release()
+    if len(plain) > context.settings.shm_threshold:
+        request.spooled, plain = Path(wire.spill(plain, context.server.spool)), b""
+    request.body = plain
+
+
+def frame_of(context: Context, request: Request, kind: int) -> wire.Frame:
     """The frame for the runner: the form of the body, and where it lies."""
-    settings = context.settings
-    body: wire.Body = request.body
-    plain = await unpack(request, settings.max_body)
-    header: dict[str, Any] = {}
-    if plain is not None:
-        body = plain
-        if len(body) > settings.shm_threshold:
-            header["spool"], body = wire.spill(body, context.server.spool), b""
-            context.spooled(request, header["spool"])
-    elif request.spooled is not None:
-        header["spool"] = str(request.spooled)
-    content_type = request.headers.get("content-type", "").lower()
-    start = bytes(body[:16]) or _head_of(header)
-    header["format"] = form_of(content_type, start, "inference-header-content-length" in
-                               request.headers)  # fmt: skip
-    if header["format"] == "multipart":
-        header["content_type"] = request.headers["content-type"]
+    headers, extra = request.headers, dict[str, Any]()
+    size = headers.get("inference-header-content-length")
+    if request.spooled is not None:
+        extra["spool"] = str(request.spooled)
+    form = form_of(headers.get("content-type", "").lower(), _start_of(request), size is not None)
+    if form != "v2":
+        extra["format"] = form
+    if form == "multipart":
+        extra["content_type"] = headers["content-type"]
     if request.query:
-        header["query"] = dict(parse_qsl(request.query))
-    if (size := request.headers.get("inference-header-content-length")) is not None:
-        if not (size.isascii() and size.isdigit() and len(size) < 16):
-            raise Refusal(400, f"bad Inference-Header-Content-Length {size!r}")
-        header["json_size"] = int(size)
-    return header, body
+        extra["query"] = dict(parse_qsl(request.query))
+    return wire.Frame(kind, 0, request.body, extra, -1 if size is None else _json_size(size))
 
 
-def _head_of(header: dict[str, Any]) -> bytes:
-    if "spool" not in header:
-        return b""
-    with Path(header["spool"]).open("rb") as file:
+def _json_size(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise Refusal(400, f"bad Inference-Header-Content-Length {text!r}")
+    return int(text)
+
+
+def _start_of(request: Request) -> bytes:
+    if request.spooled is None:
+        return bytes(request.body[:16])
+    with request.spooled.open("rb") as file:
         return file.read(16)
 
 
@@ -204,19 +218,25 @@ def form_of(content_type: str, start: bytes, has_json_size: bool) -> str:
     return "picture" if start.startswith(_PICTURES) else "v2"
 
 
-async def answered(request: Request, answer: dict[str, Any], content: wire.Body) -> Response:
+def answered(request: Request, answer: wire.Frame) -> Response | Awaitable[Response]:
     """The runner's answer as HTTP, compressed if the client likes it so."""
-    if answer["status"] != 200:
-        raise Refusal(answer["status"], answer["error"])
-    response = Response(200, content)
-    if answer.get("json_size") is not None:
+    if answer.status != 200:
+        raise Refusal(answer.status, answer.extra["error"])
+    response = Response(200, answer.body)
+    if answer.json_size >= 0:
         response.content_type = "application/octet-stream"
-        response.headers.append(("Inference-Header-Content-Length", str(answer["json_size"])))
-    if accepted := request.headers.get("accept-encoding"):
-        packed, name = await pack(bytes(content), accepted)
-        if name is not None:
-            response.body = packed
-            response.headers += [("Content-Encoding", name), ("Vary", "Accept-Encoding")]
+        response.headers.append(("Inference-Header-Content-Length", str(answer.json_size)))
+    accepted = request.headers.get("accept-encoding")
+    if accepted is None or len(answer.body) < SMALL:
+        return response
+    return _packed(response, accepted)
+
+
+async def _packed(response: Response, accepted: str) -> Response:
+    packed, name = await pack(bytes(response.body), accepted)
+    if name is not None:
+        response.body = packed
+        response.headers += [("Content-Encoding", name), ("Vary", "Accept-Encoding")]
     return response
 
 
@@ -225,36 +245,36 @@ async def generate_stream(
 ) -> Response:
     """A streamed answer: server-sent events, or JSON lines if the client asks for those."""
     model = context.fleet.find(name, version)
-    header, body = await forwarded(context, request)
+    await unpack_body(context, request)
     lines = "application/x-ndjson" in request.headers.get("accept", "")
-    frames = context.stream(model, request, header, body, context.timeout_of(request))
-    first = await anext(frames, None)  # refusals still get their own status
+    pieces = context.stream(model, request, frame_of(context, request, wire.STREAM))
+    first = await anext(pieces, None)  # refusals still get their own status
 
-    async def write(stream: Stream) -> None:
-        frame = first
+    async def write(sink: Sink) -> None:
+        piece = first
         try:
-            while frame is not None:
-                await stream.write(_piece(_event(model, frame), lines))
-                frame = await anext(frames, None)
+            while piece is not None:
+                await sink.write(_line(_event(model, piece), lines))
+                piece = await anext(pieces, None)
         except Refusal as refusal:  # the status is sent: the error goes into the stream
-            await stream.write(_piece({"error": refusal.message}, lines))
+            await sink.write(_line({"error": refusal.message}, lines))
         finally:
-            await frames.aclose()
+            await pieces.aclose()
 
     kind = "application/x-ndjson" if lines else "text/event-stream"
     return Response(200, content_type=kind, stream=write, headers=[("Cache-Control", "no-store")])
 
 
-def _event(model: Model, frame: dict[str, Any]) -> dict[str, Any]:
+def _event(model: Model, piece: dict[str, Any]) -> dict[str, Any]:
     return {
         "model_name": model.name,
         "model_version": model.version,
-        **frame["data"],
-        "final": frame["final"],
+        **piece["data"],
+        "final": piece["final"],
     }
 
 
-def _piece(value: dict[str, Any], lines: bool) -> bytes:
+def _line(value: dict[str, Any], lines: bool) -> bytes:
     text = orjson.dumps(value)
     return text + b"\n" if lines else b"data: " + text + b"\n\n"
 

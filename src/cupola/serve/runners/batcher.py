@@ -9,11 +9,11 @@ from typing import Any
 from cupola.serve.runners.codec import Request
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class Job:
     """One request inside a runner. Moments are on the monotonic clock, in seconds."""
 
-    id: str
+    id: int
     connection: Any
     request: Request
     samples: list[Any]
@@ -27,13 +27,12 @@ class Job:
     run_seconds: float = 0.0
     batch: int = 0
 
-    @property
-    def unwanted(self) -> bool:
+    def unwanted(self, now: float) -> bool:
         """Nobody waits for the answer any more."""
-        return self.cancelled or time.monotonic() > self.deadline
+        return self.cancelled or now > self.deadline
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class Item:
     """One sample of a job."""
 
@@ -48,7 +47,7 @@ class Batcher:
         self.max_batch = max_batch
         self.delay = delay
         self._queues: dict[Hashable, deque[Item]] = {}
-        self.jobs: dict[str, Job] = {}
+        self.jobs: dict[int, Job] = {}
 
     def add(self, job: Job, buckets: list[Hashable]) -> None:
         """Queues every sample of a job."""
@@ -56,35 +55,37 @@ class Batcher:
         self.jobs[job.id] = job
         for index, bucket in enumerate(buckets):
             key = ("alone", job.id) if job.alone else ("bucket", bucket)
-            self._queues.setdefault(key, deque()).append(Item(job, index))
+            queue = self._queues.get(key)
+            if queue is None:
+                queue = self._queues[key] = deque()
+            queue.append(Item(job, index))
 
-    def cancel(self, job_id: str) -> None:
+    def cancel(self, job_id: int) -> None:
         """The client has left: what has not run will not."""
         if job := self.jobs.get(job_id):
             job.cancelled = True
 
     def wait(self) -> float | None:
         """Seconds until a batch is due; None if nothing waits."""
-        moments = [
-            0.0 if len(queue) >= self.max_batch else queue[0].job.queued + self.delay
-            for queue in self._queues.values()
-        ]
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
+        if not self._queues:
+            return None
+        due = min(map(self._due, self._queues.values()))
+        return max(0.0, due - time.monotonic())
+
+    def _due(self, queue: deque[Item]) -> float:
+        return 0.0 if len(queue) >= self.max_batch else queue[0].job.queued + self.delay
 
     def take(self) -> list[Item]:
         """The due batch of the bucket that has waited longest; empty if none is due."""
-        now, due = time.monotonic(), []
-        for key, queue in self._queues.items():
-            if len(queue) >= self.max_batch or now >= queue[0].job.queued + self.delay:
-                due.append((queue[0].job.queued, key))
+        now = time.monotonic()
+        due = [key for key, queue in self._queues.items() if self._due(queue) <= now]
         if not due:
             return []
-        key = min(due, key=lambda entry: entry[0])[1]
-        queue = self._queues[key]
-        batch: list[Item] = []
+        key = min(due, key=lambda key: self._queues[key][0].job.queued) if due[1:] else due[0]
+        queue, batch = self._queues[key], list[Item]()
         while queue and len(batch) < self.max_batch:
             item = queue.popleft()
-            if item.job.unwanted:
+            if item.job.unwanted(now):
                 self.jobs.pop(item.job.id, None)
             else:
                 batch.append(item)

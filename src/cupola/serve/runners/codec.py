@@ -14,6 +14,7 @@ import orjson
 
 from cupola.errors import InputError, did_you_mean
 from cupola.runtime.predictor import Predictor, TensorSpec
+from cupola.serve import wire
 from cupola.serve.runners import tensors
 from cupola.serve.runners.multipart import parts_of
 
@@ -29,21 +30,20 @@ class Request:
     binary: bool = False
 
 
-def parse(header: Mapping[str, Any], body: Any, specs: Sequence[TensorSpec]) -> Request:
+def parse(frame: wire.Frame, body: wire.Body, specs: Sequence[TensorSpec]) -> Request:
     """The request that a worker forwarded; InputError says what is wrong with it."""
-    request = _parse(header, body, specs)
+    request = _parse(frame, memoryview(body), specs)
     check_inputs(request.tensors, specs)
     return request
 
 
-def _parse(header: Mapping[str, Any], body: Any, specs: Sequence[TensorSpec]) -> Request:
-    view = memoryview(body)
-    form = header.get("format", "v2")
-    query = dict(header.get("query") or {})
+def _parse(frame: wire.Frame, view: memoryview, specs: Sequence[TensorSpec]) -> Request:
+    form = frame.extra.get("format", "v2")
     if form == "v2":
-        return _parse_v2(view, header.get("json_size"), specs)
+        return _parse_v2(view, frame.json_size, specs)
+    query = dict(frame.extra.get("query", {}))
     if form == "multipart":
-        found = parts_of(view, header["content_type"])
+        found = parts_of(view, frame.extra["content_type"])
         return Request(*_sort_parts(found, specs, query))
     if form == "npy":
         spec = next((spec for spec in specs if spec.datatype != "BYTES"), None)
@@ -90,9 +90,9 @@ def _load_npy(data: bytes, name: str) -> Any:
         raise InputError(f"input {name!r}: no .npy array: {error}") from None
 
 
-def _parse_v2(view: memoryview, json_size: int | None, specs: Sequence[TensorSpec]) -> Request:
-    size = len(view) if json_size is None else json_size
-    if not 0 <= size <= len(view):
+def _parse_v2(view: memoryview, json_size: int, specs: Sequence[TensorSpec]) -> Request:
+    size = len(view) if json_size < 0 else json_size
+    if size > len(view):
         raise InputError(f"Inference-Header-Content-Length is {size}, the body {len(view)} bytes")
     try:
         document = orjson.loads(view[:size])
@@ -183,10 +183,8 @@ def _outputs(document: dict[str, Any], parameters: dict[str, Any]) -> dict[str, 
     return found
 
 
-def build(
-    request: Request, arrays: Mapping[str, Any], predictor: Predictor
-) -> tuple[bytes, int | None]:
-    """The answer's body, and the size of its JSON part if binary tensors follow it."""
+def build(request: Request, arrays: Mapping[str, Any], predictor: Predictor) -> tuple[bytes, int]:
+    """The answer's body, and the size of its JSON part if binary tensors follow it, else -1."""
     asked = request.outputs or dict.fromkeys(arrays, request.binary)
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
@@ -210,4 +208,4 @@ def build(
         answer["id"] = request.id
     answer["outputs"] = outputs
     text = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-    return b"".join([text, *tail]), len(text) if tail else None
+    return b"".join([text, *tail]), len(text) if tail else -1

@@ -5,12 +5,10 @@ While a batch runs nothing is read; the kernel keeps what arrives, and a no-op m
 thread switch. A runner may die at any instant: whatever it holds, a worker holds too.
 """
 
-import selectors
 import socket
 import sys
 import time
 from collections.abc import Hashable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +18,9 @@ from cupola.serve import wire
 from cupola.serve.board import Board
 from cupola.serve.runners import codec
 from cupola.serve.runners.batcher import Batcher, Item, Job
+from cupola.serve.runners.hub import Connection, Hub
 
 HEARTBEAT = 0.5  # seconds between two beats of an idle loop
-
-
-@dataclass(eq=False)
-class Connection:
-    """A worker's connection."""
-
-    socket: socket.socket
-    unpacker: wire.Unpacker = field(default_factory=wire.Unpacker)
-    outgoing: bytearray = field(default_factory=bytearray)
 
 
 class Runner:
@@ -49,28 +39,25 @@ class Runner:
         life: int | None = None,
     ) -> None:
         self.predictor = predictor
+        self.specs = predictor.inputs
         self.board = board
         self.batcher = Batcher(max_batch, delay)
-        self.spool, self.spool_threshold = spool, spool_threshold
-        self.orphaned = self.stopped = False
+        self.stopped = False
         self.streams: dict[str, Job] = {}
         self.engine: StreamEngine | None = predictor.open_stream()
-        self.connections: set[Connection] = set()
-        self.selector = selectors.DefaultSelector()
-        listener.setblocking(False)
-        self.selector.register(listener, selectors.EVENT_READ, self._accept)
-        if life is not None:
-            self.selector.register(life, selectors.EVENT_READ, self._orphan)
+        hello = wire.message("hello", board=str(board.path))
+        self.hub = Hub(listener, hello, self._forget, spool, spool_threshold, life)
 
     def serve(self) -> None:
         """The loop."""
         while not self.stopped:
-            for key, events in self.selector.select(self._pause()):
-                key.data(key.fileobj, events)
+            for connection, frame in self.hub.wait(self._pause()):
+                self._take(connection, frame)
             self.board.beat()
             self._run_batch()
             self._step_streams()
-            if self.orphaned and not self.connections:
+            self.hub.flush()
+            if self.hub.orphaned and not self.hub.connections:
                 return
 
     def _pause(self) -> float:
@@ -79,106 +66,38 @@ class Runner:
         wait = self.batcher.wait()
         return HEARTBEAT if wait is None else min(wait, HEARTBEAT)
 
-    def _orphan(self, life: Any, _: int) -> None:
-        self.selector.unregister(life)
-        self.orphaned = True
-
-    # ---- connections
-
-    def _accept(self, listener: Any, _: int) -> None:
-        try:
-            accepted, _ = listener.accept()
-        except OSError:
-            return
-        accepted.setblocking(False)
-        connection = Connection(accepted)
-        self.connections.add(connection)
-        self.selector.register(
-            accepted, selectors.EVENT_READ, lambda _, events: self._ready(connection, events)
-        )
-        self._send(connection, {"op": "hello", "board": str(self.board.path)})
-
-    def _ready(self, connection: Connection, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
-            self._flush(connection)
-        if events & selectors.EVENT_READ and connection in self.connections:
-            self._read(connection)
-
-    def _read(self, connection: Connection) -> None:
-        try:
-            data = connection.socket.recv(1024 * 1024)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._drop(connection)
-            return
-        for header, body in connection.unpacker.feed(data):
-            self._take(connection, header, body)
-
-    def _drop(self, connection: Connection) -> None:
-        """The worker is gone, and with it everyone who waited there."""
-        if connection not in self.connections:
-            return
-        self.connections.discard(connection)
-        self.selector.unregister(connection.socket)
-        connection.socket.close()
-        held = [*self.batcher.jobs.values(), *self.streams.values()]
-        for job in held:
-            if job.connection is connection:
+    def _forget(self, gone: Connection) -> None:
+        """A worker has left, and with it everyone who waited there."""
+        for job in [*self.batcher.jobs.values(), *self.streams.values()]:
+            if job.connection is gone:
                 self._cancel(job.id)
-
-    def _send(self, connection: Connection, header: dict[str, Any], body: wire.Body = b"") -> None:
-        if len(body) > self.spool_threshold:
-            header, body = {**header, "spool": wire.spill(body, self.spool)}, b""
-        for piece in wire.pack(header, body):
-            connection.outgoing += piece
-        self._flush(connection)
-
-    def _flush(self, connection: Connection) -> None:
-        if connection not in self.connections:
-            return
-        try:
-            while connection.outgoing:
-                sent = connection.socket.send(connection.outgoing)
-                del connection.outgoing[:sent]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._drop(connection)
-            return
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.outgoing else 0)
-        key = self.selector.get_key(connection.socket)
-        if key.events != wanted:
-            self.selector.modify(connection.socket, wanted, key.data)
 
     # ---- requests
 
-    def _take(self, connection: Connection, header: dict[str, Any], body: bytes) -> None:
-        if header["op"] == "cancel":
-            self._cancel(header["id"])
+    def _take(self, connection: Connection, frame: wire.Frame) -> None:
+        if frame.kind == wire.CANCEL:
+            self._cancel(frame.id)
             return
-        now = time.monotonic()
-        if now > header["deadline"]:
+        now, deadline = time.monotonic(), frame.times[0]
+        if now > deadline:
             return
-        self.board.begin([header["id"]])  # decoding a hostile picture may kill us, too
+        self.board.begin([frame.id])  # decoding a hostile picture may kill us, too
         try:
-            whole = wire.collect(header, body)
-            request = codec.parse(header, whole, self.predictor.inputs)
+            body = wire.collect(frame) if frame.extra else frame.body
+            request = codec.parse(frame, body, self.specs)
             samples = self.predictor.decode(request.tensors, request.parameters)
             buckets = [self.predictor.bucket(sample) for sample in samples]
         except CupolaError as error:
-            self._refuse(connection, header["id"], 400, str(error))
+            self._refuse(connection, frame.id, 400, str(error))
             return
         except Exception as error:
-            self._refuse(connection, header["id"], 500, f"decode failed: {error!r}")
+            self._refuse(connection, frame.id, 500, f"decode failed: {error!r}")
             return
         finally:
             self.board.end()
-        job = Job(header["id"], connection, request, samples, now, header["deadline"])
-        job.alone = bool(header.get("suspect"))
-        if header["op"] == "stream":
+        job = Job(frame.id, connection, request, samples, now, deadline)
+        job.alone = "suspect" in frame.extra
+        if frame.kind == wire.STREAM:
             self._begin_stream(job)
         else:
             self._begin(job, buckets)
@@ -189,13 +108,13 @@ class Runner:
         else:
             self._answer(job)
 
-    def _cancel(self, job_id: str) -> None:
+    def _cancel(self, job_id: int) -> None:
         self.batcher.cancel(job_id)
-        if self.streams.pop(job_id, None) is not None and self.engine is not None:
-            self.engine.cancel(job_id)
+        if self.streams.pop(str(job_id), None) is not None and self.engine is not None:
+            self.engine.cancel(str(job_id))
 
-    def _refuse(self, connection: Connection, job_id: str, status: int, error: str) -> None:
-        self._send(connection, {"op": "answer", "id": job_id, "status": status, "error": error})
+    def _refuse(self, connection: Connection, job_id: int, status: int, error: str) -> None:
+        self.hub.tell(connection, wire.refusal(job_id, status, error))
 
     def _run_batch(self) -> None:
         batch = self.batcher.take()
@@ -246,17 +165,12 @@ class Runner:
             self._refuse(job.connection, job.id, status, text)
             return
         run_began = job.began or began
-        header = {
-            "op": "answer",
-            "id": job.id,
-            "status": 200,
-            "json_size": json_size,
-            "samples": len(job.samples),
-            "batch": job.batch,
-            "received": job.received,
-            "times": [run_began - job.received, job.run_seconds, time.monotonic() - began],
-        }
-        self._send(job.connection, header, body)
+        phases = (run_began - job.received, job.run_seconds, time.monotonic() - began)
+        answer = wire.Frame(
+            wire.ANSWER, job.id, body, {}, json_size, (job.received, *phases),
+            len(job.samples), job.batch, 200,
+        )  # fmt: skip
+        self.hub.tell(job.connection, answer)
 
     # ---- streams
 
@@ -269,15 +183,16 @@ class Runner:
                 job.connection, job.id, 400, f"a stream takes one sample, got {len(job.samples)}"
             )
             return
-        self.streams[job.id] = job
-        self.engine.add(job.id, job.samples[0])
+        self.streams[str(job.id)] = job
+        self.engine.add(str(job.id), job.samples[0])
 
     def _step_streams(self) -> None:
         if self.engine is None or not self.engine.active:
             return
-        for unwanted in [job for job in self.streams.values() if job.unwanted]:
+        now = time.monotonic()
+        for unwanted in [job for job in self.streams.values() if job.unwanted(now)]:
             self._cancel(unwanted.id)
-        self.board.begin(list(self.streams))
+        self.board.begin([job.id for job in self.streams.values()])
         try:
             chunks = self.engine.step()
         except Exception as error:
@@ -294,8 +209,8 @@ class Runner:
             if chunk.final:
                 del self.streams[chunk.request_id]
             data = {key: plain(value) for key, value in chunk.data.items()}
-            header = {"op": "chunk", "id": job.id, "data": data, "final": chunk.final}
-            self._send(job.connection, header)
+            piece = wire.Frame(wire.CHUNK, job.id, extra={"data": data, "final": chunk.final})
+            self.hub.tell(job.connection, piece)
 
 
 def plain(value: Any) -> Any:

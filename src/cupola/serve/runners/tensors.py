@@ -29,19 +29,19 @@ DTYPES: dict[str, Any] = {
     "BF16": np.dtype("<f4"),
     "BYTES": np.dtype("O"),
 }
+_NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
 _LENGTH = struct.Struct("<I")
 _ACCEPTS = {"b": "b", "u": "bui", "i": "bui", "f": "buif"}  # kinds of JSON numbers by target
 
 
 def datatype_of(array: Array) -> str:
     """The protocol's name of an array's type."""
-    if array.dtype.kind in "OSU":
-        return "BYTES"
-    names = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
-    try:
-        return names[array.dtype.newbyteorder("<")]
-    except KeyError:
-        raise InputError(f"no protocol datatype for {array.dtype}") from None
+    found = _NAMES.get(array.dtype)
+    if found is None and array.dtype.kind in "OSU":
+        found = "BYTES"
+    if found is None and (found := _NAMES.get(array.dtype.newbyteorder("<"))) is None:
+        raise InputError(f"no protocol datatype for {array.dtype}")
+    return found
 
 
 def dtype_named(datatype: Any, tensor: str) -> Any:

@@ -79,11 +79,11 @@ class ThreadMould:
 
     def _tell(self) -> None:
         """The roster, once, to whoever connects."""
-        frame = wire.pack({"op": "roster", "complete": True, "runners": self.roster})
+        frame = wire.pack(wire.message("roster", complete=True, runners=self.roster))
         while True:
             try:
                 client, _ = self.listener.accept()
-                client.sendall(b"".join(map(bytes, frame)))
+                client.sendall(b"".join(frame))
             except OSError:
                 return
             self.clients.append(client)
