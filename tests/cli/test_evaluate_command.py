@@ -1,6 +1,7 @@
 """`cupola evaluate` with the shipped detector, and with a predictor that knows the answer."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from cupola.bundles import Bundle
 from cupola.cli.evaluate import app, evaluate_detector
 from cupola.data.coco_writing import write_digits
 from cupola.data.digits import DIGIT_NAMES, DigitsInPhotos
+from cupola.errors import BundleError
 from cupola.structures import Detections
 
 
@@ -63,3 +65,19 @@ def test_the_example_is_answered_as_recorded() -> None:
     found = Predictor.load("detr-digits")(picture)
     assert found.labels.tolist() == recorded["labels"]
     assert found.boxes.reshape(-1).tolist() == pytest.approx(recorded["boxes"], abs=0.5)
+
+
+def test_without_data_the_figures_of_the_card_come_again() -> None:
+    done = CliRunner().invoke(app, ["afno-navier-stokes", "--json"])
+    assert done.exit_code == 0, done.output
+    claimed = Bundle.load("afno-navier-stokes").config["metrics"]
+    assert json.loads(done.output) == pytest.approx(claimed, rel=1e-3)
+
+
+def test_a_bundle_without_its_training_config_says_what_to_do(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(Bundle.load("afno-navier-stokes").path, bundle)
+    (bundle / "training.json").unlink()
+    done = CliRunner().invoke(app, [str(bundle)])
+    assert isinstance(done.exception, BundleError)
+    assert "training.json: missing, so say on what to measure" in str(done.exception)

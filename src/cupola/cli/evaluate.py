@@ -1,4 +1,4 @@
-"""`cupola evaluate BUNDLE --data DIR`: COCO AP of a detector."""
+"""`cupola evaluate BUNDLE`: the figures of a bundle's card again, or a detector's COCO AP."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,22 +11,51 @@ app = typer.Typer()
 @app.command()
 def evaluate(
     bundle: Annotated[str, typer.Argument(help="A shipped bundle, or a bundle's folder.")],
-    data: Annotated[Path, typer.Option(help="A COCO folder.")],
+    data: Annotated[Path | None, typer.Option(help="A COCO folder, for a detector.")] = None,
     annotations: Annotated[str, typer.Option(help="The COCO file in it.")] = "instances.json",
     images: Annotated[str, typer.Option(help="The folder of pictures in it.")] = "images",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Measures a detection bundle on a COCO dataset by pycocotools."""
+    """Measures a bundle on the data that its training config names for it, or on a COCO folder."""
     from cupola.runtime.predictor import Predictor
 
-    scores = evaluate_detector(Predictor.load(bundle), data, annotations, images)
+    predictor = Predictor.load(bundle)
+    if data is None:
+        scores = evaluate_as_trained(predictor, bundle)
+    else:
+        scores = evaluate_detector(predictor, data, annotations, images)
     if as_json:
         import json
 
         print(json.dumps(scores))
     else:
+        width = max(map(len, scores))
         for name, value in scores.items():
-            print(f"{name:10} {value:.3f}")
+            print(f"{name:{width}} {value:.4g}")
+
+
+def evaluate_as_trained(predictor: Any, bundle: str) -> dict[str, float]:
+    """The metrics of the bundle's own test data (else validation data), as at the run's end.
+
+    BundleError without training.json; DataError where the data is not there.
+    """
+    import json
+
+    import torch
+
+    from cupola.bundles import Bundle
+    from cupola.errors import BundleError
+    from cupola.registry import METRICS
+    from cupola.train.evaluation import evaluate as measure
+    from cupola.train.loading import evaluation_loader
+
+    path = Bundle.load(bundle).path / "training.json"
+    if not path.is_file():
+        raise BundleError(f"{path}: missing, so say on what to measure: --data FOLDER")
+    cfg = json.loads(path.read_text(encoding="utf-8"))
+    batches = evaluation_loader(cfg.get("test_dataloader", cfg["val_dataloader"]))
+    metric = METRICS.build(cfg.get("test_evaluator", cfg["val_evaluator"]))
+    return measure(predictor.model, batches, metric, torch.device("cpu"))
 
 
 def evaluate_detector(

@@ -23,7 +23,7 @@ app = typer.Typer()
 def forecast(
     bundle: Annotated[str, typer.Argument(help="A shipped bundle or a folder.")],
     start: Annotated[
-        Path | None, typer.Argument(help="netCDF, zarr or HDF5 [an example of the bundle].")
+        Path | None, typer.Argument(help="netCDF, zarr or HDF5; without: an example.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="How many steps.")] = 28,
     out: Annotated[Path | None, typer.Option(help="Where to write, .nc or .zarr.")] = None,
@@ -33,7 +33,7 @@ def forecast(
     amplitude: Annotated[float, typer.Option(help="Its noise, in standard deviations.")] = 0.3,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     animation: Annotated[Path | None, typer.Option(help="A GIF of a channel.")] = None,
-    channel: Annotated[str | None, typer.Option(help="Which one [the first].")] = None,
+    channel: Annotated[str | None, typer.Option(help="Which one; the first.")] = None,
     plot: Annotated[Path | None, typer.Option(help="A picture of the errors' growth.")] = None,
     spectra: Annotated[Path | None, typer.Option(help="A picture of the last spectra.")] = None,
 ) -> None:

@@ -12,7 +12,7 @@ app = typer.Typer()
 def train(
     config: Annotated[str, typer.Argument(help="A config file, or the name of a shipped one.")],
     work_dir: Annotated[
-        Path | None, typer.Option(help="Where checkpoints and logs go [work_dirs/CONFIG].")
+        Path | None, typer.Option(help="Where checkpoints and logs go; work_dirs/CONFIG.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
