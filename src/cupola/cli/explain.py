@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml", ".toml")
 

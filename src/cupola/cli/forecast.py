@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Truth = Callable[[int], NDArray[np.float32] | None]
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -19,7 +19,7 @@ VERBS = {
     "generate": "Continue a text.",
     "train": "Train a model from a config; resumes where it stopped.",
     "evaluate": "Measure a bundle on a dataset.",
-    "data": "Generate a dataset that needs no download.",
+    "data": "Generate a dataset, or fetch one from packages.",
     "explain": "Show what a config or bundle builds: order, shapes, cost, source.",
     "convert": "Translate a checkpoint between dialects.",
     "export": "Write ONNX or torch.export files.",

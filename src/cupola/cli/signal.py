@@ -9,7 +9,7 @@ import typer
 
 from cupola.errors import CupolaError, did_you_mean
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 Letters: T times, C channels, H rows, W columns.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -158,7 +159,9 @@ def open_fields(path: str | Path, variables: Sequence[str] | None = None) -> Fie
     except ImportError:
         raise DataError("reading netCDF and zarr needs `pip install cupola[weather]`") from None
     try:
-        dataset = xarray.open_zarr(path) if path.is_dir() else xarray.open_dataset(path)
+        with warnings.catch_warnings():  # climatologies count from a year 1 that xarray rewrites
+            warnings.simplefilter("ignore", xarray.SerializationWarning)
+            dataset = xarray.open_zarr(path) if path.is_dir() else xarray.open_dataset(path)
     except (ValueError, OSError, KeyError) as error:
         raise DataError(f"{path}: neither netCDF nor zarr ({error})") from None
     return XarrayFields(dataset, variables)

