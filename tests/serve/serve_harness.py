@@ -115,7 +115,21 @@ class Running:
         if self.process:
             self.process.wait()
             self.output.close()
-        shutil.rmtree(self.runtime, ignore_errors=True)
+        try:
+            until(lambda: not self.processes(), 5, "the last process to end")
+        finally:
+            for left in self.processes():
+                left.kill()
+            shutil.rmtree(self.runtime, ignore_errors=True)
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that was started with this server's settings and lives."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            dead = process.info["status"] == psutil.STATUS_ZOMBIE
+            if not dead and str(self.file) in (process.info["cmdline"] or []):
+                found.append(process)
+        return found
 
     # ---- what it is doing
 

@@ -98,6 +98,28 @@ def test_a_full_queue_says_429_and_when_to_come_back(serve) -> None:
         assert [f.result()[0] for f in held] == [200, 200]
 
 
+def test_the_queue_limit_holds_over_all_workers(serve) -> None:
+    server = serve(workers=3, queue_limit=3)
+    held = [server.raw() for _ in range(3)]
+    for client in held:
+        client.sendall(request_bytes(infer_body(do="sleep", s=0.8)))
+    time.sleep(0.2)
+    with ThreadPoolExecutor(6) as pool:
+        further = [pool.submit(server.infer) for _ in range(6)]
+        assert {f.result()[0] for f in further} == {429}
+    assert [read_answer(client)[0] for client in held] == [200] * 3
+    killed = server.raw()  # what a killed worker held does not count for ever
+    killed.sendall(request_bytes(infer_body(do="sleep", s=0.5)))
+    time.sleep(0.1)
+    for pid in server.pids():
+        os.kill(pid, signal.SIGKILL)
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(server.infer) for _ in range(3)]
+        assert {f.result()[0] for f in asked} == {200}
+    for client in (*held, killed):
+        client.close()
+
+
 def test_a_deadline_passes(serve) -> None:
     server = serve()
     holding = threading.Thread(target=server.infer, kwargs={"do": "sleep", "s": 0.8})

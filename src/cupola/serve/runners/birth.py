@@ -24,7 +24,7 @@ def live(nest: "Nest", pipe: socket.socket, life: int) -> int:
         os.setpriority(os.PRIO_PROCESS, 0, settings.runner_priority)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(nest.threads)
-    predictor = in_background(lambda: _load(nest), nest.cycle.loading_priority)
+    predictor = in_background(lambda: _load(nest), nest.cycle.loading_priority, life)
     board = nest.board
     assert board is not None
     runner = Runner(

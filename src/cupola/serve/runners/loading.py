@@ -5,6 +5,7 @@ answer requests, and the main thread, which runs the model later, keeps the norm
 """
 
 import os
+import select
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -18,10 +19,15 @@ from cupola.serve.models import ModelPlan, read_bundle_config
 from cupola.serve.runners.prepared import load_shared
 
 T = TypeVar("T")
+LOOK = 0.25  # seconds between two looks at whether anybody still waits
 
 
-def in_background(work: Callable[[], T], nice: int) -> T:
-    """The result of `work`, done in a thread of its own with that nice value."""
+def in_background(work: Callable[[], T], nice: int, life: int | None = None) -> T:
+    """The result of `work`, done in a thread of its own with that nice value.
+
+    `life` is the read end of a pipe: when its other end closes, nobody waits for the result any
+    more, and the process ends, however deep `work` hangs.
+    """
     outcome: list[Any] = []
 
     def run() -> None:
@@ -32,9 +38,12 @@ def in_background(work: Callable[[], T], nice: int) -> T:
         except BaseException as error:
             outcome.append((False, error))
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join()
+    while thread.is_alive():
+        thread.join(LOOK)
+        if life is not None and select.select([life], [], [], 0)[0]:
+            os._exit(1)
     good, value = outcome[0]
     if not good:
         raise value
