@@ -25,8 +25,10 @@ def page(anatomy: Anatomy, title: str, view: Mapping[str, Any] | None = None) ->
         "configs": _configs(anatomy),
         "view": dict(view) if view else None,
     }
-    template = files("cupola.anatomy").joinpath("page.html").read_text("utf-8")
-    return template.replace("/*DATA*/", embed(data))
+    folder = files("cupola.anatomy")
+    template = folder.joinpath("page.html").read_text("utf-8")
+    cameras = folder.joinpath("cameras.js").read_text("utf-8")
+    return template.replace("/*CAMERAS*/", cameras).replace("/*DATA*/", embed(data))
 
 
 def embed(data: Any) -> str:

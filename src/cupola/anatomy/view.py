@@ -42,14 +42,14 @@ def view_of(
     queries = [
         {
             "query": index,
-            "label": _label(labels, int(classes[index])),
+            "label": label_of(labels, int(classes[index])),
             "score": round(float(scores[index]), 4),
             "box": [round(side, 4) for side in _corners(seen["boxes"][index])],
             "attention": [[round(v, 5) for v in row] for row in seen["attention"][index].tolist()],
         }
         for index in best
     ]
-    return {"picture": _data_address(picture), "queries": queries}
+    return {"picture": data_address(picture), "queries": queries}
 
 
 def _normalise(model: Any, pixels: Tensor) -> Tensor:
@@ -63,7 +63,8 @@ def _normalise(model: Any, pixels: Tensor) -> Tensor:
     return (pixels - torch.as_tensor(mean).view(shape)) / torch.as_tensor(std).view(shape)
 
 
-def _label(labels: tuple[str, ...], index: int) -> str:
+def label_of(labels: tuple[str, ...], index: int) -> str:
+    """The name of a class, or its number where there are no names."""
     return labels[index] if index < len(labels) else f"class {index}"
 
 
@@ -72,7 +73,8 @@ def _corners(box: Tensor) -> list[float]:
     return [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
 
 
-def _data_address(picture: Image.Image) -> str:
+def data_address(picture: Image.Image) -> str:
+    """The picture as a `data:` address, JPEG."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

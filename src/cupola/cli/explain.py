@@ -18,7 +18,8 @@ def explain(
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write the page to this file.")] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="Show attention and matches on this picture (DETR).")
+        Path | None,
+        typer.Option(help="Show what queries saw in this picture, or sample folder (DETR3D)."),
     ] = None,
     depth: Annotated[int | None, typer.Option(min=0, help="Levels of the tree to print.")] = None,
     order: Annotated[bool, typer.Option(help="Print the order of the build instead.")] = False,
@@ -95,6 +96,8 @@ def _explain(
 
 def _view(model: Any, source: str, picture: Path) -> dict[str, Any]:
     """What the model saw; a bundle's picture is resized and its classes are named as it says."""
+    if picture.is_dir():
+        return _view3d(model, source, picture)
     from cupola.anatomy.view import view_of
     from cupola.runtime.detection import DetectionPredictor
     from cupola.runtime.images import read_image
@@ -107,6 +110,22 @@ def _view(model: Any, source: str, picture: Path) -> dict[str, Any]:
             fed = predictor.sample(pixels).pixels[None]
             return view_of(model, pixels, predictor.labels, fed=fed)
     return view_of(model, pixels)
+
+
+def _view3d(model: Any, source: str, folder: Path) -> dict[str, Any]:
+    """Where queries looked in the pictures of a sample folder, which a bundle knows to read."""
+    from cupola.anatomy.view3d import view_of_cameras
+    from cupola.errors import InputError
+    from cupola.runtime.detection3d import Detection3DPredictor
+    from cupola.runtime.predictor import Predictor
+    from cupola.runtime.sample_folder import read_sample
+
+    predictor = None if Path(source).suffix in CONFIG_SUFFIXES else Predictor.load(source)
+    if not isinstance(predictor, Detection3DPredictor):
+        raise InputError(f"{folder}: a sample folder needs a bundle of a multi-camera model")
+    sample = predictor.sample(*read_sample(folder))
+    batch = predictor.batch([sample])
+    return view_of_cameras(model, sample.pictures, batch, predictor.labels)
 
 
 def _print_order(model: Any) -> None:

@@ -16,6 +16,7 @@ ABOVE = 360  # pixels of the bird's-eye view's side
 # Where each camera of the usual order stands in the sheet: (row, column).
 PLACES = ((0, 1), (0, 2), (0, 0), (1, 1), (1, 0), (1, 2))
 GREY = (70, 74, 80)
+Line = list[tuple[float, float]]  # two pixels (u, v)
 
 
 def draw_sample(
@@ -50,24 +51,34 @@ def draw_view(
     """Draws the boxes' edges into one camera's picture, in place; the front face is crossed."""
     pen = ImageDraw.Draw(view)
     font = ImageFont.load_default(size=11)
-    corners = boxes3d.corners(boxes3d.bottom_to_centre(found.boxes.double()))  # [M, 8, 3]
-    flat = torch.cat((corners, torch.ones_like(corners[..., :1])), -1)
-    image = (flat @ lidar2img.double().T)[..., :3].numpy()  # (u, v) times depth, depth
+    image = corners_in_view(found.boxes, lidar2img)  # [M, 8, 3]
     for points, label, score in zip(
         image, found.labels.tolist(), found.scores.tolist(), strict=True
     ):
         colour = class_colour(label)
-        for a, b in (*boxes3d.CORNER_EDGES, (0, 7), (3, 4)):
-            line = _cut(points[a], points[b])
-            if line is not None:
-                pen.line([tuple(p * zoom for p in end) for end in line], fill=colour, width=1)
+        for line in box_lines(points):
+            pen.line([tuple(p * zoom for p in end) for end in line], fill=colour, width=1)
         if (points[:, 2] > NEAR).all():
             top = points[:, :2] / points[:, 2:] * zoom
             caption = f"{found.name(label)} {score:.2f}"
             pen.text((top[:, 0].min(), top[:, 1].min() - 12), caption, fill=colour, font=font)
 
 
-def _cut(a: NDArray[np.float64], b: NDArray[np.float64]) -> list[tuple[float, float]] | None:
+def corners_in_view(boxes: torch.Tensor, lidar2img: torch.Tensor) -> NDArray[np.float64]:
+    """Corners of boxes [M, 9] (z at the bottom) as (u, v) times depth, and depth: [M, 8, 3]."""
+    corners = boxes3d.corners(boxes3d.bottom_to_centre(boxes.double()))  # [M, 8, 3]
+    flat = torch.cat((corners, torch.ones_like(corners[..., :1])), -1)
+    seen: NDArray[np.float64] = (flat @ lidar2img.double().T)[..., :3].numpy()
+    return seen
+
+
+def box_lines(points: NDArray[np.float64]) -> list[Line]:
+    """What is before the camera of a box's edges, and of the cross on its front, in pixels."""
+    lines = [_cut(points[a], points[b]) for a, b in (*boxes3d.CORNER_EDGES, (0, 7), (3, 4))]
+    return [line for line in lines if line is not None]
+
+
+def _cut(a: NDArray[np.float64], b: NDArray[np.float64]) -> Line | None:
     """The part of an edge that lies before the camera, as two pixels; None if there is none."""
     if max(a[2], b[2]) <= NEAR:
         return None

@@ -109,7 +109,10 @@ class Detr3DCrossAtten(nn.Module):
                 f"this model weighs {self.num_cams} cameras, got {cameras}; the order and the "
                 "number of cameras are those of its training (num_cams in the config)"
             )
-        B, Q, _ = query.shape
-        weights = self.attention_weights(query).sigmoid()
-        weights = weights.view(B, Q, self.num_cams, self.num_points, self.num_levels)
-        return weights.sum(3).transpose(1, 2)  # [B, N, Q, L]
+        return self.split_weights(self.attention_weights(query))
+
+    def split_weights(self, logits: Tensor) -> Tensor:
+        """[B, Q, N * points * L] as the linear layer lays them out -> weights [B, N, Q, L]."""
+        shape = (self.num_cams, self.num_points, self.num_levels)
+        weights = torch.unflatten(logits.sigmoid(), -1, shape)  # [B, Q, N, points, L]
+        return weights.sum(3).transpose(1, 2)

@@ -13,7 +13,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.models.detr3d.grid_mask import GridMask
 from cupola.models.detr3d.head import DETR3DOutput
-from cupola.models.detr3d.references import to_metres
+from cupola.models.detr3d.inspection import inspect_detr3d
 from cupola.models.detr3d.sampling import Cameras
 from cupola.registry import MODELS
 from cupola.structures import Detections3D
@@ -109,28 +109,11 @@ class DETR3D(nn.Module):
         found: list[Detections3D] = self.pts_bbox_head.predict(output)
         return found
 
-    @torch.no_grad()
     def inspect(
         self, pixels: Tensor, lidar2img: Tensor, image_size: ImageSize
     ) -> dict[str, Tensor]:
-        """Where the queries of one sample looked, layer by layer.
-
-        Returns logits [Q, C] and boxes [Q, 10] of the last layer, references [L, Q, 3] in metres,
-        uv [L, N, Q, 2] in fractions of the pictures and visible [L, N, Q].
-        """
-        cameras = self.cameras(lidar2img, image_size)
-        head = self.pts_bbox_head
-        decoded = head.decode(self.extract(pixels), cameras)
-        output = head.read(decoded)
-        points = to_metres(decoded.references[:, 0], head.pc_range)
-        looks = [cameras.project(layer[None]) for layer in points]
-        return {
-            "logits": output.logits[-1, 0],
-            "boxes": output.boxes[-1, 0],
-            "references": points,
-            "uv": torch.stack([look.uv[0] for look in looks]),
-            "visible": torch.stack([look.visible[0] for look in looks]),
-        }
+        """Where the queries of one sample looked, layer by layer; see inspect_detr3d."""
+        return inspect_detr3d(self, pixels, lidar2img, image_size)
 
 
 def _name_broken_cameras(lidar2img: Tensor) -> None:

@@ -1,0 +1,54 @@
+"""What the queries of a DETR3D saw: where they looked, and how much each look weighed."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cupola.models.detr3d.references import to_metres
+from cupola.structures import boxes3d
+
+
+@torch.no_grad()
+def inspect_detr3d(
+    model: Any, pixels: Tensor, lidar2img: Tensor, image_size: Any
+) -> dict[str, Tensor]:
+    """One sample: pixels [1, N, 3, H, W], lidar2img [1, N, 4, 4] -> what each layer looked at.
+
+    Letters: D decoder layers, N cameras, Q queries, C classes, L feature levels.
+    Returns logits [Q, C] and boxes [Q, 9] of the last layer, z at the bottom; references [D, Q, 3]
+    in metres; uv [D, N, Q, 2] in fractions of the pictures and visible [D, N, Q]; weights
+    [D, N, Q, L], 0 where the camera does not see the point; levels [L, 2], (height, width) of the
+    maps.
+    """
+    head, cameras = model.pts_bbox_head, model.cameras(lidar2img, image_size)
+    layers = [layer.attentions[1] for layer in head.transformer.decoder.layers]
+    raw: list[Tensor] = []
+    training = model.training
+    model.eval()
+    with ExitStack() as stack:
+        stack.callback(model.train, training)
+        for layer in layers:
+            handle = layer.attention_weights.register_forward_hook(
+                lambda _, args, logits: raw.append(logits[0])
+            )
+            stack.callback(handle.remove)
+        maps = model.extract(pixels)
+        decoded = head.decode(maps, cameras)
+        output = head.read(decoded)
+    points = to_metres(decoded.references[:, 0], head.pc_range)  # [D, Q, 3]
+    looks = [cameras.project(layer[None]) for layer in points]
+    visible = torch.stack([look.visible[0] for look in looks])  # [D, N, Q]
+    weights = torch.stack(
+        [layer.split_weights(logits[None])[0] for layer, logits in zip(layers, raw, strict=True)]
+    )  # [D, N, Q, L]
+    return {
+        "logits": output.logits[-1, 0],
+        "boxes": boxes3d.centre_to_bottom(boxes3d.decode_boxes(output.boxes[-1, 0])),
+        "references": points,
+        "uv": torch.stack([look.uv[0] for look in looks]),
+        "visible": visible,
+        "weights": weights * visible[..., None],
+        "levels": torch.tensor([level.shape[-2:] for level in maps]),
+    }
