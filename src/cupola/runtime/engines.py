@@ -40,7 +40,7 @@ def _pairs(model: Any) -> Iterator[tuple[Any, str, str]]:
             norm = children.get(following)
             if (
                 following != name
-                and isinstance(norm, nn.BatchNorm2d)
+                and isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
                 and norm.num_features == conv.out_channels
                 and norm.running_var is not None
             ):

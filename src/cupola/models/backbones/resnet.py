@@ -194,7 +194,7 @@ class ResNet(nn.Module):
         self._freeze()
         if mode and self.norm_eval:
             for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
                     module.eval()
         return self
 

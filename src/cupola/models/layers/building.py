@@ -11,6 +11,7 @@ Config = Mapping[str, Any]
 for alias, layer in {
     ("BN", "BN2d"): nn.BatchNorm2d,
     "BN1d": nn.BatchNorm1d,
+    "SyncBN": nn.SyncBatchNorm,
     "GN": nn.GroupNorm,
     "LN": nn.LayerNorm,
     "ReLU": nn.ReLU,
