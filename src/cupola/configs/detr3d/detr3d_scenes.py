@@ -30,6 +30,8 @@ model = dict(
         in_channels=channels,
         sync_cls_avg_factor=True,
         with_box_refine=True,
+        # Places and headings are what this model is late to learn; sizes and heights come early.
+        code_weights=[2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 0.2, 0.2],
         transformer=dict(
             type="Detr3DTransformer",
             decoder=dict(
@@ -82,9 +84,11 @@ model = dict(
     ),
 )
 
+# Streets are not mirrored: in a mirror traffic keeps to the left, and the side of the road would no
+# longer tell which way a far car is heading.
 train_dataloader = dict(
     batch_size=8,
-    dataset=dict(type="DrivingScenes", split="train", seed=0, count=3000, keep=True, mirror=True),
+    dataset=dict(type="DrivingScenes", split="train", seed=0, count=4000, keep=True),
 )
 val_dataloader = dict(
     batch_size=10,
@@ -99,9 +103,9 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.02, begin=0, end=100, by_epoch=False),
     dict(type="CosineAnnealingLR", eta_min=6e-6, by_epoch=False),
 ]
-train_cfg = dict(max_iters=1550, val_interval=175)
-ema = dict(decay=0.995)
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=250, save_best="mAP"))
+train_cfg = dict(max_iters=3600, val_interval=400)
+ema = dict(decay=0.998)
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=200, save_best="mAP"))
 randomness = dict(seed=0)
 test_dataloader = dict(
     batch_size=10, dataset=dict(type="DrivingScenes", split="val", seed=1, count=100)
@@ -130,8 +134,11 @@ six calibrated pictures of 96 x 160.
   textured ground, shadows, occlusion and cameras that are mounted a little differently each time.
   Validation and test streets come from other random streams than training.
 - **Measures**: nuScenes' (mAP over 0.5, 1, 2 and 4 m; NDS), within 50 m for vehicles, 40 m for
-  pedestrians, 30 m for cones. Always predicting the training streets' mean layout gives mAP 0.001.
-- **Recipe**: `cupola train detr3d-scenes`; one CPU core for about half an hour.
-- **Limits**: undertrained. Headings are often turned round or random (mAOE) and speeds are hardly
-  better than a guess, since one moment shows no motion. Real photographs were never shown to it.""",
+  pedestrians, 30 m for cones, on 100 streets that chose nothing.
+- **Baselines** on these streets (`bench/driving_baselines.py`): always predicting the training
+  streets' mean layout gives mAP 0.001; being told the class and outline of everything in each
+  picture, and taking the distance from the class's mean height, gives 0.345.
+- **Recipe**: `cupola train detr3d-scenes`; one CPU core for less than an hour.
+- **Limits**: far things are vague, since a pixel is more than two metres from 20 m on. Speeds are
+  hardly better than a guess: one moment shows no motion. Real photographs were never shown to it.""",
 )
