@@ -63,6 +63,20 @@ def test_a_stop_string_ends_the_text_before_it(predictor: LanguagePredictor) -> 
     assert ended.finish_reason == "stop"
 
 
+@pytest.mark.parametrize("stop", [None, "\u672c"])
+def test_a_stream_goes_on_from_any_token(predictor: LanguagePredictor, stop: str | None) -> None:
+    how = {"max_tokens": 24, "temperature": 1.0, "seed": 5, "repetition_penalty": 1.2}
+    pieces = stream(predictor, "\u660e\u6708", stop=stop, **how)
+    for cut in range(1, len(pieces)):
+        engine = predictor.open_stream()
+        written = [piece["token_id"] for piece in pieces[:cut]]
+        engine.resume("one", predictor.sample("\u660e\u6708", {"stop": stop, **how}), written)
+        rest = []
+        while engine.active:
+            rest += [dict(chunk.data) for chunk in engine.step()]
+        assert rest == pieces[cut:]
+
+
 def test_logprobs_are_given_on_request(predictor: LanguagePredictor) -> None:
     pieces = stream(predictor, "It", max_tokens=3, logprobs=1)
     assert all(piece["logprob"] <= 0 for piece in pieces)

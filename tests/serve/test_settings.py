@@ -8,7 +8,7 @@ from cupola.errors import BundleError, ConfigError
 from cupola.serve import systemd
 from cupola.serve.checking import check_settings
 from cupola.serve.flags import collect_flags
-from cupola.serve.models import find_bundle
+from cupola.serve.models import find_bundle, plan_models
 from cupola.serve.settings import Settings
 from cupola.serve.settings_docs import document
 from cupola.serve.settings_file import dump_settings, load_settings
@@ -74,6 +74,17 @@ def test_check_finds_what_a_start_would(tmp_path: Path) -> None:
         check_settings(None, {"listen": ["8000"]})
     with pytest.raises(BundleError, match="neither"):
         find_bundle(str(tmp_path))
+
+
+def test_only_language_models_are_split_and_only_under_a_master() -> None:
+    split = {"bundle": "detr-digits", "tensor_parallel": 2}
+    with pytest.raises(ConfigError, match="detr-digits: tensor_parallel = 2, but only language"):
+        plan_models(Settings.model_validate({"models": [split]}))
+    split["bundle"] = "bloom-tiny"
+    (plan,) = plan_models(Settings.model_validate({"models": [split]}))
+    assert plan.tensor_parallel == 2
+    with pytest.raises(ConfigError, match="tensor_parallel needs master_process: on"):
+        plan_models(Settings.model_validate({"models": [split], "master_process": False}))
 
 
 def test_addresses() -> None:

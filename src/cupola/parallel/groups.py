@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from cupola.errors import CupolaError
@@ -118,11 +118,14 @@ class Mesh:
         init_method: str = "env://",
         rank: int | None = None,
         world_size: int | None = None,
+        store: Store | None = None,
+        backend: str | None = None,
     ) -> "Mesh":
-        """Joins the ranks of `init_method` (torchrun's environment by default).
+        """Joins the ranks of `init_method` (torchrun's environment by default), or of a store.
 
         `timeout` is in seconds: a rank that does not come to a collective ends the group after it.
-        Without torchrun and with nothing to split, the mesh is this process alone.
+        `backend` is nccl where there is CUDA, else gloo, unless it is named. Without torchrun and
+        with nothing to split, the mesh is this process alone.
         """
         world = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
         if world % (tensor * pipeline):
@@ -131,9 +134,10 @@ class Mesh:
             return cls()
         rank = int(os.environ["RANK"]) if rank is None else rank
         limit = timedelta(seconds=timeout)
-        store, rank, world = next(rendezvous(init_method, rank, world, timeout=limit))
+        if store is None:
+            store, rank, world = next(rendezvous(init_method, rank, world, timeout=limit))
         store.set_timeout(limit)
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
         prefixed = PrefixStore("groups", store)
         dist.init_process_group(backend, store=prefixed, rank=rank, world_size=world, timeout=limit)
         watch = Watch(PrefixStore("cupola", store), rank)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from cupola import nn, registry
-from cupola.weights import load_weights
+from cupola.parallel import Group
+from cupola.weights import load_shard, load_weights
 
 
 def build(
@@ -25,6 +26,17 @@ def build(
     with nn.on_meta():
         model = registry.build(without_pretrained(cfg), **defaults)
     load_weights(model, weights, dialect, assign=True)
+    return model
+
+
+def build_part(cfg: Mapping[str, Any], weights: str | Path, group: Group) -> Any:
+    """This rank's part of a model whose class takes a `group`; only that part is read.
+
+    Raises BuildError for a model that cannot be split, CheckpointError.
+    """
+    with nn.on_meta():
+        model = registry.build(without_pretrained(cfg), group=group)
+    load_shard(model, weights, group)
     return model
 
 

@@ -1,10 +1,11 @@
 """LanguagePredictor: prompts -> completions, at once or streamed token by token."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -12,7 +13,13 @@ from tokenizers import Tokenizer
 from cupola.bundles import Bundle
 from cupola.errors import BundleError, InputError
 from cupola.models.bloom import Batcher, Sampling
-from cupola.runtime.predictor import Arrays, Predictor, StreamEngine, TensorSpec
+from cupola.parallel import Group
+from cupola.runtime.building import build, build_part
+from cupola.runtime.language_ranks import Lead, Order
+from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
+
+if TYPE_CHECKING:
+    from cupola.runtime.language_stream import LanguageEngine
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,8 @@ class LanguagePredictor(Predictor):
     tokenizer: Any = None
     cache_tokens: int = 8192
     chunk: int = 256
+    tell: Callable[[Order], None] | None = None  # how rank 0 of a group reaches the other ranks
+    _engines: Iterator[int] = field(default_factory=count, repr=False)
 
     task: ClassVar[str] = "language"
     max_batch: ClassVar[int] = 32
@@ -101,6 +110,7 @@ class LanguagePredictor(Predictor):
         while engine.active:
             for chunk in engine.step():
                 pieces[int(chunk.request_id)].append(chunk.data)
+        engine.close()
         return [_join(sample, part) for sample, part in zip(samples, pieces, strict=True)]
 
     def encode(self, predictions: Sequence[Completion], parameters: Mapping[str, Any]) -> Arrays:
@@ -112,17 +122,23 @@ class LanguagePredictor(Predictor):
             "completion_tokens": np.array([len(p.token_ids) for p in predictions], np.int64),
         }
 
-    def open_stream(self) -> StreamEngine:
+    def open_stream(self) -> "LanguageEngine":
         """An engine whose chunks are described in language_stream.py."""
         from cupola.runtime.language_stream import LanguageEngine
 
-        batcher = Batcher(
+        batcher = self.new_batcher()
+        if self.tell is None:
+            return LanguageEngine(batcher, self.tokenizer)
+        return LanguageEngine(Lead(batcher, next(self._engines), self.tell), self.tokenizer)
+
+    def new_batcher(self) -> Batcher:
+        """An empty cache and nobody in it."""
+        return Batcher(
             self.model,
             cache_tokens=self.cache_tokens,
             chunk=self.chunk,
             max_requests=self.max_batch,
         )
-        return LanguageEngine(batcher, self.tokenizer)
 
 
 def as_text(value: Any) -> str:
@@ -195,15 +211,19 @@ def from_bundle(bundle: Bundle, model: Any) -> LanguagePredictor:
     )
 
 
-def from_hugging_face(folder: Path) -> LanguagePredictor:
-    """The predictor of a Hugging Face BLOOM folder: config.json, weights, tokenizer.json."""
-    from cupola.runtime.building import build
+def from_hugging_face(folder: Path, group: Group | None = None) -> LanguagePredictor:
+    """The predictor of a Hugging Face BLOOM folder: config.json, weights, tokenizer.json.
 
+    With `group` it holds this rank's part of the model.
+    """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     model_config = {"type": "BloomForCausalLM", **config}
-    model = build(model_config, weights=folder).eval()
+    if group is None:
+        model = build(model_config, weights=folder)
+    else:
+        model = build_part(model_config, folder, group)
     return LanguagePredictor(
-        folder.name, "1", model, {"model": model_config}, tokenizer=read_tokenizer(folder)
+        folder.name, "1", model.eval(), {"model": model_config}, tokenizer=read_tokenizer(folder)
     )
 
 

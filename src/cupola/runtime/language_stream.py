@@ -5,11 +5,11 @@ and on the last chunk "prompt_tokens" and "completion_tokens". `text` may be emp
 can take several tokens, and what may be the beginning of a stop string is held back.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
-from cupola.models.bloom import Batcher, Token
+from cupola.models.bloom import Sampling, Token
 from cupola.runtime.language import LanguageSample
 from cupola.runtime.predictor import Chunk
 
@@ -52,10 +52,30 @@ class Writer:
         return 0
 
 
+class Steps(Protocol):
+    """What writes the tokens: a Batcher, or one that leads those of other ranks."""
+
+    @property
+    def active(self) -> int:
+        """Requests under way."""
+
+    def add(self, request_id: str, prompt: Iterable[int], sampling: Sampling) -> None:
+        """Takes a request in."""
+
+    def cancel(self, request_id: str) -> None:
+        """Forgets a request."""
+
+    def step(self) -> list[Token]:
+        """Runs the model once; the tokens that it wrote."""
+
+    def close(self) -> None:
+        """Not used again."""
+
+
 class LanguageEngine:
     """A Batcher with text at both ends; requests join and leave between steps."""
 
-    def __init__(self, batcher: Batcher, tokenizer: Any) -> None:
+    def __init__(self, batcher: Steps, tokenizer: Any) -> None:
         self.batcher, self.tokenizer = batcher, tokenizer
         self._writers: dict[str, Writer] = {}
 
@@ -69,10 +89,28 @@ class LanguageEngine:
         self.batcher.add(request_id, sample.ids, sample.sampling)
         self._writers[request_id] = Writer(self.tokenizer, len(sample.ids), sample.stop)
 
+    def resume(self, request_id: str, sample: LanguageSample, written: Sequence[int]) -> None:
+        """Takes a request in whose first tokens are written and read already.
+
+        What follows is what would have followed: a choice depends on the seed and the position
+        alone, and both go on. InputError if it could never fit.
+        """
+        left = sample.sampling.max_tokens - len(written)
+        how = replace(sample.sampling, max_tokens=left)
+        self.batcher.add(request_id, [*sample.ids, *written], how)
+        writer = Writer(self.tokenizer, len(sample.ids), sample.stop)
+        for token_id in written:  # text that is held back is held back again
+            writer.add(token_id, last=False)
+        self._writers[request_id] = writer
+
     def cancel(self, request_id: str) -> None:
         """Forgets a request; unknown ids are ignored."""
         self.batcher.cancel(request_id)
         self._writers.pop(request_id, None)
+
+    def close(self) -> None:
+        """The engine is not used again."""
+        self.batcher.close()
 
     def step(self) -> list[Chunk]:
         """Runs the model once; one chunk for every request that wrote a token."""

@@ -4,14 +4,18 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cupola.bundles import Bundle
 from cupola.config import Config
 from cupola.errors import BundleError, ConfigError
-from cupola.runtime.building import build
+from cupola.runtime.building import build, build_part
 from cupola.runtime.labels import labels_for
 from cupola.runtime.predictor import Predictor
+
+if TYPE_CHECKING:
+    from cupola.parallel import Group
+    from cupola.runtime.language import LanguagePredictor
 
 # Task -> the module whose `from_bundle(bundle, model)` makes its predictor.
 MAKERS = {
@@ -50,6 +54,19 @@ def load_predictor(
     predictor = maker(bundle, model.eval())
     _apply(predictor, options)
     return predictor
+
+
+def load_part(source: str | Path, group: "Group") -> "LanguagePredictor":
+    """This rank's part of a language model: a bundle by name or folder, or a BLOOM folder."""
+    language = import_module(MAKERS["language"])
+    if is_hugging_face(Path(source)):
+        return language.from_hugging_face(Path(source), group)
+    bundle = Bundle.load(source)
+    if bundle.task != "language":
+        raise BundleError(f"{bundle.name}: a {bundle.task} model cannot be split over ranks")
+    return language.from_bundle(
+        bundle, build_part(bundle.config["model"], bundle.weights_path, group).eval()
+    )
 
 
 def model_config(source: str | Path) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+
+from cupola.errors import CupolaError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -54,6 +56,18 @@ class StreamEngine(Protocol):
     @property
     def active(self) -> int:
         """How many requests are under way."""
+
+
+@runtime_checkable
+class Resumable(StreamEngine, Protocol):
+    """An engine that can go on from what another one had said before it was lost."""
+
+    def resume(self, request_id: str, sample: Any, written: Sequence[int]) -> None:
+        """As `add`, but the tokens `written` are said already; the next chunk follows them."""
+
+
+class EngineError(CupolaError, RuntimeError):
+    """A process that takes part in every answer is gone: this one can answer nothing more."""
 
 
 @dataclass

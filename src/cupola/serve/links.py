@@ -2,7 +2,8 @@
 
 The worker keeps every call until its answer is whole. When a runner dies, its calls go to another
 one, or wait for it to be born again; those that were in the batch that died travel alone, and one
-that was there twice is refused.
+that was there twice is refused. A stream whose model can go on from the tokens that were written
+does so; of any other, what is told again is skipped.
 """
 
 import asyncio
@@ -33,6 +34,7 @@ class Call:
     deaths: int = 0
     received: int = 0  # chunks that have arrived; after a death, those to skip
     skip: int = 0
+    written: list[int] = field(default_factory=list)  # the tokens among them
     link: "Link | None" = None
     sent: float = 0.0
     ended: bool = False
@@ -143,6 +145,10 @@ class Link:
             call.skip -= 1
             return
         call.received += 1
+        call.deaths = 0  # it went past where a runner died: it need not have been the cause
+        token = frame.extra["data"].get("token_id")
+        if token is not None:
+            call.written.append(token)
         if frame.extra["final"]:
             self._end(call, frame)
         else:
@@ -168,7 +174,10 @@ class Link:
         assert self._transport is not None
         self.pending[call.id] = call
         call.link, call.sent = self, time.monotonic()
-        call.skip = call.received
+        if call.received and self.model.about.get("resumes"):
+            call.frame.extra = {**call.frame.extra, "written": call.written}
+        else:
+            call.skip = call.received
         if call.deaths:
             call.frame.extra = {**call.frame.extra, "suspect": True}
         self._write(call.frame)

@@ -60,7 +60,7 @@ class Mould:
         self.incarnation = f"{os.getpid()}"
         self.selector = selectors.DefaultSelector()
         cpus = granted_cpus()
-        runners = sum(plan.runners for plan in cycle.plans)
+        runners = sum(plan.runners * plan.tensor_parallel for plan in cycle.plans)
         self.threads = cycle.settings.compute_threads or max(1, cpus // max(1, runners))
 
     def warm(self) -> None:
@@ -157,8 +157,8 @@ class Mould:
         return made
 
     def _hatch(self, nest: Nest) -> None:
-        if nest.hatch(self._forget_everything) is not None:
-            self._watch(nest.pipe, lambda _: self._hear(nest))
+        nest.hatch(self._forget_everything)
+        self._watch(nest.pipe, lambda _: self._hear(nest))
 
     def _forget_everything(self, keep: Nest) -> None:
         """In a newborn runner: drops what belongs to the mould."""
@@ -181,7 +181,7 @@ class Mould:
         nest.heard += data
         if not nest.heard.endswith(b"\n"):
             return
-        said = json.loads(nest.heard)
+        said = json.loads(nest.heard.splitlines()[0])  # of several ranks, the first to speak
         nest.heard = b""
         if "failed" in said:
             nest.failure = said["failed"]
@@ -230,7 +230,9 @@ class Mould:
         self._hear_last_words(nest)
         how = f"signal {-code}" if code < 0 else f"code {code}"
         self.cycle.log("warning", f"{nest.title} {pid} ended with {how}")
-        nest.buried(pid)
+        if not nest.buried(pid, code):
+            return
+        code = nest.ended_with
         if nest.removed:
             self.nests.remove(nest)
         elif code == FATAL and not nest.was_ready and not self.said_ready:

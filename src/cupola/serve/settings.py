@@ -28,6 +28,9 @@ class ModelSettings(BaseModel):
     name: str | None = Field(None, description="Name in URLs; the bundle's own by default.")
     version: str | None = Field(None, description="Version in URLs; the bundle's own by default.")
     runners: PositiveInt = Field(1, description="How many processes run this model.")
+    tensor_parallel: PositiveInt = Field(
+        1, description="Processes that share each copy of a language model, a slice for each."
+    )
     max_batch: PositiveInt | None = Field(None, description="Samples that may run together.")
     batch_delay: NonNegativeFloat | None = Field(
         None, description="How long a sample waits for company."

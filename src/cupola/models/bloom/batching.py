@@ -110,6 +110,11 @@ class Batcher:
         if request := self._running.pop(request_id, None):
             self.cache.release(request.pages)
 
+    def close(self) -> None:
+        """Forgets everybody."""
+        for request in [*self._waiting, *self._running.values()]:
+            self.cancel(request.request_id)
+
     @torch.inference_mode()
     def step(self) -> list[Token]:
         """Runs the model once; returns the tokens that it wrote."""

@@ -6,10 +6,11 @@ import os
 import socket
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cupola.runtime.predictor import Predictor
+from cupola.runtime.predictor import Predictor, Resumable
 from cupola.serve.runners.loading import in_background, load_predictor
+from cupola.serve.runners.ranks import Ranks
 from cupola.serve.runners.runner import Runner
 from cupola.serve.runners.verify import verify
 
@@ -17,14 +18,13 @@ if TYPE_CHECKING:
     from cupola.serve.runners.nest import Nest
 
 
-def live(nest: "Nest", pipe: socket.socket, life: int) -> int:
+def live(nest: "Nest", pipe: socket.socket, life: int, ranks: Ranks | None) -> int:
     """Runs until the mould is gone and no worker is connected; the exit code."""
     settings = nest.cycle.settings
-    if settings.runner_priority:
-        os.setpriority(os.PRIO_PROCESS, 0, settings.runner_priority)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(nest.threads)
-    predictor = in_background(lambda: _load(nest), nest.cycle.loading_priority, life)
+    _settle(nest)
+    group = ranks and ranks.join(0, settings.hang_timeout)
+    nice = nest.cycle.loading_priority
+    predictor = in_background(lambda: _proved(nest, ranks, group), nice, life)
     board = nest.board
     assert board is not None
     runner = Runner(
@@ -45,9 +45,41 @@ def live(nest: "Nest", pipe: socket.socket, life: int) -> int:
     return 0
 
 
-def _load(nest: "Nest") -> Predictor:
-    predictor = load_predictor(nest.plan, nest.cycle.home / "weights")
+def live_as_follower(nest: "Nest", rank: int, ranks: Ranks) -> int:
+    """Loads its part of the model and takes the steps of rank 0 until that is gone."""
+    from cupola.runtime.language_ranks import follow
+
+    _settle(nest)
+    group = ranks.join(rank, nest.cycle.settings.hang_timeout)
+    predictor = in_background(lambda: _load(nest, group), nest.cycle.loading_priority)
+    gc.freeze()
+    follow(predictor.new_batcher, ranks.orders(rank))
+    return 0
+
+
+def _settle(nest: "Nest") -> None:
+    priority = nest.cycle.settings.runner_priority
+    if priority:
+        os.setpriority(os.PRIO_PROCESS, 0, priority)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(nest.threads)
+
+
+def _proved(nest: "Nest", ranks: Ranks | None, group: Any) -> Any:
+    predictor = _load(nest, group)
+    if ranks is not None:
+        predictor.tell = ranks.teller()
     verify(predictor, nest.plan)
+    return predictor
+
+
+def _load(nest: "Nest", group: Any) -> Any:
+    if group is None:
+        return load_predictor(nest.plan, nest.cycle.home / "weights")
+    from cupola.runtime.load import load_part
+
+    predictor = load_part(nest.plan.path, group)
+    predictor.name, predictor.version = nest.plan.name, nest.plan.version
     return predictor
 
 
@@ -59,5 +91,6 @@ def describe(predictor: Predictor, runner: Runner) -> dict[str, object]:
         "outputs": [asdict(spec) for spec in predictor.outputs],
         "deterministic": predictor.deterministic,
         "streams": runner.engine is not None,
+        "resumes": isinstance(runner.engine, Resumable),
         "max_batch": runner.batcher.max_batch,
     }

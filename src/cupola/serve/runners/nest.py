@@ -20,7 +20,8 @@ from cupola.serve.board import Board
 from cupola.serve.cycle import Cycle
 from cupola.serve.models import ModelPlan
 from cupola.serve.process import FATAL
-from cupola.serve.runners.birth import live
+from cupola.serve.runners.birth import live, live_as_follower
+from cupola.serve.runners.ranks import Ranks
 from cupola.serve.settings import Settings
 
 _numbers = count()
@@ -51,6 +52,7 @@ class Nest:
         self.heard, self.failure = b"", ""
         self.described: dict[str, Any] = {}
         self.was_ready = self.removed = False
+        self.ended_with = 0  # exit code of the first of its processes to end
         self.replaces: list[Nest] = []
         self.born = self.deaths = self.births = self.respawns = 0
         self.due: float | None = None
@@ -61,8 +63,8 @@ class Nest:
         """Seconds since the living process was born."""
         return time.monotonic() - self.born_at
 
-    def hatch(self, forget: Callable[["Nest"], None]) -> int:
-        """Forks the runner; returns its process id."""
+    def hatch(self, forget: Callable[["Nest"], None]) -> None:
+        """Forks the runner, and its followers where the model is split over ranks."""
         self.births += 1
         self.due, self.state, self.heard = None, "starting", b""
         self.born_at = time.monotonic()
@@ -72,23 +74,29 @@ class Nest:
         self.pipe, theirs = socket.socketpair()
         life_read, life_write = os.pipe()
         self._remove_old_boards()
+        size = self.plan.tensor_parallel
+        ranks = Ranks(size) if size > 1 else None
         sys.stdout.flush()
-        pid = os.fork()
-        if pid == 0:
-            self._become(theirs, (life_read, life_write), forget)
-        self.pids.append(pid)
+        for rank in range(size):
+            pid = os.fork()
+            if pid == 0:
+                self._become(theirs, (life_read, life_write), forget, rank, ranks)
+            self.pids.append(pid)
         theirs.close()
         os.close(life_read)
+        if ranks is not None:
+            ranks.close()
         if self.life_write >= 0:
             os.close(self.life_write)
         self.life_write = life_write
-        return self.pids[0]
 
     def _become(
         self,
         theirs: socket.socket,
         life: tuple[int, int],
         forget: Callable[["Nest"], None],
+        rank: int,
+        ranks: Ranks | None,
     ) -> None:
         code = 1
         try:
@@ -100,7 +108,12 @@ class Nest:
             os.close(life[1])
             forget(self)
             self.pipe.close()
-            code = live(self, theirs, life[0])
+            if rank and ranks is not None:
+                self.listener.close()
+                os.close(life[0])
+                code = live_as_follower(self, rank, ranks)
+            else:
+                code = live(self, theirs, life[0], ranks)
         except CupolaError as error:
             self._say(theirs, {"failed": str(error)})
             code = FATAL
@@ -139,13 +152,19 @@ class Nest:
             os.close(self.life_write)
             self.life_write = -1
 
-    def buried(self, pid: int) -> None:
-        """Its process was reaped."""
+    def buried(self, pid: int, code: int) -> bool:
+        """One of its processes was reaped; the others must end too. True once all are gone."""
+        if len(self.pids) == self.plan.tensor_parallel:
+            self.ended_with, self.was_ready = code, self.state == "ready"
+            self.state = "waiting"
         self.pids.remove(pid)
-        self.was_ready = self.state == "ready"
+        if self.pids:
+            self.kill()
+            return False
         if self.removed:
             self.close_mould_side()
             self.path.unlink(missing_ok=True)
+        return True
 
     def plan_respawn(self, settings: Settings) -> None:
         """At once; with a doubling delay for one that keeps dying young."""

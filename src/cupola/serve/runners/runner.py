@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cupola.errors import CupolaError, InputError
-from cupola.runtime.predictor import Predictor, StreamEngine
+from cupola.runtime.predictor import EngineError, Predictor, Resumable, StreamEngine
 from cupola.serve import wire
 from cupola.serve.board import Board
 from cupola.serve.runners import codec
@@ -98,7 +98,7 @@ class Runner:
         job = Job(frame.id, connection, request, samples, now, deadline)
         job.alone = "suspect" in frame.extra
         if frame.kind == wire.STREAM:
-            self._begin_stream(job)
+            self._begin_stream(job, frame.extra.get("written"))
         else:
             self._begin(job, buckets)
 
@@ -139,6 +139,8 @@ class Runner:
         """One batch; if it fails, each sample alone, so that one cannot spoil the others."""
         try:
             found = self.predictor.run([item.job.samples[item.index] for item in batch])
+        except EngineError:
+            raise  # this process is of no more use: what it holds is replayed on another
         except Exception as error:
             if len(batch) > 1:
                 for item in batch:
@@ -174,7 +176,7 @@ class Runner:
 
     # ---- streams
 
-    def _begin_stream(self, job: Job) -> None:
+    def _begin_stream(self, job: Job, written: list[int] | None) -> None:
         if self.engine is None:
             self._refuse(job.connection, job.id, 400, "this model does not stream")
             return
@@ -184,7 +186,10 @@ class Runner:
             )
             return
         self.streams[str(job.id)] = job
-        self.engine.add(str(job.id), job.samples[0])
+        if written and isinstance(self.engine, Resumable):
+            self.engine.resume(str(job.id), job.samples[0], written)
+        else:
+            self.engine.add(str(job.id), job.samples[0])
 
     def _step_streams(self) -> None:
         if self.engine is None or not self.engine.active:
@@ -195,6 +200,8 @@ class Runner:
         self.board.begin([job.id for job in self.streams.values()])
         try:
             chunks = self.engine.step()
+        except EngineError:
+            raise
         except Exception as error:
             for failed in list(self.streams.values()):
                 self._refuse(failed.connection, failed.id, 500, f"{type(error).__name__}: {error}")

@@ -1,0 +1,72 @@
+"""Rank 0 decides, the others take the same steps: one text, whoever comes and goes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from cupola.errors import BundleError
+from cupola.parallel import Mesh
+from cupola.runtime import Predictor
+from cupola.runtime.language_ranks import Lead, follow
+from cupola.runtime.load import load_part
+from cupola.runtime.predictor import EngineError
+from language_toys import language_bundle
+from ranks import RankPool
+
+PROMPTS = ("It is", "床前", "a wife of a wife of a wife")
+HOW = {"max_tokens": 12, "temperature": 1.0, "top_p": 0.9, "stop": "th"}
+
+
+def complete(mesh: Mesh, folder: Path) -> list[str]:
+    """Rank 0 completes the prompts and the other ranks follow; the texts."""
+    predictor = load_part(folder, mesh.tensor)
+
+    def tell(order: Any) -> None:
+        dist.broadcast_object_list([order], 0, mesh.tensor.handle)
+
+    def orders() -> Iterator[Any]:
+        while True:
+            heard = [None]
+            dist.broadcast_object_list(heard, 0, mesh.tensor.handle)
+            if heard[0] is None:
+                return
+            yield heard[0]
+
+    if mesh.tensor.rank:
+        follow(predictor.new_batcher, orders())
+        return []
+    predictor.tell = tell
+    texts = [found.text for found in run(predictor)]
+    tell(None)
+    return texts
+
+
+def run(predictor: Any) -> list[Any]:
+    samples = [predictor.sample(prompt, HOW, row) for row, prompt in enumerate(PROMPTS)]
+    return [*predictor.run(samples), *predictor.run(samples[:1])]
+
+
+def test_ranks_write_what_one_process_writes(ranks: RankPool, tmp_path: Path) -> None:
+    folder = language_bundle(tmp_path / "toy-text").path
+    expected = [found.text for found in run(Predictor.load(folder))]
+    assert ranks.run(complete, folder)[0] == expected
+
+
+def test_a_rank_that_is_gone_makes_the_engine_useless(tmp_path: Path) -> None:
+    predictor = Predictor.load(language_bundle(tmp_path / "toy-text").path)
+
+    def tell(order: Any) -> None:
+        raise BrokenPipeError("rank 1 is gone")
+
+    lead = Lead(predictor.new_batcher(), 0, tell)
+    lead.add("x", [3], predictor.sample("a", {}).sampling)
+    with pytest.raises(EngineError, match="the ranks of the model fell apart: rank 1 is gone"):
+        lead.step()
+
+
+def test_only_language_models_are_split() -> None:
+    with pytest.raises(BundleError, match="detr-digits: a detection model cannot be split"):
+        load_part("detr-digits", Mesh().tensor)

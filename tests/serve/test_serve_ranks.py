@@ -1,0 +1,101 @@
+"""A language model split over processes: they live and die together, and no token is lost."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from serve_harness import Running, until
+
+from cupola.runtime import Predictor
+from language_toys import language_bundle
+
+pytestmark = pytest.mark.processes
+HOW: dict[str, Any] = {"max_tokens": 120, "temperature": 1.0, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return language_bundle(tmp_path_factory.mktemp("bundles") / "toy-text").path
+
+
+@pytest.fixture(scope="module")
+def split(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One server for all tests of this file: the toy model on two ranks."""
+    models = [{"bundle": str(bundle), "tensor_parallel": 2}]
+    running = Running(tmp_path_factory.mktemp("server"), models=models, plugins=[])
+    running.start()
+    running.wait_ready()
+    yield running
+    running.stop()
+
+
+def ranks(server: Running) -> list[int]:
+    """The processes of the group that is ready."""
+    found = until(lambda: [r for r in server.runners() if r["state"] == "ready"])
+    return list(found[0]["pids"])
+
+
+def pieces(server: Running, prompt: str) -> Iterator[dict[str, Any]]:
+    """The chunks of a streamed completion, as they come."""
+    body = {"model": "toy-text", "prompt": prompt, "stream": True, **HOW}
+    url = f"http://127.0.0.1:{server.port}/v1/completions"
+    with httpx.stream("POST", url, json=body, timeout=60) as answer:
+        assert answer.status_code == 200
+        for line in answer.iter_lines():
+            if line.startswith("data: {"):
+                yield json.loads(line.removeprefix("data: "))
+
+
+def text_of(chunks: Iterator[dict[str, Any]]) -> str:
+    return "".join(chunk["choices"][0]["text"] for chunk in chunks)
+
+
+def test_two_ranks_write_what_one_process_writes(split: Running, bundle: Path) -> None:
+    assert len(ranks(split)) == 2
+    expected = Predictor.load(bundle)("It is", **HOW).text
+    assert text_of(pieces(split, "It is")) == expected
+    body = {
+        "inputs": [{"name": "prompt", "datatype": "BYTES", "shape": [1], "data": ["It is"]}],
+        "parameters": HOW,
+    }
+    url = f"http://127.0.0.1:{split.port}/v2/models/toy-text/infer"
+    answer = httpx.post(url, json=body, timeout=60).json()
+    assert answer["outputs"][0]["data"] == [expected]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_dead_rank_ends_the_group_and_streams_go_on(
+    split: Running, bundle: Path, rank: int
+) -> None:
+    expected = Predictor.load(bundle)("床前", **HOW).text
+    before, written = ranks(split), []
+    for number, chunk in enumerate(pieces(split, "床前")):
+        written.append(chunk["choices"][0]["text"])
+        if number == 15:
+            os.kill(before[rank], signal.SIGKILL)
+    assert "".join(written) == expected
+    until(lambda: not any(psutil.pid_exists(pid) for pid in before))
+    assert len(ranks(split)) == 2 and not set(ranks(split)) & set(before)
+
+
+def test_a_hanging_rank_ends_the_group(serve, bundle: Path) -> None:
+    models = [{"bundle": str(bundle), "tensor_parallel": 2}]
+    server = serve(models=models, plugins=[], hang_timeout=2.0)
+    before = ranks(server)
+    os.kill(before[1], signal.SIGSTOP)
+    expected = Predictor.load(bundle)("a", **HOW).text
+    assert text_of(pieces(server, "a")) == expected
+    assert not any(psutil.pid_exists(pid) for pid in before)
+
+
+def test_a_model_that_does_not_divide_is_refused_at_start(serve, bundle: Path) -> None:
+    models = [{"bundle": str(bundle), "tensor_parallel": 3}]
+    server = serve(ready=False, models=models, plugins=[])
+    assert server.process.wait(30) != 0
+    assert "n_head 4 cannot be split over 3 tensor ranks" in server.log()
