@@ -8,6 +8,7 @@ import torch
 from cupola.errors import CheckpointError
 from cupola.registry import build
 from cupola.structures import boxes3d
+from cupola.train.initial import load_initial_weights
 from cupola.weights import load_weights
 from models.detr3d.small import small_batch, small_config
 
@@ -46,3 +47,45 @@ def test_the_original_s_boxes_are_converted() -> None:
 def test_a_checkpoint_of_another_model_is_refused() -> None:
     with pytest.raises(CheckpointError, match="belong to no dialect"):
         load_weights(build(small_config()), {"layer.weight": torch.zeros(2)})
+
+
+def ancestor(model, prefix: str) -> dict[str, torch.Tensor]:
+    """What an FCOS3D checkpoint holds: this backbone and neck with other values, and more."""
+    state = {
+        prefix + key.removeprefix("img_"): torch.full_like(value, 0.25)
+        for key, value in model.state_dict().items()
+        if key.startswith("img_")
+    }
+    level = f"{prefix}neck.fpn_convs.4.conv.weight"  # FCOS3D has five levels
+    return {**state, level: torch.zeros(16, 16, 3, 3), "bbox_head.scales.0": torch.zeros(1)}
+
+
+@pytest.mark.parametrize("prefix", ["", "img_"])
+def test_a_training_starts_from_fcos3d(tmp_path, prefix: str) -> None:
+    model = build(small_config())
+    head = {k: v.clone() for k, v in model.state_dict().items() if k.startswith("pts_bbox_head")}
+    given = ancestor(model, prefix)
+    torch.save({"meta": {}, "state_dict": given}, tmp_path / "fcos3d.pth")
+    said = load_initial_weights(model, str(tmp_path / "fcos3d.pth"))
+    assert said.startswith(f"{len(given) - 2} tensors loaded, dialect fcos3d; missing: pts_bbox_he")
+    assert "more; not used: img_neck.fpn_convs.4.conv.weight, bbox_head.scales.0" in said
+    for key, value in model.state_dict().items():
+        if key.startswith("img_"):
+            assert (value == 0.25).all() or key.endswith("num_batches_tracked"), key
+        else:
+            assert torch.equal(value, head[key]), key
+
+
+def test_fcos3d_is_no_model_to_predict_with() -> None:
+    model = build(small_config())
+    with pytest.raises(CheckpointError, match=r"dialect fcos3d\) does not fit.*\n.*missing: pts_"):
+        load_weights(model, ancestor(model, ""))
+
+
+def test_an_ancestor_of_another_size_is_refused() -> None:
+    model = build(small_config())
+    given = {**ancestor(model, ""), "backbone.conv1.weight": torch.zeros(64, 3, 7, 7)}
+    with pytest.raises(
+        CheckpointError, match=r"img_backbone\.conv1\.weight: shape \(64, 3, 7, 7\)"
+    ):
+        load_weights(model, given, partial=True)

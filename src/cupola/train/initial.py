@@ -23,7 +23,8 @@ def _is_ours(path: Path) -> bool:
 def load_initial_weights(model: nn.Module, load_from: str | Mapping[str, Any]) -> str:
     """Fills `model` from `load_from` and says in one line what was taken.
 
-    A string is a path to a checkpoint of any known dialect for the whole model. A dict(path=...,
+    A string is a path to a checkpoint of any known dialect for the whole model, or of one from
+    which the published trainings of this model start (FCOS3D for DETR3D). A dict(path=...,
     prefix="backbone") takes only the entries below the prefix, from a checkpoint of a run of ours
     (its moving average where it has one); a dict(path=..., into="wind") puts the whole of such a
     checkpoint below the prefix.
@@ -33,7 +34,7 @@ def load_initial_weights(model: nn.Module, load_from: str | Mapping[str, Any]) -
     cfg = {"path": load_from} if isinstance(load_from, str) else dict(load_from)
     path = Path(cfg["path"])
     if not _is_ours(path):
-        return str(load_weights(model, path))
+        return str(load_weights(model, path, partial=True))
     state = load_checkpoint(path)["model"]
     prefix = cfg.get("prefix", "")
     if "into" in cfg:

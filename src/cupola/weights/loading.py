@@ -26,10 +26,15 @@ class LoadReport:
     def __str__(self) -> str:
         text = f"{self.loaded} tensors loaded, dialect {self.dialect}"
         if self.missing:
-            text += f"; missing: {', '.join(self.missing)}"
+            text += f"; missing: {_shortened(self.missing)}"
         if self.unexpected:
-            text += f"; not used: {', '.join(self.unexpected)}"
+            text += f"; not used: {_shortened(self.unexpected)}"
         return text
+
+
+def _shortened(names: list[str], most: int = 6) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def load_weights(
@@ -38,12 +43,15 @@ def load_weights(
     dialect: str | None = None,
     strict: bool = True,
     assign: bool = False,
+    partial: bool = False,
 ) -> LoadReport:
     """Loads a checkpoint into a model; nothing is changed if it does not fit.
 
     The dialect is found by the keys unless it is named. With strict, missing and unexpected keys
-    are an error; a wrong shape always is. With assign the model takes the checkpoint's own
-    tensors, in its parameters' types, instead of copying them: for models built without data.
+    are an error; a wrong shape always is. With `partial`, an ancestor's checkpoint (fcos3d) may
+    fill only its part of the model, as a training wants it that starts from there. With assign the
+    model takes the checkpoint's own tensors, in its parameters' types, instead of copying them: for
+    models built without data.
     Raises CheckpointError.
     """
     state = dict(source) if isinstance(source, Mapping) else read_checkpoint(source)
@@ -57,7 +65,7 @@ def load_weights(
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
-    if strict:
+    if strict and not (partial and found in DIALECTS and DIALECTS[found].partial):
         problems += [f"missing: {key}{did_you_mean(key, unexpected)}" for key in missing]
         problems += [f"not in the model: {key}" for key in unexpected]
     if problems:

@@ -4,6 +4,9 @@ Both use our keys. They differ in what the box channels mean: MMDetection3D 1.0 
 width and turned the yaw, yaw_old = -yaw - pi/2, so that the last layer of every regression branch
 has to be rewritten. Nothing in the keys tells the two apart: a checkpoint is taken as MMDetection3D
 1.x's unless `dialect="detr3d-original"` asks for the conversion.
+
+A third checkpoint is no DETR3D's: the published trainings start from an FCOS3D detector, whose
+backbone and neck are DETR3D's. Its head, and the neck's further levels, have no place here.
 """
 
 import re
@@ -36,6 +39,22 @@ def _swap_rows(value: Tensor) -> Tensor:
     return rows
 
 
+# FCOS3D's own names, or those under which the original repository hands its weights out.
+ANCESTOR = re.compile(r"(?:img_)?((?:backbone|neck)\..+)")
+
+
+def _is_ancestor(state: StateView) -> bool:
+    parts = {key.partition(".")[0] for key in state}
+    has_backbone = not parts.isdisjoint({"backbone", "img_backbone"})
+    return has_backbone and "pts_bbox_head" not in parts
+
+
+def from_ancestor(state: StateView, own: StateView) -> State:
+    """backbone.* and neck.* as img_backbone.* and img_neck.*; other keys keep their names."""
+    found = ((ANCESTOR.fullmatch(key), key, value) for key, value in state.items())
+    return {f"img_{match[1]}" if match else key: value for match, key, value in found}
+
+
 DETR3D_DIALECTS = (
     Dialect(
         "mmdet3d",
@@ -48,5 +67,11 @@ DETR3D_DIALECTS = (
         lambda state, own: False,
         lambda state, own: swap_box_convention(state),
         swap_box_convention,
+    ),
+    Dialect(
+        "fcos3d",
+        lambda state, own: _is_detr3d(own) and _is_ancestor(state),
+        from_ancestor,
+        partial=True,
     ),
 )
