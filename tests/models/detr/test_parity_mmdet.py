@@ -73,6 +73,16 @@ def test_predictions(model, batch) -> None:
             assert GOLDEN.difference(f"pred{i}_labels", found.labels) == 0
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """As the golden was made: summed otherwise, gradients in the encoder move by 3e-3."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_matching_losses_and_gradients(model, batch) -> None:
     model.zero_grad()
     output = model(batch["pixels"], batch["padding_mask"])
