@@ -1,29 +1,39 @@
-"""A no-op model behind worker and runner against a bare uvicorn application, in the same run.
+"""What worker and runner cost: a no-op model against bare uvicorn and LitServe, in the same run.
 
-Prints the median latency of one keep-alive client, and the throughput of 32, for both; and what
-the server itself needs: the respawn of a worker and of a runner, and memory (PSS).
+Parts, each against its peer in the same run:
+  noop    median latency of one keep-alive client, answers a second to many; rounds in turn
+  digits  detr-digits served, against calling its Predictor in a loop; one compute thread each
+  start   respawn of a worker and of a runner; READY of a runner with 400 MB of weights
+  memory  PSS of all processes with four runners of one 384 MiB model, against one runner
 
-    python bench/serve.py [--seconds 5] [--clients 32]
+    python bench/serve.py [--parts noop,digits] [--seconds 3] [--litserve /path/to/python]
 """
 
 import argparse
+import io
+import json
 import multiprocessing
-import os
-import signal
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
+import numpy as np
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "serve"))
-from serve_harness import Running, free_port, infer_body, read_answer, until
+from serve_harness import Running, free_port, infer_body, read_answer, until, write_bundle
 
-BARE = """
+from serve_processes import memory, start
+
+CLIENTS = 32
+ROUNDS = 3
+UVICORN = """
 async def app(scope, receive, send):
     while (await receive()).get("more_body"):
         pass
@@ -31,17 +41,34 @@ async def app(scope, receive, send):
                 "headers": [(b"content-type", b"application/json"), (b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"{}"})
 """
+LITSERVE = """
+import sys
+import litserve
+
+class Nothing(litserve.LitAPI):
+    def setup(self, device):
+        pass
+
+    def predict(self, x):
+        return {}
+
+if __name__ == "__main__":
+    server = litserve.LitServer(Nothing(), accelerator="cpu", workers_per_device=1, timeout=60)
+    server.run(port=int(sys.argv[1]), num_api_servers=1, log_level="error",
+               generate_client_file=False, access_log=False)
+"""
 
 
-def request() -> bytes:
-    body = infer_body([1.0])
-    head = f"POST /v2/models/echo/infer HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n\r\n"
-    return (head + body).encode()
+def post(path: str, body: bytes, kind: str = "application/json") -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: t\r\nContent-Type: {kind}\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def one_client(port: int, seconds: float, times: "multiprocessing.Queue[list[float]]") -> None:
+def one_client(
+    port: int, message: bytes, seconds: float, times: "multiprocessing.Queue[list[float]]"
+) -> None:
     """Asks for `seconds`; puts the latencies into the queue."""
-    found, message = [], request()
+    found = []
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         end = time.perf_counter() + seconds
@@ -53,11 +80,11 @@ def one_client(port: int, seconds: float, times: "multiprocessing.Queue[list[flo
     times.put(found)
 
 
-def measure(port: int, clients: int, seconds: float) -> tuple[float, float]:
-    """(median latency in ms, answers per second). Clients share two processes at most 16 each."""
+def measure(port: int, message: bytes, clients: int, seconds: float) -> tuple[float, float]:
+    """(median latency in ms, answers per second), each client a process of its own."""
     times: multiprocessing.Queue[list[float]] = multiprocessing.Queue()
     processes = [
-        multiprocessing.Process(target=one_client, args=(port, seconds, times))
+        multiprocessing.Process(target=one_client, args=(port, message, seconds, times))
         for _ in range(clients)
     ]
     for process in processes:
@@ -68,77 +95,128 @@ def measure(port: int, clients: int, seconds: float) -> tuple[float, float]:
     return statistics.median(found) * 1000, len(found) / seconds
 
 
-def bare_uvicorn(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-    (folder / "bare.py").write_text(BARE)
+@contextmanager
+def peer(folder: Path, name: str, source: str, command: list[str]) -> Iterator[int]:
+    """A peer's server in a process of its own; its port."""
+    (folder / f"{name}.py").write_text(source)
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "bare:app", "--port", str(port), "--log-level",
-         "error", "--no-access-log", "--loop", "uvloop", "--http", "httptools"],
-        cwd=folder,
-    )  # fmt: skip
+    filled = [part.format(port=port) for part in command]
+    process = subprocess.Popen(filled, cwd=folder, stdout=subprocess.DEVNULL)
 
     def listens() -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    until(listens)
-    return process, port
+    try:
+        until(listens, 60)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
 
 
-def family_pss(pid: int) -> float:
-    """MB of all processes of a server; shared pages are counted once."""
-    master = psutil.Process(pid)
-    members = [master, *master.children(recursive=True)]
-    return sum(member.memory_full_info().pss for member in members) / 1e6
+@contextmanager
+def cupola(folder: Path, **settings: object) -> Iterator[Running]:
+    server = Running(folder / "cupola", queue_limit=4096, **settings)
+    server.start()
+    try:
+        server.wait_ready(90)
+        yield server
+    finally:
+        server.stop()
 
 
-def respawns(server: Running) -> tuple[float, float]:
-    """Milliseconds from KILL until a worker, and until a runner, is there again."""
-    worker = server.pids()[0]
-    began = time.perf_counter()
-    os.kill(worker, signal.SIGKILL)
-    until(lambda: server.pids() and server.pids() != [worker])
-    first = time.perf_counter() - began
-    server.wait_ready()
-    runner = server.runner_pid()
-    began = time.perf_counter()
-    os.kill(runner, signal.SIGKILL)
-    until(lambda: server.runner_pid() != runner)
-    return first * 1000, (time.perf_counter() - began) * 1000
+def noop(options: argparse.Namespace, folder: Path) -> None:
+    """All servers stay up; each round asks one after the other."""
+    message = infer_body([1.0]).encode()
+    with ExitStack() as stack:
+        bundle = write_bundle(folder / "bundles", "noop", task="noop")
+        ours = stack.enter_context(cupola(folder, models=[str(bundle)]))
+        flags = "--log-level error --no-access-log --loop uvloop --http httptools --port {port}"
+        uvicorn = [sys.executable, "-m", "uvicorn", "bare:app", *flags.split()]
+        servers = {
+            "uvicorn": (stack.enter_context(peer(folder, "bare", UVICORN, uvicorn)), "/"),
+            "cupola": (ours.port, "/v2/models/noop/infer"),
+        }
+        if options.litserve:
+            command = [options.litserve, "lit.py", "{port}"]
+            servers["litserve"] = (stack.enter_context(peer(folder, "lit", LITSERVE, command)),
+                                   "/predict")  # fmt: skip
+        latency: dict[str, list[float]] = {name: [] for name in servers}
+        rate: dict[str, list[float]] = {name: [] for name in servers}
+        for port, path in servers.values():
+            measure(port, post(path, message), 1, 0.5)
+        for _ in range(ROUNDS):
+            for name, (port, path) in servers.items():
+                latency[name].append(measure(port, post(path, message), 1, options.seconds)[0])
+            for name, (port, path) in servers.items():
+                rate[name].append(measure(port, post(path, message), CLIENTS, options.seconds)[1])
+    report(latency, rate)
+
+
+def report(latency: dict[str, list[float]], rate: dict[str, list[float]]) -> None:
+    print(f"{'':10} {'p50, 1 client':>14} {f'answers/s, {CLIENTS}':>14}")
+    for name in latency:
+        p50, answers = statistics.median(latency[name]), statistics.median(rate[name])
+        print(f"{name:10} {p50:11.3f} ms {answers:14.0f}")
+    ours, bare = statistics.median(latency["cupola"]), statistics.median(latency["uvicorn"])
+    print(f"p50 over uvicorn's: {ours / bare:.2f} (aim <= 4)")
+    for name, aim in (("uvicorn", 0.4), ("litserve", 3.0)):
+        if name in rate:
+            ratio = statistics.median(rate["cupola"]) / statistics.median(rate[name])
+            print(f"throughput over {name}'s: {ratio:.2f} (aim >= {aim})")
+
+
+def example_picture(bundle: Path) -> bytes:
+    """The picture of the bundle's recorded request, as a JPEG file."""
+    spec = json.loads((bundle / "example/request.json").read_text())["inputs"][0]
+    pixels = np.array(spec["data"], np.uint8).reshape(spec["shape"][1:])
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def digits(options: argparse.Namespace, folder: Path) -> None:
+    """The recorded picture, again and again: in a loop in this process, and through the server."""
+    import torch
+
+    from cupola.runtime.predictor import Predictor
+    from cupola.serve.models import shipped_bundles
+
+    torch.set_num_threads(1)
+    body = example_picture(shipped_bundles()["detr-digits"])
+    picture = {"image": np.array([body], dtype=object)}
+    predictor = Predictor.load("detr-digits")
+
+    def loop() -> float:
+        count, began = 0, time.perf_counter()
+        while time.perf_counter() - began < options.seconds:
+            predictor.encode(predictor.run(predictor.decode(picture, {})), {})
+            count += 1
+        return count / (time.perf_counter() - began)
+
+    with cupola(folder, models=["detr-digits"], plugins=[], compute_threads=1) as server:
+        message = post("/v2/models/detr-digits/infer", body, "image/jpeg")
+        measure(server.port, message, 1, 1.0)
+        ratios = []
+        for _ in range(ROUNDS):
+            direct = loop()
+            _, served = measure(server.port, message, 4, options.seconds)
+            ratios.append(served / direct)
+            print(f"detr-digits: {direct:.1f}/s in a loop, {served:.1f}/s served")
+    print(f"served over a loop: {statistics.median(ratios):.2f} (aim >= 0.9)")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--parts", default="noop,digits,start,memory")
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--litserve", help="the python of an environment that has LitServe")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        server = Running(Path(folder), queue_limit=4096)
-        server.start()
-        server.wait_ready()
-        bare, bare_port = bare_uvicorn(Path(folder))
-        try:
-            rows = {}
-            for name, port in (("uvicorn", bare_port), ("cupola", server.port)):
-                measure(port, 1, 0.5)
-                rows[name] = (
-                    *measure(port, 1, options.seconds),
-                    *measure(port, options.clients, options.seconds),
-                )
-            print(f"{'':10} {'p50, 1 client':>14} {'answers/s, ' + str(options.clients):>14}")
-            for name, (p50, _, _, rate) in rows.items():
-                print(f"{name:10} {p50:11.2f} ms {rate:14.0f}")
-            ours, theirs = rows["cupola"], rows["uvicorn"]
-            print(
-                f"ratio: p50 {ours[0] / theirs[0]:.2f} (aim <= 4), "
-                f"throughput {ours[3] / theirs[3]:.2f} (aim >= 0.4)"
-            )
-            print(f"memory: {family_pss(server.pid):.0f} MB (PSS)")
-            print("respawn: worker {:.0f} ms, runner {:.0f} ms".format(*respawns(server)))
-        finally:
-            bare.kill()
-            bare.wait()
-            server.stop()
+    parts = {"noop": noop, "digits": digits, "start": start, "memory": memory}
+    for name in options.parts.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            parts[name](options, Path(folder))
 
 
 if __name__ == "__main__":

@@ -92,6 +92,33 @@ def act(what: str | None, seconds: float) -> None:
             raise RuntimeError("told to fail")
 
 
+class Noop(Predictor):
+    """Gives back what it gets: all that is left is the server's own work."""
+
+    task = "noop"
+
+    @classmethod
+    def from_bundle(cls, path: Path, config: dict[str, Any]) -> "Noop":
+        return cls(config["name"], str(config["version"]), None, config)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("x", "FP32", (-1,)),)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("y", "FP32", (-1,)),)
+
+    def decode(self, tensors: Any, parameters: Any) -> list[Any]:
+        return [tensors["x"]]
+
+    def run(self, samples: Any) -> list[Any]:
+        return list(samples)
+
+    def encode(self, predictions: Any, parameters: Any) -> dict[str, Any]:
+        return {"y": predictions[0]}
+
+
 class Speaker(Predictor):
     """A language model that says word after word: w0 w1 w2 ..."""
 

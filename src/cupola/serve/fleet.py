@@ -110,7 +110,8 @@ class Fleet:
         if not versions:
             raise Refusal(404, f"unknown model {name!r}{did_you_mean(name, self.models)}")
         if version is None:
-            return versions[max(versions, key=version_key)]
+            newest = max(versions, key=version_key) if len(versions) > 1 else next(iter(versions))
+            return versions[newest]
         if version not in versions:
             raise Refusal(404, f"model {name!r} has no version {version!r}, only {list(versions)}")
         return versions[version]

@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from cupola.serve.runners.codec import Request
 
@@ -20,24 +20,24 @@ class Job:
     received: float
     deadline: float
     alone: bool = False  # it was there when another runner died
-    predictions: dict[int, Any] = field(default_factory=dict)
+    predictions: list[Any] = field(init=False)
+    missing: int = field(init=False)  # samples without a prediction
     cancelled: bool = False
     queued: float = 0.0
     began: float = 0.0
     run_seconds: float = 0.0
     batch: int = 0
 
+    def __post_init__(self) -> None:
+        self.missing = len(self.samples)
+        self.predictions = [None] * self.missing
+
     def unwanted(self, now: float) -> bool:
         """Nobody waits for the answer any more."""
         return self.cancelled or now > self.deadline
 
 
-@dataclass(slots=True, eq=False)
-class Item:
-    """One sample of a job."""
-
-    job: Job
-    index: int
+Item: TypeAlias = tuple[Job, int]  # one sample of a job: the job and the sample's index
 
 
 class Batcher:
@@ -58,7 +58,7 @@ class Batcher:
             queue = self._queues.get(key)
             if queue is None:
                 queue = self._queues[key] = deque()
-            queue.append(Item(job, index))
+            queue.append((job, index))
 
     def cancel(self, job_id: int) -> None:
         """The client has left: what has not run will not."""
@@ -73,7 +73,7 @@ class Batcher:
         return max(0.0, due - time.monotonic())
 
     def _due(self, queue: deque[Item]) -> float:
-        return 0.0 if len(queue) >= self.max_batch else queue[0].job.queued + self.delay
+        return 0.0 if len(queue) >= self.max_batch else queue[0][0].queued + self.delay
 
     def take(self) -> list[Item]:
         """The due batch of the bucket that has waited longest; empty if none is due."""
@@ -81,14 +81,14 @@ class Batcher:
         due = [key for key, queue in self._queues.items() if self._due(queue) <= now]
         if not due:
             return []
-        key = min(due, key=lambda key: self._queues[key][0].job.queued) if due[1:] else due[0]
+        key = min(due, key=lambda key: self._queues[key][0][0].queued) if due[1:] else due[0]
         queue, batch = self._queues[key], list[Item]()
         while queue and len(batch) < self.max_batch:
-            item = queue.popleft()
-            if item.job.unwanted(now):
-                self.jobs.pop(item.job.id, None)
+            job, index = queue.popleft()
+            if job.unwanted(now):
+                self.jobs.pop(job.id, None)
             else:
-                batch.append(item)
+                batch.append((job, index))
         if not queue:
             del self._queues[key]
         return batch

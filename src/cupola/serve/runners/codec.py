@@ -5,9 +5,9 @@ picture, a bare .npy array, and multipart with one part for each input.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import orjson
@@ -18,8 +18,10 @@ from cupola.serve import wire
 from cupola.serve.runners import tensors
 from cupola.serve.runners.multipart import parts_of
 
+Specs: TypeAlias = Mapping[str, TensorSpec]  # a model's inputs by their names
 
-@dataclass
+
+@dataclass(slots=True)
 class Request:
     """A parsed request. `outputs` maps asked names to "wants the binary form"."""
 
@@ -30,14 +32,14 @@ class Request:
     binary: bool = False
 
 
-def parse(frame: wire.Frame, body: wire.Body, specs: Sequence[TensorSpec]) -> Request:
+def parse(frame: wire.Frame, body: wire.Body, specs: Specs) -> Request:
     """The request that a worker forwarded; InputError says what is wrong with it."""
     request = _parse(frame, memoryview(body), specs)
     check_inputs(request.tensors, specs)
     return request
 
 
-def _parse(frame: wire.Frame, view: memoryview, specs: Sequence[TensorSpec]) -> Request:
+def _parse(frame: wire.Frame, view: memoryview, specs: Specs) -> Request:
     form = frame.extra.get("format", "v2")
     if form == "v2":
         return _parse_v2(view, frame.json_size, specs)
@@ -46,7 +48,7 @@ def _parse(frame: wire.Frame, view: memoryview, specs: Sequence[TensorSpec]) -> 
         found = parts_of(view, frame.extra["content_type"])
         return Request(*_sort_parts(found, specs, query))
     if form == "npy":
-        spec = next((spec for spec in specs if spec.datatype != "BYTES"), None)
+        spec = next((spec for spec in specs.values() if spec.datatype != "BYTES"), None)
         if spec is None:
             raise InputError("this model takes no plain array")
         return Request({spec.name: _load_npy(bytes(view), spec.name)}, query)
@@ -54,21 +56,20 @@ def _parse(frame: wire.Frame, view: memoryview, specs: Sequence[TensorSpec]) -> 
     return Request({spec.name: tensors.object_array([bytes(view)])}, query)
 
 
-def _bytes_input(specs: Sequence[TensorSpec]) -> TensorSpec:
-    for spec in specs:
+def _bytes_input(specs: Specs) -> TensorSpec:
+    for spec in specs.values():
         if spec.datatype == "BYTES":
             return spec
     raise InputError("this model takes no picture or file; send its tensors as JSON")
 
 
 def _sort_parts(
-    found: list[tuple[str, bytes]], specs: Sequence[TensorSpec], query: dict[str, Any]
+    found: list[tuple[str, bytes]], specs: Specs, query: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parts named like an input are inputs (`file` is the first BYTES one); others parameters."""
     inputs: dict[str, list[bytes]] = {}
-    names = {spec.name: spec for spec in specs}
     for name, data in found:
-        if name in names:
+        if name in specs:
             inputs.setdefault(name, []).append(data)
         elif name in ("file", "files", "image"):
             inputs.setdefault(_bytes_input(specs).name, []).append(data)
@@ -76,7 +77,7 @@ def _sort_parts(
             query[name] = data.decode("utf-8", "replace")
     arrays: dict[str, Any] = {}
     for name, items in inputs.items():
-        if names[name].datatype == "BYTES":
+        if specs[name].datatype == "BYTES":
             arrays[name] = tensors.object_array(items)
         else:
             arrays[name] = _load_npy(items[0], name)
@@ -90,7 +91,7 @@ def _load_npy(data: bytes, name: str) -> Any:
         raise InputError(f"input {name!r}: no .npy array: {error}") from None
 
 
-def _parse_v2(view: memoryview, json_size: int, specs: Sequence[TensorSpec]) -> Request:
+def _parse_v2(view: memoryview, json_size: int, specs: Specs) -> Request:
     size = len(view) if json_size < 0 else json_size
     if size > len(view):
         raise InputError(f"Inference-Header-Content-Length is {size}, the body {len(view)} bytes")
@@ -144,25 +145,26 @@ def _input(entry: Any, rest: memoryview) -> tuple[str, Any, memoryview]:
     )
 
 
-def check_inputs(found: Mapping[str, Any], specs: Sequence[TensorSpec]) -> None:
+def check_inputs(found: Mapping[str, Any], specs: Specs) -> None:
     """Names, datatypes and ranks against what the model declares."""
-    known = {spec.name: spec for spec in specs}
     for name, array in found.items():
-        if name not in known:
-            raise InputError(f"unknown input {name!r}{did_you_mean(name, known)}")
-        spec = known[name]
+        if (spec := specs.get(name)) is None:
+            raise InputError(f"unknown input {name!r}{did_you_mean(name, specs)}")
         datatype = "BF16" if spec.datatype == "BF16" else tensors.datatype_of(array)
         if datatype != spec.datatype:
             raise InputError(f"input {name!r}: expected {spec.datatype}, got {datatype}")
-        fits = len(array.shape) == len(spec.shape) and all(
-            want in (-1, have) for want, have in zip(spec.shape, array.shape, strict=True)
-        )
-        if not fits:
+        if not _fits(array.shape, spec.shape):
             raise InputError(f"input {name!r}: expected shape {list(spec.shape)}, "
                              f"got {list(array.shape)}")  # fmt: skip
-    for spec in specs:
-        if not spec.optional and spec.name not in found:
-            raise InputError(f"input {spec.name!r} is missing")
+    for name, spec in specs.items():
+        if name not in found and not spec.optional:
+            raise InputError(f"input {name!r} is missing")
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    if len(shape) != len(wanted):
+        return False
+    return all(want in (-1, have) for want, have in zip(wanted, shape, strict=True))
 
 
 def _outputs(document: dict[str, Any], parameters: dict[str, Any]) -> dict[str, bool] | None:

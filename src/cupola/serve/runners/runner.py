@@ -12,6 +12,8 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cupola.errors import CupolaError, InputError
 from cupola.runtime.predictor import EngineError, Predictor, Resumable, StreamEngine
 from cupola.serve import wire
@@ -39,7 +41,7 @@ class Runner:
         life: int | None = None,
     ) -> None:
         self.predictor = predictor
-        self.specs = predictor.inputs
+        self.specs = {spec.name: spec for spec in predictor.inputs}
         self.board = board
         self.batcher = Batcher(max_batch, delay)
         self.stopped = False
@@ -49,16 +51,20 @@ class Runner:
         self.hub = Hub(listener, hello, self._forget, spool, spool_threshold, life)
 
     def serve(self) -> None:
-        """The loop."""
-        while not self.stopped:
-            for connection, frame in self.hub.wait(self._pause()):
-                self._take(connection, frame)
-            self.board.beat()
-            self._run_batch()
-            self._step_streams()
-            self.hub.flush()
-            if self.hub.orphaned and not self.hub.connections:
-                return
+        """The loop. A number that is too large for its type becomes infinite, without a word."""
+        with np.errstate(over="ignore"):
+            while not self.stopped and not self._turn():
+                pass
+
+    def _turn(self) -> bool:
+        """Reads, runs one batch, steps the streams, writes. True when it is time to go."""
+        for connection, frame in self.hub.wait(self._pause()):
+            self._take(connection, frame)
+        self.board.beat()
+        self._run_batch()
+        self._step_streams()
+        self.hub.flush()
+        return self.hub.orphaned and not self.hub.connections
 
     def _pause(self) -> float:
         if self.engine is not None and self.engine.active:
@@ -121,24 +127,25 @@ class Runner:
         if not batch:
             return
         began = time.monotonic()
-        self.board.begin(list(dict.fromkeys(item.job.id for item in batch)))
+        jobs = list(dict.fromkeys(job for job, _ in batch))
+        self.board.begin([job.id for job in jobs])
         try:
             self._execute(batch)
         finally:
             self.board.end()
         seconds = time.monotonic() - began
-        for job in {id(item.job): item.job for item in batch}.values():
+        for job in jobs:
             job.began = job.began or began
             job.run_seconds += seconds
             job.batch = max(job.batch, len(batch))
-            if len(job.predictions) == len(job.samples):
+            if not job.missing:
                 self.batcher.jobs.pop(job.id, None)
                 self._answer(job)
 
     def _execute(self, batch: list[Item]) -> None:
         """One batch; if it fails, each sample alone, so that one cannot spoil the others."""
         try:
-            found = self.predictor.run([item.job.samples[item.index] for item in batch])
+            found = self.predictor.run([job.samples[index] for job, index in batch])
         except EngineError:
             raise  # this process is of no more use: what it holds is replayed on another
         except Exception as error:
@@ -147,19 +154,19 @@ class Runner:
                     self._execute([item])
                 return
             found = [error]
-        for item, prediction in zip(batch, found, strict=True):
-            item.job.predictions[item.index] = prediction
+        for (job, index), prediction in zip(batch, found, strict=True):
+            job.predictions[index] = prediction
+            job.missing -= 1
 
     def _answer(self, job: Job) -> None:
         if job.cancelled:
             return
         began = time.monotonic()
-        predictions = [job.predictions[n] for n in range(len(job.samples))]
-        failed = next((p for p in predictions if isinstance(p, Exception)), None)
         try:
-            if failed is not None:
-                raise failed
-            arrays = self.predictor.encode(predictions, job.request.parameters)
+            for prediction in job.predictions:
+                if isinstance(prediction, Exception):
+                    raise prediction
+            arrays = self.predictor.encode(job.predictions, job.request.parameters)
             body, json_size = codec.build(job.request, arrays, self.predictor)
         except Exception as error:
             status = 400 if isinstance(error, InputError) else 500

@@ -80,8 +80,7 @@ def _numbers(data: Any, dtype: Any, tensor: str) -> Array:
         return np.empty(0, dtype)
     if array.dtype.kind not in _ACCEPTS[dtype.kind]:
         raise InputError(f"input {tensor!r}: data of kind {array.dtype} is not {dtype}")
-    with np.errstate(over="ignore"):
-        narrow = array.astype(dtype)
+    narrow = array.astype(dtype)
     if dtype.kind in "ui" and not np.array_equal(narrow, array):
         raise InputError(f"input {tensor!r}: values out of range for {dtype}")
     return narrow.reshape(-1)

@@ -1,0 +1,132 @@
+"""What the server's processes need: time to be there again, and memory.
+
+The model is an AFNO of 400 MB whose weights nobody trained: loading and sharing do not care.
+Run by bench/serve.py.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "serve"))
+from serve_harness import Running, until
+
+TIMES = 5
+LAYERS = {384: 10, 400: 11}  # MB of weights (about) by the depth of the model
+
+
+def big_bundle(folder: Path, megabytes: int) -> Path:
+    """A forecast bundle with that much float32."""
+    import torch
+
+    import cupola
+    from cupola.serve.models import shipped_bundles
+
+    shipped = shipped_bundles()["afno-navier-stokes"]
+    config = json.loads((shipped / "config.json").read_text())
+    config |= {"name": "big", "metrics": {}}
+    config["model"] |= {"embed_dim": 1024, "depth": LAYERS[megabytes], "num_blocks": 4}
+    model = cupola.build(config["model"])
+    size = sum(parameter.nbytes for parameter in model.state_dict().values())
+    path = folder / "big"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(config))
+    save(dict(model.state_dict()), path / "weights.safetensors")
+    print(f"model: {size / 1e6:.0f} MB, {torch.get_num_threads()} threads")
+    return path
+
+
+def save(tensors: dict[str, object], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)  # type: ignore[attr-defined]
+
+
+def field_request() -> str:
+    """One forecast step of an empty field."""
+    data = [0.0] * (32 * 32)
+    spec = {"name": "field", "datatype": "FP32", "shape": [1, 32, 32], "data": data}
+    return json.dumps({"inputs": [spec], "parameters": {"steps": 1}})
+
+
+def killed(server: Running, role: str) -> float:
+    """Milliseconds from KILL until that process is ready again."""
+    if role == "worker":
+        old = server.pids()[0]
+        began = time.perf_counter()
+        os.kill(old, signal.SIGKILL)
+        until(lambda: any(c["state"] == "ready" and c["pid"] != old for c in server.children()))
+    else:
+        old = server.runner_pid()
+        began = time.perf_counter()
+        os.kill(old, signal.SIGKILL)
+        until(lambda: server.runner_pid() != old)
+    return (time.perf_counter() - began) * 1000
+
+
+def start(options: argparse.Namespace, folder: Path) -> None:
+    """Workers of a no-op model; runners of the big one, by what the mould's log says."""
+    server = Running(folder / "small", young=0.01)
+    server.start()
+    try:
+        server.wait_ready(60)
+        workers = [killed(server, "worker") for _ in range(TIMES)]
+        print(f"worker there again: median {statistics.median(workers):.0f} ms (aim <= 60)")
+    finally:
+        server.stop()
+    bundle = big_bundle(folder, 400)
+    server = Running(folder / "large", models=[str(bundle)], plugins=[], young=0.01)
+    server.start()
+    try:
+        server.wait_ready(120)
+        for _ in range(TIMES):
+            killed(server, "runner")
+        ready = [int(ms) for ms in re.findall(r"is ready after (\d+) ms", server.log())]
+        print(f"runner with 400 MB ready: first {ready[0]} ms, "
+              f"again: median {statistics.median(ready[1:]):.0f} ms (aim <= 300)")  # fmt: skip
+    finally:
+        server.stop()
+
+
+def family_pss(pid: int) -> float:
+    """MB of all processes of a server; shared pages are counted once."""
+    master = psutil.Process(pid)
+    members = [master, *master.children(recursive=True)]
+    return sum(member.memory_full_info().pss for member in members) / 1e6
+
+
+def memory(options: argparse.Namespace, folder: Path) -> None:
+    """PSS after ten requests to each runner."""
+    bundle = big_bundle(folder, 384)
+    found = {}
+    for runners in (1, 4):
+        model = {"bundle": str(bundle), "runners": runners}
+        server = Running(folder / f"r{runners}", models=[model], plugins=[], compute_threads=1)
+        server.start()
+        try:
+            server.wait_ready(120)
+            ask_each_runner(server, runners)
+            found[runners] = family_pss(server.pid)
+        finally:
+            server.stop()
+    print(f"PSS: {found[1]:.0f} MB with one runner, {found[4]:.0f} MB with four: "
+          f"{found[4] / found[1]:.2f} (aim <= 1.15)")  # fmt: skip
+
+
+def ask_each_runner(server: Running, runners: int) -> None:
+    """Ten requests for each runner, as many at a time as there are: the least loaded gets one."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def ask(_: int) -> int:
+        return server.ask("POST", "/v2/models/big/infer", field_request())[0]
+
+    with ThreadPoolExecutor(runners) as pool:
+        assert set(pool.map(ask, range(10 * runners))) == {200}
