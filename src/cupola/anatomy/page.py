@@ -9,6 +9,9 @@ from cupola.anatomy.describe import Anatomy, Node
 from cupola.anatomy.sources import class_source
 from cupola.anatomy.text import summary
 
+STYLE = "explain.css"
+SCRIPTS = ("tree.js", "detail.js", "attention.js", "cameras.js", "story.js")
+
 
 def page(anatomy: Anatomy, title: str, view: Mapping[str, Any] | None = None) -> str:
     """A self-contained page about a model; `view` is what its `inspect()` said of a picture.
@@ -25,10 +28,11 @@ def page(anatomy: Anatomy, title: str, view: Mapping[str, Any] | None = None) ->
         "configs": _configs(anatomy),
         "view": dict(view) if view else None,
     }
-    folder = files("cupola.anatomy")
-    template = folder.joinpath("page.html").read_text("utf-8")
-    cameras = folder.joinpath("cameras.js").read_text("utf-8")
-    return template.replace("/*CAMERAS*/", cameras).replace("/*DATA*/", embed(data))
+    web = files("cupola.anatomy") / "web"
+    style, *scripts = (web.joinpath(name).read_text("utf-8") for name in (STYLE, *SCRIPTS))
+    template = web.joinpath("explain.html").read_text("utf-8")
+    template = template.replace("/*STYLE*/", style).replace("/*SCRIPT*/", "\n".join(scripts))
+    return template.replace("/*DATA*/", embed(data))
 
 
 def embed(data: Any) -> str:

@@ -56,7 +56,7 @@ def summary(anatomy: Anatomy) -> str:
     if root.trainable != root.parameters:
         text += f" ({count(root.trainable)} trainable)"
     if anatomy.seen is not None:
-        text += f", {count(anatomy.seen.flops)}FLOPs, {anatomy.seen.seconds * 1000:.0f} ms"
+        text += f", {count(anatomy.seen.flops)}FLOPs, {duration(anatomy.seen.seconds)}"
     return text
 
 
@@ -76,3 +76,8 @@ def count(number: float) -> str:
         number /= 1000
         unit += 1
     return f"{number:.0f}" if unit == 0 else f"{number:.3g} {UNITS[unit]}"
+
+
+def duration(seconds: float) -> str:
+    """A time with its unit: 12.3 ms, 1.37 s."""
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
