@@ -95,11 +95,28 @@ def test_bases_of_installed_packages(tmp_path: Path, monkeypatch: pytest.MonkeyP
     configs = tmp_path / "site" / "somepkg" / ".mim" / "configs" / "detr"
     configs.mkdir(parents=True)
     (tmp_path / "site" / "somepkg" / "__init__.py").write_text("raise SystemExit('executed')")
-    (configs / "x.py").write_text("model = dict(type='A', inner=dict(type='B'))\nlr = 1")
     monkeypatch.syspath_prepend(tmp_path / "site")
+    (configs / "x.py").write_text("_base_ = '../base.py'\nlr = 1")
+    (configs.parent / "base.py").write_text("model = dict(type='A', inner=dict(type='B'))")
     made = load(tmp_path, here="_base_ = ['somepkg::detr/x.py']\nlr = 2")
     assert made["lr"] == 2
     assert made["model"] == {"type": "A", "inner": {"type": "B"}, "_scope_": "somepkg"}
+
+
+def test_bases_of_an_unpacked_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the package itself does not install."""
+    configs = tmp_path / "wheels" / "mmdet3d" / ".mim" / "configs" / "_base_"
+    configs.mkdir(parents=True)
+    (configs / "run.py").write_text("x = 1")
+    named = "_base_ = 'mmdet3d::_base_/run.py'"
+    beside = "_base_ = '../../mmdetection3d/configs/_base_/run.py'"
+    project = tmp_path / "a" / "b" / "configs"
+    project.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"'mmdet3d' is not installed. Its wheel will do, unpack"):
+        load(project, here=named)
+    monkeypatch.setenv("CUPOLA_CONFIG_PATH", str(tmp_path / "wheels"))
+    for text in (named, beside):
+        assert load(project, here=text)["x"] == 1
 
 
 @pytest.mark.parametrize(

