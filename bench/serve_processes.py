@@ -53,7 +53,7 @@ def save(tensors: dict[str, object], path: Path) -> None:
 def field_request() -> str:
     """One forecast step of an empty field."""
     data = [0.0] * (32 * 32)
-    spec = {"name": "field", "datatype": "FP32", "shape": [1, 32, 32], "data": data}
+    spec = {"name": "fields", "datatype": "FP32", "shape": [1, 1, 32, 32], "data": data}
     return json.dumps({"inputs": [spec], "parameters": {"steps": 1}})
 
 

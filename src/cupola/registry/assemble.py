@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,14 @@ def _part(path: str, thing: Any, recorder: Recorder, begun: _Beginnings) -> tupl
     registration = recorder.registrations.get(id(thing))
     made = registration if record is None or record.parent is None else record
     sequence = begun.of(thing)
+    kind: Any = type(thing)
     part = Part(
         path=path,
         order=0,
-        cls=f"{type(thing).__module__}.{type(thing).__qualname__}",
+        cls=f"{kind.__module__}.{kind.__qualname__}",
         name=record.name if record else None,
         registry=record.registry.name if record else None,
-        source=place(type(thing)),
+        source=place(kind),
         made_by=made.made_by if made else None,
         made_at=_short(made.made_at) if made and made.made_at else None,
         config=record.slice.path if record and record.slice else None,
@@ -125,6 +127,7 @@ def _attribute(owner: Any, wanted: Any) -> str | None:
     return None
 
 
+@lru_cache(maxsize=4096)
 def _short(place_: str) -> str:
     """file:line with the file from the last folder named like a package on."""
     file, _, line = place_.rpartition(":")

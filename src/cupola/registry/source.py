@@ -47,6 +47,7 @@ def _definitions(path: Path) -> dict[str, int]:
     return found
 
 
+@lru_cache(maxsize=4096)
 def place(maker: Any) -> str:
     """``cupola/models/detr/head.py:55``, or without the line where it is not known."""
     line = source_line(maker)

@@ -15,6 +15,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.errors import BuildError, InputError
 from cupola.models.afno.modes import Modes, mode_rule
+from cupola.nn.layers.factory import empty
 
 Layer = tuple[Tensor, Tensor]  # complex weight [G, S, S'] and bias [G, 1, S']
 
@@ -100,10 +101,10 @@ class AFNO2D(nn.Module):
         self.exact = exact
         G, S, wide = num_blocks, self.block_size, self.block_size * hidden_size_factor
         # Real and imaginary parts stand along the first axis, as in the published checkpoints.
-        self.w1 = nn.Parameter(0.02 * torch.randn(2, G, S, wide))
-        self.b1 = nn.Parameter(0.02 * torch.randn(2, G, wide))
-        self.w2 = nn.Parameter(0.02 * torch.randn(2, G, wide, S))
-        self.b2 = nn.Parameter(0.02 * torch.randn(2, G, S))
+        self.w1 = nn.init.normal_(empty(2, G, S, wide), std=0.02)
+        self.b1 = nn.init.normal_(empty(2, G, wide), std=0.02)
+        self.w2 = nn.init.normal_(empty(2, G, wide, S), std=0.02)
+        self.b2 = nn.init.normal_(empty(2, G, S), std=0.02)
         self.gain: nn.Parameter | None = None
         if gain_grid is not None:
             kept = self.rule(*gain_grid, self.fraction)
