@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from cupola import nn
 from cupola.models.bloom import Batcher, BloomForCausalLM, Sampling
 from cupola.parallel import Group
+from cupola.runtime.language_engines import ENGINES, prepare
 from cupola.weights import load_shard
 from cupola.weights.dialects.bloom_hf import their_key
 
@@ -39,27 +40,30 @@ def seconds(run: Callable[[], Any], times: int = 1) -> float:
     return best
 
 
-def models(shape: dict[str, int], dtype: torch.dtype) -> tuple[Any, Any]:
-    """Ours and theirs over the same tensors."""
+def models(shape: dict[str, int], dtype: torch.dtype) -> tuple[dict[str, Any], Any]:
+    """Ours under each engine, and theirs, all over the same tensors."""
     import transformers
 
     torch.manual_seed(0)
     with nn.on_meta():
-        ours = BloomForCausalLM(dtype=dtype, **shape).eval()
+        engines = {name: BloomForCausalLM(dtype=dtype, **shape).eval() for name in ENGINES}
+    ours = engines["eager"]
     state = {
         key: torch.ones(t.shape, dtype=dtype)
         if "norm.weight" in key
         else torch.empty(t.shape, dtype=dtype).normal_(0, 0.02)
         for key, t in ours.state_dict().items()
     }
-    ours.load_state_dict(state, assign=True)
+    for name, model in engines.items():
+        model.load_state_dict(state, assign=True)
+        prepare(model, name)
     with torch.device("meta"):
         theirs = transformers.BloomForCausalLM(transformers.BloomConfig(**shape)).eval()
     theirs.load_state_dict(
         {their_key(key): tensor for key, tensor in state.items()}, strict=False, assign=True
     )
     theirs.tie_weights()
-    return ours, theirs
+    return engines, theirs
 
 
 def bandwidth() -> float:
@@ -94,16 +98,18 @@ def their_writer(model: Any, ids: list[int]) -> Callable[[], Any]:
     return step
 
 
-def decode(ours: Any, theirs: Any) -> tuple[float, float, float]:
-    """Median seconds a token: ours, theirs, and ours with eight streams (per step)."""
+def decode(engines: dict[str, Any], theirs: Any) -> dict[str, float]:
+    """Median seconds a step: theirs, and each of ours with one and with eight streams."""
     ids = torch.randint(0, 30000, (PROMPT,)).tolist()
-    writers = [our_writer(ours, ids), their_writer(theirs, ids), our_writer(ours, ids, 8)]
-    times: list[list[float]] = [[], [], []]
+    writers = {"theirs": their_writer(theirs, ids)}
+    for name, model in engines.items():
+        writers[name] = our_writer(model, ids)
+        writers[f"{name} x 8"] = our_writer(model, ids, 8)
+    times: dict[str, list[float]] = {name: [] for name in writers}
     for _ in range(STEPS):
-        for writer, found in zip(writers, times, strict=True):
-            found.append(seconds(writer))
-    one, their, eight = (sorted(found)[STEPS // 2] for found in times)
-    return one, their, eight
+        for name, writer in writers.items():
+            times[name].append(seconds(writer))
+    return {name: sorted(found)[STEPS // 2] for name, found in times.items()}
 
 
 def prefill(ours: Any, theirs: Any, tokens: int = 128) -> tuple[float, float]:
@@ -164,7 +170,7 @@ def load_memory(folder: Path, shape: dict[str, int], size: int) -> int:
 
 
 def line(what: str, value: float, target: str, note: str = "") -> None:
-    print(f"{what:<44} {value:8.3f}   target {target:<8} {note}", flush=True)
+    print(f"{what:<48} {value:8.3f}   target {target:<8} {note}", flush=True)
 
 
 def main() -> None:
@@ -175,22 +181,31 @@ def main() -> None:
     shape, dtype = QUICK if options.quick else SHAPE, getattr(torch, options.dtype)
     print(f"{torch.get_num_threads()} threads, {options.dtype}, {shape}")
     rate = bandwidth()
-    ours, theirs = models(shape, dtype)
+    engines, theirs = models(shape, dtype)
+    ours = engines["eager"]
     size = sum(p.nbytes for p in ours.parameters())
-    one, their, eight = decode(ours, theirs)
-    floor = size / rate / 1e9
+    found = decode(engines, theirs)
+    their, floor = found["theirs"], size / rate / 1e9
     bound = "<= 0.60" if dtype == torch.float32 else "<= 0.50"
-    line("decode, batch 1: ours / theirs", one / their, bound, f"{one:.4f} s, {their:.4f} s")
-    line("decode, batch 1: ours / bandwidth floor", one / floor, "", f"{rate:.1f} GB/s")
+    for name in ENGINES:
+        about = f"{found[name]:.4f} s, {their:.4f} s"
+        line(f"decode, batch 1, {name}: ours / theirs", found[name] / their, bound, about)
     line(
-        "eight streams: tokens/s over one stream", 8 * one / eight, ">= 3", f"{eight:.4f} s a step"
+        "decode, batch 1, eager: ours / bandwidth floor",
+        found["eager"] / floor,
+        "",
+        f"{rate:.1f} GB/s",
     )
+    for name in ENGINES:
+        eight = found[f"{name} x 8"]
+        gain = 8 * found[name] / eight
+        line(f"eight streams, {name}: tokens/s over one", gain, ">= 3", f"{eight:.4f} s a step")
     mine, other = prefill(ours, theirs)
     line("prefill 128: ours / theirs (last logits)", mine / other, "<= 0.85", f"{mine:.3f} s")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_file(dict(ours.state_dict()), folder / "model.safetensors")
-        del ours, theirs
+        del ours, theirs, engines
         line("prepared weights to first token, s", first_token(folder, shape, dtype), "<= 2.5")
         whole, part = (load_memory(folder, shape, count) for count in (1, 4))
         line(

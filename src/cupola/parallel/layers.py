@@ -26,6 +26,7 @@ from cupola.parallel.mappings import (
 )
 
 Init = Callable[[Tensor], Any]
+Stored = Callable[[Tensor, Tensor | None], Tensor]  # see storage.py
 
 
 class _CopiedLinear(torch.autograd.Function):
@@ -90,6 +91,7 @@ class ColumnParallelLinear(nn.Module):
         self.group = alone(group)
         self.gather_output, self.skip_bias_add = gather_output, skip_bias_add
         self.sequence_parallel = sequence_parallel
+        self.stored: Stored | None = None  # the weight as an inference engine keeps it
         self.shard_dims = {"weight": 0, "bias": 0}
         self.weight = sliced_parameter(
             (out_features, in_features), 0, self.group, init, device=device, dtype=dtype
@@ -101,6 +103,8 @@ class ColumnParallelLinear(nn.Module):
         bias = None if self.skip_bias_add else self.bias
         if self.sequence_parallel:
             y = linear(gather_sequence(x, self.group), self.weight, bias)
+        elif self.stored is not None:
+            y = self.stored(x, bias)
         elif self.group.size == 1 or not torch.is_grad_enabled():
             y = linear(x, self.weight, bias)
         else:
@@ -136,6 +140,7 @@ class RowParallelLinear(nn.Module):
         self.group = alone(group)
         self.input_is_parallel, self.skip_bias_add = input_is_parallel, skip_bias_add
         self.sequence_parallel = sequence_parallel
+        self.stored: Stored | None = None  # the weight as an inference engine keeps it
         self.shard_dims = {"weight": 1}
         self.weight = sliced_parameter(
             (out_features, in_features), 1, self.group, init, device=device, dtype=dtype
@@ -146,10 +151,13 @@ class RowParallelLinear(nn.Module):
     def forward(self, x: Tensor) -> Any:
         x = x if self.input_is_parallel else scatter_to_ranks(x, self.group)
         if self.group.size == 1:
-            y = linear(x, self.weight, None if self.skip_bias_add else self.bias)
+            y = self._product(x, None if self.skip_bias_add else self.bias)
         else:
-            partial = linear(x, self.weight)
+            partial = self._product(x)
             leave = scatter_sequence_sum if self.sequence_parallel else reduce_from_ranks
             y = leave(partial, self.group)
             y = y if self.skip_bias_add or self.bias is None else y + self.bias
         return (y, self.bias) if self.skip_bias_add else y
+
+    def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return linear(x, self.weight, bias) if self.stored is None else self.stored(x, bias)

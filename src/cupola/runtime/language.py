@@ -15,6 +15,7 @@ from cupola.errors import BundleError, InputError
 from cupola.models.bloom import Batcher, Sampling
 from cupola.parallel import Group
 from cupola.runtime.building import build, build_part
+from cupola.runtime.language_engines import prepare
 from cupola.runtime.language_ranks import Lead, Order
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 
@@ -49,8 +50,10 @@ class LanguagePredictor(Predictor):
     tokenizer: Any = None
     cache_tokens: int = 8192
     chunk: int = 256
+    engine: str = "eager"  # see language_engines.py
     tell: Callable[[Order], None] | None = None  # how rank 0 of a group reaches the other ranks
-    _engines: Iterator[int] = field(default_factory=count, repr=False)
+    _numbers: Iterator[int] = field(default_factory=count, repr=False)
+    _executed: str = field(default="eager", repr=False)
 
     task: ClassVar[str] = "language"
     max_batch: ClassVar[int] = 32
@@ -129,10 +132,13 @@ class LanguagePredictor(Predictor):
         batcher = self.new_batcher()
         if self.tell is None:
             return LanguageEngine(batcher, self.tokenizer)
-        return LanguageEngine(Lead(batcher, next(self._engines), self.tell), self.tokenizer)
+        return LanguageEngine(Lead(batcher, next(self._numbers), self.tell), self.tokenizer)
 
     def new_batcher(self) -> Batcher:
-        """An empty cache and nobody in it."""
+        """An empty cache and nobody in it, over the model as `engine` executes it."""
+        if self.engine != self._executed:
+            prepare(self.model, self.engine)
+            self._executed = self.engine
         return Batcher(
             self.model,
             cache_tokens=self.cache_tokens,

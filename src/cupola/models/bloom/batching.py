@@ -122,8 +122,8 @@ class Batcher:
         plan = self._plan()
         if not plan:
             return []
-        logits, writers = self._run(plan)
-        tokens = [self._write(r, row) for r, row in zip(writers, logits, strict=True)]
+        rows, writers = self._run(plan)
+        tokens = self._write_all(writers, rows) if writers else []
         for token in tokens:
             if token.finish_reason:
                 self.cancel(token.request_id)
@@ -150,7 +150,7 @@ class Batcher:
         return plan
 
     def _run(self, plan: list[tuple[_Request, int]]) -> tuple[Tensor, list[_Request]]:
-        """Logits [R, V] of the R requests whose last token is now known to the model."""
+        """Hidden states [R, H] of the R requests whose last token is now known to the model."""
         ids: list[int] = []
         segments, last, writers = [], [], []
         for request, count in plan:
@@ -162,10 +162,9 @@ class Batcher:
         hidden = self._forward(ids, segments)  # [T, H]
         for request, count in plan:
             request.pages.length += count
-        if not last:
-            return hidden.new_empty(0, self.model.settings.vocab_size), []
-        rows = hidden if len(last) == len(ids) else hidden[torch.tensor(last, device=hidden.device)]
-        return self.model.logits(rows), writers
+        if len(last) == len(ids):
+            return hidden, writers
+        return hidden[torch.tensor(last, dtype=torch.long, device=hidden.device)], writers
 
     def _forward(self, ids: list[int], segments: list[Segment]) -> Tensor:
         trunk = self.model.transformer
@@ -178,12 +177,24 @@ class Batcher:
         x = trunk.embedding(torch.tensor(ids, device=self.slopes.device), positions)
         return trunk.run(x, context)
 
-    def _write(self, request: _Request, logits: Tensor) -> Token:
+    def _write_all(self, writers: list[_Request], rows: Tensor) -> list[Token]:
+        """One token for each request, from its hidden state in `rows` [R, H]."""
+        screen = self.model.screen
+        if screen is not None and all(request.sampling.plain for request in writers):
+            return [self._write(r, token) for r, token in zip(writers, screen(rows), strict=True)]
+        return [
+            self._choose(request, logits)
+            for request, logits in zip(writers, self.model.logits(rows), strict=True)
+        ]
+
+    def _choose(self, request: _Request, logits: Tensor) -> Token:
         sampling = request.sampling
         token = choose(logits, sampling, len(request.tokens), request.tokens)
+        return self._write(request, token, logprob_of(logits, token) if sampling.logprobs else None)
+
+    def _write(self, request: _Request, token: int, logprob: float | None = None) -> Token:
         request.tokens.append(token)
         reason = "length" if len(request.tokens) == request.total else None
-        if token == self.model.settings.eos_token_id and not sampling.ignore_eos:
+        if token == self.model.settings.eos_token_id and not request.sampling.ignore_eos:
             reason = "stop"
-        logprob = logprob_of(logits, token) if sampling.logprobs else None
         return Token(request.request_id, token, reason, logprob)

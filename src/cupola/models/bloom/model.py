@@ -19,6 +19,7 @@ from cupola.models.bloom.cache import BLOCK
 from cupola.models.bloom.contexts import Context, DenseCache, DenseContext, new_mask
 from cupola.models.bloom.embedding import Embedding, Pooler
 from cupola.models.bloom.sampling import Sampling
+from cupola.models.bloom.screen import Screen
 from cupola.models.bloom.settings import BloomSettings
 from cupola.parallel import (
     Group,
@@ -29,6 +30,7 @@ from cupola.parallel import (
     vocab_parallel_cross_entropy,
 )
 from cupola.parallel.groups import alone
+from cupola.parallel.layers import Stored
 from cupola.parallel.linear import linear
 from cupola.registry import MODELS
 
@@ -122,6 +124,8 @@ class BloomForCausalLM(nn.Module):
         self.settings = BloomSettings.from_config(config)
         self.transformer = BloomModel(self.settings, group, device, kind)
         self.group = self.transformer.group
+        self.screen: Screen | None = None  # an inference engine's way to the likeliest token
+        self.stored_head: Stored | None = None  # the word table as an inference engine keeps it
 
     def forward(
         self,
@@ -139,6 +143,8 @@ class BloomForCausalLM(nn.Module):
     def local_logits(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., ceil(V/P)]: the logits of this rank's rows of the vocabulary."""
         word = self.transformer.embedding.word
+        if self.stored_head is not None:
+            return word.mask_padding(self.stored_head(hidden, None))
         return word.mask_padding(linear(copy_to_ranks(hidden, self.group), word.weight))
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:

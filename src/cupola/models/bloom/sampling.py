@@ -42,6 +42,11 @@ class Sampling:
             if not fine:
                 raise InputError(message)
 
+    @property
+    def plain(self) -> bool:
+        """Whether the likeliest token is all that is asked for."""
+        return self.temperature == 0 and self.repetition_penalty == 1 and not self.logprobs
+
 
 def uniform(seed: int, position: int) -> float:
     """A number in [0, 1) that depends on its arguments alone (Philox counter generator)."""
