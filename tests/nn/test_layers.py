@@ -277,6 +277,39 @@ def test_attention_says_what_is_wrong() -> None:
         attention(x, x, x, key_padding_mask=torch.zeros(4, 4))
     with pytest.raises(AssertionError, match="only bool and floating"):
         attention(x, x, x, attn_mask=torch.zeros(4, 4, dtype=torch.int))
+    with pytest.raises(AssertionError, match="`key` and `value` to be 3-D but found 2-D"):
+        attention(x, x[0], x)
+    with pytest.raises(AssertionError, match="query should be unbatched 2D or batched 3D"):
+        attention(x[0, 0], x, x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("masks", [(), ("attn_mask",), ("key_padding_mask", "attn_mask")])
+def test_self_attention_in_evaluation_runs_in_one_kernel(
+    monkeypatch: pytest.MonkeyPatch, masks: tuple[str, ...]
+) -> None:
+    attention, x = nn.MultiheadAttention(8, 2, batch_first=True).eval(), torch.randn(3, 5, 8)
+    shapes = {"attn_mask": (5, 5), "key_padding_mask": (3, 5)}
+    given = {name: torch.ones(shapes[name], dtype=torch.bool).triu(2) for name in masks}
+    fused = attention(x, x, x, **given)
+    monkeypatch.setattr(torch, "_native_multi_head_attention", None)  # now a call would fail
+    assert_same(fused, attention(x, x.clone(), x, **given))
+    with pytest.raises(TypeError, match="not callable"):
+        attention(x, x, x)
+    attention.out_proj.register_forward_hook(lambda *_: None)  # the kernel would pass it by
+    attention(x, x, x)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_self_attention_takes_nested_tensors_in_evaluation_only() -> None:
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    x = torch.nested.nested_tensor([torch.randn(2, 8), torch.randn(4, 8)])
+    with pytest.raises(AssertionError, match="fast path was not hit because grad is enabled"):
+        attention(x, x, x)
+    with torch.no_grad():
+        output = attention(x, x, x, need_weights=False)[0]
+        alone = attention(x[0][None], x[0][None], x[0][None])[0][0]
+    assert_same(output[0], alone)
 
 
 def test_embeddings_agree_with_torch() -> None:

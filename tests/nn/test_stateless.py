@@ -60,12 +60,36 @@ def test_an_exception_restores_what_was_there() -> None:
 
 def test_paths_are_checked() -> None:
     net = Counting()
-    with pytest.raises(AttributeError, match="Linear has no attribute `w`"):
-        call(net, {"fc.w": X})
-    with pytest.raises(TypeError, match="not an instance of torch"):
+    with pytest.raises(AttributeError, match="Counting has no attribute `head`"):
+        call(net, {"head.w": X})
+    with pytest.raises(TypeError, match="attribute `training`: True is not an instance of torch"):
         call(net, {"training": X})
-    with pytest.raises(RuntimeError, match=r"Unexpected key\(s\): 'plain'.\n\tMissing key\(s\): "):
+    with pytest.raises(TypeError, match=r"^3 is not an instance of torch"):
+        call(net, {"plain": 3})  # type: ignore[dict-item]
+    expected = r"Unexpected key\(s\): 'plain'.\n\tMissing key\(s\): 'calls', 'fc.bias'"
+    with pytest.raises(RuntimeError, match=expected):
         call(net, {"plain": X}, strict=True)
+
+
+def test_a_new_name_exists_during_the_call_only() -> None:
+    class Reader(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.offset
+
+    net = Reader()
+    for offset in (X, nn.Parameter(X)):
+        assert nn.functional_call(net, {"offset": offset}, X).item() == 2
+        assert not hasattr(net, "offset") and not list(net.parameters())
+
+
+def test_values_may_come_in_several_dictionaries() -> None:
+    net = Counting()
+    parts = ({"fc.weight": torch.tensor([[2.0]])}, {"fc.bias": torch.zeros(1)})
+    assert nn.functional_call(net, parts, X).item() == 5
+    with pytest.raises(ValueError, match=r"\['fc.bias'\] appeared in multiple dictionaries"):
+        nn.functional_call(net, [*parts, parts[1]], X)
+    with pytest.raises(ValueError, match="to be a dict or a sequence of dicts"):
+        nn.functional_call(net, ["fc.weight"], X)  # type: ignore[list-item]
 
 
 def test_gradients_flow_to_the_values() -> None:

@@ -6,6 +6,7 @@ meta device is returned as it is: there is nothing to fill, and asking torch cos
 
 from collections.abc import Callable
 from functools import wraps
+from typing import Any
 
 from torch import Tensor
 from torch.nn import init as torch_init
@@ -37,6 +38,12 @@ uniform_ = _unless_meta(torch_init.uniform_)
 xavier_normal_ = _unless_meta(torch_init.xavier_normal_)
 xavier_uniform_ = _unless_meta(torch_init.xavier_uniform_)
 zeros_ = _unless_meta(torch_init.zeros_)
+
+
+def __getattr__(name: str) -> Any:
+    # What torch keeps for old code: normal for normal_ and the like.
+    return getattr(torch_init, name)
+
 
 __all__ = [
     "calculate_gain",

@@ -1,16 +1,20 @@
 """Calling a module with other tensors in place of its own."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from torch import Tensor
 
 from cupola.nn.traversal import AnyModule
 
+Tensors = dict[str, Tensor]
+ABSENT: Final = object()
+
 
 def functional_call(
     module: AnyModule,
-    parameters_and_buffers: dict[str, Tensor],
+    parameters_and_buffers: Tensors | Sequence[Tensors],
     args: Any = None,
     kwargs: dict[str, Any] | None = None,
     *,
@@ -20,64 +24,75 @@ def functional_call(
     """Call a module as if its parameters and buffers were the given ones.
 
     Args:
-        parameters_and_buffers: path -> tensor; what forward assigns anew is written back to it.
+        parameters_and_buffers: path -> tensor, or several such dictionaries; what forward assigns
+            anew is written back. A name that the module lacks exists during the call.
         args: a tuple of positional arguments, or the only one.
         tie_weights: give a shared tensor's value to all paths that lead to it.
         strict: raise RuntimeError unless every path of the module is given, and no other.
 
     Raises:
-        AttributeError: a path leads nowhere.
-        ValueError: two values for one shared tensor.
+        AttributeError: a path goes through a module that does not exist.
+        TypeError: a value, or the attribute that it would replace, is no tensor.
+        ValueError: two values for one shared tensor or in two dictionaries.
     """
-    given = parameters_and_buffers
+    given = _one_dictionary(parameters_and_buffers)
     values = _spread_over_ties(module, given) if tie_weights else dict(given)
     if strict:
         _check_paths(module, values)
-    slots = {path: _Slot(module, path) for path in values}
     before: dict[str, Any] = {}
     try:
         for path, value in values.items():
-            before[path] = slots[path].swap(value)
+            before[path] = _swap(module, path, value)
         positional = () if args is None else args if isinstance(args, tuple) else (args,)
         return module(*positional, **(kwargs or {}))
     finally:
-        after = {path: slots[path].swap(before[path]) for path in reversed(list(before))}
+        after = {path: _swap(module, path, before[path]) for path in reversed(before)}
         given.update({path: after[path] for path in given if path in after})
 
 
-class _Slot:
-    """The place where a tensor of a path lies."""
+def _one_dictionary(given: Tensors | Sequence[Tensors]) -> Tensors:
+    if isinstance(given, dict):
+        return given
+    if not isinstance(given, Sequence) or not all(isinstance(part, dict) for part in given):
+        raise ValueError(
+            f"Expected parameters_and_buffers to be a dict or a sequence of dicts, got {given}"
+        )
+    counts = Counter(path for part in given for path in part)
+    repeated = [path for path, count in counts.items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"{repeated} appeared in multiple dictionaries; "
+            "behavior of functional call is ambiguous"
+        )
+    return {path: value for part in given for path, value in part.items()}
 
-    def __init__(self, root: AnyModule, path: str) -> None:
-        owner, _, self.name = path.rpartition(".")
-        self.module = root.get_submodule(owner)
-        if not hasattr(self.module, self.name):
-            raise AttributeError(f"{self.module._get_name()} has no attribute `{self.name}`")
 
-    def swap(self, value: Any) -> Any:
-        """Put a value there, past the rules of assignment; return what was there."""
-        for members in (self.module._parameters, self.module._buffers):
-            if self.name in members:
-                before = members[self.name]
-                members[self.name] = value
-                return before
-        before = getattr(self.module, self.name)
-        if not isinstance(before, Tensor):
-            raise TypeError(f"attribute `{self.name}`: {before} is not an instance of torch.Tensor")
-        setattr(self.module, self.name, value)
+def _swap(root: AnyModule, path: str, value: Any) -> Any:
+    """Put a value at a path, past the rules of assignment; return what was there or ABSENT."""
+    owner, _, name = path.rpartition(".")
+    module = root.get_submodule(owner)
+    if value is not None and value is not ABSENT and not isinstance(value, Tensor):
+        raise TypeError(f"{value} is not an instance of torch.Tensor")
+    before = getattr(module, name, ABSENT)
+    if value is ABSENT:
+        delattr(module, name)
         return before
+    for members in (module._parameters, module._buffers):
+        if name in members:
+            members[name] = value
+            return before
+    if before is not ABSENT and before is not None and not isinstance(before, Tensor):
+        raise TypeError(f"attribute `{name}`: {before} is not an instance of torch.Tensor")
+    setattr(module, name, value)
+    return before
 
 
-def _named_tensors(module: AnyModule) -> dict[str, Tensor]:
-    return dict(
-        [
-            *module.named_parameters(remove_duplicate=False),
-            *module.named_buffers(remove_duplicate=False),
-        ]
-    )
+def _named_tensors(module: AnyModule) -> Tensors:
+    parameters = module.named_parameters(remove_duplicate=False)
+    return dict([*parameters, *module.named_buffers(remove_duplicate=False)])
 
 
-def _spread_over_ties(module: AnyModule, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _spread_over_ties(module: AnyModule, given: Mapping[str, Tensor]) -> Tensors:
     groups: dict[int, list[str]] = {}
     for path, tensor in _named_tensors(module).items():
         groups.setdefault(id(tensor), []).append(path)
@@ -86,7 +101,7 @@ def _spread_over_ties(module: AnyModule, given: Mapping[str, Tensor]) -> dict[st
         named = [path for path in paths if path in given]
         if len({id(given[path]) for path in named}) > 1:
             raise ValueError(
-                f"functional_call got multiple values for keys {named}, which are tied. "
+                f"functional_call got multiple values for keys {sorted(paths)}, which are tied. "
                 "Consider using tie_weights=False"
             )
         values |= dict.fromkeys(paths, given[named[0]]) if named else {}
@@ -95,8 +110,7 @@ def _spread_over_ties(module: AnyModule, given: Mapping[str, Tensor]) -> dict[st
 
 def _check_paths(module: AnyModule, values: Mapping[str, Tensor]) -> None:
     own = _named_tensors(module)
-    unexpected = [path for path in values if path not in own]
-    missing = [path for path in own if path not in values]
+    unexpected, missing = sorted(values.keys() - own), sorted(own.keys() - values)
     problems = [
         f"{what} key(s): {', '.join(map(repr, paths))}."
         for what, paths in (("Unexpected", unexpected), ("Missing", missing))

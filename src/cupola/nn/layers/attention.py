@@ -130,7 +130,18 @@ class MultiheadAttention(Module):
         Returns:
             output [B, L, E], and weights [B, L, S], or [B, h, L, S], or None.
         """
-        batched = query.dim() == 3
+        batched = F._mha_shape_check(  # type: ignore[attr-defined]
+            query, key, value, key_padding_mask, attn_mask, self.num_heads
+        )
+        why_not_fused = self._why_not_fused(query, key, value, key_padding_mask, attn_mask)
+        if not why_not_fused:
+            mask = _join_masks(self, query, key, key_padding_mask, attn_mask, is_causal)
+            return self._fused(query, mask, need_weights, average_attn_weights)
+        if query.is_nested or key.is_nested or value.is_nested:
+            raise AssertionError(
+                "MultiheadAttention does not support NestedTensor outside of its fast path. "
+                f"The fast path was not hit because {why_not_fused}"
+            )
         if not batched:
             query, key, value = (t.unsqueeze(0) for t in (query, key, value))
             if key_padding_mask is not None:
@@ -148,6 +159,48 @@ class MultiheadAttention(Module):
         if not batched:
             return output.squeeze(0), None if weights is None else weights.squeeze(0)
         return output if self.batch_first else output.transpose(0, 1), weights
+
+    def _why_not_fused(
+        self, query: Tensor, key: Tensor, value: Tensor, *masks: Tensor | None
+    ) -> str:
+        """Say what keeps torch's one kernel for inference from doing it all; "" if nothing."""
+        weights = (self.in_proj_weight, self.in_proj_bias, self.out_proj.weight, self.out_proj.bias)
+        tensors = [query, *(weight for weight in weights if weight is not None)]
+        if self.training:
+            return "training is enabled"
+        if query is not key or key is not value or query.dim() != 3 or not self.batch_first:
+            return "batched self-attention, batch_first, has one tensor for query, key and value"
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            return (
+                "grad is enabled and at least one of query or the input/output projection weights "
+                "or biases requires_grad"
+            )
+        if len(tensors) != 5 or self.bias_k is not None or self.add_zero_attn or self.num_heads % 2:
+            return "it has packed projections with biases, an even number of heads, no extra keys"
+        if torch.overrides.has_torch_function(tensors):
+            return "some Tensor argument has_torch_function"
+        if any(tensor.dtype != query.dtype for tensor in tensors) or torch.is_autocast_enabled():
+            return "query and weights must have the same dtype, without autocast"
+        given = [mask for mask in masks if mask is not None]
+        if any(mask.dtype != torch.bool for mask in given) or (given and query.is_nested):
+            return "masks must be bool, and nested tensors have none"
+        traced = torch.compiler.is_compiling() or torch._C._get_tracing_state()
+        if traced or self.out_proj._hooked or query.device.type not in ("cpu", "cuda"):
+            return "someone traces or hooks into the parts, or the device has no such kernel"
+        return "" if torch.backends.mha.get_fastpath_enabled() else "the fast path is disabled"
+
+    def _fused(
+        self, x: Tensor, mask: Tensor | None, need_weights: bool, average: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        if mask is not None:
+            mask = mask.expand(x.shape[0], self.num_heads, -1, -1).expand(-1, -1, x.shape[1], -1)
+        weights: Any = (self.in_proj_weight, self.in_proj_bias)
+        weights += (self.out_proj.weight, self.out_proj.bias)
+        kind = None if mask is None else 2  # one mask of [B, h, L, S]
+        settings = (mask, need_weights, average, kind)
+        return torch._native_multi_head_attention(  # type: ignore[call-arg]
+            x, x, x, self.embed_dim, self.num_heads, *weights, *settings
+        )
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         E, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
@@ -221,6 +274,8 @@ def _join_masks(
             "Need attn_mask if specifying the is_causal hint. You may use the Transformer module "
             "method `generate_square_subsequent_mask` to create this mask."
         )
+    if attn_mask is None and key_padding_mask is None:
+        return None
     B, L, S, h = query.shape[0], query.shape[1], key.shape[1], module.num_heads
     joined = None
     if attn_mask is not None:
