@@ -34,6 +34,7 @@ class Echo(Predictor):
             case "memory":
                 raise MemoryError("out of memory")
         time.sleep(config.get("load_seconds", 0.0))
+        act("spin", config.get("load_spin", 0.0))
         return cls(config["name"], str(config["version"]), None, config)
 
     @property

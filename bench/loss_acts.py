@@ -1,0 +1,127 @@
+"""What is done to the server while clients ask: one function for each act."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "serve"))
+from serve_harness import Running, until, write_bundle
+
+BROKEN = ("syntax", "missing", "import", "memory", "exit", "hang")
+BUSY_SECONDS = 2.0
+
+
+def calm(server: Running) -> None:
+    time.sleep(0.5)
+
+
+def reload(server: Running) -> None:
+    server.reload()
+
+
+def upgrade(server: Running) -> None:
+    """A new binary, and the old one goes."""
+    old, _ = _start_new_binary(server)
+    os.kill(old, signal.SIGQUIT)
+    until(lambda: not Path(f"/proc/{old}").exists(), 60)
+
+
+def rollback(server: Running) -> None:
+    """A new binary, and the old one comes back."""
+    old, new = _start_new_binary(server)
+    os.kill(old, signal.SIGHUP)
+    until(lambda: any(c["state"] == "ready" for c in server.children("worker", old)), 60)
+    os.kill(new, signal.SIGQUIT)
+    until(lambda: server.pid_file.exists() and server.pid == old, 60)
+    until(lambda: not Path(f"/proc/{new}").exists(), 60)
+
+
+def _start_new_binary(server: Running) -> tuple[int, int]:
+    old = server.pid
+    server.signal(signal.SIGUSR2)
+    until(lambda: server.pid_file.exists() and server.pid != old, 60)
+    new = server.pid
+    until(lambda: server.status(new).get("generation"), 60)
+    os.kill(old, signal.SIGWINCH)
+    until(lambda: not server.children("worker", old), 60)
+    return old, new
+
+
+def runner(server: Running) -> None:
+    """KILL, and wait for the next one."""
+    old = server.runner_pid()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(old, signal.SIGKILL)
+    until(lambda: server.runner_pid() != old, 60)
+    time.sleep(0.1)
+
+
+def worker(server: Running) -> None:
+    """KILL: its clients see their connections break."""
+    count = len(server.pids())
+    old = random.choice(server.pids())
+    os.kill(old, signal.SIGKILL)
+    until(lambda: old not in server.pids() and len(server.pids()) == count, 60)
+    time.sleep(0.1)
+
+
+def broken(server: Running) -> None:
+    """A deployment that cannot work, each in its own way."""
+    how = BROKEN[_times_refused(server) % len(BROKEN)]
+    good, before = server.file.read_text(), _times_refused(server)
+    if how == "syntax":
+        server.file.write_text("listen: [")
+    else:
+        write_bundle(server.folder / "bundles", "echo", start=how)
+    server.signal(signal.SIGHUP)
+    until(lambda: _times_refused(server) > before, 60)
+    write_bundle(server.folder / "bundles", "echo")
+    server.file.write_text(good)
+
+
+def _times_refused(server: Running) -> int:
+    log = server.log()
+    return log.count("reload refused") + log.count(" failed: it")
+
+
+def rotate(server: Running) -> None:
+    """Renames the logs and asks for new ones."""
+    access = Path(server.settings["access_log"])
+    for log in (server.log_file, access):
+        log.rename(f"{log}.{time.time_ns()}")
+    server.signal(signal.SIGUSR1)
+    until(access.exists)
+
+
+def disk(server: Running) -> None:
+    """From now on the error log is full; the journal lies elsewhere."""
+    if not server.log_file.is_symlink():
+        server.log_file.unlink(missing_ok=True)
+        server.log_file.symlink_to("/dev/full")
+        server.signal(signal.SIGUSR1)
+    time.sleep(0.5)
+
+
+def busy(server: Running) -> None:
+    """A busy loop of low priority beside the server: what `stall` is compared with."""
+    loop = f"import os, time\nos.nice(10)\nend = time.time() + {BUSY_SECONDS}\n"
+    subprocess.run([sys.executable, "-c", f"{loop}while time.time() < end: pass"], check=True)
+
+
+def stall(server: Running) -> None:
+    """A reload whose model computes while it loads."""
+    write_bundle(server.folder / "bundles", "echo", load_spin=BUSY_SECONDS)
+    server.reload()
+    write_bundle(server.folder / "bundles", "echo")
+
+
+ACTS: dict[str, Callable[[Running], None]] = {
+    act.__name__: act
+    for act in (calm, reload, upgrade, rollback, runner, worker, broken, rotate, busy, stall, disk)
+}
