@@ -1,16 +1,16 @@
-"""DETR3D on one CPU: cross-attention, whole forward and DCNv2, in seconds and in peak memory.
+"""DETR3D on one CPU against the original's computation: time, and peak memory.
 
-    python bench/detr3d.py [--full] [--rounds 5] [--threads 1]
+    python bench/detr3d.py [--full] [--mmcv mmcv-2.1.0] [--only-peaks] [--rounds 5]
 
-The cross-attention is timed against the original's way, which samples every (camera, query) pair;
-DCNv2 against torchvision's where it is installed, and against a plain 3 x 3 convolution. --full
-adds the forward pass at 6 x 928 x 1600 with ResNet-101 and DCN. A ratio below 1 is ours faster.
+The original's computation is bench/detr3d_original.py with the same weights. --full adds
+6 x 928 x 1600 with ResNet-101 and DCN, the published size. --mmcv names the unpacked source of
+mmcv 2.1.0, whose CPU kernel is then compiled and used by the original, as it was made for; without
+it the original gets our deformable convolution. A ratio below 1 is ours faster.
 """
 
 import argparse
 import resource
 from collections.abc import Callable
-from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,106 +23,143 @@ from cupola.config import Config
 from cupola.data.driving import camera_rig
 from cupola.models.backbones.dcn import modulated_deform_conv2d
 from cupola.models.detr3d.references import to_metres
-from cupola.models.detr3d.sampling import Cameras, Pyramid, gather_dense
-from ratio import alternate
+from cupola.models.detr3d.sampling import Cameras, Pyramid
+from cupola.runtime.engines import prepare
+from detr3d_original import (
+    Convolution,
+    convolution,
+    mmcv_convolution,
+    original_forward,
+    sample_every_pair,
+)
+from ratio import alternate, seconds
 
 CONFIG = Path(cupola.__file__).parent / "configs" / "detr3d" / "detr3d_r101_gridmask.py"
 SMALL, FULL = (256, 416), (928, 1600)
 RANGE = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
+WAYS = ("as built", "prepared", "original")
+Size = tuple[int, int]
 
 
-def cameras(size: tuple[int, int]) -> Cameras:
-    matrices = [torch.from_numpy(camera.lidar2img).float() for camera in camera_rig(size)]
-    return Cameras(torch.stack(matrices)[None], torch.tensor([[float(size[0]), float(size[1])]]))
+def rig(size: Size) -> torch.Tensor:
+    """The generator's six cameras, [1, 6, 4, 4]."""
+    return torch.stack([torch.from_numpy(c.lidar2img).float() for c in camera_rig(size)])[None]
 
 
-def pyramid(size: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-    return tuple(
+def say(what: str, ours: float, peer: float, name: str) -> None:
+    print(f"{what}: ours {ours:.4g} s, {name} {peer:.4g} s, ratio {ours / peer:.2f}", flush=True)
+
+
+def cross_attention(size: Size, rounds: int) -> None:
+    """Projecting, sampling and weighing for six decoder layers, as one forward pass does them."""
+    levels = [
         torch.randn(1, 6, 256, -(-size[0] // stride), -(-size[1] // stride))
         for stride in (8, 16, 32, 64)
-    )
-
-
-def cross_attention(size: tuple[int, int], rounds: int) -> None:
-    """Sampling and weighing for six decoder layers, as one forward pass does them."""
-    levels, rig = pyramid(size), cameras(size)
-    projections = [rig.project(to_metres(torch.rand(1, 900, 3), RANGE)) for _ in range(6)]
+    ]
+    cameras = Cameras(rig(size), torch.tensor([[float(size[0]), float(size[1])]]))
+    points = [to_metres(torch.rand(1, 900, 3), RANGE) for _ in range(6)]
     weights = torch.rand(1, 6, 900, 4)
+    spread = weights.permute(0, 2, 1, 3)[:, None]  # [B, 1, Q, N, L]
 
-    def ours() -> None:
-        features = Pyramid(levels)
-        for projection in projections:
-            features.gather(projection, weights)
+    def visible_pairs() -> None:
+        pyramid = Pyramid(tuple(levels))
+        for each in points:
+            pyramid.gather(cameras.project(each), weights)
 
     def every_pair() -> None:
-        for projection in projections:
-            gather_dense(levels, projection, weights)
+        for each in points:
+            features, mask = sample_every_pair(levels, each, cameras.lidar2img, size)
+            (features * (spread * mask)).sum(-1).sum(-1)
 
-    a, b = alternate(ours, every_pair, rounds)
-    print(
-        f"cross-attention {size}: visible pairs {a:.3f} s, all pairs {b:.3f} s, ratio {a / b:.2f}"
-    )
-
-
-def deformable(rounds: int) -> None:
-    """One DCNv2 layer of stage 3 at 6 x 256 x 416, forward."""
-    x, weight = torch.randn(6, 256, 16, 26), torch.randn(256, 256, 3, 3) * 0.02
-    offset, mask = torch.randn(6, 18, 16, 26), torch.rand(6, 9, 16, 26)
-
-    def ours() -> None:
-        modulated_deform_conv2d(x, offset, mask, weight, padding=1)
-
-    peers: dict[str, Callable[[], object]] = {
-        "a plain 3 x 3 convolution": lambda: F.conv2d(x, weight, padding=1)
-    }
-    if find_spec("torchvision"):
-        from torchvision.ops import deform_conv2d
-
-        peers["torchvision"] = lambda: deform_conv2d(x, offset, weight, padding=1, mask=mask)
-    for name, peer in peers.items():
-        a, b = alternate(ours, peer, rounds)
-        print(f"DCNv2 [6, 256, 16, 26]: {a:.4f} s, {name} {b:.4f} s, ratio {a / b:.2f}")
+    say(f"cross-attention, six layers, {size}", *alternate(visible_pairs, every_pair, rounds),
+        "every pair")  # fmt: skip
 
 
-def _forward(size: tuple[int, int], threads: int, report: Any) -> None:
-    """One pass of ResNet-101 with DCN in a process of its own, for its peak memory."""
-    torch.set_num_threads(threads)
+def deformable(rounds: int, mmcv: Convolution | None) -> None:
+    """One DCNv2 layer of stage 3 at two sizes, forward."""
+    for height, width in ((16, 26), (58, 100)):
+        x, weight = torch.randn(6, 256, height, width), torch.randn(256, 256, 3, 3) * 0.02
+        offset, mask = torch.randn(6, 18, height, width), torch.rand(6, 9, height, width)
+
+        def ours(x=x, offset=offset, mask=mask, weight=weight) -> object:  # type: ignore[no-untyped-def]
+            return modulated_deform_conv2d(x, offset, mask, weight, padding=1)
+
+        def plain(x=x, weight=weight) -> object:  # type: ignore[no-untyped-def]
+            return F.conv2d(x, weight, padding=1)
+
+        peers: dict[str, Callable[[], object]] = {"a plain 3 x 3 convolution": plain}
+        if mmcv is not None:
+            peers["mmcv"] = lambda a=(x, offset, mask, weight): mmcv(*a, padding=1)
+        for name, peer in peers.items():
+            say(f"DCNv2 [6, 256, {height}, {width}]", *alternate(ours, peer, rounds), name)
+
+
+def forwards(size: Size, mmcv: Convolution | None) -> dict[str, Callable[[], object]]:
+    """The whole model in eval mode, three ways; random weights, the same for all."""
     torch.manual_seed(0)
     model = cupola.build(Config.load(CONFIG).to_dict()["model"]).eval()
-    pixels, rig = torch.randn(1, 6, 3, *size), cameras(size)
-    from time import perf_counter
+    prepared = prepare(model)
+    pixels, matrices = torch.randn(1, 6, 3, *size), rig(size)
 
+    def original() -> object:
+        with convolution(mmcv):
+            return original_forward(model, pixels, matrices, size)
+
+    return {
+        "as built": lambda: model(pixels, matrices, size),
+        "prepared": lambda: prepared(pixels, matrices, size),
+        "original": original,
+    }
+
+
+def _measure(size: Size, threads: int, mmcv: Path | None, which: str, report: Any) -> None:
+    """One pass in a process of its own, for its peak memory."""
+    torch.set_num_threads(threads)
     with torch.inference_mode():
-        start = perf_counter()
-        model(pixels, rig.lidar2img, size)
-        seconds = perf_counter() - start
-    report.put((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+        call = forwards(size, mmcv_convolution(mmcv) if mmcv else None)[which]
+        took = seconds(call)
+    report.put((took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
 
 
-def forward(size: tuple[int, int], threads: int) -> None:
+def peaks(size: Size, threads: int, mmcv: Path | None, ways: list[str]) -> None:
+    """Time of a first pass and peak memory of the process, weights included."""
     context = get_context("spawn")
-    report = context.Queue()
-    process = context.Process(target=_forward, args=(size, threads, report))
-    process.start()
-    seconds, gigabytes = report.get()
-    process.join()
-    print(f"forward R101 + DCN, 6 x {size}: {seconds:.2f} s, peak {gigabytes:.2f} GB (limit 16)")
+    for which in ways:
+        report = context.Queue()
+        child = context.Process(target=_measure, args=(size, threads, mmcv, which, report))
+        child.start()
+        took, gigabytes = report.get()
+        child.join()
+        print(f"forward, 6 x {size}, {which}: {took:.2f} s, peak {gigabytes:.2f} GB", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--mmcv", type=Path)
+    parser.add_argument("--peaks", nargs="*", choices=WAYS, default=list(WAYS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only-peaks", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if not arguments.only_peaks:
+        compare(arguments)
+    size = FULL if arguments.full else SMALL
+    peaks(size, arguments.threads, arguments.mmcv, arguments.peaks)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """The parts, and the whole model at the small size, each beside its peers."""
+    mmcv = mmcv_convolution(arguments.mmcv) if arguments.mmcv else None
     with torch.inference_mode():
         for size in (SMALL, FULL) if arguments.full else (SMALL,):
             cross_attention(size, arguments.rounds)
-        deformable(arguments.rounds)
-    forward(SMALL, arguments.threads)
-    if arguments.full:
-        forward(FULL, arguments.threads)
+        deformable(arguments.rounds, mmcv)
+        ways = forwards(SMALL, mmcv)
+        for which in ("as built", "prepared"):
+            times = alternate(ways[which], ways["original"], max(1, arguments.rounds // 2))
+            say(f"forward, 6 x {SMALL}, {which}", *times, "original")
 
 
 if __name__ == "__main__":

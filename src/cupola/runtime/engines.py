@@ -12,6 +12,10 @@ import torch
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from cupola import nn
+from cupola.models.backbones.dcn import ModulatedDeformConv2d, ModulatedDeformConv2dPack
+
+# Linear in their weights, and followed by a norm of their own.
+FOLDED = (nn.Conv2d, ModulatedDeformConv2d, ModulatedDeformConv2dPack)
 
 
 def prepare(model: Any) -> Any:
@@ -34,7 +38,7 @@ def _pairs(model: Any) -> Iterator[tuple[Any, str, str]]:
     for parent in model.modules():
         children = dict(parent.named_children())
         for name, conv in children.items():
-            if type(conv) is not nn.Conv2d:
+            if type(conv) not in FOLDED:
                 continue
             following = "1" if name == "0" and len(children) == 2 else name.replace("conv", "bn")
             norm = children.get(following)

@@ -113,7 +113,9 @@ def modulated_deform_conv2d(
     out = samples @ filters.reshape(groups, K * (C // groups), O // groups)  # [B, G, h * w, O / G]
     if bias is not None:
         out = out + bias.view(groups, 1, O // groups)
-    return out.transpose(2, 3).reshape(B, O, h, w)
+    laid = out.transpose(1, 2).reshape(B, h, w, O).permute(0, 3, 1, 2)
+    # The layout of x is kept: channels-last costs nothing here, on the way in and on the way out.
+    return laid if x.is_contiguous(memory_format=torch.channels_last) else laid.contiguous()
 
 
 @MODELS.register_module()
