@@ -21,6 +21,7 @@ VERBS = {
     "evaluate": "Measure a bundle on a dataset.",
     "data": "Generate a dataset, or fetch one from packages.",
     "explain": "Show what a config or bundle builds: order, shapes, cost, source.",
+    "bundle": "Make a bundle of a published config and checkpoint.",
     "convert": "Translate a checkpoint between dialects.",
     "export": "Write ONNX or torch.export files.",
     "verify": "Check a bundle's hashes and re-run its recorded input.",
@@ -28,7 +29,6 @@ VERBS = {
     "check": "Test the server's settings.",
     "signal": "Tell a running master: reload, quit, stop, reopen, upgrade.",
     "status": "Show a running server's processes.",
-    "bench": "Time this machine against the peers.",
 }
 
 

@@ -10,8 +10,8 @@ from cupola.bundles import Bundle
 from cupola.config import Config
 from cupola.errors import BundleError, ConfigError
 from cupola.runtime.building import build, build_part
-from cupola.runtime.labels import labels_for
 from cupola.runtime.predictor import Predictor
+from cupola.runtime.published import bundle_config
 
 if TYPE_CHECKING:
     from cupola.parallel import Group
@@ -93,14 +93,12 @@ def is_hugging_face(folder: Path) -> bool:
 def _from_config(path: Path, weights: str | Path | None, options: Mapping[str, Any]) -> Predictor:
     if weights is None:
         raise BundleError(f"{path}: a config needs a checkpoint; pass weights=")
-    model_cfg = Config.load(path).to_dict()["model"]
-    model = build(model_cfg, weights=weights)
-    detection = import_module(MAKERS["detection"])
-    labels = labels_for(model.bbox_head.num_classes)
-    config = {"model": model_cfg}
-    predictor: Predictor = detection.make(path.stem, "1", model.eval(), config, labels)
-    # Our loader gives RGB; a published config swaps because MMDetection's gives BGR.
-    predictor.model.data_preprocessor.swap = False
+    about = bundle_config(Config.load(path).to_dict(), path.stem)
+    if about["task"] == "language":
+        raise BundleError(f"{path}: a language model needs its tokenizer; make it a bundle first")
+    model = build(about["model"], weights=weights)
+    maker: Callable[..., Predictor] = import_module(MAKERS[about["task"]]).from_bundle
+    predictor = maker(Bundle(path.parent, about), model.eval())
     _apply(predictor, options)
     return predictor
 

@@ -1,0 +1,82 @@
+"""`cupola bundle CONFIG CHECKPOINT OUT`: a published model becomes a bundle, ready to be served."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+CARD = """# {name}
+
+Made by `cupola bundle` from a published config and checkpoint; nothing was trained here.
+
+| | |
+|---|---|
+| config | `{config}` |
+| checkpoint | `{checkpoint}`, SHA-256 {digest} |
+| data, recipe, metrics | as its publisher states |
+| licence | {licence} |
+"""
+
+
+@app.command()
+def bundle(
+    config: Annotated[Path, typer.Argument(help="The config that the model was trained with.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Its weights, in any dialect.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    name: Annotated[str | None, typer.Option(help="Its name; the folder's.")] = None,
+    licence: Annotated[str, typer.Option(help="What its publisher allows.")] = "not stated",
+    means: Annotated[Path | None, typer.Option(help="Forecasts: .npy of channels' means.")] = None,
+    stds: Annotated[Path | None, typer.Option(help="Forecasts: .npy of their deviations.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Language: its tokenizer.json; beside the weights.")
+    ] = None,
+    half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
+    ] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option(help="A module that registers your own classes.")
+    ] = None,
+) -> None:
+    """Makes a bundle of a published model, for `predict`, `forecast`, `generate` and `serve`."""
+    import torch
+
+    from cupola.bundles import write_bundle
+    from cupola.bundles.writing import sha256
+    from cupola.config import Config
+    from cupola.registry import load_plugins
+    from cupola.runtime.building import build
+    from cupola.runtime.published import bundle_config
+
+    load_plugins(plugin or [])
+    cfg = Config.load(config).override(set_ or []).to_dict()
+    about = {**bundle_config(cfg, name or out.name, means, stds), "licence": licence}
+    text = _tokenizer(tokenizer, checkpoint) if about["task"] == "language" else None
+    model = build(about["model"], weights=checkpoint)
+    digest = sha256(checkpoint) if checkpoint.is_file() else "of a folder"
+    card = CARD.format(
+        name=about["name"],
+        config=config.name,
+        checkpoint=checkpoint.name,
+        digest=digest,
+        licence=licence,
+    )
+    dtype = torch.float16 if half else torch.float32
+    written = write_bundle(out, about, model.state_dict(), card, dtype)
+    model.blueprint.save(written.path / "blueprint.json")
+    if text is not None:
+        (written.path / "tokenizer.json").write_bytes(text)
+    print(f"{written.path}: {about['task']}, {sum(p.numel() for p in model.parameters())} weights")
+
+
+def _tokenizer(named: Path | None, checkpoint: Path) -> bytes:
+    """The tokenizer's file, named or beside the weights; BundleError if there is none."""
+    from cupola.errors import BundleError
+
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    path = named or folder / "tokenizer.json"
+    if not path.is_file():
+        raise BundleError(f"{path}: missing; a language model needs one, name it with --tokenizer")
+    return path.read_bytes()
