@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -87,11 +87,11 @@ class Running:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": f"{SRC}:{HERE}", "OMP_NUM_THREADS": "1"}
 
-    def start(self, **popen: Any) -> None:
+    def start(self, prefix: Sequence[str] = (), **popen: Any) -> None:
         command = [sys.executable, "-m", "cupola", "serve", "--settings", str(self.file)]
         self.output = (self.folder / "output").open("ab")
         self.process = subprocess.Popen(
-            command,
+            [*prefix, *command],
             env={**self.environment(), **popen.pop("env", {})},
             stdout=self.output,
             stderr=subprocess.STDOUT,

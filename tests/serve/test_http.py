@@ -3,11 +3,14 @@
 import gzip
 import json
 import os
+import resource
 import socket
 import ssl
+import struct
 import subprocess
 import time
 import zlib
+from contextlib import ExitStack
 
 import pytest
 from serve_harness import infer_body, output, read_answer, request_bytes, until
@@ -108,6 +111,44 @@ def test_malformed_binary_headers(strict) -> None:
         {"Inference-Header-Content-Length": str(len(head))},
     )  # fmt: skip
     assert status == 400 and b"needs" in body
+
+
+def test_nan_is_no_json_and_travels_in_binary_form(strict) -> None:
+    text = infer_body([0.5]).replace("0.5", "NaN")
+    assert strict.ask("POST", "/v2/models/echo/infer", text)[0] == 400
+    head = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [2],
+                                   "parameters": {"binary_data_size": 8}}]}).encode()  # fmt: skip
+    status, _, body = strict.ask(
+        "POST", "/v2/models/echo/infer", head + struct.pack("<ff", float("nan"), 1e38),
+        {"Inference-Header-Content-Length": str(len(head))},
+    )  # fmt: skip
+    assert status == 200 and output(json.loads(body), "y") == [None, pytest.approx(1e38)]
+
+
+@pytest.mark.parametrize("size", [100, 3_000_000])
+def test_a_body_that_ends_early_leaves_nothing_behind(strict, size: int) -> None:
+    with strict.raw() as client:
+        head = f"POST /v2/models/echo/infer HTTP/1.1\r\nContent-Length: {size}\r\n\r\n"
+        client.sendall(head.encode() + b"x" * (size // 2))
+        time.sleep(0.1)
+    until(lambda: not list(strict.runtime.glob("*/g*/spool/*")))
+    assert strict.infer()[0] == 200
+
+
+def test_five_thousand_connections(serve) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 6000:
+        pytest.skip(f"at most {hard} descriptors here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 6000), hard))
+    server = serve(workers=2, worker_connections=2000, worker_rlimit_nofile=6000)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.raw()) for _ in range(5000)]
+        for client in clients[::2]:
+            client.sendall(b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: ")
+        began = time.monotonic()
+        assert [server.infer()[0] for _ in range(5)] == [200] * 5
+        assert time.monotonic() - began < 5
+    assert server.infer()[0] == 200
 
 
 def test_slowloris_is_cut_and_starves_nobody(strict) -> None:

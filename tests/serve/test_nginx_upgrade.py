@@ -3,6 +3,7 @@
 import os
 import pwd
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -10,7 +11,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from serve_harness import free_port, infer_body, read_answer, request_bytes, until, write_bundle
+from serve_harness import (
+    Running,
+    free_port,
+    infer_body,
+    read_answer,
+    request_bytes,
+    until,
+    write_bundle,
+)
 
 from cupola.serve.process import Child, Kind
 from cupola.serve.sockets import Listener, inherited, open_listeners, to_environment
@@ -75,6 +84,33 @@ def test_nginx_16_the_variable_names_the_descriptors() -> None:
     assert "CUPOLA_SOCKETS" not in os.environ
     for listener in (*listeners, *adopted):
         listener.close()
+
+
+# What systemd does before it executes a service with a socket unit: descriptor 3, and whose it is.
+SYSTEMD = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_nginx_16_a_socket_from_systemd_is_served_reloaded_and_handed_on(tmp_path: Path) -> None:
+    server = Running(tmp_path, listen=["systemd"])
+    with socket.create_server(("127.0.0.1", server.port)) as bound:
+        fd = bound.fileno()
+        server.start([sys.executable, "-c", SYSTEMD, str(fd)], pass_fds=[fd])
+    try:
+        server.wait_ready()
+        assert server.status()["listen"] == [f"127.0.0.1:{server.port}"]
+        server.reload()
+        assert server.infer()[0] == 200
+        old, new = upgrade(server)
+        server.signal(signal.SIGQUIT, old)
+        server.wait_exit()
+        assert server.pid == new and server.infer()[0] == 200
+    finally:
+        server.stop()
 
 
 def test_nginx_16_the_new_binary_is_detached() -> None:

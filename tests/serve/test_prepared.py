@@ -1,9 +1,11 @@
 """Runners share their weights: mapped from one file, converted once."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from serve_harness import Running, output
 
 from cupola.serve.models import shipped_bundles
@@ -52,5 +54,19 @@ def test_the_shipped_detector_answers_its_recorded_picture(tmp_path: Path) -> No
         answer = json.loads(body)
         assert status == 200 and output(answer, "labels") == output(recorded, "labels")
         assert output(answer, "boxes") == pytest.approx(output(recorded, "boxes"), abs=0.1)
+        assert_bombs_are_refused(server)
     finally:
         server.stop()
+
+
+def assert_bombs_are_refused(server: Running) -> None:
+    """A small file that unpacks to 400 million pixels, half a file, and none at all."""
+    file = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(file, "PNG")
+    bomb, before = file.getvalue(), server.runner_pid()
+    assert len(bomb) < 200_000
+    for body in (bomb, bomb[:1000], b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"):
+        kind = {"Content-Type": "image/png"}
+        status, _, text = server.ask("POST", "/v2/models/detr-digits/infer", body, kind)
+        assert status == 400 and json.loads(text)["error"]
+    assert server.runner_pid() == before
