@@ -214,6 +214,31 @@ def test_extra_state() -> None:
         nn.ReLU().set_extra_state(1)
 
 
+class Holder(nn.Module):
+    """Its extra state is anything, also a module that further keys belong to."""
+
+    def __init__(self, held: Any) -> None:
+        super().__init__()
+        self.held = held
+
+    def get_extra_state(self) -> Any:
+        return self.held
+
+    def set_extra_state(self, state: Any) -> None:
+        del self.held
+        self.held = state
+
+
+def test_an_extra_state_may_bring_the_children_that_other_keys_name() -> None:
+    source, target = Holder(Holder(3)), Holder("nothing yet")
+    target.load_state_dict(source.state_dict())
+    assert target.held is source.held
+    state, target = source.state_dict() | {"what": torch.ones(1)}, Holder("nothing yet")
+    with pytest.raises(RuntimeError, match='"what"'):
+        target.load_state_dict(state)
+    assert target.held == "nothing yet"
+
+
 def test_batch_norm_from_before_version_2_gets_its_count() -> None:
     norm = nn.BatchNorm1d(2)
     state = norm.state_dict()
@@ -279,6 +304,20 @@ def test_a_pre_hook_may_rename_keys() -> None:
     module[0].register_load_state_dict_pre_hook(rename)
     module.load_state_dict(state)
     assert torch.equal(module[0].weight, state["0.kernel"])
+
+
+def test_unexpected_keys_are_found_below_a_module_with_hooks_too() -> None:
+    module = nn.Sequential(model(), nn.Sequential(nn.Linear(1, 1)))
+    state = values(module) | {"1.0.scale": torch.ones(1), "0.1.more": torch.ones(1)}
+    module.register_load_state_dict_pre_hook(lambda *args: None)
+    report = module.load_state_dict(state, strict=False)
+    assert report.unexpected_keys == ["0.1.more", "1.0.scale"]
+
+
+def test_keys_of_an_empty_slot_are_passed_over() -> None:
+    module = nn.Sequential(nn.Linear(1, 1))
+    module.add_module("head", None)
+    module.load_state_dict(values(module) | {"head.weight": torch.ones(1)})
 
 
 def test_a_post_hook_may_excuse_keys_after_it_has_seen_the_tensors() -> None:

@@ -176,8 +176,8 @@ class _HookedCall:
         return self.result
 
     def _run_pre_hooks(self) -> None:
-        with_kwargs = _table(self.module, "_forward_pre_hooks_with_kwargs")
-        local_hooks = _table(self.module, "_forward_pre_hooks")
+        with_kwargs = table_of(self.module, "_forward_pre_hooks_with_kwargs")
+        local_hooks = table_of(self.module, "_forward_pre_hooks")
         for hook_id, hook in (
             *torch_module._global_forward_pre_hooks.items(),
             *local_hooks.items(),
@@ -202,9 +202,9 @@ class _HookedCall:
         everywhere = torch_module._global_forward_hooks.items()
         everywhere_kwargs = torch_module._global_forward_hooks_with_kwargs
         everywhere_always = torch_module._global_forward_hooks_always_called
-        own = _table(self.module, "_forward_hooks").items()
-        own_kwargs = _table(self.module, "_forward_hooks_with_kwargs")
-        own_always = _table(self.module, "_forward_hooks_always_called")
+        own = table_of(self.module, "_forward_hooks").items()
+        own_kwargs = table_of(self.module, "_forward_hooks_with_kwargs")
+        own_always = table_of(self.module, "_forward_hooks_always_called")
         return [
             *((i, hook, i in everywhere_kwargs, i in everywhere_always) for i, hook in everywhere),
             *((i, hook, i in own_kwargs, i in own_always) for i, hook in own),
@@ -234,7 +234,7 @@ class _HookedCall:
 
     def _backward_hook(self) -> BackwardHook | None:
         full = self._backward_hooks(full=True)
-        local_pre_hooks = _table(self.module, "_backward_pre_hooks")
+        local_pre_hooks = table_of(self.module, "_backward_pre_hooks")
         pre = [*torch_module._global_backward_pre_hooks.values(), *local_pre_hooks.values()]
         return BackwardHook(self.module, full, pre) if full or pre else None
 
@@ -243,7 +243,7 @@ class _HookedCall:
         if torch_module._global_is_full_backward_hook is full:
             hooks += torch_module._global_backward_hooks.values()
         if self.module._is_full_backward_hook is full:
-            hooks += _table(self.module, "_backward_hooks").values()
+            hooks += table_of(self.module, "_backward_hooks").values()
         return hooks
 
     def _attach_legacy_hooks(self) -> None:
@@ -264,8 +264,8 @@ class _HookedCall:
             )
 
 
-def _table(module: Any, name: str) -> Table:
-    # Read past the descriptor: looking must not create the table.
+def table_of(module: Any, name: str) -> Table:
+    """Return a module's table of hooks without making one: the descriptor is read past."""
     table: Table = module.__dict__.get(name, _NO_HOOKS)
     return table
 

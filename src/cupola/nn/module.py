@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch.nn.modules import module as torch_module
 
+from cupola.nn.loading import Loading
 from cupola.nn.moves import Moves
-from cupola.nn.state import State
 from cupola.nn.traversal import child_slots
 
 
-class Module(State, Moves):
+class Module(Loading, Moves):
     """A tree of parameters, buffers and children with a ``forward``; use it as torch.nn.Module.
 
     Subclasses call ``super().__init__()``, assign their members, and define ``forward``.

@@ -1,0 +1,256 @@
+"""Loading: ``load_state_dict`` plans the whole tree, checks, and only then changes it."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from torch.nn.modules.module import _IncompatibleKeys, _WrappedHook
+from torch.utils.hooks import RemovableHandle
+
+from cupola.nn.hooks import Hook, add_hook, table_of
+from cupola.nn.plan import Plan
+from cupola.nn.saving import EXTRA_STATE, Saving, own_state
+from cupola.nn.traversal import AnyModule, child_slots
+
+ASSIGN: Final = "assign_to_params_buffers"
+PLAN: Final = "cupola_plan"  # where a load carries its plan through the metadata
+
+
+class Loading(Saving):
+    """How what was saved comes back."""
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Copy tensors into the tree by key; return the missing and the unexpected keys.
+
+        Args:
+            state_dict: path -> tensor; never changed.
+            strict: raise when keys are missing or unexpected.
+            assign: use the given tensors themselves, without a copy. Dtype and device become
+                theirs, ``requires_grad`` and ties stay.
+
+        Raises:
+            TypeError: the state is not dict-like.
+            RuntimeError: keys or shapes do not fit; nothing has been changed then.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
+        return _Load(self, state_dict, strict, assign).run()
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take back what :meth:`get_extra_state` returned."""
+        raise RuntimeError("Module.set_extra_state() should never be called: it is not overridden")
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Load this module alone: what subclasses override to accept older states.
+
+        Inside :meth:`load_state_dict` it only adds to the plan.
+        """
+        lists = missing_keys, unexpected_keys, error_msgs
+        for hook in table_of(self, "_load_state_dict_pre_hooks").values():
+            hook(state_dict, prefix, local_metadata, strict, *lists)
+        plan = local_metadata.get(PLAN) or Plan(local_metadata.get(ASSIGN, False))
+        missing = missing_keys if strict else []
+        found = _plan_module(self, plan, state_dict, prefix, missing, error_msgs)
+        if strict and found < len(state_dict):
+            unexpected_keys += _unexpected(self, state_dict, prefix)
+        if PLAN not in local_metadata:
+            error_msgs += plan.apply()
+
+    def register_load_state_dict_pre_hook(self, hook: Hook) -> RemovableHandle:
+        """Run ``hook(module, state_dict, prefix, local_metadata, strict, missing_keys,
+        unexpected_keys, error_msgs)`` before this module is loaded; it may edit what it gets."""
+        return self._register_load_state_dict_pre_hook(hook, with_module=True)
+
+    def _register_load_state_dict_pre_hook(
+        self, hook: Hook, with_module: bool = False
+    ) -> RemovableHandle:
+        wrapped = _WrappedHook(hook, self if with_module else None)  # type: ignore[arg-type]
+        return add_hook(self._load_state_dict_pre_hooks, wrapped)
+
+    def register_load_state_dict_post_hook(self, hook: Hook) -> RemovableHandle:
+        """Run ``hook(module, incompatible_keys)`` after loading; it may edit the key lists."""
+        return add_hook(self._load_state_dict_post_hooks, hook)
+
+
+_LOAD_ALONE, _NO_EXTRA = Loading._load_from_state_dict, Loading.set_extra_state
+
+
+class _Load:
+    """One ``load_state_dict``."""
+
+    def __init__(
+        self, root: AnyModule, state: Mapping[str, Any], strict: bool, assign: bool
+    ) -> None:
+        self.root, self.given, self.strict, self.assign = root, state, strict, assign
+        self.metadata = getattr(state, "_metadata", None) or {}
+        self.undo: list[Callable[[], Any]] = []
+
+    def run(self) -> Any:
+        self._plan_tree()
+        try:
+            if self._misfits() and self.plan.extras:
+                self._set_extra_states()
+                self._plan_tree()
+            if self._misfits():
+                # Only a post-hook can still excuse missing and unexpected keys, and it may look
+                # at the loaded tensors: apply, ask, take it back if the keys still do not fit.
+                if self.problems or not self.hooked:
+                    self._fail()
+                self.undo += self.plan.undo()
+            self.problems += self.plan.apply()
+            for module in self.hooked:
+                self._run_post_hooks(module)
+            if self._misfits():
+                self._fail()
+        except Exception:
+            for restore in reversed(self.undo):
+                restore()
+            raise
+        return self.keys
+
+    def _plan_tree(self) -> None:
+        state: OrderedDict[str, Any] = OrderedDict(self.given)
+        state._metadata = self.metadata  # type: ignore[attr-defined]
+        self.keys = _IncompatibleKeys([], [])
+        self.problems: list[str] = []
+        self.plan = Plan(self.assign)
+        self.hooked: list[AnyModule] = []
+        self._visit(self.root, state, "")
+
+    def _misfits(self) -> bool:
+        return bool(self.problems or (self.strict and (self.keys[0] or self.keys[1])))
+
+    def _set_extra_states(self) -> None:
+        # An extra state may make the children that further keys name.
+        for module, state in self.plan.extras:
+            if type(module).get_extra_state is not Saving.get_extra_state:
+                self.undo.append(partial(module.set_extra_state, module.get_extra_state()))
+            module.set_extra_state(state)
+
+    def _visit(self, module: AnyModule, state: dict[str, Any], prefix: str) -> None:
+        """Plan a module and all below it. The state has the keys under the prefix alone."""
+        if _is_plain(module):
+            visited: list[tuple[AnyModule, str]] = []
+            if self._visit_plain(module, state, prefix, visited) < len(state):
+                for each, path in visited:
+                    self.keys.unexpected_keys.extend(_unexpected(each, state, path))
+            return
+        metadata = {**self.metadata.get(prefix[:-1], {}), PLAN: self.plan}
+        metadata |= {ASSIGN: True} if self.assign else {}
+        lists = *self.keys, self.problems
+        module._load_from_state_dict(state, prefix, metadata, True, *lists)
+        parts = _partition(state, prefix)
+        for name, child in child_slots(module):
+            if child is not None:
+                self._visit(child, parts.get(name, {}), f"{prefix}{name}.")
+        self._ask_later(module)
+
+    def _visit_plain(
+        self, module: AnyModule, state: dict[str, Any], prefix: str, visited: list[Any]
+    ) -> int:
+        """Plan a module and all below it in a state with further keys; return how many it used.
+
+        Children whose own code may look at the state get their part of it.
+        """
+        visited.append((module, prefix))
+        missing = self.keys.missing_keys
+        found = _plan_module(module, self.plan, state, prefix, missing, self.problems)
+        parts = None
+        for name, child in child_slots(module):
+            if child is None:
+                continue
+            if _is_plain(child):
+                found += self._visit_plain(child, state, f"{prefix}{name}.", visited)
+            else:
+                parts = _partition(state, prefix) if parts is None else parts
+                part = parts.get(name, {})
+                found += len(part)
+                self._visit(child, part, f"{prefix}{name}.")
+        self._ask_later(module)
+        return found
+
+    def _ask_later(self, module: AnyModule) -> None:
+        if getattr(module, "_hooked", True) and module._load_state_dict_post_hooks:
+            self.hooked.append(module)
+
+    def _run_post_hooks(self, module: AnyModule) -> None:
+        for hook in module._load_state_dict_post_hooks.values():
+            if hook(module, self.keys) is not None:
+                raise AssertionError(
+                    "Hooks registered with ``register_load_state_dict_post_hook`` are not "
+                    "expected to return new values, if incompatible_keys need to be modified, "
+                    "it should be done inplace."
+                )
+
+    def _fail(self) -> None:
+        lines = list(self.problems)
+        if self.strict:
+            for what, keys in zip(("Unexpected", "Missing"), reversed(self.keys), strict=True):
+                if keys:
+                    listed = ", ".join(f'"{key}"' for key in keys)
+                    lines.insert(0, f"{what} key(s) in state_dict: {listed}. ")
+        name = type(self.root).__name__
+        raise RuntimeError(f"Error(s) in loading state_dict for {name}:\n\t" + "\n\t".join(lines))
+
+
+def _is_plain(module: AnyModule) -> bool:
+    """Tell whether none but our code looks at the state while this module is loaded."""
+    alone = getattr(type(module), "_load_from_state_dict", None) is _LOAD_ALONE
+    return alone and not table_of(module, "_load_state_dict_pre_hooks")
+
+
+def _plan_module(
+    module: AnyModule,
+    plan: Plan,
+    state: Mapping[str, Any],
+    prefix: str,
+    missing: list[str],
+    problems: list[str],
+) -> int:
+    found = plan.add_own(module, state, prefix, missing, problems)
+    if type(module).set_extra_state is not _NO_EXTRA:
+        key = prefix + EXTRA_STATE
+        if key in state:
+            plan.extras.append((module, state[key]))
+            return found + 1
+        missing.append(key)
+    return found
+
+
+def _unexpected(module: AnyModule, state: Mapping[str, Any], prefix: str) -> list[str]:
+    """Return the keys under the prefix that name nothing of this module and no child."""
+    children = {name for name, _ in child_slots(module)}
+    known = {name for name, _ in own_state(module)}
+    if type(module).set_extra_state is not _NO_EXTRA:
+        known.add(EXTRA_STATE)
+    found = []
+    for key in state:
+        if key.startswith(prefix):
+            first, dot, _ = key[len(prefix) :].partition(".")
+            if first not in (children if dot else known):
+                found.append(key)
+    return found
+
+
+def _partition(state: Mapping[str, Any], prefix: str) -> dict[str, dict[str, Any]]:
+    """Split a state by the child that each key names."""
+    parts: dict[str, dict[str, Any]] = {}
+    start = len(prefix)
+    for key, value in state.items():
+        if key.startswith(prefix):
+            child, dot, _ = key[start:].partition(".")
+            if dot:
+                parts.setdefault(child, {})[key] = value
+    return parts

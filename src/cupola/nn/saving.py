@@ -1,0 +1,141 @@
+"""Saving: ``state_dict``."""
+
+import warnings
+from collections import OrderedDict
+from typing import Any, Final
+
+from torch.utils.hooks import RemovableHandle
+
+from cupola.nn.hooks import Hook, Hooks, add_hook
+from cupola.nn.store import BUFFER, MODULE, PARAMETER
+from cupola.nn.traversal import Traversal
+
+EXTRA_STATE: Final = "_extra_state"
+
+
+class Saving(Traversal, Hooks):
+    """What is saved, and under which keys."""
+
+    _version: int = 1
+
+    def state_dict(
+        self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False
+    ) -> Any:
+        """Return an OrderedDict of path -> tensor: parameters and persistent buffers.
+
+        ``_metadata`` on it maps each module's path to its ``version``.
+
+        Args:
+            destination: a dictionary to fill and return in place of a new one.
+            prefix: put in front of every key.
+            keep_vars: return the tensors themselves, not detached.
+        """
+        if args:
+            warnings.warn(
+                "Positional args are being deprecated, use kwargs instead.",
+                FutureWarning,
+                stacklevel=2,
+            )
+            given = (*args, *(destination, prefix, keep_vars)[len(args) :])
+            destination, prefix, keep_vars = given
+        if destination is None:
+            destination = OrderedDict()
+            destination._metadata = OrderedDict()
+        metadata = getattr(destination, "_metadata", None)
+        return _save(self, destination, metadata, prefix, keep_vars)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Save this module alone; what subclasses override to save more."""
+        for name, value in own_state(self):
+            destination[prefix + name] = value if keep_vars else value.detach()
+        if type(self).get_extra_state is not Saving.get_extra_state:
+            destination[prefix + EXTRA_STATE] = self.get_extra_state()
+
+    def get_extra_state(self) -> Any:
+        """Return what should be saved besides tensors; override together with the setter."""
+        raise RuntimeError("Module.get_extra_state() should never be called: it is not overridden")
+
+    def register_state_dict_pre_hook(self, hook: Hook) -> RemovableHandle:
+        """Run ``hook(module, prefix, keep_vars)`` before this module is saved."""
+        return add_hook(self._state_dict_pre_hooks, hook)
+
+    def register_state_dict_post_hook(self, hook: Hook) -> RemovableHandle:
+        """Run ``hook(module, state_dict, prefix, local_metadata)``, which edits in place."""
+        hook._from_public_api = True  # type: ignore[attr-defined]
+        return add_hook(self._state_dict_hooks, hook)
+
+    def _register_state_dict_hook(self, hook: Hook) -> RemovableHandle:
+        if getattr(hook, "_from_public_api", False):
+            raise RuntimeError(
+                "Cannot register the same function as the state dict post hook that was "
+                "previously registered via register_state_dict_post_hook"
+            )
+        return add_hook(self._state_dict_hooks, hook)
+
+
+def own_state(module: Any) -> list[tuple[str, Any]]:
+    """Return (name, tensor) for what is saved of one of our modules: parameters, then buffers."""
+    values, parameters, buffers = module.__dict__, [], []
+    for name, kind in values["_kinds"].items():
+        value = values[name]
+        if value is None:
+            continue
+        if kind == PARAMETER:
+            parameters.append((name, value))
+        elif kind == BUFFER:
+            buffers.append((name, value))
+    return parameters + buffers if buffers else parameters
+
+
+_SAVE, _EXTRA, _STATE_DICT = (
+    Saving._save_to_state_dict,
+    Saving.get_extra_state,
+    Saving.state_dict,
+)
+
+
+def _save(module: Any, destination: Any, metadata: Any, prefix: str, keep_vars: bool) -> Any:
+    """Save a module and all below it. Those that save in the plain way are saved inline here."""
+    cls, values = type(module), module.__dict__
+    local_metadata = {"version": cls._version}
+    if metadata is not None:
+        metadata[prefix[:-1]] = local_metadata
+    hooked = "_hooked" in values
+    if hooked:
+        for hook in module._state_dict_pre_hooks.values():
+            hook(module, prefix, keep_vars)
+    plain = cls._save_to_state_dict is _SAVE and cls.get_extra_state is _EXTRA
+    buffers, children = [], []
+    for name, kind in values["_kinds"].items():
+        value = values[name]
+        if value is None:
+            continue
+        if kind == PARAMETER:
+            if plain:
+                destination[prefix + name] = value if keep_vars else value.detach()
+        elif kind == MODULE:
+            children.append((name, value))
+        elif kind == BUFFER:
+            buffers.append((name, value))
+    if not plain:
+        module._save_to_state_dict(destination, prefix, keep_vars)
+    else:
+        for name, value in buffers:
+            destination[prefix + name] = value if keep_vars else value.detach()
+    for name, child in children:
+        path = f"{prefix}{name}."
+        if type(child).state_dict is _STATE_DICT:
+            _save(child, destination, metadata, path, keep_vars)
+        else:  # a torch module, or one that saves in its own way
+            child.state_dict(destination=destination, prefix=path, keep_vars=keep_vars)
+    return _run_hooks(module, destination, prefix, local_metadata) if hooked else destination
+
+
+def _run_hooks(module: Any, destination: Any, prefix: str, metadata: Any) -> Any:
+    for hook in module._state_dict_hooks.values():
+        result = hook(module, destination, prefix, metadata)
+        if result is not None:
+            if getattr(hook, "_from_public_api", False):
+                raise RuntimeError("state_dict post-hook must return None")
+            destination = result
+    return destination
