@@ -16,8 +16,10 @@ from PIL import Image
 
 from cupola.data.detection3d import collate_detection3d, normalise_views
 from cupola.data.driving.rig import CAMERA_NAMES
+from cupola.data.multiview_pipeline import read_pipeline
 from cupola.data.nuscenes_infos import info_frames
 from cupola.data.nuscenes_tables import Tables
+from cupola.data.photometric import PhotometricDistortion
 from cupola.errors import DataError
 from cupola.registry import DATASETS
 
@@ -31,7 +33,10 @@ NUSCENES_NAMES = (
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """How pictures are prepared; `scale` is (width, height) as in the published configs."""
+    """How pictures are prepared; `scale` is (width, height) as in the published configs.
+
+    `raw` leaves them as they are, BGR in 0..255, for the model's data_preprocessor.
+    """
 
     mean: Sequence[float] = (103.53, 116.28, 123.675)
     std: Sequence[float] = (1.0, 1.0, 1.0)
@@ -39,6 +44,8 @@ class PictureSettings:
     pad_size_divisor: int = 1
     channel_order: str = "bgr"
     bgr_to_rgb: bool = False
+    distortion: PhotometricDistortion | None = None
+    raw: bool = False
 
 
 @DATASETS.register_module()
@@ -46,9 +53,10 @@ class NuScenesDataset:
     """Sample i -> {"images" [6, 3, H, W], "lidar2img", "boxes" [M, 9], "labels", "token"}.
 
     `ann_file` names an info file (.pkl) under `data_root`, either layout; without it the devkit's
-    tables of `version` are read. Objects of other classes, outside `point_cloud_range` or without
-    a lidar or radar point are left out, as in the published pipeline. `box_convention` "0.x" reads
-    info files from before MMDetection3D 1.0. Raises DataError.
+    tables of `version` are read. `pipeline` is a published one, of either repository; `pictures`
+    overrides what it says of them. Where neither normalises, the model does. Objects of other classes, outside `point_cloud_range` or
+    without a lidar or radar point are left out, as in the published pipeline. `box_convention`
+    "0.x" reads info files from before MMDetection3D 1.0. Raises DataError.
     """
 
     def __init__(
@@ -62,14 +70,21 @@ class NuScenesDataset:
         scenes: Sequence[str] | None = None,
         box_convention: str = "1.x",
         test_mode: bool = False,
+        pipeline: Sequence[Mapping[str, Any]] = (),
+        seed: int = 0,
         **published: Any,
     ) -> None:
         root = Path(data_root)
         self.root = root
-        self.names = tuple((metainfo or {}).get("classes", NUSCENES_NAMES))
-        self.point_cloud_range = point_cloud_range
+        asked = read_pipeline(pipeline)
+        self.names = tuple(
+            (metainfo or {}).get("classes") or asked.get("classes") or NUSCENES_NAMES
+        )
+        self.point_cloud_range = point_cloud_range or asked.get("point_cloud_range")
         self.test_mode = test_mode
-        self.pictures = PictureSettings(**(pictures or {}))
+        raw = pictures is None and "mean" not in asked["pictures"]
+        self.pictures = PictureSettings(**{"raw": raw, **asked["pictures"], **(pictures or {})})
+        self.seed, self.epoch = seed, 0
         if ann_file is not None:
             self.frames = info_frames(root / ann_file, box_convention)
         else:
@@ -77,6 +92,10 @@ class NuScenesDataset:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def set_epoch(self, epoch: int) -> None:
+        """What is random differs from epoch to epoch; the training loop calls it."""
+        self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         frame = self.frames[index]
@@ -88,8 +107,12 @@ class NuScenesDataset:
             views.append(scaled)
             matrices.append(np.diag([*ratio, 1.0, 1.0]) @ camera.lidar2img)
         boxes, labels = self._targets(frame.names, frame.boxes)
+        pictures: NDArray[Any] = np.stack(views)
+        if self.pictures.distortion is not None:
+            rng = np.random.default_rng((self.seed, self.epoch, index))
+            pictures = self.pictures.distortion(pictures.astype(np.float32), rng)
         return {
-            "images": self._normalise(np.stack(views)),
+            **self._finish(pictures),
             "lidar2img": torch.from_numpy(np.stack(matrices).astype(np.float32)),
             "boxes": torch.from_numpy(boxes),
             "labels": torch.from_numpy(labels),
@@ -115,12 +138,16 @@ class NuScenesDataset:
         scaled = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
         return scaled, (size[0] / width, size[1] / height)
 
-    def _normalise(self, views: NDArray[np.uint8]) -> torch.Tensor:
+    def _finish(self, views: NDArray[Any]) -> dict[str, torch.Tensor]:
+        """RGB pictures [N, H, W, 3] as "images", or as "pictures" for the model to normalise."""
         settings = self.pictures
+        if settings.raw:
+            raw = np.ascontiguousarray(views[..., ::-1].transpose(0, 3, 1, 2))
+            return {"pictures": torch.from_numpy(raw)}
         bgr = settings.channel_order == "bgr" and not settings.bgr_to_rgb
         pixels = normalise_views(views[..., ::-1] if bgr else views, settings.mean, settings.std)
         bottom, right = (-side % settings.pad_size_divisor for side in pixels.shape[-2:])
-        return torch.nn.functional.pad(pixels, (0, right, 0, bottom))
+        return {"images": torch.nn.functional.pad(pixels, (0, right, 0, bottom))}
 
     def _targets(
         self, names: Sequence[str], boxes: Array
@@ -163,6 +190,10 @@ class CBGSDataset:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Passed on to the samples."""
+        self.dataset.set_epoch(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample: dict[str, Any] = self.dataset[self.indices[index]]

@@ -109,8 +109,11 @@ dataset = dict(
     point_cloud_range=point_cloud_range,
     pictures=dict(scale=(1600, 900), pad_size_divisor=32, channel_order="bgr", **pictures),
 )
+distortion = dict(type="MultiViewWrapper", transforms=[dict(type="PhotoMetricDistortion3D")])
 train_dataloader = dict(
-    batch_size=1, num_workers=4, dataset=dict(dataset, ann_file="nuscenes_infos_train.pkl")
+    batch_size=1,
+    num_workers=4,
+    dataset=dict(dataset, ann_file="nuscenes_infos_train.pkl", pipeline=[distortion]),
 )
 val_dataloader = dict(
     batch_size=1, num_workers=4, dataset=dict(dataset, ann_file="nuscenes_infos_val.pkl")

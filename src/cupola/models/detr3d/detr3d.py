@@ -97,15 +97,27 @@ class DETR3D(nn.Module):
         output: DETR3DOutput = self.pts_bbox_head(self.extract(pixels), cameras)
         return output
 
+    def ready(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, ImageSize]:
+        """What forward takes: of pixels as they are, or of raw pictures by data_preprocessor."""
+        if "pixels" in batch:
+            return batch["pixels"], batch["lidar2img"], batch["image_size"]
+        if self.data_preprocessor is None:
+            raise ValueError(
+                "the batch holds raw pictures, and this DETR3D has no data_preprocessor; "
+                "give it one, or give the dataset `pictures` with mean and std"
+            )
+        pixels = self.data_preprocessor(batch["pictures"])
+        return pixels, batch["lidar2img"], (pixels.shape[-2], pixels.shape[-1])
+
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The losses of a batch with pixels, lidar2img, image_size and targets."""
-        output = self(batch["pixels"], batch["lidar2img"], batch["image_size"])
+        """The losses of a batch with pixels, image_size (or pictures), lidar2img and targets."""
+        output = self(*self.ready(batch))
         losses: dict[str, Tensor] = self.pts_bbox_head.loss(output, batch["targets"])
         return losses
 
     def predict(self, batch: Mapping[str, Any]) -> list[Detections3D]:
-        """Detections of every sample of a batch with pixels, lidar2img and image_size."""
-        output = self(batch["pixels"], batch["lidar2img"], batch["image_size"])
+        """Detections of every sample of a batch as `loss` takes it; targets may be missing."""
+        output = self(*self.ready(batch))
         found: list[Detections3D] = self.pts_bbox_head.predict(output)
         return found
 

@@ -1,0 +1,94 @@
+"""What a published multi-camera pipeline asks for, in either repository's spelling.
+
+The steps are read, not run one by one: a nuScenes sample is always loaded, resized, distorted,
+normalised and padded in this order, which is that of all published pipelines.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from cupola.data.photometric import PhotometricDistortion
+from cupola.errors import DataError, did_you_mean
+
+Step = Mapping[str, Any]
+Settings = dict[str, Any]
+
+# Steps that every sample undergoes anyway, or whose result nothing here wants.
+DONE_ELSEWHERE = (
+    *("LoadMultiViewImageFromFiles", "LoadAnnotations3D", "LoadImageFromFileMono3D"),
+    *("DefaultFormatBundle3D", "Collect3D", "CustomCollect3D", "Pack3DDetInputs"),
+)
+
+
+def read_pipeline(steps: Sequence[Step]) -> Settings:
+    """`pictures` (what PictureSettings takes), `point_cloud_range` and `classes`, where named.
+
+    Raises DataError on a step, or on a setting of one, that we do not know.
+    """
+    found: Settings = {"pictures": {}}
+    for step in _flat(steps):
+        name = str(step.get("type", "")).rpartition(".")[2]
+        if name in DONE_ELSEWHERE:
+            continue
+        if name not in READERS:
+            hint = did_you_mean(name, [*READERS, *DONE_ELSEWHERE])
+            raise DataError(f"pipeline: the step {name!r} is not known{hint}")
+        READERS[name]({key: value for key, value in step.items() if key != "type"}, found)
+    return found
+
+
+def _flat(steps: Sequence[Step]) -> Iterator[Step]:
+    for step in steps:
+        if "transforms" in step:  # MultiViewWrapper, MultiScaleFlipAug3D
+            shared = str(step.get("type", "")).endswith("MultiViewWrapper")
+            for inner in _flat(step["transforms"]):
+                photometric = str(inner.get("type", "")).endswith("PhotoMetricDistortion3D")
+                yield {**inner, "shared": True} if shared and photometric else inner
+        else:
+            yield step
+
+
+def _resize(step: Step, found: Settings) -> None:
+    low, high = step.get("ratio_range", (1.0, 1.0))
+    if low != 1 or high != 1 or not step.get("keep_ratio", True):
+        raise DataError(
+            f"pipeline: resizing by a random ratio ({low}..{high}) or without keep_ratio is not "
+            "what the published DETR3D pipelines do, and is not known"
+        )
+    width, height = step["scale"]
+    found["pictures"]["scale"] = (int(width), int(height))
+
+
+def _distort(step: Step, found: Settings) -> None:
+    found["pictures"]["distortion"] = PhotometricDistortion(**step)
+
+
+def _normalise(step: Step, found: Settings) -> None:
+    found["pictures"] |= {"mean": step["mean"], "std": step["std"]}
+    found["pictures"]["bgr_to_rgb"] = bool(step.get("to_rgb", True))
+
+
+def _pad(step: Step, found: Settings) -> None:
+    if step.get("size_divisor") is None:
+        raise DataError("pipeline: PadMultiViewImage needs size_divisor")
+    found["pictures"]["pad_size_divisor"] = int(step["size_divisor"])
+
+
+def _range(step: Step, found: Settings) -> None:
+    found["point_cloud_range"] = step["point_cloud_range"]
+
+
+def _names(step: Step, found: Settings) -> None:
+    found["classes"] = tuple(step["classes"])
+
+
+READERS: dict[str, Callable[[Step, Settings], None]] = {
+    "RandomResize3D": _resize,
+    "Resize3D": _resize,
+    "PhotoMetricDistortion3D": _distort,
+    "PhotoMetricDistortionMultiViewImage": _distort,
+    "NormalizeMultiviewImage": _normalise,
+    "PadMultiViewImage": _pad,
+    "ObjectRangeFilter": _range,
+    "ObjectNameFilter": _names,
+}

@@ -1,0 +1,153 @@
+"""Published multi-camera pipelines: what they ask for, and that samples undergo it."""
+
+import colorsys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cupola.data.driving.tables import write_scenes
+from cupola.data.multiview_pipeline import read_pipeline
+from cupola.data.nuscenes import NuScenesDataset
+from cupola.data.photometric import Drawn, PhotometricDistortion, distort
+from cupola.errors import DataError
+from cupola.registry import build
+from models.detr3d.small import small_config
+
+RANGE = [-51.2, -51.2, -5.0, 51.2, 51.2, 3.0]
+CAFFE = {"mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0]}
+# As WangYueFt/detr3d and MMDetection3D's project publish them.
+ORIGINAL = [
+    {"type": "LoadMultiViewImageFromFiles", "to_float32": True},
+    {"type": "PhotoMetricDistortionMultiViewImage"},
+    {"type": "LoadAnnotations3D", "with_bbox_3d": True, "with_label_3d": True},
+    {"type": "ObjectRangeFilter", "point_cloud_range": RANGE},
+    {"type": "ObjectNameFilter", "classes": ["car", "truck"]},
+    {"type": "NormalizeMultiviewImage", **CAFFE, "to_rgb": False},
+    {"type": "PadMultiViewImage", "size_divisor": 32},
+    {"type": "DefaultFormatBundle3D", "class_names": ["car", "truck"]},
+    {"type": "Collect3D", "keys": ["gt_bboxes_3d", "gt_labels_3d", "img"]},
+]
+RESIZE = {"type": "RandomResize3D", "scale": (80, 48), "ratio_range": (1.0, 1.0)}
+PROJECT = [
+    {"type": "LoadMultiViewImageFromFiles", "to_float32": True, "num_views": 6},
+    {
+        "type": "MultiViewWrapper",
+        "transforms": [{"type": "PhotoMetricDistortion3D"}, {**RESIZE, "keep_ratio": True}],
+    },
+    {"type": "ObjectRangeFilter", "point_cloud_range": RANGE},
+    {"type": "Pack3DDetInputs", "keys": ["img", "gt_bboxes_3d", "gt_labels_3d"]},
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nuscenes")
+    write_scenes(folder, count=1, frames=2, size=(60, 100))
+    return folder
+
+
+def dataset(root: Path, **settings: object) -> NuScenesDataset:
+    return NuScenesDataset(root, version="v1.0-mini", **settings)
+
+
+def test_both_repositories_spellings_are_read() -> None:
+    first, second = read_pipeline(ORIGINAL), read_pipeline(PROJECT)
+    assert first["point_cloud_range"] == second["point_cloud_range"] == RANGE
+    assert first["classes"] == ("car", "truck")
+    expected = {**CAFFE, "bgr_to_rgb": False, "pad_size_divisor": 32}
+    assert first["pictures"] == {**expected, "distortion": PhotometricDistortion()}
+    assert second["pictures"] == {
+        "scale": (80, 48),
+        "distortion": PhotometricDistortion(shared=True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"type": "PadMultiViewImag"}, "'PadMultiViewImag' is not known.*PadMultiViewImage"),
+        ({**RESIZE, "ratio_range": (0.5, 1.0)}, r"random ratio \(0\.5\.\.1\.0\)"),
+        ({"type": "PadMultiViewImage", "size": (9, 9)}, "needs size_divisor"),
+    ],
+)
+def test_what_is_not_known_is_named(step: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_pipeline([step])
+
+
+def test_a_dataset_does_what_its_pipeline_says(root: Path) -> None:
+    plain = dataset(root, pictures={**CAFFE, "pad_size_divisor": 32})
+    steps = [step for step in ORIGINAL if "PhotoMetric" not in step["type"]]
+    piped = dataset(root, pipeline=steps)
+    assert piped.names == ("car", "truck")
+    assert torch.equal(piped[0]["images"], plain[0]["images"])
+    assert set(piped[0]["labels"].tolist()) <= {0, 1}
+    distorted = dataset(root, pipeline=ORIGINAL)
+    first = distorted[0]["images"]
+    assert not torch.equal(first, plain[0]["images"])
+    assert torch.equal(first, dataset(root, pipeline=ORIGINAL)[0]["images"])
+    distorted.set_epoch(1)
+    assert not torch.equal(first, distorted[0]["images"])
+
+
+def test_the_model_s_preprocessor_gives_what_the_dataset_s_settings_give(root: Path) -> None:
+    raw = dataset(root, pipeline=PROJECT[:1])
+    preprocessor = {"type": "Det3DDataPreprocessor", **CAFFE, "pad_size_divisor": 32}
+    model = build({**small_config(), "data_preprocessor": preprocessor}).eval()
+    pixels, _, size = model.ready(raw.collate([raw[0], raw[1]]))
+    plain = dataset(root, pictures={**CAFFE, "pad_size_divisor": 32})
+    expected = plain.collate([plain[0], plain[1]])
+    torch.testing.assert_close(pixels, expected["pixels"], atol=1e-4, rtol=0)
+    assert tuple(size) == expected["image_size"] == (64, 128)
+    assert len(model.predict(raw.collate([raw[0]]))) == 1
+    with pytest.raises(ValueError, match="has no data_preprocessor"):
+        build(small_config()).loss(raw.collate([raw[0]]))
+
+
+# ---- the distortion
+
+NOTHING = Drawn(None, False, None, None, None, None)
+
+
+def test_nothing_drawn_changes_nothing() -> None:
+    picture = np.random.default_rng(0).uniform(0, 255, (5, 7, 3)).astype(np.float32)
+    np.testing.assert_array_equal(distort(picture, NOTHING), picture)
+    still = Drawn(None, False, None, 1.0, 0.0, None)
+    np.testing.assert_allclose(distort(picture, still), picture, atol=1e-3)
+
+
+def test_saturation_and_hue_are_those_of_the_hsv_cylinder() -> None:
+    picture = np.random.default_rng(1).uniform(0, 255, (6, 6, 3)).astype(np.float32)
+    picture[0, 0] = 90.0  # grey has no hue
+    changed = distort(picture, Drawn(None, False, None, 0.7, 14.0, None))
+    for before, after in zip(picture.reshape(-1, 3), changed.reshape(-1, 3), strict=True):
+        hue, saturation, value = colorsys.rgb_to_hsv(*(before / 255))
+        expected = colorsys.hsv_to_rgb((hue + 14 / 360) % 1, saturation * 0.7, value)
+        np.testing.assert_allclose(after / 255, expected, atol=1e-4)
+
+
+def test_contrast_stands_before_or_after_the_colours() -> None:
+    picture = np.full((1, 1, 3), 100.0, np.float32)
+    drawn = Drawn(20.0, True, 1.5, None, None, (2, 1, 0))
+    np.testing.assert_allclose(distort(picture, drawn), 180.0)
+    coloured = np.array([[[10.0, 20.0, 30.0]]], np.float32)
+    assert distort(coloured, Drawn(None, True, None, None, None, (2, 0, 1)))[0, 0].tolist() == [
+        30,
+        10,
+        20,
+    ]
+
+
+def test_cameras_are_distorted_alike_or_each_for_itself() -> None:
+    picture = np.random.default_rng(2).uniform(0, 255, (4, 4, 3)).astype(np.float32)
+    six = np.stack([picture] * 6)
+    shared = PhotometricDistortion(shared=True)(six, np.random.default_rng(5))
+    assert (shared == shared[0]).all() and (shared != six).any()
+    apart = PhotometricDistortion()(six, np.random.default_rng(5))
+    assert len({view.tobytes() for view in apart}) > 1
+    draws = [PhotometricDistortion().draw(np.random.default_rng(i)) for i in range(400)]
+    assert 150 < sum(d.hue is not None for d in draws) < 250
+    assert all(-18 <= d.hue <= 18 for d in draws if d.hue is not None)
+    assert all(0.5 <= d.contrast <= 1.5 for d in draws if d.contrast is not None)
