@@ -166,7 +166,7 @@ def test_both_info_layouts_equal_the_tables(root: Path, tables: Tables) -> None:
                 np.testing.assert_allclose(mine.lidar2img, view.lidar2img, atol=1e-6)
                 assert mine.file == view.file
         data = NuScenesDataset(root, ann_file=path.name)
-        assert data[0]["images"].shape == (6, 3, 60, 100)
+        assert data[0]["pictures"].shape == (6, 3, 60, 100)
 
 
 def test_old_boxes_are_turned(root: Path, tables: Tables) -> None:

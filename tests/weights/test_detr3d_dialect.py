@@ -76,6 +76,14 @@ def test_a_training_starts_from_fcos3d(tmp_path, prefix: str) -> None:
             assert torch.equal(value, head[key]), key
 
 
+def test_dd3d_s_backbone_lies_deeper() -> None:
+    model = build(small_config())
+    given = {"backbone.bottom_up.conv1.weight": torch.full((4, 3, 7, 7), 0.5)}
+    report = load_weights(model, given, partial=True)
+    assert (report.dialect, report.loaded) == ("fcos3d", 1)
+    assert (model.img_backbone.conv1.weight == 0.5).all()
+
+
 def test_fcos3d_is_no_model_to_predict_with() -> None:
     model = build(small_config())
     with pytest.raises(CheckpointError, match=r"dialect fcos3d\) does not fit.*\n.*missing: pts_"):

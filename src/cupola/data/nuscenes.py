@@ -54,9 +54,10 @@ class NuScenesDataset:
 
     `ann_file` names an info file (.pkl) under `data_root`, either layout; without it the devkit's
     tables of `version` are read. `pipeline` is a published one, of either repository; `pictures`
-    overrides what it says of them. Where neither normalises, the model does. Objects of other classes, outside `point_cloud_range` or
-    without a lidar or radar point are left out, as in the published pipeline. `box_convention`
-    "0.x" reads info files from before MMDetection3D 1.0. Raises DataError.
+    overrides what it says of them. Where neither normalises, the model does. Objects of other
+    classes, outside `point_cloud_range` or without a lidar or radar point are left out, as in the
+    published pipeline. `box_convention` "0.x" reads info files from before MMDetection3D 1.0.
+    Raises DataError.
     """
 
     def __init__(

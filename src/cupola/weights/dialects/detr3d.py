@@ -5,8 +5,9 @@ width and turned the yaw, yaw_old = -yaw - pi/2, so that the last layer of every
 has to be rewritten. Nothing in the keys tells the two apart: a checkpoint is taken as MMDetection3D
 1.x's unless `dialect="detr3d-original"` asks for the conversion.
 
-A third checkpoint is no DETR3D's: the published trainings start from an FCOS3D detector, whose
-backbone and neck are DETR3D's. Its head, and the neck's further levels, have no place here.
+A third kind of checkpoint is no DETR3D's: the published trainings start from an FCOS3D detector,
+whose backbone and neck are DETR3D's, or with VoVNet from DD3D, whose backbone is. Their heads, and
+the neck's further levels, have no place here.
 """
 
 import re
@@ -39,8 +40,8 @@ def _swap_rows(value: Tensor) -> Tensor:
     return rows
 
 
-# FCOS3D's own names, or those under which the original repository hands its weights out.
-ANCESTOR = re.compile(r"(?:img_)?((?:backbone|neck)\..+)")
+# FCOS3D's own names, those under which the original repository hands its weights out, and DD3D's.
+ANCESTOR = re.compile(r"(?:img_)?((?:backbone|neck)\.)(?:bottom_up\.)?(.+)")
 
 
 def _is_ancestor(state: StateView) -> bool:
@@ -52,7 +53,7 @@ def _is_ancestor(state: StateView) -> bool:
 def from_ancestor(state: StateView, own: StateView) -> State:
     """backbone.* and neck.* as img_backbone.* and img_neck.*; other keys keep their names."""
     found = ((ANCESTOR.fullmatch(key), key, value) for key, value in state.items())
-    return {f"img_{match[1]}" if match else key: value for match, key, value in found}
+    return {f"img_{match[1]}{match[2]}" if match else key: value for match, key, value in found}
 
 
 DETR3D_DIALECTS = (
