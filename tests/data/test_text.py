@@ -63,6 +63,16 @@ def test_windows_tile_the_row_and_move_with_the_epoch(tmp_path: Path) -> None:
     assert batch["input_ids"].shape == batch["labels"].shape == (2, 9)
 
 
+def test_attention_can_stay_inside_documents(tmp_path: Path) -> None:
+    data = PackedText(prepared(tmp_path), "train", 40, separate_documents=True)
+    batch = data.collate([data[0], data[1]])
+    ids, documents = batch["input_ids"], batch["documents"]
+    assert documents.shape == ids.shape and documents[:, 0].tolist() == [0, 0]
+    borders = documents.diff(dim=1) == 1
+    assert borders.any() and (borders == (ids[:, :-1] == END)).all()
+    assert "documents" not in PackedText(tmp_path, "train", 40).collate([data[0]])
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="write it with `cupola data text`"):
         PackedText(tmp_path, "train", 8)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -63,3 +65,22 @@ def test_the_missing_rank_is_named(how: str, cause: str, tmp_path: Path) -> None
         head = f"all_reduce over the tensor ranks [0, 1, 2] failed on rank {rank}: "
         assert said.startswith(head), said
         assert cause in said
+
+
+ENDS_WITHOUT_STOP = """
+import sys, torch
+from cupola.parallel import Mesh, all_reduce, watch
+watch.INTERVAL = 0.0  # its thread is inside the store nearly always
+rank, port = map(int, sys.argv[1:])
+where = f"tcp://127.0.0.1:{port}"
+mesh = Mesh.start(tensor=2, timeout=20, init_method=where, rank=rank, world_size=2)
+assert float(all_reduce(torch.ones(1), mesh.tensor)) == 2
+"""
+
+
+def test_a_program_may_end_without_stopping_its_mesh() -> None:
+    port = str(free_port())
+    command = [sys.executable, "-c", ENDS_WITHOUT_STOP]
+    ranks = [subprocess.Popen([*command, rank, port], stderr=subprocess.PIPE) for rank in "01"]
+    said = [rank.communicate(timeout=60)[1].decode() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said

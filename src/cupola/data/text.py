@@ -89,11 +89,21 @@ class PackedText:
     """Windows of `length` tokens from a prepared folder's packed row.
 
     Training windows start anew each epoch at another offset (from seed and epoch), so that no
-    window border is special; validation windows tile the row.
+    window border is special; validation windows tile the row. A window may hold parts of several
+    documents, and by default later ones see earlier ones, as BLOOM was trained; with
+    `separate_documents` the batch says which token belongs to which, and attention stays inside.
     """
 
-    def __init__(self, folder: str | Path, split: str, length: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str,
+        length: int,
+        seed: int = 0,
+        separate_documents: bool = False,
+    ) -> None:
         self.folder = Path(folder)
+        self.separate_documents = separate_documents
         path = self.folder / f"{split}.npy"
         if not path.is_file():
             raise DataError(f"{path}: no such packed text; write it with `cupola data text`")
@@ -132,6 +142,13 @@ class PackedText:
         return {"input_ids": torch.from_numpy(window)}
 
     def collate(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """input_ids and labels [B, length + 1]: the model shifts labels itself."""
+        """input_ids and labels [B, length + 1]: the model shifts labels itself.
+
+        With `separate_documents` also documents [B, length + 1], their numbers in the window.
+        """
         ids = torch.stack([sample["input_ids"] for sample in samples])
-        return {"input_ids": ids, "labels": ids}
+        batch = {"input_ids": ids, "labels": ids}
+        if self.separate_documents:
+            ends = (ids == END).long()
+            batch["documents"] = ends.cumsum(1) - ends  # an end belongs to what it ends
+        return batch

@@ -5,6 +5,7 @@ mpu/initialize.py): rank = (pipeline * D + data) * T + tensor. Nothing here is g
 given its group, and a layer without one runs alone.
 """
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,10 +142,13 @@ class Mesh:
         prefixed = PrefixStore("groups", store)
         dist.init_process_group(backend, store=prefixed, rank=rank, world_size=world, timeout=limit)
         watch = Watch(PrefixStore("cupola", store), rank)
-        return _lay_out(tensor, pipeline, rank, world, limit, watch, fixed_order)
+        mesh = _lay_out(tensor, pipeline, rank, world, limit, watch, fixed_order)
+        atexit.register(mesh.stop)  # a thread inside the store would abort the interpreter's end
+        return mesh
 
     def stop(self) -> None:
-        """Leaves every group; a new mesh can be started afterwards."""
+        """Leaves every group; a new mesh can be started afterwards. Comes by itself at exit."""
+        atexit.unregister(self.stop)
         if self.watch is not None:
             self.watch.stop()
             self.watch = None

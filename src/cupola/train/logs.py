@@ -63,7 +63,8 @@ class RunLog:
 
     def report(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Records `values` ("train" or "val") at `step`."""
-        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        # nine digits bring a float32 back as it was
+        rounded = {name: float(f"{value:.9g}") for name, value in values.items()}
         self._file.write(json.dumps({"step": step, "kind": kind, **rounded}) + "\n")
         if self._board is not None:
             for name, value in rounded.items():

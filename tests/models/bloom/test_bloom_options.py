@@ -51,6 +51,21 @@ def test_the_pooler_reads_one_token() -> None:
     assert torch.allclose(model.pooler(hidden), expected, atol=1e-6)
 
 
+def test_documents_in_one_row_do_not_see_each_other() -> None:
+    torch.manual_seed(0)
+    model = BloomForCausalLM(**SMALL).eval()
+    first, second = torch.randint(0, 40, (1, 5)), torch.randint(0, 40, (1, 4))
+    packed = torch.cat([first, second], 1)
+    documents = torch.tensor([[0] * 5 + [1] * 4])
+    apart = torch.cat([model.transformer(first), model.transformer(second)], 1)
+    together = model.transformer(packed, documents=documents)
+    assert torch.allclose(together, apart, atol=1e-5)
+    batch = {"input_ids": packed, "labels": packed}
+    plain, separate = (model.loss(batch | more)["loss"] for more in ({}, {"documents": documents}))
+    assert (plain - separate).abs() > 1e-3
+    separate.backward()  # the mask has gradients through it, too
+
+
 def test_kinds_of_gelu_are_as_far_apart_as_they_should_be() -> None:
     ids = torch.tensor([[1, 2, 3, 4]])
     with torch.enable_grad():
@@ -59,10 +74,23 @@ def test_kinds_of_gelu_are_as_far_apart_as_they_should_be() -> None:
     assert 1e-5 < (tanh - erf).abs().max() < 1e-1
 
 
-def test_sizes_of_the_published_configs() -> None:
+@pytest.mark.parametrize(
+    ("sizes", "parameters"),
+    [
+        ((24, 1024, 16), 559_214_592),
+        ((24, 1536, 16), 1_065_314_304),
+        ((24, 2048, 16), 1_722_408_960),
+        ((30, 2560, 32), 3_002_557_440),
+        ((30, 4096, 32), 7_069_016_064),
+        ((70, 14336, 112), 176_247_271_424),
+    ],
+)
+def test_sizes_of_the_published_configs(sizes: tuple[int, int, int], parameters: int) -> None:
+    layers, hidden, heads = sizes
+    config = {"n_layer": layers, "hidden_size": hidden, "n_head": heads}
     with nn.on_meta():
-        model = build({"type": "BloomForCausalLM"})
-    assert sum(p.numel() for p in model.parameters()) == 559_214_592
+        model = build({"type": "BloomForCausalLM", **config})
+    assert sum(p.numel() for p in model.parameters()) == parameters
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

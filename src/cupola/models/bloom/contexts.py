@@ -62,6 +62,7 @@ class DenseContext:
         dropout: float = 0.0,
         cache: DenseCache | None = None,
         streams: RandomStreams | None = None,
+        documents: Tensor | None = None,  # [B, K]: tokens of different numbers do not attend
     ) -> None:
         self.settings, self.cache = settings, cache
         self.dropout, self.streams = dropout, streams
@@ -71,6 +72,9 @@ class DenseContext:
         self.bias = alibi_bias(slopes, where).to(dtype)  # [B, N, 1, K]
         future = causal_mask(queries, keys, attention_mask.device)  # [Q, K]
         self.mask = future | (attention_mask == 0)[:, None, None, :]  # [B, 1, Q, K]
+        if documents is not None:
+            own = documents[:, -queries:, None] == documents[:, None, :]  # [B, Q, K]
+            self.mask = self.mask | ~own[:, None]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[B, Q, N, D] each -> [B, Q, N, D]."""

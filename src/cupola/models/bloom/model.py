@@ -72,6 +72,7 @@ class BloomModel(nn.Module):
         attention_mask: Tensor | None = None,
         cache: DenseCache | None = None,
         token_types: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         mask = new_mask(input_ids, attention_mask, cache)
         context = DenseContext(
@@ -83,6 +84,7 @@ class BloomModel(nn.Module):
             dropout=self.settings.attention_dropout if self.training else 0.0,
             cache=cache,
             streams=self.streams,
+            documents=documents,
         )
         positions = context.key_positions[:, -input_ids.shape[1] :]
         return self.run(self.embedding(input_ids, positions, token_types), context)
@@ -150,7 +152,8 @@ class BloomForCausalLM(nn.Module):
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Mean cross entropy of the next token over the labels that are not -100.
 
-        `batch` holds input_ids, labels [B, S] int64 and perhaps attention_mask [B, S].
+        `batch` holds input_ids, labels [B, S] int64, and perhaps attention_mask and documents
+        [B, S]: where given, a token attends to tokens of the same document number alone.
         """
         losses, counted = self._token_losses(batch)
         return {"loss": (losses * counted).sum() / counted.sum().clamp(min=1)}
@@ -166,7 +169,9 @@ class BloomForCausalLM(nn.Module):
         ]
 
     def _token_losses(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        hidden = self.transformer(batch["input_ids"], batch.get("attention_mask"))
+        hidden = self.transformer(
+            batch["input_ids"], batch.get("attention_mask"), documents=batch.get("documents")
+        )
         logits = self.local_logits(hidden[:, :-1])
         labels = batch["labels"][:, 1:]
         counted = labels != IGNORED
