@@ -9,6 +9,7 @@ import pytest
 from serve_harness import infer_body, output, read_answer, request_bytes, until
 
 from cupola.serve import signals
+from cupola.serve.channel import Command
 from cupola.serve.master import Master
 from cupola.serve.settings import Settings
 from cupola.serve.signals import FLAGS, TABLE, VERBS, Flag
@@ -118,7 +119,7 @@ class Recorder(Master):
         for name in ("_reap", "_terminate", "_quit", "_reconfigure", "_reopen", "_change_binary",
                      "_noaccept", "_start_workers_again"):  # fmt: skip
             setattr(self, name, lambda *_, act=name: self.acts.append(act))
-        self.cycle = object()  # type: ignore[assignment]
+        self.succession.current = object()  # type: ignore[assignment]
         self._make_progress = self._write_status = lambda: None  # type: ignore[method-assign]
         self._sleep = lambda: 0.0  # type: ignore[method-assign]
 
@@ -167,6 +168,18 @@ def test_nginx_06_noaccept_lets_the_workers_go(serve) -> None:
     until(lambda: not server.pid_file.exists())
 
 
+def test_nginx_07_the_delays_double_until_the_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, told, delays = Recorder(), [], []
+    del master._terminate
+    master.table.tell = lambda command, children: told.append(command)
+    monkeypatch.setattr(signal, "setitimer", lambda which, seconds: delays.append(seconds))
+    while None not in told:
+        master.flags.add(Flag.SIGALRM)
+        master._terminate()
+    assert told == [Command.TERMINATE] * 6 + [None]
+    assert sum(delays[:6]) == pytest.approx(3.15)
+
+
 def test_nginx_07_a_stopped_worker_is_killed_after_three_seconds(serve) -> None:
     server = serve()
     worker = server.pids()[0]
@@ -174,7 +187,7 @@ def test_nginx_07_a_stopped_worker_is_killed_after_three_seconds(serve) -> None:
     began = time.monotonic()
     server.signal(signal.SIGTERM)
     server.wait_exit()
-    assert 3.0 < time.monotonic() - began < 4.5
+    assert 3.1 < time.monotonic() - began < 6
 
 
 def test_nginx_07_terminate_is_quick_otherwise(serve) -> None:

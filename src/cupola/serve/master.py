@@ -1,8 +1,7 @@
 """The master: supervises its children and does nothing else.
 
 It opens the sockets and never accepts on them, and it never loads torch. One loop: sleep until a
-signal, then serve the flags in nginx's order. What nginx does at once and hopes for (new workers,
-100 ms, then QUIT to the old) waits here until every process of the new generation says READY.
+signal, then serve the flags in nginx's order.
 """
 
 import os
@@ -15,13 +14,13 @@ from pathlib import Path
 from cupola.errors import CupolaError
 from cupola.serve import paths, signals, sockets, systemd
 from cupola.serve.channel import Command
-from cupola.serve.cycle import Cycle, build_cycle, give_to_workers
-from cupola.serve.generation import start_cache, start_children, start_worker
+from cupola.serve.cycle import give_to_workers
 from cupola.serve.logs import Log
 from cupola.serve.process import FATAL, Child, Kind, Table
 from cupola.serve.settings import Settings
 from cupola.serve.signals import Flag
 from cupola.serve.status import master_status
+from cupola.serve.succession import Succession
 from cupola.serve.upgrade import start_binary
 
 FIRST_DELAY, LAST_TERM = 0.05, 1.0  # seconds; TERM doubles from one to the other, then KILL
@@ -33,22 +32,17 @@ class Master:
     def __init__(self, load: Callable[[], Settings]) -> None:
         signals.block()
         self._load = load
-        self.inherited = sockets.inherited()
-        self.is_new_binary = bool(self.inherited) and os.environ.pop("CUPOLA_UPGRADE", "") == "1"
+        inherited = sockets.inherited()
+        self.is_new_binary = bool(inherited) and os.environ.pop("CUPOLA_UPGRADE", "") == "1"
         self.parent = os.getppid()
         self.life = os.pipe()
         self.table = Table(self.life)
+        self.succession = Succession(self.table, self.life[0], inherited)
         self.flags: set[Flag] = set()
-        self.cycle: Cycle | None = None
-        self.pending: Cycle | None = None
-        self.retired: list[Cycle] = []
-        self.generation = 0
-        self.extra_workers = 0
         self.new_binary: Child | None = None
         self.noaccepting = False
         self.delay = 0.0
         self.counts: dict[str, int] = {}
-        self.log = Log()
         self.exit_code = 0
 
     # ---- start and loop
@@ -56,11 +50,12 @@ class Master:
     def run(self) -> int:
         """Starts the first cycle and supervises until told to go; the process's exit code."""
         settings = self._load()
-        self.log = Log(settings.error_log, settings.log_level)
         self.home = paths.make_home(paths.runtime_root(settings.runtime_dir), os.getpid())
         self.pid_file = settings.pid_file
+        self.succession.home = self.home
+        self.succession.log = Log(settings.error_log, settings.log_level)
         try:
-            self._prepare(settings, first=True)
+            self.succession.prepare(settings)
         except OSError as error:
             self.log("error", str(error))
             self._leave()
@@ -72,6 +67,10 @@ class Master:
             pass
         self._leave()
         return self.exit_code
+
+    def log(self, level: str, message: str) -> None:
+        """Into the error log of the generation in service."""
+        self.succession.log(level, message)
 
     def _turn(self) -> bool:
         """One wake: the flags in nginx's order, then what is due. True when it is time to go."""
@@ -97,15 +96,14 @@ class Master:
         return False
 
     def _serve_flags(self) -> None:
-        if self._take(Flag.GROW):
-            self._change_workers(+1)
-        if self._take(Flag.SHRINK):
-            self._change_workers(-1)
-        if Flag.RECONFIGURE in self.flags and self.pending is None:
+        for flag, step in ((Flag.GROW, +1), (Flag.SHRINK, -1)):
+            if self._take(flag) and not self.succession.change_workers(step):
+                self.flags.add(Flag.RECONFIGURE)
+        if Flag.RECONFIGURE in self.flags and self.succession.pending is None:
             self.flags.discard(Flag.RECONFIGURE)
             self._reconfigure()
-        if self._take(Flag.RESTART) and self.cycle:
-            self._start_workers_again(self.cycle)
+        if self._take(Flag.RESTART) and self.succession.current:
+            self._start_workers_again()
         if self._take(Flag.REOPEN):
             self._reopen()
         if self._take(Flag.CHANGE_BINARY):
@@ -122,121 +120,35 @@ class Master:
     def _sleep(self) -> float | None:
         """How long until something is due without a signal; None: for ever."""
         moments = [child.due for child in self.table if child.due is not None]
-        if self.pending:
-            moments.append(self.pending.started + self.pending.settings.ready_timeout)
+        if pending := self.succession.pending:
+            moments.append(pending.started + pending.settings.ready_timeout)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     # ---- a new generation
 
-    def _prepare(self, settings: Settings, *, first: bool = False) -> None:
-        """Builds a cycle and starts its processes beside those that run."""
-        self.generation += 1
-        kept = self.cycle.listeners if self.cycle else self.inherited
-        workers = max(1, settings.worker_count + self.extra_workers)
-        cycle = build_cycle(self.generation, settings, kept, self.home, workers)
-        cycle.accept_early = first and not self.inherited
-        cycle.started = time.monotonic()
-        self.pending = cycle
-        start_children(self.table, cycle, self.life[0], Kind.JUST_RESPAWN)
-
     def _reconfigure(self) -> None:
-        if self.new_binary and self.cycle:
+        if self.new_binary and self.succession.current:
             self.log("notice", "reload while a new binary runs: starting our workers again")
-            self._start_workers_again(self.cycle)
-            self.noaccepting = False
+            self._start_workers_again()
             return
         systemd.reloading()
         self.log("notice", "reloading")
         try:
-            self._prepare(self._load())
+            self.succession.prepare(self._load())
         except (CupolaError, OSError) as error:
-            self.log("error", f"reload refused, generation {self._current()} stays: {error}")
+            stays = self.succession.current.generation if self.succession.current else 0
+            self.log("error", f"reload refused, generation {stays} stays: {error}")
             systemd.ready("reload refused")
 
-    def _start_workers_again(self, cycle: Cycle) -> None:
-        for index in range(cycle.workers):
-            start_worker(self.table, cycle, self.life[0], index, Kind.JUST_RESPAWN)
+    def _start_workers_again(self) -> None:
+        self.noaccepting = False
+        self.succession.start_workers_again()
 
     def _make_progress(self) -> None:
-        now = time.monotonic()
-        for child in self.table:
-            if child.due is not None and child.due <= now:
-                child.respawns += 1
-                self.table.spawn(child)
-        if self.pending is None:
-            return
-        newborn = self._children_of(self.pending)
-        if all(child.ready for child in newborn):
-            self._commit()
-        elif any(not child.respawn or child.deaths >= 3 for child in newborn):
-            self._abandon("its processes fail at start")
-        elif now - self.pending.started > self.pending.settings.ready_timeout:
-            self._abandon("it was not ready in time")
-
-    def _commit(self) -> None:
-        """The new generation is ready: it takes over, the old one drains."""
-        old, self.cycle, self.pending = self.cycle, self.pending, None
-        assert self.cycle is not None
-        self.log = self.cycle.log
-        self.cycle.accept_early = False  # a worker born from now on waits for its roster
-        if old is not None:
-            self.retired.append(old)
-            self._tell(Command.QUIT, self._not_just_born(self.cycle))
-            self._close_removed(old)
-        start_cache(self.table, self.cycle, self.life[0])
-        self.log("notice", f"generation {self.cycle.generation} is ready")
-        systemd.ready(f"generation {self.cycle.generation}")
-
-    def _abandon(self, reason: str) -> None:
-        """The new generation failed: its processes end, the old one never noticed."""
-        failed, self.pending = self.pending, None
-        assert failed is not None
-        self.log("error", f"generation {failed.generation} failed: {reason}")
-        for child in self._children_of(failed):
-            child.respawn = False
-            self.table.signal(child, Command.TERMINATE)
-            if child.alive:  # it may hang in its start, where it reads no channel
-                os.kill(child.pid, signal.SIGKILL)
-        if self.cycle is None:
+        if not self.succession.progress():  # the first generation failed
             self.exit_code = 1
-            self.cycle = failed
             self.flags.add(Flag.TERMINATE)
             self._terminate()
-            return
-        self.retired.append(failed)
-        self._discard_retired()
-        systemd.ready(f"generation {self.cycle.generation}; generation {failed.generation} failed")
-
-    def _not_just_born(self, new: Cycle) -> list[Child]:
-        """Everyone but the newborn of this generation, who skip exactly this one round."""
-        chosen = [c for c in self.table if not (c.just_born and c.generation == new.generation)]
-        for child in self._children_of(new):
-            child.just_born, child.kind = False, Kind.RESPAWN
-        return [child for child in chosen if child.kind is not Kind.DETACHED]
-
-    def _close_removed(self, old: Cycle) -> None:
-        """Sockets that the new cycle does not use close only now, after the commit."""
-        if self.cycle:
-            used = {id(one) for entry in self.cycle.listeners for one in entry.sockets}
-            addresses = {entry.address for entry in self.cycle.listeners}
-            for entry in old.listeners:
-                entry.sockets = [one for one in entry.sockets if id(one) not in used]
-                entry.close(unlink=entry.address not in addresses)
-
-    def _change_workers(self, step: int) -> None:
-        cycle = self.cycle
-        if cycle is None or cycle.workers + step < 1:
-            return
-        self.extra_workers += step
-        if cycle.settings.reuseport:  # each socket must keep a worker: a full reload sorts it
-            self.flags.add(Flag.RECONFIGURE)
-            return
-        cycle.workers += step
-        if step > 0:
-            start_worker(self.table, cycle, self.life[0], cycle.workers - 1, Kind.RESPAWN)
-            return
-        leaving = [c for c in self._children_of(cycle) if c.role == "worker"]
-        self._tell(Command.QUIT, [max(leaving, key=lambda c: c.index)])
 
     # ---- going
 
@@ -245,32 +157,27 @@ class Master:
         if self.delay == 0.0:
             systemd.stopping()
             self.delay = FIRST_DELAY
-            self._tell(Command.TERMINATE, self.table.living())
+            self.table.tell(Command.TERMINATE, self.table.living())
         elif not self._take(Flag.SIGALRM):
             return
         else:
             command = Command.TERMINATE if self.delay <= LAST_TERM else None
-            self._tell(command, self.table.living())
+            self.table.tell(command, self.table.living())
             self.delay *= 2
         signal.setitimer(signal.ITIMER_REAL, self.delay)
 
     def _quit(self) -> None:
         systemd.stopping()
-        self._tell(Command.QUIT, [c for c in self.table.living() if not c.exiting])
-        if self.cycle:
-            for listener in self.cycle.listeners:
+        self.table.tell(Command.QUIT, [c for c in self.table.living() if not c.exiting])
+        if cycle := self.succession.current:
+            for listener in cycle.listeners:
                 listener.close(unlink=self.new_binary is None)
 
     def _noaccept(self) -> None:
-        if self.cycle and self.cycle.settings.daemon:
+        cycle = self.succession.current
+        if cycle and cycle.settings.daemon:
             self.noaccepting = True
-            self._tell(Command.QUIT, [c for c in self.table.living() if c.role == "worker"])
-
-    def _tell(self, command: Command | None, children: list[Child]) -> None:
-        for child in children:
-            if command in (Command.QUIT, Command.TERMINATE):
-                child.respawn, child.due = False, None
-            self.table.signal(child, command)
+            self.table.tell(Command.QUIT, [c for c in self.table.living() if c.role == "worker"])
 
     def _leave(self) -> None:
         """Removes what is ours on disk; under an upgrade the new binary owns the pid file."""
@@ -283,9 +190,6 @@ class Master:
         paths.remove_home(self.home)
 
     # ---- children
-
-    def _children_of(self, cycle: Cycle) -> list[Child]:
-        return [child for child in self.table if child.generation == cycle.generation]
 
     def _read_channels(self) -> None:
         self._take(Flag.CHANNEL)
@@ -310,7 +214,7 @@ class Master:
         lived = time.monotonic() - child.started
         pid = child.pid
         self.table.forget(child)
-        for cycle in filter(None, (self.cycle, self.pending, *self.retired)):
+        for cycle in self.succession.cycles():
             cycle.sweep_spool(pid)
         if child is self.new_binary:
             self._binary_gone()
@@ -323,43 +227,17 @@ class Master:
             child.respawn = False
             self.log("error", f"{child.role} {pid} ended with fatal code {FATAL}: not respawned")
         if child.respawn and not going:
-            self._plan_respawn(child, lived)
+            self.succession.plan_respawn(child, lived)
             return
         child.respawn = False
-        if child.exiting or child.kind is Kind.NORESPAWN or self._is_retired(child):
+        if child.exiting or child.kind is Kind.NORESPAWN or self.succession.is_retired(child):
             self.table.children.pop(child.slot)
-        self._discard_retired()
-
-    def _plan_respawn(self, child: Child, lived: float) -> None:
-        """At once; with a doubling delay for one that keeps dying young."""
-        settings = self._settings_of(child)
-        child.deaths = child.deaths + 1 if lived < settings.young else 0
-        wait = settings.respawn_delay * 2 ** (child.deaths - 2) if child.deaths > 1 else 0.0
-        child.due = time.monotonic() + min(wait, settings.respawn_delay_max)
-
-    def _settings_of(self, child: Child) -> Settings:
-        for cycle in filter(None, (self.pending, self.cycle)):
-            if cycle.generation == child.generation:
-                return cycle.settings
-        assert self.cycle is not None
-        return self.cycle.settings
-
-    def _is_retired(self, child: Child) -> bool:
-        return any(cycle.generation == child.generation for cycle in self.retired)
-
-    def _discard_retired(self) -> None:
-        for cycle in list(self.retired):
-            if not any(child.alive for child in self._children_of(cycle)):
-                for child in self._children_of(cycle):
-                    self.table.children.pop(child.slot)
-                used = [e for c in (self.cycle, self.pending) if c for e in c.listeners]
-                cycle.discard(used)
-                self.retired.remove(cycle)
+        self.succession.discard_retired()
 
     # ---- logs, binary, files
 
     def _reopen(self) -> None:
-        for cycle in filter(None, (self.cycle, self.pending)):
+        for cycle in filter(None, (self.succession.current, self.succession.pending)):
             try:
                 cycle.log.file.reopen()
                 if cycle.access_log:
@@ -367,17 +245,18 @@ class Master:
                 give_to_workers(cycle)
             except OSError as error:
                 self.log("error", f"reopen failed, the old log stays in use: {error}")
-        self._tell(Command.REOPEN, self.table.living())
+        self.table.tell(Command.REOPEN, self.table.living())
 
     def _change_binary(self) -> None:
         parent_lives = self.is_new_binary and os.getppid() == self.parent
-        if self.new_binary or parent_lives or self.cycle is None:
+        cycle = self.succession.current
+        if self.new_binary or parent_lives or cycle is None:
             self.log("error", "upgrade ignored: another binary runs")
             return
         self.log("notice", "starting a new binary")
         if self.pid_file:
             self.pid_file.rename(self._old_pid_file())
-        self.new_binary = start_binary(self.table, self.cycle.listeners)
+        self.new_binary = start_binary(self.table, cycle.listeners)
 
     def _binary_gone(self) -> None:
         self.log("warning", "the new binary is gone")
@@ -388,7 +267,6 @@ class Master:
             if self.pid_file:
                 self._old_pid_file().rename(self.pid_file)
         if self.noaccepting:
-            self.noaccepting = False
             self.flags.add(Flag.RESTART)
 
     def _old_pid_file(self) -> Path:
@@ -401,6 +279,3 @@ class Master:
 
     def _write_status(self) -> None:
         paths.write_atomically(self.home / "status.json", master_status(self))
-
-    def _current(self) -> int:
-        return self.cycle.generation if self.cycle else 0

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import NoReturn
@@ -160,3 +160,10 @@ class Table:
             os.kill(child.pid, SIGNAL_OF[command])
         if command in (Command.QUIT, Command.TERMINATE):
             child.exiting = True
+
+    def tell(self, command: Command | None, children: Iterable[Child]) -> None:
+        """One command to many; those told to go are not started again."""
+        for child in children:
+            if command in (Command.QUIT, Command.TERMINATE):
+                child.respawn, child.due = False, None
+            self.signal(child, command)

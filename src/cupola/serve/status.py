@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def master_status(master: "Master") -> str:
     """The file's text: generations, processes, signals taken, whether a reload is under way."""
-    cycle, pending = master.cycle, master.pending
+    cycle, pending = master.succession.current, master.succession.pending
     return json.dumps(
         {
             "pid": os.getpid(),
