@@ -35,7 +35,7 @@ class ModelSettings(BaseModel):
     batch_delay: NonNegativeFloat | None = Field(
         None, description="How long a sample waits for company."
     )
-    queue_limit: PositiveInt | None = Field(None, description="Requests in wait before 429.")
+    queue_limit: PositiveInt | None = Field(None, description="Requests held before 429.")
     cache: bool = Field(False, description="Keep answers in the response cache.")
 
 
@@ -118,7 +118,7 @@ class Settings(BaseModel):
     request_timeout: PositiveFloat = Field(60.0, description="Deadline of a request.")
     max_batch: PositiveInt | None = Field(None, description="Overrides every model's own.")
     batch_delay: NonNegativeFloat = Field(0.0, description="Wait for company in a batch.")
-    queue_limit: PositiveInt = Field(256, description="Requests a model may hold before 429.")
+    queue_limit: PositiveInt = Field(256, description="Requests that all workers may hold for a model before 429.")
     compute_threads: PositiveInt | None = Field(
         None, description="Threads of a runner; the CPUs shared among the runners by default."
     )
