@@ -118,7 +118,9 @@ class Settings(BaseModel):
     request_timeout: PositiveFloat = Field(60.0, description="Deadline of a request.")
     max_batch: PositiveInt | None = Field(None, description="Overrides every model's own.")
     batch_delay: NonNegativeFloat = Field(0.0, description="Wait for company in a batch.")
-    queue_limit: PositiveInt = Field(256, description="Requests that all workers may hold for a model before 429.")
+    queue_limit: PositiveInt = Field(
+        256, description="Requests that all workers may hold for a model before 429."
+    )
     compute_threads: PositiveInt | None = Field(
         None, description="Threads of a runner; the CPUs shared among the runners by default."
     )
