@@ -30,13 +30,30 @@ def test_weights_are_mapped_from_the_prepared_file(
     assert same and len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_folded_model_answers_as_the_plain_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cupola.runtime.predictor import Predictor
+    from cupola.runtime.recorded import differing
+    from cupola.serve.runners import prepared
+
+    monkeypatch.setattr(prepared, "SMALL", 0)
+    plain = Predictor.load(str(BUNDLE))
+    for _ in range(2):
+        folded = prepared.load_shared(str(BUNDLE), tmp_path, "detr")
+        assert len(folded.model.state_dict()) < len(plain.model.state_dict())
+        assert BUNDLE is not None and differing(folded, BUNDLE) == []
+    weights = folded.model.state_dict().values()
+    assert any(w.ndim == 4 and not w.is_contiguous() for w in weights)  # channels last, mapped
+
+
 def test_a_full_disk_leaves_private_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cupola.serve.runners import prepared
 
     monkeypatch.setattr(prepared, "SMALL", 0)
-    monkeypatch.setattr(prepared, "_prepare", lambda *_: False)
+    monkeypatch.setattr(prepared, "_write", lambda *_: False)
     assert prepared.load_shared(str(BUNDLE), tmp_path, "detr").name == "detr-digits"
 
 

@@ -30,6 +30,11 @@ def prepare(model: Any) -> Any:
     return prepared
 
 
+def foldable(model: Any) -> bool:
+    """Whether `prepare` would change anything: some convolution is followed by its batch norm."""
+    return next(_pairs(model), None) is not None
+
+
 def _pairs(model: Any) -> Iterator[tuple[Any, str, str]]:
     """(parent, name of a convolution, name of the batch norm that follows it).
 

@@ -1,9 +1,10 @@
 """Weights as one mapped file that all runners of a model share.
 
-A bundle may hold its weights in another type than the model computes in (float16 on disk, float32
-in memory), and then each runner would hold a converted copy of its own. The first runner of a
-generation writes the converted weights once, to the generation's folder in shared memory; it and
-all later ones map them from there.
+A bundle may hold its weights in another form than the runner computes with: float16 on disk and
+float32 in memory, or with batch norms that are folded into the convolutions before them
+(cupola.runtime.engines). Then each runner would hold a copy of its own. The first runner of a
+generation writes the weights once, as it holds them, to the generation's folder in shared memory;
+it and all later ones map them from there.
 """
 
 import fcntl
@@ -16,20 +17,36 @@ from cupola.runtime.predictor import Predictor
 
 MAPPED_ENOUGH = 0.9  # share of the weights' bytes that already lie in mapped files
 SMALL = 8 * 1024**2  # bytes; for less, a file is not worth it
+NHWC = "@nhwc"  # ends the names of weights that lie channels last, which the format cannot say
 
 
 def load_shared(source: str, folder: Path, name: str) -> Predictor:
     """The predictor of a bundle, its weights mapped from a file; private if that cannot be."""
     folder.mkdir(exist_ok=True)
-    prepared = folder / f"{name}.safetensors"
+    shared = folder / f"{name}.safetensors"
     with (folder / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not prepared.exists():
+        if not shared.exists():
             predictor = Predictor.load(source)
-            if not _worth_it(predictor.model) or not _prepare(predictor.model, prepared):
+            _fold(predictor)
+            if not _worth_it(predictor.model) or not _write(predictor.model, shared):
                 return predictor
             del predictor
-    return Predictor.load(source, weights=prepared)
+    predictor = Predictor.load(source)
+    if _fold(predictor):
+        _adopt(predictor.model, shared)
+        return predictor
+    return Predictor.load(source, weights=shared)
+
+
+def _fold(predictor: Predictor) -> bool:
+    """Prepares the model for inference, if that changes anything."""
+    from cupola.runtime.engines import foldable, prepare
+
+    if not foldable(predictor.model):
+        return False
+    predictor.model = prepare(predictor.model)
+    return True
 
 
 def _worth_it(model: Any) -> bool:
@@ -59,15 +76,33 @@ def mapped_bytes(model: Any) -> int:
     return found
 
 
-def _prepare(model: Any, path: Path) -> bool:
+def _write(model: Any, path: Path) -> bool:
     """Writes the weights as the model holds them; False if there is no room or no such form."""
     from safetensors.torch import save_file
 
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file({key: tensor.contiguous() for key, tensor in _tensors(model).items()}, part)
+        save_file(dict(_laid_out(key, tensor) for key, tensor in _tensors(model).items()), part)
         part.replace(path)
     except (OSError, RuntimeError, ValueError):  # a full disk; tensors that share memory
         part.unlink(missing_ok=True)
         return False
     return True
+
+
+def _laid_out(key: str, tensor: Any) -> tuple[str, Any]:
+    rows = tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else None
+    if rows is not None and rows.is_contiguous() and not tensor.is_contiguous():
+        return key + NHWC, rows
+    return key, tensor.contiguous()
+
+
+def _adopt(model: Any, path: Path) -> None:
+    """Points the model's weights to the mapped file."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for key in [key for key in state if key.endswith(NHWC)]:
+        state[key.removesuffix(NHWC)] = state.pop(key).permute(0, 3, 1, 2)
+    model.load_state_dict(state, assign=True)
