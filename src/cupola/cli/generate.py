@@ -18,6 +18,7 @@ def generate(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: fewer repeats.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Ends the text; may be repeated.")] = None,
+    engine: Annotated[str, typer.Option(help="eager, prepared or int8.")] = "eager",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a token.")] = False,
 ) -> None:
     """Continues a text."""
@@ -25,11 +26,13 @@ def generate(
     import sys
 
     from cupola.errors import InputError
+    from cupola.runtime.language import LanguagePredictor
     from cupola.runtime.predictor import Predictor
 
     predictor = Predictor.load(bundle)
-    if predictor.task != "language":
+    if not isinstance(predictor, LanguagePredictor):
         raise InputError(f"{bundle} is a {predictor.task} model; generate needs a language model")
+    predictor.engine = engine
     text = sys.stdin.read() if prompt == "-" else prompt
     parameters = {
         "max_tokens": max_tokens,
@@ -42,13 +45,12 @@ def generate(
         "logprobs": as_json,
     }
     (sample,) = predictor.decode({"prompt": [text]}, parameters)
-    engine = predictor.open_stream()
-    assert engine is not None
-    engine.add("terminal", sample)
+    stream = predictor.open_stream()
+    stream.add("terminal", sample)
     if not as_json:
         typer.echo(text, nl=False)
-    while engine.active:
-        for chunk in engine.step():
+    while stream.active:
+        for chunk in stream.step():
             if as_json:
                 typer.echo(json.dumps(dict(chunk.data), ensure_ascii=False))
             else:

@@ -47,7 +47,9 @@ def load_predictor(
     if isinstance(source, (str, Path)) and Path(source).suffix in CONFIG_SUFFIXES:
         return _from_config(Path(source), weights, options)
     if isinstance(source, (str, Path)) and is_hugging_face(Path(source)):
-        return import_module(MAKERS["language"]).from_hugging_face(Path(source), **options)
+        found: Predictor = import_module(MAKERS["language"]).from_hugging_face(Path(source))
+        _apply(found, options)
+        return found
     bundle = Bundle.load(source)
     model = build(bundle.config["model"], weights=weights or bundle.weights_path)
     maker: Callable[..., Predictor] = import_module(MAKERS[bundle.task]).from_bundle

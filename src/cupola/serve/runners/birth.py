@@ -51,7 +51,9 @@ def live_as_follower(nest: "Nest", rank: int, ranks: Ranks) -> int:
 
     _settle(nest)
     group = ranks.join(rank, nest.cycle.settings.hang_timeout)
-    predictor = in_background(lambda: _load(nest, group), nest.cycle.loading_priority)
+    plan, folder = nest.plan, nest.cycle.home / "weights"
+    nice = nest.cycle.loading_priority
+    predictor: Any = in_background(lambda: load_predictor(plan, folder, group), nice)
     gc.freeze()
     follow(predictor.new_batcher, ranks.orders(rank))
     return 0
@@ -66,20 +68,10 @@ def _settle(nest: "Nest") -> None:
 
 
 def _proved(nest: "Nest", ranks: Ranks | None, group: Any) -> Any:
-    predictor = _load(nest, group)
+    predictor: Any = load_predictor(nest.plan, nest.cycle.home / "weights", group)
     if ranks is not None:
         predictor.tell = ranks.teller()
     verify(predictor, nest.plan)
-    return predictor
-
-
-def _load(nest: "Nest", group: Any) -> Any:
-    if group is None:
-        return load_predictor(nest.plan, nest.cycle.home / "weights")
-    from cupola.runtime.load import load_part
-
-    predictor = load_part(nest.plan.path, group)
-    predictor.name, predictor.version = nest.plan.name, nest.plan.version
     return predictor
 
 

@@ -62,19 +62,26 @@ def import_plugins(names: Iterable[str]) -> None:
             raise ConfigError(f"plugins: {name!r} does not import: {error!r}") from error
 
 
-def load_predictor(plan: ModelPlan, folder: Path) -> Predictor:
+def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predictor:
     """The predictor of a bundle: from a plug-in that serves its task, else from the runtime.
 
-    `folder` takes the weights that runners share.
+    `folder` takes the weights that runners share. With a `group`, this rank's part of the model.
     """
-    predictor_class = plugin_class(plan.task)
-    if predictor_class is not None:
+    predictor: Any
+    if (predictor_class := plugin_class(plan.task)) is not None:
         config = read_bundle_config(Path(plan.path))
-        predictor: Predictor = predictor_class.from_bundle(Path(plan.path), config)
+        predictor = predictor_class.from_bundle(Path(plan.path), config)
+    elif group is not None:
+        from cupola.runtime.load import load_part
+
+        predictor = load_part(plan.path, group)
     else:
         predictor = load_shared(plan.path, folder, f"{plan.name}-{plan.version}")
     predictor.name, predictor.version = plan.name, plan.version
-    return predictor
+    if plan.engine is not None:
+        predictor.engine = plan.engine
+    found: Predictor = predictor
+    return found
 
 
 def plugin_class(task: str) -> Any:
