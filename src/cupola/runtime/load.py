@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cupola.bundles import Bundle
 from cupola.config import Config
 from cupola.errors import BundleError, ConfigError
+from cupola.registry.plugins import load_entry_points
 from cupola.runtime.building import build, build_part
 from cupola.runtime.predictor import Predictor
 from cupola.runtime.published import bundle_config
@@ -24,17 +25,24 @@ MAKERS = {
     "forecast": "cupola.runtime.forecast",
     "language": "cupola.runtime.language",
 }
+# What a build imports only when there is one.
+BUILDING = (
+    "cupola.models",
+    "cupola.registry.assemble",
+    "cupola.registry.construct",
+    "cupola.runtime.engines",
+)
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".toml")
 
 
 def warm(tasks: Collection[str]) -> None:
     """Imports what predictors of these tasks need, so that processes forked later share it."""
-    import_module("cupola.models")
+    for module in BUILDING:
+        import_module(module)
+    load_entry_points()
     for task in tasks:
         if task in MAKERS:
             import_module(MAKERS[task])
-    if "detection" in tasks:
-        import_module("cupola.runtime.detection")
 
 
 def load_predictor(
