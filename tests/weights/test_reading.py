@@ -70,3 +70,24 @@ def test_renaming_works_in_both_directions() -> None:
     assert names.to_ours("blocks.3.c.bias") == "layers.3.a.b.bias"
     assert names.to_ours("blocks.3.cc.bias") == "layers.3.cc.bias"
     assert names.to_ours("other.3") is None
+
+
+def test_safetensors_of_every_type_are_views_that_leave_the_file_alone(tmp_path) -> None:
+    state = {
+        "flag": torch.tensor([True]),  # puts what follows on an odd address
+        "half": torch.randn(3).to(torch.bfloat16),
+        "long": torch.arange(3),
+        "none": torch.zeros(0, 4),
+        "scalar": torch.tensor(2.0),
+        "small": torch.tensor([3], dtype=torch.int8),
+        "weight": torch.randn(2, 3),
+    }
+    save_file(state, tmp_path / "w.safetensors")
+    read = read_checkpoint(tmp_path / "w.safetensors")
+    assert read.keys() == state.keys()
+    for key, value in state.items():
+        assert read[key].dtype == value.dtype and torch.equal(read[key], value), key
+    assert read["weight"].untyped_storage().nbytes() == 24  # a copy of one takes no more
+    read["weight"].zero_()
+    again = read_checkpoint(tmp_path / "w.safetensors")
+    assert torch.equal(again["weight"], state["weight"])

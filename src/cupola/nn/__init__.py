@@ -14,10 +14,7 @@ from torch.nn import (
     utils,
 )
 from torch.nn.modules.lazy import LazyModuleMixin
-
-from cupola.nn import init, layers
-from cupola.nn.bridge import from_torch, to_torch
-from cupola.nn.hooks import (
+from torch.nn.modules.module import (
     register_module_backward_hook,
     register_module_buffer_registration_hook,
     register_module_forward_hook,
@@ -27,6 +24,9 @@ from cupola.nn.hooks import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+
+from cupola.nn import init, layers
+from cupola.nn.bridge import from_torch, to_torch
 from cupola.nn.layers import *  # noqa: F403
 from cupola.nn.layers import foreign
 from cupola.nn.layers.foreign import *  # noqa: F403

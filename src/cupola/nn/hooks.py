@@ -11,30 +11,6 @@ from typing import Any, overload
 
 import torch
 from torch.nn.modules import module as torch_module
-from torch.nn.modules.module import (
-    register_module_backward_hook as register_module_backward_hook,
-)
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook as register_module_buffer_registration_hook,
-)
-from torch.nn.modules.module import (
-    register_module_forward_hook as register_module_forward_hook,
-)
-from torch.nn.modules.module import (
-    register_module_forward_pre_hook as register_module_forward_pre_hook,
-)
-from torch.nn.modules.module import (
-    register_module_full_backward_hook as register_module_full_backward_hook,
-)
-from torch.nn.modules.module import (
-    register_module_full_backward_pre_hook as register_module_full_backward_pre_hook,
-)
-from torch.nn.modules.module import (
-    register_module_module_registration_hook as register_module_module_registration_hook,
-)
-from torch.nn.modules.module import (
-    register_module_parameter_registration_hook as register_module_parameter_registration_hook,
-)
 from torch.utils.hooks import BackwardHook, RemovableHandle
 
 from cupola.nn.store import Store
@@ -161,9 +137,9 @@ class _HookedCall:
         if backward is not None:
             self.args = backward.setup_input_hook(self.args)  # type: ignore[no-untyped-call]
         self.result = self.module.forward(*self.args, **self.kwargs)
-        for hook_id, hook, with_kwargs, _ in self._forward_hooks():
+        for hook_id, hook in self._all("_forward_hooks").items():
             self.fired.add(hook_id)
-            self._run_forward_hook(hook, with_kwargs)
+            self._run_forward_hook(hook_id, hook)
         if backward is not None:
             if not isinstance(self.result, (torch.Tensor, tuple)):
                 warnings.warn(
@@ -175,13 +151,14 @@ class _HookedCall:
         self._attach_legacy_hooks()
         return self.result
 
+    def _all(self, name: str) -> dict[int, Any]:
+        """Return a table's entries for every module, then for this one; no number is in both."""
+        everywhere: Any = getattr(torch_module, f"_global{name}", _NO_HOOKS)
+        return {**everywhere, **table_of(self.module, name)}
+
     def _run_pre_hooks(self) -> None:
         with_kwargs = table_of(self.module, "_forward_pre_hooks_with_kwargs")
-        local_hooks = table_of(self.module, "_forward_pre_hooks")
-        for hook_id, hook in (
-            *torch_module._global_forward_pre_hooks.items(),
-            *local_hooks.items(),
-        ):
+        for hook_id, hook in self._all("_forward_pre_hooks").items():
             if hook_id in with_kwargs:
                 pair = hook(self.module, self.args, self.kwargs)
                 if pair is None:
@@ -197,45 +174,32 @@ class _HookedCall:
                 if args is not None:
                     self.args = args if isinstance(args, tuple) else (args,)
 
-    def _forward_hooks(self) -> list[tuple[int, Hook, bool, bool]]:
-        """Return (id, hook, with_kwargs, always_call) for every forward hook, in order."""
-        everywhere = torch_module._global_forward_hooks.items()
-        everywhere_kwargs = torch_module._global_forward_hooks_with_kwargs
-        everywhere_always = torch_module._global_forward_hooks_always_called
-        own = table_of(self.module, "_forward_hooks").items()
-        own_kwargs = table_of(self.module, "_forward_hooks_with_kwargs")
-        own_always = table_of(self.module, "_forward_hooks_always_called")
-        return [
-            *((i, hook, i in everywhere_kwargs, i in everywhere_always) for i, hook in everywhere),
-            *((i, hook, i in own_kwargs, i in own_always) for i, hook in own),
-        ]
-
-    def _run_forward_hook(self, hook: Hook, with_kwargs: bool) -> None:
+    def _run_forward_hook(self, hook_id: int, hook: Hook) -> None:
+        with_kwargs = hook_id in self._all("_forward_hooks_with_kwargs")
         extra = (self.kwargs,) if with_kwargs else ()
         result = hook(self.module, self.args, *extra, self.result)
         if result is not None:
             self.result = result
 
     def _run_always_called(self) -> None:
-        for hook_id, hook, with_kwargs, always in self._forward_hooks():
-            if not always or hook_id in self.fired:
+        hooks = self._all("_forward_hooks")
+        for hook_id in self._all("_forward_hooks_always_called"):
+            if hook_id in self.fired or hook_id not in hooks:
                 continue
             try:
-                self._run_forward_hook(hook, with_kwargs)
+                self._run_forward_hook(hook_id, hooks[hook_id])
             except Exception as error:
-                scope = (
-                    "global module" if hook_id in torch_module._global_forward_hooks else "module"
-                )
+                everywhere = hook_id in torch_module._global_forward_hooks
                 warnings.warn(
-                    f"{scope} forward hook with ``always_call=True`` raised an exception that was "
-                    f"silenced as another error was raised in forward: {error}",
+                    f"{'global module' if everywhere else 'module'} forward hook with "
+                    "``always_call=True`` raised an exception that was silenced as another error "
+                    f"was raised in forward: {error}",
                     stacklevel=5,
                 )
 
     def _backward_hook(self) -> BackwardHook | None:
         full = self._backward_hooks(full=True)
-        local_pre_hooks = table_of(self.module, "_backward_pre_hooks")
-        pre = [*torch_module._global_backward_pre_hooks.values(), *local_pre_hooks.values()]
+        pre = list(self._all("_backward_pre_hooks").values())
         return BackwardHook(self.module, full, pre) if full or pre else None
 
     def _backward_hooks(self, full: bool) -> list[Hook]:

@@ -10,8 +10,6 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn import init as torch_init
-from torch.nn.init import _calculate_fan_in_and_fan_out as fan_in_and_fan_out
-from torch.nn.init import calculate_gain
 
 Fill = Callable[..., Tensor]
 
@@ -41,25 +39,5 @@ zeros_ = _unless_meta(torch_init.zeros_)
 
 
 def __getattr__(name: str) -> Any:
-    # What torch keeps for old code: normal for normal_ and the like.
+    # The rest is as torch has it: calculate_gain, and what it keeps for old code.
     return getattr(torch_init, name)
-
-
-__all__ = [
-    "calculate_gain",
-    "constant_",
-    "dirac_",
-    "eye_",
-    "fan_in_and_fan_out",
-    "kaiming_normal_",
-    "kaiming_uniform_",
-    "normal_",
-    "ones_",
-    "orthogonal_",
-    "sparse_",
-    "trunc_normal_",
-    "uniform_",
-    "xavier_normal_",
-    "xavier_uniform_",
-    "zeros_",
-]

@@ -79,11 +79,9 @@ class Traversal(Store):
         recurse: bool = True,
         remove_duplicate: bool = True,
     ) -> Iterator[tuple[str, Any]]:
-        walk: Iterable[tuple[str, AnyModule]] = ((prefix, self),)
-        if recurse:
-            walk = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
+        walk = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
         seen: set[int] = set()
-        for path, module in walk:
+        for path, module in walk if recurse else [(prefix, self)]:
             for name, value in get_members_fn(module):
                 if value is not None and id(value) not in seen:
                     if remove_duplicate:

@@ -44,8 +44,14 @@ class _Beginnings:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self.records = {id(record.object): record for record in reversed(recorder.records)}
+        self.known: dict[int, int] = {}
 
     def of(self, thing: Any) -> int:
+        if id(thing) not in self.known:
+            self.known[id(thing)] = self._first_event(thing)
+        return self.known[id(thing)]
+
+    def _first_event(self, thing: Any) -> int:
         events = [self.of(child) for _, child in _children(thing)]
         if id(thing) in self.records:
             events.append(self.records[id(thing)].sequence)

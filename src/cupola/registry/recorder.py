@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +190,11 @@ def _maker(frame: FrameType | None) -> tuple[str | None, str]:
 
 
 def _is_machinery(frame: FrameType) -> bool:
-    name = frame.f_code.co_filename
+    return _is_machinery_file(frame.f_code.co_filename)
+
+
+@lru_cache(maxsize=4096)
+def _is_machinery_file(name: str) -> bool:
     return (
         any(part in name for part in _MACHINERY)
         or name.endswith("contextlib.py")

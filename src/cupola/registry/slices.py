@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 
@@ -12,9 +13,10 @@ class Slice:
     path: str
     data: Mapping[Any, Any]
 
-    def inner(self) -> Iterator["Slice"]:
-        """The dicts inside this one, at any depth, outer ones first."""
-        yield from _inner(self.path, self.data)
+    @cached_property
+    def inner(self) -> list["Slice"]:
+        """The dicts that are inside this one when first asked, at any depth, outer ones first."""
+        return list(_inner(self.path, self.data))
 
 
 def _inner(path: str, value: Any) -> Iterator[Slice]:
@@ -58,7 +60,7 @@ class Slices:
         """The slice that `cfg` is, or was copied or changed from inside the parent's slice."""
         if id(cfg) in self._by_id:
             return self._by_id[id(cfg)]
-        candidates = list(parent.inner()) if parent else []
+        candidates = parent.inner if parent else []
         scored = [(_likeness(cfg, each.data), -len(each.path), each) for each in candidates]
         best = max(scored, key=lambda entry: entry[:2], default=None)
         return best[2] if best and best[0] > 0 else None
