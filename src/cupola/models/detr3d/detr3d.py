@@ -79,6 +79,9 @@ class DETR3D(nn.Module):
     def cameras(self, lidar2img: Tensor, image_size: ImageSize) -> Cameras:
         """Checks the matrices [B, N, 4, 4] and joins them with the picture size."""
         B = lidar2img.shape[0]
+        # Matrices come from files in double; pixels of half precision would be useless.
+        dtype = self.pts_bbox_head.query_embedding.weight.dtype
+        lidar2img = lidar2img.to(torch.promote_types(dtype, torch.float32))
         size = torch.as_tensor(image_size, dtype=lidar2img.dtype, device=lidar2img.device)
         size = size.expand(B, 2)
         if self.first_sample_size:

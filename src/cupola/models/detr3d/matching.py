@@ -1,5 +1,6 @@
 """HungarianAssigner3D: every query's ground-truth object, or none."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,15 +51,37 @@ class HungarianAssigner3D:
     ) -> list[Tensor]:
         """Per sample the object of every query of every layer, [L, Q] int64, -1 for background.
 
-        logits [L, B, Q, C], codes [L, B, Q, 10]; labels[b] [M], boxes[b] [M, 9] centre boxes.
+        logits [L, B, Q, C], codes [L, B, Q, 10]; labels[b] [M], boxes[b] [M, 9] centre boxes. A box
+        with NaN or a side of 0 has no code to compare with: it is named and matches nothing.
         """
-        costs = []
+        costs, kept = [], []
         for b, (label, box) in enumerate(zip(labels, boxes, strict=True)):
+            wanted = boxes3d.encode_boxes(box)
+            usable = _usable(wanted, b)
             match = MatchInputs(
-                logits[:, b].detach(), codes[:, b].detach(), label, boxes3d.encode_boxes(box)
+                logits[:, b].detach(), codes[:, b].detach(), label[usable], wanted[usable]
             )
             costs.append(self.cls_cost(match) + self.reg_cost(match))
-        return solve_assignments(costs)
+            kept.append(usable)
+        found = solve_assignments(costs)
+        return [_renumbered(each, usable) for each, usable in zip(found, kept, strict=True)]
+
+
+def _usable(codes: Tensor, sample: int) -> Tensor:
+    """Indices of the codes [M, 10] that a prediction can be compared with."""
+    fine = codes[:, :MATCHED_CHANNELS].isfinite().all(-1)
+    if not bool(fine.all()):
+        broken = (~fine).nonzero()[:, 0].tolist()
+        warnings.warn(f"targets of sample {sample}: boxes {broken} have NaN or a side of 0; "
+                      "they are left out", stacklevel=4)  # fmt: skip
+    return fine.nonzero()[:, 0]
+
+
+def _renumbered(assigned: Tensor, usable: Tensor) -> Tensor:
+    """Indices into the usable objects [L, Q] -> indices into all; -1 stays."""
+    if not len(usable):
+        return assigned
+    return torch.where(assigned >= 0, usable[assigned.clamp(min=0)], assigned)
 
 
 @TASK_UTILS.register_module()

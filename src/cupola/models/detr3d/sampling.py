@@ -35,6 +35,7 @@ class Cameras:
         A point is visible in front of the camera and strictly inside the picture. Every comparison
         with NaN is false, so that a camera whose matrix is broken sees nothing.
         """
+        points = points.to(self.lidar2img.dtype)
         flat = torch.cat((points, torch.ones_like(points[..., :1])), dim=-1)
         image = flat[:, None] @ self.lidar2img.transpose(-1, -2)  # [B, N, Q, 4]
         depth = image[..., 2:3]
@@ -79,7 +80,12 @@ class Pyramid:
         read = self._read_rows if self._table_pays(len(uv)) else self._read_levels
         pairs = read(uv, sample * N + camera, weight)  # [P, C]
         out = pairs.new_zeros(B * Q, pairs.shape[1])
-        return out.index_add(0, sample * Q + query, pairs).view(B, Q, -1)
+        out = out.index_add(0, sample * Q + query, pairs).view(B, Q, -1)
+        if not bool(
+            out.isfinite().all()
+        ):  # a broken feature counts 0, each sample of it for itself
+            return gather_dense(self.levels, projection, weights)
+        return out
 
     def _table_pays(self, pairs: int) -> bool:
         """Laying out all rows costs as much as some reads across planes, per decoder layer.
