@@ -2,6 +2,7 @@
 
 import functools
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ def ignore_sigio() -> Iterator[None]:
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)
     yield
     signal.signal(signal.SIGIO, before)
+
+
+@pytest.fixture
+def short_folder() -> Iterator[str]:
+    """A folder whose name leaves room for a unix socket's, of 107 bytes in all."""
+    with tempfile.TemporaryDirectory(prefix="cupola-", dir="/dev/shm") as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import resource
 import socket
 import ssl
@@ -216,8 +215,8 @@ def test_a_log_line_cannot_be_forged(serve, tmp_path) -> None:
     assert len(lines) == 1 and "\\x0a" in lines[0] and lines[0].count('"') == 4
 
 
-def test_unix_sockets_and_tls(serve, tmp_path) -> None:
-    path = f"/dev/shm/cupola-test-{os.getpid()}.sock"
+def test_unix_sockets_and_tls(serve, short_folder, tmp_path) -> None:
+    path = f"{short_folder}/test.sock"
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",

@@ -183,12 +183,10 @@ def test_nginx_18_on_failure_the_old_log_stays(serve, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can change the user")
 def test_nginx_18_and_19_workers_run_as_the_user_and_own_the_logs(serve, tmp_path: Path) -> None:
-    access = Path("/dev/shm") / f"cupola-access-{os.getpid()}.log"
     with tempfile.TemporaryDirectory(dir="/dev/shm") as open_folder:
         Path(open_folder).chmod(0o755)
-        bundle = write_bundle(Path(open_folder), "echo")
+        bundle, access = write_bundle(Path(open_folder), "echo"), Path(open_folder) / "access.log"
         run_as_nobody(serve(user="nobody", access_log=str(access), models=[str(bundle)]), access)
-    access.unlink()
 
 
 def run_as_nobody(server, access: Path) -> None:

@@ -167,14 +167,27 @@ def test_a_version_is_proved_before_it_serves(serve) -> None:
     assert server.get("/v2/models/echo")[1]["versions"] == ["1", "2"]
 
 
+def test_a_load_whose_client_and_worker_have_gone_harms_nobody(serve) -> None:
+    server = serve(admin="on", workers=1)
+    mould = server.pids("mould")
+    path = write_bundle(server.folder / "bundles", "late", load_seconds=1.0)
+    load = json.dumps({"parameters": {"bundle": str(path)}})
+    with server.raw() as client:
+        client.sendall(request_bytes(load, "/v2/repository/models/late/load"))
+        time.sleep(0.3)
+        os.kill(server.pids()[0], signal.SIGKILL)
+    until(lambda: server.infer("late")[0] == 200)
+    assert server.pids("mould") == mould and server.infer()[0] == 200
+
+
 def test_admin_is_off_unless_asked_for(serve) -> None:
     server = serve()
     assert server.ask("POST", "/v2/repository/models/echo/unload")[0] == 403
     assert server.ask("POST", "/admin/reload")[0] == 403
 
 
-def test_admin_on_a_socket_of_its_own(serve) -> None:
-    path = f"/dev/shm/cupola-admin-{os.getpid()}.sock"
+def test_admin_on_a_socket_of_its_own(serve, short_folder) -> None:
+    path = f"{short_folder}/admin.sock"
     server = serve(admin=f"unix:{path}")
     assert server.ask("POST", "/v2/repository/models/echo/unload")[0] == 403
     with socket.socket(socket.AF_UNIX) as client:

@@ -23,6 +23,7 @@ from cupola.serve.cycle import Cycle
 from cupola.serve.models import ModelPlan, plan_model
 from cupola.serve.privileges import settle
 from cupola.serve.process import FATAL, Child
+from cupola.serve.runners.desk import Desk
 from cupola.serve.runners.loading import import_plugins, in_background, plugin_class
 from cupola.serve.runners.nest import START_LIMIT, Nest
 from cupola.serve.settings import ModelSettings, granted_cpus
@@ -52,7 +53,6 @@ class Mould:
     def __init__(self, channel: Channel, cycle: Cycle, life: int) -> None:
         self.channel, self.cycle, self.life = channel, cycle, life
         self.nests: list[Nest] = []
-        self.workers: dict[socket.socket, wire.Unpacker] = {}
         self.waiting: list[tuple[socket.socket, int, list[Nest]]] = []
         self.said_ready = self.quitting = False
         self.code: int | None = None
@@ -89,11 +89,7 @@ class Mould:
 
     def _listen(self) -> None:
         path = self.cycle.home / "mould.sock"
-        path.unlink(missing_ok=True)
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(path))
-        self.listener.listen(256)
-        self.listener.setblocking(False)
+        self.desk = Desk(path, self.selector, self.roster, self._obey)
         wake, wake_write = socket.socketpair()
         wake.setblocking(False)
         wake_write.setblocking(False)
@@ -106,7 +102,6 @@ class Mould:
             signal.signal(ignored, signal.SIG_IGN)
         signals.unblock()
         self._watch(wake, lambda _: wake.recv(4096))
-        self._watch(self.listener, self._accept)
         self._watch(self.channel.socket, self._on_channel)
         self._watch(self.life, self._master_died)
 
@@ -164,9 +159,9 @@ class Mould:
         """In a newborn runner: drops what belongs to the mould."""
         signal.set_wakeup_fd(-1)
         self.selector.close()
-        self.listener.close()
+        self.desk.close()
         self.channel.close()
-        for end in (*self.wake, *self.workers):
+        for end in self.wake:
             end.close()
         for nest in self.nests:
             if nest is not keep:
@@ -206,7 +201,7 @@ class Mould:
 
     def _farewell(self, now: float) -> None:
         """Goes once no worker has been connected for a moment; until then all is kept up."""
-        if self.workers:
+        if self.desk.workers:
             self.alone_since = 0.0
         elif not self.alone_since:
             self.alone_since = now
@@ -255,38 +250,14 @@ class Mould:
         for nest in self.nests:
             nest.kill()
 
-    # ---- workers
-
-    def _accept(self, listener: Any) -> None:
-        with suppress(OSError):
-            worker, _ = listener.accept()
-            worker.setblocking(True)
-            worker.settimeout(1.0)
-            self.workers[worker] = wire.Unpacker()
-            self._watch(worker, self._read)
-            self._send(worker, self.roster())
-
-    def _read(self, worker: Any) -> None:
-        try:
-            data = worker.recv(1024 * 1024)
-        except OSError:
-            data = b""
-        if not data:
-            self._dismiss(worker)
-            return
-        for frame in self.workers[worker].feed(data):
-            order = frame.extra
-            try:
-                self._obey(worker, order)
-            except CupolaError as error:
-                self._send(worker, wire.message("done", id=order["id"], error=str(error)))
+    # ---- orders of workers
 
     def _obey(self, worker: socket.socket, order: dict[str, Any]) -> None:
         if order["op"] == "load":
             self._load(worker, order)
         elif order["op"] == "unload":
             self._unload(order)
-            self._send(worker, wire.message("done", id=order["id"]))
+            self.desk.tell(worker, wire.message("done", id=order["id"]))
 
     def _load(self, worker: socket.socket, order: dict[str, Any]) -> None:
         """A model beside, or instead of, those that run; answered once it is in service."""
@@ -313,26 +284,14 @@ class Mould:
         if not nest.pids:
             self.nests.remove(nest)
 
-    def _dismiss(self, worker: socket.socket) -> None:
-        self.selector.unregister(worker)
-        self.workers.pop(worker, None)
-        worker.close()
-
-    def _send(self, worker: socket.socket, frame: wire.Frame) -> None:
-        try:
-            worker.sendall(b"".join(wire.pack(frame)))
-        except OSError:
-            self._dismiss(worker)
-
     # ---- what is so
 
     def _told(self) -> None:
         """Something changed: finishes loads, tells the workers, and once the master."""
         answers = self._finish_loads()
-        for worker in list(self.workers):
-            self._send(worker, self.roster())
+        self.desk.tell_all(self.roster())
         for worker, answer in answers:
-            self._send(worker, answer)
+            self.desk.tell(worker, answer)
         if not self.said_ready and all(nest.state == "ready" for nest in self.nests):
             self.said_ready = True
             self.channel.send(Message(Command.READY))
