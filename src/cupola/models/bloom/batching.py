@@ -159,14 +159,13 @@ class Batcher:
             if count == request.pending:
                 last.append(len(ids) - 1)
                 writers.append(request)
-        hidden = self._forward(ids, segments)  # [T, H]
+        hidden = self._forward(ids, segments, last)
         for request, count in plan:
             request.pages.length += count
-        if len(last) == len(ids):
-            return hidden, writers
-        return hidden[torch.tensor(last, dtype=torch.long, device=hidden.device)], writers
+        return hidden, writers
 
-    def _forward(self, ids: list[int], segments: list[Segment]) -> Tensor:
+    def _forward(self, ids: list[int], segments: list[Segment], last: list[int]) -> Tensor:
+        """Hidden states [R, H] of the rows `last` of the T new tokens."""
         trunk = self.model.transformer
         context = PagedContext(self.cache, segments, self.slopes, self.cache.keys[0].dtype)
         positions = None
@@ -175,7 +174,9 @@ class Batcher:
             places = [p + i for p, count in starts for i in range(count)]
             positions = torch.tensor(places, device=self.slopes.device)
         x = trunk.embedding(torch.tensor(ids, device=self.slopes.device), positions)
-        return trunk.run(x, context)
+        every = len(last) == len(ids)
+        keep = None if every else torch.tensor(last, dtype=torch.long, device=x.device)
+        return trunk.run(x, context, keep)
 
     def _write_all(self, writers: list[_Request], rows: Tensor) -> list[Token]:
         """One token for each request, from its hidden state in `rows` [R, H]."""

@@ -78,7 +78,8 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
-    With `apply_residual_connection_post_layernorm` the residuals start after the norms.
+    With `apply_residual_connection_post_layernorm` the residuals start after the norms. With
+    `keep`, rows of [T, H], only those go on after the attention: the last block of a prompt.
     """
 
     def __init__(self, settings: BloomSettings, layer: int, group: Group, **factory: Any) -> None:
@@ -91,10 +92,11 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(hidden, eps=eps, **factory)
         self.mlp = MLP(settings, group, **factory)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: Context, keep: Tensor | None = None) -> Tensor:
         normed = self.input_norm(x)
         residual = normed if self.post_norm_residual else x
         x = residual + self._drop(self.attention(normed, context))
+        x = x if keep is None else x[keep]
         normed = self.attention_norm(x)
         residual = normed if self.post_norm_residual else x
         return residual + self._drop(self.mlp(normed))

@@ -89,13 +89,17 @@ class BloomModel(nn.Module):
         positions = context.key_positions[:, -input_ids.shape[1] :]
         return self.run(self.embedding(input_ids, positions, token_types), context)
 
-    def run(self, x: Tensor, context: Context) -> Tensor:
-        """Embedded tokens [..., H] through all blocks and the final norm."""
+    def run(self, x: Tensor, context: Context, keep: Tensor | None = None) -> Tensor:
+        """Embedded tokens [..., H] through all blocks and the final norm.
+
+        With `keep`, [R] row numbers, only those rows of [T, H] are wanted: [R, H].
+        """
         for block in self.blocks:
             if self.settings.checkpoint_activations and torch.is_grad_enabled():
                 x = checkpoint(_bound(block, context), x, list(block.parameters()), self.group)
             else:
-                x = block(x, context)
+                last = block is self.blocks[-1]
+                x = block(x, context, keep if last else None)
         out: Tensor = self.final_norm(x)
         return out
 
