@@ -253,6 +253,13 @@ def test_the_set_of_transient_buffers_is_live() -> None:
     assert list(module._buffers) == ["running_var"]
 
 
+def test_deleting_the_set_of_transient_buffers_makes_them_persistent() -> None:
+    module = nn.Module()
+    module.register_buffer("kept", torch.ones(1), persistent=False)
+    del module._non_persistent_buffers_set
+    assert list(module.state_dict()) == ["kept"]
+
+
 def test_dir_lists_members_but_no_numbers() -> None:
     module = nn.Sequential(nn.Linear(2, 2))
     assert {"weight", "forward", "in_features"} <= set(dir(module[0]))

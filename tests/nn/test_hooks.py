@@ -234,3 +234,13 @@ def test_looking_at_a_table_makes_it_and_costs_nothing_else() -> None:
     module._forward_hooks[7] = lambda m, a, o: o + 1  # as old code does
     assert module(ONE).item() == 2
     assert isinstance(nn.Module._forward_hooks, object)
+
+
+def test_a_table_may_be_deleted_whether_it_exists_or_not() -> None:
+    module = nn.ReLU()
+    module.register_forward_hook(lambda *_: 5)
+    del module._forward_hooks, module._state_dict_hooks  # what was written for torch does so
+    assert module(torch.ones(1)) == 1.0  # not what the hook would return
+    assert module._forward_hooks == {}
+    with pytest.raises(AttributeError):
+        del module.nothing

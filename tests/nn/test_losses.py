@@ -51,6 +51,16 @@ def test_a_loss_is_torchs(
     torch.testing.assert_close(ours(*inputs), theirs(*inputs))
 
 
+def test_arguments_may_be_named() -> None:
+    for name, inputs in (
+        ("MSELoss", {"input": LOGITS, "target": OTHER}),
+        ("PoissonNLLLoss", {"log_input": LOGITS, "target": BITS}),
+        ("MarginRankingLoss", {"input1": LOGITS, "input2": OTHER, "target": SIGNS}),
+    ):
+        ours, theirs = getattr(nn, name)(), getattr(torch.nn, name)()
+        torch.testing.assert_close(ours(**inputs), theirs(**inputs))
+
+
 def test_ctc_loss_is_torchs() -> None:
     log_probs = torch.randn(6, 2, 4).log_softmax(2)
     rest = (torch.tensor([[1, 2], [3, 1]]), torch.tensor([6, 6]), torch.tensor([2, 2]))

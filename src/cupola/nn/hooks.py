@@ -56,6 +56,12 @@ class Hooks(Store):
     _load_state_dict_pre_hooks = HookTable()
     _load_state_dict_post_hooks = HookTable()
 
+    def __delattr__(self, name: str) -> None:
+        if isinstance(getattr(type(self), name, None), HookTable):
+            self.__dict__.pop(name, None)  # one that nobody has asked for is empty all the same
+        else:
+            super().__delattr__(name)
+
     def register_forward_pre_hook(
         self, hook: Hook, *, prepend: bool = False, with_kwargs: bool = False
     ) -> RemovableHandle:

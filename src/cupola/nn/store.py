@@ -226,6 +226,10 @@ class Store:
             if kind in (BUFFER, TRANSIENT):
                 self._kinds[name] = TRANSIENT if name in names else BUFFER
 
+    @_non_persistent_buffers_set.deleter
+    def _non_persistent_buffers_set(self) -> None:
+        self._non_persistent_buffers_set = ()
+
     def _replace_members(self, members: Mapping[str, Any], *kinds: str) -> None:
         # A new table, not an edited one: a shallow copy of the module may share the old.
         members = dict(members)

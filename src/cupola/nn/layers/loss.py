@@ -5,6 +5,7 @@ a buffer.
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +15,10 @@ from cupola.nn.module import Module
 
 
 class Loss(Module):
-    """What losses share: how single values are reduced."""
+    """What losses share: a function, the attributes that it takes, how its values are reduced."""
+
+    function: ClassVar[Callable[..., Tensor]]
+    settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -26,6 +30,11 @@ class Loss(Module):
         if size_average is not None or reduce is not None:
             reduction = legacy_reduction(size_average, reduce)
         self.reduction = reduction
+
+    def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
+        """Return the loss of an input and a target, in the order of the function's arguments."""
+        settings = {name: getattr(self, name) for name in self.settings}
+        return type(self).function(*tensors, **named, reduction=self.reduction, **settings)
 
 
 class WeightedLoss(Loss):
@@ -47,21 +56,20 @@ class WeightedLoss(Loss):
 class L1Loss(Loss):
     """|input - target|."""
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.l1_loss(input, target, reduction=self.reduction)
+    function = staticmethod(F.l1_loss)
 
 
 class MSELoss(Loss):
     """(input - target)^2."""
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.mse_loss(input, target, reduction=self.reduction)
+    function = staticmethod(F.mse_loss)
 
 
 class SmoothL1Loss(Loss):
     """Squared below beta, linear above (Girshick 2015)."""
+
+    function = staticmethod(F.smooth_l1_loss)
+    settings = ("beta",)
 
     def __init__(
         self,
@@ -73,13 +81,12 @@ class SmoothL1Loss(Loss):
         super().__init__(size_average, reduce, reduction)
         self.beta = beta
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.smooth_l1_loss(input, target, reduction=self.reduction, beta=self.beta)
-
 
 class HuberLoss(Loss):
     """delta times :class:`SmoothL1Loss`."""
+
+    function = staticmethod(F.huber_loss)
+    settings = ("delta",)
 
     def __init__(
         self,
@@ -89,13 +96,12 @@ class HuberLoss(Loss):
         super().__init__(reduction=reduction)
         self.delta = delta
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.huber_loss(input, target, reduction=self.reduction, delta=self.delta)
-
 
 class CrossEntropyLoss(WeightedLoss):
     """-log softmax(input)[target]. input: [N, C, *]; target: [N, *] classes or [N, C, *] shares."""
+
+    function = staticmethod(F.cross_entropy)
+    settings = ("weight", "ignore_index", "label_smoothing")
 
     def __init__(
         self,
@@ -110,20 +116,12 @@ class CrossEntropyLoss(WeightedLoss):
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.cross_entropy(
-            input,
-            target,
-            weight=self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
-        )
-
 
 class NLLLoss(WeightedLoss):
     """-input[target] of log probabilities [N, C, *]."""
+
+    function = staticmethod(F.nll_loss)
+    settings = ("weight", "ignore_index")
 
     def __init__(
         self,
@@ -136,27 +134,19 @@ class NLLLoss(WeightedLoss):
         super().__init__(weight, size_average, reduce, reduction)
         self.ignore_index = ignore_index
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.nll_loss(
-            input,
-            target,
-            weight=self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
-
 
 class BCELoss(WeightedLoss):
     """Cross entropy of probabilities 0..1 against targets 0..1."""
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.binary_cross_entropy(input, target, weight=self.weight, reduction=self.reduction)
+    function = staticmethod(F.binary_cross_entropy)
+    settings = ("weight",)
 
 
 class BCEWithLogitsLoss(Loss):
     """:class:`BCELoss` of sigmoid(input), in a stable form."""
+
+    function = staticmethod(F.binary_cross_entropy_with_logits)
+    settings = ("weight", "pos_weight")
 
     weight: Tensor | None
     pos_weight: Tensor | None
@@ -173,15 +163,12 @@ class BCEWithLogitsLoss(Loss):
         self.register_buffer("weight", weight)
         self.register_buffer("pos_weight", pos_weight)
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.binary_cross_entropy_with_logits(
-            input, target, self.weight, pos_weight=self.pos_weight, reduction=self.reduction
-        )
-
 
 class KLDivLoss(Loss):
     """Kullback-Leibler divergence of log probabilities from a target."""
+
+    function = staticmethod(F.kl_div)
+    settings = ("log_target",)
 
     def __init__(
         self,
@@ -193,13 +180,12 @@ class KLDivLoss(Loss):
         super().__init__(size_average, reduce, reduction)
         self.log_target = log_target
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.kl_div(input, target, reduction=self.reduction, log_target=self.log_target)
-
 
 class PoissonNLLLoss(Loss):
     """Negative log likelihood of a Poisson distribution."""
+
+    function = staticmethod(F.poisson_nll_loss)
+    settings = ("log_input", "full", "eps")
 
     def __init__(
         self,
@@ -215,20 +201,18 @@ class PoissonNLLLoss(Loss):
         self.full = full
         self.eps = eps
 
-    def forward(self, log_input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.poisson_nll_loss(
-            log_input,
-            target,
-            log_input=self.log_input,
-            full=self.full,
-            eps=self.eps,
-            reduction=self.reduction,
-        )
+    def forward(  # type: ignore[override]
+        self, log_input: Tensor, target: Tensor
+    ) -> Tensor:
+        """Return the loss; ``log_input`` is the name of a setting too."""
+        return super().forward(log_input, target)
 
 
 class GaussianNLLLoss(Loss):
     """Negative log likelihood of a normal distribution."""
+
+    function = staticmethod(F.gaussian_nll_loss)
+    settings = ("full", "eps")
 
     def __init__(
         self,
@@ -241,15 +225,12 @@ class GaussianNLLLoss(Loss):
         self.full = full
         self.eps = eps
 
-    def forward(self, input: Tensor, target: Tensor, var: Tensor | float) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.gaussian_nll_loss(
-            input, target, var, full=self.full, eps=self.eps, reduction=self.reduction
-        )
-
 
 class HingeEmbeddingLoss(Loss):
     """input where target is 1, max(0, margin - input) where it is -1."""
+
+    function = staticmethod(F.hinge_embedding_loss)
+    settings = ("margin",)
 
     def __init__(
         self,
@@ -261,39 +242,31 @@ class HingeEmbeddingLoss(Loss):
         super().__init__(size_average, reduce, reduction)
         self.margin = margin
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.hinge_embedding_loss(input, target, margin=self.margin, reduction=self.reduction)
-
 
 class SoftMarginLoss(Loss):
     """log(1 + exp(-target * input))."""
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.soft_margin_loss(input, target, reduction=self.reduction)
+    function = staticmethod(F.soft_margin_loss)
 
 
 class MultiLabelMarginLoss(Loss):
     """Hinge loss of several classes; targets are class numbers, ended by -1."""
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.multilabel_margin_loss(input, target, reduction=self.reduction)
+    function = staticmethod(F.multilabel_margin_loss)
 
 
 class MultiLabelSoftMarginLoss(WeightedLoss):
     """Binary cross entropy of logits, averaged over the classes."""
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.multilabel_soft_margin_loss(
-            input, target, weight=self.weight, reduction=self.reduction
-        )
+    function = staticmethod(F.multilabel_soft_margin_loss)
+    settings = ("weight",)
 
 
 class MultiMarginLoss(WeightedLoss):
     """Hinge loss of one class against the others, to the power p."""
+
+    function = staticmethod(F.multi_margin_loss)
+    settings = ("p", "margin", "weight")
 
     def __init__(
         self,
@@ -308,20 +281,12 @@ class MultiMarginLoss(WeightedLoss):
         self.p = p
         self.margin = margin
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.multi_margin_loss(
-            input,
-            target,
-            p=self.p,
-            margin=self.margin,
-            weight=self.weight,
-            reduction=self.reduction,
-        )
-
 
 class CosineEmbeddingLoss(Loss):
     """1 - cos where target is 1, max(0, cos - margin) where it is -1."""
+
+    function = staticmethod(F.cosine_embedding_loss)
+    settings = ("margin",)
 
     def __init__(
         self,
@@ -332,17 +297,14 @@ class CosineEmbeddingLoss(Loss):
     ) -> None:
         super().__init__(size_average, reduce, reduction)
         self.margin = margin
-
-    def forward(self, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.cosine_embedding_loss(
-            input1, input2, target, margin=self.margin, reduction=self.reduction
-        )
 
 
 class MarginRankingLoss(Loss):
     """max(0, -target * (input1 - input2) + margin)."""
 
+    function = staticmethod(F.margin_ranking_loss)
+    settings = ("margin",)
+
     def __init__(
         self,
         margin: float = 0.0,
@@ -353,15 +315,12 @@ class MarginRankingLoss(Loss):
         super().__init__(size_average, reduce, reduction)
         self.margin = margin
 
-    def forward(self, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.margin_ranking_loss(
-            input1, input2, target, margin=self.margin, reduction=self.reduction
-        )
-
 
 class TripletMarginLoss(Loss):
     """max(0, d(anchor, positive) - d(anchor, negative) + margin)."""
+
+    function = staticmethod(F.triplet_margin_loss)
+    settings = ("margin", "p", "eps", "swap")
 
     def __init__(
         self,
@@ -379,22 +338,12 @@ class TripletMarginLoss(Loss):
         self.eps = eps
         self.swap = swap
 
-    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.triplet_margin_loss(
-            anchor,
-            positive,
-            negative,
-            margin=self.margin,
-            p=self.p,
-            eps=self.eps,
-            swap=self.swap,
-            reduction=self.reduction,
-        )
-
 
 class TripletMarginWithDistanceLoss(Loss):
     """:class:`TripletMarginLoss` with a distance of one's own."""
+
+    function = staticmethod(F.triplet_margin_with_distance_loss)
+    settings = ("distance_function", "margin", "swap")
 
     def __init__(
         self,
@@ -409,21 +358,12 @@ class TripletMarginWithDistanceLoss(Loss):
         self.margin = margin
         self.swap = swap
 
-    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.triplet_margin_with_distance_loss(
-            anchor,
-            positive,
-            negative,
-            distance_function=self.distance_function,
-            margin=self.margin,
-            swap=self.swap,
-            reduction=self.reduction,
-        )
-
 
 class CTCLoss(Loss):
     """Connectionist temporal classification (Graves et al. 2006)."""
+
+    function = staticmethod(F.ctc_loss)
+    settings = ("blank", "zero_infinity")
 
     def __init__(
         self,
@@ -434,17 +374,3 @@ class CTCLoss(Loss):
         super().__init__(reduction=reduction)
         self.blank = blank
         self.zero_infinity = zero_infinity
-
-    def forward(
-        self, log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor
-    ) -> Tensor:
-        """Return the loss, reduced as the settings say."""
-        return F.ctc_loss(
-            log_probs,
-            targets,
-            input_lengths,
-            target_lengths,
-            self.blank,
-            self.reduction,
-            self.zero_infinity,
-        )
