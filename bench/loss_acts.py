@@ -1,6 +1,7 @@
 """What is done to the server while clients ask: one function for each act."""
 
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "serve"))
 from serve_harness import Running, until, write_bundle
 
-BROKEN = ("syntax", "missing", "import", "memory", "exit", "hang")
+BROKEN = itertools.cycle(("syntax", "missing", "import", "memory", "exit", "hang"))
 BUSY_SECONDS = 2.0
 
 
@@ -73,8 +74,7 @@ def worker(server: Running) -> None:
 
 def broken(server: Running) -> None:
     """A deployment that cannot work, each in its own way."""
-    how = BROKEN[_times_refused(server) % len(BROKEN)]
-    good, before = server.file.read_text(), _times_refused(server)
+    how, good, before = next(BROKEN), server.file.read_text(), _times_refused(server)
     if how == "syntax":
         server.file.write_text("listen: [")
     else:

@@ -1,4 +1,8 @@
-"""Mixed load and faults for minutes: nothing may grow. Run by bench/server_loss.py --soak."""
+"""Mixed load and faults for minutes: nothing may grow. Run by bench/server_loss.py --soak.
+
+In the first third everything happens, new generations and new binaries too. From then on the same
+master, mould and workers live through the other faults, so that what they leak can be seen.
+"""
 
 import itertools
 import socket
@@ -17,8 +21,9 @@ from serve_harness import Running, infer_body, request_bytes
 from loss_acts import ACTS
 from loss_clients import Clients
 
-FAULTS = ("calm", "reload", "runner", "calm", "worker", "rotate", "broken", "upgrade")
-EVERY = 15.0  # seconds between two rows
+ALL = ("calm", "reload", "runner", "calm", "worker", "rotate", "broken", "upgrade")
+LASTING = ("calm", "runner", "calm", "rotate", "broken")
+EVERY = 10.0  # seconds between two rows
 GROWTH = 1.1  # the last third may use so much of what the second third used
 
 
@@ -68,18 +73,21 @@ def soak(server: Running, minutes: float, connections: int) -> int:
     clients = Clients(server.port, connections)
     rows: list[Row] = []
     clients.start()
-    end, due = time.monotonic() + minutes * 60, 0.0
+    began, due = time.monotonic(), 0.0
+    first, end = began + minutes * 20, began + minutes * 60
     print(f"{'minute':>6} {'PSS MB':>8} {'fds':>5} {'procs':>5} {'files':>5} {'MB':>7}")
     try:
-        for name in itertools.cycle(FAULTS):
-            ACTS[name](server)
+        for number in itertools.count():
+            now = time.monotonic()
+            faults = ALL if now < first else LASTING
+            ACTS[faults[number % len(faults)]](server)
             hostile(server)
-            if time.monotonic() >= due:
+            if now >= due:
                 time.sleep(1.5)  # a drained generation has gone by then
                 rows.append(look(server))
-                print(line(minutes - (end - time.monotonic()) / 60, rows[-1]), flush=True)
+                print(line((now - began) / 60, rows[-1]), flush=True)
                 due = time.monotonic() + EVERY
-            if time.monotonic() > end:
+            if now > end:
                 break
     finally:
         clients.stop()

@@ -138,7 +138,7 @@ class Running:
         return int(self.pid_file.read_text())
 
     def log(self) -> str:
-        text = self.log_file.read_text() if self.log_file.exists() else ""
+        text = self.log_file.read_text() if self.log_file.is_file() else ""  # may be /dev/full
         return text + (self.folder / "output").read_text()
 
     def wait_ready(self, seconds: float = 30.0) -> None:
