@@ -87,20 +87,6 @@ class Calls:
         text = "this request ended two processes that worked on it; it will not be tried again"
         self.end(call, wire.refusal(call.id, 500, text))
 
-    async def ask(self, model: Model, frame: wire.Frame, timeout: float) -> wire.Frame:
-        """One request, one answer; cancelled with our caller."""
-        answer: asyncio.Future[wire.Frame] = asyncio.get_running_loop().create_future()
-
-        def deliver(frame: wire.Frame) -> None:
-            if not answer.done():
-                answer.set_result(frame)
-
-        call = self.submit(model, frame, timeout, deliver)
-        try:
-            return await answer
-        finally:
-            self.cancel(call)
-
     async def stream(
         self, model: Model, frame: wire.Frame, timeout: float
     ) -> AsyncGenerator[dict[str, Any], None]:

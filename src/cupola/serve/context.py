@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from cupola.serve import wire
@@ -54,12 +53,6 @@ class Context:
             raise Refusal(400, f"X-Request-Timeout: expected seconds, got {text!r}")
         return min(wanted, self.settings.request_timeout)
 
-    def spooled(self, request: Request, path: str) -> None:
-        """A second file in the spool that goes when the request does."""
-        if request.spooled is not None:
-            request.spooled.unlink(missing_ok=True)
-        request.spooled = Path(path)
-
     def caches(self, model: Model) -> bool:
         """Whether answers of this model go through the response cache."""
         return bool(
@@ -75,8 +68,13 @@ class Context:
 
     async def _ask_runner(self, model: Model, request: Request, frame: wire.Frame) -> wire.Frame:
         answer: asyncio.Future[wire.Frame] = asyncio.get_running_loop().create_future()
+
+        def deliver(found: wire.Frame) -> None:
+            if not answer.done():
+                answer.set_result(found)
+
         inference = Inference(self, model, request, frame)
-        inference.deliver = answer.set_result
+        inference.deliver = deliver
         try:
             return await answer
         finally:
