@@ -44,6 +44,15 @@ def test_the_bundle_finds_what_its_example_shows() -> None:
     assert "car" in {row["name"] for row in rows}
 
 
+def test_without_a_source_the_bundle_s_example_is_looked_at(tmp_path: Path) -> None:
+    for name in (NAME, "detr-digits"):
+        done = CliRunner().invoke(predict, [name, "--json"], catch_exceptions=False)
+        assert done.exit_code == 0 and json.loads(done.stdout), done.output
+        assert str(Bundle.load(name).path / "example") in done.stderr
+    with pytest.raises(InputError, match=r"config\.py brings no example: name a picture"):
+        run(predict, str(tmp_path / "config.py"))
+
+
 def test_a_folder_without_a_sample_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"sample\.json: cannot be read"):
         run(predict, NAME, str(tmp_path))

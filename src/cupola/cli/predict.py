@@ -12,7 +12,9 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def predict(
     bundle: Annotated[str, typer.Argument(help="A shipped bundle, a folder, or a config file.")],
-    source: Annotated[Path, typer.Argument(help="The picture, or a sample folder.")],
+    source: Annotated[
+        Path | None, typer.Argument(help="The picture, or a sample folder [the bundle's own].")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to draw what was found.")] = None,
     weights: Annotated[Path | None, typer.Option(help="The checkpoint, with a config.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Least score.")] = None,
@@ -21,6 +23,7 @@ def predict(
     """Runs a detector on a picture or a sample; bad input gets one clear line and exit code 2."""
     from cupola.runtime.predictor import Predictor
 
+    source = own_example(bundle) if source is None else source
     if not source.is_dir():
         read(source)  # a broken picture is told before a model is loaded
     predictor = Predictor.load(bundle, weights=weights)
@@ -41,6 +44,22 @@ def predict(
             drawn().save(out)
         except (OSError, ValueError) as error:
             raise InputError(f"{out}: cannot be written ({error})") from None
+
+
+def own_example(bundle: str) -> Path:
+    """What a bundle brings along to look at; its place is told, since nobody named it."""
+    import sys
+
+    from cupola.bundles import Bundle
+    from cupola.errors import InputError
+
+    if Path(bundle).suffix not in (".py", ".json", ".yaml", ".toml"):
+        folder = Bundle.load(bundle).path / "example"
+        for mark, source in (("sample.json", folder), ("picture.png", folder / "picture.png")):
+            if (folder / mark).is_file():
+                print(f"example: {source}", file=sys.stderr)
+                return source
+    raise InputError(f"{bundle} brings no example: name a picture or a sample folder")
 
 
 def read(source: Path) -> Any:

@@ -25,6 +25,15 @@ class Case:
     tolerance: float
 
 
+# Gradients that do not pass through many layers agree to 1e-3. On the way to the others, ReLUs and
+# borders within rounding of 0 switch: golden, our float32 and our float64 differ from each other by
+# about 5e-3 of the largest value, each from each.
+SMOOTH = (
+    "layers.5.attentions.1.output_proj.weight",
+    "cls_branches.5.6.weight",
+    "reg_branches.0.4.weight",
+    "lateral_convs.0.conv.bias",
+)
 CASES = {
     "detr3d_r50": 2e-3,
     "detr3d_r101_dcn": 5e-3,
@@ -147,8 +156,8 @@ def test_matching_losses_and_gradients(case: Case, seen: dict[str, Any]) -> None
     for name in case.golden.json["outputs"]:
         if name.startswith("grad/"):
             gradient = parameters[name.removeprefix("grad/")].grad
-            # ReLUs whose input lies within rounding of 0 switch: our own float64 run is as far off.
-            assert case.golden.relative(name, gradient) < 1e-2, name
+            bound = 1e-3 if name.endswith(SMOOTH) else 1e-2
+            assert case.golden.relative(name, gradient) < bound, name
 
 
 def test_visible_pairs_give_what_all_pairs_give(case: Case, seen: dict[str, Any]) -> None:
