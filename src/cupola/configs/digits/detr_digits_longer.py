@@ -1,5 +1,5 @@
 # The second part of detr-digits' training: from where detr_digits.py stopped, on fresh pictures,
-# with digits squeezed as in photographs that are not square. One CPU core, about two hours.
+# with digits squeezed as in photographs that are not square. One CPU core, about an hour.
 _base_ = "./detr_digits.py"
 load_from = dict(_delete_=True, path="work_dirs/detr_digits/latest.pth")
 train_dataloader = dict(dataset=dict(seed=1, style=dict(max_squeeze=1.5)))
