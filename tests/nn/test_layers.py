@@ -1,5 +1,6 @@
 """Every layer with a torch twin: same printing, keys, outputs, gradients, in train and eval."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -430,3 +431,22 @@ def test_sync_batch_norm_takes_over_batch_norms() -> None:
         converted[1](torch.randn(3))
     with pytest.raises(ValueError, match="should be non-zero"):
         converted[1](torch.randn(3, 0))
+
+
+def test_every_layer_takes_the_arguments_of_its_torch_twin() -> None:
+    differ = []
+    for name in nn.layers.__all__:
+        ours, theirs = getattr(nn, name), getattr(torch.nn, name, None)
+        if theirs is None or "args" in inspect.signature(ours).parameters:
+            continue  # layers of our own; lazy convolutions pass on what the plain ones take
+        wanted = {k: (p.kind, p.default) for k, p in inspect.signature(theirs).parameters.items()}
+        got = {k: (p.kind, p.default) for k, p in inspect.signature(ours).parameters.items()}
+        got = {name: got[name] for name in got if name in wanted}
+        if list(got.items()) != list(wanted.items()):
+            differ.append(name)
+    assert differ == []
+
+
+def test_hardtanh_takes_its_old_names() -> None:
+    with pytest.warns(FutureWarning, match="renamed to `min_val`"):
+        assert nn.Hardtanh(min_value=-2.0).min_val == -2.0

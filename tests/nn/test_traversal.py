@@ -1,5 +1,6 @@
 """Walks over a tree, against torch's on the same tree, and paths."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -115,3 +116,10 @@ def test_layers_that_are_torchs_own_work_as_children() -> None:
     tagger(torch.randn(5, 1, 3)).sum().backward()
     assert all(p.grad is not None for p in tagger.parameters())
     assert "memory.weight_ih_l0" in tagger.state_dict()
+
+
+def test_walks_are_generators() -> None:
+    module = nn.Sequential(nn.Linear(1, 1))
+    for name in ("parameters", "buffers", "modules", "children"):
+        assert inspect.isgenerator(getattr(module, name)())
+        assert inspect.isgenerator(getattr(module, f"named_{name}")())

@@ -3,6 +3,8 @@
 Source: torch.nn.modules.activation.
 """
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -124,8 +126,24 @@ class Hardtanh(Module):
         AssertionError: the limits are not in order.
     """
 
-    def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
+    def __init__(
+        self,
+        min_val: float = -1.0,
+        max_val: float = 1.0,
+        inplace: bool = False,
+        min_value: float | None = None,
+        max_value: float | None = None,
+    ) -> None:
         super().__init__()
+        if min_value is not None or max_value is not None:
+            warnings.warn(
+                "keyword arguments `min_value` and `max_value` are deprecated and renamed to "
+                "`min_val` and `max_val`",
+                FutureWarning,
+                stacklevel=2,
+            )
+            min_val = min_val if min_value is None else min_value
+            max_val = max_val if max_value is None else max_value
         if max_val <= min_val:
             raise AssertionError(f"max_val {max_val} must be larger than min_val {min_val}")
         self.min_val = min_val

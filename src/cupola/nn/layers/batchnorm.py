@@ -279,8 +279,12 @@ class InstanceNorm(NormBase):
         track_running_stats: bool = False,
         device: torch.types.Device = None,
         dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
+        )
 
     def _check_input_dim(self, input: Tensor) -> None:
         require_dim(input, self.spatial_dims + 1, self.spatial_dims + 2)
