@@ -14,7 +14,7 @@ from torch import Tensor
 
 LARGEST = 127  # of a symmetric eight-bit number
 TINY = 1e-30  # a row of zeros has a scale, too
-AT_ONCE = 1 << 14  # rows that are rounded together: a table of 250,880 would need another copy
+AT_ONCE = 512  # rows that are rounded together: their intermediate results stay in the cache
 
 
 class PackedMatrix:
