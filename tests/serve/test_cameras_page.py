@@ -21,6 +21,7 @@ CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 NAME = "detr3d-scenes"
 EXAMPLE = Bundle.load(NAME).path / "example"
 INFER = f"/v2/models/{NAME}/infer"
+PATIENCE = 60_000  # milliseconds
 pytestmark = pytest.mark.processes
 
 
@@ -29,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = Running(tmp_path_factory.mktemp("cameras"), models=[NAME])
     running.start()
     try:
-        running.wait_ready(60)
+        running.wait_ready(120)
         yield running
     finally:
         running.stop()
@@ -115,6 +116,7 @@ def page(server: Running) -> Iterator[sync_api.Page]:
         opened = browser.new_page(viewport={"width": 1280, "height": 900})
         opened.on("pageerror", lambda error: problems.append(str(error)))
         opened.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+        opened.set_default_timeout(PATIENCE)
         opened.goto(f"http://127.0.0.1:{server.port}/")
         opened.wait_for_url(f"**/pages/cameras.html?model={NAME}")  # the only model
         opened.wait_for_selector("#results li")
@@ -149,13 +151,13 @@ def test_another_street_and_a_sample_of_ones_own(page: sync_api.Page) -> None:
     body = page.locator("body")
     first = body.get_attribute("data-found") or ""
     page.click("#examples button:nth-child(3)")
-    sync_api.expect(body).not_to_have_attribute("data-found", first)
+    sync_api.expect(body).not_to_have_attribute("data-found", first, timeout=PATIENCE)
     assert page.locator("#examples button[aria-pressed=true]").inner_text() == "3"
     page.set_input_files("#files", sorted(EXAMPLE.glob("CAM_*.png")))
     page.wait_for_selector("#error:not([hidden])")
     assert "choose sample.json" in page.inner_text("#error")
     page.set_input_files("#files", [*EXAMPLE.glob("CAM_*.png"), EXAMPLE / "sample.json"])
-    sync_api.expect(body).to_have_attribute("data-found", first)
+    sync_api.expect(body).to_have_attribute("data-found", first, timeout=PATIENCE)
     assert "CAM_FRONT_LEFT" in page.locator("#views figcaption").all_inner_texts()
     assert page.locator("#examples button[aria-pressed=true]").count() == 0
 
