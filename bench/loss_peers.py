@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -89,7 +90,13 @@ class Peer:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def workers(self) -> list[int]:
-        return [child.pid for child in psutil.Process(self.process.pid).children()]
+        """uvicorn's children are workers and one process that tracks shared memory."""
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):  # a zombie is one, too
+                if "resource_tracker" not in " ".join(child.cmdline()):
+                    found.append(child.pid)
+        return found
 
     def act(self, name: str) -> None:
         """HUP or a killed worker, and a moment for what follows."""
