@@ -103,7 +103,7 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.02, begin=0, end=100, by_epoch=False),
     dict(type="CosineAnnealingLR", eta_min=6e-6, by_epoch=False),
 ]
-train_cfg = dict(max_iters=2600, val_interval=650)
+train_cfg = dict(max_iters=3600, val_interval=900)
 ema = dict(decay=0.998)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=200, save_best="mAP"))
 randomness = dict(seed=0)
