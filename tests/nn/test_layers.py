@@ -450,3 +450,9 @@ def test_every_layer_takes_the_arguments_of_its_torch_twin() -> None:
 def test_hardtanh_takes_its_old_names() -> None:
     with pytest.warns(FutureWarning, match="renamed to `min_val`"):
         assert nn.Hardtanh(min_value=-2.0).min_val == -2.0
+
+
+def test_circular_padding_says_what_it_pads() -> None:
+    for layer, expected in ((nn.CircularPad1d(1), "2D or 3D"), (nn.CircularPad3d(1), "4D or 5D")):
+        with pytest.raises(ValueError, match=f"expected {expected} input .got 1D input"):
+            layer(torch.ones(3))

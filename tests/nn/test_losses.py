@@ -71,3 +71,8 @@ def test_ctc_loss_is_torchs() -> None:
 def test_the_old_way_to_name_a_reduction() -> None:
     assert nn.MSELoss(size_average=False).reduction == "sum"
     assert nn.MSELoss(reduce=False).reduction == "none"
+
+
+def test_huber_loss_wants_a_number() -> None:
+    with pytest.raises(TypeError, match="delta must be a float or int"):
+        nn.HuberLoss(delta=1j)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from cupola.nn.layers.batchnorm import require_dim
 from cupola.nn.module import Module
 
 
@@ -137,22 +138,30 @@ class ReplicationPad3d(PadNd):
     mode = "replicate"
 
 
-class CircularPad1d(PadNd):
+class CircularPadNd(PadNd):
+    """Pad with the other end; ValueError for an input with other axes than [N, C, *] or [C, *]."""
+
+    mode = "circular"
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[*, spatial axes] -> the same, larger."""
+        require_dim(input, self.dims + 1, self.dims + 2)
+        return super().forward(input)
+
+
+class CircularPad1d(CircularPadNd):
     """Pad [N, C, L] with the other end."""
 
     dims = 1
-    mode = "circular"
 
 
-class CircularPad2d(PadNd):
+class CircularPad2d(CircularPadNd):
     """Pad [N, C, H, W] with the other end."""
 
     dims = 2
-    mode = "circular"
 
 
-class CircularPad3d(PadNd):
+class CircularPad3d(CircularPadNd):
     """Pad [N, C, D, H, W] with the other end."""
 
     dims = 3
-    mode = "circular"
