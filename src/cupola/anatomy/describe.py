@@ -89,7 +89,7 @@ def _node(
     met: dict[int, str],
 ) -> Node:
     own = list(module.parameters(recurse=False))
-    kind = type(module)
+    kind: Any = type(module)
     node = Node(
         path=path,
         cls=f"{kind.__module__}.{kind.__qualname__}",
