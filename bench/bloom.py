@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from cupola import nn
 from cupola.models.bloom import Batcher, BloomForCausalLM, Sampling
 from cupola.parallel import Group
-from cupola.runtime.language_engines import ENGINES, prepare
+from cupola.runtime.optimize.language import ENGINES, prepare
 from cupola.weights import load_shard
 from cupola.weights.dialects.bloom_hf import their_key
 

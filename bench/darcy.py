@@ -4,7 +4,7 @@ pip install --no-deps --target FOLDER neuraloperator==0.3.0 tensorly tensorly-to
 python bench/darcy.py --peer FOLDER [--epochs 25] [--seeds 3] [--threads 1] [--only NAME]
 
 That version's wheel holds the data: 1000 samples of 16 x 16 to train, 50 of 16 x 16 and 50 of
-32 x 32 to test. One budget for all: the same epochs, batches, optimiser, schedule and loss.
+32 x 32 to test. One budget for all: the same epochs, batches, optimizer, schedule and loss.
 """
 
 import argparse

@@ -14,7 +14,7 @@ import transformers
 
 import cupola
 from cupola.config import Config
-from cupola.runtime.engines import prepare
+from cupola.runtime.optimize.folding import prepare
 from ratio import alternate
 
 warnings.filterwarnings("ignore")

@@ -22,9 +22,9 @@ import cupola
 from cupola.config import Config
 from cupola.data.driving import camera_rig
 from cupola.models.backbones.dcn import modulated_deform_conv2d
-from cupola.models.detr3d.references import to_metres
+from cupola.models.detr3d.references import to_meters
 from cupola.models.detr3d.sampling import Cameras, Pyramid
-from cupola.runtime.engines import prepare
+from cupola.runtime.optimize.folding import prepare
 from detr3d_original import (
     Convolution,
     convolution,
@@ -57,7 +57,7 @@ def cross_attention(size: Size, rounds: int) -> None:
         for stride in (8, 16, 32, 64)
     ]
     cameras = Cameras(rig(size), torch.tensor([[float(size[0]), float(size[1])]]))
-    points = [to_metres(torch.rand(1, 900, 3), RANGE) for _ in range(6)]
+    points = [to_meters(torch.rand(1, 900, 3), RANGE) for _ in range(6)]
     weights = torch.rand(1, 6, 900, 4)
     spread = weights.permute(0, 2, 1, 3)[:, None]  # [B, 1, Q, N, L]
 

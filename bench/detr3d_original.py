@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola.models.backbones import dcn
-from cupola.models.detr3d.references import inverse_sigmoid, place_boxes, refine, to_metres
+from cupola.models.detr3d.references import inverse_sigmoid, place_boxes, refine, to_meters
 
 KERNELS = ("pytorch/modulated_deform_conv.cpp", "pytorch/cpu/modulated_deform_conv.cpp")
 
@@ -23,7 +23,7 @@ KERNELS = ("pytorch/modulated_deform_conv.cpp", "pytorch/cpu/modulated_deform_co
 def sample_every_pair(
     levels: list[Tensor], points: Tensor, lidar2img: Tensor, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """levels [B, N, C, h, w], points [B, Q, 3] in metres -> features [B, C, Q, N, L], mask."""
+    """levels [B, N, C, h, w], points [B, Q, 3] in meters -> features [B, C, Q, N, L], mask."""
     B, N, Q = *lidar2img.shape[:2], points.shape[1]
     flat = torch.cat((points, torch.ones_like(points[..., :1])), -1)
     flat = flat.view(B, 1, Q, 4, 1).expand(-1, N, -1, -1, -1)
@@ -50,7 +50,7 @@ def look(
     summed = (query + position).transpose(0, 1)  # [B, Q, C]
     B, Q, _ = summed.shape
     weights = attention.attention_weights(summed).view(B, 1, Q, attention.num_cams, -1)
-    points = to_metres(references, attention.pc_range)
+    points = to_meters(references, attention.pc_range)
     features, mask = sample_every_pair(levels, points, *cameras)
     features = features * (weights.sigmoid() * mask)
     out = attention.output_proj(features.sum(-1).sum(-1).transpose(1, 2)).transpose(0, 1)

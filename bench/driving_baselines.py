@@ -4,7 +4,7 @@
 
 "mean layout" has learned where things stand, from training streets, and answers the same for every
 street: for each class the cells of a grid in which most were seen, most frequent first. "size
-prior" is told everything that one picture shows, perfectly: the class and outline of what is
+prior" is told everything that one image shows, perfectly: the class and outline of what is
 visible in the camera that sees most of it. It takes the distance from the outline's height and the
 class's mean height, and the heading from the road's. Neither is trained further.
 """
@@ -29,7 +29,7 @@ from cupola.structures import Detections3D
 
 NAME = "detr3d-scenes"
 SIZE = (96, 160)
-CELL = 2.0  # metres: the side of the mean layout's cells
+CELL = 2.0  # meters: the side of the mean layout's cells
 MOST = 60  # boxes of each class, as many as the model's coder gives
 AHEAD = math.pi / 2  # the road runs along y
 
@@ -65,7 +65,7 @@ def mean_layout(streets: int) -> Detections3D:
 
 
 def size_prior(scene: Scene, rig: Sequence[Camera], views: Sequence[View]) -> Detections3D:
-    """A box for every agent that some picture shows, as far away as its height there says."""
+    """A box for every agent that some image shows, as far away as its height there says."""
     covered = np.stack([view.visible(len(scene.agents)) for view in views])  # [cameras, agents]
     rows: list[Row] = []
     for index, agent in enumerate(scene.agents):
@@ -108,7 +108,7 @@ def main() -> None:
     ways: dict[str, Callable[..., Detections3D]] = {
         "mean layout": lambda *_: layout,
         "size prior": lambda _, scene, rig, views: size_prior(scene, rig, views),
-        NAME: lambda drawn, *_: predictor(drawn.pictures, drawn.lidar2img, threshold=0.0),
+        NAME: lambda drawn, *_: predictor(drawn.images, drawn.lidar2img, threshold=0.0),
     }
     metrics = {name: NuScenesMetric(CLASS_NAMES) for name in ways}
     for drawn, *rest in streets(arguments.streets):

@@ -167,8 +167,8 @@ def report(latency: dict[str, list[float]], rate: dict[str, list[float]]) -> Non
             print(f"throughput over {name}'s: {ratio:.2f} (aim >= {aim})")
 
 
-def example_picture(bundle: Path) -> bytes:
-    """The picture of the bundle's recorded request, as a JPEG file."""
+def example_image(bundle: Path) -> bytes:
+    """The image of the bundle's recorded request, as a JPEG file."""
     spec = json.loads((bundle / "example/request.json").read_text())["inputs"][0]
     pixels = np.array(spec["data"], np.uint8).reshape(spec["shape"][1:])
     file = io.BytesIO()
@@ -177,21 +177,21 @@ def example_picture(bundle: Path) -> bytes:
 
 
 def digits(options: argparse.Namespace, folder: Path) -> None:
-    """The recorded picture, again and again: in a loop in this process, and through the server."""
+    """The recorded image, again and again: in a loop in this process, and through the server."""
     import torch
 
     from cupola.runtime.predictor import Predictor
-    from cupola.serve.models import shipped_bundles
+    from cupola.serve.settings.models import shipped_bundles
 
     torch.set_num_threads(1)
-    body = example_picture(shipped_bundles()["detr-digits"])
-    picture = {"image": np.array([body], dtype=object)}
+    body = example_image(shipped_bundles()["detr-digits"])
+    image = {"image": np.array([body], dtype=object)}
     predictor = Predictor.load("detr-digits")
 
     def loop() -> float:
         count, began = 0, time.perf_counter()
         while time.perf_counter() - began < options.seconds:
-            predictor.encode(predictor.run(predictor.decode(picture, {})), {})
+            predictor.encode(predictor.run(predictor.decode(image, {})), {})
             count += 1
         return count / (time.perf_counter() - began)
 

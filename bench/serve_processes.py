@@ -28,7 +28,7 @@ def big_bundle(folder: Path) -> Path:
     import torch
 
     import cupola
-    from cupola.serve.models import shipped_bundles
+    from cupola.serve.settings.models import shipped_bundles
 
     shipped = shipped_bundles()["afno-navier-stokes"]
     config = json.loads((shipped / "config.json").read_text())
@@ -73,7 +73,7 @@ def killed(server: Running, role: str) -> float:
 
 
 def start(options: argparse.Namespace, folder: Path) -> None:
-    """Workers of a no-op model; runners of the big one, by what the mould's log says."""
+    """Workers of a no-op model; runners of the big one, by what the zygote's log says."""
     server = Running(folder / "small", young=0.01)
     server.start()
     try:

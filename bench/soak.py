@@ -1,7 +1,7 @@
 """Mixed load and faults for minutes: nothing may grow. Run by bench/server_loss.py --soak.
 
 In the first third everything happens, new generations and new binaries too. From then on the same
-master, mould and workers live through the other faults, so that what they leak can be seen.
+master, zygote and workers live through the other faults, so that what they leak can be seen.
 """
 
 import itertools

@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cupola.anatomy import describe
     from cupola.bundles import Bundle
     from cupola.config import Config
+    from cupola.inspect import describe
     from cupola.runtime import Predictor
     from cupola.runtime.building import build
     from cupola.weights import load_weights
@@ -21,7 +21,7 @@ _HOME = {
     "Config": "cupola.config",
     "Predictor": "cupola.runtime",
     "build": "cupola.runtime.building",
-    "describe": "cupola.anatomy",
+    "describe": "cupola.inspect",
     "load_weights": "cupola.weights",
 }
 

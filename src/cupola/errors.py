@@ -29,7 +29,7 @@ class DataError(CupolaError, ValueError):
 
 
 class InputError(CupolaError, ValueError):
-    """An input to a model (a picture, a field, a prompt, a request) that cannot be used."""
+    """An input to a model (an image, a field, a prompt, a request) that cannot be used."""
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:

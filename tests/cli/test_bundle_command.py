@@ -10,18 +10,18 @@ import torch
 from typer.testing import CliRunner
 
 import cupola
-from cupola.anatomy.verifying import verify_bundle
 from cupola.bundles import Bundle
 from cupola.cli.main import app
 from cupola.config import Config
 from cupola.errors import BundleError, ConfigError
 from cupola.runtime import Predictor
 from cupola.runtime.published import bundle_config
+from cupola.runtime.verification import verify_bundle
 from language_toys import LINES
 
 SHIPPED = Bundle.load("detr-digits")
 SCENES = Bundle.load("detr3d-scenes")
-PICTURE = SHIPPED.path / "example" / "picture.png"
+IMAGE = SHIPPED.path / "example" / "image.png"
 TEST = {
     "type": "mmdet.MultiScaleFlipAug",
     "img_scale": (96, 64),
@@ -48,24 +48,24 @@ def detector(**more: Any) -> dict[str, Any]:
 
 
 def test_a_detector_answers_as_it_does_from_its_config(tmp_path: Path) -> None:
-    bundle = made(tmp_path, detector(test_pipeline=[TEST]), "--licence", "MIT")
+    bundle = made(tmp_path, detector(test_pipeline=[TEST]), "--license", "MIT")
     assert bundle.config["preprocess"] == {"resize": {"short": 64, "long": 96}}
-    assert (bundle.labels, bundle.config["licence"]) == (tuple("abcdefghij"), "MIT")
+    assert (bundle.labels, bundle.config["license"]) == (tuple("abcdefghij"), "MIT")
     from_config = Predictor.load(tmp_path / "published.py", weights=tmp_path / "published.pth")
-    theirs, ours = (p(PICTURE, threshold=0) for p in (from_config, Predictor.load(bundle)))
+    theirs, ours = (p(IMAGE, threshold=0) for p in (from_config, Predictor.load(bundle)))
     assert len(ours) > 0
     assert torch.equal(theirs.boxes, ours.boxes)
 
 
 @pytest.mark.parametrize("rgb", [True, False])
-def test_colours_come_in_as_the_model_saw_them(rgb: bool) -> None:
-    normalise = {
+def test_colors_come_in_as_the_model_saw_them(rgb: bool) -> None:
+    normalize = {
         "type": "Normalize",
         "mean": [1.0, 2.0, 3.0],
         "std": [1.0, 1.0, 1.0],
         "to_rgb": rgb,
     }
-    two = bundle_config(detector(data={"test": {"pipeline": [normalise]}}), "m")["model"]
+    two = bundle_config(detector(data={"test": {"pipeline": [normalize]}}), "m")["model"]
     cfg = detector()
     cfg["model"]["data_preprocessor"] = {
         "type": "DetDataPreprocessor",
@@ -76,9 +76,9 @@ def test_colours_come_in_as_the_model_saw_them(rgb: bool) -> None:
     three = bundle_config(cfg, "m")["model"]
     for model in (two, three):
         built = cupola.build(model["data_preprocessor"])
-        red = torch.tensor([100.0, 0.0, 0.0]).view(3, 1, 1)  # in a picture as RGB
+        red = torch.tensor([100.0, 0.0, 0.0]).view(3, 1, 1)  # in an image as RGB
         expected = [99.0, -2.0, -3.0] if rgb else [-1.0, -2.0, 97.0]
-        assert built.normalise(red).flatten().tolist() == expected
+        assert built.normalize(red).flatten().tolist() == expected
 
 
 def test_a_multi_camera_detector(tmp_path: Path) -> None:

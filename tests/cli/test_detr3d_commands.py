@@ -49,7 +49,7 @@ def test_without_a_source_the_bundle_s_example_is_looked_at(tmp_path: Path) -> N
         done = CliRunner().invoke(predict, [name, "--json"], catch_exceptions=False)
         assert done.exit_code == 0 and json.loads(done.stdout), done.output
         assert str(Bundle.load(name).path / "example") in done.stderr
-    with pytest.raises(InputError, match=r"config\.py brings no example: name a picture"):
+    with pytest.raises(InputError, match=r"config\.py brings no example: name an image"):
         run(predict, str(tmp_path / "config.py"))
 
 

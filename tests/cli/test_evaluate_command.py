@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Oracle:
-    """Finds exactly what is in the picture, with its labels in another order."""
+    """Finds exactly what is in the image, with its labels in another order."""
 
     labels = tuple(reversed(DIGIT_NAMES))
 
@@ -35,12 +35,12 @@ class Oracle:
         return int(path.stem)
 
     def run(self, samples: list[int]) -> list[Detections]:
-        pictures = [DigitsInPhotos("val", 7).compose(index) for index in samples]
+        images = [DigitsInPhotos("val", 7).compose(index) for index in samples]
         return [
             Detections(
                 torch.from_numpy(p.boxes), torch.ones(len(p.boxes)), 9 - torch.from_numpy(p.labels)
             )
-            for p in pictures
+            for p in images
         ]
 
 
@@ -52,7 +52,7 @@ def test_the_shipped_detector_reaches_what_its_card_says(folder: Path) -> None:
     done = CliRunner().invoke(app, ["detr-digits", "--data", str(folder), "--json"])
     assert done.exit_code == 0, done.output
     measured, claimed = json.loads(done.output), Bundle.load("detr-digits").config["metrics"]
-    assert measured["AP50"] == pytest.approx(claimed["AP50"], abs=0.08)  # 60 of 1000 pictures
+    assert measured["AP50"] == pytest.approx(claimed["AP50"], abs=0.08)  # 60 of 1000 images
 
 
 def test_the_example_is_answered_as_recorded() -> None:
@@ -61,8 +61,8 @@ def test_the_example_is_answered_as_recorded() -> None:
     bundle = Bundle.load("detr-digits")
     response = json.loads((bundle.path / "example" / "response.json").read_text())
     recorded = {each["name"]: each["data"] for each in response["outputs"]}
-    picture = np.asarray(Image.open(bundle.path / "example" / "picture.png"))
-    found = Predictor.load("detr-digits")(picture)
+    image = np.asarray(Image.open(bundle.path / "example" / "image.png"))
+    found = Predictor.load("detr-digits")(image)
     assert found.labels.tolist() == recorded["labels"]
     assert found.boxes.reshape(-1).tolist() == pytest.approx(recorded["boxes"], abs=0.5)
 

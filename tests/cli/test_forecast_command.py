@@ -12,8 +12,8 @@ from cupola.cli.main import app
 from cupola.data.fields import open_fields
 from cupola.errors import DataError, InputError
 from cupola.runtime import Predictor
-from cupola.runtime.forecast import ForecastPredictor
-from cupola.runtime.forecast_figures import colour
+from cupola.runtime.io.forecast_figures import color
+from cupola.runtime.tasks.forecast import ForecastPredictor
 from toys import toy_bundle
 
 
@@ -44,11 +44,11 @@ def observed(tmp_path: Path) -> Path:
 
 
 def test_from_an_example_with_everything(bundle: Path, tmp_path: Path) -> None:
-    pictures = {
+    images = {
         option: tmp_path / f"{option}.{suffix}"
         for option, suffix in (("animation", "gif"), ("plot", "png"), ("spectra", "png"))
     }
-    options = [part for option, path in pictures.items() for part in (f"--{option}", path)]
+    options = [part for option, path in images.items() for part in (f"--{option}", path)]
     out = tmp_path / "out.zarr"
     text = run("forecast", bundle, "--steps", 5, "--out", out, "--channel", "v", *options)
     assert "RMSE" in text
@@ -57,7 +57,7 @@ def test_from_an_example_with_everything(bundle: Path, tmp_path: Path) -> None:
         assert data.sizes == {"time": 6, "y": 8, "x": 16}
         assert data["v"].attrs["units"] == "m s-1"
         np.testing.assert_allclose(data["time"], np.arange(6) * 0.5)
-    for path in pictures.values():
+    for path in images.values():
         with Image.open(path) as image:
             assert image.width > 100
             assert getattr(image, "n_frames", 1) == (6 if path.suffix == ".gif" else 1)
@@ -111,6 +111,6 @@ def test_generators_write_what_the_reader_reads(tmp_path: Path) -> None:
         assert float(data["pressure"].min()) > 0
 
 
-def test_colours_are_symmetric() -> None:
-    pixels = colour(np.array([[-1.0, 0.0, 1.0]], np.float32), limit=1.0)
+def test_colors_are_symmetric() -> None:
+    pixels = color(np.array([[-1.0, 0.0, 1.0]], np.float32), limit=1.0)
     assert pixels[0].tolist() == [[5, 48, 97], [247, 247, 247], [103, 0, 31]]

@@ -26,12 +26,12 @@ def test_predict_prints_and_draws(tmp_path: Path) -> None:
     rows = json.loads(done.stdout)
     assert rows
     assert {"name", "label", "score", "box"} == set(rows[0])
-    with Image.open(tmp_path / "drawn.png") as drawn, Image.open(EXAMPLE) as picture:
-        assert drawn.size == picture.size
+    with Image.open(tmp_path / "drawn.png") as drawn, Image.open(EXAMPLE) as image:
+        assert drawn.size == image.size
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture"])
-def test_bad_pictures_get_one_line_and_exit_code_2(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"no image"])
+def test_bad_images_get_one_line_and_exit_code_2(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "photo.jpg").write_bytes(content)
     done = run("predict", "detr-digits", tmp_path / "photo.jpg")
     assert done.returncode == 2

@@ -25,7 +25,7 @@ for sample in nusc.sample:
         boxes[box.token] = {
             "points": points["num_lidar_pts"],
             "name": box.name,
-            "centre": box.center.tolist(),
+            "center": box.center.tolist(),
             "wlh": box.wlh.tolist(),
             "yaw": quaternion_yaw(box.orientation),
             "velocity": nusc.box_velocity(box.token).tolist(),

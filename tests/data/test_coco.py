@@ -23,7 +23,7 @@ def annotation(number: int, image: int, category: int, box: list[float], crowd: 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures (40x30, 20x50, 8x8); the last is empty; category ids with gaps."""
+    """Three images (40x30, 20x50, 8x8); the last is empty; category ids with gaps."""
     (tmp_path / "images").mkdir()
     sizes = [(40, 30), (20, 50), (8, 8)]
     for number, size in enumerate(sizes):
@@ -108,7 +108,7 @@ def apply(seed: int = 0, *transforms: dict[str, Any], **size: int) -> dict[str, 
     return Compose(transforms)(sample(**size), np.random.default_rng(seed))
 
 
-def test_flip_mirrors_picture_and_boxes() -> None:
+def test_flip_mirrors_image_and_boxes() -> None:
     flipped = apply(0, {"type": "RandomFlip", "prob": 1.0})
     assert flipped["boxes"].tolist() == [[30, 0, 40, 20], [0, 5, 10, 30]]
     straight = np.asarray(sample()["image"])
@@ -195,7 +195,7 @@ def test_what_is_wrong_with_a_dataset_is_said(folder: Path) -> None:
         CocoDataset(str(folder), ann_file="images/0.png")
     with pytest.raises(DataError, match=r"none of the classes \['cat'\]"):
         CocoDataset(str(folder), metainfo={"classes": ("cat",)})
-    with pytest.raises(DataError, match="no picture is left"):
+    with pytest.raises(DataError, match="no image is left"):
         CocoDataset(str(folder), filter_cfg={"min_size": 1000})
     (folder / "part.json").write_text('{"images": []}')
     with pytest.raises(DataError, match="needs annotations, categories"):

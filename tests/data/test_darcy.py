@@ -8,13 +8,13 @@ from cupola.data.gaussian import neumann_field, periodic_field
 from cupola.errors import DataError
 
 
-def centres(n: int) -> np.ndarray:
+def centers(n: int) -> np.ndarray:
     return (np.arange(n) + 0.5) / n
 
 
 def test_second_order_against_a_manufactured_solution() -> None:
     def error(n: int) -> float:
-        y, x = np.meshgrid(centres(n), centres(n), indexing="ij")
+        y, x = np.meshgrid(centers(n), centers(n), indexing="ij")
         exact = np.sin(np.pi * x) * np.sin(2 * np.pi * y)
         a = 1 + 0.5 * x
         source = a * 5 * np.pi**2 * exact - 0.5 * np.pi * np.cos(np.pi * x) * np.sin(2 * np.pi * y)

@@ -1,4 +1,4 @@
-"""digits-in-photos: what it promises of its pictures, and the folder it writes."""
+"""digits-in-photos: what it promises of its images, and the folder it writes."""
 
 import json
 import time
@@ -29,18 +29,18 @@ def test_splits_share_neither_photographs_nor_digits() -> None:
 
 
 @given(index=st.integers(0, 10**9), seed=st.integers(0, 1000))
-def test_pictures_hold_what_they_promise(index: int, seed: int) -> None:
+def test_images_hold_what_they_promise(index: int, seed: int) -> None:
     data = DigitsInPhotos("train", seed)
-    picture = data.compose(index)
-    assert picture.pixels.shape == (128, 128, 3) and picture.pixels.dtype == np.uint8
-    assert 1 <= len(picture.boxes) == len(picture.labels) <= 10
-    assert (picture.boxes >= 0).all() and (picture.boxes <= 128).all()
-    sides = (picture.boxes[:, 2:] - picture.boxes[:, :2]).max(1) / 128
+    image = data.compose(index)
+    assert image.pixels.shape == (128, 128, 3) and image.pixels.dtype == np.uint8
+    assert 1 <= len(image.boxes) == len(image.labels) <= 10
+    assert (image.boxes >= 0).all() and (image.boxes <= 128).all()
+    sides = (image.boxes[:, 2:] - image.boxes[:, :2]).max(1) / 128
     assert (sides > 0.07).all() and (sides < 0.6).all()
-    assert set(picture.labels.tolist()) <= set(range(10))
+    assert set(image.labels.tolist()) <= set(range(10))
 
 
-def test_a_picture_depends_on_seed_and_index_alone() -> None:
+def test_a_image_depends_on_seed_and_index_alone() -> None:
     first, again = DigitsInPhotos("val", 7), DigitsInPhotos("val", 7)
     first.compose(3)
     assert np.array_equal(first.compose(5).pixels, again.compose(5).pixels)
@@ -72,7 +72,7 @@ def test_some_digits_overlap() -> None:
     assert DigitStyle().max_overlap < 0.5
 
 
-def test_making_a_picture_costs_little() -> None:
+def test_making_a_image_costs_little() -> None:
     data = DigitsInPhotos("train", 0)
     data[0]
     started = time.process_time()

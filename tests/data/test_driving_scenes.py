@@ -36,7 +36,7 @@ def test_boxes_project_onto_the_pixels_of_their_agents() -> None:
             rows, columns = np.nonzero(view.owner == index)
             if len(rows) < 4:
                 continue
-            box = boxes3d.bottom_to_centre(torch.from_numpy(agent.box)[None])
+            box = boxes3d.bottom_to_center(torch.from_numpy(agent.box)[None])
             corners, depth = boxes3d.project(
                 boxes3d.corners(box)[0], torch.from_numpy(camera.lidar2img)
             )
@@ -73,9 +73,9 @@ def test_mirrored_samples_are_consistent() -> None:
     a, b = plain[0], mirror[0]
     right, left = CAMERA_NAMES.index("CAM_FRONT_RIGHT"), CAMERA_NAMES.index("CAM_FRONT_LEFT")
     assert torch.equal(a["images"][left].flip(-1), b["images"][right])
-    centre_a, centre_b = (boxes3d.bottom_to_centre(s["boxes"])[:, :3] for s in (a, b))
-    pixels_a, depth_a = boxes3d.project(centre_a, a["lidar2img"][left])
-    pixels_b, depth_b = boxes3d.project(centre_b, b["lidar2img"][right])
+    center_a, center_b = (boxes3d.bottom_to_center(s["boxes"])[:, :3] for s in (a, b))
+    pixels_a, depth_a = boxes3d.project(center_a, a["lidar2img"][left])
+    pixels_b, depth_b = boxes3d.project(center_b, b["lidar2img"][right])
     torch.testing.assert_close(depth_a, depth_b, atol=1e-3, rtol=0)
     front = depth_a > 1
     torch.testing.assert_close(160 - pixels_a[front, 0], pixels_b[front, 0], atol=0.05, rtol=0)
@@ -105,7 +105,7 @@ def test_collate_gives_a_batch(scenes: DrivingScenes) -> None:
     assert batch["image_size"] == SIZE
     assert batch["targets"][0]["boxes"].shape[1] == 9
     wide = DrivingScenes(split="val", size=(48, 96))
-    with pytest.raises(DataError, match="one picture size"):
+    with pytest.raises(DataError, match="one image size"):
         scenes.collate([scenes[0], wide[0]])
 
 

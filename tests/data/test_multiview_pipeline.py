@@ -57,8 +57,8 @@ def test_both_repositories_spellings_are_read() -> None:
     assert first["point_cloud_range"] == second["point_cloud_range"] == RANGE
     assert first["classes"] == ("car", "truck")
     expected = {**CAFFE, "bgr_to_rgb": False, "pad_size_divisor": 32}
-    assert first["pictures"] == {**expected, "distortion": PhotometricDistortion()}
-    assert second["pictures"] == {
+    assert first["images"] == {**expected, "distortion": PhotometricDistortion()}
+    assert second["images"] == {
         "scale": (80, 48),
         "distortion": PhotometricDistortion(shared=True),
     }
@@ -78,7 +78,7 @@ def test_what_is_not_known_is_named(step: dict, message: str) -> None:
 
 
 def test_a_dataset_does_what_its_pipeline_says(root: Path) -> None:
-    plain = dataset(root, pictures={**CAFFE, "pad_size_divisor": 32})
+    plain = dataset(root, images={**CAFFE, "pad_size_divisor": 32})
     steps = [step for step in ORIGINAL if "PhotoMetric" not in step["type"]]
     piped = dataset(root, pipeline=steps)
     assert piped.names == ("car", "truck")
@@ -97,7 +97,7 @@ def test_the_model_s_preprocessor_gives_what_the_dataset_s_settings_give(root: P
     preprocessor = {"type": "Det3DDataPreprocessor", **CAFFE, "pad_size_divisor": 32}
     model = build({**small_config(), "data_preprocessor": preprocessor}).eval()
     pixels, _, size = model.ready(raw.collate([raw[0], raw[1]]))
-    plain = dataset(root, pictures={**CAFFE, "pad_size_divisor": 32})
+    plain = dataset(root, images={**CAFFE, "pad_size_divisor": 32})
     expected = plain.collate([plain[0], plain[1]])
     torch.testing.assert_close(pixels, expected["pixels"], atol=1e-4, rtol=0)
     assert tuple(size) == expected["image_size"] == (64, 128)
@@ -112,28 +112,28 @@ NOTHING = Drawn(None, False, None, None, None, None)
 
 
 def test_nothing_drawn_changes_nothing() -> None:
-    picture = np.random.default_rng(0).uniform(0, 255, (5, 7, 3)).astype(np.float32)
-    np.testing.assert_array_equal(distort(picture, NOTHING), picture)
+    image = np.random.default_rng(0).uniform(0, 255, (5, 7, 3)).astype(np.float32)
+    np.testing.assert_array_equal(distort(image, NOTHING), image)
     still = Drawn(None, False, None, 1.0, 0.0, None)
-    np.testing.assert_allclose(distort(picture, still), picture, atol=1e-3)
+    np.testing.assert_allclose(distort(image, still), image, atol=1e-3)
 
 
 def test_saturation_and_hue_are_those_of_the_hsv_cylinder() -> None:
-    picture = np.random.default_rng(1).uniform(0, 255, (6, 6, 3)).astype(np.float32)
-    picture[0, 0] = 90.0  # grey has no hue
-    changed = distort(picture, Drawn(None, False, None, 0.7, 14.0, None))
-    for before, after in zip(picture.reshape(-1, 3), changed.reshape(-1, 3), strict=True):
+    image = np.random.default_rng(1).uniform(0, 255, (6, 6, 3)).astype(np.float32)
+    image[0, 0] = 90.0  # gray has no hue
+    changed = distort(image, Drawn(None, False, None, 0.7, 14.0, None))
+    for before, after in zip(image.reshape(-1, 3), changed.reshape(-1, 3), strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*(before / 255))
         expected = colorsys.hsv_to_rgb((hue + 14 / 360) % 1, saturation * 0.7, value)
         np.testing.assert_allclose(after / 255, expected, atol=1e-4)
 
 
-def test_contrast_stands_before_or_after_the_colours() -> None:
-    picture = np.full((1, 1, 3), 100.0, np.float32)
+def test_contrast_stands_before_or_after_the_colors() -> None:
+    image = np.full((1, 1, 3), 100.0, np.float32)
     drawn = Drawn(20.0, True, 1.5, None, None, (2, 1, 0))
-    np.testing.assert_allclose(distort(picture, drawn), 180.0)
-    coloured = np.array([[[10.0, 20.0, 30.0]]], np.float32)
-    assert distort(coloured, Drawn(None, True, None, None, None, (2, 0, 1)))[0, 0].tolist() == [
+    np.testing.assert_allclose(distort(image, drawn), 180.0)
+    colored = np.array([[[10.0, 20.0, 30.0]]], np.float32)
+    assert distort(colored, Drawn(None, True, None, None, None, (2, 0, 1)))[0, 0].tolist() == [
         30,
         10,
         20,
@@ -141,8 +141,8 @@ def test_contrast_stands_before_or_after_the_colours() -> None:
 
 
 def test_cameras_are_distorted_alike_or_each_for_itself() -> None:
-    picture = np.random.default_rng(2).uniform(0, 255, (4, 4, 3)).astype(np.float32)
-    six = np.stack([picture] * 6)
+    image = np.random.default_rng(2).uniform(0, 255, (4, 4, 3)).astype(np.float32)
+    six = np.stack([image] * 6)
     shared = PhotometricDistortion(shared=True)(six, np.random.default_rng(5))
     assert (shared == shared[0]).all() and (shared != six).any()
     apart = PhotometricDistortion()(six, np.random.default_rng(5))

@@ -34,7 +34,7 @@ def tables(root: Path) -> Tables:
 def devkit_boxes(sample: str) -> list[dict]:
     """The devkit's boxes that have a visible pixel, nearest first."""
     kept = [box for box in DEVKIT[sample].values() if box["points"] > 0]
-    return sorted(kept, key=lambda box: np.hypot(*box["centre"][:2]))
+    return sorted(kept, key=lambda box: np.hypot(*box["center"][:2]))
 
 
 def test_the_devkit_reads_what_the_generator_writes(tables: Tables) -> None:
@@ -50,7 +50,7 @@ def test_boxes_equal_the_devkit_s(tables: Tables) -> None:
         theirs = devkit_boxes(frame.token)
         assert len(ours) == len(theirs)
         for box, peer in zip(ours, theirs, strict=True):
-            np.testing.assert_allclose(box[:3], peer["centre"], atol=1e-5)
+            np.testing.assert_allclose(box[:3], peer["center"], atol=1e-5)
             np.testing.assert_allclose(box[[4, 3, 5]], peer["wlh"], atol=1e-9)
             turn = (box[6] - peer["yaw"] + np.pi) % (2 * np.pi) - np.pi
             assert abs(turn) < 1e-6
@@ -84,7 +84,7 @@ def test_the_dataset_gives_samples(root: Path) -> None:
             "version": "v1.0-mini",
             "metainfo": {"classes": ["car", "truck", "pedestrian", "traffic_cone"]},
             "point_cloud_range": [-20, -20, -5, 20, 20, 3],
-            "pictures": {"scale": (50, 30), "pad_size_divisor": 32},
+            "images": {"scale": (50, 30), "pad_size_divisor": 32},
         }
     )
     sample = data[0]
@@ -166,7 +166,7 @@ def test_both_info_layouts_equal_the_tables(root: Path, tables: Tables) -> None:
                 np.testing.assert_allclose(mine.lidar2img, view.lidar2img, atol=1e-6)
                 assert mine.file == view.file
         data = NuScenesDataset(root, ann_file=path.name)
-        assert data[0]["pictures"].shape == (6, 3, 60, 100)
+        assert data[0]["raw_images"].shape == (6, 3, 60, 100)
 
 
 def test_old_boxes_are_turned(root: Path, tables: Tables) -> None:
@@ -219,7 +219,7 @@ def test_errors_name_files(root: Path, tmp_path: Path) -> None:
     file = root / data.frames[0].camera("CAM_BACK").file
     content = file.read_bytes()
     file.unlink()
-    with pytest.raises(DataError, match="the picture is missing"):
+    with pytest.raises(DataError, match="the image is missing"):
         data[0]
     file.write_bytes(content)
 

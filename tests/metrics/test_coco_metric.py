@@ -42,7 +42,7 @@ def test_wrong_classes_and_nothing_found_score_zero() -> None:
     assert metric.compute() == dict.fromkeys(metric.compute(), 0.0)
 
 
-def test_boxes_of_resized_pictures_are_mapped_back() -> None:
+def test_boxes_of_resized_images_are_mapped_back() -> None:
     metric = CocoMetric()
     resized = [[2 * left, 3 * top, 2 * right, 3 * bottom] for left, top, right, bottom in BOXES]
     batch = {**batch_of(resized, [0, 1]), "scale_factors": [(2.0, 3.0)]}
@@ -58,8 +58,8 @@ def test_crowds_excuse_what_lies_in_them() -> None:
     assert metric.compute()["AP50"] == pytest.approx(1.0)
 
 
-def test_no_pictures_is_an_error() -> None:
-    with pytest.raises(DataError, match="no pictures"):
+def test_no_images_is_an_error() -> None:
+    with pytest.raises(DataError, match="no images"):
         CocoMetric().compute()
 
 

@@ -42,7 +42,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_plugin_registers_its_classes(plugin: str) -> None:
     model = build(MODEL)
-    assert model.blueprint.part("backbone").cls == "cupola_demo_plugin.DemoBackbone"
+    assert model.build_record.part("backbone").cls == "cupola_demo_plugin.DemoBackbone"
     assert "DemoBackbone" in MODELS
 
 
@@ -57,7 +57,7 @@ def test_a_plugin_that_cannot_be_imported_is_named(
         load_plugins(["broken_plugin"])
 
 
-def test_an_entry_point_is_honoured_and_a_config_cannot_import(tmp_path: Path) -> None:
+def test_an_entry_point_is_honored_and_a_config_cannot_import(tmp_path: Path) -> None:
     info = tmp_path / "cupola_demo_plugin-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(
@@ -76,7 +76,7 @@ def test_an_entry_point_is_honoured_and_a_config_cannot_import(tmp_path: Path) -
     assert "'DemoBackbone' is not in the registry models" in without.stderr
 
 
-def test_explain_and_verify_honour_it(plugin: str, tmp_path: Path) -> None:
+def test_explain_and_verify_honor_it(plugin: str, tmp_path: Path) -> None:
     (tmp_path / "config.py").write_text(f"custom_imports = dict(imports=['x'])\nmodel = {MODEL!r}")
     run = CliRunner().invoke
     arguments = ["explain", str(tmp_path / "config.py"), "--plugin", plugin]
@@ -87,8 +87,8 @@ def test_explain_and_verify_honour_it(plugin: str, tmp_path: Path) -> None:
     order = run(app, [*arguments, "--order"]).output
     assert "backbone: DemoBackbone (cupola_demo_plugin/__init__.py:" in order
 
-    recorded = str(tmp_path / "blueprint.json")
-    run(app, [*arguments, "--depth", "0", "--blueprint", recorded])
+    recorded = str(tmp_path / "build_record.json")
+    run(app, [*arguments, "--depth", "0", "--build-record", recorded])
     same = run(app, [*arguments, "--compare", recorded])
     assert (same.exit_code, same.output) == (0, "")
     other = run(app, [*arguments, "--compare", recorded, "--set", "model.num_queries=6"])
@@ -108,8 +108,8 @@ def test_verify_says_what_is_wrong_with_a_bundle(plugin: str, tmp_path: Path) ->
     config = {"name": "demo", "version": "1", "task": "detection", "model": MODEL}
     config["hashes"] = {"weights.safetensors": digest}
     (bundle / "config.json").write_text(json.dumps(config))
-    (bundle / "card.md").write_text("Data: none. Licence: Apache-2.0. Recipe: none. Metrics: none.")
-    model.blueprint.save(bundle / "blueprint.json")
+    (bundle / "card.md").write_text("Data: none. License: Apache-2.0. Recipe: none. Metrics: none.")
+    model.build_record.save(bundle / "build_record.json")
     run = CliRunner().invoke
     good = run(app, ["verify", str(bundle), "--plugin", plugin])
     assert good.exit_code == 0, good.output

@@ -10,7 +10,7 @@ import torch
 from cupola import nn
 from cupola.errors import BuildError
 from cupola.registry import MODELS, Registry, build, default_scope
-from cupola.registry.roots import build_sequential
+from cupola.registry.registries import build_sequential
 
 
 @pytest.fixture

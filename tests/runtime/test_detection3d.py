@@ -12,9 +12,9 @@ from PIL import Image
 from cupola.data.driving_scenes import scene_at, write_sample
 from cupola.errors import InputError
 from cupola.registry import build
-from cupola.runtime.detection3d import Detection3DPredictor
-from cupola.runtime.drawing3d import draw_sample
-from cupola.runtime.sample_folder import read_sample
+from cupola.runtime.io.drawing3d import draw_sample
+from cupola.runtime.io.sample_folder import read_sample
+from cupola.runtime.tasks.detection3d import Detection3DPredictor
 from cupola.structures import Detections3D
 from models.detr3d.small import small_config
 
@@ -44,10 +44,10 @@ def test_a_sample_folder_gives_detections(predictor, folder) -> None:
 
 
 def test_tensors_give_what_the_folder_gives(predictor, folder) -> None:
-    pictures, matrices = read_sample(folder)
+    images, matrices = read_sample(folder)
     expected = predictor(folder)
     files = np.array([(folder / f"{c}").read_bytes() for c in names(folder)], dtype=object)
-    for tensors in ({"images": files}, {"pixels": np.stack(pictures)}):
+    for tensors in ({"images": files}, {"pixels": np.stack(images)}):
         (sample,) = predictor.decode({**tensors, "lidar2img": matrices.reshape(-1)}, {})
         arrays = predictor.encode(predictor.run([sample]), {})
         np.testing.assert_allclose(arrays["boxes"], expected.boxes.numpy(), atol=1e-5)
@@ -59,13 +59,13 @@ def names(folder: Path) -> list[str]:
     return [c["file"] for c in json.loads((folder / "sample.json").read_text())["cameras"]]
 
 
-def test_pictures_of_another_size_take_their_matrices_along(predictor, folder) -> None:
-    pictures, matrices = read_sample(folder)
-    doubled = [p.repeat(2, 0).repeat(2, 1) for p in pictures]
+def test_images_of_another_size_take_their_matrices_along(predictor, folder) -> None:
+    images, matrices = read_sample(folder)
+    doubled = [p.repeat(2, 0).repeat(2, 1) for p in images]
     larger = matrices * np.array([2, 2, 1, 1], np.float32)[:, None]
     sample = predictor.sample(doubled, larger)
     np.testing.assert_allclose(sample.lidar2img, matrices, rtol=1e-5)
-    assert sample.pictures.shape == (6, *SIZE, 3)
+    assert sample.images.shape == (6, *SIZE, 3)
     assert predictor.bucket(sample) == (6, *SIZE, 3)
 
 
@@ -79,8 +79,8 @@ def test_bgr_models_see_bgr(predictor) -> None:
     red = torch.zeros(6, 3, 64, 96)
     red[:, 0] = 255
     turned = Detection3DPredictor("x", "1", None, channel_order="bgr", mean=(0,) * 3, std=(1,) * 3)
-    assert turned.normalise(red)[:, 2].max() == 255
-    assert turned.normalise(red[..., :60, :]).shape == (6, 3, 64, 96)
+    assert turned.normalize(red)[:, 2].max() == 255
+    assert turned.normalize(red[..., :60, :]).shape == (6, 3, 64, 96)
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_bgr_models_see_bgr(predictor) -> None:
         ({"lidar2img": np.full((6, 4, 4), np.nan)}, "camera 0 has a matrix with NaN"),
         ({"lidar2img": [["a"]]}, "not numbers"),
         ({"pixels": None}, "send either `images`"),
-        ({"pixels": np.zeros((4, 8, 8, 3), np.uint8)}, "expected 6 pictures"),
-        ({"pixels": np.zeros((6, 8, 8, 3), np.float32)}, "camera 0: expected a picture"),
-        ({"pixels": np.zeros((6, 0, 8, 3), np.uint8)}, "camera 0: the picture is empty"),
+        ({"pixels": np.zeros((4, 8, 8, 3), np.uint8)}, "expected 6 images"),
+        ({"pixels": np.zeros((6, 8, 8, 3), np.float32)}, "camera 0: expected an image"),
+        ({"pixels": np.zeros((6, 0, 8, 3), np.uint8)}, "camera 0: the image is empty"),
     ],
 )
 def test_bad_tensors_are_named(predictor, change, message) -> None:
@@ -106,12 +106,12 @@ def test_bad_tensors_are_named(predictor, change, message) -> None:
         predictor.decode(tensors, {})
 
 
-def test_a_broken_picture_names_its_camera(predictor) -> None:
+def test_a_broken_image_names_its_camera(predictor) -> None:
     good = io.BytesIO()
     Image.new("RGB", (96, 64)).save(good, "JPEG")
-    files = np.array([good.getvalue()] * 5 + [b"no picture"], dtype=object)
+    files = np.array([good.getvalue()] * 5 + [b"no image"], dtype=object)
     matrices = np.tile(np.eye(4, dtype=np.float32), (6, 1, 1))
-    with pytest.raises(InputError, match="camera 5: not a picture"):
+    with pytest.raises(InputError, match="camera 5: not an image"):
         predictor.decode({"images": files, "lidar2img": matrices}, {})
 
 
@@ -128,14 +128,14 @@ def test_bad_folders_are_named(predictor, folder, tmp_path) -> None:
 
 
 def test_the_drawing_shows_boxes_and_the_street_from_above(folder) -> None:
-    pictures, matrices = read_sample(folder)
+    images, matrices = read_sample(folder)
     scene, _ = scene_at(0, "val", 0, SIZE)
     boxes = torch.tensor(np.array([agent.box for agent in scene.agents]), dtype=torch.float32)
     labels = torch.tensor([agent.label for agent in scene.agents])
     truth = Detections3D(boxes, torch.ones(len(boxes)), labels, ("car", "truck", "man", "cone"))
-    sheet = draw_sample(np.stack(pictures), matrices, truth)
-    empty = draw_sample(np.stack(pictures), matrices, truth.above(2.0))
+    sheet = draw_sample(np.stack(images), matrices, truth)
+    empty = draw_sample(np.stack(images), matrices, truth.above(2.0))
     assert sheet.size[0] > 3 * 3 * SIZE[1]
     assert np.asarray(sheet != empty).any()
-    four = draw_sample(np.stack(pictures[:4]), matrices[:4], truth)
+    four = draw_sample(np.stack(images[:4]), matrices[:4], truth)
     assert four.size[1] >= 2 * 3 * SIZE[0]

@@ -5,7 +5,7 @@ import torch
 
 import cupola
 from cupola import nn
-from cupola.runtime.engines import prepare
+from cupola.runtime.optimize.folding import prepare
 
 DCN = {"dcn": {"type": "DCNv2", "deform_groups": 1}, "stage_with_dcn": (False, False, True, True)}
 

@@ -9,7 +9,7 @@ import torch
 
 from cupola.errors import InputError
 from cupola.runtime import Predictor
-from cupola.runtime.forecast import ForecastPredictor
+from cupola.runtime.tasks.forecast import ForecastPredictor
 from toys import toy_bundle
 
 
@@ -24,7 +24,7 @@ def start() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(2, 8, 16)).astype(np.float32)
 
 
-def test_normalises_and_denormalises(predictor: ForecastPredictor) -> None:
+def test_normalizes_and_denormalizes(predictor: ForecastPredictor) -> None:
     forecast = predictor(start(), steps=1)
     mean, std = torch.tensor([1.0, -2.0])[:, None, None], torch.tensor([2.0, 4.0])[:, None, None]
     with torch.no_grad():

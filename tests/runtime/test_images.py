@@ -1,4 +1,4 @@
-"""Pictures as people and attackers send them."""
+"""Images as people and attackers send them."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cupola.errors import InputError
-from cupola.runtime.images import read_image, resize_to
+from cupola.runtime.io.images import read_image, resize_to
 
 
 def file(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -41,7 +41,7 @@ def test_transparency_shows_white() -> None:
     assert read_image(file(Image.new("RGBA", (4, 4), (0, 0, 0, 0)))).min() == 255
 
 
-def test_exif_turns_the_picture_upright() -> None:
+def test_exif_turns_the_image_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     assert read_image(file(Image.new("RGB", (8, 4)), "JPEG", exif=exif)).shape == (8, 4, 3)
@@ -65,10 +65,10 @@ def bomb() -> bytes:
     ("content", "words"),
     [
         (b"", "empty"),
-        (b"hello", "not a picture"),
+        (b"hello", "not an image"),
         (file(Image.new("RGB", (64, 64)), "JPEG")[:300], "broken"),
         (bomb(), "more than the"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "not an image"),
     ],
 )
 def test_bad_files_get_one_clear_line(content: bytes, words: str) -> None:

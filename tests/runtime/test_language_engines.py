@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from cupola.errors import InputError
+from cupola.generation.shortlist import Screen
 from cupola.models.bloom import Batcher, BloomForCausalLM, Sampling
-from cupola.models.bloom.screen import Screen
 from cupola.parallel.storage import EightBitMatrix, PackedMatrix, eight_bit_products_are_exact
-from cupola.runtime.language_engines import prepare
+from cupola.runtime.optimize.language import prepare
 
 SIZES = {"vocab_size": 4000, "hidden_size": 64, "n_layer": 2, "n_head": 4}
 
@@ -87,7 +87,7 @@ def test_the_screen_reads_the_table_where_it_cannot_tell() -> None:
     assert float(logits[0, Screen(table)(hidden)[0]]) == float(logits.max())
 
 
-def test_rows_do_not_depend_on_their_neighbours() -> None:
+def test_rows_do_not_depend_on_their_neighbors() -> None:
     matrix, x = EightBitMatrix(torch.randn(40, 32)), torch.randn(5, 32)
     assert torch.equal(matrix(x)[2:3], matrix(x[2:3]))
     assert torch.equal(matrix(x.view(1, 5, 32), torch.ones(40))[0], matrix(x) + 1)

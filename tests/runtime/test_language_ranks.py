@@ -8,9 +8,9 @@ import pytest
 import torch.distributed as dist
 
 from cupola.errors import BundleError
+from cupola.generation.tensor_parallel import Lead, follow
 from cupola.parallel import Mesh
 from cupola.runtime import Predictor
-from cupola.runtime.language_ranks import Lead, follow
 from cupola.runtime.load import load_part
 from cupola.runtime.predictor import EngineError
 from language_toys import language_bundle

@@ -1,4 +1,4 @@
-"""A bundle's own samples: asked for by number, answered with their pictures."""
+"""A bundle's own samples: asked for by number, answered with their images."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ import pytest
 
 from cupola.bundles import Bundle
 from cupola.errors import InputError
-from cupola.runtime.detection3d import Detection3DPredictor
+from cupola.runtime.io.sample_folder import example_folders, read_sample
 from cupola.runtime.predictor import Predictor
-from cupola.runtime.sample_folder import example_folders, read_sample
+from cupola.runtime.tasks.detection3d import Detection3DPredictor
 
 NAME = "detr3d-scenes"
 
@@ -35,15 +35,15 @@ def test_an_example_is_its_folder(predictor: Detection3DPredictor) -> None:
     for number, folder in enumerate(folders):
         (sample,) = predictor.decode({}, {"example": number})
         expected = predictor.sample(*read_sample(folder))
-        np.testing.assert_array_equal(sample.pictures, expected.pictures)
+        np.testing.assert_array_equal(sample.images, expected.images)
         np.testing.assert_array_equal(sample.lidar2img, expected.lidar2img)
 
 
-def test_pictures_come_along_when_asked_for(predictor: Detection3DPredictor) -> None:
-    asked = {"example": 1, "pictures": True}
+def test_images_come_along_when_asked_for(predictor: Detection3DPredictor) -> None:
+    asked = {"example": 1, "return_images": True}
     (sample,) = predictor.decode({}, asked)
     arrays = predictor.encode(predictor.run([sample]), asked)
-    np.testing.assert_array_equal(arrays["pixels"], sample.pictures)
+    np.testing.assert_array_equal(arrays["pixels"], sample.images)
     np.testing.assert_array_equal(arrays["lidar2img"], sample.lidar2img)
     plain = predictor.encode(predictor.run([sample]), {"example": 1})
     assert "pixels" not in plain

@@ -222,12 +222,12 @@ class Finder(Predictor):
                 np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in tensors["image"]
             ]
         except OSError as error:
-            raise InputError(f"no picture: {error}") from None
+            raise InputError(f"no image: {error}") from None
 
     def run(self, samples: Any) -> list[Any]:
         found = []
-        for picture in samples:
-            ys, xs = np.nonzero((picture == 255).all(axis=2))
+        for image in samples:
+            ys, xs = np.nonzero((image == 255).all(axis=2))
             box = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] if len(xs) else None
             found.append(box)
         return found

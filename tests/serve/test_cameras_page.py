@@ -1,4 +1,4 @@
-"""DETR3D behind a server: calibrated pictures in, boxes in space out; and the page for it."""
+"""DETR3D behind a server: calibrated images in, boxes in space out; and the page for it."""
 
 import io
 import json
@@ -13,8 +13,8 @@ from PIL import Image
 from serve_harness import Running, output
 
 from cupola.bundles import Bundle
+from cupola.runtime.io.sample_folder import read_sample
 from cupola.runtime.predictor import Predictor
-from cupola.runtime.sample_folder import read_sample
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -49,8 +49,8 @@ def matrices_input() -> dict[str, Any]:
     return {"name": "lidar2img", "datatype": "FP32", "shape": [6, 4, 4], "data": data}
 
 
-def expect_boxes(answer: Any, pictures: list[Any]) -> None:
-    found = Predictor.load(NAME)(pictures, read_sample(EXAMPLE)[1])
+def expect_boxes(answer: Any, images: list[Any]) -> None:
+    found = Predictor.load(NAME)(images, read_sample(EXAMPLE)[1])
     assert len(found) > 3
     assert output(answer, "labels") == found.labels.tolist()
     np.testing.assert_allclose(
@@ -58,33 +58,35 @@ def expect_boxes(answer: Any, pictures: list[Any]) -> None:
     )
 
 
-def test_pictures_as_jpeg_bytes(server: Running) -> None:
-    pictures, tail = [], b""
-    for picture in read_sample(EXAMPLE)[0]:
+def test_images_as_jpeg_bytes(server: Running) -> None:
+    images, tail = [], b""
+    for image in read_sample(EXAMPLE)[0]:
         file = io.BytesIO()
-        Image.fromarray(picture).save(file, "JPEG", quality=90)
-        pictures.append(np.asarray(Image.open(file)))
+        Image.fromarray(image).save(file, "JPEG", quality=90)
+        images.append(np.asarray(Image.open(file)))
         tail += len(file.getvalue()).to_bytes(4, "little") + file.getvalue()
     size = {"binary_data_size": len(tail)}
-    images = {"name": "images", "datatype": "BYTES", "shape": [6], "parameters": size}
-    status, answer = ask(server, {"inputs": [matrices_input(), images]}, tail)
+    files = {"name": "images", "datatype": "BYTES", "shape": [6], "parameters": size}
+    status, answer = ask(server, {"inputs": [matrices_input(), files]}, tail)
     assert status == 200, answer
-    expect_boxes(answer, pictures)
+    expect_boxes(answer, images)
 
 
-def test_pictures_as_tensors(server: Running) -> None:
-    pictures = read_sample(EXAMPLE)[0]
-    tail = np.stack(pictures).tobytes()
+def test_images_as_tensors(server: Running) -> None:
+    images = read_sample(EXAMPLE)[0]
+    tail = np.stack(images).tobytes()
     size = {"binary_data_size": len(tail)}
-    shape = [6, *pictures[0].shape]
+    shape = [6, *images[0].shape]
     pixels = {"name": "pixels", "datatype": "UINT8", "shape": shape, "parameters": size}
     status, answer = ask(server, {"inputs": [pixels, matrices_input()]}, tail)
     assert status == 200, answer
-    expect_boxes(answer, pictures)
+    expect_boxes(answer, images)
 
 
 def test_the_bundles_own_sample(server: Running) -> None:
-    status, answer = ask(server, {"inputs": [], "parameters": {"example": 0, "pictures": True}})
+    status, answer = ask(
+        server, {"inputs": [], "parameters": {"example": 0, "return_images": True}}
+    )
     assert status == 200, answer
     expect_boxes(answer, read_sample(EXAMPLE)[0])
     pixels = np.reshape(output(answer, "pixels"), (6, 96, 160, 3))
@@ -168,7 +170,7 @@ def test_pointing_at_a_box_marks_its_line(page: sync_api.Page) -> None:
     number, box = next((i, b) for i, b in enumerate(boxes) if abs(b[0]) < 15)  # on the canvas
     frame = page.locator("#above").bounding_box()
     assert frame is not None
-    scale = frame["width"] / 2 / 36  # pixels per metre
+    scale = frame["width"] / 2 / 36  # pixels per meter
     x = frame["width"] / 2 + box[1] * scale
     y = frame["height"] / 2 + box[0] * scale
     page.locator("#above").hover(position={"x": x, "y": y})

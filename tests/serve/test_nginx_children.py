@@ -8,9 +8,9 @@ import time
 import pytest
 from serve_harness import until, write_bundle
 
-from cupola.serve.channel import Channel, Command, Message
-from cupola.serve.paths import is_alive
-from cupola.serve.process import Kind, Table
+from cupola.serve.ipc.channel import Channel, Command, Message
+from cupola.serve.ipc.paths import is_alive
+from cupola.serve.master.children import Kind, Table
 
 pytestmark = pytest.mark.processes
 
@@ -124,7 +124,7 @@ def test_nginx_10_workers_know_each_others_channels(serve) -> None:
 
 def test_nginx_11_children_stop_when_the_master_dies(serve) -> None:
     server = serve()
-    family = [*server.pids(), *server.pids("mould"), server.runner_pid()]
+    family = [*server.pids(), *server.pids("zygote"), server.runner_pid()]
     server.signal(signal.SIGKILL)
     server.wait_exit()
     until(lambda: not any(map(is_alive, family)))

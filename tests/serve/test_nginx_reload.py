@@ -23,7 +23,7 @@ pytestmark = pytest.mark.processes
 @pytest.mark.parametrize("act", ["syntax", "unknown", "missing", "import", "memory", "exit"])
 def test_nginx_12_a_broken_deployment_keeps_the_old_processes(serve, act: str) -> None:
     server = serve()
-    before = (server.pids(), server.pids("mould"), server.runner_pid())
+    before = (server.pids(), server.pids("zygote"), server.runner_pid())
     if act == "syntax":
         server.file.write_text("listen: [")
     elif act == "unknown":
@@ -33,7 +33,7 @@ def test_nginx_12_a_broken_deployment_keeps_the_old_processes(serve, act: str) -
     server.signal(signal.SIGHUP)
     until(lambda: "reload refused" in server.log() or "failed: its processes" in server.log())
     until(lambda: server.status()["pending"] is None)
-    until(lambda: (server.pids(), server.pids("mould"), server.runner_pid()) == before)
+    until(lambda: (server.pids(), server.pids("zygote"), server.runner_pid()) == before)
     assert server.infer()[0] == 200
 
 

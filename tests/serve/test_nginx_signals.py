@@ -8,11 +8,11 @@ import time
 import pytest
 from serve_harness import infer_body, output, read_answer, request_bytes, until
 
-from cupola.serve import signals
-from cupola.serve.channel import Command
-from cupola.serve.master import Master
-from cupola.serve.settings import Settings
-from cupola.serve.signals import FLAGS, TABLE, VERBS, Flag
+from cupola.serve.ipc.channel import Command
+from cupola.serve.master import signals
+from cupola.serve.master.master import Master
+from cupola.serve.master.signals import FLAGS, TABLE, VERBS, Flag
+from cupola.serve.settings.settings import Settings
 
 pytestmark = pytest.mark.processes
 
@@ -54,13 +54,13 @@ def test_nginx_02_table_of_the_worker() -> None:
 
 def test_nginx_02_worker_ignores_hup_usr2_io_and_winch(serve) -> None:
     server = serve()
-    worker, mould = server.pids()[0], server.pids("mould")[0]
-    for pid in (worker, mould):
+    worker, zygote = server.pids()[0], server.pids("zygote")[0]
+    for pid in (worker, zygote):
         for ignored in (signal.SIGHUP, signal.SIGUSR2, signal.SIGIO, signal.SIGWINCH):
             os.kill(pid, ignored)
     time.sleep(0.1)
     assert server.infer()[0] == 200
-    assert server.pids() == [worker] and server.pids("mould") == [mould]
+    assert server.pids() == [worker] and server.pids("zygote") == [zygote]
 
 
 @pytest.mark.parametrize("name", ["SIGQUIT", "SIGTERM"])
@@ -163,7 +163,7 @@ def test_nginx_06_noaccept_lets_the_workers_go(serve) -> None:
     server = serve(daemon=True)
     server.signal(signal.SIGWINCH)
     until(lambda: not server.pids())
-    assert server.status()["noaccepting"] and server.pids("mould")
+    assert server.status()["noaccepting"] and server.pids("zygote")
     server.signal(signal.SIGTERM)
     until(lambda: not server.pid_file.exists())
 

@@ -21,9 +21,9 @@ from serve_harness import (
     write_bundle,
 )
 
-from cupola.serve.process import Child, Kind
-from cupola.serve.sockets import Listener, inherited, open_listeners, to_environment
-from cupola.serve.upgrade import start_binary
+from cupola.serve.master.children import Child, Kind
+from cupola.serve.master.sockets import Listener, inherited, open_listeners, to_environment
+from cupola.serve.master.upgrade import start_binary
 
 pytestmark = pytest.mark.processes
 

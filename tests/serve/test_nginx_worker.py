@@ -13,10 +13,10 @@ import psutil
 import pytest
 from serve_harness import infer_body, output, read_answer, request_bytes, until, write_bundle
 
-from cupola.serve.cache_index import CacheIndex
-from cupola.serve.cache_processes import load, manage
-from cupola.serve.settings import granted_cpus
-from cupola.serve.sockets import Listener, open_listeners
+from cupola.serve.cache.index import CacheIndex
+from cupola.serve.cache.processes import load, manage
+from cupola.serve.master.sockets import Listener, open_listeners
+from cupola.serve.settings.settings import granted_cpus
 
 pytestmark = pytest.mark.processes
 

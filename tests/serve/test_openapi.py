@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import load_all_checks
 from serve_harness import Running
 
-from cupola.serve import app
+from cupola.serve.worker import app
 
 pytestmark = pytest.mark.processes
 load_all_checks()

@@ -1,4 +1,4 @@
-"""The page at /, in headless Chromium: drop a picture, write with the finger, move the slider."""
+"""The page at /, in headless Chromium: drop an image, write with the finger, move the slider."""
 
 import base64
 import io
@@ -58,8 +58,8 @@ def page(browser: sync_api.Browser, finder: Running) -> Iterator[sync_api.Page]:
     opened.close()
 
 
-def picture() -> str:
-    """Grey, with a white rectangle at (40, 30)-(100, 90)."""
+def image() -> str:
+    """Gray, with a white rectangle at (40, 30)-(100, 90)."""
     made = Image.new("RGB", (200, 160), (90, 90, 90))
     made.paste((255, 255, 255), (40, 30, 100, 90))
     file = io.BytesIO()
@@ -67,21 +67,21 @@ def picture() -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def test_drop_a_picture(page: sync_api.Page) -> None:
+def test_drop_a_image(page: sync_api.Page) -> None:
     with page.expect_response("**/infer*") as answer:
-        page.evaluate(DROP, [picture(), "digits.png"])
+        page.evaluate(DROP, [image(), "digits.png"])
     boxes = next(o for o in answer.value.json()["outputs"] if o["name"] == "boxes")
     assert boxes["data"] == [40, 30, 100, 90]
     page.wait_for_selector("#results li")
     assert page.inner_text("#results li .chip") == "7"
-    colour = page.evaluate(
+    color = page.evaluate(
         "[...document.querySelector('#overlay').getContext('2d').getImageData(40, 60, 1, 1).data]"
     )
-    assert colour[3] > 0  # the left edge of the box is drawn
+    assert color[3] > 0  # the left edge of the box is drawn
 
 
 def test_the_threshold_hides_what_is_below(page: sync_api.Page) -> None:
-    page.evaluate(DROP, [picture(), "digits.png"])
+    page.evaluate(DROP, [image(), "digits.png"])
     page.wait_for_selector("#results li")
     page.fill("#threshold", "0.95")
     assert page.locator("#results li").count() == 0
@@ -104,10 +104,10 @@ def test_write_with_the_finger(page: sync_api.Page) -> None:
     assert page.locator("#results li").count() == 0
 
 
-def test_a_file_that_is_no_picture(page: sync_api.Page) -> None:
-    page.evaluate(DROP, [base64.b64encode(b"no picture").decode(), "x.png"])
+def test_a_file_that_is_no_image(page: sync_api.Page) -> None:
+    page.evaluate(DROP, [base64.b64encode(b"no image").decode(), "x.png"])
     page.wait_for_selector("#error:not([hidden])")
-    assert "no picture" in page.inner_text("#error")
+    assert "no image" in page.inner_text("#error")
 
 
 def test_text_streams_into_the_page(page: sync_api.Page) -> None:

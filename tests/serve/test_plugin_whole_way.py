@@ -30,9 +30,9 @@ model = dict(
     positional_encoding=dict(num_feats=8, normalize=True),
     bbox_head=dict(type="DETRHead", num_classes=10, embed_dims=16),
 )
-pictures = dict(type="DigitsInPhotos", size=64, count=4)
-train_dataloader = dict(batch_size=2, dataset=dict(pictures, split="train"))
-val_dataloader = dict(batch_size=2, dataset=dict(pictures, split="val"))
+images = dict(type="DigitsInPhotos", size=64, count=4)
+train_dataloader = dict(batch_size=2, dataset=dict(images, split="train"))
+val_dataloader = dict(batch_size=2, dataset=dict(images, split="val"))
 val_evaluator = dict(type="CocoMetric")
 optim_wrapper = dict(optimizer=dict(type="AdamW", lr=1e-3))
 train_cfg = dict(max_iters=2, val_interval=2)
@@ -40,10 +40,10 @@ bundle = dict(
     name="demo-digits",
     task="detection",
     labels=["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
-    licence="Apache-2.0",
+    license="Apache-2.0",
     description="A toy.",
     preprocess=dict(resize=dict(exact=[64, 64])),
-    examples=dict(pictures, split="val"),
+    examples=dict(images, split="val"),
 )
 """
 

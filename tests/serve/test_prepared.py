@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from serve_harness import Running, output
 
-from cupola.serve.models import shipped_bundles
+from cupola.serve.settings.models import shipped_bundles
 
 BUNDLE = shipped_bundles().get("detr-digits")
 pytestmark = pytest.mark.skipif(BUNDLE is None, reason="no shipped bundle")
@@ -34,7 +34,7 @@ def test_a_folded_model_answers_as_the_plain_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cupola.runtime.predictor import Predictor
-    from cupola.runtime.recorded import differing
+    from cupola.runtime.recorded_example import differing
     from cupola.serve.runners import prepared
 
     monkeypatch.setattr(prepared, "SMALL", 0)
@@ -58,7 +58,7 @@ def test_a_full_disk_leaves_private_weights(
 
 
 @pytest.mark.processes
-def test_the_shipped_detector_answers_its_recorded_picture(tmp_path: Path) -> None:
+def test_the_shipped_detector_answers_its_recorded_image(tmp_path: Path) -> None:
     assert BUNDLE is not None
     server = Running(tmp_path, models=[str(BUNDLE)], plugins=[], compute_threads=1)
     server.start()

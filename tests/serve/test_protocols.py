@@ -133,8 +133,8 @@ def test_curl_forms(shared: Running, tmp_path) -> None:
     files = {"x": ("x.npy", npy), "text": ("t", b"hello")}
     answer = httpx.post(url, files=files, data={"do": "none"}).json()
     assert output(answer, "text") == ["hello"] and output(answer, "y") == [0, 1, 2]
-    picture = httpx.post(url, content=b"\x89PNG....", headers={"Content-Type": "image/png"})
-    assert output(picture.json(), "text")[0].startswith("\ufffdPNG")
+    image = httpx.post(url, content=b"\x89PNG....", headers={"Content-Type": "image/png"})
+    assert output(image.json(), "text")[0].startswith("\ufffdPNG")
 
 
 def test_chunked_and_large_bodies(shared: Running) -> None:

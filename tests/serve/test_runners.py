@@ -1,4 +1,4 @@
-"""Mould and runners: deaths, replays, batches, queues, deadlines, cancellation, versions."""
+"""Zygote and runners: deaths, replays, batches, queues, deadlines, cancellation, versions."""
 
 import json
 import os
@@ -60,13 +60,13 @@ def test_health_tells_when_the_runner_is_hung_or_dead(serve) -> None:
     until(lambda: server.get("/v2/health/ready")[0] == 200)
 
 
-def test_a_runner_outlives_the_mould(serve) -> None:
+def test_a_runner_outlives_the_zygote(serve) -> None:
     server = serve()
-    runner, mould = server.runner_pid(), server.pids("mould")[0]
-    os.kill(mould, signal.SIGKILL)
+    runner, zygote = server.runner_pid(), server.pids("zygote")[0]
+    os.kill(zygote, signal.SIGKILL)
     assert server.infer()[0] == 200
-    until(lambda: server.pids("mould") not in ([], [mould]))
-    until(lambda: not psutil.pid_exists(runner))  # the new mould's runner has taken over
+    until(lambda: server.pids("zygote") not in ([], [zygote]))
+    until(lambda: not psutil.pid_exists(runner))  # the new zygote's runner has taken over
     assert server.infer()[0] == 200
 
 
@@ -169,7 +169,7 @@ def test_a_version_is_proved_before_it_serves(serve) -> None:
 
 def test_a_load_whose_client_and_worker_have_gone_harms_nobody(serve) -> None:
     server = serve(admin="on", workers=1)
-    mould = server.pids("mould")
+    zygote = server.pids("zygote")
     path = write_bundle(server.folder / "bundles", "late", load_seconds=1.0)
     load = json.dumps({"parameters": {"bundle": str(path)}})
     with server.raw() as client:
@@ -177,7 +177,7 @@ def test_a_load_whose_client_and_worker_have_gone_harms_nobody(serve) -> None:
         time.sleep(0.3)
         os.kill(server.pids()[0], signal.SIGKILL)
     until(lambda: server.infer("late")[0] == 200)
-    assert server.pids("mould") == mould and server.infer()[0] == 200
+    assert server.pids("zygote") == zygote and server.infer()[0] == 200
 
 
 def test_admin_is_off_unless_asked_for(serve) -> None:

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from cupola.errors import BundleError, ConfigError
-from cupola.serve import systemd
-from cupola.serve.checking import check_settings
-from cupola.serve.flags import collect_flags
-from cupola.serve.models import find_bundle, plan_models
-from cupola.serve.settings import Settings
-from cupola.serve.settings_docs import document
-from cupola.serve.settings_file import dump_settings, load_settings
-from cupola.serve.sockets import parse_address
+from cupola.serve.master import systemd
+from cupola.serve.master.sockets import parse_address
+from cupola.serve.settings.checking import check_settings
+from cupola.serve.settings.docs import document
+from cupola.serve.settings.file import dump_settings, load_settings
+from cupola.serve.settings.flags import collect_flags
+from cupola.serve.settings.models import find_bundle, plan_models
+from cupola.serve.settings.settings import Settings
 
 YAML = "listen: [127.0.0.1:0]\nworkers: 2\nmodels:\n  - bundle: a\n    runners: 2\n  - b\n"
 TOML = 'listen = "127.0.0.1:0"\nworkers = 2\n\n[[models]]\nbundle = "a"\nrunners = 2\n\n'
@@ -97,7 +97,7 @@ def test_addresses() -> None:
 
 def test_the_page_is_what_the_declarations_say() -> None:
     page = Path(__file__).parent.parent.parent / "docs" / "settings.md"
-    assert page.read_text() == document(), "run: python -m cupola.serve.settings_docs"
+    assert page.read_text() == document(), "run: python -m cupola.serve.settings.docs"
 
 
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cupola.serve import wire
-from cupola.serve.board import Board
-from cupola.serve.messages import Refusal, Request, Response, head_of
-from cupola.serve.places import Places
-from cupola.serve.reading import Reader, split_url
+from cupola.serve.http.messages import Refusal, Request, Response, head_of
+from cupola.serve.http.parser import Reader, split_url
+from cupola.serve.ipc import frames as wire
+from cupola.serve.ipc.in_flight import Places
+from cupola.serve.ipc.scoreboard import Board
 from cupola.serve.runners.batcher import Batcher, Job
-from cupola.serve.settings import Settings
+from cupola.serve.settings.settings import Settings
 
 FRAMES = st.builds(
     wire.Frame,

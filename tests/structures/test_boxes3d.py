@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from cupola.structures import boxes3d
 
-metres = st.floats(-50, 50, width=32)
+meters = st.floats(-50, 50, width=32)
 sides = st.floats(0.25, 20, width=32)
 box = st.tuples(
-    metres, metres, metres, sides, sides, sides, st.floats(-3, 3, width=32), metres, metres
+    meters, meters, meters, sides, sides, sides, st.floats(-3, 3, width=32), meters, meters
 )
 
 
@@ -22,11 +22,11 @@ def test_codes_round_trip(values) -> None:
 
 
 @given(box)
-def test_bottom_and_centre_round_trip(values) -> None:
+def test_bottom_and_center_round_trip(values) -> None:
     boxes = torch.tensor([values], dtype=torch.float64)
-    back = boxes3d.centre_to_bottom(boxes3d.bottom_to_centre(boxes))
+    back = boxes3d.center_to_bottom(boxes3d.bottom_to_center(boxes))
     torch.testing.assert_close(back, boxes)
-    assert boxes3d.bottom_to_centre(boxes)[0, 2] == boxes[0, 2] + boxes[0, 5] / 2
+    assert boxes3d.bottom_to_center(boxes)[0, 2] == boxes[0, 2] + boxes[0, 5] / 2
 
 
 @given(box)

@@ -18,7 +18,7 @@ class Bundle:
     """A folder that ships a model.
 
     `config` holds name, version, task, model (its build config), preprocess, postprocess, labels,
-    licence and metrics, as config.json does.
+    license and metrics, as config.json does.
     """
 
     path: Path

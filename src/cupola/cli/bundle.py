@@ -16,7 +16,7 @@ Made by `cupola bundle` from a published config and checkpoint; nothing was trai
 | config | `{config}` |
 | checkpoint | `{checkpoint}`, SHA-256 {digest} |
 | data, recipe, metrics | as its publisher states |
-| licence | {licence} |
+| license | {license} |
 """
 
 
@@ -26,7 +26,7 @@ def bundle(
     checkpoint: Annotated[Path, typer.Argument(help="Its weights, in any dialect.")],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     name: Annotated[str | None, typer.Option(help="Its name; the folder's.")] = None,
-    licence: Annotated[str, typer.Option(help="What its publisher allows.")] = "not stated",
+    license: Annotated[str, typer.Option(help="What its publisher allows.")] = "not stated",
     means: Annotated[Path | None, typer.Option(help="Forecasts: .npy of channels' means.")] = None,
     stds: Annotated[Path | None, typer.Option(help="Forecasts: .npy of their deviations.")] = None,
     tokenizer: Annotated[
@@ -52,7 +52,7 @@ def bundle(
 
     load_plugins(plugin or [])
     cfg = Config.load(config).override(set_ or []).to_dict()
-    about = {**bundle_config(cfg, name or out.name, means, stds), "licence": licence}
+    about = {**bundle_config(cfg, name or out.name, means, stds), "license": license}
     text = _tokenizer(tokenizer, checkpoint) if about["task"] == "language" else None
     model = build(about["model"], weights=checkpoint)
     digest = sha256(checkpoint) if checkpoint.is_file() else "of a folder"
@@ -61,11 +61,11 @@ def bundle(
         config=config.name,
         checkpoint=checkpoint.name,
         digest=digest,
-        licence=licence,
+        license=license,
     )
     dtype = torch.float16 if half else torch.float32
     written = write_bundle(out, about, model.state_dict(), card, dtype)
-    model.blueprint.save(written.path / "blueprint.json")
+    model.build_record.save(written.path / "build_record.json")
     if text is not None:
         (written.path / "tokenizer.json").write_bytes(text)
     print(f"{written.path}: {about['task']}, {sum(p.numel() for p in model.parameters())} weights")

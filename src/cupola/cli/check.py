@@ -25,9 +25,9 @@ def check(
 ) -> None:
     """Test settings: read them, find the bundles, try the addresses (one in use is fine)."""
     from cupola.errors import CupolaError
-    from cupola.serve.checking import check_settings
-    from cupola.serve.flags import collect_flags
-    from cupola.serve.settings_file import dump_settings
+    from cupola.serve.settings.checking import check_settings
+    from cupola.serve.settings.file import dump_settings
+    from cupola.serve.settings.flags import collect_flags
 
     try:
         loaded = check_settings(settings, collect_flags(bundles, assignments=assignments or []))

@@ -51,10 +51,10 @@ def compare(
     from cupola.config import Config, diff
 
     console = Console(highlight=False, soft_wrap=True)
-    colours = {"+": "green", "-": "red", "~": "yellow"}
+    colors = {"+": "green", "-": "red", "~": "yellow"}
     changes = diff(Config.load(left), Config.load(right))
     for change in changes:
-        console.print(str(change), style=colours[str(change)[0]], markup=False)
+        console.print(str(change), style=colors[str(change)[0]], markup=False)
         if origins:
             places = [place for place in (change.left_origin, change.right_origin) if place]
             console.print(f"    {' -> '.join(places)}", style="dim", markup=False)

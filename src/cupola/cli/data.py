@@ -45,16 +45,16 @@ def navier_stokes(
 def digits_in_photos(
     out: Annotated[Path, typer.Argument(help="The folder to write: images/ and instances.json.")],
     split: Annotated[str, typer.Option(help="train or val: other photographs and digits.")] = "val",
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other pictures.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 100,
-    size: Annotated[int, typer.Option(min=32, help="Side of a picture in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other images.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="How many images.")] = 100,
+    size: Annotated[int, typer.Option(min=32, help="Side of an image in pixels.")] = 128,
 ) -> None:
     """Handwritten digits on photographs with their boxes, as a COCO dataset."""
     from cupola.data.coco_writing import write_digits
     from cupola.data.digits import DigitsInPhotos
 
     path = write_digits(DigitsInPhotos(split, seed, count, size), out)
-    print(f"{path}: {count} pictures")
+    print(f"{path}: {count} images")
 
 
 @app.command()
@@ -98,8 +98,8 @@ def driving_scenes(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     scenes: Annotated[int, typer.Option(min=1, help="How many streets.")] = 10,
     frames: Annotated[int, typer.Option(min=1, help="Samples of each, half a second apart.")] = 8,
-    height: Annotated[int, typer.Option(min=16, help="Of a picture, in pixels.")] = 180,
-    width: Annotated[int, typer.Option(min=16, help="Of a picture, in pixels.")] = 320,
+    height: Annotated[int, typer.Option(min=16, help="Of an image, in pixels.")] = 180,
+    width: Annotated[int, typer.Option(min=16, help="Of an image, in pixels.")] = 320,
     seed: Annotated[int, typer.Option(help="Of the streets.")] = 0,
 ) -> None:
     """Streets seen by six calibrated cameras, as nuScenes tables, and one sample folder."""

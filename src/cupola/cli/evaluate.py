@@ -13,7 +13,7 @@ def evaluate(
     bundle: Annotated[str, typer.Argument(help="A shipped bundle, or a bundle's folder.")],
     data: Annotated[Path | None, typer.Option(help="A COCO folder, for a detector.")] = None,
     annotations: Annotated[str, typer.Option(help="The COCO file in it.")] = "instances.json",
-    images: Annotated[str, typer.Option(help="The folder of pictures in it.")] = "images",
+    images: Annotated[str, typer.Option(help="The folder of images in it.")] = "images",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Measures a bundle on the data that its training config names for it, or on a COCO folder."""
@@ -61,7 +61,7 @@ def evaluate_as_trained(predictor: Any, bundle: str) -> dict[str, float]:
 def evaluate_detector(
     predictor: Any, data: Path, annotations: str = "instances.json", images: str = "images"
 ) -> dict[str, float]:
-    """COCO AP of a predictor, which reads and resizes every picture as in use.
+    """COCO AP of a predictor, which reads and resizes every image as in use.
 
     The dataset's categories are matched with the predictor's labels by name.
     """

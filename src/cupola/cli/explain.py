@@ -17,13 +17,13 @@ def explain(
         str | None, typer.Option("--input", help="Shape of one sample: 3x800x1066.")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write the page to this file.")] = None,
-    picture: Annotated[
+    image: Annotated[
         Path | None,
-        typer.Option(help="Show what queries saw in this picture, or sample folder (DETR3D)."),
+        typer.Option(help="Show what queries saw in this image, or sample folder (DETR3D)."),
     ] = None,
     depth: Annotated[int | None, typer.Option(min=0, help="Levels of the tree to print.")] = None,
     order: Annotated[bool, typer.Option(help="Print the order of the build instead.")] = False,
-    blueprint: Annotated[
+    build_record: Annotated[
         Path | None, typer.Option(help="Write the record of the build as JSON.")
     ] = None,
     compare: Annotated[
@@ -41,14 +41,14 @@ def explain(
 
     load_plugins(plugin or [])
     model = _model(source, set_ or [])
-    if blueprint is not None:
-        model.blueprint.save(blueprint)
+    if build_record is not None:
+        model.build_record.save(build_record)
     if compare is not None:
         _compare(model, compare)
     elif order:
         _print_order(model)
     else:
-        _explain(model, source, input_, html, picture, depth)
+        _explain(model, source, input_, html, image, depth)
 
 
 def _model(source: str, overrides: list[str]) -> Any:
@@ -74,36 +74,36 @@ def _explain(
     source: str,
     shape: str | None,
     html: Path | None,
-    picture: Path | None,
+    image: Path | None,
     depth: int | None,
 ) -> None:
     from rich.console import Console
 
-    from cupola.anatomy import describe, page
-    from cupola.anatomy.inputs import parse_shape
-    from cupola.anatomy.text import summary, tree_table
+    from cupola.inspect import describe, page
+    from cupola.inspect.example_inputs import parse_shape
+    from cupola.inspect.terminal import summary, tree_table
 
     inputs = parse_shape(shape) if shape else None
     anatomy = describe(model, inputs, run=True)
     if html is None:
         Console(width=1000).print(tree_table(anatomy, depth))  # long lines are not squeezed
     else:
-        view = _view(model, source, picture) if picture else None
+        view = _view(model, source, image) if image else None
         html.write_text(page(anatomy, Path(source).stem, view), encoding="utf-8")
         print(f"{html}: written")
     print(summary(anatomy))
 
 
-def _view(model: Any, source: str, picture: Path) -> dict[str, Any]:
-    """What the model saw; a bundle's picture is resized and its classes are named as it says."""
-    if picture.is_dir():
-        return _view3d(model, source, picture)
-    from cupola.anatomy.view import view_of
-    from cupola.runtime.detection import DetectionPredictor
-    from cupola.runtime.images import read_image
+def _view(model: Any, source: str, image: Path) -> dict[str, Any]:
+    """What the model saw; a bundle's image is resized and its classes are named as it says."""
+    if image.is_dir():
+        return _view3d(model, source, image)
+    from cupola.inspect.image_view import view_of
+    from cupola.runtime.io.images import read_image
     from cupola.runtime.predictor import Predictor
+    from cupola.runtime.tasks.detection import DetectionPredictor
 
-    pixels = read_image(picture)
+    pixels = read_image(image)
     if Path(source).suffix not in CONFIG_SUFFIXES:
         predictor = Predictor.load(source)
         if isinstance(predictor, DetectionPredictor):
@@ -113,31 +113,31 @@ def _view(model: Any, source: str, picture: Path) -> dict[str, Any]:
 
 
 def _view3d(model: Any, source: str, folder: Path) -> dict[str, Any]:
-    """Where queries looked in the pictures of a sample folder, which a bundle knows to read."""
-    from cupola.anatomy.view3d import view_of_cameras
+    """Where queries looked in the images of a sample folder, which a bundle knows to read."""
     from cupola.errors import InputError
-    from cupola.runtime.detection3d import Detection3DPredictor
+    from cupola.inspect.cameras_view import view_of_cameras
+    from cupola.runtime.io.sample_folder import read_sample
     from cupola.runtime.predictor import Predictor
-    from cupola.runtime.sample_folder import read_sample
+    from cupola.runtime.tasks.detection3d import Detection3DPredictor
 
     predictor = None if Path(source).suffix in CONFIG_SUFFIXES else Predictor.load(source)
     if not isinstance(predictor, Detection3DPredictor):
         raise InputError(f"{folder}: a sample folder needs a bundle of a multi-camera model")
     sample = predictor.sample(*read_sample(folder))
     batch = predictor.batch([sample])
-    return view_of_cameras(model, sample.pictures, batch, predictor.labels)
+    return view_of_cameras(model, sample.images, batch, predictor.labels)
 
 
 def _print_order(model: Any) -> None:
-    for part in model.blueprint.parts:
+    for part in model.build_record.parts:
         made = f"  by {part.made_by.rpartition('.')[2]} at {part.made_at}" if part.made_by else ""
         print(f"{part.order:4} {part.path or 'model'}: {part.class_name} ({part.source}){made}")
 
 
 def _compare(model: Any, other: Path) -> None:
-    from cupola.registry import Blueprint
+    from cupola.registry import BuildRecord
 
-    differences = Blueprint.load(other).compare(model.blueprint)
+    differences = BuildRecord.load(other).compare(model.build_record)
     for difference in differences:
         print(difference)
     raise typer.Exit(code=1 if differences else 0)

@@ -14,8 +14,8 @@ def export(
     out: Annotated[Path, typer.Argument(help="The file to write: .onnx or .pt2.")],
     file_format: Annotated[str, typer.Option("--format", help="onnx or torch.")] = "onnx",
     weights: Annotated[Path | None, typer.Option(help="The checkpoint, with a config.")] = None,
-    height: Annotated[int | None, typer.Option(min=1, help="Of the pictures, in pixels.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="Of the pictures, in pixels.")] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="Of the images, in pixels.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Of the images, in pixels.")] = None,
 ) -> None:
     """Writes standard operators only, no custom ones; onnxruntime or torch alone can run it."""
     from cupola.errors import InputError

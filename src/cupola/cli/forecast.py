@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from cupola.data.cf import ForecastLayout
     from cupola.metrics.forecast import LeadTimes
-    from cupola.runtime.forecast import ForecastPredictor
+    from cupola.runtime.tasks.forecast import ForecastPredictor
 
     Truth = Callable[[int], NDArray[np.float32] | None]
 
@@ -34,13 +34,13 @@ def forecast(
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     animation: Annotated[Path | None, typer.Option(help="A GIF of a channel.")] = None,
     channel: Annotated[str | None, typer.Option(help="Which one; the first.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="A picture of the errors' growth.")] = None,
-    spectra: Annotated[Path | None, typer.Option(help="A picture of the last spectra.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="An image of the errors' growth.")] = None,
+    spectra: Annotated[Path | None, typer.Option(help="An image of the last spectra.")] = None,
 ) -> None:
     """Rolls a model forward, writing each state as it comes; compares with the truth if told."""
     from cupola.metrics.forecast import LeadTimes
-    from cupola.runtime.forecast import ForecastPredictor
     from cupola.runtime.predictor import Predictor
+    from cupola.runtime.tasks.forecast import ForecastPredictor
 
     predictor = Predictor.load(bundle)
     if not isinstance(predictor, ForecastPredictor):
@@ -138,7 +138,7 @@ class Outputs:
     ) -> None:
         from cupola.data.cf import forecast_writer
         from cupola.errors import InputError, did_you_mean
-        from cupola.runtime.forecast_figures import Animation
+        from cupola.runtime.io.forecast_figures import Animation
 
         names = predictor.channels
         if channel is not None and channel not in names:
@@ -190,7 +190,7 @@ def show(
             printed.add_row(f"{lead:g}", name, f"{rmse[i]:.4g}", f"{acc[i]:.4f}")
     Console().print(printed)
     if plot is not None:
-        from cupola.runtime.forecast_figures import plot_lead_times
+        from cupola.runtime.io.forecast_figures import plot_lead_times
 
         curves = {
             title: {
@@ -201,7 +201,7 @@ def show(
         }
         plot_lead_times(plot, leads, predictor.interval_unit, curves)
     if spectra is not None:
-        from cupola.runtime.forecast_figures import plot_spectra
+        from cupola.runtime.io.forecast_figures import plot_spectra
 
         last = table.steps[-1]
         lines = {

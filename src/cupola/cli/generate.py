@@ -26,8 +26,8 @@ def generate(
     import sys
 
     from cupola.errors import InputError
-    from cupola.runtime.language import LanguagePredictor
     from cupola.runtime.predictor import Predictor
+    from cupola.runtime.tasks.language import LanguagePredictor
 
     predictor = Predictor.load(bundle)
     if not isinstance(predictor, LanguagePredictor):

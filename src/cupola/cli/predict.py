@@ -1,4 +1,4 @@
-"""`cupola predict BUNDLE PICTURE`: a table on the terminal, and a drawn picture with --out."""
+"""`cupola predict BUNDLE IMAGE`: a table on the terminal, and a drawn image with --out."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,19 +13,19 @@ app = typer.Typer(add_completion=False)
 def predict(
     bundle: Annotated[str, typer.Argument(help="A shipped bundle, a folder, or a config file.")],
     source: Annotated[
-        Path | None, typer.Argument(help="The picture, or a sample folder [the bundle's own].")
+        Path | None, typer.Argument(help="The image, or a sample folder [the bundle's own].")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to draw what was found.")] = None,
     weights: Annotated[Path | None, typer.Option(help="The checkpoint, with a config.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Least score.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Runs a detector on a picture or a sample; bad input gets one clear line and exit code 2."""
+    """Runs a detector on an image or a sample; bad input gets one clear line and exit code 2."""
     from cupola.runtime.predictor import Predictor
 
     source = own_example(bundle) if source is None else source
     if not source.is_dir():
-        read(source)  # a broken picture is told before a model is loaded
+        read(source)  # a broken image is told before a model is loaded
     predictor = Predictor.load(bundle, weights=weights)
     found, drawn = look(predictor, source, threshold)
     rows = found.to_list()
@@ -55,30 +55,30 @@ def own_example(bundle: str) -> Path:
 
     if Path(bundle).suffix not in (".py", ".json", ".yaml", ".toml"):
         folder = Bundle.load(bundle).path / "example"
-        for mark, source in (("sample.json", folder), ("picture.png", folder / "picture.png")):
+        for mark, source in (("sample.json", folder), ("image.png", folder / "image.png")):
             if (folder / mark).is_file():
                 print(f"example: {source}", file=sys.stderr)
                 return source
-    raise InputError(f"{bundle} brings no example: name a picture or a sample folder")
+    raise InputError(f"{bundle} brings no example: name an image or a sample folder")
 
 
 def read(source: Path) -> Any:
-    """The picture's pixels; InputError where it is none."""
-    from cupola.runtime.images import read_image
+    """The image's pixels; InputError where it is none."""
+    from cupola.runtime.io.images import read_image
 
     return read_image(source)
 
 
 def look(predictor: Any, source: Path, threshold: float | None) -> tuple[Any, Callable[[], Any]]:
-    """What a detector finds, and how to draw it: on the picture, or on a sample's six."""
+    """What a detector finds, and how to draw it: on the image, or on a sample's six."""
     if predictor.task == "detection3d":
-        from cupola.runtime.drawing3d import draw_sample
-        from cupola.runtime.sample_folder import read_sample
+        from cupola.runtime.io.drawing3d import draw_sample
+        from cupola.runtime.io.sample_folder import read_sample
 
         sample = predictor.sample(*read_sample(source))
         found = predictor.predict(sample, threshold)
-        return found, lambda: draw_sample(sample.pictures, sample.lidar2img, found)
-    from cupola.runtime.drawing import draw
+        return found, lambda: draw_sample(sample.images, sample.lidar2img, found)
+    from cupola.runtime.io.drawing import draw
 
     pixels = read(source)
     found = predictor(pixels, threshold)
@@ -100,7 +100,7 @@ def show(rows: list[dict[str, object]]) -> None:
 
 
 def show3d(rows: list[dict[str, Any]]) -> None:
-    """Prints 3-D detections as a table: metres, degrees, metres per second."""
+    """Prints 3-D detections as a table: meters, degrees, meters per second."""
     import math
 
     from rich.console import Console
@@ -109,7 +109,7 @@ def show3d(rows: list[dict[str, Any]]) -> None:
     table = Table("class", "score", "right", "ahead", "l x w x h", "yaw", "speed")
     for row in rows:
         size = " x ".join(f"{side:.1f}" for side in row["size"])
-        place = [f"{metres:.1f}" for metres in row["bottom"][:2]]
+        place = [f"{meters:.1f}" for meters in row["bottom"][:2]]
         yaw, speed = f"{math.degrees(row['yaw']):.0f}", f"{math.hypot(*row['velocity']):.1f}"
         table.add_row(row["name"], f"{row['score']:.3f}", *place, size, yaw, speed)
     Console().print(table if rows else "nothing found")

@@ -28,11 +28,11 @@ def serve(
     ] = None,
 ) -> None:
     """Serve bundles over HTTP: http://HOST:PORT/ is a page to try them."""
-    from cupola.serve import signals
+    from cupola.serve.master import signals
 
     signals.block()  # before anything that may start a thread is imported
-    from cupola.serve.flags import collect_flags
-    from cupola.serve.start import start
+    from cupola.serve.master.start import start
+    from cupola.serve.settings.flags import collect_flags
 
     flags = collect_flags(bundles, host, port, workers, pid_file, plugin, daemon, assignments or [])
     sys.exit(start(settings, flags))

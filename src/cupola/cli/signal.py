@@ -21,8 +21,8 @@ def signal(
     ] = None,
 ) -> None:
     """Tell a running master what to do. Broken settings send nothing and exit with 1."""
-    from cupola.serve.paths import read_pid
-    from cupola.serve.signals import VERBS
+    from cupola.serve.ipc.paths import read_pid
+    from cupola.serve.master.signals import VERBS
 
     if verb not in VERBS:
         raise CupolaError(f"unknown signal {verb!r}{did_you_mean(verb, VERBS)}")
@@ -36,7 +36,7 @@ def signal(
 
 def _configured(settings: Path | None) -> Path:
     """The pid file that the settings name; reading them tests them."""
-    from cupola.serve.settings_file import load_settings
+    from cupola.serve.settings.file import load_settings
 
     found = load_settings(settings).pid_file
     if found is None:

@@ -19,8 +19,8 @@ def status(
 ) -> None:
     """Show a running server: generations, processes, runners, signals."""
     from cupola.errors import CupolaError
-    from cupola.serve import paths
-    from cupola.serve.settings_file import load_settings
+    from cupola.serve.ipc import paths
+    from cupola.serve.settings.file import load_settings
 
     loaded = load_settings(settings)
     file = pid_file or loaded.pid_file

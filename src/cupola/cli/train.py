@@ -40,7 +40,7 @@ def train(
     )
     if written is not None:
         from cupola.runtime.predictor import Predictor
-        from cupola.runtime.recorded import record
+        from cupola.runtime.recorded_example import record
 
         record(Predictor.load(written), written)
         print(written)

@@ -17,9 +17,9 @@ def verify(
     """Checks a bundle; one line per check, exit code 1 if one fails."""
     import sys
 
-    from cupola.anatomy.verifying import verify_bundle
     from cupola.bundles import Bundle
     from cupola.registry import load_plugins
+    from cupola.runtime.verification import verify_bundle
 
     load_plugins(plugin or [])
     loaded = Bundle.load(bundle)

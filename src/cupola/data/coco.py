@@ -1,4 +1,4 @@
-"""CocoDataset: a folder of pictures with a COCO instances file."""
+"""CocoDataset: a folder of images with a COCO instances file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,11 +29,11 @@ def read_instances(path: Path) -> dict[str, Any]:
 
 @DATASETS.register_module()
 class CocoDataset:
-    """Samples of a COCO folder, augmented by MMDetection's pipelines and normalised.
+    """Samples of a COCO folder, augmented by MMDetection's pipelines and normalized.
 
     `ann_file` and `data_prefix` are relative to `data_root`. Labels follow the order of the
     category ids, or `metainfo["classes"]` where given. In training (test_mode False) crowd boxes
-    are left out, and `filter_cfg` may drop pictures without objects and small pictures. What is
+    are left out, and `filter_cfg` may drop images without objects and small images. What is
     random in sample i is drawn from (seed, epoch, i).
     """
 
@@ -61,7 +61,7 @@ class CocoDataset:
         self.names = self._read_categories(content, metainfo or {})
         self.images = self._read_images(content, {} if test_mode else filter_cfg or {})
         if not self.images:
-            raise DataError(f"{self.root / ann_file}: no picture is left after filtering")
+            raise DataError(f"{self.root / ann_file}: no image is left after filtering")
 
     def _read_categories(
         self, content: Mapping[str, Any], metainfo: Mapping[str, Any]
@@ -116,11 +116,11 @@ class CocoDataset:
         }
 
     def path(self, index: int) -> Path:
-        """The file of picture `index`."""
+        """The file of image `index`."""
         return self.folder / str(self.images[index]["file_name"])
 
     def truth(self, index: int) -> tuple[tuple[int, int], dict[str, torch.Tensor]]:
-        """(height, width) of picture `index` and its target, in its own pixels."""
+        """(height, width) of image `index` and its target, in its own pixels."""
         image = self.images[index]
         target = {key: torch.from_numpy(value) for key, value in self._objects(image).items()}
         return (image["height"], image["width"]), target
@@ -129,10 +129,10 @@ class CocoDataset:
         image, path = self.images[index], self.path(index)
         try:
             with Image.open(path) as opened:
-                picture = opened.convert("RGB")
+                rgb = opened.convert("RGB")
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error})") from None
-        sample = {"image": picture, "scale_factor": (1.0, 1.0), **self._objects(image)}
+        sample = {"image": rgb, "scale_factor": (1.0, 1.0), **self._objects(image)}
         sample = self.pipeline(sample, np.random.default_rng((self.seed, self.epoch, index)))
         pixels = (np.asarray(sample["image"], np.float32) - self._mean) / self._std  # [H, W, 3]
         return {

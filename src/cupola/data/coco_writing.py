@@ -27,12 +27,12 @@ def write_digits(dataset: DigitsInPhotos, folder: Path) -> Path:
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index in range(len(dataset)):
-            picture = dataset.compose(index)
+            image = dataset.compose(index)
             name = f"{index:06d}.png"
-            Image.fromarray(picture.pixels).save(draft / "images" / name)
+            Image.fromarray(image.pixels).save(draft / "images" / name)
             size = {"width": dataset.size, "height": dataset.size}
             images.append({"id": index + 1, "file_name": name, **size})
-            for box, label in zip(picture.boxes.tolist(), picture.labels.tolist(), strict=True):
+            for box, label in zip(image.boxes.tolist(), image.labels.tolist(), strict=True):
                 annotations.append(_annotation(len(annotations) + 1, index + 1, label + 1, box))
         content = {
             "info": {

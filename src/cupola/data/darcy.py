@@ -1,7 +1,7 @@
 """Steady Darcy flow: -div(a grad u) = f on the unit square, u = 0 on its edge.
 
 The coefficient is 12 or 3 by the sign of a Gaussian field, as in the FNO paper's data
-(arXiv 2010.08895, section 5.2). Finite volumes on cell centres with harmonic means, second order.
+(arXiv 2010.08895, section 5.2). Finite volumes on cell centers with harmonic means, second order.
 """
 
 import numpy as np
@@ -34,7 +34,7 @@ def _conductances(a: Array, axis: int) -> Array:
 
 
 def solve_darcy(a: Array, f: Array | float = 1.0) -> Array:
-    """The pressure u on the cell centres, [N, N], for a permeability a > 0 [N, N] and source f."""
+    """The pressure u on the cell centers, [N, N], for a permeability a > 0 [N, N] and source f."""
     if a.ndim != 2 or a.shape[0] != a.shape[1] or a.min() <= 0:
         raise DataError(f"the permeability must be positive and square, got shape {a.shape}")
     n = a.shape[0]

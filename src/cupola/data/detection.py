@@ -12,9 +12,9 @@ TARGET_KEYS = ("boxes", "labels", "crowd")
 
 
 def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Joins samples into a batch; pictures of different size are padded at right and bottom.
+    """Joins samples into a batch; images of different size are padded at right and bottom.
 
-    A sample holds "image" [3, H, W] (normalised), "boxes" [N, 4] xyxy pixels of that image,
+    A sample holds "image" [3, H, W] (normalized), "boxes" [N, 4] xyxy pixels of that image,
     "labels" [N] int64, maybe "crowd" [N] bool, "image_id", "original_size" (h, w) and
     "scale_factor" (x, y). The batch: "pixels" [B, 3, H, W], "padding_mask" [B, H, W]
     (True = padded) or None, "image_sizes", "targets" (a dict of boxes, labels and crowd each),

@@ -11,30 +11,30 @@ from torch import Tensor
 from cupola.errors import DataError
 
 
-def normalise_views(pictures: NDArray[Any], mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """RGB pictures [N, H, W, 3] -> [N, 3, H, W], (value - mean) / std."""
+def normalize_views(images: NDArray[Any], mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """RGB images [N, H, W, 3] -> [N, 3, H, W], (value - mean) / std."""
     scale = (1.0 / np.asarray(std)).astype(np.float32)[:, None, None]
     shift = (-np.asarray(mean) / np.asarray(std)).astype(np.float32)[:, None, None]
-    return torch.from_numpy(pictures.transpose(0, 3, 1, 2) * scale + shift)
+    return torch.from_numpy(images.transpose(0, 3, 1, 2) * scale + shift)
 
 
 def collate_detection3d(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Joins samples into a batch.
 
-    A sample holds "images" [N, 3, H, W] (normalised), "lidar2img" [N, 4, 4] for these pictures,
+    A sample holds "images" [N, 3, H, W] (normalized), "lidar2img" [N, 4, 4] for these images,
     "boxes" [M, 9] with z at the bottom, "labels" [M] int64 and "token". The batch: "pixels"
     [B, N, 3, H, W], "lidar2img" [B, N, 4, 4], "image_size" (H, W), "targets" (a dict of "boxes"
-    and "labels" each), "tokens". Pictures that the model is to normalise come as "pictures" in the
-    sample, and as "pictures" [B, N, 3, H, W] without an image_size in the batch.
+    and "labels" each), "tokens". Images that the model is to normalize come as "raw_images" in the
+    sample, and as "raw_images" [B, N, 3, H, W] without an image_size in the batch.
     """
-    kind = "images" if "images" in samples[0] else "pictures"
+    kind = "images" if "images" in samples[0] else "raw_images"
     shapes = {tuple(sample[kind].shape) for sample in samples}
     if len(shapes) != 1:
-        raise DataError(f"the samples of a batch need one picture size, got {sorted(shapes)}")
+        raise DataError(f"the samples of a batch need one image size, got {sorted(shapes)}")
     joined = torch.stack([sample[kind] for sample in samples])
     views = {"pixels": joined, "image_size": (joined.shape[-2], joined.shape[-1])}
     return {
-        **(views if kind == "images" else {"pictures": joined}),
+        **(views if kind == "images" else {"raw_images": joined}),
         "lidar2img": torch.stack([sample["lidar2img"] for sample in samples]),
         "targets": [{"boxes": s["boxes"], "labels": s["labels"]} for s in samples],
         "tokens": [sample["token"] for sample in samples],

@@ -26,7 +26,7 @@ EDGE = 0.25  # ink value over which a glyph goes from transparent to opaque
 
 @dataclass(frozen=True)
 class DigitStyle:
-    """How digits vary; lengths are fractions of the picture's side."""
+    """How digits vary; lengths are fractions of the image's side."""
 
     smallest: float = 0.11
     largest: float = 0.36
@@ -34,11 +34,11 @@ class DigitStyle:
     max_rotation: float = 20.0  # degrees; past that a turned 6 is a 9
     max_overlap: float = 0.12  # IoU that a new digit's box may have with an earlier one
     contrast: float = 0.28  # least difference of brightness to the photograph, 0..1
-    max_squeeze: float = 1.0  # up to so much narrower or wider, all digits of a picture alike
+    max_squeeze: float = 1.0  # up to so much narrower or wider, all digits of an image alike
 
 
 @dataclass(frozen=True)
-class ComposedPicture:
+class ComposedImage:
     """pixels [S, S, 3] uint8; boxes [N, 4] xyxy in pixels, around the ink; labels [N] int64."""
 
     pixels: NDArray[np.uint8]
@@ -46,12 +46,12 @@ class ComposedPicture:
     labels: NDArray[np.int64]
 
 
-def _window(rng: np.random.Generator, pictures: tuple[NDArray[np.uint8], ...], side: int) -> Field:
+def _window(rng: np.random.Generator, images: tuple[NDArray[np.uint8], ...], side: int) -> Field:
     """A random square of a random photograph, maybe mirrored, with other light: [S, S, 3]."""
-    picture = pictures[rng.integers(len(pictures))]
-    top = rng.integers(picture.shape[0] - side + 1)
-    left = rng.integers(picture.shape[1] - side + 1)
-    window = picture[top : top + side, left : left + side]
+    image = images[rng.integers(len(images))]
+    top = rng.integers(image.shape[0] - side + 1)
+    left = rng.integers(image.shape[1] - side + 1)
+    window = image[top : top + side, left : left + side]
     if rng.random() < 0.5:
         window = window[:, ::-1]
     gain = rng.uniform(0.7, 1.2) * rng.uniform(0.92, 1.08, size=3)
@@ -64,7 +64,7 @@ def _ink(
     """Opacity 0..1 of a turned, stretched glyph of about `length` pixels, cut to its ink."""
     angle = math.radians(rng.uniform(-style.max_rotation, style.max_rotation))
     stretch, shear = rng.uniform(0.85, 1.25), rng.uniform(-0.15, 0.15)
-    step = (GLYPH_CELLS - 2) / GLYPH_CELLS * GLYPH_SIDE / length  # glyph pixels per picture pixel
+    step = (GLYPH_CELLS - 2) / GLYPH_CELLS * GLYPH_SIDE / length  # glyph pixels per image pixel
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     matrix = step * np.array([[1.0, 0.0], [shear, 1.0 / stretch]]) @ turn
     matrix = matrix @ np.diag(
@@ -92,23 +92,23 @@ def _overlaps(boxes: list[tuple[int, int, int, int]], box: tuple[int, int, int, 
 
 
 def _paint(rng: np.random.Generator, patch: Field, ink: Field, contrast: float) -> None:
-    """Blends one random colour that stands out from `patch` [h, w, 3] into it, in place."""
+    """Blends one random color that stands out from `patch` [h, w, 3] into it, in place."""
     background = float(patch.mean())
-    colour = rng.uniform(0, 255, size=3).astype(np.float32)
-    while abs(float(colour.mean()) - background) < contrast * 255:
-        colour = rng.uniform(-60, 315, size=3).clip(0, 255).astype(np.float32)
+    color = rng.uniform(0, 255, size=3).astype(np.float32)
+    while abs(float(color.mean()) - background) < contrast * 255:
+        color = rng.uniform(-60, 315, size=3).clip(0, 255).astype(np.float32)
     opacity = (ink * np.float32(rng.uniform(0.8, 1.0)))[..., None]
-    patch += opacity * (colour - patch)
+    patch += opacity * (color - patch)
 
 
-def compose(rng: np.random.Generator, split: str, side: int, style: DigitStyle) -> ComposedPicture:
-    """One picture of `side` pixels: a photograph with 1 to `style.most` digits on it."""
+def compose(rng: np.random.Generator, split: str, side: int, style: DigitStyle) -> ComposedImage:
+    """One image of `side` pixels: a photograph with 1 to `style.most` digits on it."""
     known = check_split(split)
     shapes, names = glyphs(known)
     canvas = _window(rng, photos(known, side), side).clip(0, 255)
     boxes: list[tuple[int, int, int, int]] = []
     labels: list[int] = []
-    # as in a picture of another shape that was resized to a square
+    # as in an image of another shape that was resized to a square
     squeeze = style.max_squeeze ** rng.uniform(-1, 1) if style.max_squeeze > 1 else 1.0
     for _ in range(rng.integers(1, style.most + 1)):
         chosen = rng.integers(len(shapes))
@@ -123,14 +123,14 @@ def compose(rng: np.random.Generator, split: str, side: int, style: DigitStyle) 
                 boxes.append(box)
                 labels.append(int(names[chosen]))
                 break
-    return ComposedPicture(
+    return ComposedImage(
         canvas.astype(np.uint8), np.array(boxes, np.float32), np.array(labels, np.int64)
     )
 
 
 @DATASETS.register_module()
 class DigitsInPhotos:
-    """The dataset: sample i -> {"image": [3, S, S] float, normalised, "boxes", "labels", ...}.
+    """The dataset: sample i -> {"image": [3, S, S] float, normalized, "boxes", "labels", ...}.
 
     Labels are the digits themselves. `count` is the nominal length; any index is valid.
     """
@@ -156,36 +156,36 @@ class DigitsInPhotos:
     def __len__(self) -> int:
         return self.count
 
-    def compose(self, index: int) -> ComposedPicture:
-        """Picture number `index`, before normalisation."""
+    def compose(self, index: int) -> ComposedImage:
+        """Image number `index`, before normalization."""
         # validation seeds live in another stream than training seeds
         rng = np.random.default_rng((self.seed, int(self.split == "val"), index))
         return compose(rng, self.split, self.size, self.style)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        picture = self.compose(index)
-        image = picture.pixels.transpose(2, 0, 1) * self._scale + self._shift  # [3, S, S]
+        composed = self.compose(index)
+        image = composed.pixels.transpose(2, 0, 1) * self._scale + self._shift  # [3, S, S]
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image)),
-            "boxes": torch.from_numpy(picture.boxes),
-            "labels": torch.from_numpy(picture.labels),
+            "boxes": torch.from_numpy(composed.boxes),
+            "labels": torch.from_numpy(composed.labels),
             "image_id": index,
             "original_size": (self.size, self.size),
             "scale_factor": (1.0, 1.0),
         }
 
     def write_examples(self, folder: Path) -> None:
-        """Picture 0 as picture.png, its truth, and a request for it as a server takes it."""
-        picture = self.compose(0)
+        """Image 0 as image.png, its truth, and a request for it as a server takes it."""
+        image = self.compose(0)
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.pixels).save(folder / "picture.png")
-        truth = {"boxes": picture.boxes.tolist(), "labels": picture.labels.tolist()}
+        Image.fromarray(image.pixels).save(folder / "image.png")
+        truth = {"boxes": image.boxes.tolist(), "labels": image.labels.tolist()}
         (folder / "truth.json").write_text(json.dumps(truth) + "\n")
         tensor = {
             "name": "pixels",
             "datatype": "UINT8",
-            "shape": [1, *picture.pixels.shape],
-            "data": picture.pixels.reshape(-1).tolist(),
+            "shape": [1, *image.pixels.shape],
+            "data": image.pixels.reshape(-1).tolist(),
         }
         (folder / "request.json").write_text(json.dumps({"inputs": [tensor]}) + "\n")
 

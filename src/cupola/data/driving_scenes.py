@@ -1,4 +1,4 @@
-"""driving-scenes: generated streets as a dataset of six calibrated pictures and 3-D boxes.
+"""driving-scenes: generated streets as a dataset of six calibrated images and 3-D boxes.
 
 Sample i is a function of (seed, split, i) alone, so that a resumed run sees what an uninterrupted
 one would have seen. Distances come only from geometry: sizes vary, and the ground's contact point,
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cupola.data.detection3d import collate_detection3d, normalise_views
+from cupola.data.detection3d import collate_detection3d, normalize_views
 from cupola.data.driving import (
     CAMERA_NAMES,
     CLASS_NAMES,
@@ -31,7 +31,7 @@ from cupola.errors import DataError
 from cupola.registry import DATASETS
 
 SPLITS = ("train", "val")
-MEAN = (110.0, 118.0, 122.0)  # of these pictures, RGB, 0..255
+MEAN = (110.0, 118.0, 122.0)  # of these images, RGB, 0..255
 STD = (52.0, 50.0, 58.0)
 EXAMPLES = 4  # sample folders that a bundle brings along
 MIN_PIXELS = 8  # an agent of which less is visible in all cameras together is no target
@@ -61,9 +61,9 @@ def write_sample(folder: Path, scene: Scene, rig: Sequence[Camera], size: tuple[
 
 @dataclass(frozen=True)
 class Drawn:
-    """pictures [6, H, W, 3] uint8 RGB, lidar2img [6, 4, 4], boxes [M, 9], labels [M]."""
+    """images [6, H, W, 3] uint8 RGB, lidar2img [6, 4, 4], boxes [M, 9], labels [M]."""
 
-    pictures: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     lidar2img: NDArray[np.float32]
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -78,15 +78,15 @@ MIRRORED_CAMERAS = [
 
 
 def mirrored(drawn: Drawn) -> Drawn:
-    """The same street with left and right swapped: pictures, matrices, boxes."""
-    width = drawn.pictures.shape[2]
-    turn_picture = np.array([[-1, 0, width, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    """The same street with left and right swapped: images, matrices, boxes."""
+    width = drawn.images.shape[2]
+    turn_image = np.array([[-1, 0, width, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
     turn_world = np.diag([-1.0, 1.0, 1.0, 1.0])
-    matrices = turn_picture @ drawn.lidar2img[MIRRORED_CAMERAS] @ turn_world
+    matrices = turn_image @ drawn.lidar2img[MIRRORED_CAMERAS] @ turn_world
     boxes = drawn.boxes * np.array([-1, 1, 1, 1, 1, 1, -1, -1, 1], np.float32)
     boxes[:, 6] += np.float32(np.pi)
     return Drawn(
-        np.ascontiguousarray(drawn.pictures[MIRRORED_CAMERAS, :, ::-1]),
+        np.ascontiguousarray(drawn.images[MIRRORED_CAMERAS, :, ::-1]),
         matrices.astype(np.float32),
         boxes,
         drawn.labels,
@@ -134,7 +134,7 @@ class DrivingScenes:
         self.epoch = epoch
 
     def draw(self, index: int) -> Drawn:
-        """Sample number `index`, before normalisation."""
+        """Sample number `index`, before normalization."""
         if self._drawn is not None and index in self._drawn:
             return self._drawn[index]
         scene, cameras = scene_at(self.seed, self.split, index, self.size, self.style)
@@ -158,7 +158,7 @@ class DrivingScenes:
         if self.mirror and (index + self.epoch) % 2:
             drawn = mirrored(drawn)
         return {
-            "images": normalise_views(drawn.pictures, self.mean, self.std),
+            "images": normalize_views(drawn.images, self.mean, self.std),
             "lidar2img": torch.from_numpy(drawn.lidar2img),
             "boxes": torch.from_numpy(drawn.boxes),
             "labels": torch.from_numpy(drawn.labels),

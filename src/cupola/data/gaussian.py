@@ -27,7 +27,7 @@ def periodic_field(size: int, alpha: float, tau: float, rng: np.random.Generator
 
 
 def neumann_field(size: int, alpha: float, tau: float, rng: np.random.Generator) -> Array:
-    """A field with zero normal derivative on the unit box, on cell centres: [size, size]."""
+    """A field with zero normal derivative on the unit box, on cell centers: [size, size]."""
     k = np.pi * np.arange(size)
     amplitude = _spectrum(k[:, None] ** 2 + k**2, alpha, tau)
     noise = rng.standard_normal((size, size))

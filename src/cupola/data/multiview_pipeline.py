@@ -1,7 +1,7 @@
 """What a published multi-camera pipeline asks for, in either repository's spelling.
 
 The steps are read, not run one by one: a nuScenes sample is always loaded, resized, distorted,
-normalised and padded in this order, which is that of all published pipelines.
+normalized and padded in this order, which is that of all published pipelines.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,11 +21,11 @@ DONE_ELSEWHERE = (
 
 
 def read_pipeline(steps: Sequence[Step]) -> Settings:
-    """`pictures` (what PictureSettings takes), `point_cloud_range` and `classes`, where named.
+    """`images` (what ImageSettings takes), `point_cloud_range` and `classes`, where named.
 
     Raises DataError on a step, or on a setting of one, that we do not know.
     """
-    found: Settings = {"pictures": {}}
+    found: Settings = {"images": {}}
     for step in _flat(steps):
         name = str(step.get("type", "")).rpartition(".")[2]
         if name in DONE_ELSEWHERE:
@@ -56,22 +56,22 @@ def _resize(step: Step, found: Settings) -> None:
             "what the published DETR3D pipelines do, and is not known"
         )
     width, height = step["scale"]
-    found["pictures"]["scale"] = (int(width), int(height))
+    found["images"]["scale"] = (int(width), int(height))
 
 
 def _distort(step: Step, found: Settings) -> None:
-    found["pictures"]["distortion"] = PhotometricDistortion(**step)
+    found["images"]["distortion"] = PhotometricDistortion(**step)
 
 
-def _normalise(step: Step, found: Settings) -> None:
-    found["pictures"] |= {"mean": step["mean"], "std": step["std"]}
-    found["pictures"]["bgr_to_rgb"] = bool(step.get("to_rgb", True))
+def _normalize(step: Step, found: Settings) -> None:
+    found["images"] |= {"mean": step["mean"], "std": step["std"]}
+    found["images"]["bgr_to_rgb"] = bool(step.get("to_rgb", True))
 
 
 def _pad(step: Step, found: Settings) -> None:
     if step.get("size_divisor") is None:
         raise DataError("pipeline: PadMultiViewImage needs size_divisor")
-    found["pictures"]["pad_size_divisor"] = int(step["size_divisor"])
+    found["images"]["pad_size_divisor"] = int(step["size_divisor"])
 
 
 def _range(step: Step, found: Settings) -> None:
@@ -87,7 +87,7 @@ READERS: dict[str, Callable[[Step, Settings], None]] = {
     "Resize3D": _resize,
     "PhotoMetricDistortion3D": _distort,
     "PhotoMetricDistortionMultiViewImage": _distort,
-    "NormalizeMultiviewImage": _normalise,
+    "NormalizeMultiviewImage": _normalize,
     "PadMultiViewImage": _pad,
     "ObjectRangeFilter": _range,
     "ObjectNameFilter": _names,

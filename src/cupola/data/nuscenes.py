@@ -1,6 +1,6 @@
-"""nuScenes: the devkit's tables or MMDetection3D's info files, as samples of six pictures.
+"""nuScenes: the devkit's tables or MMDetection3D's info files, as samples of six images.
 
-A sample is described by a Frame, which costs nothing to make; pictures are read on access.
+A sample is described by a Frame, which costs nothing to make; images are read on access.
 Targets are in the lidar's frame of the sample's key frame, z at the bottom of the box.
 """
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cupola.data.detection3d import collate_detection3d, normalise_views
+from cupola.data.detection3d import collate_detection3d, normalize_views
 from cupola.data.driving.rig import CAMERA_NAMES
 from cupola.data.multiview_pipeline import read_pipeline
 from cupola.data.nuscenes_infos import info_frames
@@ -32,8 +32,8 @@ NUSCENES_NAMES = (
 
 
 @dataclass(frozen=True)
-class PictureSettings:
-    """How pictures are prepared; `scale` is (width, height) as in the published configs.
+class ImageSettings:
+    """How images are prepared; `scale` is (width, height) as in the published configs.
 
     `raw` leaves them as they are, BGR in 0..255, for the model's data_preprocessor.
     """
@@ -53,8 +53,8 @@ class NuScenesDataset:
     """Sample i -> {"images" [6, 3, H, W], "lidar2img", "boxes" [M, 9], "labels", "token"}.
 
     `ann_file` names an info file (.pkl) under `data_root`, either layout; without it the devkit's
-    tables of `version` are read. `pipeline` is a published one, of either repository; `pictures`
-    overrides what it says of them. Where neither normalises, the model does. Objects of other
+    tables of `version` are read. `pipeline` is a published one, of either repository; `images`
+    overrides what it says of them. Where neither normalizes, the model does. Objects of other
     classes, outside `point_cloud_range` or without a lidar or radar point are left out, as in the
     published pipeline. `box_convention` "0.x" reads info files from before MMDetection3D 1.0.
     Raises DataError.
@@ -67,7 +67,7 @@ class NuScenesDataset:
         version: str = "v1.0-trainval",
         metainfo: Mapping[str, Any] | None = None,
         point_cloud_range: Sequence[float] | None = None,
-        pictures: Mapping[str, Any] | None = None,
+        images: Mapping[str, Any] | None = None,
         scenes: Sequence[str] | None = None,
         box_convention: str = "1.x",
         test_mode: bool = False,
@@ -83,8 +83,8 @@ class NuScenesDataset:
         )
         self.point_cloud_range = point_cloud_range or asked.get("point_cloud_range")
         self.test_mode = test_mode
-        raw = pictures is None and "mean" not in asked["pictures"]
-        self.pictures = PictureSettings(**{"raw": raw, **asked["pictures"], **(pictures or {})})
+        raw = images is None and "mean" not in asked["images"]
+        self.images = ImageSettings(**{"raw": raw, **asked["images"], **(images or {})})
         self.seed, self.epoch = seed, 0
         if ann_file is not None:
             self.frames = info_frames(root / ann_file, box_convention)
@@ -103,17 +103,16 @@ class NuScenesDataset:
         views, matrices = [], []
         for name in CAMERA_NAMES:
             camera = frame.camera(name)
-            picture = self._read(camera.file)
-            scaled, ratio = self._resize(picture)
+            scaled, ratio = self._resize(self._read(camera.file))
             views.append(scaled)
             matrices.append(np.diag([*ratio, 1.0, 1.0]) @ camera.lidar2img)
         boxes, labels = self._targets(frame.names, frame.boxes)
-        pictures: NDArray[Any] = np.stack(views)
-        if self.pictures.distortion is not None:
+        images: NDArray[Any] = np.stack(views)
+        if self.images.distortion is not None:
             rng = np.random.default_rng((self.seed, self.epoch, index))
-            pictures = self.pictures.distortion(pictures.astype(np.float32), rng)
+            images = self.images.distortion(images.astype(np.float32), rng)
         return {
-            **self._finish(pictures),
+            **self._finish(images),
             "lidar2img": torch.from_numpy(np.stack(matrices).astype(np.float32)),
             "boxes": torch.from_numpy(boxes),
             "labels": torch.from_numpy(labels),
@@ -123,30 +122,30 @@ class NuScenesDataset:
     def _read(self, file: str) -> NDArray[np.uint8]:
         path = next((p for p in (self.root / file, Path(file)) if p.is_file()), None)
         if path is None:
-            raise DataError(f"{self.root / file}: the picture is missing")
+            raise DataError(f"{self.root / file}: the image is missing")
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
 
-    def _resize(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[float, float]]:
-        """The picture at the largest size within `scale`, and the factors of width and height."""
-        if self.pictures.scale is None:
-            return picture, (1.0, 1.0)
-        height, width = picture.shape[:2]
-        ratio = min(self.pictures.scale[0] / width, self.pictures.scale[1] / height)
+    def _resize(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+        """The image at the largest size within `scale`, and the factors of width and height."""
+        if self.images.scale is None:
+            return image, (1.0, 1.0)
+        height, width = image.shape[:2]
+        ratio = min(self.images.scale[0] / width, self.images.scale[1] / height)
         size = (round(width * ratio), round(height * ratio))
         if size == (width, height):
-            return picture, (1.0, 1.0)
-        scaled = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+            return image, (1.0, 1.0)
+        scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
         return scaled, (size[0] / width, size[1] / height)
 
     def _finish(self, views: NDArray[Any]) -> dict[str, torch.Tensor]:
-        """RGB pictures [N, H, W, 3] as "images", or as "pictures" for the model to normalise."""
-        settings = self.pictures
+        """RGB images [N, H, W, 3] as "images", or as "raw_images" for the model to normalize."""
+        settings = self.images
         if settings.raw:
             raw = np.ascontiguousarray(views[..., ::-1].transpose(0, 3, 1, 2))
-            return {"pictures": torch.from_numpy(raw)}
+            return {"raw_images": torch.from_numpy(raw)}
         bgr = settings.channel_order == "bgr" and not settings.bgr_to_rgb
-        pixels = normalise_views(views[..., ::-1] if bgr else views, settings.mean, settings.std)
+        pixels = normalize_views(views[..., ::-1] if bgr else views, settings.mean, settings.std)
         bottom, right = (-side % settings.pad_size_divisor for side in pixels.shape[-2:])
         return {"images": torch.nn.functional.pad(pixels, (0, right, 0, bottom))}
 

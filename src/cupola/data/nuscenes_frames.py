@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CameraView:
-    """file: relative to the data set's root. lidar2img: [4, 4], metres -> pixels times depth."""
+    """file: relative to the data set's root. lidar2img: [4, 4], meters -> pixels times depth."""
 
     name: str
     file: str
@@ -24,7 +24,7 @@ class CameraView:
 class Frame:
     """One key frame, in its lidar's frame.
 
-    boxes: [M, 9], centre boxes (x, y, z, l, w, h, yaw, vx, vy); a speed that nobody knows is 0.
+    boxes: [M, 9], center boxes (x, y, z, l, w, h, yaw, vx, vy); a speed that nobody knows is 0.
     names: [M], nuScenes' detection names.
     """
 

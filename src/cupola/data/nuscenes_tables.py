@@ -127,14 +127,14 @@ class Tables:
         return CameraView(channel, data["filename"], pinhole(intrinsic, lidar2cam))
 
     def _box(self, record: Record, lidar2global: Array) -> Array:
-        """(x, y, z of the centre, l, w, h, yaw, vx, vy) in the lidar's frame."""
+        """(x, y, z of the center, l, w, h, yaw, vx, vy) in the lidar's frame."""
         inverse = np.linalg.inv(lidar2global)
-        centre = inverse[:3, :3] @ np.asarray(record["translation"], float) + inverse[:3, 3]
+        center = inverse[:3, :3] @ np.asarray(record["translation"], float) + inverse[:3, 3]
         forward = inverse[:3, :3] @ rotation(record["rotation"]).apply([1.0, 0.0, 0.0])
         velocity = inverse[:3, :3] @ self.velocity(record)
         width, length, height = record["size"]
         yaw = np.arctan2(forward[1], forward[0])
-        return np.array([*centre, length, width, height, yaw, *np.nan_to_num(velocity[:2])])
+        return np.array([*center, length, width, height, yaw, *np.nan_to_num(velocity[:2])])
 
     def velocity(self, record: Record) -> Array:
         """[3], m/s in the global frame, from the annotations before and after; NaN if unknown."""

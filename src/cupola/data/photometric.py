@@ -1,6 +1,6 @@
-"""Photometric distortion of the pictures of several cameras, as the published trainings use it.
+"""Photometric distortion of the images of several cameras, as the published trainings use it.
 
-Letters: N cameras, (H, W) picture. Source: mmdet3d's PhotoMetricDistortionMultiViewImage and
+Letters: N cameras, (H, W) image. Source: mmdet3d's PhotoMetricDistortionMultiViewImage and
 PhotoMetricDistortion3D; the scheme is SSD's (arXiv 1512.02325, section 3.6).
 """
 
@@ -15,7 +15,7 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Drawn:
-    """What one picture undergoes; None is a step that was not drawn."""
+    """What one image undergoes; None is a step that was not drawn."""
 
     brightness: float | None
     contrast_first: bool
@@ -29,7 +29,7 @@ class Drawn:
 class PhotometricDistortion:
     """Brightness, contrast, saturation, hue and the order of channels, each with probability 1/2.
 
-    brightness_delta is in grey levels of 0..255, hue_delta in degrees. With `shared` all pictures
+    brightness_delta is in gray levels of 0..255, hue_delta in degrees. With `shared` all images
     of a sample undergo the same, as in MMDetection3D's MultiViewWrapper; the original repository
     draws for each.
     """
@@ -41,7 +41,7 @@ class PhotometricDistortion:
     shared: bool = False
 
     def draw(self, rng: np.random.Generator) -> Drawn:
-        """The parameters of one picture, from the sample's own generator."""
+        """The parameters of one image, from the sample's own generator."""
 
         def perhaps(low: float, high: float) -> float | None:
             return float(rng.uniform(low, high)) if rng.random() < 0.5 else None
@@ -55,37 +55,35 @@ class PhotometricDistortion:
             channels=tuple(rng.permutation(3).tolist()) if rng.random() < 0.5 else None,
         )
 
-    def __call__(self, pictures: Pixels, rng: np.random.Generator) -> Pixels:
-        """RGB pictures [N, H, W, 3], 0..255 -> the same, float; values may leave that range."""
-        drawn = [self.draw(rng) for _ in range(1 if self.shared else len(pictures))]
-        chosen = drawn * len(pictures) if self.shared else drawn
-        return np.stack([distort(p, d) for p, d in zip(pictures, chosen, strict=True)])
+    def __call__(self, images: Pixels, rng: np.random.Generator) -> Pixels:
+        """RGB images [N, H, W, 3], 0..255 -> the same, float; values may leave that range."""
+        drawn = [self.draw(rng) for _ in range(1 if self.shared else len(images))]
+        chosen = drawn * len(images) if self.shared else drawn
+        return np.stack([distort(p, d) for p, d in zip(images, chosen, strict=True)])
 
 
-def distort(picture: Pixels, drawn: Drawn) -> Pixels:
-    """One picture [H, W, 3] with what was drawn for it."""
-    out = picture.astype(np.float32)
+def distort(image: Pixels, drawn: Drawn) -> Pixels:
+    """One image [H, W, 3] with what was drawn for it."""
+    out = image.astype(np.float32)
     if drawn.brightness is not None:
         out = out + np.float32(drawn.brightness)
     if drawn.contrast is not None and drawn.contrast_first:
         out = out * np.float32(drawn.contrast)
     if drawn.saturation is not None or drawn.hue is not None:
-        out = _recolour(
-            out, 1.0 if drawn.saturation is None else drawn.saturation, drawn.hue or 0.0
-        )
+        out = _recolor(out, 1.0 if drawn.saturation is None else drawn.saturation, drawn.hue or 0.0)
     if drawn.contrast is not None and not drawn.contrast_first:
         out = out * np.float32(drawn.contrast)
     return out if drawn.channels is None else out[..., list(drawn.channels)]
 
 
-def _recolour(picture: Pixels, saturation: float, hue: float) -> Pixels:
+def _recolor(image: Pixels, saturation: float, hue: float) -> Pixels:
     """Scales the saturation and turns the hue by degrees, in the HSV cylinder.
 
     Each channel is value - chroma * f(hue + its offset); only chroma and hue change.
     """
-    value = picture.max(-1)
-    chroma = value - picture.min(-1)
-    red, green, blue = np.moveaxis(picture, -1, 0)
+    value = image.max(-1)
+    chroma = value - image.min(-1)
+    red, green, blue = np.moveaxis(image, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         sector = np.select(
             [value == red, value == green],

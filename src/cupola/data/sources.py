@@ -70,15 +70,15 @@ def photos(split: Split, side: int) -> tuple[Pixels, ...]:
     The short sides are 1, 1.4 and 2 times `side`, so that a window of `side` pixels sees the whole
     scene or a detail; smaller originals are enlarged.
     """
-    pictures = []
+    images = []
     for name in PHOTOS[split]:
         with Image.open(_photo_path(name)) as opened:
-            picture = opened.convert("RGB")
+            image = opened.convert("RGB")
         for zoom in (1.0, 1.4, 2.0):
-            ratio = zoom * side / min(picture.size)
-            width, height = (max(side, round(length * ratio)) for length in picture.size)
-            pictures.append(np.asarray(picture.resize((width, height), Image.Resampling.BOX)))
-    return tuple(pictures)
+            ratio = zoom * side / min(image.size)
+            width, height = (max(side, round(length * ratio)) for length in image.size)
+            images.append(np.asarray(image.resize((width, height), Image.Resampling.BOX)))
+    return tuple(images)
 
 
 @lru_cache(maxsize=2)

@@ -1,7 +1,7 @@
-"""Picture transforms by MMDetection's names, on PIL pictures and numpy boxes.
+"""Image transforms by MMDetection's names, on PIL images and numpy boxes.
 
 A transform takes a sample and the sample's own random generator and gives a new sample:
-"image" a PIL picture in RGB, "boxes" [N, 4] xyxy pixels of it, "labels" [N], "crowd" [N] bool and
+"image" a PIL image in RGB, "boxes" [N, 4] xyxy pixels of it, "labels" [N], "crowd" [N] bool and
 "scale_factor" (x, y) with respect to the original file.
 """
 

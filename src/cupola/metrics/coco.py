@@ -18,7 +18,7 @@ COCO_NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 class CocoMetric:
     """AP over IoU 0.50:0.95, AP50, AP75 and AP by object size, of boxes.
 
-    Ground truth comes from the batches (targets in pixels of the resized picture, which
+    Ground truth comes from the batches (targets in pixels of the resized image, which
     `scale_factors` map back to the original), so that any detection dataset can be measured. A size
     without an object gives -1, as in pycocotools.
     """
@@ -62,9 +62,9 @@ class CocoMetric:
                 )
 
     def compute(self) -> dict[str, float]:
-        """The metrics by name, 0..1. Raises DataError when no picture was seen."""
+        """The metrics by name, 0..1. Raises DataError when no image was seen."""
         if not self._images:
-            raise DataError("COCO AP of no pictures; the dataset is empty")
+            raise DataError("COCO AP of no images; the dataset is empty")
         if not self._found:
             return dict.fromkeys(COCO_NAMES, 0.0)
         from pycocotools.coco import COCO

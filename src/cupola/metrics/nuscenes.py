@@ -42,7 +42,7 @@ class NuScenesMetric:
         self._samples = 0
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> None:
-        """Takes one batch in; boxes are [N, 9], metres, radians, m/s."""
+        """Takes one batch in; boxes are [N, 9], meters, radians, m/s."""
         for b, prediction in enumerate(predictions):
             sample = str(self._samples)
             self._samples += 1

@@ -34,16 +34,16 @@ def eval_boxes(rows: list[dict[str, Any]], ranges: dict[str, float]) -> Any:
         length, width, height = row["size"]
         box = DetectionBox(
             sample_token=row["sample"],
-            translation=(*row["centre"], 0.0),
+            translation=(*row["center"], 0.0),
             size=(width, length, height),
             rotation=(math.cos(row["yaw"] / 2), 0.0, 0.0, math.sin(row["yaw"] / 2)),
             velocity=tuple(row["velocity"]),
-            ego_translation=(*row["centre"], 0.0),
+            ego_translation=(*row["center"], 0.0),
             detection_name=row["name"],
             detection_score=row["score"],
             attribute_name=row["attribute"],
         )
-        near = math.hypot(*row["centre"]) < ranges[row["name"]]
+        near = math.hypot(*row["center"]) < ranges[row["name"]]
         made.add_boxes(row["sample"], [box] if near else [])
     return made
 

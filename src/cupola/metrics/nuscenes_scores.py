@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-DISTANCES = (0.5, 1.0, 2.0, 4.0)  # metres between centres, seen from above, for a match
+DISTANCES = (0.5, 1.0, 2.0, 4.0)  # meters between centers, seen from above, for a match
 ERROR_DISTANCE = 2.0  # the match at which the errors are measured
 RECALL = np.linspace(0, 1, 101)
 FIRST = 11  # recall bins up to 0.1 are left out
 MIN_PRECISION = 0.1
 ERRORS = ("trans_err", "scale_err", "orient_err", "vel_err", "attr_err")
-# Metres from the ego within which a class counts.
+# Meters from the ego within which a class counts.
 CLASS_RANGE = {
     "car": 50.0,
     "truck": 50.0,
@@ -41,11 +41,11 @@ UNDEFINED = {
 
 @dataclass(frozen=True)
 class Box:
-    """A box of one sample. centre: (x, y), metres from the ego; size: (l, w, h); yaw: radians."""
+    """A box of one sample. center: (x, y), meters from the ego; size: (l, w, h); yaw: radians."""
 
     sample: str
     name: str
-    centre: tuple[float, float]
+    center: tuple[float, float]
     size: tuple[float, float, float]
     yaw: float
     velocity: tuple[float, float]
@@ -88,7 +88,7 @@ def _by_sample(boxes: Sequence[Box]) -> list[Box]:
 
 
 def _near(box: Box) -> bool:
-    return math.hypot(*box.centre) < CLASS_RANGE.get(box.name, 50.0)
+    return math.hypot(*box.center) < CLASS_RANGE.get(box.name, 50.0)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -116,8 +116,8 @@ def _match(truth: list[Box], found: list[Box], limit: float) -> _Curve | None:
     for index in order:
         guess = found[index]
         free = by_sample.get(guess.sample, [])
-        nearest = min(free, key=lambda box: math.dist(box.centre, guess.centre), default=None)
-        hit = nearest is not None and math.dist(nearest.centre, guess.centre) < limit
+        nearest = min(free, key=lambda box: math.dist(box.center, guess.center), default=None)
+        hit = nearest is not None and math.dist(nearest.center, guess.center) < limit
         hits.append(hit)
         if hit and nearest is not None:
             free.pop(next(i for i, box in enumerate(free) if box is nearest))
@@ -158,7 +158,7 @@ def _errors(box: Box, guess: Box) -> tuple[float, float, float, float, float]:
     union = math.prod(box.size) + math.prod(guess.size) - common
     same = math.nan if not box.attribute else float(box.attribute != guess.attribute)
     return (
-        math.dist(box.centre, guess.centre),
+        math.dist(box.center, guess.center),
         1 - common / union,
         abs(turn),
         math.dist(box.velocity, guess.velocity),

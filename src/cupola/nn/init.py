@@ -1,4 +1,4 @@
-"""Initialisers: they fill a tensor in place and return it.
+"""Initializers: they fill a tensor in place and return it.
 
 They are torch's own, since the same seed must give the same weights, except that a tensor on the
 meta device is returned as it is: there is nothing to fill, and asking torch costs time.
@@ -16,10 +16,10 @@ Fill = Callable[..., Tensor]
 
 def _unless_meta(fill: Fill) -> Fill:
     @wraps(fill)
-    def initialise(tensor: Tensor, *args: object, **kwargs: object) -> Tensor:
+    def initialize(tensor: Tensor, *args: object, **kwargs: object) -> Tensor:
         return tensor if tensor.is_meta else fill(tensor, *args, **kwargs)
 
-    return initialise
+    return initialize
 
 
 constant_ = _unless_meta(torch_init.constant_)

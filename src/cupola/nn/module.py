@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.nn.modules import module as torch_module
 
+from cupola.nn.conversion import Moves
 from cupola.nn.loading import Loading
-from cupola.nn.moves import Moves
 from cupola.nn.traversal import child_slots
 
 

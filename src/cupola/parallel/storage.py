@@ -33,7 +33,7 @@ class EightBitMatrix:
     """W [O, I] as int8 with a scale for each row; x is rounded to eight bits, row by row, too.
 
     The product of the rounded numbers is exact, so a row's result does not depend on its
-    neighbours.
+    neighbors.
     """
 
     def __init__(self, weight: Tensor) -> None:

@@ -1,11 +1,11 @@
 """Names -> classes, and dicts -> objects."""
 
-from cupola.registry.blueprint import Blueprint, Difference, Part
 from cupola.registry.build import build
-from cupola.registry.initialise import init_weights
+from cupola.registry.build_record import BuildRecord, Difference, Part
+from cupola.registry.initialize import init_weights
 from cupola.registry.plugins import load_plugins
+from cupola.registry.registries import DATASETS, METRICS, MODELS, TASK_UTILS, TRANSFORMS
 from cupola.registry.registry import Registry
-from cupola.registry.roots import DATASETS, METRICS, MODELS, TASK_UTILS, TRANSFORMS
 from cupola.registry.scopes import default_scope
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "MODELS",
     "TASK_UTILS",
     "TRANSFORMS",
-    "Blueprint",
+    "BuildRecord",
     "Difference",
     "Part",
     "Registry",

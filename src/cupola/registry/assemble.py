@@ -1,4 +1,4 @@
-"""Turns what a Recorder saw into a Blueprint, and leaves it on the object that was built."""
+"""Turns what a Recorder saw into a BuildRecord, and leaves it on the object that was built."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -6,19 +6,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cupola.registry.blueprint import Blueprint, Part
+from cupola.registry.build_record import BuildRecord, Part
 from cupola.registry.recorder import Record, Recorder
 from cupola.registry.source import place
 
 
-def attach_blueprint(recorder: Recorder, cfg: Mapping[Any, Any]) -> None:
-    """Sets `blueprint` on the root of the build, where it can hold an attribute."""
+def attach_build_record(recorder: Recorder, cfg: Mapping[Any, Any]) -> None:
+    """Sets `build_record` on the root of the build, where it can hold an attribute."""
     root = recorder.records[0].object
     with contextlib.suppress(AttributeError, TypeError):
-        root.blueprint = assemble(recorder, cfg)
+        root.build_record = assemble(recorder, cfg)
 
 
-def assemble(recorder: Recorder, cfg: Mapping[Any, Any]) -> Blueprint:
+def assemble(recorder: Recorder, cfg: Mapping[Any, Any]) -> BuildRecord:
     """The parts that are in the finished object, in the order in which they were begun."""
     root = recorder.records[0]
     begun = _Beginnings(recorder)
@@ -31,7 +31,7 @@ def assemble(recorder: Recorder, cfg: Mapping[Any, Any]) -> Blueprint:
             parts[id(record.object)] = _part(path, record.object, recorder, begun)
     ordered = [part for *_, part in sorted(parts.values(), key=lambda entry: entry[:2])]
     numbered = tuple(Part(**{**vars(part), "order": index}) for index, part in enumerate(ordered))
-    return Blueprint(numbered, _plain(cfg), dict(_origins(cfg)))
+    return BuildRecord(numbered, _plain(cfg), dict(_origins(cfg)))
 
 
 class _Beginnings:

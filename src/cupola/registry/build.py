@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cupola.registry.roots import MODELS
+from cupola.registry.registries import MODELS
 from cupola.registry.scopes import default_scope
 
 
@@ -11,7 +11,7 @@ def build(cfg: Mapping[str, Any], *, scope: str | None = None, **defaults: Any) 
     """Builds the model that a config dict describes; the dict is not changed.
 
     A whole config (with a `model` key and no `type`) gives its model, under its `default_scope`.
-    `model.blueprint` records the build. BuildError names the path in the config.
+    `model.build_record` records the build. BuildError names the path in the config.
     """
     if "type" not in cfg and "model" in cfg:
         scope = scope or cfg.get("default_scope")

@@ -10,7 +10,7 @@ from functools import lru_cache
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from cupola.registry.slices import Slice, Slices
+from cupola.registry.config_paths import Slice, Slices
 
 if TYPE_CHECKING:
     from cupola.registry.registry import Registry
@@ -118,7 +118,7 @@ class Recorder:
 
 @contextmanager
 def recording(registry: "Registry", cfg: Any) -> Iterator[Record]:
-    """The record of one `build` call; the outermost one leaves a Blueprint on what it built."""
+    """The record of one `build` call; the outermost one leaves a BuildRecord on what it built."""
     recorder = _active.get()
     if recorder is not None:
         yield from _nested(recorder, registry, cfg)
@@ -133,9 +133,9 @@ def recording(registry: "Registry", cfg: Any) -> Iterator[Record]:
             yield record
     finally:
         _active.reset(token)
-    from cupola.registry.assemble import attach_blueprint
+    from cupola.registry.assemble import attach_build_record
 
-    attach_blueprint(recorder, cfg)
+    attach_build_record(recorder, cfg)
 
 
 def _nested(recorder: Recorder, registry: "Registry", cfg: Any) -> Iterator[Record]:

@@ -1,7 +1,7 @@
 """Writes a predictor's network as an ONNX file or a torch.export program: standard operators only.
 
 The graph takes what the network takes after preprocessing and gives its last layer's raw outputs;
-batch and picture size are those of the example.
+batch and image size are those of the example.
 """
 
 from collections.abc import Callable
@@ -98,7 +98,7 @@ PROGRAMS: dict[str, Callable[[Any, tuple[int, int] | None], Program]] = {
 def export(
     predictor: Predictor, out: Path, file_format: str = "onnx", size: tuple[int, int] | None = None
 ) -> Program:
-    """Writes the network to `out`; `size` is (height, width) of the example's pictures.
+    """Writes the network to `out`; `size` is (height, width) of the example's images.
 
     The predictor's model is in eval mode and bridged to torch.nn.Module afterwards. Raises
     InputError for a task without an export, or an unknown format.

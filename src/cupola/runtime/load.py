@@ -16,21 +16,21 @@ from cupola.runtime.published import bundle_config
 
 if TYPE_CHECKING:
     from cupola.parallel import Group
-    from cupola.runtime.language import LanguagePredictor
+    from cupola.runtime.tasks.language import LanguagePredictor
 
 # Task -> the module whose `from_bundle(bundle, model)` makes its predictor.
 MAKERS = {
-    "detection": "cupola.runtime.detection",
-    "detection3d": "cupola.runtime.detection3d",
-    "forecast": "cupola.runtime.forecast",
-    "language": "cupola.runtime.language",
+    "detection": "cupola.runtime.tasks.detection",
+    "detection3d": "cupola.runtime.tasks.detection3d",
+    "forecast": "cupola.runtime.tasks.forecast",
+    "language": "cupola.runtime.tasks.language",
 }
 # What a build imports only when there is one.
 BUILDING = (
     "cupola.models",
     "cupola.registry.assemble",
     "cupola.registry.construct",
-    "cupola.runtime.engines",
+    "cupola.runtime.optimize.folding",
 )
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".toml")
 

@@ -95,7 +95,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def decode(self, tensors: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Any]:
-        """Samples of one request, one per picture, field or prompt; InputError on bad input."""
+        """Samples of one request, one per image, field or prompt; InputError on bad input."""
 
     def bucket(self, sample: Any) -> Hashable:
         """Samples with equal buckets may run in one batch."""

@@ -1,6 +1,6 @@
 """From a published training config to the config of a bundle: what a model needs in use.
 
-Training configs of MMDetection and MMDetection3D say it between the lines: sizes and colours stand
+Training configs of MMDetection and MMDetection3D say it between the lines: sizes and colors stand
 in the test pipeline or in the data preprocessor, names of classes in the dataset.
 """
 
@@ -81,12 +81,12 @@ def _detection(cfg: Mapping[str, Any], model: dict[str, Any]) -> dict[str, Any]:
                 resize = {"short": min(width, height), "long": max(width, height)}
             else:
                 resize = {"exact": [height, width]}
-    colours = _colours(cfg, model, steps)
-    if colours:
-        swap = not colours.pop("rgb")  # pictures come in as RGB, not as MMDetection's BGR
+    colors = _colors(cfg, model, steps)
+    if colors:
+        swap = not colors.pop("rgb")  # images come in as RGB, not as MMDetection's BGR
         kept = dict(model.get("data_preprocessor") or {"type": "DetDataPreprocessor"})
         kept = {k: v for k, v in kept.items() if k not in ("bgr_to_rgb", "rgb_to_bgr")}
-        model["data_preprocessor"] = {**kept, **colours, "bgr_to_rgb": swap}
+        model["data_preprocessor"] = {**kept, **colors, "bgr_to_rgb": swap}
     labels = _first(cfg, CLASSES) or labels_for(model["bbox_head"].get("num_classes", 80))
     return {"labels": list(labels), "preprocess": {"resize": resize}}
 
@@ -99,13 +99,13 @@ def _detection3d(cfg: Mapping[str, Any], model: dict[str, Any]) -> dict[str, Any
             cameras = step.get("num_views", cameras)
         if step["type"] in ("RandomResize3D", "Resize3D") and "scale" in step:
             size = [step["scale"][1], step["scale"][0]]
-    colours = _colours(cfg, model, steps) or {**IMAGENET, "rgb": True}
+    colors = _colors(cfg, model, steps) or {**IMAGENET, "rgb": True}
     divisor = (model.get("data_preprocessor") or {}).get("pad_size_divisor", 32)
     preprocess = {
         "size": size,
-        "mean": colours["mean"],
-        "std": colours["std"],
-        "channel_order": "rgb" if colours["rgb"] else "bgr",
+        "mean": colors["mean"],
+        "std": colors["std"],
+        "channel_order": "rgb" if colors["rgb"] else "bgr",
         "divisor": divisor,
         "cameras": cameras,
     }
@@ -146,7 +146,7 @@ def _statistics(path: str | Path | None, what: str, count: int) -> list[float]:
     return [float(value) for value in values[:count]]
 
 
-def _colours(
+def _colors(
     cfg: Mapping[str, Any], model: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """mean, std and whether they are those of RGB; empty where nothing is said."""
@@ -154,8 +154,8 @@ def _colours(
     if "mean" in said:
         rgb = bool(said.get("bgr_to_rgb", False))
         return {"mean": list(said["mean"]), "std": list(said["std"]), "rgb": rgb}
-    normalise = [s for s in steps if s["type"] in ("Normalize", "NormalizeMultiviewImage")]
-    said = normalise[-1] if normalise else cfg.get("img_norm_cfg", {})
+    normalize = [s for s in steps if s["type"] in ("Normalize", "NormalizeMultiviewImage")]
+    said = normalize[-1] if normalize else cfg.get("img_norm_cfg", {})
     if "mean" not in said:
         return {}
     rgb = bool(said.get("to_rgb", said.get("bgr_to_rgb", True)))

@@ -6,7 +6,7 @@ import pwd
 import resource
 
 from cupola.errors import ConfigError
-from cupola.serve.settings import Settings
+from cupola.serve.settings.settings import Settings
 
 
 def identity(settings: Settings) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Boxes, padded picture batches, detections: what passes between the rooms."""
+"""Boxes, padded image batches, detections: what passes between the rooms."""
 
 from cupola.structures import boxes, boxes3d
 from cupola.structures.detections import Detections

@@ -1,7 +1,7 @@
 """Boxes as tensors [..., 4]: conversions, overlaps, scaling. All functions are pure.
 
-xyxy is (left, top, right, bottom); cxcywh is (centre x, centre y, width, height). Units are the
-caller's: pixels, or fractions of the picture.
+xyxy is (left, top, right, bottom); cxcywh is (center x, center y, width, height). Units are the
+caller's: pixels, or fractions of the image.
 """
 
 import torch
@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """[..., 4] centre form -> corner form."""
-    centre, size = boxes[..., :2], boxes[..., 2:]
-    return torch.cat((centre - 0.5 * size, centre + 0.5 * size), dim=-1)
+    """[..., 4] center form -> corner form."""
+    center, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat((center - 0.5 * size, center + 0.5 * size), dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """[..., 4] corner form -> centre form."""
+    """[..., 4] corner form -> center form."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat(((low + high) / 2, high - low), dim=-1)
 

@@ -1,9 +1,9 @@
 """3-D boxes as tensors [..., 9]: codes, corners, projection. All functions are pure.
 
-A box is (x, y, z, l, w, h, yaw, vx, vy): metres, radians, metres per second, in the frame of the
+A box is (x, y, z, l, w, h, yaw, vx, vy): meters, radians, meters per second, in the frame of the
 ego's lidar (x right or forward as the data set has it, z up). `l` lies along the heading, yaw is
 counter-clockwise seen from above. Where z is the bottom of the box we say "bottom", where it is
-the middle, "centre".
+the middle, "center".
 """
 
 import math
@@ -30,18 +30,18 @@ CORNER_EDGES = (
 )
 
 
-def bottom_to_centre(boxes: Tensor) -> Tensor:
+def bottom_to_center(boxes: Tensor) -> Tensor:
     """Moves z from the bottom of the box to its middle; [..., >= 6]."""
     return torch.cat((boxes[..., :2], boxes[..., 2:3] + boxes[..., 5:6] * 0.5, boxes[..., 3:]), -1)
 
 
-def centre_to_bottom(boxes: Tensor) -> Tensor:
+def center_to_bottom(boxes: Tensor) -> Tensor:
     """Moves z from the middle of the box to its bottom; [..., >= 6]."""
     return torch.cat((boxes[..., :2], boxes[..., 2:3] - boxes[..., 5:6] * 0.5, boxes[..., 3:]), -1)
 
 
 def encode_boxes(boxes: Tensor) -> Tensor:
-    """Centre boxes [..., 9] -> codes [..., 10]: cx, cy, log l, log w, cz, log h, sin, cos, vx, vy.
+    """Center boxes [..., 9] -> codes [..., 10]: cx, cy, log l, log w, cz, log h, sin, cos, vx, vy.
 
     A side of 0 becomes -inf, so that the caller can drop it.
     """
@@ -51,7 +51,7 @@ def encode_boxes(boxes: Tensor) -> Tensor:
 
 
 def decode_boxes(codes: Tensor) -> Tensor:
-    """Codes [..., 10] -> centre boxes [..., 9]; the inverse of encode_boxes up to 2 pi in yaw."""
+    """Codes [..., 10] -> center boxes [..., 9]; the inverse of encode_boxes up to 2 pi in yaw."""
     x, y, log_l, log_w, z, log_h, sine, cosine = codes[..., :8].unbind(-1)
     box = (x, y, z, log_l.exp(), log_w.exp(), log_h.exp(), torch.atan2(sine, cosine))
     return torch.cat((torch.stack(box, -1), codes[..., 8:10]), -1)
@@ -63,7 +63,7 @@ def wrap_angle(angle: Tensor) -> Tensor:
 
 
 def corners(boxes: Tensor) -> Tensor:
-    """Corners of centre boxes: [..., >= 7] -> [..., 8, 3], metres, in the order CORNER_SIGNS."""
+    """Corners of center boxes: [..., >= 7] -> [..., 8, 3], meters, in the order CORNER_SIGNS."""
     signs = boxes.new_tensor(CORNER_SIGNS)  # [8, 3]
     local = boxes[..., None, 3:6] * 0.5 * signs  # [..., 8, 3]
     cosine, sine = boxes[..., 6, None].cos(), boxes[..., 6, None].sin()
@@ -83,7 +83,7 @@ def project(points: Tensor, lidar2img: Tensor, min_depth: float = 1e-5) -> tuple
     return image[..., :2] / depth.clamp(min=min_depth)[..., None], depth
 
 
-def in_range(centres: Tensor, limits: tuple[float, ...] | list[float]) -> Tensor:
-    """Whether centres [..., 3] lie in (x0, y0, z0, x1, y1, z1), borders included; bool [...]."""
-    low, high = centres.new_tensor(limits[:3]), centres.new_tensor(limits[3:])
-    return ((centres >= low) & (centres <= high)).all(-1)
+def in_range(centers: Tensor, limits: tuple[float, ...] | list[float]) -> Tensor:
+    """Whether centers [..., 3] lie in (x0, y0, z0, x1, y1, z1), borders included; bool [...]."""
+    low, high = centers.new_tensor(limits[:3]), centers.new_tensor(limits[3:])
+    return ((centers >= low) & (centers <= high)).all(-1)

@@ -1,4 +1,4 @@
-"""What a detector found in one picture."""
+"""What a detector found in one image."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,9 +8,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Detections:
-    """Boxes of one picture, best first.
+    """Boxes of one image, best first.
 
-    boxes: [N, 4], xyxy, pixels of the picture as it was given.
+    boxes: [N, 4], xyxy, pixels of the image as it was given.
     scores: [N], 0..1. labels: [N], int64, index into `names`.
     """
 

@@ -10,7 +10,7 @@ from torch import Tensor
 class Detections3D:
     """Boxes of one sample, best first.
 
-    boxes: [N, 9], (x, y, z of the bottom, l, w, h, yaw, vx, vy), metres, radians, m/s, ego frame.
+    boxes: [N, 9], (x, y, z of the bottom, l, w, h, yaw, vx, vy), meters, radians, m/s, ego frame.
     scores: [N], 0..1. labels: [N], int64, index into `names`. queries: [N], which query spoke.
     """
 
@@ -36,7 +36,7 @@ class Detections3D:
         return self.names[label] if 0 <= label < len(self.names) else str(label)
 
     def to_list(self) -> list[dict[str, Any]]:
-        """One plain dict per box: name, label, score, centre (bottom), size, yaw, velocity."""
+        """One plain dict per box: name, label, score, center (bottom), size, yaw, velocity."""
         rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
         return [
             {

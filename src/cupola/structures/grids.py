@@ -70,7 +70,7 @@ def anomaly_correlation(
 ) -> Tensor:
     """ACC of the departures from `climate` ([C, H, W], the time mean), -1..1, [..., H, W] -> [...].
 
-    FourCastNet equation 3: the departures are not centred again.
+    FourCastNet equation 3: the departures are not centerd again.
     """
     p, t = prediction - climate, truth - climate
     spread = weighted_mean(p * p, weights) * weighted_mean(t * t, weights)

@@ -1,4 +1,4 @@
-"""Pictures of different sizes in one batch."""
+"""Images of different sizes in one batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PaddedImages:
-    """A batch of pictures, zero-padded at the right and at the bottom.
+    """A batch of images, zero-padded at the right and at the bottom.
 
-    pixels: [B, C, H, W], float, normalised.
-    padding_mask: [B, H, W], bool, True = padded; None when no picture is padded.
-    sizes: (height, width) of each picture before padding.
+    pixels: [B, C, H, W], float, normalized.
+    padding_mask: [B, H, W], bool, True = padded; None when no image is padded.
+    sizes: (height, width) of each image before padding.
     """
 
     pixels: Tensor
@@ -22,9 +22,9 @@ class PaddedImages:
 
 
 def pad_images(images: Sequence[Tensor], divisor: int = 1) -> PaddedImages:
-    """Joins pictures [C, H_i, W_i] into a batch whose sides are multiples of `divisor`."""
+    """Joins images [C, H_i, W_i] into a batch whose sides are multiples of `divisor`."""
     if not images:
-        raise ValueError("pad_images needs at least one picture")
+        raise ValueError("pad_images needs at least one image")
     sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
     height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
     if set(sizes) == {(height, width)}:

@@ -1,4 +1,4 @@
-"""Training: the loop, optimisers, schedules, checkpoints."""
+"""Training: the loop, optimizers, schedules, checkpoints."""
 
 from cupola.train.trainer import Trainer
 

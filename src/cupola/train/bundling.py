@@ -2,7 +2,7 @@
 
 A dataset's `add_to_bundle(folder)` adds what answers need besides the weights (a tokenizer).
 `bundle` in a training config holds what config.json needs besides the model: name, task,
-preprocess, labels, licence, ..., a `description` for the card, `model` with what differs from the
+preprocess, labels, license, ..., a `description` for the card, `model` with what differs from the
 trained model's config (parts that only training has), and perhaps `examples`, the config of a
 dataset whose `write_examples(folder)` records some. With a `test_dataloader` the weights are
 measured once more, on data that chose nothing.
@@ -47,7 +47,7 @@ def bundle_run(trainer: Trainer) -> Bundle:
     card = card_of(config, description, metrics, trainer)
     bundle = write_bundle(trainer.work_dir / about["name"], config, state, card)
     shutil.copy(trainer.work_dir / LOG, bundle.path / LOG)
-    build(model_cfg).blueprint.save(bundle.path / "blueprint.json")
+    build(model_cfg).build_record.save(bundle.path / "build_record.json")
     (bundle.path / "training.json").write_text(json.dumps(trainer.cfg, indent=1) + "\n")
     (bundle.path / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     if hasattr(trainer.stream.dataset, "add_to_bundle"):
@@ -87,7 +87,7 @@ def card_of(
     rows = {
         "data": f"`{trainer.cfg['train_dataloader']['dataset']['type']}`",
         "recipe": f"`training.json`, {trainer.step} steps; curves in `{LOG}`",
-        "licence": str(config.get("licence", "not stated")),
+        "license": str(config.get("license", "not stated")),
         "weights' SHA-256": "in `config.json`, checked by `cupola verify`",
         **{f"metric: {key}": f"{value:.4g}" for key, value in metrics.items()},
     }

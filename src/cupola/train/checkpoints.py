@@ -2,7 +2,7 @@
 
 A checkpoint is written to a temporary file, flushed to the disk and renamed over the old one, so at
 every instant the name holds a complete checkpoint. It carries what a run needs to go on exactly:
-weights, moving average, optimiser, random states, step (which is also the position in the data).
+weights, moving average, optimizer, random states, step (which is also the position in the data).
 """
 
 import os

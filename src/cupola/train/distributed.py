@@ -2,7 +2,7 @@
 
 Gradients are averaged after the whole backward pass in one flat all-reduce per dtype. That needs no
 wrapper around the model, so `loss` and `predict` stay what they are. With `parallel=dict(tensor=T)`
-in the config, each T neighbouring ranks hold one copy of the model between them.
+in the config, each T neighboring ranks hold one copy of the model between them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

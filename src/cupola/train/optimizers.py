@@ -1,4 +1,4 @@
-"""Optimisers with parameter groups, from MMEngine's `optim_wrapper` config."""
+"""Optimizers with parameter groups, from MMEngine's `optim_wrapper` config."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -53,7 +53,7 @@ def parameter_groups(
 
 
 def build_optimizer(model: nn.Module, optim_wrapper: Mapping[str, Any]) -> Optimizer:
-    """The optimiser that `optim_wrapper` describes, over `model`'s parameters.
+    """The optimizer that `optim_wrapper` describes, over `model`'s parameters.
 
     Raises BuildError for an unknown type, or when `lr` is missing.
     """

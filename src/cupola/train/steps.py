@@ -1,4 +1,4 @@
-"""One optimiser step: forward in the chosen precision, backward, clip, update."""
+"""One optimizer step: forward in the chosen precision, backward, clip, update."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext

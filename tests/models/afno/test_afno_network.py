@@ -124,8 +124,8 @@ def test_precipitation_is_never_negative_and_its_backbone_can_be_frozen() -> Non
     assert out.min() >= 0
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"conv.weight", "conv.bias"}
-    metres = torch.tensor([0.0, 1e-5, 0.02])
-    torch.testing.assert_close(precipitation(log_precipitation(metres)), metres)
+    meters = torch.tensor([0.0, 1e-5, 0.02])
+    torch.testing.assert_close(precipitation(log_precipitation(meters)), meters)
 
 
 def test_periodic_padding_wraps_longitude_only() -> None:

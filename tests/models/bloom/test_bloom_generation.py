@@ -1,13 +1,13 @@
-"""Generation: against transformers' greedy ids, and what neighbours may not change."""
+"""Generation: against transformers' greedy ids, and what neighbors may not change."""
 
 import pytest
 import torch
 from bloom_cases import build
 
 from cupola.errors import InputError
+from cupola.generation.cache import BlockCache
+from cupola.generation.sampling import choose, logprob_of, uniform
 from cupola.models.bloom import Batcher, BloomForCausalLM, Sampling
-from cupola.models.bloom.cache import BlockCache
-from cupola.models.bloom.sampling import choose, logprob_of, uniform
 from golden import Golden, golden
 
 
@@ -40,7 +40,7 @@ def prompts(model: BloomForCausalLM) -> dict[str, list[int]]:
     return {k: torch.randint(0, high, (n,), generator=generator).tolist() for k, n in sizes.items()}
 
 
-def test_a_sample_does_not_depend_on_its_neighbours() -> None:
+def test_a_sample_does_not_depend_on_its_neighbors() -> None:
     model = model_of(golden("bloom_tiny_h8"))
     how = {
         name: Sampling(max_tokens=12, temperature=0.9, top_k=50, top_p=0.9, seed=seed)

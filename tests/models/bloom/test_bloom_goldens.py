@@ -6,7 +6,7 @@ from bloom_cases import build
 
 from cupola.models.bloom import BloomForCausalLM, DenseCache
 from cupola.models.bloom.alibi import alibi_bias, alibi_slopes, positions
-from cupola.runtime.language_engines import prepare
+from cupola.runtime.optimize.language import prepare
 from cupola.weights.dialects.bloom_hf import our_key
 from golden import Golden, golden
 

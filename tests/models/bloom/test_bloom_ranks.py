@@ -6,8 +6,8 @@ import torch
 from bloom_cases import build
 from torch import Tensor
 
+from cupola.generation.dense_attention import DenseContext
 from cupola.models.bloom import BloomModel, BloomSettings
-from cupola.models.bloom.contexts import DenseContext
 from cupola.parallel import Mesh, shard_dims, take
 from golden import golden
 from goldens import seeded

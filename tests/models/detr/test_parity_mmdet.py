@@ -111,7 +111,7 @@ def test_no_mask_equals_an_all_false_mask(model, batch) -> None:
     torch.testing.assert_close(plain.boxes, masked.boxes, rtol=0, atol=1e-6)
 
 
-def test_preprocessor_swaps_normalises_and_pads() -> None:
+def test_preprocessor_swaps_normalizes_and_pads() -> None:
     preprocess = golden("preprocess_mmdet")
     module = DetDataPreprocessor(bgr_to_rgb=True, pad_size_divisor=1)
     images = module([preprocess.stored("image0"), preprocess.stored("image1")])

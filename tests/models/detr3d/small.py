@@ -81,7 +81,7 @@ def small_config(cameras: int = 6, refine: bool = True, points: int = 1) -> dict
 
 
 def small_batch(samples: int = 1, cameras: int = 6, size: tuple[int, int] = (64, 96)) -> dict:
-    """Random pictures, the generator's cameras, one object per sample."""
+    """Random images, the generator's cameras, one object per sample."""
     from cupola.data.driving import camera_rig
 
     generator = torch.Generator().manual_seed(0)

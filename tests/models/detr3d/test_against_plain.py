@@ -1,7 +1,7 @@
 """DETR3D against plain loops over every sample, camera, query and level: what no golden holds.
 
 The reference follows the original's statements one by one, in float64 and without any of our
-functions: several samples, other numbers of cameras and points, pictures of different sizes, NaN,
+functions: several samples, other numbers of cameras and points, images of different sizes, NaN,
 samples without objects, objects without a velocity or a side.
 """
 

@@ -76,7 +76,7 @@ def test_the_original_repository_s_spelling(tmp_path: Path) -> None:
 
 def test_the_parts_are_built_in_the_original_s_order() -> None:
     model = build_without_data(golden("detr3d_r50").config["model"])
-    built = [part.cls.rsplit(".", 1)[-1] for part in model.blueprint.parts]
+    built = [part.cls.rsplit(".", 1)[-1] for part in model.build_record.parts]
     first = [built.index(name) for name in ORDER]
     assert first == sorted(first)
 

@@ -179,7 +179,7 @@ def test_a_head_without_training_parts_says_so() -> None:
         build(config).loss(small_batch())
 
 
-def test_pictures_of_the_wrong_rank_are_named(model) -> None:
+def test_images_of_the_wrong_rank_are_named(model) -> None:
     with pytest.raises(
         ValueError, match=r"pixels should be \[B, N, 3, H, W\], got \(6, 3, 64, 96\)"
     ):
@@ -214,11 +214,11 @@ def test_coder_filters_and_orders() -> None:
 
 
 def test_grid_mask_draws_as_the_original() -> None:
-    pictures = torch.ones(2, 3, 40, 60)
+    images = torch.ones(2, 3, 40, 60)
     mask = GridMask(True, True, rotate=1, ratio=0.5, mode=1, prob=1.0)
-    assert mask.eval()(pictures) is pictures
+    assert mask.eval()(images) is images
     np.random.seed(3)
-    masked = mask.train()(pictures)
+    masked = mask.train()(images)
     np.random.seed(3)
     np.random.rand()
     period = np.random.randint(2, 40)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cupola.models.detr3d.references import inverse_sigmoid, to_metres
+from cupola.models.detr3d.references import inverse_sigmoid, to_meters
 from cupola.models.detr3d.sampling import Pyramid, gather_dense, sample_levels
 from cupola.registry import build
 from cupola.structures import boxes3d
@@ -103,7 +103,7 @@ def test_first_decoder_layer(case: Case, seen: dict[str, Any]) -> None:
             reference_points=references,
             cameras=cameras,
         )
-        projection = cameras.project(to_metres(references, head.pc_range))
+        projection = cameras.project(to_meters(references, head.pc_range))
         sampled = sample_levels(seen["levels"], projection)  # [B, C, Q, N, L]
     visible = projection.visible
     assert case.golden.difference("layer0_self_attn", attended) < 1e-4
@@ -130,7 +130,7 @@ def test_decoded_boxes(case: Case, seen: dict[str, Any]) -> None:
     labels = case.golden.output("pred0_labels")
     assert len(found) == len(scores)
     assert (found.scores - scores).abs().max() < 1e-3
-    # Neighbours with nearly equal scores may be swapped: look each row up by class and place.
+    # Neighbors with nearly equal scores may be swapped: look each row up by class and place.
     exact = "donot_use_mm_for_euclid_dist"
     distance = torch.cdist(found.boxes, boxes, compute_mode=exact)
     distance = distance + 1e3 * (found.labels[:, None] != labels)
@@ -140,7 +140,7 @@ def test_decoded_boxes(case: Case, seen: dict[str, Any]) -> None:
 
 def test_matching_losses_and_gradients(case: Case, seen: dict[str, Any]) -> None:
     head, target = case.model.pts_bbox_head, case.batch["targets"][0]
-    boxes = boxes3d.bottom_to_centre(target["boxes"])
+    boxes = boxes3d.bottom_to_center(target["boxes"])
     (assigned,) = head.match(seen["output"], [target["labels"]], [boxes])
     for layer in range(6):
         expected = case.golden.output(f"assigned_gt_layer{layer}")[0]
@@ -163,7 +163,7 @@ def test_matching_losses_and_gradients(case: Case, seen: dict[str, Any]) -> None
 def test_visible_pairs_give_what_all_pairs_give(case: Case, seen: dict[str, Any]) -> None:
     levels = tuple(level.detach() for level in seen["levels"])
     projection = seen["cameras"].project(
-        to_metres(seen["decoded"].references[0], case.model.pts_bbox_head.pc_range)
+        to_meters(seen["decoded"].references[0], case.model.pts_bbox_head.pc_range)
     )
     weights = torch.rand(1, 6, 900, 4, generator=torch.Generator().manual_seed(0))
     sparse = Pyramid(levels).gather(projection, weights)

@@ -37,7 +37,7 @@ randomness = dict(seed=0)
 bundle = dict(
     name="bloom-tiny",
     task="language",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     examples=dict(type="PackedText", folder="work_dirs/text", split="val", length=length),
     description="""A BLOOM of 3.7 M parameters that continues English prose and classical Chinese. It shows the
 machinery, not knowledge: words and phrases are mostly right, a sentence seldom holds to its end.

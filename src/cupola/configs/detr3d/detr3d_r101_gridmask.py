@@ -1,7 +1,7 @@
 # DETR3D, ResNet-101 with deformable convolutions: the model and recipe of arXiv 2110.06922 as
-# MMDetection3D's project publishes them, 24 epochs. Six pictures of 900 x 1600, padded to 928.
+# MMDetection3D's project publishes them, 24 epochs. Six images of 900 x 1600, padded to 928.
 # Every key is the project's, so overrides that you know from there work here.
-point_cloud_range = [-51.2, -51.2, -5.0, 51.2, 51.2, 3.0]  # metres: references lie in it
+point_cloud_range = [-51.2, -51.2, -5.0, 51.2, 51.2, 3.0]  # meters: references lie in it
 voxel_size = [0.2, 0.2, 8]  # of the ancestors' point-cloud grids; nothing reads it here
 class_names = [
     "car",
@@ -16,7 +16,7 @@ class_names = [
     "traffic_cone",
 ]
 # Caffe's ResNet saw BGR values around zero, undivided.
-pictures = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)
+images = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)
 
 self_attention = dict(type="MultiheadAttention", embed_dims=256, num_heads=8, dropout=0.1)
 cross_attention = dict(
@@ -25,7 +25,7 @@ cross_attention = dict(
 model = dict(
     type="DETR3D",
     use_grid_mask=True,
-    data_preprocessor=dict(type="Det3DDataPreprocessor", pad_size_divisor=32, **pictures),
+    data_preprocessor=dict(type="Det3DDataPreprocessor", pad_size_divisor=32, **images),
     img_backbone=dict(
         type="ResNet",
         depth=101,
@@ -107,7 +107,7 @@ dataset = dict(
     data_root="data/nuscenes/",
     metainfo=dict(classes=class_names),
     point_cloud_range=point_cloud_range,
-    pictures=dict(scale=(1600, 900), pad_size_divisor=32, channel_order="bgr", **pictures),
+    images=dict(scale=(1600, 900), pad_size_divisor=32, channel_order="bgr", **images),
 )
 distortion = dict(type="MultiViewWrapper", transforms=[dict(type="PhotoMetricDistortion3D")])
 train_dataloader = dict(

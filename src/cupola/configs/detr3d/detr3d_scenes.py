@@ -1,4 +1,4 @@
-# detr3d-scenes: a DETR3D of 1.5 M parameters for six pictures of 96 x 160, trained on generated
+# detr3d-scenes: a DETR3D of 1.5 M parameters for six images of 96 x 160, trained on generated
 # streets (`cupola data driving-scenes`). The model's keys are those of the published configs.
 class_names = ["car", "truck", "pedestrian", "traffic_cone"]
 pc_range = [-35.0, -35.0, -3.0, 35.0, 35.0, 3.0]
@@ -114,7 +114,7 @@ bundle = dict(
     name="detr3d-scenes",
     task="detection3d",
     labels=class_names,
-    licence="Apache-2.0",
+    license="Apache-2.0",
     preprocess=dict(
         size=[96, 160],
         mean=[110.0, 118.0, 122.0],
@@ -126,7 +126,7 @@ bundle = dict(
     postprocess=dict(threshold=0.3),
     examples=dict(type="DrivingScenes", split="val", seed=1),
     description="""A small DETR3D that finds cars, trucks, pedestrians and traffic cones in generated streets, from
-six calibrated pictures of 96 x 160.
+six calibrated images of 96 x 160.
 
 - **Model**: ResNet-18 of a quarter of the usual width, FPN with three levels of 96 channels, four
   decoder layers, 100 queries; `training.json` holds the whole config, `log.jsonl` the curves.
@@ -137,8 +137,8 @@ six calibrated pictures of 96 x 160.
   pedestrians, 30 m for cones, on 100 streets that chose nothing.
 - **Baselines** on these streets (`bench/driving_baselines.py`): always predicting the training
   streets' mean layout gives mAP 0.001; being told the class and outline of everything in each
-  picture, and taking the distance from the class's mean height, gives 0.345.
+  image, and taking the distance from the class's mean height, gives 0.345.
 - **Recipe**: `cupola train detr3d-scenes`; one CPU core for less than an hour.
-- **Limits**: far things are vague, since a pixel is more than two metres from 20 m on. Speeds are
+- **Limits**: far things are vague, since a pixel is more than two meters from 20 m on. Speeds are
   hardly better than a guess: one moment shows no motion. Real photographs were never shown to it.""",
 )

@@ -1,8 +1,8 @@
-# digits-in-photos at 128 pixels: endless training pictures, a fixed validation set.
+# digits-in-photos at 128 pixels: endless training images, a fixed validation set.
 image_size = 128
 train_dataloader = dict(
     batch_size=16,
-    sampler=dict(shuffle=False),  # picture i is random already
+    sampler=dict(shuffle=False),  # image i is random already
     dataset=dict(type="DigitsInPhotos", split="train", seed=0, count=100_000_000, size=image_size),
 )
 val_dataloader = dict(

@@ -56,7 +56,7 @@ bundle = dict(
     name="detr-digits",
     task="detection",
     labels=["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
-    licence="Apache-2.0",
+    license="Apache-2.0",
     preprocess=dict(resize=dict(exact=[128, 128])),  # the shape it was trained on
     postprocess=dict(threshold=0.5),
     model=dict(training_groups=1),
@@ -66,16 +66,16 @@ bundle = dict(
 - **Model**: SmallResNet to stride 16, three encoder and three decoder layers of width 128, 25
   queries; `training.json` holds the whole config with the seed, `log.jsonl` the curves.
 - **Data**: digits-in-photos, made on the fly: handwritten digits of scikit-learn's `load_digits`
-  (UCI Optical Recognition of Handwritten Digits, CC BY 4.0) at 0.11 to 0.36 of the picture's side,
-  turned by up to 20 degrees, in any colour, 1 to 10 a picture, on sample photographs of
+  (UCI Optical Recognition of Handwritten Digits, CC BY 4.0) at 0.11 to 0.36 of the image's side,
+  turned by up to 20 degrees, in any color, 1 to 10 an image, on sample photographs of
   scikit-learn (CC BY 2.0, danielbuechele and vultilion) and scikit-image (CC0 or public domain).
   Validation shares neither photographs nor digit samples with training; writers may be shared.
 - **Recipe**: `cupola train pretrain-backbone`, then `cupola train detr-digits`, then
-  `cupola train detr-digits-longer`; one CPU core, about two hours in all: 272,000 pictures. In the
-  second part digits are squeezed up to 1.5 times, as in pictures that are not square. `log.jsonl`
+  `cupola train detr-digits-longer`; one CPU core, about two hours in all: 272,000 images. In the
+  second part digits are squeezed up to 1.5 times, as in images that are not square. `log.jsonl`
   shows the second part.
-- **Limits**: every picture is resized to 128 x 128 pixels, so digits below a tenth of the picture
+- **Limits**: every image is resized to 128 x 128 pixels, so digits below a tenth of the image
   are missed. Printed digits and other writing were never shown to it.
-- **Other shapes**: on 200 pictures squeezed by up to 4:3 AP50 is 0.870, by up to 16:9 0.854, and
+- **Other shapes**: on 200 images squeezed by up to 4:3 AP50 is 0.870, by up to 16:9 0.854, and
   0.873 unsqueezed.""",
 )

@@ -1,5 +1,5 @@
 # Gives the small backbone of detr-digits its start: class and box for every feature cell.
-# DETR from random weights stays for long where every query predicts the average picture; the
+# DETR from random weights stays for long where every query predicts the average image; the
 # original avoids that with ImageNet weights, this with some minutes on a dense task.
 _base_ = "./_data.py"
 model = dict(

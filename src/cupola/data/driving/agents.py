@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 CLASS_NAMES = ("car", "truck", "pedestrian", "traffic_cone")
-# Mean (l, w, h) in metres. Sizes vary, so that apparent size alone does not give the distance.
+# Mean (l, w, h) in meters. Sizes vary, so that apparent size alone does not give the distance.
 MEAN_SIZES = {
     "car": (4.5, 1.9, 1.6),
     "truck": (7.5, 2.5, 3.2),
@@ -31,7 +31,7 @@ class Part:
 
     low: tuple[float, float, float]
     high: tuple[float, float, float]
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
     lights: bool = False
     feet: float = 0.0
 
@@ -40,7 +40,7 @@ class Part:
 class Agent:
     """One object in the ego's lidar frame.
 
-    position: [3], metres, z at the bottom. size: (l, w, h). yaw: radians, counter-clockwise from
+    position: [3], meters, z at the bottom. size: (l, w, h). yaw: radians, counter-clockwise from
     the x axis. velocity: [2], m/s. parts: what is drawn.
     """
 
@@ -58,7 +58,7 @@ class Agent:
 
     @property
     def radius(self) -> float:
-        """Half of the footprint's diagonal, metres."""
+        """Half of the footprint's diagonal, meters."""
         return float(np.hypot(self.size[0], self.size[1]) / 2)
 
 
@@ -70,26 +70,26 @@ def draw_size(rng: np.random.Generator, name: str) -> Array:
 
 
 def draw_parts(rng: np.random.Generator, name: str) -> tuple[Part, ...]:
-    """The boxes of one agent of this class, with colours of its own."""
+    """The boxes of one agent of this class, with colors of its own."""
     paint = rng.uniform(0.15, 0.95, size=3)
-    colour = (float(paint[0]), float(paint[1]), float(paint[2]))
+    color = (float(paint[0]), float(paint[1]), float(paint[2]))
     if name == "car":
         return (
-            Part((-0.5, -0.5, 0.0), (0.5, 0.5, 0.6), colour, lights=True, feet=0.35),
+            Part((-0.5, -0.5, 0.0), (0.5, 0.5, 0.6), color, lights=True, feet=0.35),
             Part((-0.4, -0.44, 0.6), (0.2, 0.44, 0.96), GLASS),
-            Part((-0.36, -0.42, 0.96), (0.16, 0.42, 1.0), colour),
+            Part((-0.36, -0.42, 0.96), (0.16, 0.42, 1.0), color),
         )
     if name == "truck":
         return (
-            Part((0.27, -0.48, 0.0), (0.5, 0.48, 0.72), colour, lights=True, feet=0.2),
+            Part((0.27, -0.48, 0.0), (0.5, 0.48, 0.72), color, lights=True, feet=0.2),
             Part((0.3, -0.44, 0.42), (0.505, 0.44, 0.66), GLASS),
             Part((-0.5, -0.5, 0.12), (0.24, 0.5, 1.0), (0.82, 0.82, 0.8), lights=True, feet=0.1),
         )
     if name == "pedestrian":
-        bag = (1 - colour[0], 1 - colour[1], 1 - colour[2])  # on the back, it shows the heading
+        bag = (1 - color[0], 1 - color[1], 1 - color[2])  # on the back, it shows the heading
         return (
             Part((-0.2, -0.32, 0.0), (0.2, 0.32, 0.48), (0.15, 0.17, 0.28)),
-            Part((-0.28, -0.5, 0.46), (0.28, 0.5, 0.84), colour),
+            Part((-0.28, -0.5, 0.46), (0.28, 0.5, 0.84), color),
             Part((-0.5, -0.34, 0.5), (-0.28, 0.34, 0.8), bag),
             Part((-0.18, -0.18, 0.84), (0.18, 0.18, 1.0), SKIN),
         )

@@ -1,6 +1,6 @@
 """Draws a street through one camera: a depth buffer over a textured ground and shaded boxes.
 
-Letters: (H, W) picture, (h, w) the window of it that a box can touch.
+Letters: (H, W) image, (h, w) the window of it that a box can touch.
 """
 
 import math
@@ -15,8 +15,8 @@ from cupola.data.driving.rig import Camera
 from cupola.data.driving.scene import GROUND, Scene, Street
 
 Pixels = NDArray[np.uint8]
-NEAR = 0.2  # metres: nothing nearer is drawn
-HORIZON = 120.0  # metres at which the ground has faded into the sky
+NEAR = 0.2  # meters: nothing nearer is drawn
+HORIZON = 120.0  # meters at which the ground has faded into the sky
 SHADOW = 0.45  # how much light is left in a shadow
 HEADLIGHT = np.array([0.98, 0.95, 0.8])
 SIGNS = np.array(list(product((-1.0, 1.0), repeat=3)))
@@ -42,8 +42,8 @@ def _noise(x: Array, y: Array, seed: int) -> Array:
     return np.asarray((mixed >> 8 & 0xFFFF) / 65535.0)
 
 
-def _ground_colour(points: Array, street: Street) -> Array:
-    """Colour [..., 3] of ground points [..., 2]: asphalt with lane marks between green verges."""
+def _ground_color(points: Array, street: Street) -> Array:
+    """Color [..., 3] of ground points [..., 2]: asphalt with lane marks between green verges."""
     cosine, sine = math.cos(street.road_yaw), math.sin(street.road_yaw)
     along = points[..., 0] * cosine + points[..., 1] * sine
     across = points[..., 0] * sine - points[..., 1] * cosine
@@ -51,27 +51,27 @@ def _ground_colour(points: Array, street: Street) -> Array:
     grain += 0.6 * _noise(along / 3.1, across / 3.1, street.texture + 1)
     road = np.abs(across) < street.half_width
     shade = (0.8 + 0.35 * grain)[..., None]
-    colour = np.where(road[..., None], street.asphalt, street.verge) * shade
+    color = np.where(road[..., None], street.asphalt, street.verge) * shade
     edge = np.abs(np.abs(across) - street.half_width) < 0.12
     middle = (np.abs(across) < 0.1) & (along % 6.0 < 3.0)
     lanes = (np.abs(np.abs(across) - street.half_width / 2) < 0.08) & (along % 5.0 < 2.0)
-    colour[edge | middle | lanes] = 0.85
-    return colour
+    color[edge | middle | lanes] = 0.85
+    return color
 
 
 def _background(camera: Camera, rays: Array, street: Street) -> tuple[Array, Array]:
-    """Sky and ground: colours [H, W, 3], depths [H, W] (infinite in the sky)."""
+    """Sky and ground: colors [H, W, 3], depths [H, W] (infinite in the sky)."""
     depth = np.full(rays.shape[:2], np.inf)
     down = rays[..., 2] < -1e-4
     depth[down] = (GROUND - camera.position[2]) / rays[down][:, 2]
     rise = np.clip(rays[..., 2] / np.linalg.norm(rays, axis=-1), 0, 1)[..., None]
-    colour = street.sky * (1.15 - 0.5 * rise)
+    color = street.sky * (1.15 - 0.5 * rise)
     near = depth < HORIZON
     reached = camera.position[:2] + rays[near][:, :2] * depth[near][:, None]
     light = street.ambient + (1 - street.ambient) * street.sun[2]
     haze = np.clip(depth[near] / HORIZON, 0, 1)[:, None]
-    colour[near] = _ground_colour(reached, street) * light * (1 - haze) + street.sky * haze
-    return colour, depth
+    color[near] = _ground_color(reached, street) * light * (1 - haze) + street.sky * haze
+    return color, depth
 
 
 def _turn(yaw: float) -> Array:
@@ -96,12 +96,12 @@ def _window(camera: Camera, corners: Array, size: tuple[int, int]) -> tuple[slic
     return slice(top, bottom), slice(left, right)
 
 
-def _hull(centre: Array, half: Array, turn: Array) -> Array:
-    return centre + (SIGNS * half) @ turn.T
+def _hull(center: Array, half: Array, turn: Array) -> Array:
+    return center + (SIGNS * half) @ turn.T
 
 
 def _cast_shadow(
-    camera: Camera, rays: Array, colour: Array, depth: Array, agent: Agent, street: Street
+    camera: Camera, rays: Array, color: Array, depth: Array, agent: Agent, street: Street
 ) -> None:
     """Darkens the ground beside an agent, away from the sun."""
     length = agent.size[2] / street.sun[2] * 0.5
@@ -109,29 +109,29 @@ def _cast_shadow(
     turn = _turn(agent.yaw)
     local_shift = (np.append(shift, 0.0) @ turn)[:2]
     half = np.append(agent.size[:2] / 2 + np.abs(local_shift) / 2, 0.01)
-    centre = agent.position + np.append(shift / 2, 0.01)
-    window = _window(camera, _hull(centre, half, turn), (rays.shape[0], rays.shape[1]))
+    center = agent.position + np.append(shift / 2, 0.01)
+    window = _window(camera, _hull(center, half, turn), (rays.shape[0], rays.shape[1]))
     if window is None:
         return
     ground = depth[window]
     with np.errstate(invalid="ignore"):
         points = camera.position + rays[window] * ground[..., None]
-        local = (points - centre) @ turn
+        local = (points - center) @ turn
         inside = (np.abs(local[..., :2]) < half[:2]).all(-1) & (ground < HORIZON)
-    colour[window][inside] *= SHADOW
+    color[window][inside] *= SHADOW
 
 
 def _paint(part: Part, local: Array, axis: NDArray[np.int64], ahead: NDArray[np.bool_]) -> Array:
-    """Colour [n, 3] of hits: `local` [n, 3] in -1..1, the face's axis, and whether it is +axis."""
-    colour = np.tile(np.asarray(part.colour), (len(local), 1))
+    """Color [n, 3] of hits: `local` [n, 3] in -1..1, the face's axis, and whether it is +axis."""
+    color = np.tile(np.asarray(part.color), (len(local), 1))
     if part.lights:
         ends = (axis == 0) & (np.abs(local[:, 1]) > 0.5) & (np.abs(local[:, 2] - 0.1) < 0.4)
-        colour[ends & ahead] = HEADLIGHT
-        colour[ends & ~ahead] = TAIL_LIGHT
-        colour[(axis == 2) & ahead] *= 1.05
+        color[ends & ahead] = HEADLIGHT
+        color[ends & ~ahead] = TAIL_LIGHT
+        color[(axis == 2) & ahead] *= 1.05
     if part.feet:
-        colour[(local[:, 2] < 2 * part.feet - 1) & (axis != 2)] = 0.06
-    return colour
+        color[(local[:, 2] < 2 * part.feet - 1) & (axis != 2)] = 0.06
+    return color
 
 
 def _draw_part(
@@ -144,14 +144,14 @@ def _draw_part(
     street: Street,
 ) -> None:
     """Intersects the rays of a window with one box (slabs) and keeps what is nearest."""
-    colour, depth, owner = buffers
+    color, depth, owner = buffers
     low, high = np.asarray(part.low) * agent.size, np.asarray(part.high) * agent.size
     half, turn = (high - low) / 2, _turn(agent.yaw)
-    centre = agent.position + turn @ ((low + high) / 2)
-    window = _window(camera, _hull(centre, half, turn), (rays.shape[0], rays.shape[1]))
+    center = agent.position + turn @ ((low + high) / 2)
+    window = _window(camera, _hull(center, half, turn), (rays.shape[0], rays.shape[1]))
     if window is None:
         return
-    origin = (camera.position - centre) @ turn
+    origin = (camera.position - center) @ turn
     direction = rays[window] @ turn  # [h, w, 3]
     direction = np.where(np.abs(direction) < 1e-9, 1e-9, direction)
     first, second = (-half - origin) / direction, (half - origin) / direction
@@ -166,13 +166,13 @@ def _draw_part(
     local = (origin + direction[hit] * near[hit][:, None]) / half
     normals = np.where(ahead, 1.0, -1.0)[:, None] * turn.T[axis]  # [n, 3]
     light = street.ambient + (1 - street.ambient) * np.clip(normals @ street.sun, 0, 1)
-    colour[window][hit] = _paint(part, local, axis, ahead) * light[:, None]
+    color[window][hit] = _paint(part, local, axis, ahead) * light[:, None]
     depth[window][hit] = near[hit]
     owner[window][hit] = index
 
 
 def _may_see(camera: Camera, agent: Agent, street: Street, width: int) -> bool:
-    """Whether the sphere around an agent and its shadow reaches into the picture's sides."""
+    """Whether the sphere around an agent and its shadow reaches into the image's sides."""
     reach = agent.radius + agent.size[2] * (1 + 1 / street.sun[2])
     x, _, depth = (agent.position - camera.position) @ camera.rotation
     slope = width / 2 / camera.intrinsic[0, 0]
@@ -182,13 +182,13 @@ def _may_see(camera: Camera, agent: Agent, street: Street, width: int) -> bool:
 def render(scene: Scene, camera: Camera, size: tuple[int, int]) -> View:
     """The street through one camera, (height, width) pixels."""
     rays = camera.rays(size)
-    colour, depth = _background(camera, rays, scene.street)
+    color, depth = _background(camera, rays, scene.street)
     owner = np.full(size, -1, np.int16)
     near = [i for i, a in enumerate(scene.agents) if _may_see(camera, a, scene.street, size[1])]
     for index in near:
-        _cast_shadow(camera, rays, colour, depth, scene.agents[index], scene.street)
+        _cast_shadow(camera, rays, color, depth, scene.agents[index], scene.street)
     for index in near:
         agent = scene.agents[index]
         for part in agent.parts:
-            _draw_part(camera, rays, (colour, depth, owner), agent, index, part, scene.street)
-    return View((np.clip(colour, 0, 1) * 255).astype(np.uint8), owner)
+            _draw_part(camera, rays, (color, depth, owner), agent, index, part, scene.street)
+    return View((np.clip(color, 0, 1) * 255).astype(np.uint8), owner)

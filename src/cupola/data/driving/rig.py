@@ -1,7 +1,7 @@
 """The ego's six cameras.
 
 Frames: the lidar's has x to the right, y forward, z up, and stands LIDAR_HEIGHT above the ground
-(nuScenes' convention). A camera's has x to the right of the picture, y down, z into the scene.
+(nuScenes' convention). A camera's has x to the right of the image, y down, z into the scene.
 """
 
 import math
@@ -26,7 +26,7 @@ YAW_DEGREES = (0.0, -55.0, 55.0, 180.0, 110.0, -110.0)  # counter-clockwise from
 FIELD_DEGREES = (70.0, 70.0, 70.0, 110.0, 70.0, 70.0)  # horizontal, as on nuScenes' cars
 LIDAR_HEIGHT = 1.84
 CAMERA_HEIGHT = 1.55
-CAMERA_REACH = 0.9  # metres from the lidar's axis to a camera
+CAMERA_REACH = 0.9  # meters from the lidar's axis to a camera
 PITCH_DEGREES = 4.0  # downwards
 
 
@@ -34,8 +34,8 @@ PITCH_DEGREES = 4.0  # downwards
 class Camera:
     """A pinhole camera in the lidar's frame.
 
-    rotation: [3, 3], columns are the camera's axes in the lidar's frame. position: [3], metres.
-    intrinsic: [3, 3], pixels; pixel (0, 0) has its centre at (0.5, 0.5).
+    rotation: [3, 3], columns are the camera's axes in the lidar's frame. position: [3], meters.
+    intrinsic: [3, 3], pixels; pixel (0, 0) has its center at (0.5, 0.5).
     """
 
     name: str
@@ -45,7 +45,7 @@ class Camera:
 
     @cached_property
     def lidar2img(self) -> Array:
-        """[4, 4]: metres in the lidar's frame -> pixels times depth."""
+        """[4, 4]: meters in the lidar's frame -> pixels times depth."""
         lidar2cam = np.eye(4)
         lidar2cam[:3, :3] = self.rotation.T
         lidar2cam[:3, 3] = -self.rotation.T @ self.position
@@ -54,7 +54,7 @@ class Camera:
         return view @ lidar2cam
 
     def rays(self, size: tuple[int, int]) -> Array:
-        """Directions through every pixel of a picture (height, width), depth 1: [H, W, 3]."""
+        """Directions through every pixel of an image (height, width), depth 1: [H, W, 3]."""
         height, width = size
         u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
         pixels = np.stack((u, v, np.ones_like(u)), axis=-1)
@@ -77,7 +77,7 @@ def _rotation(yaw: float, pitch: float) -> Array:
 
 
 def camera_rig(size: tuple[int, int], rng: np.random.Generator | None = None) -> list[Camera]:
-    """The six cameras for pictures of (height, width); `rng` mounts them a little differently."""
+    """The six cameras for images of (height, width); `rng` mounts them a little differently."""
     height, width = size
     cameras = []
     for name, yaw, field in zip(CAMERA_NAMES, YAW_DEGREES, FIELD_DEGREES, strict=True):

@@ -16,16 +16,16 @@ GROUND = -LIDAR_HEIGHT
 class SceneStyle:
     """How full and how wide a street is."""
 
-    reach: float = 32.0  # metres: agents stand within this distance
+    reach: float = 32.0  # meters: agents stand within this distance
     fewest: int = 5
     most: int = 12
     shares: tuple[float, float, float, float] = (0.5, 0.14, 0.2, 0.16)  # of the four classes
-    clearance: float = 3.2  # metres around the ego that stay free
+    clearance: float = 3.2  # meters around the ego that stay free
 
 
 @dataclass(frozen=True)
 class Street:
-    """road_yaw: radians, the road's direction. half_width: metres. sun: [3], towards the sun."""
+    """road_yaw: radians, the road's direction. half_width: meters. sun: [3], towards the sun."""
 
     road_yaw: float
     half_width: float

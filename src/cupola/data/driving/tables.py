@@ -1,4 +1,4 @@
-"""Writes generated streets as nuScenes tables and pictures, which nuscenes-devkit reads.
+"""Writes generated streets as nuScenes tables and images, which nuscenes-devkit reads.
 
 One scene is one street through which the ego drives, one sample every half second. There are no
 point clouds: `num_lidar_pts` holds how many pixels of an object are visible in all cameras.
@@ -110,7 +110,7 @@ class TableWriter:
             )
             visible = np.sum([view.visible(len(now.agents)) for view in views], axis=0)
             for index, agent in enumerate(now.agents):
-                place = ego + turn.apply(LIDAR_PLACE + LIDAR_TURN.apply(_centre(agent)))
+                place = ego + turn.apply(LIDAR_PLACE + LIDAR_TURN.apply(_center(agent)))
                 yaw = turn * LIDAR_TURN * Rotation.from_euler("z", agent.yaw)
                 key = token(name, "annotation", i, index)
                 seen[index].append((i, key))
@@ -165,7 +165,7 @@ class TableWriter:
     def _views(
         self, name: str, i: int, frames: int, stamp: int, now: Scene, rig: Sequence[Camera]
     ) -> list[View]:
-        """Draws and stores the pictures of one moment, and their sample_data records."""
+        """Draws and stores the images of one moment, and their sample_data records."""
         views = []
         for channel in (*CAMERA_NAMES, "LIDAR_TOP"):
             camera = next((each for each in rig if each.name == channel), None)
@@ -245,7 +245,7 @@ def _links(keys: Sequence[str], i: int) -> dict[str, str]:
     return {"prev": keys[i - 1] if i else "", "next": keys[i + 1] if i + 1 < len(keys) else ""}
 
 
-def _centre(agent: Agent) -> Array:
+def _center(agent: Agent) -> Array:
     return agent.position + np.array([0.0, 0.0, agent.size[2] / 2])
 
 

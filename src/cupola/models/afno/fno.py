@@ -24,7 +24,7 @@ class SpectralConv2d(nn.Module):
         super().__init__()
         self.out_channels, self.modes = out_channels, modes
         scale = 1.0 / (in_channels * out_channels)
-        # The last axis holds real and imaginary parts, so that every optimiser can take it.
+        # The last axis holds real and imaginary parts, so that every optimizer can take it.
         shape = (2 * modes[0], modes[1], in_channels, out_channels, 2)
         self.weight = nn.Parameter(scale * torch.rand(shape))
 

@@ -15,17 +15,17 @@ from cupola.models.afno.network import AFNONet
 from cupola.models.afno.operator import FieldOperator
 from cupola.registry import MODELS
 
-# Metres of water in 6 hours below which log_precipitation is nearly linear (2202.11214, 3.3).
+# Meters of water in 6 hours below which log_precipitation is nearly linear (2202.11214, 3.3).
 EPSILON = 1e-5
 
 
-def log_precipitation(metres: Tensor) -> Tensor:
-    """log(1 + tp / 1e-5): accumulated precipitation in metres -> the network's unit."""
-    return torch.log1p(metres / EPSILON)
+def log_precipitation(meters: Tensor) -> Tensor:
+    """log(1 + tp / 1e-5): accumulated precipitation in meters -> the network's unit."""
+    return torch.log1p(meters / EPSILON)
 
 
 def precipitation(logarithm: Tensor) -> Tensor:
-    """Inverse of `log_precipitation`: the network's unit -> metres."""
+    """Inverse of `log_precipitation`: the network's unit -> meters."""
     return torch.expm1(logarithm) * EPSILON
 
 

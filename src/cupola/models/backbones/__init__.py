@@ -1,4 +1,4 @@
-"""Backbones: a picture -> feature maps."""
+"""Backbones: an image -> feature maps."""
 
 from cupola.models.backbones.dcn import ModulatedDeformConv2d, ModulatedDeformConv2dPack
 from cupola.models.backbones.resnet import ResNet

@@ -1,10 +1,10 @@
 """Modulated deformable convolution (DCNv2) in plain torch operations.
 
-Each tap of the kernel reads the picture at its own place plus a learned offset, bilinearly, and
+Each tap of the kernel reads the image at its own place plus a learned offset, bilinearly, and
 is scaled by a learned mask. Sources: "Deformable ConvNets v2" (arXiv 1811.11168), section 3.1;
 mmcv/ops/modulated_deform_conv.py for names, layouts and the treatment of borders.
 
-Letters: B pictures, C channels in, O channels out, G groups, D deform groups, K taps of the
+Letters: B images, C channels in, O channels out, G groups, D deform groups, K taps of the
 kernel, (H, W) input size, (h, w) output size.
 """
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.layers.bilinear import bilinear_corners
+from cupola.ops.bilinear import bilinear_corners
 from cupola.registry import MODELS
 
 Pair = int | tuple[int, int]
@@ -93,7 +93,7 @@ def modulated_deform_conv2d(
 ) -> Tensor:
     """x [B, C, H, W], offset [B, D*K*2, h, w], mask [B, D*K, h, w], weight [O, C/G, ...].
 
-    Returns [B, O, h, w]. What lies outside the picture counts as 0. Differentiable in all inputs.
+    Returns [B, O, h, w]. What lies outside the image counts as 0. Differentiable in all inputs.
     """
     B, C, _, _ = x.shape
     O, _, *kernel = weight.shape  # noqa: E741 - the letter of the file's head

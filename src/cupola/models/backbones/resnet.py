@@ -170,10 +170,10 @@ class ResNet(nn.Module):
             )
             self.add_module(f"layer{i + 1}", stage)
             self.stages.append(f"layer{i + 1}")
-        self._initialise()
+        self._initialize()
         self._freeze()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

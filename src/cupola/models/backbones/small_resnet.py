@@ -1,4 +1,4 @@
-"""SmallResNet: a residual backbone for small pictures, trained from scratch."""
+"""SmallResNet: a residual backbone for small images, trained from scratch."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.bloom.contexts import Context
+from cupola.generation.dense_attention import Context
 from cupola.models.bloom.gelu import GELUS
 from cupola.models.bloom.settings import BloomSettings
 from cupola.parallel import ColumnParallelLinear, Group, RowParallelLinear
 
 
 def normal(std: float) -> Any:
-    """An initialiser that draws from N(0, std)."""
+    """An initializer that draws from N(0, std)."""
     return lambda tensor: nn.init.normal_(tensor, 0.0, std)
 
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.generation.cache import BLOCK
+from cupola.generation.dense_attention import Context, DenseCache, DenseContext, new_mask
+from cupola.generation.sampling import Sampling
+from cupola.generation.scheduler import Batcher
+from cupola.generation.shortlist import Screen
 from cupola.models.bloom.alibi import alibi_slopes
-from cupola.models.bloom.batching import Batcher
 from cupola.models.bloom.block import Block
-from cupola.models.bloom.cache import BLOCK
-from cupola.models.bloom.contexts import Context, DenseCache, DenseContext, new_mask
 from cupola.models.bloom.embedding import Embedding, Pooler
-from cupola.models.bloom.sampling import Sampling
-from cupola.models.bloom.screen import Screen
 from cupola.models.bloom.settings import BloomSettings
 from cupola.parallel import (
     Group,

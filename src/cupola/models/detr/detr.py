@@ -100,7 +100,7 @@ class DETR(nn.Module):
         return self.bbox_head(hidden)
 
     def inspect(self, pixels: Tensor) -> dict[str, Tensor]:
-        """What the last layer saw in one picture [1, 3, H, W]: logits, boxes and attention."""
+        """What the last layer saw in one image [1, 3, H, W]: logits, boxes and attention."""
         return inspect_detr(self, pixels)
 
     def extract(self, pixels: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class DETR(nn.Module):
         output = self(batch["pixels"], batch.get("padding_mask"))
         targets, sizes = batch["targets"], batch["image_sizes"]
         if self.training and self.training_groups > 1:
-            # every group counts as a picture of its own: matched apart, averaged together
+            # every group counts as an image of its own: matched apart, averaged together
             L, B, _, _ = output.logits.shape
             apart = (L, B * self.training_groups, -1)
             logits = output.logits.reshape(*apart, output.logits.shape[-1])  # [L, B * G, Q, C + 1]
@@ -148,7 +148,7 @@ class DETR(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: Mapping[str, Any]) -> list[Detections]:
-        """Detections per picture, in pixels of the original where `scale_factors` are given."""
+        """Detections per image, in pixels of the original where `scale_factors` are given."""
         output = self(batch["pixels"], batch.get("padding_mask"))
         sizes = batch["image_sizes"]
         factors = batch.get("scale_factors") or [None] * len(sizes)
@@ -163,7 +163,7 @@ class DETR(nn.Module):
 
 
 def feature_mask(padding_mask: Tensor | None, features: Tensor) -> Tensor | None:
-    """The picture's mask at the size of its feature map: [B, H, W] -> [B, h, w], by nearest."""
+    """The image's mask at the size of its feature map: [B, H, W] -> [B, h, w], by nearest."""
     if padding_mask is None:
         return None
     resized = F.interpolate(padding_mask[None].float(), size=features.shape[-2:])

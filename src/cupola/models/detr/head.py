@@ -40,7 +40,7 @@ class DETROutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Assignment:
-    """What each query of one picture should say, for every decoder layer.
+    """What each query of one image should say, for every decoder layer.
 
     labels [L, Q] (background = num_classes); positive [L, Q] bool; boxes [L, Q, 4], cxcywh in
     0..1; size (height, width) in pixels.

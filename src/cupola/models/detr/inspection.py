@@ -8,7 +8,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def inspect_detr(model: Any, pixels: Tensor) -> dict[str, Tensor]:
-    """pixels [1, 3, H, W], normalised -> logits [Q, C+1], boxes [Q, 4] and attention [Q, h, w].
+    """pixels [1, 3, H, W], normalized -> logits [Q, C+1], boxes [Q, 4] and attention [Q, h, w].
 
     Boxes are cxcywh in 0..1; attention is the mean over the heads and sums to 1 for each query.
     """

@@ -16,12 +16,12 @@ def postprocess(
     max_per_img: int | None = 100,
     clamp: bool = True,
 ) -> Detections:
-    """logits [Q, C+1], boxes [Q, 4] of one picture -> Detections.
+    """logits [Q, C+1], boxes [Q, 4] of one image -> Detections.
 
     Softmax without the background column, the best `max_per_img`, boxes scaled by `size`
-    (height, width) of the picture as the model saw it, clamped to it, and divided by
+    (height, width) of the image as the model saw it, clamped to it, and divided by
     `scale_factor` (w, h). With max_per_img None every query keeps its place, and with clamp False
-    boxes may leave the picture: the rules of facebookresearch/detr's PostProcess.
+    boxes may leave the image: the rules of facebookresearch/detr's PostProcess.
     """
     scores, labels = logits.softmax(-1)[..., :-1].max(-1)  # [Q]
     if max_per_img is not None:

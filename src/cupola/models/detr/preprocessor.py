@@ -1,4 +1,4 @@
-"""DetDataPreprocessor: raw pictures -> a normalised, padded batch."""
+"""DetDataPreprocessor: raw images -> a normalized, padded batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from cupola.structures import PaddedImages, pad_images
 
 @MODELS.register_module()
 class DetDataPreprocessor(nn.Module):
-    """Swaps channels, normalises, then pads with zeros to a multiple of `pad_size_divisor`.
+    """Swaps channels, normalizes, then pads with zeros to a multiple of `pad_size_divisor`.
 
     Source: mmdet/models/data_preprocessors/data_preprocessor.py. `mean` and `std` are those of
     0..255 values, in the order that the swap leaves.
@@ -43,10 +43,10 @@ class DetDataPreprocessor(nn.Module):
 
     def forward(self, images: Sequence[Tensor]) -> PaddedImages:
         """images [3, H_i, W_i], 0..255, uint8 or float -> PaddedImages."""
-        return pad_images([self.normalise(image) for image in images], self.pad_size_divisor)
+        return pad_images([self.normalize(image) for image in images], self.pad_size_divisor)
 
-    def normalise(self, image: Tensor) -> Tensor:
-        """[3, H, W], 0..255 -> float32, normalised."""
+    def normalize(self, image: Tensor) -> Tensor:
+        """[3, H, W], 0..255 -> float32, normalized."""
         if self.swap:
             image = image.flip(0)
         return (image.float() - self.mean) / self.std

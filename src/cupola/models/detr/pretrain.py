@@ -1,6 +1,6 @@
 """A dense task that gives a small backbone its start, as ImageNet gives DETR's.
 
-DETR from scratch sits on a plateau where every query predicts the average picture. A backbone
+DETR from scratch sits on a plateau where every query predicts the average image. A backbone
 that already knows what stands in each feature cell takes it past that plateau.
 """
 
@@ -61,7 +61,7 @@ class DensePretrainer(nn.Module):
     def _cell_targets(
         self, targets: Sequence[Mapping[str, Tensor]], grid: Sequence[int], size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """The smallest object over each cell's centre: labels [B, h, w], boxes [B, h, w, 4]."""
+        """The smallest object over each cell's center: labels [B, h, w], boxes [B, h, w, 4]."""
         h, w = grid
         device = targets[0]["boxes"].device
         y = (torch.arange(h, device=device) + 0.5) / h

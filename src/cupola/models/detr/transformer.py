@@ -1,6 +1,6 @@
 """DETR's encoder and decoder, in the spelling of MMDetection 3.x.
 
-B pictures, HW feature cells, Q queries, C channels, L decoder layers. Post-norm by default;
+B images, HW feature cells, Q queries, C channels, L decoder layers. Post-norm by default;
 `pre_norm` is the variant of facebookresearch/detr, whose encoder then ends with a norm too.
 """
 

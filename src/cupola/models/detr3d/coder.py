@@ -11,7 +11,7 @@ from cupola.structures import Detections3D, boxes3d
 
 @TASK_UTILS.register_module()
 class NMSFreeCoder:
-    """Sigmoid, top `max_num` of queries x classes, a filter on the centre, no suppression.
+    """Sigmoid, top `max_num` of queries x classes, a filter on the center, no suppression.
 
     A query may appear several times with different classes (source: nms_free_coder.py).
     """
@@ -33,15 +33,15 @@ class NMSFreeCoder:
         self.num_classes = num_classes
 
     def decode(self, logits: Tensor, codes: Tensor) -> Detections3D:
-        """One sample: logits [Q, C], codes [Q, 10] in metres -> detections, best first."""
+        """One sample: logits [Q, C], codes [Q, 10] in meters -> detections, best first."""
         scores = logits.sigmoid().flatten()
         scores, index = scores.topk(min(self.max_num, scores.numel()))
         labels, query = index % self.num_classes, index // self.num_classes
-        boxes = boxes3d.decode_boxes(codes[query])  # centre at gravity
+        boxes = boxes3d.decode_boxes(codes[query])  # center at gravity
         keep = torch.ones_like(scores, dtype=torch.bool)
         if self.post_center_range is not None:
             keep &= boxes3d.in_range(boxes[:, :3], self.post_center_range)
         if self.score_threshold is not None:
             keep &= scores > self.score_threshold
-        boxes = boxes3d.centre_to_bottom(boxes[keep])
+        boxes = boxes3d.center_to_bottom(boxes[keep])
         return Detections3D(boxes, scores[keep], labels[keep], queries=query[keep])

@@ -1,4 +1,4 @@
-"""Detr3DCrossAtten: a query looks into the pictures at the projection of its reference point."""
+"""Detr3DCrossAtten: a query looks into the images at the projection of its reference point."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.errors import InputError
-from cupola.models.detr3d.references import inverse_sigmoid, to_metres
+from cupola.models.detr3d.references import inverse_sigmoid, to_meters
 from cupola.models.detr3d.sampling import Cameras, Pyramid, gather_dense
 from cupola.registry import MODELS
 
@@ -18,7 +18,7 @@ class Detr3DCrossAtten(nn.Module):
     """query + dropout(output_proj(weighted features)) + position feature of the reference.
 
     The weights are sigmoids of the query alone, one per camera, point and level; they are not
-    normalised, and cameras that do not see the point count 0. Camera order therefore carries
+    normalized, and cameras that do not see the point count 0. Camera order therefore carries
     meaning. All `num_points` sample the same place, so only their weights' sum matters; num_heads
     and im2col_step are accepted and unused, as in the original.
     Source: DETR3D (arXiv 2110.06922), equations 3 to 5; detr3d_transformer.py.
@@ -40,7 +40,7 @@ class Detr3DCrossAtten(nn.Module):
     ) -> None:
         super().__init__()
         if len(pc_range) != 6:
-            raise ValueError(f"pc_range is (x0, y0, z0, x1, y1, z1) in metres, got {pc_range!r}")
+            raise ValueError(f"pc_range is (x0, y0, z0, x1, y1, z1) in meters, got {pc_range!r}")
         self.init_cfg = init_cfg
         self.embed_dims = embed_dims
         self.num_levels = num_levels
@@ -91,7 +91,7 @@ class Detr3DCrossAtten(nn.Module):
             query = query.transpose(0, 1)  # [B, Q, C]
         weights = self.camera_weights(query, cameras.lidar2img.shape[1])
         weights = weights.expand(cameras.lidar2img.shape[0], -1, -1, -1)
-        projection = cameras.project(to_metres(reference_points, self.pc_range))
+        projection = cameras.project(to_meters(reference_points, self.pc_range))
         if torch.compiler.is_exporting():
             features = gather_dense(value.levels, projection, weights)
         else:

@@ -124,7 +124,7 @@ class Detr3DTransformer(nn.Module):
         B = cameras.lidar2img.shape[0]
         references = self.reference_points(position).sigmoid().transpose(0, 1)  # [1, Q, 3]
         if self.training:
-            # Only dropout tells the samples apart before the first look into the pictures.
+            # Only dropout tells the samples apart before the first look into the images.
             query = query.expand(-1, B, -1)
         references = references.expand(B, -1, -1)
         return self.decoder(query, position, references, pyramid, cameras, reg_branches)

@@ -1,4 +1,4 @@
-"""DETR3D: pictures of several calibrated cameras -> boxes in space.
+"""DETR3D: images of several calibrated cameras -> boxes in space.
 
 Letters: B samples, N cameras, L decoder layers, Q queries, C classes.
 """
@@ -23,10 +23,10 @@ ImageSize = tuple[int, int] | Tensor
 
 @MODELS.register_module(["DETR3D", "Detr3D"])
 class DETR3D(nn.Module):
-    """Backbone and neck see every picture alone; the head's queries look into all of them.
+    """Backbone and neck see every image alone; the head's queries look into all of them.
 
     The head is built before the backbone, as in the original (the random draws follow the order).
-    `first_sample_size` True divides every sample's projections by the first sample's picture size,
+    `first_sample_size` True divides every sample's projections by the first sample's image size,
     as the original does; False uses each sample's own. Sources: DETR3D (arXiv 2110.06922);
     WangYueFt/detr3d; MMDetection3D projects/DETR3D.
     """
@@ -65,19 +65,19 @@ class DETR3D(nn.Module):
         self.pts_bbox_head.init_weights()
 
     def extract(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps [B, N, channels, H_l, W_l] of pictures [B, N, 3, H, W]."""
+        """Feature maps [B, N, channels, H_l, W_l] of images [B, N, 3, H, W]."""
         if pixels.dim() != 5:
             raise ValueError(f"pixels should be [B, N, 3, H, W], got {tuple(pixels.shape)}")
-        pictures = pixels.flatten(0, 1)  # [B * N, 3, H, W]
+        images = pixels.flatten(0, 1)  # [B * N, 3, H, W]
         if self.use_grid_mask:
-            pictures = self.grid_mask(pictures)
-        maps = self.img_backbone(pictures)
+            images = self.grid_mask(images)
+        maps = self.img_backbone(images)
         if self.img_neck is not None:
             maps = self.img_neck(maps)
         return tuple(each.unflatten(0, pixels.shape[:2]) for each in maps)
 
     def cameras(self, lidar2img: Tensor, image_size: ImageSize) -> Cameras:
-        """Checks the matrices [B, N, 4, 4] and joins them with the picture size."""
+        """Checks the matrices [B, N, 4, 4] and joins them with the image size."""
         B = lidar2img.shape[0]
         # Matrices come from files in double; pixels of half precision would be useless.
         dtype = self.pts_bbox_head.query_embedding.weight.dtype
@@ -91,7 +91,7 @@ class DETR3D(nn.Module):
         return Cameras(lidar2img, size)
 
     def forward(self, pixels: Tensor, lidar2img: Tensor, image_size: ImageSize) -> DETR3DOutput:
-        """pixels [B, N, 3, H, W], normalised and padded; lidar2img [B, N, 4, 4], metres -> pixels.
+        """pixels [B, N, 3, H, W], normalized and padded; lidar2img [B, N, 4, 4], meters -> pixels.
 
         image_size is (height, width) with padding, or a tensor [B, 2] of them.
         Returns logits [L, B, Q, C] and box codes [L, B, Q, 10] of all layers, the last one last.
@@ -101,19 +101,19 @@ class DETR3D(nn.Module):
         return output
 
     def ready(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, ImageSize]:
-        """What forward takes: of pixels as they are, or of raw pictures by data_preprocessor."""
+        """What forward takes: of pixels as they are, or of raw images by data_preprocessor."""
         if "pixels" in batch:
             return batch["pixels"], batch["lidar2img"], batch["image_size"]
         if self.data_preprocessor is None:
             raise ValueError(
-                "the batch holds raw pictures, and this DETR3D has no data_preprocessor; "
-                "give it one, or give the dataset `pictures` with mean and std"
+                "the batch holds raw images, and this DETR3D has no data_preprocessor; "
+                "give it one, or give the dataset `images` with mean and std"
             )
-        pixels = self.data_preprocessor(batch["pictures"])
+        pixels = self.data_preprocessor(batch["raw_images"])
         return pixels, batch["lidar2img"], (pixels.shape[-2], pixels.shape[-1])
 
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The losses of a batch with pixels, image_size (or pictures), lidar2img and targets."""
+        """The losses of a batch with pixels, image_size (or raw_images), lidar2img and targets."""
         output = self(*self.ready(batch))
         losses: dict[str, Tensor] = self.pts_bbox_head.loss(output, batch["targets"])
         return losses

@@ -9,7 +9,7 @@ from cupola import nn
 
 
 class GridMask(nn.Module):
-    """Multiplies all pictures of a batch by one random grid; the identity outside training.
+    """Multiplies all images of a batch by one random grid; the identity outside training.
 
     `mode` 1 keeps the stripes and blanks the rest. Draws from numpy's global generator in the
     original's order (source: grid_mask.py).
@@ -35,7 +35,7 @@ class GridMask(nn.Module):
         self.prob = prob
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures [B, C, H, W] -> the same shape."""
+        """Images [B, C, H, W] -> the same shape."""
         if torch.compiler.is_exporting() or not self.training:
             return x
         if np.random.rand() > self.prob:

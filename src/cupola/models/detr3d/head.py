@@ -25,7 +25,7 @@ PRIOR_PROBABILITY = 0.01  # of any class before training, which keeps the first 
 
 
 class DETR3DOutput(NamedTuple):
-    """logits: [L, B, Q, C]. boxes: [L, B, Q, 10], codes with centres in metres; last layer last."""
+    """logits: [L, B, Q, C]. boxes: [L, B, Q, 10], codes with centers in meters; last layer last."""
 
     logits: Tensor
     boxes: Tensor
@@ -164,7 +164,7 @@ class DETR3DHead(nn.Module):
         targets[b]: boxes [M, 9] with z at the bottom, labels [M].
         """
         labels = [target["labels"] for target in targets]
-        boxes = [boxes3d.bottom_to_centre(target["boxes"]) for target in targets]
+        boxes = [boxes3d.bottom_to_center(target["boxes"]) for target in targets]
         assigned = self.match(output, labels, boxes)
         losses: dict[str, Tensor] = {}
         last = len(output.logits) - 1

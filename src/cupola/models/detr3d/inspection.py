@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cupola.models.detr3d.references import to_metres
+from cupola.models.detr3d.references import to_meters
 from cupola.structures import boxes3d
 
 
@@ -18,7 +18,7 @@ def inspect_detr3d(
 
     Letters: D decoder layers, N cameras, Q queries, C classes, L feature levels.
     Returns logits [Q, C] and boxes [Q, 9] of the last layer, z at the bottom; references [D, Q, 3]
-    in metres; uv [D, N, Q, 2] in fractions of the pictures and visible [D, N, Q]; weights
+    in meters; uv [D, N, Q, 2] in fractions of the images and visible [D, N, Q]; weights
     [D, N, Q, L], 0 where the camera does not see the point; levels [L, 2], (height, width) of the
     maps.
     """
@@ -37,7 +37,7 @@ def inspect_detr3d(
         maps = model.extract(pixels)
         decoded = head.decode(maps, cameras)
         output = head.read(decoded)
-    points = to_metres(decoded.references[:, 0], head.pc_range)  # [D, Q, 3]
+    points = to_meters(decoded.references[:, 0], head.pc_range)  # [D, Q, 3]
     looks = [cameras.project(layer[None]) for layer in points]
     visible = torch.stack([look.visible[0] for look in looks])  # [D, N, Q]
     weights = torch.stack(
@@ -45,7 +45,7 @@ def inspect_detr3d(
     )  # [D, N, Q, L]
     return {
         "logits": output.logits[-1, 0],
-        "boxes": boxes3d.centre_to_bottom(boxes3d.decode_boxes(output.boxes[-1, 0])),
+        "boxes": boxes3d.center_to_bottom(boxes3d.decode_boxes(output.boxes[-1, 0])),
         "references": points,
         "uv": torch.stack([look.uv[0] for look in looks]),
         "visible": visible,

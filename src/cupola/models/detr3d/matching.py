@@ -51,7 +51,7 @@ class HungarianAssigner3D:
     ) -> list[Tensor]:
         """Per sample the object of every query of every layer, [L, Q] int64, -1 for background.
 
-        logits [L, B, Q, C], codes [L, B, Q, 10]; labels[b] [M], boxes[b] [M, 9] centre boxes. A box
+        logits [L, B, Q, C], codes [L, B, Q, 10]; labels[b] [M], boxes[b] [M, 9] center boxes. A box
         with NaN or a side of 0 has no code to compare with: it is named and matches nothing.
         """
         costs, kept = [], []

@@ -1,4 +1,4 @@
-"""Det3DDataPreprocessor: pictures as they come from a file -> what the backbone wants."""
+"""Det3DDataPreprocessor: images as they come from a file -> what the backbone wants."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from cupola.registry import MODELS
 
 @MODELS.register_module()
 class Det3DDataPreprocessor(nn.Module):
-    """The 2-D preprocessor on every camera's picture (its arguments are those of that one)."""
+    """The 2-D preprocessor on every camera's image (its arguments are those of that one)."""
 
-    def __init__(self, **pictures: Any) -> None:
+    def __init__(self, **images: Any) -> None:
         super().__init__()
-        self.pictures = DetDataPreprocessor(**pictures)
+        self.images = DetDataPreprocessor(**images)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """[..., 3, h, w], 0..255 -> [..., 3, H, W], normalised; zeros at the right and bottom."""
-        flat = pictures.reshape(-1, *pictures.shape[-3:])
-        pixels: Tensor = self.pictures(list(flat)).pixels
-        return pixels.view(*pictures.shape[:-2], *pixels.shape[-2:])
+    def forward(self, images: Tensor) -> Tensor:
+        """[..., 3, h, w], 0..255 -> [..., 3, H, W], normalized; zeros at the right and bottom."""
+        flat = images.reshape(-1, *images.shape[-3:])
+        pixels: Tensor = self.images(list(flat)).pixels
+        return pixels.view(*images.shape[:-2], *pixels.shape[-2:])

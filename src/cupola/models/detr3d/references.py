@@ -1,4 +1,4 @@
-"""Reference points: where in space a query looks. Fractions 0..1 of a range, or metres."""
+"""Reference points: where in space a query looks. Fractions 0..1 of a range, or meters."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.log(x.clamp(eps, 1.0) / (1 - x).clamp(eps, 1.0))
 
 
-def to_metres(references: Tensor, pc_range: Sequence[float]) -> Tensor:
-    """Fractions [..., 3] of pc_range (x0, y0, z0, x1, y1, z1) -> metres [..., 3]."""
+def to_meters(references: Tensor, pc_range: Sequence[float]) -> Tensor:
+    """Fractions [..., 3] of pc_range (x0, y0, z0, x1, y1, z1) -> meters [..., 3]."""
     low, high = references.new_tensor(pc_range[:3]), references.new_tensor(pc_range[3:])
     return references * (high - low) + low
 
@@ -24,8 +24,8 @@ def refine(references: Tensor, regression: Tensor) -> Tensor:
 
 
 def place_boxes(references: Tensor, regression: Tensor, pc_range: Sequence[float]) -> Tensor:
-    """Regression [..., 10] around its references [..., 3] -> codes with centres in metres."""
-    centre = to_metres(refine(references, regression), pc_range)
+    """Regression [..., 10] around its references [..., 3] -> codes with centers in meters."""
+    center = to_meters(refine(references, regression), pc_range)
     return torch.cat(
-        (centre[..., :2], regression[..., 2:4], centre[..., 2:3], regression[..., 5:]), dim=-1
+        (center[..., :2], regression[..., 2:4], center[..., 2:3], regression[..., 5:]), dim=-1
     )

@@ -1,4 +1,4 @@
-"""From points in space to features in the pictures: projection, visibility, sampling.
+"""From points in space to features in the images: projection, visibility, sampling.
 
 Letters: B samples, N cameras, Q queries (points), C channels, L feature levels. "Rows" are the
 pixels of all levels of all cameras of all samples, one row of C channels each.
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupola.models.layers.bilinear import bilinear_corners
+from cupola.ops.bilinear import bilinear_corners
 
 MIN_DEPTH = 1e-5
 
@@ -22,7 +22,7 @@ MIN_DEPTH = 1e-5
 class Cameras:
     """How the cameras see the ego's frame.
 
-    lidar2img: [B, N, 4, 4], metres -> pixels times depth.
+    lidar2img: [B, N, 4, 4], meters -> pixels times depth.
     image_size: [B, 2], (height, width) in pixels, padding included.
     """
 
@@ -30,9 +30,9 @@ class Cameras:
     image_size: Tensor
 
     def project(self, points: Tensor) -> "Projection":
-        """Points [B, Q, 3] in metres -> where each camera sees them.
+        """Points [B, Q, 3] in meters -> where each camera sees them.
 
-        A point is visible in front of the camera and strictly inside the picture. Every comparison
+        A point is visible in front of the camera and strictly inside the image. Every comparison
         with NaN is false, so that a camera whose matrix is broken sees nothing.
         """
         points = points.to(self.lidar2img.dtype)
@@ -96,13 +96,13 @@ class Pyramid:
         reads = pairs * 4 * len(self.levels)
         return "rows" in self.__dict__ or torch.is_grad_enabled() or rows < 4 * reads
 
-    def _read_rows(self, uv: Tensor, picture: Tensor, weight: Tensor) -> Tensor:
-        """Weighted features [P, C] at uv [P, 2] of pictures [P], weight [P, L], from the table."""
+    def _read_rows(self, uv: Tensor, image: Tensor, weight: Tensor) -> Tensor:
+        """Weighted features [P, C] at uv [P, 2] of images [P], weight [P, L], from the table."""
         corners = [self._corners(level, uv) for level in range(len(self.levels))]
         starts, start = [], 0
         for level in self.levels:
             area = level.shape[-2] * level.shape[-1]
-            starts.append(start + picture * area)
+            starts.append(start + image * area)
             start += level.shape[0] * level.shape[1] * area
         index = torch.stack([i + s[:, None] for (i, _), s in zip(corners, starts, strict=True)], 1)
         bags = torch.stack([w for _, w in corners], 1) * weight[..., None]  # [P, L, 4]
@@ -110,12 +110,12 @@ class Pyramid:
             index.flatten(1), self.rows, mode="sum", per_sample_weights=bags.flatten(1)
         )
 
-    def _read_levels(self, uv: Tensor, picture: Tensor, weight: Tensor) -> Tensor:
+    def _read_levels(self, uv: Tensor, image: Tensor, weight: Tensor) -> Tensor:
         """The same, straight from the maps."""
         total = uv.new_zeros(len(uv), self.levels[0].shape[2])
         for number, level in enumerate(self.levels):
             index, corner_weight = self._corners(number, uv)
-            pixels = level.flatten(3).flatten(0, 1)[picture[:, None], :, index]  # [P, 4, C]
+            pixels = level.flatten(3).flatten(0, 1)[image[:, None], :, index]  # [P, 4, C]
             bags = (corner_weight * weight[:, number, None])[:, None]  # [P, 1, 4]
             total = total + (bags @ pixels)[:, 0]
         return total
@@ -123,7 +123,7 @@ class Pyramid:
     def _corners(self, level: int, uv: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels and bilinear weights around uv [P, 2] in one level: both [P, 4]."""
         height, width = self.levels[level].shape[-2:]
-        # Pixel centres lie at half-integers of the map: align_corners=False.
+        # Pixel centers lie at half-integers of the map: align_corners=False.
         place = uv * uv.new_tensor([width, height]) - 0.5
         return bilinear_corners(place[:, 1], place[:, 0], (height, width))
 

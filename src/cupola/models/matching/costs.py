@@ -1,6 +1,6 @@
 """What it costs to match a prediction with a ground-truth object.
 
-Q queries, N objects of one picture; any leading dimensions (decoder layers) are kept.
+Q queries, N objects of one image; any leading dimensions (decoder layers) are kept.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from cupola.structures import boxes as box_ops
 
 @dataclass(frozen=True)
 class MatchInputs:
-    """Predictions and objects of one picture.
+    """Predictions and objects of one image.
 
     logits [..., Q, C], boxes [..., Q, D], target_labels [N], target_boxes [N, D]. In 2-D the
     boxes are cxcywh in 0..1 and `image_size` = (height, width) in pixels.
@@ -62,7 +62,7 @@ class FocalLossCost:
 
 @TASK_UTILS.register_module()
 class BBoxL1Cost:
-    """Sum of absolute differences of normalised boxes, in `box_format` xywh or xyxy."""
+    """Sum of absolute differences of normalized boxes, in `box_format` xywh or xyxy."""
 
     def __init__(self, weight: float = 1.0, box_format: str = "xyxy") -> None:
         if box_format not in ("xyxy", "xywh"):

@@ -43,9 +43,9 @@ class HungarianAssigner:
         return sum((cost(match) for cost in self.costs[1:]), start=self.costs[0](match))
 
     def assign(self, matches: Sequence[MatchInputs]) -> list[Tensor]:
-        """Per picture the object of every query [..., Q], int64, -1 for background.
+        """Per image the object of every query [..., Q], int64, -1 for background.
 
-        The costs of all pictures and layers travel to the CPU in one transfer.
+        The costs of all images and layers travel to the CPU in one transfer.
         """
         return solve_assignments([self.cost(match) for match in matches])
 

@@ -1,4 +1,4 @@
-"""Batch and instance normalisation with running statistics. Source: torch.nn.modules.batchnorm.
+"""Batch and instance normalization with running statistics. Source: torch.nn.modules.batchnorm.
 
 Letters: N batch, C channels (num_features); the other axes are spatial.
 """
@@ -104,7 +104,7 @@ class NormBase(Module):
 
 
 class BatchNorm(NormBase):
-    """Normalise each channel over the batch and space (Ioffe and Szegedy 2015).
+    """Normalize each channel over the batch and space (Ioffe and Szegedy 2015).
 
     In training the batch's own statistics are used, and the running ones follow with
     ``momentum`` (None: plain average over all batches). In evaluation the running ones are used.
@@ -266,7 +266,7 @@ class FrozenBatchNorm2d(Module):
 
 
 class InstanceNorm(NormBase):
-    """Normalise each channel of each sample over space (Ulyanov et al. 2017)."""
+    """Normalize each channel of each sample over space (Ulyanov et al. 2017)."""
 
     spatial_dims: ClassVar[int]
 

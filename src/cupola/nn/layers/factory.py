@@ -9,5 +9,5 @@ from cupola.nn import meta
 def empty(
     *shape: int, device: torch.types.Device = None, dtype: torch.dtype | None = None
 ) -> Parameter:
-    """Return a parameter of a shape without values, for an initialiser to fill."""
+    """Return a parameter of a shape without values, for an initializer to fill."""
     return Parameter(torch.empty(shape, device=meta.parameter_device(device), dtype=dtype))

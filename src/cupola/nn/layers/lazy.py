@@ -135,7 +135,7 @@ class LazyConvTranspose3d(LazyConv, conv.ConvTranspose3d):
 
 
 class LazyNorm(LazyModuleMixin, NormBase):
-    """A normalisation whose num_features come from the first input [N, C, *]."""
+    """A normalization whose num_features come from the first input [N, C, *]."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Normalisation over features or groups of channels. Source: torch.nn.modules.normalization."""
+"""Normalization over features or groups of channels. Source: torch.nn.modules.normalization."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from cupola.nn.module import Module
 
 
 class LayerNorm(Module):
-    """Normalise over the last axes (Ba et al. 2016). ``weight`` and ``bias`` have their shape."""
+    """Normalize over the last axes (Ba et al. 2016). ``weight`` and ``bias`` have their shape."""
 
     weight: Parameter | None
     bias: Parameter | None
@@ -87,7 +87,7 @@ class RMSNorm(Module):
 
 
 class GroupNorm(Module):
-    """Normalise over groups of channels (Wu and He 2018). ``weight`` is [num_channels].
+    """Normalize over groups of channels (Wu and He 2018). ``weight`` is [num_channels].
 
     Raises:
         ValueError: the groups do not divide the channels.
@@ -136,7 +136,7 @@ class GroupNorm(Module):
 
 
 class LocalResponseNorm(Module):
-    """Divide by the energy of neighbouring channels (Krizhevsky et al. 2012)."""
+    """Divide by the energy of neighboring channels (Krizhevsky et al. 2012)."""
 
     def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
         super().__init__()

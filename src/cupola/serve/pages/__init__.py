@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from cupola.serve.context import Context
-from cupola.serve.messages import Refusal, Request, Response
+from cupola.serve.http.messages import Refusal, Request, Response
+from cupola.serve.worker.context import Context
 
 _TYPES = {
     "html": "text/html; charset=utf-8",
@@ -56,7 +56,7 @@ def status(context: Context, request: Request) -> Response:
 
 
 def _status(context: Context) -> dict[str, Any]:
-    from cupola.serve import paths
+    from cupola.serve.ipc import paths
 
     found = paths.read_status(context.cycle.home.parent)
     found["runners"] = paths.read_json(context.cycle.home / "runners.json").get("runners", [])

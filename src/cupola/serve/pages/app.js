@@ -1,4 +1,4 @@
-// The page at /: a picture goes to the infer endpoint, boxes come back.
+// The page at /: an image goes to the infer endpoint, boxes come back.
 const $ = (id) => document.getElementById(id);
 const PHOTOS = ["coffee", "chelsea", "rocket", "paper"];
 const INKS = ["#ffffff", "#16130f", "#ffd23e", "#e5482d", "#2f6fe0"];
@@ -6,10 +6,10 @@ const HUES = ["#e0662a", "#2f7bf0", "#1f9d5c", "#9b51d6", "#e0317f", "#0497a7", 
 const LOWEST = 0.05; // scores below are never asked for; the slider filters what came
 
 const state = {
-  models: [], model: null, writing: true, photo: "coffee", ink: INKS[0], picture: null,
+  models: [], model: null, writing: true, photo: "coffee", ink: INKS[0], image: null,
   strokes: [], stroke: null, found: [], hot: -1, timer: 0, asked: 0, milliseconds: 0, started: 0,
 };
-const picture = $("picture"), overlay = $("overlay");
+const image = $("image"), overlay = $("overlay");
 
 // ---- talking to the server
 
@@ -51,14 +51,14 @@ function outputs(answer) {
 
 async function detect() {
   const number = ++state.asked;
-  const blob = await new Promise((done) => picture.toBlob(done, "image/png"));
+  const blob = await new Promise((done) => image.toBlob(done, "image/png"));
   state.started = performance.now();
   try {
     const answer = outputs(await ask(
       `v2/models/${encodeURIComponent(state.model.name)}/infer?threshold=${LOWEST}`,
       { method: "POST", body: blob, headers: { "Content-Type": "image/png" } },
     ));
-    if (number !== state.asked) return; // a newer picture is on its way
+    if (number !== state.asked) return; // a newer image is on its way
     state.milliseconds = performance.now() - state.started;
     state.found = answer.scores.map((score, i) => ({
       score, label: answer.labels[i], name: answer.names?.[i] ?? `${answer.labels[i]}`,
@@ -74,7 +74,7 @@ async function detect() {
 
 function askSoon(wait) {
   clearTimeout(state.timer);
-  if (state.model && (state.strokes.length || (!state.writing && state.picture))) {
+  if (state.model && (state.strokes.length || (!state.writing && state.image))) {
     state.timer = setTimeout(detect, wait);
   } else {
     state.asked++; state.found = []; show();
@@ -86,16 +86,16 @@ function complain(text) {
   $("error").hidden = !text;
 }
 
-// ---- the picture
+// ---- the image
 
 async function layOut() {
-  const source = state.writing ? await photo(state.photo) : state.picture;
-  $("drop").hidden = state.writing || !!state.picture;
+  const source = state.writing ? await photo(state.photo) : state.image;
+  $("drop").hidden = state.writing || !!state.image;
   $("hint").hidden = !state.writing || state.strokes.length > 0;
-  for (const canvas of [picture, overlay]) canvas.hidden = !source;
+  for (const canvas of [image, overlay]) canvas.hidden = !source;
   if (!source) return;
   const scale = Math.min(1, 1600 / Math.max(source.width, source.height));
-  for (const canvas of [picture, overlay]) {
+  for (const canvas of [image, overlay]) {
     canvas.width = Math.round(source.width * scale);
     canvas.height = Math.round(source.height * scale);
     canvas.style.width = state.writing ? "100%" : "auto";
@@ -105,8 +105,8 @@ async function layOut() {
 }
 
 function paint(source) {
-  const pen = picture.getContext("2d");
-  pen.drawImage(source, 0, 0, picture.width, picture.height);
+  const pen = image.getContext("2d");
+  pen.drawImage(source, 0, 0, image.width, image.height);
   if (!state.writing) return;
   pen.lineCap = pen.lineJoin = "round";
   for (const stroke of state.strokes) drawStroke(pen, stroke);
@@ -114,7 +114,7 @@ function paint(source) {
 
 function drawStroke(pen, stroke) {
   pen.strokeStyle = stroke.ink;
-  pen.lineWidth = picture.width / 42;
+  pen.lineWidth = image.width / 42;
   pen.beginPath();
   stroke.points.forEach(([x, y], i) => (i ? pen.lineTo(x, y) : pen.moveTo(x, y)));
   if (stroke.points.length === 1) pen.lineTo(stroke.points[0][0] + 0.1, stroke.points[0][1]);
@@ -131,7 +131,7 @@ function load(url) {
   return new Promise((done, fail) => {
     const image = new Image();
     image.onload = () => done(image);
-    image.onerror = () => fail(new Error("this file is no picture that the browser can read"));
+    image.onerror = () => fail(new Error("this file is no image that the browser can read"));
     image.src = url;
   });
 }
@@ -152,7 +152,7 @@ function paper() {
 async function take(file) {
   if (!file) return;
   try {
-    state.picture = await load(URL.createObjectURL(file));
+    state.image = await load(URL.createObjectURL(file));
   } catch (error) {
     return complain(error.message);
   }
@@ -181,14 +181,14 @@ function show() {
 
 function drawBox(pen, { box: [x1, y1, x2, y2], label, name, score }, hot) {
   const pixel = overlay.width / (overlay.clientWidth || overlay.width); // of the canvas, in one of the screen
-  const colour = HUES[label % HUES.length], size = 13.5 * pixel;
+  const color = HUES[label % HUES.length], size = 13.5 * pixel;
   pen.lineWidth = (hot ? 5 : 2.5) * pixel;
-  pen.strokeStyle = colour;
+  pen.strokeStyle = color;
   pen.beginPath(); pen.roundRect(x1, y1, x2 - x1, y2 - y1, size / 3); pen.stroke();
   pen.font = `600 ${size}px system-ui, sans-serif`;
   const text = `${name} ${Math.round(score * 100)}%`, width = pen.measureText(text).width + size * 0.7;
   const top = y1 > size * 1.5 ? y1 - size * 1.45 : y1;
-  pen.fillStyle = colour;
+  pen.fillStyle = color;
   pen.beginPath(); pen.roundRect(x1 - pen.lineWidth / 2, top, width, size * 1.45, size / 3); pen.fill();
   pen.fillStyle = "#fff"; pen.textBaseline = "middle";
   pen.fillText(text, x1 + size * 0.3, top + size * 0.76);
@@ -244,7 +244,7 @@ for (const end of ["pointerup", "pointercancel"]) {
   });
 }
 function stretch() {
-  const pen = picture.getContext("2d");
+  const pen = image.getContext("2d");
   pen.lineCap = pen.lineJoin = "round";
   drawStroke(pen, state.stroke);
 }
@@ -255,9 +255,9 @@ function setWriting(writing) {
   state.writing = writing;
   document.body.classList.toggle("writing", writing);
   $("tab-write").setAttribute("aria-selected", writing);
-  $("tab-picture").setAttribute("aria-selected", !writing);
+  $("tab-image").setAttribute("aria-selected", !writing);
   $("write-tools").hidden = !writing;
-  $("picture-tools").hidden = writing || !state.picture;
+  $("image-tools").hidden = writing || !state.image;
 }
 async function change() { await layOut(); askSoon(0); }
 function buttons(host, values, current, dress) {
@@ -277,13 +277,13 @@ buttons($("photos"), PHOTOS, state.photo, (button, name) => {
   button.style.background = name === "paper" ? "#5f7f70" : `center / cover url(pages/${name}.jpg)`;
   button.onclick = () => { state.photo = name; state.strokes = []; press($("photos"), button); change(); };
 });
-buttons($("colours"), INKS, state.ink, (button, ink) => {
+buttons($("colors"), INKS, state.ink, (button, ink) => {
   button.style.background = ink;
   button.setAttribute("aria-label", `Ink ${ink}`);
-  button.onclick = () => { state.ink = ink; press($("colours"), button); };
+  button.onclick = () => { state.ink = ink; press($("colors"), button); };
 });
 $("tab-write").onclick = () => { setWriting(true); change(); };
-$("tab-picture").onclick = () => { setWriting(false); change(); };
+$("tab-image").onclick = () => { setWriting(false); change(); };
 $("undo").onclick = () => { state.strokes.pop(); change(); };
 $("clear").onclick = () => { state.strokes = []; change(); };
 $("choose").onclick = $("again").onclick = () => $("file").click();

@@ -1,5 +1,5 @@
-// The page of multi-camera detectors: calibrated pictures go to the infer endpoint, 3-D boxes come
-// back and are drawn into every picture and into the street seen from above.
+// The page of multi-camera detectors: calibrated images go to the infer endpoint, 3-D boxes come
+// back and are drawn into every image and into the street seen from above.
 import { corners, drawAbove, drawView, nearestAbove, nearestInView, HUES } from "./cameras3d.js";
 
 const at = (id) => document.getElementById(id);
@@ -7,7 +7,7 @@ const LOWEST = 0.05; // scores below are never asked for; the slider filters wha
 const ORDER = [2, 0, 1, 4, 3, 5]; // the usual six cameras, as they look: front row, back row
 const NAMES = ["Front", "Front right", "Front left", "Back", "Back left", "Back right"];
 
-// sample: {pictures, matrices [N][16], names}; found: [{score, label, name, box [9], corners}]
+// sample: {images, matrices [N][16], names}; found: [{score, label, name, box [9], corners}]
 const state = { sample: null, example: 0, found: [], hot: null, asked: 0, milliseconds: 0 };
 const url = () => `../v2/models/${encodeURIComponent(at("model").value)}/infer`;
 
@@ -39,27 +39,27 @@ const outputs = (...names) => names.map((name) => ({ name }));
 async function askExample(number) {
   const answer = await infer({
     inputs: [],
-    parameters: { example: number, pictures: true, threshold: LOWEST },
+    parameters: { example: number, return_images: true, threshold: LOWEST },
     outputs: [
       ...outputs("boxes", "scores", "labels", "names", "lidar2img", "examples"),
       { name: "pixels", parameters: { binary_data: true } },
     ],
   });
   const [count, height, width] = answer.pixels.shape;
-  const pictures = [];
+  const images = [];
   for (let n = 0; n < count; n++) {
     const rgb = answer.pixels.data.subarray(n * height * width * 3, (n + 1) * height * width * 3);
-    const picture = new ImageData(width, height);
+    const image = new ImageData(width, height);
     for (let i = 0; i < height * width; i++) {
-      picture.data.set([rgb[3 * i], rgb[3 * i + 1], rgb[3 * i + 2], 255], 4 * i);
+      image.data.set([rgb[3 * i], rgb[3 * i + 1], rgb[3 * i + 2], 255], 4 * i);
     }
-    pictures.push(await createImageBitmap(picture));
+    images.push(await createImageBitmap(image));
   }
   const flat = answer.lidar2img.data;
-  const matrices = pictures.map((_, n) => flat.slice(16 * n, 16 * n + 16));
+  const matrices = images.map((_, n) => flat.slice(16 * n, 16 * n + 16));
   state.example = number;
   listExamples(answer.examples.data[0]);
-  return [{ pictures, matrices, names: NAMES }, answer];
+  return [{ images, matrices, names: NAMES }, answer];
 }
 
 async function askFiles(files) {
@@ -86,16 +86,16 @@ async function askFiles(files) {
 
 async function readSample(files) {
   const described = files.find((file) => file.name.endsWith(".json"));
-  if (!described) throw new Error("choose sample.json and the pictures that it names");
+  if (!described) throw new Error("choose sample.json and the images that it names");
   const { cameras } = JSON.parse(await described.text());
   const chosen = cameras.map((camera) => {
     const file = files.find((each) => each.name === camera.file);
     if (!file) throw new Error(`${described.name} names ${camera.file}, which was not chosen`);
     return file;
   });
-  const pictures = await Promise.all(chosen.map((file) => createImageBitmap(file)));
+  const images = await Promise.all(chosen.map((file) => createImageBitmap(file)));
   const matrices = cameras.map((camera) => camera.lidar2img.flat());
-  return [{ pictures, matrices, names: cameras.map((camera) => camera.name) }, chosen];
+  return [{ images, matrices, names: cameras.map((camera) => camera.name) }, chosen];
 }
 
 async function show(asking) {
@@ -126,13 +126,13 @@ function complain(text) {
 // ---- the page
 
 function layOut() {
-  const { pictures, names } = state.sample;
-  const order = pictures.length === 6 ? ORDER : pictures.map((_, n) => n);
+  const { images, names } = state.sample;
+  const order = images.length === 6 ? ORDER : images.map((_, n) => n);
   at("views").replaceChildren(...order.map((n) => {
     const figure = document.createElement("figure");
     const canvas = document.createElement("canvas");
     canvas.dataset.camera = n;
-    canvas.style.aspectRatio = `${pictures[n].width} / ${pictures[n].height}`;
+    canvas.style.aspectRatio = `${images[n].width} / ${images[n].height}`;
     canvas.onpointermove = (event) => point(nearestInView(visible(), state.sample, n, canvas, event));
     canvas.onpointerleave = () => point(null);
     const caption = document.createElement("figcaption");

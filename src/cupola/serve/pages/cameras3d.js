@@ -1,12 +1,12 @@
-// 3-D boxes as drawings. A box is (x, y, z of its bottom, l, w, h, yaw, vx, vy): metres in the
+// 3-D boxes as drawings. A box is (x, y, z of its bottom, l, w, h, yaw, vx, vy): meters in the
 // lidar's frame, x to the right, y ahead, z up, yaw counter-clockwise from x. A matrix is a
-// camera's lidar2img, 16 numbers row by row: metres -> pixels times depth.
+// camera's lidar2img, 16 numbers row by row: meters -> pixels times depth.
 
 export const HUES = ["#2f7bf0", "#e0662a", "#e0317f", "#d9a400", "#1f9d5c", "#9b51d6", "#0497a7", "#8a9a16", "#d93a2f", "#5a6acf"];
 const EDGES = [[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]];
 const FRONT = [0, 3, 7, 4];
-const NEAR = 0.3; // metres: what is nearer to a camera is cut off
-const REACH = 36; // metres that the view from above shows ahead and behind
+const NEAR = 0.3; // meters: what is nearer to a camera is cut off
+const REACH = 36; // meters that the view from above shows ahead and behind
 const INK = "#5d6674";
 
 // The four at the bottom, counter-clockwise from front left, then the four at the top.
@@ -52,9 +52,9 @@ const farFirst = (boxes) => [...boxes].sort((a, b) => Math.hypot(b.box[0], b.box
 
 export function drawView(canvas, sample, camera, boxes, hot) {
   const [pen, width, height] = ready(canvas);
-  const picture = sample.pictures[camera], zoom = width / picture.width;
+  const image = sample.images[camera], zoom = width / image.width;
   pen.imageSmoothingQuality = "high";
-  pen.drawImage(picture, 0, 0, width, height);
+  pen.drawImage(image, 0, 0, width, height);
   for (const one of farFirst(boxes)) {
     drawBox(pen, one, sample.matrices[camera], zoom, one === hot, hot && one !== hot);
   }
@@ -62,9 +62,9 @@ export function drawView(canvas, sample, camera, boxes, hot) {
 
 function drawBox(pen, one, matrix, zoom, hot, faded) {
   const points = one.corners.map((corner) => project(matrix, corner));
-  const colour = HUES[one.label % HUES.length];
+  const color = HUES[one.label % HUES.length];
   pen.globalAlpha = faded ? 0.35 : 1;
-  pen.strokeStyle = colour;
+  pen.strokeStyle = color;
   pen.lineWidth = hot ? 2.6 : 1.6;
   for (const [a, b] of EDGES) {
     const line = cut(points[a], points[b]);
@@ -75,19 +75,19 @@ function drawBox(pen, one, matrix, zoom, hot, faded) {
   if (points.every((point) => point[2] > NEAR)) {
     const flat = points.map(([u, v, depth]) => [u / depth * zoom, v / depth * zoom]);
     path(pen, FRONT.map((i) => flat[i]));
-    pen.fillStyle = colour + (hot ? "99" : "55"); // the face that looks ahead
+    pen.fillStyle = color + (hot ? "99" : "55"); // the face that looks ahead
     pen.fill();
-    label(pen, one, colour, Math.min(...flat.map((p) => p[0])), Math.min(...flat.map((p) => p[1])),
+    label(pen, one, color, Math.min(...flat.map((p) => p[0])), Math.min(...flat.map((p) => p[1])),
       hot || Math.max(...flat.map((p) => p[1])) - Math.min(...flat.map((p) => p[1])) > 30);
   }
   pen.globalAlpha = 1;
 }
 
-function label(pen, one, colour, x, y, wanted) {
+function label(pen, one, color, x, y, wanted) {
   if (!wanted) return; // small boxes would vanish behind their names
   pen.font = "600 10.5px system-ui, sans-serif";
   const text = one.name.replaceAll("_", " "), width = pen.measureText(text).width + 8;
-  pen.fillStyle = colour;
+  pen.fillStyle = color;
   pen.beginPath(); pen.roundRect(x, Math.max(1, y - 16), width, 14, 4); pen.fill();
   pen.fillStyle = "#fff"; pen.textBaseline = "middle";
   pen.fillText(text, x + 4, Math.max(1, y - 16) + 7.5);
@@ -111,13 +111,13 @@ export function drawAbove(canvas, sample, boxes, hot) {
   for (const one of boxes) drawAboveBox(pen, one, to, one === hot, hot && one !== hot);
 }
 
-// What each camera sees: its position and the rays through its picture's sides.
+// What each camera sees: its position and the rays through its image's sides.
 function drawSight(pen, sample, to, scale) {
   sample.matrices.forEach((m, n) => {
     const inverse = inverse3([m.slice(0, 3), m.slice(4, 7), m.slice(8, 11)]);
     const turn = (u, v, w) => inverse.map((row) => row[0] * u + row[1] * v + row[2] * w);
     const [x, y] = turn(-m[3], -m[7], -m[11]);
-    const { width, height } = sample.pictures[n];
+    const { width, height } = sample.images[n];
     const [from, end] = [0, width].map((u) => {
       const [dx, dy] = turn(u, height / 2, 1);
       return Math.atan2(dx, dy); // on the canvas, angles run from "ahead" towards "right"
@@ -150,11 +150,11 @@ function drawRings(pen, to, scale) {
 }
 
 function drawAboveBox(pen, one, to, hot, faded) {
-  const colour = HUES[one.label % HUES.length];
+  const color = HUES[one.label % HUES.length];
   const flat = one.corners.slice(0, 4).map(([x, y]) => to(x, y));
   pen.globalAlpha = faded ? 0.4 : 1;
-  pen.fillStyle = colour + (hot ? "cc" : "66");
-  pen.strokeStyle = colour;
+  pen.fillStyle = color + (hot ? "cc" : "66");
+  pen.strokeStyle = color;
   pen.lineWidth = hot ? 2.4 : 1.4;
   path(pen, flat); pen.closePath(); pen.fill(); pen.stroke();
   pen.strokeStyle = "#fff"; // the front
@@ -177,7 +177,7 @@ export function nearestAbove(boxes, canvas, event) {
 }
 
 export function nearestInView(boxes, sample, camera, canvas, event) {
-  const zoom = canvas.clientWidth / sample.pictures[camera].width;
+  const zoom = canvas.clientWidth / sample.images[camera].width;
   return farFirst(boxes).reverse().find((one) => {
     const points = one.corners.map((corner) => project(sample.matrices[camera], corner));
     if (points.some((point) => point[2] <= NEAR)) return false;

@@ -12,7 +12,7 @@ const numbers = (text) => {
 };
 
 const mix = (position) => {
-  // 0..1 -> a colour between the stops
+  // 0..1 -> a color between the stops
   const p = Math.min(Math.max(position, 0), 1) * (STOPS.length - 1);
   const i = Math.min(Math.floor(p), STOPS.length - 2);
   return STOPS[i].map((low, c) => low + (STOPS[i + 1][c] - low) * (p - i));
@@ -26,15 +26,15 @@ const plane = (state, name, channel) => {
 const draw = (canvas, values, [, H, W], low, high) => {
   canvas.width = W;
   canvas.height = H;
-  const picture = new ImageData(W, H);
+  const image = new ImageData(W, H);
   values.forEach((value, i) => {
-    picture.data.set([...mix((value - low) / (high - low || 1)), 255], 4 * i);
+    image.data.set([...mix((value - low) / (high - low || 1)), 255], 4 * i);
   });
-  canvas.getContext("2d").putImageData(picture, 0, 0);
+  canvas.getContext("2d").putImageData(image, 0, 0);
 };
 
 const limits = (channel) => {
-  // from the first state, so that colours mean the same at every lead time
+  // from the first state, so that colors mean the same at every lead time
   const values = plane(states[0], states[0].truth ? "truth" : "field", channel);
   const mean = values.reduce((sum, v) => sum + v, 0) / values.length;
   const far = values.reduce((most, v) => Math.max(most, Math.abs(v - mean)), 0);

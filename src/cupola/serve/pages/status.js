@@ -1,4 +1,4 @@
-// The status page: what the master and the mould say of themselves, every two seconds.
+// The status page: what the master and the zygote say of themselves, every two seconds.
 const $ = (id) => document.getElementById(id);
 
 function fill(table, heads, rows) {

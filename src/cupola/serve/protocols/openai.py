@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cupola.serve import wire
-from cupola.serve.context import Context
-from cupola.serve.links import Model
-from cupola.serve.messages import Refusal, Request, Response, Sink
+from cupola.serve.http.messages import Refusal, Request, Response, Sink
+from cupola.serve.ipc import frames as wire
+from cupola.serve.worker.context import Context
+from cupola.serve.worker.runner_connections import Model
 
 T = TypeVar("T", bound="Sampling")
 _KINDS = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}

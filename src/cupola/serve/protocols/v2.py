@@ -13,18 +13,18 @@ from urllib.parse import parse_qsl
 import orjson
 
 import cupola
-from cupola.serve import wire
-from cupola.serve.compression import SMALL, pack, unpack
-from cupola.serve.context import Context, Inference, Later, Outcome
-from cupola.serve.links import Model
-from cupola.serve.messages import Refusal, Request, Response, Sink
-from cupola.serve.metrics import ModelMetrics
+from cupola.serve.http.compression import SMALL, pack, unpack
+from cupola.serve.http.messages import Refusal, Request, Response, Sink
+from cupola.serve.ipc import frames as wire
+from cupola.serve.worker.context import Context, Inference, Later, Outcome
+from cupola.serve.worker.metrics import ModelMetrics
+from cupola.serve.worker.runner_connections import Model
 
 EXTENSIONS = [
     "binary_tensor_data", "model_repository", "model_repository(unload_dependents)",
     "model_configuration", "statistics",
 ]  # fmt: skip
-_PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 _TRITON_TYPES = {"BYTES": "TYPE_STRING"}
 
 
@@ -206,16 +206,16 @@ def _start_of(request: Request) -> bytes:
 
 
 def form_of(content_type: str, start: bytes, has_json_size: bool) -> str:
-    """v2, picture, npy or multipart: by the content type, else by the first bytes."""
+    """v2, image, npy or multipart: by the content type, else by the first bytes."""
     if has_json_size or content_type.startswith("application/json"):
         return "v2"
     if content_type.startswith("multipart/form-data"):
         return "multipart"
     if content_type.startswith("image/"):
-        return "picture"
+        return "image"
     if "npy" in content_type or start.startswith(b"\x93NUMPY"):
         return "npy"
-    return "picture" if start.startswith(_PICTURES) else "v2"
+    return "image" if start.startswith(_IMAGES) else "v2"
 
 
 def answered(request: Request, answer: wire.Frame) -> Response | Awaitable[Response]:

@@ -1,7 +1,7 @@
 """A request's body -> tensors, and an answer's tensors -> body.
 
 Bodies come in four forms: the protocol's JSON with or without binary tensors behind it, a bare
-picture, a bare .npy array, and multipart with one part for each input.
+image, a bare .npy array, and multipart with one part for each input.
 """
 
 import io
@@ -14,7 +14,7 @@ import orjson
 
 from cupola.errors import InputError, did_you_mean
 from cupola.runtime.predictor import Predictor, TensorSpec
-from cupola.serve import wire
+from cupola.serve.ipc import frames as wire
 from cupola.serve.runners import tensors
 from cupola.serve.runners.multipart import parts_of
 
@@ -60,7 +60,7 @@ def _bytes_input(specs: Specs) -> TensorSpec:
     for spec in specs.values():
         if spec.datatype == "BYTES":
             return spec
-    raise InputError("this model takes no picture or file; send its tensors as JSON")
+    raise InputError("this model takes no image or file; send its tensors as JSON")
 
 
 def _sort_parts(

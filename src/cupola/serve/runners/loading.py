@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from cupola.errors import ConfigError
 from cupola.runtime.predictor import Predictor
-from cupola.serve.models import ModelPlan, read_bundle_config
 from cupola.serve.runners.prepared import load_shared
+from cupola.serve.settings.models import ModelPlan, read_bundle_config
 
 T = TypeVar("T")
 LOOK = 0.25  # seconds between two looks at whether anybody still waits

@@ -1,8 +1,8 @@
 """Weights as one mapped file that all runners of a model share.
 
 A bundle may hold its weights in another form than the runner computes with: float16 on disk and
-float32 in memory, or with batch norms that are folded into the convolutions before them
-(cupola.runtime.engines). Then each runner would hold a copy of its own. The first runner of a
+float32 in memory, or with batch norms folded into the convolutions before them
+(cupola.runtime.optimize.folding). Then each runner would hold a copy of its own. The first runner of a
 generation writes the weights once, as it holds them, to the generation's folder in shared memory;
 it and all later ones map them from there.
 """
@@ -41,7 +41,7 @@ def load_shared(source: str, folder: Path, name: str) -> Predictor:
 
 def _fold(predictor: Predictor) -> bool:
     """Prepares the model for inference, if that changes anything."""
-    from cupola.runtime.engines import foldable, prepare
+    from cupola.runtime.optimize.folding import foldable, prepare
 
     if not foldable(predictor.model):
         return False

@@ -1,9 +1,9 @@
 """The processes of one tensor-parallel model: rank 0 is the runner, the others follow it.
 
-The mould makes a `Ranks` before it forks, so that every rank is born with its lines: one socket
+The zygote makes a `Ranks` before it forks, so that every rank is born with its lines: one socket
 pair between rank 0 and each follower, and a listening socket on the loopback interface through
 which the ranks find each other. When rank 0 is gone its followers read the end of their line and
-leave; when a follower is gone the mould ends the rest.
+leave; when a follower is gone the zygote ends the rest.
 """
 
 import os
@@ -26,13 +26,13 @@ class Ranks:
         self.theirs = [pair[1] for pair in pairs]
 
     def close(self) -> None:
-        """Closes every end; the mould does so once the ranks are born."""
+        """Closes every end; the zygote does so once the ranks are born."""
         for end in (self.meeting, *self.ours, *self.theirs):
             end.close()
 
     def join(self, rank: int, timeout: float) -> Any:
         """This rank's tensor group; of the lines it keeps only the ends that are its own."""
-        from cupola.runtime.language_ranks import join
+        from cupola.generation.tensor_parallel import join
 
         for place, (ours, theirs) in enumerate(zip(self.ours, self.theirs, strict=True), start=1):
             if rank:

@@ -16,17 +16,17 @@ import numpy as np
 
 from cupola.errors import CupolaError, InputError
 from cupola.runtime.predictor import EngineError, Predictor, Resumable, StreamEngine
-from cupola.serve import wire
-from cupola.serve.board import Board
+from cupola.serve.ipc import frames as wire
+from cupola.serve.ipc.scoreboard import Board
 from cupola.serve.runners import codec
 from cupola.serve.runners.batcher import Batcher, Item, Job
-from cupola.serve.runners.hub import Connection, Hub
+from cupola.serve.runners.connection_pool import Connection, Hub
 
 HEARTBEAT = 0.5  # seconds between two beats of an idle loop
 
 
 class Runner:
-    """Serves `predictor` on `listener` until the mould has gone and no worker is connected."""
+    """Serves `predictor` on `listener` until the zygote has gone and no worker is connected."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Runner:
         now, deadline = time.monotonic(), frame.times[0]
         if now > deadline:
             return
-        self.board.begin([frame.id])  # decoding a hostile picture may kill us, too
+        self.board.begin([frame.id])  # decoding a hostile image may kill us, too
         try:
             body = wire.collect(frame) if frame.extra else frame.body
             request = codec.parse(frame, body, self.specs)

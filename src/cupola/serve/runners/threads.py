@@ -1,4 +1,4 @@
-"""Runners as threads of one process, and the roster that a mould would tell (master_process off).
+"""Runners as threads of one process, and the roster that a zygote would tell (master_process off).
 
 The same loop, the same sockets, the same frames; only births, deaths and the sharing of pages are
 missing.
@@ -11,18 +11,18 @@ import threading
 from dataclasses import asdict
 from typing import Any
 
-from cupola.serve import wire
-from cupola.serve.board import Board
-from cupola.serve.cycle import Cycle
-from cupola.serve.models import ModelPlan
-from cupola.serve.runners.birth import describe
+from cupola.serve.ipc import frames as wire
+from cupola.serve.ipc.scoreboard import Board
+from cupola.serve.master.generation import Cycle
 from cupola.serve.runners.loading import import_plugins, load_predictor
+from cupola.serve.runners.main import describe
 from cupola.serve.runners.runner import Runner
 from cupola.serve.runners.verify import verify
-from cupola.serve.settings import granted_cpus
+from cupola.serve.settings.models import ModelPlan
+from cupola.serve.settings.settings import granted_cpus
 
 
-class ThreadMould:
+class ThreadZygote:
     """Loads every model of a cycle in this process and serves each in a thread."""
 
     def __init__(self, cycle: Cycle) -> None:
@@ -39,7 +39,7 @@ class ThreadMould:
             raise
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(cycle.settings.compute_threads or granted_cpus())
-        self.listener = self._listen("mould.sock")
+        self.listener = self._listen("zygote.sock")
         threading.Thread(target=self._tell, daemon=True).start()
 
     def _listen(self, name: str) -> socket.socket:

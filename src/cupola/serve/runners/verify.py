@@ -4,8 +4,8 @@ from pathlib import Path
 
 from cupola.errors import BundleError
 from cupola.runtime.predictor import Predictor
-from cupola.runtime.recorded import differing
-from cupola.serve.models import ModelPlan
+from cupola.runtime.recorded_example import differing
+from cupola.serve.settings.models import ModelPlan
 
 
 def verify(predictor: Predictor, plan: ModelPlan) -> None:

@@ -1,0 +1,123 @@
+"""describe: the module tree of a model, with shapes, parameters, cost, source and origin."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cupola.inspect.example_inputs import example_inputs
+from cupola.inspect.probe import Pass, Visit, probe
+from cupola.registry.build_record import BuildRecord, Part
+from cupola.registry.source import place
+
+
+@dataclass
+class Node:
+    """One module: what it is, what it holds, and what it did in the watched pass."""
+
+    path: str
+    cls: str  # full dotted name
+    source: str  # file:line of its class
+    parameters: int  # its children's included
+    own_parameters: int
+    trainable: int
+    visit: Visit | None  # None if the pass did not call it, or there was no pass
+    part: Part | None  # its entry in the build record
+    python_class: type
+    shared_with: str | None = None  # the path under which the same module was met before
+    children: list["Node"] = field(default_factory=list)
+
+    @property
+    def class_name(self) -> str:
+        """The class without its module."""
+        return self.cls.rpartition(".")[2]
+
+    def walk(self) -> Iterator["Node"]:
+        """This node and all below it, parents first."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+@dataclass
+class Anatomy:
+    """A described model; printing it gives the tree as text."""
+
+    root: Node
+    build_record: BuildRecord | None
+    seen: Pass | None
+
+    def __str__(self) -> str:
+        from cupola.inspect.terminal import tree_text
+
+        return tree_text(self)
+
+    def node(self, path: str) -> Node:
+        """The node at a path; KeyError if there is none."""
+        for node in self.root.walk():
+            if node.path == path:
+                return node
+        raise KeyError(path)
+
+
+def describe(
+    model: Any,
+    inputs: Mapping[str, Any] | Sequence[int] | None = None,
+    *,
+    run: bool | None = None,
+) -> Anatomy:
+    """Takes a model apart: works for cupola modules and for any torch.nn.Module.
+
+    `inputs` are the forward's keyword arguments, or the shape of one sample (``(3, 800, 1066)``).
+    With them, or with `run=True`, one forward pass is watched, which gives shapes, FLOPs,
+    activation memory and time. InputError if the model does not take the inputs.
+    """
+    seen = None
+    if inputs is not None or run:
+        ready = inputs if isinstance(inputs, Mapping) else example_inputs(model, inputs)
+        seen = probe(model, ready)
+    build_record = getattr(model, "build_record", None)
+    parts = {part.path: part for part in build_record.parts} if build_record else {}
+    visits = seen.visits if seen else {}
+    return Anatomy(_node("", model, visits, parts, {}), build_record, seen)
+
+
+def _node(
+    path: str,
+    module: Any,
+    visits: Mapping[int, Visit],
+    parts: Mapping[str, Part],
+    met: dict[int, str],
+) -> Node:
+    own = list(module.parameters(recurse=False))
+    kind: Any = type(module)
+    node = Node(
+        path=path,
+        cls=f"{kind.__module__}.{kind.__qualname__}",
+        source=place(kind),
+        parameters=sum(p.numel() for p in module.parameters()),
+        own_parameters=sum(p.numel() for p in own),
+        trainable=sum(p.numel() for p in module.parameters() if p.requires_grad),
+        visit=visits.get(id(module)),
+        part=parts.get(path),
+        python_class=kind,
+        shared_with=met.get(id(module)),
+    )
+    if node.shared_with is None:
+        met[id(module)] = path
+        node.children = [
+            _node(f"{path}.{name}" if path else name, child, visits, parts, met)
+            for name, child in _slots(module)
+        ]
+    return node
+
+
+def _slots(module: Any) -> Iterator[tuple[str, Any]]:
+    """The children by name, a module that hangs under two names twice."""
+    names = {name for name, _ in module.named_children()}
+    for name, child in vars(module).get("_modules", {}).items():
+        if child is not None:
+            names.discard(name)
+            yield name, child
+    for name, child in module.named_children():
+        if name in names:
+            yield name, child

@@ -1,0 +1,80 @@
+"""What a detector saw in an image: attention maps and the queries that found something."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cupola.errors import InputError
+
+LONGEST = 640  # pixels of the image on the page
+
+
+def view_of(
+    model: Any,
+    pixels: np.ndarray[Any, Any],
+    labels: tuple[str, ...] = (),
+    top: int = 8,
+    fed: Tensor | None = None,
+) -> dict[str, Any]:
+    """The image as a data address, and the `top` queries with class, score, box and attention.
+
+    pixels [H, W, 3] uint8, RGB. The model says what it saw by `inspect(pixels [1, 3, H, W])`,
+    which gives logits [Q, C+1], boxes [Q, 4] (cxcywh in 0..1) and attention [Q, h, w]. `fed`
+    [1, 3, h, w] is the image as a predictor resizes and normalizes it; without it the model
+    gets the image at its size on the page.
+    InputError for a model without `inspect`.
+    """
+    if not callable(getattr(model, "inspect", None)):
+        raise InputError(f"{type(model).__name__} offers no inspect(), so there is nothing to show")
+    image = Image.fromarray(pixels)
+    image.thumbnail((LONGEST, LONGEST))
+    if fed is None:
+        shown = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float()
+        fed = _normalize(model, shown)
+    seen = model.inspect(fed)
+    scores, classes = seen["logits"].softmax(-1)[:, :-1].max(-1)
+    best = scores.argsort(descending=True)[:top].tolist()
+    queries = [
+        {
+            "query": index,
+            "label": label_of(labels, int(classes[index])),
+            "score": round(float(scores[index]), 4),
+            "box": [round(side, 4) for side in _corners(seen["boxes"][index])],
+            "attention": [[round(v, 5) for v in row] for row in seen["attention"][index].tolist()],
+        }
+        for index in best
+    ]
+    return {"image": data_address(image), "queries": queries}
+
+
+def _normalize(model: Any, pixels: Tensor) -> Tensor:
+    """[1, 3, H, W], 0..255 -> as the model's preprocessor says, if it has one."""
+    preprocessor = getattr(model, "data_preprocessor", None)
+    mean = getattr(preprocessor, "mean", None)
+    if mean is None:
+        return pixels / 255
+    std = preprocessor.std  # type: ignore[union-attr]
+    shape = (1, 3, 1, 1)
+    return (pixels - torch.as_tensor(mean).view(shape)) / torch.as_tensor(std).view(shape)
+
+
+def label_of(labels: tuple[str, ...], index: int) -> str:
+    """The name of a class, or its number where there are no names."""
+    return labels[index] if index < len(labels) else f"class {index}"
+
+
+def _corners(box: Tensor) -> list[float]:
+    cx, cy, w, h = box.tolist()
+    return [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+
+
+def data_address(image: Image.Image) -> str:
+    """The image as a `data:` address, JPEG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

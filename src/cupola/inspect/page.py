@@ -1,0 +1,102 @@
+"""The HTML page: one file that needs no network, and that nothing in a model can inject into."""
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from cupola.inspect.describe import Anatomy, Node
+from cupola.inspect.sources import class_source
+from cupola.inspect.terminal import summary
+
+STYLE = "explain.css"
+SCRIPTS = ("tree.js", "detail.js", "attention.js", "cameras.js", "story.js")
+
+
+def page(anatomy: Anatomy, title: str, view: Mapping[str, Any] | None = None) -> str:
+    """A self-contained page about a model; `view` is what its `inspect()` said of an image.
+
+    All data goes in as one JSON island in which no `<` remains, and the script puts it on the
+    page only as text.
+    """
+    data = {
+        "title": title,
+        "summary": summary(anatomy),
+        "nodes": [_row(node) for node in anatomy.root.walk()],
+        "story": _story(anatomy),
+        "sources": _sources(anatomy),
+        "configs": _configs(anatomy),
+        "view": dict(view) if view else None,
+    }
+    web = files("cupola.inspect") / "web"
+    style, *scripts = (web.joinpath(name).read_text("utf-8") for name in (STYLE, *SCRIPTS))
+    template = web.joinpath("explain.html").read_text("utf-8")
+    template = template.replace("/*STYLE*/", style).replace("/*SCRIPT*/", "\n".join(scripts))
+    return template.replace("/*DATA*/", embed(data))
+
+
+def embed(data: Any) -> str:
+    """JSON that can stand in a script element: no tag can begin or end inside it."""
+    text = json.dumps(data, ensure_ascii=False, default=str, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _row(node: Node) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "path": node.path,
+        "cls": node.class_name,
+        "full": node.cls,
+        "source": node.source,
+        "params": node.parameters,
+        "own": node.own_parameters,
+        "shared": node.shared_with,
+    }
+    if node.visit is not None:
+        visit = node.visit
+        row |= {"in": visit.shape_in, "out": visit.shape_out, "flops": visit.flops}
+        row |= {"bytes": visit.activation_bytes, "ms": round(visit.seconds * 1000, 3)}
+        row |= {"calls": visit.calls, "first": visit.first}
+    if node.part is not None:
+        part = node.part
+        row |= {"by": part.made_by, "at": part.made_at, "name": part.name, "config": part.config}
+    return row
+
+
+def _story(anatomy: Anatomy) -> list[dict[str, Any]]:
+    """The steps of the build, helpers included."""
+    parts = anatomy.build_record.parts if anatomy.build_record else ()
+    return [
+        {
+            "path": part.path,
+            "cls": part.class_name,
+            "by": part.made_by,
+            "at": part.made_at,
+            "ms": round(part.seconds * 1000, 3),
+            "module": part.module,
+        }
+        for part in parts
+    ]
+
+
+def _sources(anatomy: Anatomy) -> dict[str, Any]:
+    kinds = {node.cls: node.python_class for node in anatomy.root.walk()}
+    return {name: source for name, kind in kinds.items() if (source := class_source(kind))}
+
+
+def _configs(anatomy: Anatomy) -> dict[str, Any]:
+    """Per path in the config: its dict as text lines, each with the place that wrote it."""
+    build_record = anatomy.build_record
+    if build_record is None:
+        return {}
+    found: dict[str, Any] = {}
+    for part in build_record.parts:
+        value = build_record.config_of(part)
+        if part.config is not None and isinstance(value, Mapping) and part.config not in found:
+            origins = build_record.origins_of(part)
+            found[part.config] = [
+                [str(key), json.dumps(item, ensure_ascii=False, default=str), origins.get(key, "")]
+                for key, item in value.items()
+            ]
+    return found

@@ -1,0 +1,67 @@
+"""Sample folders: the images of calibrated cameras at one moment, on disk.
+
+A folder holds the images and `sample.json`:
+{"cameras": [{"name", "file", "lidar2img": 4 x 4}, ...]}, in the order of the model's cameras.
+A bundle's `example` folder is one, and its folders 1, 2, ... are further ones.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cupola.errors import InputError
+from cupola.runtime.io.images import read_image
+
+Pixels = NDArray[np.uint8]
+SAMPLE = "sample.json"
+
+
+def read_sample(folder: Path) -> tuple[list[Pixels], NDArray[np.float32]]:
+    """Images and matrices [N, 4, 4] of a sample folder; InputError names what is wrong in it."""
+    path = folder / SAMPLE
+    try:
+        cameras = json.loads(path.read_text(encoding="utf-8"))["cameras"]
+        files = [str(camera["file"]) for camera in cameras]
+        matrices = [camera["lidar2img"] for camera in cameras]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a sample of cameras ({error!r})") from None
+    for file in files:
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise InputError(f"{path}: the image {file!r} lies outside the folder")
+    images = [read_image(folder / file) for file in files]
+    return images, read_matrices(matrices, len(images))
+
+
+def read_matrices(value: Any, cameras: int) -> NDArray[np.float32]:
+    """Numbers in any nesting -> finite matrices [cameras, 4, 4]; InputError otherwise."""
+    try:
+        matrices = np.array(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"lidar2img: not numbers ({error})") from None
+    if matrices.size != cameras * 16:
+        raise InputError(
+            f"lidar2img: expected [{cameras}, 4, 4], one matrix per camera, got "
+            f"{list(matrices.shape)}"
+        )
+    matrices = matrices.reshape(cameras, 4, 4)
+    broken = np.flatnonzero(~np.isfinite(matrices).all((1, 2)))
+    if len(broken):
+        raise InputError(f"lidar2img: camera {broken[0]} has a matrix with NaN or infinity")
+    return matrices
+
+
+def example_folders(bundle: Path | None) -> list[Path]:
+    """The sample folders that a bundle brings along, its first example first."""
+    if bundle is None:
+        return []
+    first = bundle / "example"
+    further = sorted(
+        (path.parent for path in first.glob(f"*/{SAMPLE}") if path.parent.name.isdigit()),
+        key=lambda folder: int(folder.name),
+    )
+    return [folder for folder in (first, *further) if (folder / SAMPLE).is_file()]

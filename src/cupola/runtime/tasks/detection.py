@@ -1,0 +1,163 @@
+"""DetectionPredictor: images -> boxes."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cupola.bundles import Bundle
+from cupola.errors import InputError
+from cupola.runtime.io.images import read_image, resize, resize_to
+from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
+from cupola.structures import Detections
+
+Image = str | Path | bytes | np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image as the model takes it: pixels [3, h, w], normalized, and its original (H, W)."""
+
+    pixels: Tensor
+    original: tuple[int, int]
+
+
+@dataclass
+class DetectionPredictor(Predictor):
+    """A detector with its resizing, labels and threshold.
+
+    Images are resized to `exact` (height, width) where that is set, as for a model that has seen
+    one shape only; else by `short` and `long`, which keep the aspect ratio.
+
+    `predictor(image)` -> Detections; an image is a path, the bytes of a file, or an array
+    [H, W, 3] uint8 RGB.
+    """
+
+    labels: tuple[str, ...] = ()
+    short: int | None = 800
+    long: int | None = 1333
+    exact: tuple[int, int] | None = None
+    threshold: float = 0.5
+
+    task: ClassVar[str] = "detection"
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec("image", "BYTES", (-1,), optional=True),
+            TensorSpec("pixels", "UINT8", (-1, -1, -1, 3), optional=True),
+        )
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec("boxes", "FP32", (-1, 4)),
+            TensorSpec("scores", "FP32", (-1,)),
+            TensorSpec("labels", "INT64", (-1,)),
+            TensorSpec("names", "BYTES", (-1,)),
+            TensorSpec("image_index", "INT64", (-1,)),
+        )
+
+    def __call__(self, image: Image, threshold: float | None = None) -> Detections:
+        """What stands in one image, best first, from `threshold` (default: the bundle's) on."""
+        found = self.run([self.sample(image)])[0]
+        return found.above(self.threshold if threshold is None else threshold)
+
+    def sample(self, image: Image) -> Sample:
+        """Reads, resizes and normalizes one image."""
+        array = image if isinstance(image, np.ndarray) else read_image(image)
+        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
+            raise InputError(
+                f"pixels: expected an image [H, W, 3] of uint8, got {array.dtype} "
+                f"{list(array.shape)}"
+            )
+        original = (int(array.shape[0]), int(array.shape[1]))
+        size = self.exact or resize_to(original, self.short, self.long)
+        smaller = resize(array, size)
+        pixels = torch.from_numpy(smaller.copy()).permute(2, 0, 1)  # [3, h, w]
+        return Sample(self.model.data_preprocessor.normalize(pixels), original)
+
+    def decode(self, tensors: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Sample]:
+        """One sample per element of `image` (files' bytes) or of `pixels` [N, H, W, 3]."""
+        if ("image" in tensors) == ("pixels" in tensors):
+            raise InputError("send either `image` (BYTES: JPEG, PNG, ...) or `pixels` (UINT8)")
+        if "pixels" in tensors:
+            arrays = np.asarray(tensors["pixels"])
+            return [self.sample(array) for array in (arrays if arrays.ndim == 4 else arrays[None])]
+        files = np.asarray(tensors["image"], dtype=object).reshape(-1)
+        return [self.sample(bytes(file)) for file in files]
+
+    def bucket(self, sample: Sample) -> Hashable:
+        return tuple(sample.pixels.shape)
+
+    @torch.inference_mode()
+    def run(self, samples: Sequence[Sample]) -> list[Detections]:
+        images = [sample.pixels for sample in samples]
+        if len({tuple(image.shape) for image in images}) > 1:
+            return [found for sample in samples for found in self.run([sample])]
+        sizes = [(int(p.shape[1]), int(p.shape[2])) for p in images]
+        factors = [
+            (w / sample.original[1], h / sample.original[0])
+            for sample, (h, w) in zip(samples, sizes, strict=True)
+        ]
+        batch = {
+            "pixels": torch.stack(images),
+            "padding_mask": None,
+            "image_sizes": sizes,
+            "scale_factors": factors,
+        }
+        return [
+            Detections(found.boxes, found.scores, found.labels, self.labels)
+            for found in self.model.predict(batch)
+        ]
+
+    def encode(self, predictions: Sequence[Detections], parameters: Mapping[str, Any]) -> Arrays:
+        """Tensors of all images joined; `image_index` says which box belongs to which."""
+        threshold = _threshold(parameters.get("threshold", self.threshold))
+        kept = [found.above(threshold) for found in predictions]
+        index = [np.full(len(found), i, dtype=np.int64) for i, found in enumerate(kept)]
+        names = [found.name(label) for found in kept for label in found.labels.tolist()]
+        return {
+            "boxes": torch.cat([found.boxes for found in kept]).float().numpy(),
+            "scores": torch.cat([found.scores for found in kept]).float().numpy(),
+            "labels": torch.cat([found.labels for found in kept]).numpy(),
+            "names": np.array([name.encode() for name in names], dtype=object),
+            "image_index": np.concatenate(index),
+        }
+
+
+def _threshold(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"threshold: expected a number in 0..1, got {value!r}") from None
+    if not 0 <= number <= 1:
+        raise InputError(f"threshold: expected a number in 0..1, got {value!r}")
+    return number
+
+
+def from_bundle(bundle: Bundle, model: Any) -> DetectionPredictor:
+    """The predictor of a detection bundle."""
+    return make(bundle.name, bundle.version, model, bundle.config, bundle.labels)
+
+
+def make(
+    name: str, version: str, model: Any, config: Mapping[str, Any], labels: tuple[str, ...]
+) -> DetectionPredictor:
+    """A predictor with the resizing and the threshold that its config asks for."""
+    resizing = config.get("preprocess", {}).get("resize", {"short": 800, "long": 1333})
+    return DetectionPredictor(
+        name,
+        version,
+        model,
+        config,
+        labels=labels,
+        short=resizing.get("short"),
+        long=resizing.get("long"),
+        exact=tuple(resizing["exact"]) if "exact" in resizing else None,
+        threshold=config.get("postprocess", {}).get("threshold", 0.5),
+    )

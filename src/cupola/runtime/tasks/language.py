@@ -1,0 +1,241 @@
+"""LanguagePredictor: prompts -> completions, at once or streamed token by token."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from cupola.bundles import Bundle
+from cupola.errors import BundleError, InputError
+from cupola.generation.tensor_parallel import Lead, Order
+from cupola.models.bloom import Batcher, Sampling
+from cupola.parallel import Group
+from cupola.runtime.building import build, build_part
+from cupola.runtime.optimize.language import prepare
+from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
+
+if TYPE_CHECKING:
+    from cupola.runtime.tasks.language_stream import LanguageEngine
+
+
+@dataclass(frozen=True)
+class LanguageSample:
+    """One prompt as ids, how to continue it, and the strings that end it."""
+
+    ids: tuple[int, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was written. `finish_reason`: "stop" (end of text, stop string) or "length"."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    prompt_tokens: int
+    logprobs: tuple[float, ...] = ()
+
+
+@dataclass
+class LanguagePredictor(Predictor):
+    """A language model with its tokenizer. `predictor("Once", max_tokens=40)` -> Completion."""
+
+    tokenizer: Any = None
+    cache_tokens: int = 8192
+    chunk: int = 256
+    engine: str = "eager"  # see language_engines.py
+    tell: Callable[[Order], None] | None = None  # how rank 0 of a group reaches the other ranks
+    _numbers: Iterator[int] = field(default_factory=count, repr=False)
+    _executed: str = field(default="eager", repr=False)
+
+    task: ClassVar[str] = "language"
+    max_batch: ClassVar[int] = 32
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("prompt", "BYTES", (-1,)),)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec("text", "BYTES", (-1,)),
+            TensorSpec("finish_reason", "BYTES", (-1,)),
+            TensorSpec("prompt_tokens", "INT64", (-1,)),
+            TensorSpec("completion_tokens", "INT64", (-1,)),
+        )
+
+    def __call__(self, prompt: str, **parameters: Any) -> Completion:
+        """Continues one prompt; parameters as in `decode`."""
+        completion: Completion = self.run([self.sample(prompt, parameters)])[0]
+        return completion
+
+    def decode(
+        self, tensors: Mapping[str, Any], parameters: Mapping[str, Any]
+    ) -> list[LanguageSample]:
+        """One sample per element of `prompt`.
+
+        Parameters: max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop (a
+        string or a list), logprobs. Several prompts of one request draw with seed, seed + 1, ...
+        """
+        if "prompt" not in tensors:
+            raise InputError("prompt: expected an array of texts")
+        prompts = np.atleast_1d(np.asarray(tensors["prompt"], dtype=object)).ravel()
+        return [self.sample(as_text(p), parameters, row) for row, p in enumerate(prompts)]
+
+    def sample(
+        self, prompt: str | Sequence[int], parameters: Mapping[str, Any], row: int = 0
+    ) -> LanguageSample:
+        """A checked sample of a text or of token ids."""
+        ids = self.tokenizer.encode(prompt).ids if isinstance(prompt, str) else list(prompt)
+        sampling = read_sampling(parameters, row)
+        if not ids:
+            raise InputError("prompt: it is empty")
+        if len(ids) + sampling.max_tokens > self.cache_tokens:
+            raise InputError(
+                f"prompt: {len(ids)} tokens and max_tokens {sampling.max_tokens} exceed the "
+                f"{self.cache_tokens} tokens that this model keeps"
+            )
+        return LanguageSample(tuple(ids), sampling, read_stop(parameters.get("stop")))
+
+    def run(self, samples: Sequence[LanguageSample]) -> list[Completion]:
+        """Completes all samples together."""
+        engine = self.open_stream()
+        for row, sample in enumerate(samples):
+            engine.add(str(row), sample)
+        pieces: list[list[Mapping[str, Any]]] = [[] for _ in samples]
+        while engine.active:
+            for chunk in engine.step():
+                pieces[int(chunk.request_id)].append(chunk.data)
+        engine.close()
+        return [_join(sample, part) for sample, part in zip(samples, pieces, strict=True)]
+
+    def encode(self, predictions: Sequence[Completion], parameters: Mapping[str, Any]) -> Arrays:
+        """The arrays `text`, `finish_reason`, `prompt_tokens` and `completion_tokens`."""
+        return {
+            "text": _bytes([each.text for each in predictions]),
+            "finish_reason": _bytes([each.finish_reason for each in predictions]),
+            "prompt_tokens": np.array([each.prompt_tokens for each in predictions], np.int64),
+            "completion_tokens": np.array([len(p.token_ids) for p in predictions], np.int64),
+        }
+
+    def open_stream(self) -> "LanguageEngine":
+        """An engine whose chunks are described in language_stream.py."""
+        from cupola.runtime.tasks.language_stream import LanguageEngine
+
+        batcher = self.new_batcher()
+        if self.tell is None:
+            return LanguageEngine(batcher, self.tokenizer)
+        return LanguageEngine(Lead(batcher, next(self._numbers), self.tell), self.tokenizer)
+
+    def new_batcher(self) -> Batcher:
+        """An empty cache and nobody in it, over the model as `engine` executes it."""
+        if self.engine != self._executed:
+            prepare(self.model, self.engine)
+            self._executed = self.engine
+        return Batcher(
+            self.model,
+            cache_tokens=self.cache_tokens,
+            chunk=self.chunk,
+            max_requests=self.max_batch,
+        )
+
+
+def as_text(value: Any) -> str:
+    """A prompt as text; InputError for bytes that are not UTF-8."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"prompt: not valid UTF-8 ({error.reason})") from None
+    if not isinstance(value, str):
+        raise InputError(f"prompt: expected text, got {type(value).__name__}")
+    return value
+
+
+def read_sampling(parameters: Mapping[str, Any], row: int = 0) -> Sampling:
+    """The sampling fields among a request's parameters; None means the default."""
+    kinds = {
+        "max_tokens": int,
+        "temperature": float,
+        "top_k": int,
+        "top_p": float,
+        "repetition_penalty": float,
+        "seed": int,
+    }
+    values: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        value = parameters.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or kind(value) != value:
+            raise InputError(f"{name}: expected a number of kind {kind.__name__}, got {value!r}")
+        values[name] = kind(value)
+    values["seed"] = values.get("seed", 0) + row
+    return Sampling(**values, logprobs=bool(parameters.get("logprobs")))
+
+
+def read_stop(value: Any) -> tuple[str, ...]:
+    """The stop strings of a request: none, one, or a list."""
+    stops = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(stops, list | tuple) or not all(isinstance(s, str) and s for s in stops):
+        raise InputError(f"stop: expected a text or a list of texts, got {value!r}")
+    return tuple(stops)
+
+
+def _join(sample: LanguageSample, pieces: Sequence[Mapping[str, Any]]) -> Completion:
+    return Completion(
+        "".join(piece["text"] for piece in pieces),
+        tuple(piece["token_id"] for piece in pieces),
+        pieces[-1]["finish_reason"],
+        len(sample.ids),
+        tuple(piece["logprob"] for piece in pieces if "logprob" in piece),
+    )
+
+
+def _bytes(texts: Sequence[str]) -> np.ndarray[Any, Any]:
+    array = np.empty(len(texts), dtype=object)
+    array[:] = [text.encode() for text in texts]
+    return array
+
+
+def from_bundle(bundle: Bundle, model: Any) -> LanguagePredictor:
+    """The predictor of a language bundle, which holds a tokenizer.json."""
+    return LanguagePredictor(
+        bundle.name,
+        bundle.version,
+        model,
+        bundle.config,
+        tokenizer=read_tokenizer(bundle.path),
+        **bundle.config.get("generation", {}),
+    )
+
+
+def from_hugging_face(folder: Path, group: Group | None = None) -> LanguagePredictor:
+    """The predictor of a Hugging Face BLOOM folder: config.json, weights, tokenizer.json.
+
+    With `group` it holds this rank's part of the model.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model_config = {"type": "BloomForCausalLM", **config}
+    if group is None:
+        model = build(model_config, weights=folder)
+    else:
+        model = build_part(model_config, folder, group)
+    return LanguagePredictor(
+        folder.name, "1", model.eval(), {"model": model_config}, tokenizer=read_tokenizer(folder)
+    )
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer.json; BundleError if there is none."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise BundleError(f"{folder}: holds no tokenizer.json")
+    return Tokenizer.from_file(str(path))

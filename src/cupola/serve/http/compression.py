@@ -1,0 +1,52 @@
+"""gzip and deflate, both ways; a bomb stops at the limit, not in memory."""
+
+import asyncio
+import zlib
+
+from cupola.serve.http.messages import Refusal, Request
+
+LARGE = 256 * 1024  # bytes; more is packed and unpacked in a thread
+SMALL = 4096  # bytes; less is not worth packing
+
+
+async def unpack(request: Request, limit: int) -> bytes | None:
+    """The unpacked body of a compressed request; None if it is not compressed."""
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding in ("", "identity"):
+        return None
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise Refusal(415, f"Content-Encoding {encoding!r}: only gzip and deflate are known")
+    body = request.body_bytes()
+    if len(body) < SMALL:
+        return _inflate(body, limit)
+    return await asyncio.get_running_loop().run_in_executor(None, _inflate, body, limit)
+
+
+def _inflate(body: bytes, limit: int) -> bytes:
+    engine = zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
+    try:
+        whole = engine.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise Refusal(400, f"the compressed body is damaged: {error}") from None
+    if len(whole) > limit:
+        raise Refusal(413, f"the body unpacks to more than {limit} bytes")
+    if not engine.eof:
+        raise Refusal(400, "the compressed body ends too early")
+    return whole
+
+
+async def pack(body: bytes, accepted: str) -> tuple[bytes, str | None]:
+    """The body as the client likes it, and the name of the encoding; None if it stays plain."""
+    names = {part.split(";")[0].strip() for part in accepted.lower().split(",")}
+    name = "gzip" if "gzip" in names else "deflate" if "deflate" in names else None
+    if name is None or len(body) < SMALL:
+        return body, None
+    if len(body) < LARGE:
+        return _deflate(body, name), name
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(None, _deflate, body, name), name
+
+
+def _deflate(body: bytes, name: str) -> bytes:
+    engine = zlib.compressobj(level=1, wbits=31 if name == "gzip" else 15)
+    return engine.compress(body) + engine.flush()

@@ -1,0 +1,173 @@
+"""Bytes of a connection -> requests, through httptools, within the limits of the settings."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+
+from cupola.serve.http.messages import Refusal, Request
+from cupola.serve.settings.settings import Settings
+
+HEADERS_LIMIT = 200
+_ONCE = ("content-length", "inference-header-content-length", "host")
+
+
+class Reader:
+    """Parses one client's bytes. `take` gets each whole request, `proceed` says 100-continue."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Path,
+        peer: str,
+        next_id: Callable[[], str],
+        take: Callable[[Request], None],
+        proceed: Callable[[], None],
+    ) -> None:
+        self.settings, self.spool, self.peer = settings, spool, peer
+        self._next_id, self._take, self._proceed = next_id, take, proceed
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self.in_header = self.in_body = False
+        self.began_at = self._now = 0.0
+        self._header_size = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.url = b""
+        self.headers: dict[str, str] = {}
+        self.received = self._parsed = 0
+        self._chunks: list[bytes] = []
+        self._spool_path: Path | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Nothing of a request has arrived."""
+        return not self.in_header and not self.in_body
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Takes what arrived at `now`; Refusal says what is wrong with it."""
+        self._now = now
+        if not self.in_body:
+            if not self.in_header:
+                self.began_at, self.in_header = now, True
+            self._header_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            raise cause if isinstance(cause, Refusal) else Refusal(400, str(cause)) from None
+        except httptools.HttpParserError as error:
+            raise Refusal(400, f"malformed request: {error}") from None
+        if self.in_header and self._header_size > self.settings.max_header:
+            raise Refusal(431, f"header over {self.settings.max_header} bytes")
+
+    # ---- httptools
+
+    def on_message_begin(self) -> None:
+        self._reset()
+        self.began_at, self.in_header = self._now, True
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        key = name.decode("latin-1").lower()
+        text = value.decode("latin-1").strip()
+        if key in self.headers:
+            if key in _ONCE:
+                raise Refusal(400, f"header {key} appears twice")
+            text = f"{self.headers[key]}, {text}"
+        self.headers[key] = text
+        self._parsed += len(name) + len(value)
+        if len(self.headers) > HEADERS_LIMIT or self._parsed > self.settings.max_header:
+            raise Refusal(431, f"header over {self.settings.max_header} bytes or too many fields")
+
+    def on_headers_complete(self) -> None:
+        self.in_header, self.in_body, self._header_size = False, True, 0
+        headers = self.headers
+        if "upgrade" in headers:
+            raise Refusal(501, "upgrade is not supported")
+        length = headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()):
+            raise Refusal(400, f"bad Content-Length {length!r}")
+        if int(length) > self.settings.max_body:
+            raise Refusal(413, f"body of {length} bytes, at most {self.settings.max_body}")
+        if "transfer-encoding" in headers and "content-length" in headers:
+            raise Refusal(400, "both Content-Length and Transfer-Encoding")
+        if "expect" in headers:
+            if headers["expect"].lower() != "100-continue":
+                raise Refusal(417, f"expectation {headers['expect']!r} is not known")
+            self._proceed()
+
+    def on_body(self, data: bytes) -> None:
+        self.received += len(data)
+        if self.received > self.settings.max_body:
+            raise Refusal(413, f"body over {self.settings.max_body} bytes")
+        self._chunks.append(data)
+        if self.received > self.settings.shm_threshold:
+            self._spool()
+
+    def on_message_complete(self) -> None:
+        self.in_body = False
+        path, query = split_url(self.url)
+        chunks = self._chunks
+        request = Request(
+            self._parser.get_method().decode(),
+            path,
+            query,
+            self.headers,
+            self.headers.get("x-request-id", "")[:128] or self._next_id(),
+            self.began_at,
+            self.peer,
+            chunks[0] if len(chunks) == 1 else b"".join(chunks),
+            self._spool_path,
+            bool(self._parser.should_keep_alive()),
+        )
+        self._spool_path, self._chunks = None, []
+        self._take(request)
+
+    # ---- bodies in the spool
+
+    def _spool(self) -> None:
+        """Moves what has arrived of a large body to shared memory."""
+        if self._spool_path is None:
+            self._spool_path = self.spool / f"{os.getpid()}-{self._next_id()}"
+        try:
+            with self._spool_path.open("ab") as file:
+                file.writelines(self._chunks)
+        except OSError as error:
+            raise Refusal(503, f"no room for the body: {error.strerror}") from None
+        self._chunks = []
+
+    def drop(self) -> None:
+        """The request that was under way will never be whole."""
+        if self._spool_path is not None:
+            self._spool_path.unlink(missing_ok=True)
+            self._spool_path = None
+
+    # ---- time
+
+    def late(self, now: float, active_at: float) -> str:
+        """What of a request takes too long, or ""; `active_at`: when bytes last came."""
+        limits = self.settings
+        if self.in_header and now - self.began_at > limits.header_timeout:
+            return "header"
+        due = limits.body_timeout + self.received / limits.body_rate
+        if self.in_body and (now - self.began_at > due or now - active_at > limits.body_timeout):
+            return "body"
+        return ""
+
+
+def split_url(url: bytes) -> tuple[str, str]:
+    """(path without its escapes, query) of a request's target."""
+    if url.startswith(b"/"):
+        path, _, query = url.partition(b"?")
+        path = path.partition(b"#")[0]
+    else:
+        parsed = httptools.parse_url(url)
+        path, query = parsed.path or b"/", parsed.query or b""
+    text = path.decode("latin-1")
+    return unquote(text) if "%" in text else text, query.decode("latin-1")

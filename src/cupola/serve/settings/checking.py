@@ -1,0 +1,45 @@
+"""What `cupola check` does: everything that a start does before it starts a process."""
+
+import errno
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from cupola.errors import ConfigError
+from cupola.serve.master.sockets import open_listeners
+from cupola.serve.privileges import identity
+from cupola.serve.settings.file import load_settings
+from cupola.serve.settings.models import plan_models
+from cupola.serve.settings.settings import Settings
+
+
+def check_settings(file: Path | None, flags: dict[str, Any]) -> Settings:
+    """The settings, if a server could start with them; ConfigError, BundleError or OSError."""
+    settings = load_settings(file, flags)
+    plan_models(settings)
+    identity(settings)
+    for address in settings.listen:
+        if address != "systemd":
+            _try_address(address)
+    for path in (settings.tls_certificate, settings.tls_key):
+        if path is not None:
+            with closing(path.open("rb")):
+                pass
+    for name in ("error_log", "access_log"):
+        target = getattr(settings, name)
+        if target not in ("stderr", "stdout", "off") and not Path(target).parent.is_dir():
+            raise ConfigError(f"{name}: folder {Path(target).parent} does not exist")
+    return settings
+
+
+def _try_address(address: str) -> None:
+    if address.startswith("unix:"):
+        if not Path(address[5:]).parent.is_dir():
+            raise ConfigError(f"listen: folder {Path(address[5:]).parent} does not exist")
+        return
+    try:
+        for listener in open_listeners([address], [], tries=1):
+            listener.close()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise

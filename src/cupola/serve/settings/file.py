@@ -1,0 +1,124 @@
+"""Settings from a TOML or YAML file, the environment and flags; later ones win.
+
+An error names the file, the line and the setting, and offers the nearest name.
+"""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from cupola.errors import ConfigError, did_you_mean
+from cupola.serve.settings.settings import ModelSettings, Settings
+
+PREFIX = "CUPOLA_"
+Location = tuple[str | int, ...]
+
+
+def load_settings(
+    file: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings of `file`, then CUPOLA_NAME variables, then `flags`; ConfigError if wrong."""
+    text = _read(file) if file else ""
+    from_file = _parse(file, text) if file else {}
+    from_environment = _from_environment(os.environ if environment is None else environment)
+    values = {**from_file, **from_environment, **dict(flags or {})}
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        lines = [_explain(problem, file, text, from_file) for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def dump_settings(settings: Settings) -> str:
+    """All settings, defaults included, as a YAML file that reads back equal."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+
+
+def _parse(file: Path, text: str) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(text) if file.suffix == ".toml" else yaml.safe_load(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{file}:{line}: {error.problem}") from None
+    if data is not None and not isinstance(data, dict):
+        raise ConfigError(f"{file}:1: expected settings as `name: value`, found {data!r}")
+    return data or {}
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """CUPOLA_WORKERS=4, CUPOLA_LISTEN=a,b; values that look like JSON are read as JSON."""
+    found: dict[str, Any] = {}
+    for name in Settings.model_fields:
+        value = environment.get(PREFIX + name.upper())
+        if value is not None:
+            found[name] = json.loads(value) if value[:1] in "[{" and value else value
+    return found
+
+
+def _explain(problem: Any, file: Path | None, text: str, from_file: dict[str, Any]) -> str:
+    location: Location = problem["loc"]
+    name = ".".join(str(part) for part in location)
+    in_file = file is not None and bool(location) and location[0] in from_file
+    where = f"{file}:{_line_of(text, location, file)}: " if in_file and file else ""
+    if problem["type"] == "extra_forbidden":
+        known = ModelSettings.model_fields if len(location) > 1 else Settings.model_fields
+        return f"{where}unknown setting {name!r}{did_you_mean(str(location[-1]), known)}"
+    return f"{where}{name}: {problem['msg']}, got {problem['input']!r}"
+
+
+def _line_of(text: str, location: Location, file: Path) -> int:
+    if file.suffix == ".toml":
+        return _toml_line(text, location)
+    node = yaml.compose(text)
+    line = 1
+    for part in location:
+        found = _yaml_child(node, part)
+        if found is None:
+            break
+        node, line = found
+    return line
+
+
+def _yaml_child(node: Any, part: str | int) -> tuple[Any, int] | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(part):
+                return value, key.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part], node.value[part].start_mark.line + 1
+    return None
+
+
+def _toml_line(text: str, location: Location) -> int:
+    """The line of the deepest part of `location` that stands in the file (tomllib tells none)."""
+    lines, start, best = text.splitlines(), 0, 1
+    for position, part in enumerate(location):
+        if isinstance(part, int):
+            continue
+        following = location[position + 1] if position + 1 < len(location) else 0
+        nth = following if isinstance(following, int) else 0
+        header = re.compile(rf"\s*\[+\s*{re.escape(part)}\s*\]+|\s*{re.escape(part)}\s*=")
+        hits = [n for n, line in enumerate(lines) if n >= start and header.match(line)]
+        if not hits:
+            break
+        start = hits[min(nth, len(hits) - 1)]
+        best = start + 1
+    return best

@@ -1,0 +1,136 @@
+"""The page: self-contained, injection-proof, driven by keys, in headless Chromium."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cupola import nn
+from cupola.config import Config
+from cupola.errors import InputError
+from cupola.inspect import describe, page
+from cupola.inspect.image_view import view_of
+from cupola.inspect.page import embed
+from cupola.registry import MODELS, build
+
+EVIL = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
+
+
+@MODELS.register_module("PageModel", force=True)
+class PageModel(nn.Module):
+    def __init__(self, body: dict[str, Any], note: str = "") -> None:
+        super().__init__()
+        self.body = MODELS.build(body)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x).mean((2, 3)))
+
+    def inspect(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = torch.tensor([[0.0, 4.0, 0.0], [3.0, 0.0, 0.0]])
+        boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.3, 0.3, 0.2, 0.2]])
+        return {"logits": logits, "boxes": boxes, "attention": torch.full((2, 2, 2), 0.25)}
+
+
+@MODELS.register_module("PageBody", force=True)
+class PageBody(nn.Sequential):
+    def __init__(self, dim: int) -> None:
+        super().__init__(nn.Conv2d(3, dim, 3), nn.ReLU())
+
+
+def written(folder: Path) -> tuple[Any, Path]:
+    """The page of a model whose config and labels try to inject script."""
+    config = f"model = dict(type='PageModel', note={EVIL!r},\n body=dict(type='PageBody', dim=8))\n"
+    (folder / "evil.py").write_text(config)
+    model = build(Config.load(folder / "evil.py"))
+    pixels = np.full((20, 30, 3), 128, dtype=np.uint8)
+    view = view_of(model, pixels, labels=(EVIL, "seven"))
+    out = folder / "page.html"
+    out.write_text(page(describe(model, (3, 16, 16)), EVIL, view), encoding="utf-8")
+    return model, out
+
+
+def test_nothing_in_the_data_can_end_the_script() -> None:
+    text = embed({"a": EVIL, "b": "\u2028&amp;"})
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == {"a": EVIL, "b": "\u2028&amp;"}
+
+
+def test_the_page_needs_no_network(tmp_path: Path) -> None:
+    text = written(tmp_path)[1].read_text("utf-8")
+    assert "default-src 'none'" in text
+    assert text.count("<script") == 2
+    assert "<link" not in text and "@import" not in text and "fetch(" not in text
+
+
+def test_a_view_needs_inspect() -> None:
+    with pytest.raises(InputError, match=r"Linear offers no inspect\(\)"):
+        view_of(nn.Linear(1, 1), np.zeros((4, 4, 3), dtype=np.uint8))
+
+
+def test_a_thousand_modules_make_a_page_within_a_second() -> None:
+    model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.ReLU()) for _ in range(500)))
+    anatomy = describe(model, (4,))
+    began = time.process_time()
+    text = page(anatomy, "large")
+    assert time.process_time() - began < 1.0
+    assert text.count('"path"') >= 1000
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    if executable is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.browser
+def test_the_page_in_a_browser(browser: Any, tmp_path: Path) -> None:
+    _, out = written(tmp_path)
+    requests: list[str] = []
+    errors: list[str] = []
+    tab = browser.new_page()
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.goto(out.as_uri())
+    tab.wait_for_selector("body[data-ready=yes]")
+    assert tab.title().startswith(EVIL)
+    assert tab.evaluate("window.hacked") is None
+
+    rows = tab.locator("[role=treeitem]")
+    assert rows.count() == 5
+    tab.locator("#tree").focus()
+    tab.keyboard.press("ArrowDown")
+    assert "body: PageBody" in tab.locator("#detail h2").first.inner_text()
+    assert "class PageBody" in tab.locator("#detail").inner_text()
+    assert "evil.py:2" in tab.locator("#detail").inner_text()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    assert "1x8x14x14" in tab.locator("#detail dl").inner_text()
+    tab.keyboard.press("/")
+    tab.keyboard.type("linear")
+    assert tab.locator("[role=treeitem]:visible").count() == 1
+    tab.keyboard.press("Enter")
+    assert "head: Linear" in tab.locator("#detail h2").first.inner_text()
+
+    tab.keyboard.press("Home")
+    tab.locator(".queries button", has_text="seven").click()
+    assert tab.locator(".queries button[aria-pressed=true]").count() == 1
+    tab.locator("#step").fill("2")
+    assert tab.locator("#told").inner_text().startswith("2/")
+    assert tab.locator(".row.unmade").count() == 3
+    assert tab.evaluate("window.hacked") is None
+    assert errors == []
+    assert all(url.startswith(("file:", "data:")) for url in requests)
