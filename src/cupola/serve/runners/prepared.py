@@ -2,9 +2,9 @@
 
 A bundle may hold its weights in another form than the runner computes with: float16 on disk and
 float32 in memory, or with batch norms folded into the convolutions before them
-(cupola.runtime.optimize.folding). Then each runner would hold a copy of its own. The first runner of a
-generation writes the weights once, as it holds them, to the generation's folder in shared memory;
-it and all later ones map them from there.
+(cupola.runtime.optimize.folding). Each runner would then hold its own copy. So the first runner of
+a generation writes the weights once, as it holds them, to the generation's folder in shared memory;
+it and all later runners map them from there.
 """
 
 import fcntl
