@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cupola.data.detection import IMAGENET_MEAN, IMAGENET_STD, collate_detection
+from cupola.data.detection import collate_detection
 from cupola.data.transforms import Compose
 from cupola.errors import DataError
 from cupola.registry import DATASETS
+from cupola.structures import IMAGENET_MEAN, IMAGENET_STD, normalize
 
 
 def read_instances(path: Path) -> dict[str, Any]:
@@ -55,8 +56,7 @@ class CocoDataset:
         self.folder = self.root / (data_prefix or {}).get("img", "images")
         self.test_mode, self.seed, self.epoch = test_mode, seed, 0
         self.pipeline = Compose(pipeline)
-        self._mean = np.asarray(mean, np.float32)
-        self._std = np.asarray(std, np.float32)
+        self.mean, self.std = tuple(mean), tuple(std)
         content = read_instances(self.root / ann_file)
         self.names = self._read_categories(content, metainfo or {})
         self.images = self._read_images(content, {} if test_mode else filter_cfg or {})
@@ -134,10 +134,10 @@ class CocoDataset:
             raise DataError(f"{path}: cannot be read ({error})") from None
         sample = {"image": rgb, "scale_factor": (1.0, 1.0), **self._objects(image)}
         sample = self.pipeline(sample, np.random.default_rng((self.seed, self.epoch, index)))
-        pixels = (np.asarray(sample["image"], np.float32) - self._mean) / self._std  # [H, W, 3]
+        pixels = np.asarray(sample["image"]).transpose(2, 0, 1).copy()  # [3, H, W]
         return {
             **sample,
-            "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+            "image": normalize(torch.from_numpy(pixels), self.mean, self.std),
             "boxes": torch.from_numpy(sample["boxes"]),
             "labels": torch.from_numpy(sample["labels"]),
             "crowd": torch.from_numpy(sample["crowd"]),

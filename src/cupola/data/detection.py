@@ -5,9 +5,6 @@ from typing import Any
 
 from cupola.structures import pad_images
 
-# Mean and deviation of ImageNet's RGB values, 0..255, as MMDetection's configs spell them.
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
 TARGET_KEYS = ("boxes", "labels", "crowd")
 
 

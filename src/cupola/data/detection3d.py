@@ -3,19 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from cupola.errors import DataError
-
-
-def normalize_views(images: NDArray[Any], mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """RGB images [N, H, W, 3] -> [N, 3, H, W], (value - mean) / std."""
-    scale = (1.0 / np.asarray(std)).astype(np.float32)[:, None, None]
-    shift = (-np.asarray(mean) / np.asarray(std)).astype(np.float32)[:, None, None]
-    return torch.from_numpy(images.transpose(0, 3, 1, 2) * scale + shift)
 
 
 def collate_detection3d(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

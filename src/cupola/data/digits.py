@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from cupola.data.detection import IMAGENET_MEAN, IMAGENET_STD, collate_detection
+from cupola.data.detection import collate_detection
 from cupola.data.sources import GLYPH_CELLS, GLYPH_SIDE, Field, check_split, glyphs, photos
 from cupola.registry import DATASETS
+from cupola.structures import IMAGENET_MEAN, IMAGENET_STD, normalize
 
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 EDGE = 0.25  # ink value over which a glyph goes from transparent to opaque
@@ -150,8 +151,7 @@ class DigitsInPhotos:
         self.split = check_split(split)
         self.seed, self.count, self.size = seed, count, size
         self.style = DigitStyle(**(style or {}))
-        self._scale = (1.0 / np.asarray(std)).astype(np.float32)[:, None, None]
-        self._shift = (-np.asarray(mean) / np.asarray(std)).astype(np.float32)[:, None, None]
+        self.mean, self.std = tuple(mean), tuple(std)
 
     def __len__(self) -> int:
         return self.count
@@ -164,9 +164,9 @@ class DigitsInPhotos:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         composed = self.compose(index)
-        image = composed.pixels.transpose(2, 0, 1) * self._scale + self._shift  # [3, S, S]
+        pixels = torch.from_numpy(composed.pixels).permute(2, 0, 1).contiguous()  # [3, S, S]
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(image)),
+            "image": normalize(pixels, self.mean, self.std),
             "boxes": torch.from_numpy(composed.boxes),
             "labels": torch.from_numpy(composed.labels),
             "image_id": index,

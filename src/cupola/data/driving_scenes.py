@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cupola.data.detection3d import collate_detection3d, normalize_views
+from cupola.data.detection3d import collate_detection3d
 from cupola.data.driving import (
     CAMERA_NAMES,
     CLASS_NAMES,
@@ -29,6 +29,7 @@ from cupola.data.driving import (
 from cupola.data.driving.rig import Camera
 from cupola.errors import DataError
 from cupola.registry import DATASETS
+from cupola.structures import normalize
 
 SPLITS = ("train", "val")
 MEAN = (110.0, 118.0, 122.0)  # of these images, RGB, 0..255
@@ -157,8 +158,9 @@ class DrivingScenes:
         drawn = self.draw(index)
         if self.mirror and (index + self.epoch) % 2:
             drawn = mirrored(drawn)
+        pixels = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).contiguous()  # [6, 3, H, W]
         return {
-            "images": normalize_views(drawn.images, self.mean, self.std),
+            "images": normalize(pixels, self.mean, self.std),
             "lidar2img": torch.from_numpy(drawn.lidar2img),
             "boxes": torch.from_numpy(drawn.boxes),
             "labels": torch.from_numpy(drawn.labels),

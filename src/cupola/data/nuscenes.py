@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cupola.data.detection3d import collate_detection3d, normalize_views
+from cupola.data.detection3d import collate_detection3d
 from cupola.data.driving.rig import CAMERA_NAMES
 from cupola.data.multiview_pipeline import read_pipeline
 from cupola.data.nuscenes_infos import info_frames
@@ -22,6 +22,7 @@ from cupola.data.nuscenes_tables import Tables
 from cupola.data.photometric import PhotometricDistortion
 from cupola.errors import DataError
 from cupola.registry import DATASETS
+from cupola.structures import normalize, pad_to_multiple
 
 Array = NDArray[np.float64]
 
@@ -141,13 +142,13 @@ class NuScenesDataset:
     def _finish(self, views: NDArray[Any]) -> dict[str, torch.Tensor]:
         """RGB images [N, H, W, 3] as "images", or as "raw_images" for the model to normalize."""
         settings = self.images
+        bgr = settings.raw or (settings.channel_order == "bgr" and not settings.bgr_to_rgb)
+        ordered = np.ascontiguousarray((views[..., ::-1] if bgr else views).transpose(0, 3, 1, 2))
+        pixels = torch.from_numpy(ordered)  # [N, 3, H, W]
         if settings.raw:
-            raw = np.ascontiguousarray(views[..., ::-1].transpose(0, 3, 1, 2))
-            return {"raw_images": torch.from_numpy(raw)}
-        bgr = settings.channel_order == "bgr" and not settings.bgr_to_rgb
-        pixels = normalize_views(views[..., ::-1] if bgr else views, settings.mean, settings.std)
-        bottom, right = (-side % settings.pad_size_divisor for side in pixels.shape[-2:])
-        return {"images": torch.nn.functional.pad(pixels, (0, right, 0, bottom))}
+            return {"raw_images": pixels}
+        normalized = normalize(pixels, settings.mean, settings.std)
+        return {"images": pad_to_multiple(normalized, settings.pad_size_divisor)}
 
     def _targets(
         self, names: Sequence[str], boxes: Array

@@ -1,8 +1,26 @@
-"""Boxes, padded image batches, detections: what passes between the rooms."""
+"""Boxes, padded image batches, detections and grids: the types that packages exchange."""
 
 from cupola.structures import boxes, boxes3d
 from cupola.structures.detections import Detections
 from cupola.structures.detections3d import Detections3D
-from cupola.structures.images import PaddedImages, pad_images
+from cupola.structures.images import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PaddedImages,
+    normalize,
+    pad_images,
+    pad_to_multiple,
+)
 
-__all__ = ["Detections", "Detections3D", "PaddedImages", "boxes", "boxes3d", "pad_images"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Detections",
+    "Detections3D",
+    "PaddedImages",
+    "boxes",
+    "boxes3d",
+    "normalize",
+    "pad_images",
+    "pad_to_multiple",
+]

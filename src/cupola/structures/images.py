@@ -1,10 +1,32 @@
-"""Images of different sizes in one batch."""
+"""Normalizing images, and joining images of different sizes in one batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+# Mean and standard deviation of ImageNet's RGB values, 0..255, as MMDetection's configs have them.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+def normalize(
+    images: Tensor, mean: Tensor | Sequence[float], std: Tensor | Sequence[float]
+) -> Tensor:
+    """(value - mean) / std for each channel: [..., C, H, W], uint8 or float -> float32."""
+    shift, scale = (
+        torch.as_tensor(each, dtype=torch.float32, device=images.device).view(-1, 1, 1)
+        for each in (mean, std)
+    )
+    return (images.float() - shift) / scale
+
+
+def pad_to_multiple(images: Tensor, divisor: int) -> Tensor:
+    """Zeros at the right and bottom of [..., H, W] up to the next multiples of `divisor`."""
+    bottom, right = (-side % divisor for side in images.shape[-2:])
+    return F.pad(images, (0, right, 0, bottom))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.registry import MODELS
-from cupola.structures import PaddedImages, pad_images
+from cupola.structures import IMAGENET_MEAN, IMAGENET_STD, PaddedImages, normalize, pad_images
 
 
 @MODELS.register_module()
@@ -24,8 +24,8 @@ class DetDataPreprocessor(nn.Module):
 
     def __init__(
         self,
-        mean: Sequence[float] = (123.675, 116.28, 103.53),
-        std: Sequence[float] = (58.395, 57.12, 57.375),
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         bgr_to_rgb: bool = False,
         rgb_to_bgr: bool = False,
         pad_size_divisor: int = 1,
@@ -49,4 +49,4 @@ class DetDataPreprocessor(nn.Module):
         """[3, H, W], 0..255 -> float32, normalized."""
         if self.swap:
             image = image.flip(0)
-        return (image.float() - self.mean) / self.std
+        return normalize(image, self.mean, self.std)
