@@ -21,9 +21,9 @@ import torch.nn.functional as F
 import cupola
 from cupola.config import Config
 from cupola.data.driving import camera_rig
-from cupola.models.backbones.dcn import modulated_deform_conv2d
 from cupola.models.detr3d.references import to_meters
 from cupola.models.detr3d.sampling import Cameras, Pyramid
+from cupola.ops.deform_conv import deform_conv2d
 from cupola.runtime.optimize.folding import prepare
 from detr3d_original import (
     Convolution,
@@ -82,14 +82,14 @@ def deformable(rounds: int, mmcv: Convolution | None) -> None:
         offset, mask = torch.randn(6, 18, height, width), torch.rand(6, 9, height, width)
 
         def ours(x=x, offset=offset, mask=mask, weight=weight) -> object:  # type: ignore[no-untyped-def]
-            return modulated_deform_conv2d(x, offset, mask, weight, padding=1)
+            return deform_conv2d(x, offset, weight, padding=1, mask=mask)
 
         def plain(x=x, weight=weight) -> object:  # type: ignore[no-untyped-def]
             return F.conv2d(x, weight, padding=1)
 
         peers: dict[str, Callable[[], object]] = {"a plain 3 x 3 convolution": plain}
         if mmcv is not None:
-            peers["mmcv"] = lambda a=(x, offset, mask, weight): mmcv(*a, padding=1)
+            peers["mmcv"] = lambda a=(x, offset, weight, mask): mmcv(*a[:3], padding=1, mask=a[3])
         for name, peer in peers.items():
             say(f"DCNv2 [6, 256, {height}, {width}]", *alternate(ours, peer, rounds), name)
 

@@ -1,7 +1,7 @@
 """DETR3D as the original computes it, with our modules' weights, for bench/detr3d.py.
 
 Written from the published description: every (camera, query) pair is sampled on every level, each
-layer projects and samples anew, the regression branches run in the decoder and again in the head,
+layer projects and samples again, the regression branches run in the decoder and again in the head,
 and every sample has its own copy of the queries. The deformable convolution can be mmcv's.
 """
 
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupola.models.backbones import dcn
 from cupola.models.detr3d.references import inverse_sigmoid, place_boxes, refine, to_meters
+from cupola.models.layers import deform_conv
 
 KERNELS = ("pytorch/modulated_deform_conv.cpp", "pytorch/cpu/modulated_deform_conv.cpp")
 
@@ -100,9 +100,9 @@ def mmcv_convolution(folder: Path) -> Convolution:
     )
 
     def convolve(
-        x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None = None,
+        x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None = None,
         stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1,
-        deform_groups: int = 1,
+        deform_groups: int = 1, *, mask: Tensor,
     ) -> Tensor:  # fmt: skip
         pairs = [
             side for pair in (stride, padding, dilation)
@@ -123,9 +123,9 @@ def mmcv_convolution(folder: Path) -> Convolution:
 @contextmanager
 def convolution(which: Convolution | None) -> Iterator[None]:
     """Within the block, deformable convolutions are computed by `which`; None leaves ours."""
-    ours = dcn.modulated_deform_conv2d
-    dcn.modulated_deform_conv2d = which or ours
+    ours = deform_conv.deform_conv2d
+    deform_conv.deform_conv2d = which or ours
     try:
         yield
     finally:
-        dcn.modulated_deform_conv2d = ours
+        deform_conv.deform_conv2d = ours

@@ -1,0 +1,1 @@
+"""Operators in plain torch, each differentiable and exportable."""

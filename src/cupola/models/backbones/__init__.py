@@ -1,13 +1,10 @@
 """Backbones: an image -> feature maps."""
 
-from cupola.models.backbones.dcn import ModulatedDeformConv2d, ModulatedDeformConv2dPack
 from cupola.models.backbones.resnet import ResNet
 from cupola.models.backbones.small_resnet import SmallResNet
 from cupola.models.backbones.vovnet import VoVNet
 
 __all__ = [
-    "ModulatedDeformConv2d",
-    "ModulatedDeformConv2dPack",
     "ResNet",
     "SmallResNet",
     "VoVNet",

@@ -3,6 +3,7 @@
 from cupola.models.layers.attention import MultiheadAttention
 from cupola.models.layers.building import build_activation, build_conv, build_norm
 from cupola.models.layers.conv_module import ConvModule
+from cupola.models.layers.deform_conv import ModulatedDeformConv2d, ModulatedDeformConv2dPack
 from cupola.models.layers.feed_forward import FFN
 from cupola.models.layers.position_encoding import SinePositionalEncoding
 from cupola.models.layers.transformer_layer import TransformerLayer, TransformerLayerSequence
@@ -10,6 +11,8 @@ from cupola.models.layers.transformer_layer import TransformerLayer, Transformer
 __all__ = [
     "FFN",
     "ConvModule",
+    "ModulatedDeformConv2d",
+    "ModulatedDeformConv2dPack",
     "MultiheadAttention",
     "SinePositionalEncoding",
     "TransformerLayer",

@@ -12,7 +12,7 @@ import torch
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from cupola import nn
-from cupola.models.backbones.dcn import ModulatedDeformConv2d, ModulatedDeformConv2dPack
+from cupola.models.layers import ModulatedDeformConv2d, ModulatedDeformConv2dPack
 
 # Linear in their weights, and followed by a norm of their own.
 FOLDED = (nn.Conv2d, ModulatedDeformConv2d, ModulatedDeformConv2dPack)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cupola.models.backbones import dcn
+from cupola.ops import deform_conv
 from cupola.registry import MODELS
 from golden import golden
 
@@ -66,14 +66,25 @@ def test_pack_predicts_its_offsets(i: int) -> None:
 
 
 @pytest.mark.parametrize("i", range(len(CASES)))
-def test_grid_and_bags_sample_the_same(i: int) -> None:
+def test_both_ways_of_sampling_agree(i: int) -> None:
     case, tensors = CASES[i], inputs(i)
-    pair = [(case[key],) * 2 for key in ("k", "s", "p", "d")]
-    rows, columns = dcn.tap_positions(tensors["offset"], *pair)
+    settings = [(case[key],) * 2 for key in ("k", "s", "p", "d")]
+    rows, columns = deform_conv.tap_positions(tensors["offset"], *settings)
     mask = tensors["mask"].view(case["B"], case["dg"], case["k"] ** 2, *rows.shape[-2:])
-    bags = dcn._sample_bags(tensors["x"], rows, columns, mask)
-    grid = dcn._sample_grid(tensors["x"], rows, columns, mask)
-    torch.testing.assert_close(bags, grid, rtol=0, atol=2e-5)
+    by_rows = deform_conv._sample_rows(tensors["x"], rows, columns, mask)
+    by_grid = deform_conv._sample_grid(tensors["x"], rows, columns, mask)
+    torch.testing.assert_close(by_rows, by_grid, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("i", range(len(CASES)))
+def test_no_mask_equals_a_mask_of_ones(i: int) -> None:
+    case, tensors = CASES[i], inputs(i)
+    weight = torch.randn(case["cout"], case["cin"] // case["g"], case["k"], case["k"])
+    settings = [case[key] for key in ("s", "p", "d", "g", "dg")]
+    given = (tensors["x"], tensors["offset"], weight, None, *settings)
+    plain = deform_conv.deform_conv2d(*given)
+    masked = deform_conv.deform_conv2d(*given, mask=torch.ones_like(tensors["mask"]))
+    torch.testing.assert_close(plain, masked, rtol=0, atol=0)
 
 
 def test_a_fresh_pack_is_half_a_plain_convolution() -> None:
