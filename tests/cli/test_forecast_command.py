@@ -13,7 +13,7 @@ from cupola.data.fields import open_fields
 from cupola.errors import DataError, InputError
 from cupola.runtime import Predictor
 from cupola.runtime.io.forecast_figures import color
-from cupola.runtime.tasks.forecast import ForecastPredictor
+from cupola.runtime.predictors.forecast import ForecastPredictor
 from toys import toy_bundle
 
 

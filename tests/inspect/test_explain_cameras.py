@@ -18,7 +18,7 @@ from cupola.models.detr3d.sampling import Cameras
 from cupola.nn import Linear
 from cupola.runtime.io.sample_folder import read_sample
 from cupola.runtime.predictor import Predictor
-from cupola.runtime.tasks.detection3d import Detection3DPredictor
+from cupola.runtime.predictors.detection3d import Detection3DPredictor
 
 NAME = "detr3d-scenes"
 EXAMPLE = Bundle.load(NAME).path / "example" / "2"

@@ -14,7 +14,7 @@ from cupola.errors import InputError
 from cupola.registry import build
 from cupola.runtime.io.drawing3d import draw_sample
 from cupola.runtime.io.sample_folder import read_sample
-from cupola.runtime.tasks.detection3d import Detection3DPredictor
+from cupola.runtime.predictors.detection3d import Detection3DPredictor
 from cupola.structures import Detections3D
 from models.detr3d.small import small_config
 

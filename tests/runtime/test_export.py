@@ -10,7 +10,7 @@ import torch
 from cupola.errors import InputError
 from cupola.registry import build
 from cupola.runtime.export import export
-from cupola.runtime.tasks.detection3d import Detection3DPredictor
+from cupola.runtime.predictors.detection3d import Detection3DPredictor
 from models.detr3d.small import small_batch, small_config
 
 # What the exporters say of their own workings.

@@ -9,7 +9,7 @@ import torch
 
 from cupola.errors import InputError
 from cupola.runtime import Predictor
-from cupola.runtime.tasks.forecast import ForecastPredictor
+from cupola.runtime.predictors.forecast import ForecastPredictor
 from toys import toy_bundle
 
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from cupola.cli.main import app
 from cupola.errors import BundleError, InputError
 from cupola.runtime import Predictor
-from cupola.runtime.tasks.language import LanguagePredictor
-from cupola.runtime.tasks.language_stream import Writer
+from cupola.runtime.predictors.language import LanguagePredictor
+from cupola.runtime.predictors.language_stream import Writer
 from language_toys import LINES, language_bundle
 
 

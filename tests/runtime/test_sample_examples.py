@@ -9,7 +9,7 @@ from cupola.bundles import Bundle
 from cupola.errors import InputError
 from cupola.runtime.io.sample_folder import example_folders, read_sample
 from cupola.runtime.predictor import Predictor
-from cupola.runtime.tasks.detection3d import Detection3DPredictor
+from cupola.runtime.predictors.detection3d import Detection3DPredictor
 
 NAME = "detr3d-scenes"
 

@@ -4,7 +4,7 @@ import torch
 
 from cupola.bundles import Bundle
 from cupola.runtime import Predictor
-from cupola.runtime.tasks.forecast import ForecastPredictor
+from cupola.runtime.predictors.forecast import ForecastPredictor
 from cupola.structures.grids import relative_l2
 
 

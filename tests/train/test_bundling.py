@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from cupola.runtime import Predictor
-from cupola.runtime.tasks.forecast import ForecastPredictor
+from cupola.runtime.predictors.forecast import ForecastPredictor
 from cupola.train.recipe import train_recipe
 
 CONFIG = """

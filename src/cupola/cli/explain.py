@@ -101,7 +101,7 @@ def _view(model: Any, source: str, image: Path) -> dict[str, Any]:
     from cupola.inspect.image_view import view_of
     from cupola.runtime.io.images import read_image
     from cupola.runtime.predictor import Predictor
-    from cupola.runtime.tasks.detection import DetectionPredictor
+    from cupola.runtime.predictors.detection import DetectionPredictor
 
     pixels = read_image(image)
     if Path(source).suffix not in CONFIG_SUFFIXES:
@@ -118,7 +118,7 @@ def _view3d(model: Any, source: str, folder: Path) -> dict[str, Any]:
     from cupola.inspect.cameras_view import view_of_cameras
     from cupola.runtime.io.sample_folder import read_sample
     from cupola.runtime.predictor import Predictor
-    from cupola.runtime.tasks.detection3d import Detection3DPredictor
+    from cupola.runtime.predictors.detection3d import Detection3DPredictor
 
     predictor = None if Path(source).suffix in CONFIG_SUFFIXES else Predictor.load(source)
     if not isinstance(predictor, Detection3DPredictor):

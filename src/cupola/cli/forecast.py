@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from cupola.data.cf import ForecastLayout
     from cupola.metrics.forecast import LeadTimes
-    from cupola.runtime.tasks.forecast import ForecastPredictor
+    from cupola.runtime.predictors.forecast import ForecastPredictor
 
     Truth = Callable[[int], NDArray[np.float32] | None]
 
@@ -40,7 +40,7 @@ def forecast(
     """Rolls a model forward, writing each state as it comes; compares with the truth if told."""
     from cupola.metrics.forecast import LeadTimes
     from cupola.runtime.predictor import Predictor
-    from cupola.runtime.tasks.forecast import ForecastPredictor
+    from cupola.runtime.predictors.forecast import ForecastPredictor
 
     predictor = Predictor.load(bundle)
     if not isinstance(predictor, ForecastPredictor):

@@ -27,7 +27,7 @@ def generate(
 
     from cupola.errors import InputError
     from cupola.runtime.predictor import Predictor
-    from cupola.runtime.tasks.language import LanguagePredictor
+    from cupola.runtime.predictors.language import LanguagePredictor
 
     predictor = Predictor.load(bundle)
     if not isinstance(predictor, LanguagePredictor):

@@ -16,14 +16,14 @@ from cupola.runtime.published import bundle_config
 
 if TYPE_CHECKING:
     from cupola.parallel import Group
-    from cupola.runtime.tasks.language import LanguagePredictor
+    from cupola.runtime.predictors.language import LanguagePredictor
 
 # Task -> the module whose `from_bundle(bundle, model)` makes its predictor.
 MAKERS = {
-    "detection": "cupola.runtime.tasks.detection",
-    "detection3d": "cupola.runtime.tasks.detection3d",
-    "forecast": "cupola.runtime.tasks.forecast",
-    "language": "cupola.runtime.tasks.language",
+    "detection": "cupola.runtime.predictors.detection",
+    "detection3d": "cupola.runtime.predictors.detection3d",
+    "forecast": "cupola.runtime.predictors.forecast",
+    "language": "cupola.runtime.predictors.language",
 }
 # What a build imports only when there is one.
 BUILDING = (

@@ -20,7 +20,7 @@ from cupola.runtime.optimize.language import prepare
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 
 if TYPE_CHECKING:
-    from cupola.runtime.tasks.language_stream import LanguageEngine
+    from cupola.runtime.predictors.language_stream import LanguageEngine
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class LanguagePredictor(Predictor):
 
     def open_stream(self) -> "LanguageEngine":
         """An engine whose chunks are described in language_stream.py."""
-        from cupola.runtime.tasks.language_stream import LanguageEngine
+        from cupola.runtime.predictors.language_stream import LanguageEngine
 
         batcher = self.new_batcher()
         if self.tell is None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cupola.runtime.predictor import Chunk
-from cupola.runtime.tasks.forecast import ForecastPredictor, ForecastSample
+from cupola.runtime.predictors.forecast import ForecastPredictor, ForecastSample
 from cupola.structures.grids import name_bad_values
 
 

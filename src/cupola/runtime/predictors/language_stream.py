@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from cupola.models.bloom import Sampling, Token
 from cupola.runtime.predictor import Chunk
-from cupola.runtime.tasks.language import LanguageSample
+from cupola.runtime.predictors.language import LanguageSample
 
 LONGEST_CHARACTER = 4  # bytes of UTF-8, and so tokens at most
 

@@ -199,7 +199,7 @@ class ForecastPredictor(Predictor):
         return arrays | ({"spread": torch.stack(spreads).numpy()} if spreads else {})
 
     def open_stream(self) -> StreamEngine:
-        from cupola.runtime.tasks.forecast_stream import ForecastEngine
+        from cupola.runtime.predictors.forecast_stream import ForecastEngine
 
         return ForecastEngine(self)
 
