@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cupola.data.coco import CocoDataset
-from cupola.data.transforms import Compose, fitted_size
+from cupola.data.transforms import Compose
 from cupola.errors import DataError
 
 
@@ -123,20 +123,6 @@ def test_resize_scales_boxes_and_says_by_how_much() -> None:
     assert done["image"].size == (80, 90)
     assert done["boxes"][1].tolist() == [60, 15, 80, 90]
     assert done["scale_factor"] == (2.0, 3.0)
-
-
-@pytest.mark.parametrize(
-    ("size", "scale", "expected"),
-    [  # mmcv.rescale_size gives the same
-        ((640, 480), (1333, 800), (1067, 800)),
-        ((480, 640), (1333, 800), (800, 1067)),
-        ((1000, 100), (1333, 800), (1333, 133)),
-    ],
-)
-def test_fitted_size(
-    size: tuple[int, int], scale: tuple[int, int], expected: tuple[int, int]
-) -> None:
-    assert fitted_size(size, scale) == expected
 
 
 @given(seed=st.integers(0, 10_000), width=st.integers(41, 90), height=st.integers(31, 90))

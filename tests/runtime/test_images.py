@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cupola.errors import InputError
-from cupola.runtime.io.images import read_image, resize_to
+from cupola.runtime.io.images import read_image
+from cupola.structures.images import fit_size
 
 
 def file(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -94,7 +95,7 @@ def test_damaged_files_never_raise_anything_else(noise: bytes, kind: str) -> Non
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
 def test_resize_keeps_within_the_long_side(height: int, width: int) -> None:
-    h, w = resize_to((height, width), 800, 1333)
+    h, w = fit_size((height, width), 800, 1333)
     assert max(h, w) <= 1333
     assert min(h, w) <= 800
     assert min(h, w) >= 1

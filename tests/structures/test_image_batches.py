@@ -1,8 +1,29 @@
-"""Normalization and padding of image batches."""
+"""Sizes, normalization and padding of images."""
 
+import pytest
 import torch
 
 from cupola.structures import normalize, pad_to_multiple
+from cupola.structures.images import fit_size
+
+
+@pytest.mark.parametrize(
+    ("size", "short", "long", "expected"),
+    [
+        ((640, 480), 800, 1333, (1067, 800)),  # these three as mmcv.rescale_size gives them
+        ((480, 640), 800, 1333, (800, 1067)),
+        ((1000, 100), 800, 1333, (1333, 133)),
+        ((221, 442), 800, 1333, (667, 1333)),  # 666.5 is rounded up
+        ((640, 480), None, 320, (320, 240)),
+        ((640, 480), 240, None, (320, 240)),
+        ((640, 480), None, None, (640, 480)),
+        ((5000, 1), 800, 1333, (1333, 1)),
+    ],
+)
+def test_fit_size(
+    size: tuple[int, int], short: int | None, long: int | None, expected: tuple[int, int]
+) -> None:
+    assert fit_size(size, short, long) == expected
 
 
 def test_normalize_subtracts_the_mean_and_divides_by_the_deviation_per_channel() -> None:

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(add_completion=False)
+from cupola.config import CONFIG_SUFFIXES
 
-CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml", ".toml")
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

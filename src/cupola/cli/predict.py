@@ -51,9 +51,10 @@ def own_example(bundle: str) -> Path:
     import sys
 
     from cupola.bundles import Bundle
+    from cupola.config import CONFIG_SUFFIXES
     from cupola.errors import InputError
 
-    if Path(bundle).suffix not in (".py", ".json", ".yaml", ".toml"):
+    if Path(bundle).suffix not in CONFIG_SUFFIXES:
         folder = Bundle.load(bundle).path / "example"
         for mark, source in (("sample.json", folder), ("image.png", folder / "image.png")):
             if (folder / mark).is_file():

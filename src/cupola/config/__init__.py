@@ -3,5 +3,6 @@
 from cupola.config.config import Config
 from cupola.config.dicts import ConfigDict, Origin
 from cupola.config.diff import Change, diff
+from cupola.config.formats import CONFIG_SUFFIXES
 
-__all__ = ["Change", "Config", "ConfigDict", "Origin", "diff"]
+__all__ = ["CONFIG_SUFFIXES", "Change", "Config", "ConfigDict", "Origin", "diff"]

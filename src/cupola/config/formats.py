@@ -9,6 +9,8 @@ from cupola.config.budget import Budget
 from cupola.config.dump import to_python
 from cupola.errors import ConfigError
 
+# The suffixes of config files; a path that ends in one is never taken for a bundle.
+CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml", ".toml")
 MAX_DEPTH = 80  # of nested values in YAML, whose parser slows down with depth
 
 

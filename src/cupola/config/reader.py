@@ -11,7 +11,7 @@ from typing import Any
 from cupola.config.bases import Roots
 from cupola.config.budget import Budget
 from cupola.config.dicts import ConfigDict, Origin
-from cupola.config.formats import parse_data
+from cupola.config.formats import CONFIG_SUFFIXES, parse_data
 from cupola.config.functions import is_import
 from cupola.config.lazy import names_as_text
 from cupola.config.merge import merge
@@ -20,7 +20,6 @@ from cupola.config.source import fill_variables, parse, read_text
 from cupola.errors import ConfigError
 
 RESERVED = ("filename", "text", "pretty_text", "env_variables")
-SUFFIXES = (".py", ".json", ".yaml", ".yml", ".toml")
 
 
 def read(path: Path, roots: Sequence[Path] = (), budget: Budget | None = None) -> ConfigDict:
@@ -58,8 +57,8 @@ class Reader:
         if path in self._open:
             chain = " -> ".join(each.name for each in (*self._open, path))
             raise ConfigError(f"{path}: the bases form a circle: {chain}")
-        if path.suffix not in SUFFIXES:
-            raise ConfigError(f"{path}: a config ends in one of {', '.join(SUFFIXES)}")
+        if path.suffix not in CONFIG_SUFFIXES:
+            raise ConfigError(f"{path}: a config ends in one of {', '.join(CONFIG_SUFFIXES)}")
         text, placeholders = fill_variables(read_text(path, self.budget), path)
         self._open.append(path)
         try:

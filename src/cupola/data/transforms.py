@@ -13,6 +13,7 @@ from PIL import Image
 
 from cupola.errors import DataError
 from cupola.registry import TRANSFORMS
+from cupola.structures.images import fit_size
 
 Sample = dict[str, Any]
 Config = Mapping[str, Any]
@@ -64,16 +65,6 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
     }
 
 
-def fitted_size(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:
-    """The largest (width, height) in `size`'s proportions within `scale`.
-
-    The longer side of `scale` bounds the longer side, the shorter one the shorter (as mmcv's
-    rescale_size, whose rounding this is).
-    """
-    ratio = min(max(scale) / max(size), min(scale) / min(size))
-    return int(size[0] * ratio + 0.5), int(size[1] * ratio + 0.5)
-
-
 @TRANSFORMS.register_module()
 class Resize:
     """To `scale` = (width, height): exactly, or with keep_ratio as large as fits."""
@@ -82,9 +73,11 @@ class Resize:
         self.scale, self.keep_ratio = (int(scale[0]), int(scale[1])), keep_ratio
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        image = sample["image"]
-        fitted = fitted_size(image.size, self.scale) if self.keep_ratio else self.scale
-        return resize_sample(sample, fitted)
+        return resize_sample(sample, self.output_size(sample["image"].size))
+
+    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The (width, height) that an image of `size` = (width, height) is resized to."""
+        return fit_size(size, min(self.scale), max(self.scale)) if self.keep_ratio else self.scale
 
 
 @TRANSFORMS.register_module()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cupola.bundles import Bundle
-from cupola.config import Config
+from cupola.config import CONFIG_SUFFIXES, Config
 from cupola.errors import BundleError, ConfigError
 from cupola.registry.plugins import load_entry_points
 from cupola.runtime.building import build, build_part
@@ -32,7 +32,6 @@ BUILDING = (
     "cupola.registry.construct",
     "cupola.runtime.optimize.folding",
 )
-CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".toml")
 
 
 def warm(tasks: Collection[str]) -> None:

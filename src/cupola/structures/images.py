@@ -1,4 +1,4 @@
-"""Normalizing images, and joining images of different sizes in one batch."""
+"""Sizes and normalization of images, and joining images of different sizes in one batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +21,20 @@ def normalize(
         for each in (mean, std)
     )
     return (images.float() - shift) / scale
+
+
+def fit_size(size: tuple[int, int], short: int | None, long: int | None) -> tuple[int, int]:
+    """The two sides of an image, scaled until the shorter is `short` or the longer is `long`.
+
+    Whichever is reached first; None sets no bound, and without bounds the size stays. Halves are
+    rounded up, as in mmcv's `rescale_size`, and no side becomes 0.
+    """
+    bounds = [limit / side(size) for limit, side in ((short, min), (long, max)) if limit]
+    if not bounds:
+        return size
+    scale = min(bounds)
+    first, second = (max(1, int(side * scale + 0.5)) for side in size)
+    return first, second
 
 
 def pad_to_multiple(images: Tensor, divisor: int) -> Tensor:

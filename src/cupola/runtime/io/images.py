@@ -64,22 +64,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def resize_to(size: tuple[int, int], short: int | None, long: int | None) -> tuple[int, int]:
-    """The (height, width) whose short side is `short`, unless the long one then exceeds `long`.
-
-    With only `long`, the long side takes that length. The aspect ratio stays.
-    """
-    height, width = size
-    scale = float("inf")
-    if short is not None:
-        scale = short / min(size)
-    if long is not None:
-        scale = min(scale, long / max(size))
-    if scale == float("inf"):
-        return size
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
 def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """[H, W, 3] -> [*size, 3] by bilinear interpolation with antialiasing."""
     if pixels.shape[:2] == size:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from cupola.bundles import Bundle
 from cupola.errors import InputError
-from cupola.runtime.io.images import read_image, resize, resize_to
+from cupola.runtime.io.images import read_image, resize
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.structures import Detections
+from cupola.structures.images import fit_size
 
 Image = str | Path | bytes | np.ndarray[Any, Any]
 
@@ -76,10 +77,13 @@ class DetectionPredictor(Predictor):
                 f"{list(array.shape)}"
             )
         original = (int(array.shape[0]), int(array.shape[1]))
-        size = self.exact or resize_to(original, self.short, self.long)
-        smaller = resize(array, size)
+        smaller = resize(array, self.input_size(original))
         pixels = torch.from_numpy(smaller.copy()).permute(2, 0, 1)  # [3, h, w]
         return Sample(self.model.data_preprocessor.normalize(pixels), original)
+
+    def input_size(self, original: tuple[int, int]) -> tuple[int, int]:
+        """The (height, width) that an image of that size is resized to."""
+        return self.exact or fit_size(original, self.short, self.long)
 
     def decode(self, tensors: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Sample]:
         """One sample per element of `image` (files' bytes) or of `pixels` [N, H, W, 3]."""
