@@ -1,5 +1,7 @@
 """Config: reading, merging, overrides, attributes, origins."""
 
+import subprocess
+import sys
 from pathlib import Path
 from textwrap import dedent
 
@@ -67,13 +69,35 @@ def test_file_and_environment_variables(tmp_path: Path, monkeypatch: pytest.Monk
 def test_attributes_and_overrides() -> None:
     cfg = Config({"model": {"layers": [{"dim": 1}, {"dim": 2}], "name": "a"}})
     assert cfg.model.layers[1].dim == 2
-    cfg.override({"model.layers.1.dim": 9}).override(["model.name=b", "new.key=(1,None,true)"])
-    assert cfg.to_dict() == {
+    changed = cfg.override({"model.layers.1.dim": 9}).override(["model.name=b", "new.key=(1,None)"])
+    assert changed.to_dict() == {
         "model": {"layers": [{"dim": 1}, {"dim": 9}], "name": "b"},
-        "new": {"key": (1, None, True)},
+        "new": {"key": (1, None)},
     }
     with pytest.raises(AttributeError, match="no key 'modle' here; did you mean 'model'"):
         _ = cfg.modle
+
+
+def test_an_override_leaves_the_config_as_it_was(tmp_path: Path) -> None:
+    cfg = Config.load(write(tmp_path, a="model = dict(layers=[dict(dim=1)], neck=dict(dim=2))"))
+    before = cfg.to_dict()
+    changed = cfg.override({"model.layers.0.dim": 9})
+    changed.model.neck.dim = 3  # nor is a part shared that the override did not touch
+    assert cfg.to_dict() == before
+    assert changed.to_dict() == {"model": {"layers": [{"dim": 9}], "neck": {"dim": 3}}}
+    assert changed.filename == cfg.filename
+    assert changed.origin("model.neck.dim") == cfg.origin("model.neck.dim")
+
+
+def test_reading_a_config_does_not_load_torch(tmp_path: Path) -> None:
+    path = write(tmp_path, a="x = dict(y=1)")
+    code = (
+        "import sys; from cupola.config import Config\n"
+        f"assert Config.load({str(path)!r}).override({{'x.y': 2}}).x.y == 2\n"
+        "assert 'torch' not in sys.modules, 'torch was loaded'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_origins_name_the_line_that_wrote_a_value(tmp_path: Path) -> None:

@@ -115,8 +115,8 @@ def test_build_records_survive_json_and_can_be_compared(cfg: Config, tmp_path: P
     again = BuildRecord.load(tmp_path / "build_record.json")
     assert again == build_record
     assert build_record.compare(again) == []
-    cfg.override({"model.neck.dim": 8, "model.head.matcher.costs": []})
-    differences = [str(each) for each in build_record.compare(build(cfg).build_record)]
+    other = cfg.override({"model.neck.dim": 8, "model.head.matcher.costs": []})
+    differences = [str(each) for each in build_record.compare(build(other).build_record)]
     assert differences == [
         "head.matcher.costs.0: part: 'Cost' -> None",
         "neck.dim: config: 4 -> 8",

@@ -1,11 +1,13 @@
 """Config: a config file as data - attributes, overrides, and where each value was written."""
 
+import copy
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cupola.config.dicts import ConfigDict, Origin, plain
 from cupola.config.formats import write
+from cupola.config.merge import merge
 from cupola.config.overrides import nest, parse_override
 from cupola.errors import ConfigError, did_you_mean
 
@@ -42,18 +44,18 @@ class Config(MutableMapping[str, Any]):
         return self._data.to_dict()
 
     def override(self, options: Mapping[str, Any] | Sequence[str]) -> "Config":
-        """Lays options over the config, in place, and returns it.
+        """Returns a new config with options laid over this one, which stays as it is.
 
         `options` maps dotted paths to values (``{"model.layers.0.dim": 8}``) or is a list of
         texts as on the command line (``["model.layers.0.dim=8"]``). A number in a path picks an
         element of a list; a dict merges unless it holds ``_delete_=True``.
         """
-        from cupola.config.merge import merge
-
         if not isinstance(options, Mapping):
             options = dict(parse_override(text) for text in options)
-        object.__setattr__(self, "_data", merge(nest(options), self._data, by_index=True))
-        return self
+        changed = Config(filename=self.filename)
+        base = copy.deepcopy(self._data)
+        object.__setattr__(changed, "_data", merge(nest(options), base, by_index=True))
+        return changed
 
     def at(self, path: str) -> Any:
         """The value at a dotted path, plain; ConfigError with the nearest keys on a miss."""
