@@ -129,7 +129,7 @@ def test_a_wrong_path_or_file_is_said(cfg: Config, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="no part 'haed'; did you mean 'head'"):
         build(cfg).build_record.part("haed")
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(BuildError, match="not a build_record: 'parts'"):
+    with pytest.raises(BuildError, match="not a build record: 'parts'"):
         BuildRecord.load(tmp_path / "x.json")
-    with pytest.raises(BuildError, match="cannot be read as a build_record"):
+    with pytest.raises(BuildError, match="cannot be read as a build record"):
         BuildRecord.load(tmp_path / "missing.json")

@@ -68,7 +68,7 @@ def test_pretrained_comes_last_and_through_the_loader() -> None:
     pretrained = {"type": "Pretrained", "checkpoint": "torchvision://resnet50", "prefix": "b."}
     init_weights(build(nn, [pretrained, XAVIER]), load)
     assert calls == [("Net", "torchvision://resnet50", "b.", 0.5)]
-    with pytest.raises(BuildError, match=r"Net starts from 'torchvision://resnet50', and"):
+    with pytest.raises(BuildError, match=r"Net is initialized from 'torchvision://resnet50', but"):
         init_weights(build(nn, pretrained))
 
 

@@ -100,7 +100,7 @@ def test_a_miss_names_the_nearest_name_and_its_file() -> None:
         ({"dim": 1}, "model: a config to build needs a 'type'"),
         ({"type": 3}, "model: type is 3, neither a name nor a callable"),
         ("Head", "model: expected a dict to build from, got 'Head'"),
-        ({"type": "os.system", "command": "true"}, "a dotted path is never imported"),
+        ({"type": "os.system", "command": "true"}, "dotted paths are never imported"),
     ],
 )
 def test_what_cannot_be_built(cfg: Any, message: str) -> None:

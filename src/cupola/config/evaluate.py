@@ -47,7 +47,7 @@ _COMPARE: dict[type, Callable[[Any, Any], Any]] = {
 _CONSTANTS = {"__name__": "config"}
 
 
-class LocatedError(ConfigError):
+class LocatedConfigError(ConfigError):
     """A ConfigError whose message already begins with file and line."""
 
 
@@ -75,7 +75,7 @@ class Expressions:
             raise self.error(node, f"{type(node).__name__} is not allowed in a config")
         try:
             return evaluate(node)
-        except LocatedError:
+        except LocatedConfigError:
             raise
         except ConfigError as error:
             raise self.error(node, str(error)) from None
@@ -84,9 +84,9 @@ class Expressions:
         except Exception as error:
             raise self.error(node, f"{type(error).__name__}: {error}") from None
 
-    def error(self, node: ast.AST, message: str) -> "LocatedError":
+    def error(self, node: ast.AST, message: str) -> "LocatedConfigError":
         """The error to raise about a node: file and line first."""
-        return LocatedError(f"{self.file}:{getattr(node, 'lineno', 1)}: {message}")
+        return LocatedConfigError(f"{self.file}:{getattr(node, 'lineno', 1)}: {message}")
 
     def origin(self, node: ast.AST) -> Origin:
         """The place of a node in this file."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from cupola.config.budget import Budget
 from cupola.config.dicts import ConfigDict, TracedDict
-from cupola.config.evaluate import Expressions, LocatedError
+from cupola.config.evaluate import Expressions, LocatedConfigError
 from cupola.config.functions import MODULES
 from cupola.config.lazy import LazyName
 from cupola.errors import ConfigError
@@ -43,7 +43,7 @@ class PythonFile(Expressions):
                 raise self.error(statement, f"{kind} is not allowed in a config")
             try:
                 do(statement)
-            except LocatedError:
+            except LocatedConfigError:
                 raise
             except RecursionError:
                 raise self.error(statement, "statements are nested too deep") from None

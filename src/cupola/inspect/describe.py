@@ -6,8 +6,8 @@ from typing import Any
 
 from cupola.inspect.example_inputs import example_inputs
 from cupola.inspect.probe import Pass, Visit, probe
-from cupola.registry.build_record import BuildRecord, Part
-from cupola.registry.source import place
+from cupola.registry.build_record import BuildRecord, BuiltPart
+from cupola.registry.source import source_location
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Node:
     own_parameters: int
     trainable: int
     visit: Visit | None  # None if the pass did not call it, or there was no pass
-    part: Part | None  # its entry in the build record
+    part: BuiltPart | None  # its entry in the build record
     python_class: type
     shared_with: str | None = None  # the path under which the same module was met before
     children: list["Node"] = field(default_factory=list)
@@ -85,7 +85,7 @@ def _node(
     path: str,
     module: Any,
     visits: Mapping[int, Visit],
-    parts: Mapping[str, Part],
+    parts: Mapping[str, BuiltPart],
     met: dict[int, str],
 ) -> Node:
     own = list(module.parameters(recurse=False))
@@ -93,7 +93,7 @@ def _node(
     node = Node(
         path=path,
         cls=f"{kind.__module__}.{kind.__qualname__}",
-        source=place(kind),
+        source=source_location(kind),
         parameters=sum(p.numel() for p in module.parameters()),
         own_parameters=sum(p.numel() for p in own),
         trainable=sum(p.numel() for p in module.parameters() if p.requires_grad),

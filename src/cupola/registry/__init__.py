@@ -1,7 +1,7 @@
-"""Names -> classes, and dicts -> objects."""
+"""Registries of named classes, and objects built from config dicts."""
 
 from cupola.registry.build import build
-from cupola.registry.build_record import BuildRecord, Difference, Part
+from cupola.registry.build_record import BuildRecord, BuiltPart, Difference
 from cupola.registry.initialize import init_weights
 from cupola.registry.plugins import load_plugins
 from cupola.registry.registries import DATASETS, METRICS, MODELS, TASK_UTILS, TRANSFORMS
@@ -15,8 +15,8 @@ __all__ = [
     "TASK_UTILS",
     "TRANSFORMS",
     "BuildRecord",
+    "BuiltPart",
     "Difference",
-    "Part",
     "Registry",
     "build",
     "default_scope",

@@ -1,44 +1,46 @@
-"""Turns what a Recorder saw into a BuildRecord, and leaves it on the object that was built."""
+"""Turns the events of a Recorder into a BuildRecord and attaches it to the built object."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cupola.registry.build_record import BuildRecord, Part
+from cupola.registry.build_record import BuildRecord, BuiltPart
+from cupola.registry.config_paths import join
 from cupola.registry.recorder import Record, Recorder
-from cupola.registry.source import place
+from cupola.registry.source import source_location
 
 
 def attach_build_record(recorder: Recorder, cfg: Mapping[Any, Any]) -> None:
-    """Sets `build_record` on the root of the build, where it can hold an attribute."""
+    """Sets `build_record` on the root of the build if it accepts attributes."""
     root = recorder.records[0].object
     with contextlib.suppress(AttributeError, TypeError):
         root.build_record = assemble(recorder, cfg)
 
 
 def assemble(recorder: Recorder, cfg: Mapping[Any, Any]) -> BuildRecord:
-    """The parts that are in the finished object, in the order in which they were begun."""
+    """The parts of the finished object, in the order in which their construction began."""
     root = recorder.records[0]
-    begun = _Beginnings(recorder)
-    parts: dict[int, tuple[float, int, Part]] = {}
+    starts = _ConstructionStarts(recorder)
+    parts: dict[int, tuple[int, int, BuiltPart]] = {}
     for path, module in _modules(root.object):
-        parts.setdefault(id(module), _part(path, module, recorder, begun))
+        parts.setdefault(id(module), _part(path, module, recorder, starts))
     for record in recorder.records:
         if id(record.object) not in parts and record.object is not None:
             path = _helper_path(record, parts)
-            parts[id(record.object)] = _part(path, record.object, recorder, begun)
+            parts[id(record.object)] = _part(path, record.object, recorder, starts)
     ordered = [part for *_, part in sorted(parts.values(), key=lambda entry: entry[:2])]
-    numbered = tuple(Part(**{**vars(part), "order": index}) for index, part in enumerate(ordered))
+    numbered = tuple(replace(part, order=index) for index, part in enumerate(ordered))
     return BuildRecord(numbered, _plain(cfg), dict(_origins(cfg)))
 
 
-class _Beginnings:
-    """When the construction of each object began, as the number of an event.
+class _ConstructionStarts:
+    """The event at which the construction of each object began, and how long it took.
 
-    A build call says so itself. A module that a constructor made directly is known only by its
-    assignment, so it began with the first thing inside it.
+    A build call records its own start. A module that a constructor made directly is known only
+    from its assignment, so its start is that of the first object inside it.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -59,7 +61,7 @@ class _Beginnings:
             events.append(self.recorder.registrations[id(thing)].sequence)
         return min(events, default=0)
 
-    def seconds(self, thing: Any, begun: int) -> float:
+    def seconds(self, thing: Any, start: int) -> float:
         record = self.records.get(id(thing))
         if record is not None:
             return record.ended - record.started
@@ -67,26 +69,28 @@ class _Beginnings:
         if registration is None:
             return 0.0
         times = self.recorder.times
-        return times[registration.sequence] - times[max(begun - 1, 0)]
+        return times[registration.sequence] - times[max(start - 1, 0)]
 
 
-def _part(path: str, thing: Any, recorder: Recorder, begun: _Beginnings) -> tuple[int, int, Part]:
-    record = begun.records.get(id(thing))
+def _part(
+    path: str, thing: Any, recorder: Recorder, starts: _ConstructionStarts
+) -> tuple[int, int, BuiltPart]:
+    record = starts.records.get(id(thing))
     registration = recorder.registrations.get(id(thing))
     made = registration if record is None or record.parent is None else record
-    sequence = begun.of(thing)
+    sequence = starts.of(thing)
     kind: Any = type(thing)
-    part = Part(
+    part = BuiltPart(
         path=path,
         order=0,
         cls=f"{kind.__module__}.{kind.__qualname__}",
         name=record.name if record else None,
-        registry=record.registry.name if record else None,
-        source=place(kind),
+        registry=record.registry if record else None,
+        source=source_location(kind),
         made_by=made.made_by if made else None,
         made_at=_short(made.made_at) if made and made.made_at else None,
-        config=record.slice.path if record and record.slice else None,
-        seconds=begun.seconds(thing, sequence),
+        config=record.node.path if record and record.node else None,
+        seconds=starts.seconds(thing, sequence),
         module=_is_module(thing),
     )
     return sequence, path.count(".") + bool(path), part
@@ -104,18 +108,18 @@ def _children(thing: Any) -> Iterator[tuple[str, Any]]:
 def _modules(root: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     yield path, root
     for name, child in _children(root):
-        yield from _modules(child, f"{path}.{name}" if path else name)
+        yield from _modules(child, join(path, name))
 
 
-def _helper_path(record: Record, parts: Mapping[int, tuple[float, int, Part]]) -> str:
-    """Where a helper hangs: the attribute of its maker's object that holds it."""
+def _helper_path(record: Record, parts: Mapping[int, tuple[int, int, BuiltPart]]) -> str:
+    """The path of a helper: the attribute of its parent that holds it."""
     parent = record.parent
     if parent is None:
         return ""
     owner = parts.get(id(parent.object))
     prefix = owner[2].path if owner else ""
     name = _attribute(parent.object, record.object) or f"({type(record.object).__name__})"
-    return f"{prefix}.{name}" if prefix else name
+    return join(prefix, name)
 
 
 def _attribute(owner: Any, wanted: Any) -> str | None:
@@ -134,9 +138,9 @@ def _attribute(owner: Any, wanted: Any) -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def _short(place_: str) -> str:
-    """file:line with the file from the last folder named like a package on."""
-    file, _, line = place_.rpartition(":")
+def _short(location: str) -> str:
+    """file:line with the file relative to the folder that holds its outermost package."""
+    file, _, line = location.rpartition(":")
     path = Path(file)
     parts = [path.name]
     for folder in path.parents:
@@ -151,15 +155,15 @@ def _origins(cfg: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(cfg, Mapping):
         items = cfg.items()
         for key, origin in getattr(cfg, "origins", {}).items():
-            yield (f"{path}.{key}" if path else str(key)), str(origin)
+            yield join(path, key), str(origin)
     elif isinstance(cfg, list | tuple):
         items = enumerate(cfg)
     for key, value in items:
-        yield from _origins(value, f"{path}.{key}" if path else str(key))
+        yield from _origins(value, join(path, key))
 
 
 def _plain(value: Any) -> Any:
-    """The config as values that JSON knows; classes as their names."""
+    """The config as JSON values, with classes as their names."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""BuildRecord: the record of what one build made, from what, and in which order."""
+"""BuildRecord: what one build made, from which config, and in which order."""
 
 import json
 from collections.abc import Mapping
@@ -6,23 +6,24 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cupola.config.dicts import leaves
 from cupola.errors import BuildError, did_you_mean
 
 
 @dataclass(frozen=True)
-class Part:
+class BuiltPart:
     """One object that a build made: a module, or a helper such as a matcher."""
 
-    path: str  # from the model on, "" for the model itself; as in the state dict
-    order: int  # of the beginning of its construction, from 0
+    path: str  # as in the state dict; "" for the model itself
+    order: int  # in which its construction began, from 0
     cls: str  # full dotted name of its class
-    name: str | None  # the registered name, None for what a constructor made by itself
+    name: str | None  # the registered name; None if a constructor made it directly
     registry: str | None
     source: str  # file:line of its class
-    made_by: str | None  # the class in the chain whose method made it, None for the model
+    made_by: str | None  # the class whose method made it; None for the model
     made_at: str | None  # file:line of the statement that made it
-    config: str | None  # dotted path of its dict in the config, None if it has none
-    seconds: float  # that its construction took, its children's included
+    config: str | None  # dotted path of its dict in the config, if it has one
+    seconds: float  # of construction, including its children's
     module: bool = True  # False for helpers, which hold no parameters
 
     @property
@@ -33,7 +34,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Difference:
-    """One line of a comparison; None where a side has nothing."""
+    """One difference between two builds; a side is None where it has no value."""
 
     path: str
     what: str  # "part", "class", "order" or "config KEY"
@@ -46,13 +47,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class BuildRecord:
-    """All parts of one build in order, with the config that it was built from."""
+    """All parts of one build in order, and the config it was built from."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[BuiltPart, ...]
     config: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)  # path in the config -> file:line
 
-    def part(self, path: str) -> Part:
+    def part(self, path: str) -> BuiltPart:
         """The part at a path; BuildError with the nearest paths on a miss."""
         for part in self.parts:
             if part.path == path:
@@ -60,7 +61,7 @@ class BuildRecord:
         hint = did_you_mean(path, [part.path for part in self.parts])
         raise BuildError(f"the build made no part {path!r}{hint}")
 
-    def config_of(self, part: Part) -> Any:
+    def config_of(self, part: BuiltPart) -> Any:
         """The dict in the config that made a part, or None."""
         if part.config is None:
             return None
@@ -69,8 +70,8 @@ class BuildRecord:
             value = value[int(key) if isinstance(value, list | tuple) else key]
         return value
 
-    def origins_of(self, part: Part) -> dict[str, str]:
-        """Who wrote each key of a part's dict: key path inside the dict -> file:line."""
+    def origins_of(self, part: BuiltPart) -> dict[str, str]:
+        """Where each key of a part's dict was written: key path in the dict -> file:line."""
         if part.config is None:
             return {}
         prefix = f"{part.config}." if part.config else ""
@@ -85,10 +86,10 @@ class BuildRecord:
     def from_dict(cls, data: Mapping[str, Any]) -> "BuildRecord":
         """The inverse of `to_dict`; BuildError when something is missing."""
         try:
-            parts = tuple(Part(**part) for part in data["parts"])
+            parts = tuple(BuiltPart(**part) for part in data["parts"])
             return cls(parts, dict(data["config"]), dict(data["origins"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise BuildError(f"not a build_record: {error}") from None
+            raise BuildError(f"not a build record: {error}") from None
 
     def save(self, path: str | Path) -> None:
         """Writes the build record as JSON."""
@@ -100,10 +101,10 @@ class BuildRecord:
         try:
             return cls.from_dict(json.loads(Path(path).read_text("utf-8")))
         except (OSError, json.JSONDecodeError) as error:
-            raise BuildError(f"{path}: cannot be read as a build_record: {error}") from None
+            raise BuildError(f"{path}: cannot be read as a build record: {error}") from None
 
     def compare(self, other: "BuildRecord") -> list[Difference]:
-        """What differs: parts, their classes and order of construction, and config values."""
+        """The differences in parts, classes, order of construction and config values."""
         left = {part.path: part for part in self.parts}
         right = {part.path: part for part in other.parts}
         found = [
@@ -119,7 +120,7 @@ class BuildRecord:
         return found + _config_differences(self.config, other.config)
 
 
-def _class(part: Part | None) -> str | None:
+def _class(part: BuiltPart | None) -> str | None:
     return part.class_name if part else None
 
 
@@ -132,8 +133,6 @@ def _order_differences(left: list[str], right: list[str]) -> list[Difference]:
 
 
 def _config_differences(left: Any, right: Any) -> list[Difference]:
-    from cupola.config.dicts import leaves
-
     old, new = dict(leaves(left)), dict(leaves(right))
     return [
         Difference(path, "config", old.get(path), new.get(path))

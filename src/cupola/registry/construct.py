@@ -1,48 +1,57 @@
-"""Constructing one object from one config dict, with errors that name the path."""
+"""Construction of one object from one config dict, with errors that name the path."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 from cupola.errors import BuildError, CupolaError, did_you_mean
-from cupola.registry.recorder import recording
-from cupola.registry.registry import Registry
+from cupola.registry.assemble import attach_build_record
+from cupola.registry.recorder import LocatedBuildError, recording
 from cupola.registry.scopes import default_scope
 
-
-class LocatedError(BuildError):
-    """A BuildError whose message begins with the path in the config."""
+Maker = Callable[..., Any]
 
 
-def construct(registry: Registry, cfg: Any, defaults: Mapping[str, Any]) -> Any:
-    """Calls the class or callable that ``cfg["type"]`` is, inside the build under way, if any."""
+def construct(
+    registry: str, get: Callable[[str], Maker], cfg: Any, defaults: Mapping[str, Any]
+) -> Any:
+    """Calls the class or callable that ``cfg["type"]`` names, within the current build if any.
+
+    Args:
+        registry: the registry's name, for messages and the build record.
+        get: finds the class or callable of a name.
+        defaults: arguments that `cfg` does not have.
+    """
     with recording(registry, cfg) as record:
         where = record.where
         arguments = record.arguments(cfg, defaults)
         kind = arguments.pop("type", None)
         with default_scope(arguments.pop("_scope_", None)):
-            maker = _maker(registry, kind, where)
+            maker = _maker(get, kind, where)
             _check_arguments(maker, arguments, where)
-            return record.made(_call(maker, arguments, where), maker, kind)
+            made = record.made(_call(maker, arguments, where), maker, kind)
+    if record.parent is None:
+        attach_build_record(record.recorder, cfg)
+    return made
 
 
-def _maker(registry: Registry, kind: Any, where: str) -> Any:
+def _maker(get: Callable[[str], Maker], kind: Any, where: str) -> Any:
     if kind is None:
-        raise LocatedError(f"{where}: a config to build needs a 'type'")
+        raise LocatedBuildError(f"{where}: a config to build needs a 'type'")
     if not isinstance(kind, str):
         if not callable(kind):
-            raise LocatedError(f"{where}: type is {kind!r:.60}, neither a name nor a callable")
+            raise LocatedBuildError(f"{where}: type is {kind!r:.60}, neither a name nor a callable")
         return kind
     try:
-        return registry.get(kind)
+        return get(kind)
     except BuildError as error:
-        raise LocatedError(f"{where}: {error}") from None
+        raise LocatedBuildError(f"{where}: {error}") from None
 
 
 @cache
 def _parameters(maker: Any) -> tuple[dict[str, bool], bool] | None:
-    """Names of the parameters with "is required", and whether any keyword goes; None: unknown."""
+    """Parameter name -> whether it is required, and whether any keyword is accepted."""
     try:
         signature = inspect.signature(maker)
     except (TypeError, ValueError):
@@ -66,26 +75,26 @@ def _check_arguments(maker: Any, arguments: Mapping[str, Any], where: str) -> No
         if key not in parameters and not takes_any:
             hint = did_you_mean(str(key), parameters).replace("; did", ", did")
             takes = f"; {name} takes {', '.join(parameters) or 'none'}" if not hint else ""
-            raise LocatedError(f"{where}: unexpected argument {key!r}{hint}{takes}")
+            raise LocatedBuildError(f"{where}: unexpected argument {key!r}{hint}{takes}")
     missing = [key for key, needed in parameters.items() if needed and key not in arguments]
     if missing:
-        raise LocatedError(f"{where}: {name} needs {', '.join(map(repr, missing))}")
+        raise LocatedBuildError(f"{where}: {name} needs {', '.join(map(repr, missing))}")
 
 
 def _call(maker: Any, arguments: Mapping[str, Any], where: str) -> Any:
     name = getattr(maker, "__name__", str(maker))
     try:
         return maker(**arguments)
-    except LocatedError:
-        raise  # it names a path further in
+    except LocatedBuildError:
+        raise  # it already names a path further in
     except BuildError as error:
-        raise LocatedError(f"{where}: {error}") from error
+        raise LocatedBuildError(f"{where}: {error}") from error
     except CupolaError as error:
         error.add_note(f"while building {where} ({name})")
         raise
     except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
         text = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise LocatedError(f"{where}: {name}: {text}") from error
+        raise LocatedBuildError(f"{where}: {name}: {text}") from error
     except Exception as error:
         error.add_note(f"while building {where} ({name})")
         raise

@@ -1,4 +1,4 @@
-"""init_weights: fills parameters as `init_cfg` says, in the original's order.
+"""init_weights: initializes parameters as `init_cfg` says, in the original's order.
 
 Source: mmengine's BaseModule.init_weights and weight_init.py.
 """
@@ -15,11 +15,11 @@ Fill = Callable[[Any, Mapping[str, Any]], None]
 
 
 def init_weights(model: Any, load: Loader | None = None) -> None:
-    """Fills the parameters of a model, module by module.
+    """Initializes the parameters of a model, module by module and each module once.
 
-    Each module's own `init_cfg` goes first, then its children in the order of registration, then
-    its own `Pretrained`, for which `load` is called. A module that defines `init_weights` fills
-    its children itself. No module is filled twice. BuildError names what cannot be done.
+    A module's own `init_cfg` comes first, then its children in registration order, then its own
+    `Pretrained`, for which `load` is called. A module that defines `init_weights` initializes its
+    children itself. BuildError if an `init_cfg` cannot be applied.
     """
     _visit(model, load, set())
 
@@ -45,14 +45,14 @@ def _visit(module: Any, load: Loader | None, done: set[int]) -> None:
 def _load_pretrained(module: Any, cfg: Mapping[str, Any], load: Loader | None) -> None:
     if load is None:
         raise BuildError(
-            f"{type(module).__name__} starts from {cfg['checkpoint']!r}, "
-            "and init_weights was given no loader"
+            f"{type(module).__name__} is initialized from {cfg['checkpoint']!r}, "
+            "but init_weights was called without a loader"
         )
     load(module, cfg["checkpoint"], cfg.get("prefix"))
 
 
 def initialize(module: Any, cfg: Mapping[str, Any]) -> None:
-    """One `init_cfg` on one module: its layers of the named classes, then its overrides."""
+    """Applies one `init_cfg` to a module: the layers it names, then its overrides."""
     settings = {key: value for key, value in cfg.items() if key not in ("override", "layer")}
     layers = {name.lstrip("_") for name in _as_list(cfg.get("layer"), (str,))}
     fill = _fill_of(settings)
@@ -103,7 +103,7 @@ def _bias(settings: Mapping[str, Any]) -> float:
 
 
 def _filler(fill_weight: Fill) -> Fill:
-    """A fill of a module's weight as given, and of its bias with a constant."""
+    """Fills the weight of a module with `fill_weight`, and its bias with a constant."""
 
     def fill(module: Any, settings: Mapping[str, Any]) -> None:
         from torch.nn import init
@@ -129,7 +129,7 @@ def _normal(weight: Any, settings: Mapping[str, Any]) -> None:
 
 
 def _truncated_normal(weight: Any, settings: Mapping[str, Any]) -> None:
-    """By the inverse of the distribution function, as mmengine draws it."""
+    """Samples by the inverse cumulative distribution function, as mmengine does."""
     import torch
 
     mean, std = settings.get("mean", 0), settings.get("std", 1)

@@ -1,4 +1,4 @@
-"""Plug-ins: packages whose import registers a user's own classes. A config never names one."""
+"""Plug-ins: packages that register classes on import. A config cannot load one."""
 
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -10,9 +10,9 @@ _loaded: set[str] = set()
 
 
 def load_plugins(names: list[str] | tuple[str, ...]) -> None:
-    """Imports each plug-in: a module's dotted name, or the name of a `cupola.plugins` entry point.
+    """Imports plug-ins by module name or by the name of a `cupola.plugins` entry point.
 
-    BuildError if one cannot be imported. A second load of the same name does nothing.
+    Each is imported once. BuildError if one cannot be imported.
     """
     known = {point.name: point.value for point in entry_points(group=GROUP)} if names else {}
     for name in names:
@@ -20,7 +20,7 @@ def load_plugins(names: list[str] | tuple[str, ...]) -> None:
 
 
 def load_entry_points() -> None:
-    """Imports the `cupola.plugins` entry points of all installed packages, once."""
+    """Imports the `cupola.plugins` entry points of all installed packages once."""
     if GROUP not in _loaded:
         _loaded.add(GROUP)
         for point in entry_points(group=GROUP):

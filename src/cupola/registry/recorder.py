@@ -1,4 +1,4 @@
-"""Recorder: watches one build from the outermost `build` to its end."""
+"""Recorder: watches one build from the outermost `build` call to its end."""
 
 import sys
 import time
@@ -8,24 +8,26 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cupola.registry.config_paths import Slice, Slices
-
-if TYPE_CHECKING:
-    from cupola.registry.registry import Registry
+from cupola.errors import BuildError
+from cupola.registry.config_paths import ConfigNode, ConfigPaths, join
 
 _active: ContextVar["Recorder | None"] = ContextVar("cupola_recorder", default=None)
 
-# Frames of these files only carry an assignment out; who made it stands further out.
+# Frames of these files only pass an assignment on; the code that made it is further out.
 _MACHINERY = ("/cupola/registry/", "/torch/nn/modules/module.py", "/torch/nn/modules/container.py")
+
+
+class LocatedBuildError(BuildError):
+    """A BuildError whose message already begins with the path in the config."""
 
 
 @dataclass(eq=False)
 class Registration:
-    """A module that was assigned to a parent, and by whom."""
+    """A module that was assigned to a parent, and the code that did it."""
 
-    child: Any  # kept alive, so that its id stays its own while the build lasts
+    child: Any  # kept alive, so that its id is not reused while the build lasts
     sequence: int
     made_by: str | None
     made_at: str
@@ -36,8 +38,8 @@ class Record:
     """One `build` call inside the recorded build."""
 
     recorder: "Recorder"
-    registry: "Registry"
-    slice: Slice | None
+    registry: str
+    node: ConfigNode | None
     where: str
     parent: "Record | None"
     sequence: int
@@ -49,17 +51,15 @@ class Record:
     name: str | None = None
 
     def arguments(self, cfg: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-        """The constructor's own copy of its arguments; what `cfg` has wins over `defaults`."""
-        copy = self.recorder.slices.copy
-        here = self.slice.path if self.slice else None
+        """The constructor's own copy of its arguments; `cfg` takes precedence over `defaults`."""
+        copy = self.recorder.paths.copy
         made = {key: copy(value, None) for key, value in defaults.items() if key not in cfg}
         for key, value in cfg.items():
-            below = None if here is None else f"{here}.{key}".lstrip(".")
-            made[key] = copy(value, below)
+            made[key] = copy(value, join(self.node.path, key) if self.node else None)
         return made
 
     def made(self, made: Any, maker: Any, kind: Any) -> Any:
-        """Notes what came out; returns it."""
+        """Records the result and returns it."""
         self.object = made
         self.name = kind if isinstance(kind, str) else getattr(maker, "__name__", str(maker))
         self.ended = self.recorder.now()
@@ -68,96 +68,84 @@ class Record:
 
 @dataclass(eq=False)
 class Recorder:
-    """Everything that happened so far in one build, in order."""
+    """Everything that has happened so far in one build, in order."""
 
-    label: str  # what the root is called in messages: "model", "dataset"
-    slices: Slices = field(default_factory=Slices)
+    label: str  # the name of the root in messages: "model", "dataset"
+    paths: ConfigPaths = field(default_factory=ConfigPaths)
     records: list[Record] = field(default_factory=list)
     registrations: dict[int, Registration] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)  # one per event; its index is the sequence
     stack: list[Record] = field(default_factory=list)
 
     def now(self) -> float:
-        """Notes an event; returns its time in seconds."""
+        """Records an event; returns its time in seconds."""
         self.times.append(time.perf_counter())
         return self.times[-1]
 
-    def open(self, registry: "Registry", cfg: Any) -> Record:
-        """A `build` call begins."""
+    @contextmanager
+    def build_call(self, registry: str, cfg: Any) -> Iterator[Record]:
+        """Records one `build` call; LocatedBuildError if `cfg` is not a mapping."""
         parent = self.stack[-1] if self.stack else None
-        found = self.slices.find(cfg, parent.slice) if parent else Slice("", cfg)
+        if not isinstance(cfg, Mapping):
+            where = parent.where if parent else self.label
+            raise LocatedBuildError(f"{where}: expected a dict to build from, got {cfg!r:.60}")
+        record = self._open(registry, cfg, parent)
+        self.records.append(record)
+        self.stack.append(record)
+        try:
+            yield record
+        finally:
+            self.stack.pop()
+
+    def _open(self, registry: str, cfg: Mapping[Any, Any], parent: Record | None) -> Record:
+        node = self.paths.find(cfg, parent.node) if parent else ConfigNode("", cfg)
         made_by, made_at = _maker(sys._getframe()) if parent else (None, None)
-        record = Record(
+        return Record(
             recorder=self,
             registry=registry,
-            slice=found,
-            where=self._where(found, parent, cfg),
+            node=node,
+            where=self._where(node, parent, cfg),
             parent=parent,
             sequence=len(self.times),
             started=self.now(),
             made_by=made_by,
             made_at=made_at,
         )
-        self.records.append(record)
-        return record
 
     def registered(self, parent: Any, name: str, child: Any) -> None:
-        """A module was assigned to its parent (torch's global registration hook)."""
+        """Records that a module was assigned to its parent."""
         if child is not None and id(child) not in self.registrations:
             made_by, made_at = _maker(sys._getframe())
             sequence = len(self.times)
             self.now()
             self.registrations[id(child)] = Registration(child, sequence, made_by, made_at)
 
-    def _where(self, found: Slice | None, parent: Record | None, cfg: Any) -> str:
-        if found is not None:
-            return f"{self.label}.{found.path}" if found.path else self.label
-        kind = cfg.get("type") if isinstance(cfg, Mapping) else None
-        return f"{parent.where if parent else self.label} > {kind}"
+    def _where(self, node: ConfigNode | None, parent: Record | None, cfg: Any) -> str:
+        if node is not None:
+            return join(self.label, node.path) if node.path else self.label
+        return f"{parent.where if parent else self.label} > {cfg.get('type')}"
 
 
 @contextmanager
-def recording(registry: "Registry", cfg: Any) -> Iterator[Record]:
-    """The record of one `build` call; the outermost one leaves a BuildRecord on what it built."""
+def recording(registry: str, cfg: Any) -> Iterator[Record]:
+    """The record of one `build` call, inside the build in progress if there is one."""
     recorder = _active.get()
     if recorder is not None:
-        yield from _nested(recorder, registry, cfg)
+        with recorder.build_call(registry, cfg) as record:
+            yield record
         return
-    recorder = Recorder(registry.name.removesuffix("s"))
-    _check_mapping(cfg, recorder.label)
+    recorder = Recorder(registry.removesuffix("s"))
     token = _active.set(recorder)
     try:
-        with _watch_modules():
-            record = recorder.open(registry, cfg)
-            recorder.stack.append(record)
+        with _watch_modules(), recorder.build_call(registry, cfg) as record:
             yield record
     finally:
         _active.reset(token)
-    from cupola.registry.assemble import attach_build_record
-
-    attach_build_record(recorder, cfg)
-
-
-def _nested(recorder: Recorder, registry: "Registry", cfg: Any) -> Iterator[Record]:
-    _check_mapping(cfg, recorder.stack[-1].where)
-    record = recorder.open(registry, cfg)
-    recorder.stack.append(record)
-    try:
-        yield record
-    finally:
-        recorder.stack.pop()
-
-
-def _check_mapping(cfg: Any, where: str) -> None:
-    from cupola.registry.construct import LocatedError
-
-    if not isinstance(cfg, Mapping):
-        raise LocatedError(f"{where}: expected a dict to build from, got {cfg!r:.60}")
 
 
 @contextmanager
 def _watch_modules() -> Iterator[None]:
-    """Reports every assignment of a module to the recorder of this thread, where torch is in."""
+    """Reports every assignment of a module to the recorder of this context."""
     from torch.nn.modules.module import register_module_module_registration_hook
 
     handle = register_module_module_registration_hook(_on_registration)
@@ -176,7 +164,7 @@ def _on_registration(parent: Any, name: str, child: Any) -> None:
 def _maker(frame: FrameType | None) -> tuple[str | None, str]:
     """The class whose method made something, and file:line of the statement.
 
-    The statement may stand in a helper function; then the class is the one that called it.
+    If the statement is in a helper function, the class is the one that called the helper.
     """
     while frame is not None and _is_machinery(frame):
         frame = frame.f_back

@@ -1,4 +1,4 @@
-"""The registries of the project; a registry's locations are imported on its first look-up."""
+"""The registries of the project; the locations of each are imported on its first look-up."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from cupola.registry.registry import Registry
 
 
 def build_sequential(registry: Registry, cfgs: Sequence[Any]) -> Any:
-    """A list of configs, built one by one, as a Sequential."""
+    """A Sequential of the objects that a list of configs describes."""
     from cupola import nn
 
     return nn.Sequential(*(registry.build(cfg) for cfg in cfgs))

@@ -1,25 +1,24 @@
-"""Registry: a named table from type names to classes or callables."""
+"""Registry: a named table of classes and callables that configs refer to."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeVar
 
 from cupola.errors import BuildError, nearest
+from cupola.registry.construct import Maker, construct
 from cupola.registry.plugins import load_entry_points
 from cupola.registry.scopes import FOREIGN, current_scope
 from cupola.registry.source import source_file
 
 T = TypeVar("T", bound=Callable[..., Any])
-Maker = Callable[..., Any]
-
 ListBuilder = Callable[["Registry", Sequence[Any]], Any]
 
 
 class Registry:
     """A table from names to classes or callables, and `build`, which calls one from a dict.
 
-    A child registry (`parent=`, `scope=`) holds one package's own names; what it does not have
-    is sought in its parents. `locations` are imported on the first look-up.
+    A child registry (`parent=`, `scope=`) holds the names of one package and falls back to its
+    parents. `locations` are imported on the first look-up.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class Registry:
         return self.find(name) is not None
 
     def names(self) -> list[str]:
-        """Every name that a config can use here, sorted."""
+        """All names that a config can use here, sorted."""
         self._import_locations()
         inherited = self.parent.names() if self.parent else []
         return sorted({*self._table, *inherited})
@@ -85,8 +84,8 @@ class Registry:
     def get(self, name: str) -> Maker:
         """The class registered under `name`; BuildError with the nearest names on a miss.
 
-        `name` is bare or begins with a scope (``mmdet.DETR``). A bare name is sought in the child
-        of the current scope, here, and in the parents.
+        `name` is bare or begins with a scope (``mmdet.DETR``). A bare name is looked up in the
+        child of the current scope, here, and in the parents.
         """
         found = self.find(name)
         if found is None:
@@ -94,13 +93,13 @@ class Registry:
         return found
 
     def find(self, name: str) -> Maker | None:
-        """As `get`, but None on a miss."""
+        """Like `get`, but None on a miss."""
         self._import_locations()
         scope, _, short = name.rpartition(".")
         scope = scope.split(".")[0]
         if scope and scope not in FOREIGN and scope not in self._root().children:
             return None
-        for registry in self._where_to_look(scope or current_scope()):
+        for registry in self._search_order(scope or current_scope()):
             registry._import_locations()
             if short in registry._table:
                 return registry._table[short]
@@ -109,20 +108,18 @@ class Registry:
     def build(self, cfg: Mapping[str, Any] | Sequence[Any], **defaults: Any) -> Any:
         """Calls the class that `cfg["type"]` names with the rest of `cfg`; `cfg` is not changed.
 
-        `defaults` are arguments that `cfg` does not have. A list of configs is built one by one
-        into a Sequential, where the registry knows how. Errors name the path in the config.
+        `defaults` are arguments that `cfg` does not have. A list of configs becomes a Sequential
+        if the registry has a `list_builder`. Errors name the path in the config.
         """
-        from cupola.registry.construct import construct
-
         if isinstance(cfg, Sequence) and not isinstance(cfg, str) and self._list_builder:
             return self._list_builder(self, cfg)
-        return construct(self, cfg, defaults)
+        return construct(self.name, self.get, cfg, defaults)
 
     def _root(self) -> "Registry":
         return self.parent._root() if self.parent else self
 
-    def _where_to_look(self, scope: str | None) -> list["Registry"]:
-        """The registries that a name is sought in, in this order."""
+    def _search_order(self, scope: str | None) -> list["Registry"]:
+        """The registries to search for a name, in order."""
         first = self._root().children.get(scope) if scope and scope != self.scope else None
         here: list[Registry] = [self] if first is None else [first, self]
         while here[-1].parent is not None:
@@ -142,5 +139,5 @@ class Registry:
             found = self.find(names[0])
             return f"; did you mean {names[0]!r}, from {source_file(found)}?"
         if scope and scope.split(".")[0] not in FOREIGN:
-            return f"; there is no scope {scope!r}, and a dotted path is never imported"
+            return f"; there is no scope {scope!r}, and dotted paths are never imported"
         return f"; it has {len(self.names())} names" if self.names() else "; it is empty"

@@ -1,4 +1,4 @@
-"""Where a class stands: its file, from the package's folder on, and its line."""
+"""Where a class or function is defined: its file, relative to its package, and its line."""
 
 import re
 import sys
@@ -8,26 +8,26 @@ from typing import Any
 
 
 def source_path(maker: Any) -> Path | None:
-    """The file of a class or function, or None when it has none."""
+    """The file of a class or function, or None if it has none."""
     module = sys.modules.get(getattr(maker, "__module__", None) or "")
     file = getattr(module, "__file__", None)
     return Path(file) if file else None
 
 
 def source_file(maker: Any) -> str:
-    """The same from its package's folder on: ``cupola/models/detr/head.py``."""
+    """The file, beginning with its outermost package: ``cupola/models/detr/head.py``."""
     path = source_path(maker)
     return short_path(path, maker.__module__) if path else str(getattr(maker, "__module__", "?"))
 
 
 def short_path(path: Path, module: str) -> str:
-    """A module's file from the folder of its outermost package on."""
+    """The file of a module, beginning with its outermost package."""
     depth = module.count(".") + (2 if path.name == "__init__.py" else 1)
     return "/".join(path.parts[-depth:])
 
 
 def source_line(maker: Any) -> int | None:
-    """The line of a class's or function's definition, counted from 1; None if unknown."""
+    """The line of the definition, counted from 1; None if unknown."""
     code = getattr(maker, "__code__", None)
     if code is not None:
         return int(code.co_firstlineno)
@@ -48,7 +48,7 @@ def _definitions(path: Path) -> dict[str, int]:
 
 
 @lru_cache(maxsize=4096)
-def place(maker: Any) -> str:
-    """``cupola/models/detr/head.py:55``, or without the line where it is not known."""
+def source_location(maker: Any) -> str:
+    """``cupola/models/detr/head.py:55``, without the line if it is unknown."""
     line = source_line(maker)
     return source_file(maker) + (f":{line}" if line else "")

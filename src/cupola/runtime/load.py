@@ -26,12 +26,7 @@ MAKERS = {
     "language": "cupola.runtime.predictors.language",
 }
 # What a build imports only when there is one.
-BUILDING = (
-    "cupola.models",
-    "cupola.registry.assemble",
-    "cupola.registry.construct",
-    "cupola.runtime.optimize.folding",
-)
+BUILDING = ("cupola.models", "cupola.runtime.optimize.folding")
 
 
 def warm(tasks: Collection[str]) -> None:
