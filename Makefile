@@ -4,18 +4,22 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: setup serve test test-all check format bench smoke
+.PHONY: serve setup smoke test test-all check format bench lock wheel
 
-setup: $(VENV)/.installed
+serve: $(VENV)/.run
+	$(BIN)/cupola serve --port $(PORT)
 
-$(VENV)/.installed: requirements.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+# Only what serving needs.
+$(VENV)/.run: requirements.lock pyproject.toml scripts/install.py
+	$(PYTHON) scripts/install.py $(VENV) -r requirements.lock --editable .
 	touch $@
 
-serve: setup
-	$(BIN)/cupola serve --port $(PORT)
+# The rest: training, exporting, testing, checking, documenting.
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.run
+	$(PYTHON) scripts/install.py $(VENV) -r requirements-dev.lock
+	touch $@
+
+setup: $(VENV)/.dev
 
 smoke: setup
 	$(BIN)/python -m pytest -q -x tests/test_house.py tests/nn tests/config
@@ -38,3 +42,10 @@ format: setup
 
 bench: setup
 	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+# Exact versions from pyproject.toml; UPGRADE=--upgrade takes the newest.
+lock: $(VENV)/.run
+	$(PYTHON) scripts/lock.py $(VENV) $(UPGRADE)
+
+wheel: setup
+	$(BIN)/python -m build --wheel
