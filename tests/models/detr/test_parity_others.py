@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from cupola.registry import build
+from cupola.models import detr, detr3d, layers
+from cupola.models.detr import nested
+from cupola.registry import MODELS, build
 from cupola.structures import pad_images
 from cupola.structures.boxes import cxcywh_to_xyxy, scale
 from cupola.weights import load_weights
@@ -180,19 +182,38 @@ NESTED_2X = {
 def test_both_spellings_are_one_model() -> None:
     """The 2.x build takes a 3.x checkpoint, and gives back the same outputs and checkpoint."""
     weights = golden("detr_mmdet").weights()
-    ours, nested = build(MMDET).eval(), build(NESTED_2X).eval()
+    ours, theirs = build(MMDET).eval(), build(NESTED_2X).eval()
     assert load_weights(ours, weights).dialect == "cupola"
-    assert load_weights(nested, weights).dialect == "mmdet3"
+    assert load_weights(theirs, weights).dialect == "mmdet3"
     pixels = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(1, 96, 128, dtype=torch.bool)
     mask[:, :, 100:] = True
     with torch.no_grad():
-        a, b = ours(pixels, mask), nested(pixels, mask)
+        a, b = ours(pixels, mask), theirs(pixels, mask)
     torch.testing.assert_close(a.logits, b.logits, rtol=0, atol=1e-5)
     torch.testing.assert_close(a.boxes, b.boxes, rtol=0, atol=1e-6)
 
-    state = nested.state_dict()
+    state = theirs.state_dict()
     assert "bbox_head.transformer.decoder.layers.5.attentions.1.attn.in_proj_weight" in state
     assert load_weights(ours, state).dialect == "mmdet2"
     for key, value in ours.state_dict().items():
         torch.testing.assert_close(value, weights[key], rtol=0, atol=0)
+
+
+def test_a_registered_name_is_the_exported_class_of_that_name() -> None:
+    for module in (detr, detr3d, layers):
+        for name in module.__all__:
+            assert MODELS.find(name) in (None, getattr(module, name)), name
+    assert MODELS.get("DetrTransformerEncoder") is detr.DetrTransformerEncoder
+    encoder = build({"type": "DetrTransformerEncoder", **MMDET["encoder"]})
+    assert encoder.state_dict().keys() == build(MMDET).encoder.state_dict().keys()
+
+
+@pytest.mark.parametrize("prefix", ["", "mmdet."])
+def test_inside_a_transformer_the_names_are_those_of_mmdetection_2(prefix: str) -> None:
+    cfg = copy.deepcopy(NESTED_2X["bbox_head"]["transformer"])
+    for part in ("encoder", "decoder"):
+        cfg[part]["type"] = prefix + cfg[part]["type"]
+    transformer = build(cfg)
+    assert type(transformer.encoder) is nested.NestedEncoder
+    assert type(transformer.decoder) is nested.NestedDecoder

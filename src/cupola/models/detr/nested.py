@@ -9,7 +9,11 @@ from torch import Tensor
 from cupola import nn
 from cupola.models.detr.head import DETRHead
 from cupola.models.layers import TransformerLayerSequence, build_norm
-from cupola.registry import MODELS
+from cupola.registry import MODELS, Registry
+
+# MMDetection 2.x and 3.x give these names to different classes. In MODELS they are 3.x's, whose
+# configs have no Transformer; inside a Transformer they are the classes of this file.
+NESTED = Registry("models", parent=MODELS, scope="mmdet2")
 
 Config = Mapping[str, Any]
 LAYER_NORM: Config = {"type": "LN"}
@@ -23,7 +27,7 @@ def batch_first(transformerlayers: Config | Sequence[Config]) -> Any:
     return [batch_first(layer) for layer in transformerlayers]
 
 
-@MODELS.register_module("DetrTransformerEncoder")
+@NESTED.register_module("DetrTransformerEncoder")
 class NestedEncoder(TransformerLayerSequence):
     """Encoder layers by operation_order; a final norm only after pre-norm layers."""
 
@@ -45,7 +49,7 @@ class NestedEncoder(TransformerLayerSequence):
         return x if self.post_norm is None else self.post_norm(x)
 
 
-@MODELS.register_module("DetrTransformerDecoder")
+@NESTED.register_module("DetrTransformerDecoder")
 class NestedDecoder(TransformerLayerSequence):
     """Decoder layers by operation_order, the final norm over each one's output."""
 
@@ -96,8 +100,8 @@ class Transformer(nn.Module):
     def __init__(self, encoder: Config, decoder: Config, init_cfg: Any = None) -> None:
         super().__init__()
         self.init_cfg = init_cfg
-        self.encoder = MODELS.build(encoder)
-        self.decoder = MODELS.build(decoder)
+        self.encoder = NESTED.build(encoder)
+        self.decoder = NESTED.build(decoder)
         self.embed_dims: int = self.encoder.embed_dims
         for parameter in self.parameters():
             if parameter.dim() > 1:

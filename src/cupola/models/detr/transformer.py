@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.layers import FFN, MultiheadAttention, build_norm
+from cupola.registry import MODELS
 
 Config = Mapping[str, Any]
 LAYER_NORM: Config = {"type": "LN"}
@@ -91,6 +92,7 @@ class DetrTransformerDecoderLayer(nn.Module):
         return self.self_attn(x, x, x, identity, pos, pos).reshape(B, Q, C)
 
 
+@MODELS.register_module()
 class DetrTransformerEncoder(nn.Module):
     """num_layers encoder layers."""
 
@@ -111,6 +113,7 @@ class DetrTransformerEncoder(nn.Module):
         return x if self.post_norm is None else self.post_norm(x)
 
 
+@MODELS.register_module()
 class DetrTransformerDecoder(nn.Module):
     """num_layers decoder layers; the final norm is applied to the output of every one of them."""
 
