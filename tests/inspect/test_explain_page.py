@@ -33,9 +33,9 @@ class PageModel(nn.Module):
         return self.head(self.body(x).mean((2, 3)))
 
     def inspect(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        logits = torch.tensor([[0.0, 4.0, 0.0], [3.0, 0.0, 0.0]])
+        scores = torch.tensor([[0.02, 0.96], [0.9, 0.05]])
         boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.3, 0.3, 0.2, 0.2]])
-        return {"logits": logits, "boxes": boxes, "attention": torch.full((2, 2, 2), 0.25)}
+        return {"scores": scores, "boxes": boxes, "attention": torch.full((2, 2, 2), 0.25)}
 
 
 @MODELS.register_module("PageBody", force=True)

@@ -37,7 +37,7 @@ def view_of(
         shown = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float()
         fed = _normalize(model, shown)
     seen = model.inspect(fed)
-    scores, classes = seen["logits"].softmax(-1)[:, :-1].max(-1)
+    scores, classes = seen["scores"].max(-1)
     best = scores.argsort(descending=True)[:top].tolist()
     queries = [
         {

@@ -10,7 +10,6 @@ from torch import Tensor
 from cupola import nn
 from cupola.models.detr.head import DETROutput
 from cupola.models.detr.inspection import inspect_detr
-from cupola.models.detr.postprocess import postprocess
 from cupola.models.detr.transformer import DetrTransformerDecoder, DetrTransformerEncoder
 from cupola.models.layers import SinePositionalEncoding
 from cupola.registry import MODELS
@@ -100,7 +99,7 @@ class DETR(nn.Module):
         return self.bbox_head(hidden)
 
     def inspect(self, pixels: Tensor) -> dict[str, Tensor]:
-        """What the last layer saw in one image [1, 3, H, W]: logits, boxes and attention."""
+        """Scores, boxes and attention of the last layer for one image; see inspect_detr."""
         return inspect_detr(self, pixels)
 
     def extract(self, pixels: Tensor) -> Tensor:
@@ -152,14 +151,8 @@ class DETR(nn.Module):
         output = self(batch["pixels"], batch.get("padding_mask"))
         sizes = batch["image_sizes"]
         factors = batch.get("scale_factors") or [None] * len(sizes)
-        logits, boxes = output.logits[-1].float(), output.boxes[-1].float()
-        settings = {
-            k: v for k, v in self.bbox_head.test_cfg.items() if k in ("max_per_img", "clamp")
-        }
-        return [
-            postprocess(logits[i], boxes[i], size, factor, **settings)
-            for i, (size, factor) in enumerate(zip(sizes, factors, strict=True))
-        ]
+        found: list[Detections] = self.bbox_head.predict(output, sizes, factors)
+        return found
 
 
 def feature_mask(padding_mask: Tensor | None, features: Tensor) -> Tensor | None:

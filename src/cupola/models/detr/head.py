@@ -1,62 +1,58 @@
 """DETR's head: class and box of every query, and the set loss that trains them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.models.detr.postprocess import postprocess
 from cupola.models.layers import FFN
-from cupola.models.losses import mean_over_ranks
-from cupola.models.matching import MatchInputs
+from cupola.models.matching import match_inputs
+from cupola.models.set_prediction import (
+    QueryTargets,
+    box_normalizer,
+    class_loss,
+    name_by_layer,
+    query_targets,
+    targets_by_layer,
+)
 from cupola.registry import MODELS, TASK_UTILS
+from cupola.structures import Detections
 from cupola.structures import boxes as box_ops
 
 Config = Mapping[str, Any]
+Targets = Sequence[Mapping[str, Tensor]]
+Sizes = Sequence[tuple[int, int]]
+
 CLASS_LOSS: Config = {"type": "CrossEntropyLoss", "bg_cls_weight": 0.1, "class_weight": 1.0}
 BOX_LOSS: Config = {"type": "L1Loss", "loss_weight": 5.0}
 IOU_LOSS: Config = {"type": "GIoULoss", "loss_weight": 2.0}
-ASSIGNER: Config = {
-    "type": "HungarianAssigner",
-    "match_costs": [
-        {"type": "ClassificationCost", "weight": 1.0},
-        {"type": "BBoxL1Cost", "weight": 5.0, "box_format": "xywh"},
-        {"type": "IoUCost", "iou_mode": "giou", "weight": 2.0},
-    ],
-}
+BOX_COSTS: tuple[Config, ...] = (
+    {"type": "BBoxL1Cost", "weight": 5.0, "box_format": "xywh"},
+    {"type": "IoUCost", "iou_mode": "giou", "weight": 2.0},
+)
+SOFTMAX_COST: Config = {"type": "ClassificationCost", "weight": 1.0}
+SIGMOID_COST: Config = {"type": "FocalLossCost", "weight": 2.0}
 
 
 class DETROutput(NamedTuple):
     """logits [L, B, Q, C+1], background last; boxes [L, B, Q, 4], cxcywh in 0..1.
 
-    One entry per decoder layer, the last layer last.
+    One entry per decoder layer, the last layer last. With a class loss on sigmoid scores there is
+    no background column: [L, B, Q, C].
     """
 
     logits: Tensor
     boxes: Tensor
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """What each query of one image should say, for every decoder layer.
-
-    labels [L, Q] (background = num_classes); positive [L, Q] bool; boxes [L, Q, 4], cxcywh in
-    0..1; size (height, width) in pixels.
-    """
-
-    labels: Tensor
-    positive: Tensor
-    boxes: Tensor
-    size: tuple[int, int]
-
-
 @MODELS.register_module()
 class DETRHead(nn.Module):
-    """hidden [L, B, Q, C] -> DETROutput, and its losses.
+    """hidden [L, B, Q, C] -> DETROutput, its losses and its detections.
 
-    Source: mmdet/models/dense_heads/detr_head.py; paper, equations 1 and 2.
+    Classes are scored by softmax with a background class, or, where `loss_cls` says so (FocalLoss),
+    by one sigmoid each. Source: mmdet/models/dense_heads/detr_head.py; paper, equations 1 and 2.
     """
 
     def __init__(
@@ -77,15 +73,16 @@ class DETRHead(nn.Module):
         self.num_classes = num_classes
         self.sync_cls_avg_factor = sync_cls_avg_factor
         self.test_cfg = dict(test_cfg or {"max_per_img": 100})
-        self.assigner = TASK_UTILS.build((train_cfg or {}).get("assigner", ASSIGNER))
+        loss_cls, self.background_weight = weigh_background(loss_cls, num_classes)
+        sigmoid_by_default = getattr(MODELS.get(loss_cls["type"]), "use_sigmoid", False)
+        self.use_sigmoid = bool(loss_cls.get("use_sigmoid", sigmoid_by_default))
+        cost = SIGMOID_COST if self.use_sigmoid else SOFTMAX_COST
+        default = {"type": "HungarianAssigner", "match_costs": [cost, *BOX_COSTS]}
+        self.assigner = TASK_UTILS.build((train_cfg or {}).get("assigner", default))
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_bbox = MODELS.build(loss_bbox)
         self.loss_iou = MODELS.build(loss_iou)
-        self.background_weight = self.loss_cls.bg_cls_weight or 0.0
-        if self.background_weight:
-            each = float(self.loss_cls.class_weight or 1.0)
-            self.loss_cls.class_weight = [each] * num_classes + [self.background_weight]
-        self.fc_cls = nn.Linear(embed_dims, num_classes + 1)
+        self.fc_cls = nn.Linear(embed_dims, num_classes if self.use_sigmoid else num_classes + 1)
         self.activate = nn.ReLU()
         self.reg_ffn = FFN(
             embed_dims, embed_dims, num_fcs=num_reg_fcs, ffn_drop=0.0, add_identity=False
@@ -97,78 +94,80 @@ class DETRHead(nn.Module):
         boxes = self.fc_reg(self.activate(self.reg_ffn(hidden))).sigmoid()
         return DETROutput(self.fc_cls(hidden), boxes)
 
-    def assign(
+    def predict(
         self,
         output: DETROutput,
-        targets: Sequence[Mapping[str, Tensor]],
-        sizes: Sequence[tuple[int, int]],
-    ) -> list[Assignment]:
-        """Matches every decoder layer on its own; targets hold boxes xyxy in pixels, labels."""
-        matches = []
-        for index, (target, size) in enumerate(zip(targets, sizes, strict=True)):
-            unit = box_ops.scale(target["boxes"].float(), (1 / size[0], 1 / size[1]))
-            matches.append(
-                MatchInputs(
-                    output.logits[:, index].float(),
-                    output.boxes[:, index].float(),
-                    target["labels"],
-                    box_ops.xyxy_to_cxcywh(unit),
-                    size,
-                )
-            )
-        assigned = self.assigner.assign(matches)
-        return [self._targets(match, index) for match, index in zip(matches, assigned, strict=True)]
+        sizes: Sizes,
+        scale_factors: Sequence[Sequence[float] | None],
+    ) -> list[Detections]:
+        """Detections of every image from the last layer; see postprocess."""
+        settings = {k: v for k, v in self.test_cfg.items() if k in ("max_per_img", "clamp")}
+        images = zip(
+            output.logits[-1].float(), output.boxes[-1].float(), sizes, scale_factors, strict=True
+        )
+        return [postprocess(*each, use_sigmoid=self.use_sigmoid, **settings) for each in images]
 
-    def _targets(self, match: MatchInputs, assigned: Tensor) -> Assignment:
-        positive = assigned >= 0  # [L, Q]
-        labels = torch.full_like(assigned, self.num_classes)
-        boxes = match.boxes.new_zeros(*assigned.shape, 4)
-        labels[positive] = match.target_labels[assigned[positive]]
-        boxes[positive] = match.target_boxes[assigned[positive]]
-        return Assignment(labels, positive, boxes, match.image_size)
+    def assign(self, output: DETROutput, targets: Targets, sizes: Sizes) -> list[QueryTargets]:
+        """Per image the targets of every layer's queries, [L, Q].
 
-    def loss(
-        self,
-        output: DETROutput,
-        targets: Sequence[Mapping[str, Tensor]],
-        sizes: Sequence[tuple[int, int]],
-    ) -> dict[str, Tensor]:
+        `targets` hold boxes [N, 4], xyxy in pixels, and labels [N]; sizes are (height, width).
+        """
+        labels = [target["labels"] for target in targets]
+        boxes = [
+            box_ops.xyxy_to_cxcywh(box_ops.scale(target["boxes"].float(), (1 / h, 1 / w)))
+            for target, (h, w) in zip(targets, sizes, strict=True)
+        ]
+        matches = match_inputs(output.logits.float(), output.boxes.float(), labels, boxes, sizes)
+        return [
+            query_targets(assigned, match.target_labels, match.target_boxes, self.num_classes)
+            for assigned, match in zip(self.assigner.assign(matches), matches, strict=True)
+        ]
+
+    def loss(self, output: DETROutput, targets: Targets, sizes: Sizes) -> dict[str, Tensor]:
         """loss_cls, loss_bbox, loss_iou of the last layer, and d0., d1., ... of those before."""
-        assignments = self.assign(output, targets, sizes)
-        layers = len(output.logits)
-        losses = {}
-        for layer in range(layers):
-            prefix = "" if layer == layers - 1 else f"d{layer}."
-            parts = self._layer_loss(
-                output.logits[layer].float(), output.boxes[layer].float(), assignments, layer
-            )
-            losses.update({prefix + name: value for name, value in parts.items()})
-        return losses
+        layers = targets_by_layer(self.assign(output, targets, sizes))
+        return name_by_layer(
+            [
+                self._layer_loss(logits.float(), boxes.float(), wanted, sizes)
+                for logits, boxes, wanted in zip(output.logits, output.boxes, layers, strict=True)
+            ]
+        )
 
     def _layer_loss(
-        self, logits: Tensor, boxes: Tensor, assignments: list[Assignment], layer: int
+        self, logits: Tensor, boxes: Tensor, targets: QueryTargets, sizes: Sizes
     ) -> dict[str, Tensor]:
-        labels = torch.stack([each.labels[layer] for each in assignments])  # [B, Q]
-        positive = torch.stack([each.positive[layer] for each in assignments])
-        goals = torch.stack([each.boxes[layer] for each in assignments])  # [B, Q, 4]
-        pixels = boxes.new_tensor([[w, h, w, h] for h, w in (a.size for a in assignments)])
-        pixels = pixels[:, None].expand_as(boxes)[positive]  # [P, 4]
-
-        count = float(positive.sum())
-        class_factor = count + self.background_weight * (positive.numel() - count)
-        if self.sync_cls_avg_factor:
-            class_factor = mean_over_ranks(class_factor, logits.device)
-        box_factor = max(mean_over_ranks(count, logits.device), 1.0)
-
-        found, wanted = boxes[positive], goals[positive]  # [P, 4]
+        pixels = boxes.new_tensor([[w, h, w, h] for h, w in sizes])
+        pixels = pixels[:, None].expand_as(boxes)[targets.positive]  # [P, 4]
+        found, wanted = boxes[targets.positive], targets.boxes[targets.positive]  # [P, 4]
+        corners = box_ops.cxcywh_to_xyxy(found) * pixels
+        wanted_corners = box_ops.cxcywh_to_xyxy(wanted) * pixels
+        normalizer = box_normalizer(targets)
         return {
-            "loss_cls": self.loss_cls(
-                logits.flatten(0, 1), labels.flatten(), avg_factor=max(class_factor, 1.0)
+            "loss_cls": class_loss(
+                self.loss_cls,
+                logits,
+                targets,
+                self.background_weight,
+                self.sync_cls_avg_factor,
+                quality=box_ops.iou(corners.detach(), wanted_corners),
             ),
-            "loss_bbox": self.loss_bbox(found, wanted, avg_factor=box_factor),
-            "loss_iou": self.loss_iou(
-                box_ops.cxcywh_to_xyxy(found) * pixels,
-                box_ops.cxcywh_to_xyxy(wanted) * pixels,
-                avg_factor=box_factor,
-            ),
+            "loss_bbox": self.loss_bbox(found, wanted, avg_factor=normalizer),
+            "loss_iou": self.loss_iou(corners, wanted_corners, avg_factor=normalizer),
         }
+
+
+def weigh_background(loss_cls: Config, num_classes: int) -> tuple[Config, float]:
+    """The class loss's config with one weight per class, and the background's weight.
+
+    The background takes `bg_cls_weight`, all others `class_weight`; where neither is given, all
+    classes weigh the same and the background does not count in the average.
+    """
+    settings = dict(loss_cls)
+    each, background = settings.pop("class_weight", None), settings.pop("bg_cls_weight", None)
+    if each is None and background is None:
+        return settings, 0.0
+    each = 1.0 if each is None else each
+    if not isinstance(each, (int, float)):
+        raise ValueError(f"class_weight of a DETR head is one number, got {each!r}")
+    background = float(each if background is None else background)
+    return {**settings, "class_weight": [float(each)] * num_classes + [background]}, background

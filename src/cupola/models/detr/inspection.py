@@ -5,12 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cupola.models.set_prediction import class_scores
+
 
 @torch.no_grad()
 def inspect_detr(model: Any, pixels: Tensor) -> dict[str, Tensor]:
-    """pixels [1, 3, H, W], normalized -> logits [Q, C+1], boxes [Q, 4] and attention [Q, h, w].
+    """pixels [1, 3, H, W], normalized -> scores [Q, C], boxes [Q, 4] and attention [Q, h, w].
 
-    Boxes are cxcywh in 0..1; attention is the mean over the heads and sums to 1 for each query.
+    Scores are in 0..1 and leave the background out; boxes are cxcywh in 0..1; attention is the mean
+    over the heads and sums to 1 for each query.
     """
     training = model.training
     model.eval()
@@ -32,7 +35,8 @@ def inspect_detr(model: Any, pixels: Tensor) -> dict[str, Tensor]:
         handle.remove()
         model.train(training)
     maps = torch.unflatten(weights[-1].mean(1)[0], -1, features.shape[-2:])  # [Q, h, w]
-    return {"logits": output.logits[-1, 0], "boxes": output.boxes[-1, 0], "attention": maps}
+    scores = class_scores(output.logits[-1, 0], model.bbox_head.use_sigmoid)
+    return {"scores": scores, "boxes": output.boxes[-1, 0], "attention": maps}
 
 
 def attention_weights(attention: Any, query: Tensor, key: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cupola.models.set_prediction import best_pairs
 from cupola.registry import TASK_UTILS
 from cupola.structures import Detections3D, boxes3d
 
@@ -34,14 +35,12 @@ class NMSFreeCoder:
 
     def decode(self, logits: Tensor, codes: Tensor) -> Detections3D:
         """One sample: logits [Q, C], codes [Q, 10] in meters -> detections, best first."""
-        scores = logits.sigmoid().flatten()
-        scores, index = scores.topk(min(self.max_num, scores.numel()))
-        labels, query = index % self.num_classes, index // self.num_classes
-        boxes = boxes3d.decode_boxes(codes[query])  # center at gravity
+        scores, labels, queries = best_pairs(logits, self.max_num)
+        boxes = boxes3d.decode_boxes(codes[queries])  # z at the center
         keep = torch.ones_like(scores, dtype=torch.bool)
         if self.post_center_range is not None:
             keep &= boxes3d.in_range(boxes[:, :3], self.post_center_range)
         if self.score_threshold is not None:
             keep &= scores > self.score_threshold
         boxes = boxes3d.center_to_bottom(boxes[keep])
-        return Detections3D(boxes, scores[keep], labels[keep], queries=query[keep])
+        return Detections3D(boxes, scores[keep], labels[keep], queries=queries[keep])

@@ -14,7 +14,15 @@ from cupola.models.detr3d.decoder import Decoded
 from cupola.models.detr3d.references import place_boxes
 from cupola.models.detr3d.sampling import Cameras, Pyramid
 from cupola.models.layers import build_activation
-from cupola.models.losses import mean_over_ranks
+from cupola.models.matching import match_inputs
+from cupola.models.set_prediction import (
+    QueryTargets,
+    box_normalizer,
+    class_loss,
+    name_by_layer,
+    query_targets,
+    targets_by_layer,
+)
 from cupola.registry import MODELS, TASK_UTILS
 from cupola.structures import Detections3D, boxes3d
 
@@ -158,62 +166,60 @@ class DETR3DHead(nn.Module):
         pairs = zip(output.logits[-1], output.boxes[-1], strict=True)
         return [self.bbox_coder.decode(logits, codes) for logits, codes in pairs]
 
-    def loss(self, output: DETR3DOutput, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
-        """Losses of every layer: loss_cls and loss_bbox of the last, d0. to d(L-2). before it.
+    def loss(
+        self, output: DETR3DOutput, targets: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """loss_cls and loss_bbox of the last layer, and d0., d1., ... of those before.
 
-        targets[b]: boxes [M, 9] with z at the bottom, labels [M].
+        targets[b]: boxes [N, 9] with z at the bottom, labels [N].
         """
         labels = [target["labels"] for target in targets]
         boxes = [boxes3d.bottom_to_center(target["boxes"]) for target in targets]
-        assigned = self.match(output, labels, boxes)
-        losses: dict[str, Tensor] = {}
-        last = len(output.logits) - 1
-        for layer in range(last + 1):
-            prefix = "" if layer == last else f"d{layer}."
-            per_sample = [each[layer] for each in assigned]
-            classes, regression = self._layer_loss(
-                output.logits[layer], output.boxes[layer], per_sample, labels, boxes
+        samples = [
+            query_targets(assigned, label, boxes3d.encode_boxes(box), self.num_classes)
+            for assigned, label, box in zip(
+                self.match(output, labels, boxes), labels, boxes, strict=True
             )
-            losses[f"{prefix}loss_cls"] = classes
-            losses[f"{prefix}loss_bbox"] = regression
-        return losses
+        ]
+        return name_by_layer(
+            [
+                self._layer_loss(*layer)
+                for layer in zip(
+                    output.logits, output.boxes, targets_by_layer(samples), strict=True
+                )
+            ]
+        )
 
     def match(
         self, output: DETR3DOutput, labels: Sequence[Tensor], boxes: Sequence[Tensor]
     ) -> list[Tensor]:
-        """Per sample the object of every query of every layer, [L, Q], -1 for background."""
+        """Per sample the object of every query of every layer, [L, Q], -1 for background.
+
+        boxes[b]: [N, 9], z at the center.
+        """
         if self.assigner is None or self.loss_cls is None or self.loss_bbox is None:
             raise ValueError(
                 "this DETR3DHead was built without training parts; give it loss_cls, loss_bbox "
                 "and train_cfg=dict(assigner=...)"
             )
-        with torch.no_grad():
-            result: list[Tensor] = self.assigner.assign(output.logits, output.boxes, labels, boxes)
+        codes = [boxes3d.encode_boxes(each) for each in boxes]
+        result: list[Tensor] = self.assigner.assign(
+            match_inputs(output.logits, output.boxes, labels, codes)
+        )
         return result
 
     def _layer_loss(
-        self,
-        logits: Tensor,
-        codes: Tensor,
-        assigned: Sequence[Tensor],
-        labels: Sequence[Tensor],
-        boxes: Sequence[Tensor],
-    ) -> tuple[Tensor, Tensor]:
+        self, logits: Tensor, codes: Tensor, targets: QueryTargets
+    ) -> dict[str, Tensor]:
         assert self.loss_cls is not None and self.loss_bbox is not None
-        wanted = logits.new_full(logits.shape[:2], self.num_classes, dtype=torch.long)  # [B, Q]
-        found, truth = [], []
-        for b, objects in enumerate(assigned):
-            matched = objects >= 0
-            wanted[b, matched] = labels[b][objects[matched]]
-            found.append(codes[b, matched])
-            truth.append(boxes3d.encode_boxes(boxes[b][objects[matched]]))
-        prediction, target = torch.cat(found), torch.cat(truth)
-        positives = float(len(prediction))
-        mean_positives = max(mean_over_ranks(positives, logits.device), 1.0)
-        factor = mean_positives if self.sync_cls_avg_factor else max(positives, 1.0)
-        classes = self.loss_cls(logits.flatten(0, 1), wanted.flatten(), avg_factor=factor)
-        valid = target.isfinite().all(-1)  # a side of 0 has no logarithm
-        prediction, target = prediction[valid], target[valid]
-        weight = self.code_weights.expand_as(target)
-        regression = self.loss_bbox(prediction, target, weight, avg_factor=mean_positives)
-        return torch.nan_to_num(classes), torch.nan_to_num(regression)
+        classes = class_loss(self.loss_cls, logits, targets, synchronize=self.sync_cls_avg_factor)
+        found, wanted = codes[targets.positive], targets.boxes[targets.positive]  # [P, 10]
+        valid = wanted.isfinite().all(-1)  # a side of 0 has no logarithm
+        weight = self.code_weights.expand_as(wanted)
+        regression = self.loss_bbox(
+            found[valid], wanted[valid], weight[valid], avg_factor=box_normalizer(targets)
+        )
+        return {
+            "loss_cls": torch.nan_to_num(classes),
+            "loss_bbox": torch.nan_to_num(regression),
+        }

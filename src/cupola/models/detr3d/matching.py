@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from cupola.models.matching import MatchInputs, solve_assignments
 from cupola.registry import TASK_UTILS
-from cupola.structures import boxes3d
 
 MATCHED_CHANNELS = 8  # velocity takes no part in the matching
 
@@ -46,21 +46,18 @@ class HungarianAssigner3D:
         self.iou_cost = TASK_UTILS.build(iou_cost) if iou_cost else None
         self.pc_range = pc_range
 
-    def assign(
-        self, logits: Tensor, codes: Tensor, labels: Sequence[Tensor], boxes: Sequence[Tensor]
-    ) -> list[Tensor]:
+    @torch.no_grad()
+    def assign(self, matches: Sequence[MatchInputs]) -> list[Tensor]:
         """Per sample the object of every query of every layer, [L, Q] int64, -1 for background.
 
-        logits [L, B, Q, C], codes [L, B, Q, 10]; labels[b] [M], boxes[b] [M, 9] center boxes. A box
-        with NaN or a side of 0 has no code to compare with: it is named and matches nothing.
+        The boxes of the inputs are codes. An object with NaN or a side of 0 has no code to compare
+        with: a warning names it, and no query is matched with it.
         """
         costs, kept = [], []
-        for b, (label, box) in enumerate(zip(labels, boxes, strict=True)):
-            wanted = boxes3d.encode_boxes(box)
-            usable = _usable(wanted, b)
-            match = MatchInputs(
-                logits[:, b].detach(), codes[:, b].detach(), label[usable], wanted[usable]
-            )
+        for sample, match in enumerate(matches):
+            usable = _usable(match.target_boxes, sample)
+            labels, codes = match.target_labels[usable], match.target_boxes[usable]
+            match = replace(match, target_labels=labels, target_boxes=codes)
             costs.append(self.cls_cost(match) + self.reg_cost(match))
             kept.append(usable)
         found = solve_assignments(costs)

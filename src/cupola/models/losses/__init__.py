@@ -1,7 +1,7 @@
 """Losses that configs name; each takes predictions, targets, weights and an average factor."""
 
 from cupola.models.losses.boxes import GIoULoss, L1Loss
-from cupola.models.losses.classification import CrossEntropyLoss, FocalLoss
+from cupola.models.losses.classification import CrossEntropyLoss, FocalLoss, QualityFocalLoss
 from cupola.models.losses.reduction import mean_over_ranks, weighted_mean
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "FocalLoss",
     "GIoULoss",
     "L1Loss",
+    "QualityFocalLoss",
     "mean_over_ranks",
     "weighted_mean",
 ]

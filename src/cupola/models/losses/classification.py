@@ -15,21 +15,18 @@ from cupola.registry import MODELS
 class CrossEntropyLoss(nn.Module):
     """Softmax (or, with use_sigmoid, binary) cross entropy times `loss_weight`.
 
-    `class_weight` is one number per class; `bg_cls_weight` is read by DETR's head, which knows
-    which class is the background.
+    `class_weight` holds one number per class.
     """
 
     def __init__(
         self,
         use_sigmoid: bool = False,
-        class_weight: float | Sequence[float] | None = None,
-        bg_cls_weight: float | None = None,
+        class_weight: Sequence[float] | None = None,
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.use_sigmoid = use_sigmoid
         self.class_weight = class_weight
-        self.bg_cls_weight = bg_cls_weight
         self.loss_weight = loss_weight
 
     def forward(
@@ -44,18 +41,16 @@ class CrossEntropyLoss(nn.Module):
             target = F.one_hot(labels, logits.shape[-1] + 1)[..., :-1].to(logits.dtype)
             loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
         else:
-            loss = F.cross_entropy(logits, labels, self._class_weights(logits), reduction="none")
+            each = None if self.class_weight is None else logits.new_tensor(self.class_weight)
+            loss = F.cross_entropy(logits, labels, each, reduction="none")
         return self.loss_weight * weighted_mean(loss, weight, avg_factor)
-
-    def _class_weights(self, logits: Tensor) -> Tensor | None:
-        if self.class_weight is None or isinstance(self.class_weight, (int, float)):
-            return None
-        return logits.new_tensor(self.class_weight)
 
 
 @MODELS.register_module()
 class FocalLoss(nn.Module):
     """Sigmoid focal loss (arXiv 1708.02002, equation 5) times `loss_weight`."""
+
+    use_sigmoid = True
 
     def __init__(
         self,
@@ -88,4 +83,39 @@ class FocalLoss(nn.Module):
         loss = entropy * balance * miss.pow(self.gamma)
         if weight is not None and weight.dim() == 1:
             weight = weight[:, None]
+        return self.loss_weight * weighted_mean(loss, weight, avg_factor)
+
+
+@MODELS.register_module()
+class QualityFocalLoss(nn.Module):
+    """Sigmoid focal loss towards a soft target (arXiv 2006.04388, equation 3) times `loss_weight`.
+
+    The target of an object's class is the quality of its box, that of all other classes is 0.
+    """
+
+    use_sigmoid = True
+
+    def __init__(
+        self, use_sigmoid: bool = True, beta: float = 2.0, loss_weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        if not use_sigmoid:
+            raise ValueError("QualityFocalLoss is defined on sigmoid scores; set use_sigmoid=True")
+        self.beta = beta
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: Tensor | float | None = None,
+        *,
+        quality: Tensor,
+    ) -> Tensor:
+        """logits [N, C], labels [N] in 0..C (C = background), quality [N] in 0..1 -> a scalar."""
+        classes = torch.arange(logits.shape[-1], device=logits.device)
+        target = (labels[:, None] == classes) * quality[:, None].to(logits.dtype)  # [N, C]
+        entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        loss = (entropy * (target - logits.sigmoid()).abs().pow(self.beta)).sum(-1)
         return self.loss_weight * weighted_mean(loss, weight, avg_factor)

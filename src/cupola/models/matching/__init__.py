@@ -6,6 +6,7 @@ from cupola.models.matching.costs import (
     FocalLossCost,
     IoUCost,
     MatchInputs,
+    match_inputs,
 )
 from cupola.models.matching.hungarian import HungarianAssigner, solve_assignments
 
@@ -16,5 +17,6 @@ __all__ = [
     "HungarianAssigner",
     "IoUCost",
     "MatchInputs",
+    "match_inputs",
     "solve_assignments",
 ]

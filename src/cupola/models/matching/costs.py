@@ -3,6 +3,7 @@
 Q queries, N objects of one image; any leading dimensions (decoder layers) are kept.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,19 @@ class MatchInputs:
     target_labels: Tensor
     target_boxes: Tensor
     image_size: tuple[int, int] = (1, 1)
+
+
+def match_inputs(
+    logits: Tensor,
+    boxes: Tensor,
+    target_labels: Sequence[Tensor],
+    target_boxes: Sequence[Tensor],
+    image_sizes: Sequence[tuple[int, int]] | None = None,
+) -> list[MatchInputs]:
+    """Per image what is to be matched: logits [L, B, Q, C] and boxes [L, B, Q, D] of L layers."""
+    sizes = image_sizes or [(1, 1)] * len(target_labels)
+    images = zip(logits.unbind(1), boxes.unbind(1), target_labels, target_boxes, sizes, strict=True)
+    return [MatchInputs(*image) for image in images]
 
 
 @TASK_UTILS.register_module()
