@@ -19,9 +19,10 @@ import torch
 from safetensors.torch import save_file
 
 from cupola import nn
-from cupola.models.bloom import Batcher, BloomForCausalLM, Sampling
+from cupola.generation import SamplingParams, Scheduler
+from cupola.models.bloom import BloomForCausalLM
 from cupola.parallel import Group
-from cupola.runtime.optimize.language import ENGINES, prepare
+from cupola.runtime.optimize.language import OPTIMIZATIONS, optimize
 from cupola.weights import load_shard
 from cupola.weights.dialects.bloom_hf import their_key
 
@@ -41,29 +42,29 @@ def seconds(run: Callable[[], Any], times: int = 1) -> float:
 
 
 def models(shape: dict[str, int], dtype: torch.dtype) -> tuple[dict[str, Any], Any]:
-    """Ours under each engine, and theirs, all over the same tensors."""
+    """Ours under each optimization, and theirs, all over the same tensors."""
     import transformers
 
     torch.manual_seed(0)
     with nn.on_meta():
-        engines = {name: BloomForCausalLM(dtype=dtype, **shape).eval() for name in ENGINES}
-    ours = engines["eager"]
+        variants = {name: BloomForCausalLM(dtype=dtype, **shape).eval() for name in OPTIMIZATIONS}
+    ours = variants["none"]
     state = {
         key: torch.ones(t.shape, dtype=dtype)
         if "norm.weight" in key
         else torch.empty(t.shape, dtype=dtype).normal_(0, 0.02)
         for key, t in ours.state_dict().items()
     }
-    for name, model in engines.items():
+    for name, model in variants.items():
         model.load_state_dict(state, assign=True)
-        prepare(model, name)
+        optimize(model, name)
     with torch.device("meta"):
         theirs = transformers.BloomForCausalLM(transformers.BloomConfig(**shape)).eval()
     theirs.load_state_dict(
         {their_key(key): tensor for key, tensor in state.items()}, strict=False, assign=True
     )
     theirs.tie_weights()
-    return engines, theirs
+    return variants, theirs
 
 
 def bandwidth() -> float:
@@ -73,18 +74,20 @@ def bandwidth() -> float:
     return table.nbytes / seconds(lambda: table @ vector, 5) / 1e9
 
 
-def our_writer(model: Any, ids: list[int], count: int = 1) -> Callable[[], Any]:
-    """A function that writes one more token of `count` requests at once."""
-    batcher = Batcher(model, cache_tokens=4096)
+def our_stepper(model: Any, ids: list[int], count: int = 1) -> Callable[[], Any]:
+    """A function that generates one more token of `count` requests at once."""
+    scheduler = Scheduler(model, cache_tokens=4096)
     for number in range(count):
-        batcher.add(str(number), [number + 5, *ids], Sampling(max_tokens=100, ignore_eos=True))
-    batcher.step()  # all prompts fit in one chunk
-    batcher.step()
-    return batcher.step
+        scheduler.add(
+            str(number), [number + 5, *ids], SamplingParams(max_tokens=100, ignore_eos=True)
+        )
+    scheduler.step()  # all prompts fit in one chunk
+    scheduler.step()
+    return scheduler.step
 
 
 @torch.inference_mode()
-def their_writer(model: Any, ids: list[int]) -> Callable[[], Any]:
+def their_stepper(model: Any, ids: list[int]) -> Callable[[], Any]:
     """The same for transformers, one request."""
     state = {"ids": torch.tensor([[5, *ids]]), "cache": None}
 
@@ -98,17 +101,17 @@ def their_writer(model: Any, ids: list[int]) -> Callable[[], Any]:
     return step
 
 
-def decode(engines: dict[str, Any], theirs: Any) -> dict[str, float]:
+def decode(variants: dict[str, Any], theirs: Any) -> dict[str, float]:
     """Median seconds a step: theirs, and each of ours with one and with eight streams."""
     ids = torch.randint(0, 30000, (PROMPT,)).tolist()
-    writers = {"theirs": their_writer(theirs, ids)}
-    for name, model in engines.items():
-        writers[name] = our_writer(model, ids)
-        writers[f"{name} x 8"] = our_writer(model, ids, 8)
-    times: dict[str, list[float]] = {name: [] for name in writers}
+    steppers = {"theirs": their_stepper(theirs, ids)}
+    for name, model in variants.items():
+        steppers[name] = our_stepper(model, ids)
+        steppers[f"{name} x 8"] = our_stepper(model, ids, 8)
+    times: dict[str, list[float]] = {name: [] for name in steppers}
     for _ in range(STEPS):
-        for name, writer in writers.items():
-            times[name].append(seconds(writer))
+        for name, stepper in steppers.items():
+            times[name].append(seconds(stepper))
     return {name: sorted(found)[STEPS // 2] for name, found in times.items()}
 
 
@@ -117,9 +120,9 @@ def prefill(ours: Any, theirs: Any, tokens: int = 128) -> tuple[float, float]:
     ids = torch.randint(0, 30000, (tokens,))
 
     def mine() -> None:
-        batcher = Batcher(ours, cache_tokens=1024)
-        batcher.add("x", ids.tolist(), Sampling(max_tokens=1, ignore_eos=True))
-        batcher.step()
+        scheduler = Scheduler(ours, cache_tokens=1024)
+        scheduler.add("x", ids.tolist(), SamplingParams(max_tokens=1, ignore_eos=True))
+        scheduler.step()
 
     @torch.inference_mode()
     def other() -> None:
@@ -137,9 +140,9 @@ def first_token(folder: Path, shape: dict[str, int], dtype: torch.dtype) -> floa
     with nn.on_meta():
         model = BloomForCausalLM(dtype=dtype, **shape).eval()
     load_shard(model, folder)
-    batcher = Batcher(model, cache_tokens=256)
-    batcher.add("x", range(5, 13), Sampling(max_tokens=1))
-    batcher.step()
+    scheduler = Scheduler(model, cache_tokens=256)
+    scheduler.add("x", range(5, 13), SamplingParams(max_tokens=1))
+    scheduler.step()
     return time.perf_counter() - start
 
 
@@ -181,22 +184,22 @@ def main() -> None:
     shape, dtype = QUICK if options.quick else SHAPE, getattr(torch, options.dtype)
     print(f"{torch.get_num_threads()} threads, {options.dtype}, {shape}")
     rate = bandwidth()
-    engines, theirs = models(shape, dtype)
-    ours = engines["eager"]
+    variants, theirs = models(shape, dtype)
+    ours = variants["none"]
     size = sum(p.nbytes for p in ours.parameters())
-    found = decode(engines, theirs)
+    found = decode(variants, theirs)
     their, floor = found["theirs"], size / rate / 1e9
     bound = "<= 0.60" if dtype == torch.float32 else "<= 0.50"
-    for name in ENGINES:
+    for name in OPTIMIZATIONS:
         about = f"{found[name]:.4f} s, {their:.4f} s"
         line(f"decode, batch 1, {name}: ours / theirs", found[name] / their, bound, about)
     line(
-        "decode, batch 1, eager: ours / bandwidth floor",
-        found["eager"] / floor,
+        "decode, batch 1: ours / bandwidth floor",
+        found["none"] / floor,
         "",
         f"{rate:.1f} GB/s",
     )
-    for name in ENGINES:
+    for name in OPTIMIZATIONS:
         eight = found[f"{name} x 8"]
         gain = 8 * found[name] / eight
         line(f"eight streams, {name}: tokens/s over one", gain, ">= 3", f"{eight:.4f} s a step")
@@ -205,7 +208,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_file(dict(ours.state_dict()), folder / "model.safetensors")
-        del ours, theirs, engines
+        del ours, theirs, variants
         line("prepared weights to first token, s", first_token(folder, shape, dtype), "<= 2.5")
         whole, part = (load_memory(folder, shape, count) for count in (1, 4))
         line(

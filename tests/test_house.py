@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "parallel": {"nn"},
     "ops": {"structures"},
     "models": {"nn", "registry", "parallel", "structures", "ops", "generation"},
-    "generation": {"nn", "parallel", "models", "runtime"},
+    "generation": {"nn", "parallel"},
     "weights": {"nn", "parallel"},
     "bundles": {"config", "weights"},
     "metrics": {"structures", "registry"},

@@ -32,6 +32,10 @@ class InputError(CupolaError, ValueError):
     """An input to a model (an image, a field, a prompt, a request) that cannot be used."""
 
 
+class EngineError(CupolaError, RuntimeError):
+    """A process that every answer needs is gone: the model can answer nothing more."""
+
+
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """The up to three known names that look most like `name`, best first."""
     return get_close_matches(name, list(known), n=3, cutoff=0.6)

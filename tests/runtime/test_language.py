@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from cupola.cli.main import app
 from cupola.errors import BundleError, InputError
+from cupola.generation.detokenizer import IncrementalDetokenizer
 from cupola.runtime import Predictor
 from cupola.runtime.predictors.language import LanguagePredictor
-from cupola.runtime.predictors.language_stream import Writer
 from language_toys import LINES, language_bundle
 
 
@@ -90,24 +90,24 @@ def test_the_same_seed_gives_the_same_text(predictor: LanguagePredictor) -> None
 
 def test_characters_of_several_tokens_come_whole(predictor: LanguagePredictor) -> None:
     ids = predictor.tokenizer.encode(LINES[1]).ids
-    writer = Writer(predictor.tokenizer, 0)
-    pieces = [writer.add(token, last=False)[0] for token in ids]
+    detokenizer = IncrementalDetokenizer(predictor.tokenizer)
+    pieces = [detokenizer.add(token, last=False)[0] for token in ids]
     assert "".join(pieces) == LINES[1]
     assert not any("\ufffd" in piece for piece in pieces)
 
 
 def test_held_text_is_given_back_when_no_stop_follows(predictor: LanguagePredictor) -> None:
-    writer = Writer(predictor.tokenizer, 0, stop=("moon",))
+    detokenizer = IncrementalDetokenizer(predictor.tokenizer, stop=("moon",))
     ids = [i for c in "mo" for i in predictor.tokenizer.encode(c).ids]
-    assert [writer.add(i, last=False)[0] for i in ids] == ["", ""]
-    assert writer.add(predictor.tokenizer.encode("t").ids[0], last=True) == ("mot", False)
+    assert [detokenizer.add(i, last=False)[0] for i in ids] == ["", ""]
+    assert detokenizer.add(predictor.tokenizer.encode("t").ids[0], last=True) == ("mot", False)
 
 
 @pytest.mark.parametrize(
     ("parameters", "text"),
     [
-        ({"max_tokens": "many"}, "max_tokens: expected a number of kind int"),
-        ({"max_tokens": 1.5}, "max_tokens: expected a number of kind int"),
+        ({"max_tokens": "many"}, "max_tokens: expected an integer"),
+        ({"max_tokens": 1.5}, "max_tokens: expected an integer"),
         ({"max_tokens": 0}, "max_tokens must be at least 1"),
         ({"max_tokens": 100000}, "exceed the 8192 tokens"),
         ({"stop": 3}, "stop: expected a text or a list of texts"),
@@ -123,7 +123,7 @@ def test_wrong_parameters(predictor: LanguagePredictor, parameters: dict, text: 
     ("tensors", "text"),
     [
         ({}, "prompt: expected an array of texts"),
-        ({"prompt": [""]}, "prompt: it is empty"),
+        ({"prompt": [""]}, "prompt: must not be empty"),
         ({"prompt": [b"\xff"]}, "prompt: not valid UTF-8"),
         ({"prompt": [3]}, "prompt: expected text, got int"),
     ],

@@ -1,4 +1,4 @@
-"""Rank 0 decides, the others take the same steps: one text, whoever comes and goes."""
+"""Rank 0 drives, the others run the same steps: the text is that of one process."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from cupola.errors import BundleError
-from cupola.generation.tensor_parallel import Lead, follow
+from cupola.errors import BundleError, EngineError
+from cupola.generation.tensor_parallel import Driver, run_worker
 from cupola.parallel import Mesh
 from cupola.runtime import Predictor
 from cupola.runtime.load import load_part
-from cupola.runtime.predictor import EngineError
 from language_toys import language_bundle
 from ranks import RankPool
 
@@ -21,10 +20,10 @@ HOW = {"max_tokens": 12, "temperature": 1.0, "top_p": 0.9, "stop": "th"}
 
 
 def complete(mesh: Mesh, folder: Path) -> list[str]:
-    """Rank 0 completes the prompts and the other ranks follow; the texts."""
+    """The texts of rank 0, which drives the others."""
     predictor = load_part(folder, mesh.tensor)
 
-    def tell(order: Any) -> None:
+    def send(order: Any) -> None:
         dist.broadcast_object_list([order], 0, mesh.tensor.handle)
 
     def orders() -> Iterator[Any]:
@@ -36,11 +35,11 @@ def complete(mesh: Mesh, folder: Path) -> list[str]:
             yield heard[0]
 
     if mesh.tensor.rank:
-        follow(predictor.new_batcher, orders())
+        run_worker(predictor.new_scheduler, orders())
         return []
-    predictor.tell = tell
+    predictor.send = send
     texts = [found.text for found in run(predictor)]
-    tell(None)
+    send(None)
     return texts
 
 
@@ -55,16 +54,16 @@ def test_ranks_write_what_one_process_writes(ranks: RankPool, tmp_path: Path) ->
     assert ranks.run(complete, folder)[0] == expected
 
 
-def test_a_rank_that_is_gone_makes_the_engine_useless(tmp_path: Path) -> None:
+def test_the_failure_of_a_rank_is_an_engine_error(tmp_path: Path) -> None:
     predictor = Predictor.load(language_bundle(tmp_path / "toy-text").path)
 
-    def tell(order: Any) -> None:
+    def send(order: Any) -> None:
         raise BrokenPipeError("rank 1 is gone")
 
-    lead = Lead(predictor.new_batcher(), 0, tell)
-    lead.add("x", [3], predictor.sample("a", {}).sampling)
-    with pytest.raises(EngineError, match="the ranks of the model fell apart: rank 1 is gone"):
-        lead.step()
+    driver = Driver(predictor.new_scheduler(), 0, send)
+    driver.add("x", [3], predictor.sample("a", {}).sampling)
+    with pytest.raises(EngineError, match="a tensor-parallel rank failed: rank 1 is gone"):
+        driver.step()
 
 
 def test_only_language_models_are_split() -> None:

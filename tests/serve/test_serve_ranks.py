@@ -27,7 +27,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def split(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One server for all tests of this file: the toy model on two ranks."""
-    models = [{"bundle": str(bundle), "tensor_parallel": 2, "engine": "prepared"}]
+    models = [{"bundle": str(bundle), "tensor_parallel": 2, "optimization": "packed"}]
     running = Running(tmp_path_factory.mktemp("server"), models=models, plugins=[])
     running.start()
     running.wait_ready()

@@ -79,7 +79,7 @@ def test_check_finds_what_a_start_would(tmp_path: Path) -> None:
 def test_only_language_models_are_split_and_only_under_a_master() -> None:
     split = {"bundle": "detr-digits", "tensor_parallel": 2}
     with pytest.raises(
-        ConfigError, match="detr-digits: tensor_parallel and engine are for language"
+        ConfigError, match="detr-digits: tensor_parallel and optimization are for language"
     ):
         plan_models(Settings.model_validate({"models": [split]}))
     split["bundle"] = "bloom-tiny"

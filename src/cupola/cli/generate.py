@@ -18,7 +18,7 @@ def generate(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: fewer repeats.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Ends the text; may be repeated.")] = None,
-    engine: Annotated[str, typer.Option(help="eager, prepared or int8.")] = "eager",
+    optimization: Annotated[str, typer.Option(help="none, packed or int8.")] = "none",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a token.")] = False,
 ) -> None:
     """Continues a text."""
@@ -32,7 +32,7 @@ def generate(
     predictor = Predictor.load(bundle)
     if not isinstance(predictor, LanguagePredictor):
         raise InputError(f"{bundle} is a {predictor.task} model; generate needs a language model")
-    predictor.engine = engine
+    predictor.optimization = optimization
     text = sys.stdin.read() if prompt == "-" else prompt
     parameters = {
         "max_tokens": max_tokens,

@@ -1,21 +1,23 @@
-"""BlockCache: keys and values of many requests in one pool, handed out in blocks of 16 tokens.
+"""BlockCache: keys and values of many requests in one pool, allocated in blocks of 16 tokens.
 
-Letters: N heads on this rank, D head size. A block is a run of slots; a request owns a list of
-blocks, one after the other where the pool allows it, so that its keys can be read as a view.
+Letters: N key-value heads on this rank, D head size. A block is a run of slots. A request owns a
+list of blocks, consecutive where the pool allows it, so that its keys can be read as a view.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from cupola.errors import InputError
+from cupola.generation.protocol import Heads
 
 BLOCK = 16
 
 
 @dataclass
-class Pages:
+class BlockTable:
     """The blocks of one request, and how many of their slots are filled."""
 
     blocks: list[int] = field(default_factory=list)
@@ -31,62 +33,66 @@ class Pages:
 
 
 class BlockCache:
-    """A pool for `tokens` tokens over all requests. Memory is touched only as it is filled."""
+    """A pool for `tokens` tokens over all requests, with one pair of tensors for each layer.
+
+    Memory is touched only as it is filled.
+    """
 
     def __init__(
         self,
-        layers: int,
-        heads: int,
-        head_dim: int,
+        layers: Sequence[Heads],
         tokens: int,
         *,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
     ) -> None:
         self.blocks = -(-tokens // BLOCK)
-        shape = (heads, self.blocks * BLOCK, head_dim)  # [N, slots, D]
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
+        shapes = [(heads.key_value, self.blocks * BLOCK, heads.size) for heads in layers]
+        self.keys = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
+        self.values = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
         self._free = set(range(self.blocks))
+
+    @property
+    def capacity(self) -> int:
+        """How many tokens the whole pool holds."""
+        return self.blocks * BLOCK
 
     @property
     def free_tokens(self) -> int:
         return len(self._free) * BLOCK
 
     def fits(self, tokens: int) -> bool:
-        """Would `reserve(tokens)` succeed now?"""
+        """Whether `reserve(tokens)` would succeed now."""
         return -(-tokens // BLOCK) <= len(self._free)
 
-    def reserve(self, tokens: int) -> Pages:
-        """Blocks for one request; InputError if the pool could never hold them."""
+    def reserve(self, tokens: int) -> BlockTable:
+        """Allocates blocks for one request; InputError if the pool could never hold them."""
         wanted = -(-tokens // BLOCK)
         if wanted > self.blocks:
-            raise InputError(
-                f"{tokens} tokens do not fit: the cache holds {self.blocks * BLOCK} in all"
-            )
-        assert wanted <= len(self._free), "ask fits() first"
+            raise InputError(f"{tokens} tokens exceed the cache, which holds {self.capacity}")
+        assert wanted <= len(self._free), "call fits() first"
         start = self._run_of(wanted)
         chosen = range(start, start + wanted) if start is not None else sorted(self._free)[:wanted]
         self._free -= set(chosen)
-        return Pages(list(chosen))
+        return BlockTable(list(chosen))
 
-    def release(self, pages: Pages) -> None:
-        """Gives a request's blocks back."""
-        self._free |= set(pages.blocks)
-        pages.blocks, pages.length = [], 0
+    def release(self, table: BlockTable) -> None:
+        """Returns a request's blocks to the pool."""
+        self._free |= set(table.blocks)
+        table.blocks, table.length = [], 0
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Stores [T, N, D] keys and values in T slots."""
         self.keys[layer].index_copy_(1, slots, key.transpose(0, 1))
         self.values[layer].index_copy_(1, slots, value.transpose(0, 1))
 
-    def read(self, layer: int, pages: Pages, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [N, length, D] of a request: views if its blocks lie in a row."""
+    def read(self, layer: int, table: BlockTable, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [N, length, D] of a request: views if its blocks are consecutive."""
         keys, values = self.keys[layer], self.values[layer]
-        if pages.contiguous:
-            start = pages.blocks[0] * BLOCK
+        if table.contiguous:
+            start = table.blocks[0] * BLOCK
             return keys.narrow(1, start, length), values.narrow(1, start, length)
-        index = torch.tensor(pages.slots(0, length), device=keys.device)
+        index = torch.tensor(table.slots(0, length), device=keys.device)
         return keys.index_select(1, index), values.index_select(1, index)
 
     def _run_of(self, wanted: int) -> int | None:

@@ -1,32 +1,22 @@
 """DenseContext: how attention is computed for a plain [B, S] batch, with or without a cache.
 
-A block hands its queries, keys and values to a context and gets the mixed values back; it need
-not know whether they came from a padded batch (here) or from many requests' pages (paged.py).
+Training and `forward` use it. A layer hands it queries, keys and values and need not know whether
+they came from a padded batch (here) or from the blocks of many requests (paged_attention.py).
 
-Letters: B batch, Q new tokens, K = past + Q keys, N heads on this rank, D head size.
+Letters: B batch, Q new tokens, K = past + Q keys, N query heads on this rank, D head size.
 """
 
 import math
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupola.models.bloom.alibi import alibi_bias, positions
-from cupola.models.bloom.settings import BloomSettings
 from cupola.parallel import RandomStreams, causal_mask, scale_mask_softmax
 
 
-class Context(Protocol):
-    """What a block needs to know of the batch it runs in."""
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """[..., N, D] each -> [..., N, D]: every query's mixture of the values it may see."""
-
-
 class DenseCache:
-    """Keys and values of the tokens so far, one pair of [B, N, K, D] a layer."""
+    """Keys and values of the tokens so far, one pair of [B, heads, K, D] for each layer."""
 
     def __init__(self) -> None:
         self.keys: list[Tensor] = []
@@ -38,7 +28,7 @@ class DenseCache:
         return self.keys[0].shape[2] if self.keys else 0
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds [B, N, Q, D] and returns all of the layer."""
+        """Adds [B, heads, Q, D] and returns all of the layer."""
         if layer == len(self.keys):
             self.keys.append(key)
             self.values.append(value)
@@ -47,75 +37,98 @@ class DenseCache:
             self.values[layer] = torch.cat([self.values[layer], value], 2)
         return self.keys[layer], self.values[layer]
 
+    def extend_mask(self, new: Tensor, count: int) -> Tensor:
+        """[B, K] mask of past and new tokens; `new` covers the `count` new ones, or all."""
+        if self.mask is not None and new.shape[1] == count:
+            new = torch.cat([self.mask, new], 1)
+        self.mask = new
+        return new
+
 
 class DenseContext:
-    """Explicit scores, ALiBi, mask, float32 softmax and dropout over a [B, Q] batch."""
+    """Explicit scores, mask, float32 softmax and dropout over a [B, Q] batch.
+
+    attention_mask: [B, Q], or [B, K] with a cache; 1 = token, 0 = padding. None: no padding.
+    slopes: [N] ALiBi slopes, if the model has them.
+    documents: [B, K]; tokens of different numbers do not attend to each other.
+    layer_scaling: scores pass the softmax divided by their layer's number and multiplied again.
+    """
 
     def __init__(
         self,
-        settings: BloomSettings,
-        slopes: Tensor,
-        attention_mask: Tensor,
-        queries: int,
-        *,
-        dtype: torch.dtype,
-        dropout: float = 0.0,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
         cache: DenseCache | None = None,
+        *,
+        slopes: Tensor | None = None,
+        documents: Tensor | None = None,
+        dropout: float = 0.0,
         streams: RandomStreams | None = None,
-        documents: Tensor | None = None,  # [B, K]: tokens of different numbers do not attend
+        layer_scaling: bool = False,
     ) -> None:
-        self.settings, self.cache = settings, cache
-        self.dropout, self.streams = dropout, streams
-        keys = attention_mask.shape[1]
-        self.key_positions = positions(attention_mask)  # [B, K]
-        where = self.key_positions if settings.alibi else torch.zeros_like(self.key_positions)
-        self.bias = alibi_bias(slopes, where).to(dtype)  # [B, N, 1, K]
-        future = causal_mask(queries, keys, attention_mask.device)  # [Q, K]
-        self.mask = future | (attention_mask == 0)[:, None, None, :]  # [B, 1, Q, K]
+        self.cache, self.dropout, self.streams = cache, dropout, streams
+        self.layer_scaling = layer_scaling
+        queries = input_ids.shape[1]
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mask = mask if cache is None else cache.extend_mask(mask, queries)  # [B, K]
+        key_positions = positions(mask)  # [B, K]
+        self.positions = key_positions[:, -queries:]  # [B, Q]
+        self.bias = None if slopes is None else alibi_bias(slopes, key_positions)  # [B, N, 1, K]
+        future = causal_mask(queries, mask.shape[1], mask.device)  # [Q, K]
+        self.mask = future | (mask == 0)[:, None, None, :]  # [B, 1, Q, K]
         if documents is not None:
             own = documents[:, -queries:, None] == documents[:, None, :]  # [B, Q, K]
             self.mask = self.mask | ~own[:, None]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """[B, Q, N, D] each -> [B, Q, N, D]."""
-        query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # [B, N, Q, D]
+        """[B, Q, heads, D] each -> [B, Q, N, D]."""
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # [B, heads, Q, D]
         if self.cache is not None:
             key, value = self.cache.append(layer, key, value)
-        scale = float(layer + 1) if self.settings.query_key_layer_scaling else 1.0
-        scores = self._scores(query, key, scale)
-        weights = scale_mask_softmax(scores, self.mask, scale)
+        if (shared := query.shape[1] // key.shape[1]) > 1:  # grouped-query attention
+            key, value = (x.repeat_interleave(shared, 1) for x in (key, value))  # [B, N, K, D]
+        scale = float(layer + 1) if self.layer_scaling else 1.0
+        weights = scale_mask_softmax(self._scores(query, key, scale), self.mask, scale)
         if self.dropout:
             weights = self._drop(weights)
         return (weights @ value).transpose(1, 2)  # [B, Q, N, D]
 
     def _scores(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
+        """[B, N, Q, K] scores over `scale`."""
         B, N, Q, D = query.shape
         K = key.shape[2]
-        bias = self.bias.expand(B, N, Q, K).reshape(B * N, Q, K)
+        factor = 1.0 / (math.sqrt(D) * scale)
+        if self.bias is None:
+            return query @ key.transpose(2, 3) * factor
         scores = torch.baddbmm(
-            bias,
+            self.bias.to(query.dtype).expand(B, N, Q, K).reshape(B * N, Q, K),
             query.reshape(B * N, Q, D),
             key.reshape(B * N, K, D).transpose(1, 2),
             beta=1.0 / scale,
-            alpha=1.0 / (math.sqrt(D) * scale),
+            alpha=factor,
         )
         return scores.view(B, N, Q, K)
 
     def _drop(self, weights: Tensor) -> Tensor:
         if self.streams is None:
             return F.dropout(weights, self.dropout)
-        with self.streams.own():  # the ranks hold different heads: each draws for itself
+        with self.streams.own():  # the ranks hold different heads: each draws its own numbers
             return F.dropout(weights, self.dropout)
 
 
-def new_mask(input_ids: Tensor, attention_mask: Tensor | None, cache: DenseCache | None) -> Tensor:
-    """The [B, K] mask over past and new tokens, and notes it in the cache.
+def positions(attention_mask: Tensor) -> Tensor:
+    """[B, S] mask (1 = token, 0 = padding) -> positions that start at 0 with the first token.
 
-    `attention_mask` covers the new tokens or all of them; None means no padding.
+    Left padding therefore changes nothing for the tokens after it.
     """
-    mask: Any = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    if cache is not None:
-        if cache.mask is not None and mask.shape[1] == input_ids.shape[1]:
-            mask = torch.cat([cache.mask, mask], 1)
-        cache.mask = mask
-    return mask
+    mask = attention_mask.long()
+    return (mask.cumsum(-1) - 1) * mask
+
+
+def alibi_bias(slopes: Tensor, key_positions: Tensor) -> Tensor:
+    """[N] slopes and [B, S] positions -> [B, N, 1, S] bias, float32.
+
+    ALiBi (arXiv 2108.12409) subtracts slope * distance from a score; adding slope * position of the
+    key differs from it by a constant, which softmax does not see.
+    """
+    return slopes[None, :, None, None] * key_positions[:, None, None, :].float()

@@ -1,10 +1,11 @@
 """PagedContext: attention for many requests at once, whose new tokens are laid end to end.
 
 The matrices of a step run over all T new tokens together; only attention takes the requests one
-by one, each over its own keys (selective batching, Orca, OSDI 2022). No padding exists, so no
-request's numbers depend on how long its neighbors are.
+by one, each over its own keys (selective batching, Orca, OSDI 2022). There is no padding, so a
+request's numbers do not depend on the lengths of its neighbors.
 
-Letters: T new tokens of all requests, Q new tokens of one, K its tokens so far, N heads, D size.
+Letters: T new tokens of all requests, Q new tokens of one, K its tokens so far, N query heads,
+D head size.
 """
 
 from collections.abc import Sequence
@@ -14,57 +15,71 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupola.generation.cache import BlockCache, Pages
+from cupola.generation.cache import BlockCache, BlockTable
 from cupola.parallel import causal_mask
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One request's part of a step: rows `start` up to `stop` of the T, and where they belong."""
+    """One request's rows of a step, `start` up to `stop` of the T, and its blocks in the cache."""
 
     start: int
     stop: int
-    pages: Pages
+    table: BlockTable
+
+    @property
+    def past(self) -> int:
+        return self.table.length
+
+    @property
+    def length(self) -> int:
+        """Tokens so far, the new ones included."""
+        return self.past + self.stop - self.start
 
 
 class PagedContext:
     """Writes the step's keys and values to the cache and attends over each request's own."""
 
     def __init__(
-        self, cache: BlockCache, segments: Sequence[Segment], slopes: Tensor, dtype: torch.dtype
+        self, cache: BlockCache, segments: Sequence[Segment], slopes: Tensor | None = None
     ) -> None:
+        """`slopes` are the ALiBi slopes [N], if the model has them."""
         self.cache, self.segments = cache, segments
-        slots = [s for part in segments for s in _new_slots(part)]
-        self.slots = torch.tensor(slots, device=slopes.device)  # [T]
-        longest = max(_length(part) for part in segments)
-        steps = torch.arange(longest, device=slopes.device)
-        alibi = slopes[:, None, None] * steps.float()  # [N, 1, longest]
-        self.biases = [_bias(alibi, part).to(dtype) for part in segments]
+        device, dtype = cache.keys[0].device, cache.keys[0].dtype
+        slots = [slot for part in segments for slot in part.table.slots(part.past, part.length)]
+        positions = [p for part in segments for p in range(part.past, part.length)]
+        self.slots = torch.tensor(slots, device=device)  # [T]
+        self.positions = torch.tensor(positions, device=device)  # [T]
+        alibi = None
+        if slopes is not None:
+            keys = torch.arange(max(part.length for part in segments), device=device)
+            alibi = slopes[:, None, None] * keys.float()  # [N, 1, longest]
+        self.biases = [_bias(alibi, part, device, dtype) for part in segments]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """[T, N, D] each -> [T, N, D]."""
+        """[T, heads, D] each -> [T, N, D]."""
         self.cache.write(layer, self.slots, key, value)
+        grouped = key.shape[1] != query.shape[1]
         mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
         for part, bias in zip(self.segments, self.biases, strict=True):
-            keys, values = self.cache.read(layer, part.pages, _length(part))  # [N, K, D]
+            keys, values = self.cache.read(layer, part.table, part.length)  # [N, K, D]
             queries = query[part.start : part.stop].transpose(0, 1)  # [N, Q, D]
-            out = F.scaled_dot_product_attention(queries[None], keys[None], values[None], bias)
+            out = F.scaled_dot_product_attention(
+                queries[None], keys[None], values[None], bias, enable_gqa=grouped
+            )
             mixed[part.start : part.stop] = out[0].transpose(0, 1)
         return mixed
 
 
-def _new_slots(part: Segment) -> list[int]:
-    return part.pages.slots(part.pages.length, _length(part))
-
-
-def _length(part: Segment) -> int:
-    return part.pages.length + part.stop - part.start
-
-
-def _bias(alibi: Tensor, part: Segment) -> Tensor:
-    """[1, N, Q, K]: ALiBi, and -inf where a key lies in the future."""
-    keys, queries = _length(part), part.stop - part.start
-    bias = alibi[:, :, :keys]
+def _bias(
+    alibi: Tensor | None, part: Segment, device: torch.device, dtype: torch.dtype
+) -> Tensor | None:
+    """[1, N or 1, Q or 1, K]: ALiBi, and -inf where a key lies in the future; None for zeros."""
+    queries = part.stop - part.start
+    if alibi is None and queries == 1:
+        return None
+    bias = torch.zeros(1, 1, part.length, device=device) if alibi is None else alibi
+    bias = bias[:, :, : part.length]
     if queries > 1:
-        bias = bias.masked_fill(causal_mask(queries, keys, alibi.device), float("-inf"))
-    return bias[None]
+        bias = bias.masked_fill(causal_mask(queries, part.length, device), float("-inf"))
+    return bias[None].to(dtype)

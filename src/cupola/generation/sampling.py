@@ -1,7 +1,7 @@
 """Choosing the next token: greedy, temperature, top-k, top-p, repetition penalty.
 
-The random number of a choice follows from (the request's seed, the token's position) alone, so a
-request's text does not depend on who shares its batch or when it came.
+The random number of a choice is a function of (the request's seed, the token's position), so a
+request's text does not depend on what else is in its batch or on when it arrived.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from torch import Tensor
 
 from cupola.errors import InputError
 
-NUCLEUS_FIRST_LOOK = 1024  # sorting 250,880 logits costs more than the choice is worth
+NUCLEUS_FIRST_LOOK = 1024  # sorting all logits of a large vocabulary would be slow
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How one request chooses. Temperature 0 is greedy; top_k 0 and top_p 1 switch those off."""
+class SamplingParams:
+    """How one request is sampled. Temperature 0 is greedy; top_k 0 and top_p 1 turn those off."""
 
     max_tokens: int = 20
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
-    repetition_penalty: float = 1.0  # > 1 makes tokens that have occurred less likely
+    repetition_penalty: float = 1.0  # above 1, tokens that have occurred become less likely
     seed: int = 0
     logprobs: bool = False
     ignore_eos: bool = False
@@ -38,23 +38,23 @@ class Sampling:
             "repetition_penalty must be positive": self.repetition_penalty > 0,
             "seed must not be negative": self.seed >= 0,
         }
-        for message, fine in checks.items():
-            if not fine:
+        for message, valid in checks.items():
+            if not valid:
                 raise InputError(message)
 
     @property
-    def plain(self) -> bool:
-        """Whether the likeliest token is all that is asked for."""
+    def needs_only_argmax(self) -> bool:
+        """Whether the id of the largest logit is all that is needed."""
         return self.temperature == 0 and self.repetition_penalty == 1 and not self.logprobs
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) that depends on its arguments alone (Philox counter generator)."""
+    """A random number in [0, 1), a function of its arguments (Philox counter generator)."""
     bits = np.random.Philox(key=np.array([seed, position], dtype=np.uint64))
     return float(np.random.Generator(bits).random())
 
 
-def choose(logits: Tensor, sampling: Sampling, position: int, seen: Sequence[int]) -> int:
+def choose(logits: Tensor, sampling: SamplingParams, position: int, seen: Sequence[int]) -> int:
     """The next token id from logits [V]; `seen` are the ids so far, for the penalty."""
     if sampling.repetition_penalty != 1.0 and len(seen):
         logits = _penalized(logits, sampling.repetition_penalty, seen)
@@ -68,7 +68,7 @@ def choose(logits: Tensor, sampling: Sampling, position: int, seen: Sequence[int
 
 
 def logprob_of(logits: Tensor, token: int) -> float:
-    """Natural logarithm of the model's own probability of a token, before any shaping."""
+    """Natural logarithm of a token's probability, before temperature and penalty."""
     wide = logits.float()
     return float(wide[token] - wide.logsumexp(0))
 
@@ -79,8 +79,8 @@ def _penalized(logits: Tensor, penalty: float, seen: Sequence[int]) -> Tensor:
     return logits.index_copy(0, ids, torch.where(scores < 0, scores * penalty, scores / penalty))
 
 
-def _candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
-    """The logits that may be chosen and their ids (None: all, in order)."""
+def _candidates(logits: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tensor | None]:
+    """The logits of the tokens that may be drawn, and their ids (None: all, in order)."""
     values: Tensor = logits
     ids: Tensor | None = None
     if sampling.top_k and sampling.top_k < len(logits):

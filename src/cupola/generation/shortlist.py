@@ -1,11 +1,11 @@
-"""Screen: the likeliest next token, exactly, without reading the whole word table.
+"""ArgmaxShortlist: the likeliest next token, exactly, without reading the whole head.
 
 The head of BLOOM is its word table, 250,880 rows: nearly half of what one token of bloom-560m
-reads. A copy of it in eight bits gives every logit to within a bound, which leaves a handful of
-rows that could be the largest; only those are computed from the table itself.
+reads. A copy of it in eight bits gives every logit to within a bound. Only the few rows that could
+still be the largest are then computed from the table itself.
 
-The bound, for a row w rounded to v and a hidden state x rounded to z, is that of Cauchy and
-Schwarz: |w.x - v.z| <= |w - v| |x| + |v| |x - z|.
+The bound, for a row w rounded to v and a hidden state x rounded to z, follows from Cauchy-Schwarz:
+|w.x - v.z| <= |w - v| |x| + |v| |x - z|.
 
 Letters: R rows (requests), V vocabulary, H hidden.
 """
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from cupola.parallel.storage import AT_ONCE, EightBitMatrix, rounded
 
-TOO_MANY = 8  # with more than one row in so many left over, the table is read after all
+TOO_MANY = 8  # if more than one row in so many is left, the whole table is read after all
 
 
-class Screen:
-    """Called with hidden states [R, H], answers the ids that argmax over their logits would."""
+class ArgmaxShortlist:
+    """Hidden states [R, H] -> the ids that argmax over their logits would give."""
 
     def __init__(self, table: Tensor) -> None:
         self.table = table.detach()  # [V, H]
@@ -46,7 +46,7 @@ class Screen:
         ]
 
     def _best(self, hidden: Tensor, near: Tensor, slack: Tensor) -> int:
-        """The likeliest of one state [H], whose logits [V] lie within `slack` of `near`."""
+        """The likeliest token of one state [H], whose logits [V] lie within `slack` of `near`."""
         least = (near - slack).amax()
         least -= least.abs() * torch.finfo(hidden.dtype).eps * 4  # logits are rounded, and may tie
         left = (near + slack >= least).nonzero()[:, 0]

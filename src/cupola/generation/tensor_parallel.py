@@ -1,8 +1,8 @@
-"""One language model on several ranks: rank 0 decides, the others take the same steps.
+"""One language model on several ranks: rank 0 drives, the others run the same steps.
 
-Every rank holds a Batcher over its part of the model. Before each step rank 0 tells the others
-which requests came and went; from there on all do the same, since every rank sees the whole
-logits and a choice depends on them, the seed and the position alone.
+Every rank holds a Scheduler over its part of the model. Before each step rank 0 sends the others
+the requests that were added or cancelled. From there on all do the same: every rank sees the whole
+logits, and a choice depends only on them, the seed and the position.
 """
 
 import os
@@ -13,20 +13,22 @@ from typing import Any
 
 from torch._C._distributed_c10d import TCPStore
 
-from cupola.models.bloom import Batcher, Sampling, Token
+from cupola.errors import EngineError
+from cupola.generation.sampling import SamplingParams
+from cupola.generation.scheduler import Scheduler, Token
 from cupola.parallel import Group, Mesh
-from cupola.runtime.predictor import EngineError
 
-Order = dict[str, Any]  # {"engine": number, "changes": [...]} or {"engine": number, "close": True}
+# {"engine": number, "changes": [...]} for a step, or {"engine": number, "close": True}.
+StepOrder = dict[str, Any]
 
 
 def join(rank: int, size: int, port: int, listener: int | None, timeout: float) -> Group:
     """The tensor group of `size` processes of this machine.
 
-    They meet at a port of the loopback interface, where rank 0 listens on the descriptor
+    They meet at a port of the loopback interface, where rank 0 listens on the file descriptor
     `listener`. `timeout` is in seconds, for the meeting and for every collective.
     """
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nobody from outside may join
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # unreachable from other machines
     options: dict[str, Any] = {} if listener is None else {"master_listen_fd": listener}
     limit = timedelta(seconds=timeout)
     store = TCPStore("127.0.0.1", port, size, listener is not None, limit, **options)
@@ -36,58 +38,60 @@ def join(rank: int, size: int, port: int, listener: int | None, timeout: float) 
     return mesh.tensor
 
 
-class Lead:
-    """A Batcher whose steps the other ranks take as well; used as a Batcher is."""
+class Driver:
+    """Rank 0's Scheduler, whose steps the workers run as well; used as a Scheduler is."""
 
-    def __init__(self, batcher: Batcher, number: int, tell: Callable[[Order], None]) -> None:
-        self.batcher, self.number = batcher, number
-        self._tell = tell
+    def __init__(
+        self, scheduler: Scheduler, number: int, send: Callable[[StepOrder], None]
+    ) -> None:
+        self.scheduler, self.number = scheduler, number
+        self._send = send
         self._changes: list[list[Any]] = []
 
     @property
     def active(self) -> int:
-        """Requests under way, waiting ones included."""
-        return self.batcher.active
+        """Requests in progress, waiting ones included."""
+        return self.scheduler.active
 
-    def add(self, request_id: str, prompt: Iterable[int], sampling: Sampling) -> None:
-        """Takes a request in, here and on the other ranks. InputError as from a Batcher."""
+    def add(self, request_id: str, prompt: Iterable[int], sampling: SamplingParams) -> None:
+        """Accepts a request on every rank. InputError as from a Scheduler."""
         tokens = list(prompt)
-        self.batcher.add(request_id, tokens, sampling)
+        self.scheduler.add(request_id, tokens, sampling)
         self._changes.append(["add", request_id, tokens, asdict(sampling)])
 
     def cancel(self, request_id: str) -> None:
-        """Forgets a request; unknown ids are ignored."""
-        self.batcher.cancel(request_id)
+        """Drops a request; unknown ids are ignored."""
+        self.scheduler.cancel(request_id)
         self._changes.append(["cancel", request_id])
 
     def step(self) -> list[Token]:
-        """Runs the model once on all ranks. EngineError when a rank is gone or disagrees."""
+        """Runs the model once on all ranks. EngineError when one of them fails."""
         changes, self._changes = self._changes, []
         try:
-            self._tell({"engine": self.number, "changes": changes})
-            return self.batcher.step()
+            self._send({"engine": self.number, "changes": changes})
+            return self.scheduler.step()
         except Exception as error:
-            raise EngineError(f"the ranks of the model fell apart: {error}") from error
+            raise EngineError(f"a tensor-parallel rank failed: {error}") from error
 
     def close(self) -> None:
-        """The other ranks forget this Batcher."""
-        self._tell({"engine": self.number, "close": True})
+        """Lets the workers drop their schedulers."""
+        self._send({"engine": self.number, "close": True})
 
 
-def follow(new_batcher: Callable[[], Batcher], orders: Iterable[Order]) -> None:
-    """What the other ranks do: every step that rank 0 orders, until the orders end."""
-    batchers: dict[int, Batcher] = {}
+def run_worker(new_scheduler: Callable[[], Scheduler], orders: Iterable[StepOrder]) -> None:
+    """The loop of the other ranks: runs every step that rank 0 orders, until the orders end."""
+    schedulers: dict[int, Scheduler] = {}
     for order in orders:
         number = order["engine"]
         if order.get("close"):
-            batchers.pop(number, None)
+            schedulers.pop(number, None)
             continue
-        if number not in batchers:
-            batchers[number] = new_batcher()
-        for what, *details in order["changes"]:
-            if what == "add":
+        if number not in schedulers:
+            schedulers[number] = new_scheduler()
+        for kind, *details in order["changes"]:
+            if kind == "add":
                 request_id, tokens, sampling = details
-                batchers[number].add(request_id, tokens, Sampling(**sampling))
+                schedulers[number].add(request_id, tokens, SamplingParams(**sampling))
             else:
-                batchers[number].cancel(*details)
-        batchers[number].step()
+                schedulers[number].cancel(*details)
+        schedulers[number].step()

@@ -91,7 +91,7 @@ class ColumnParallelLinear(nn.Module):
         self.group = alone(group)
         self.gather_output, self.skip_bias_add = gather_output, skip_bias_add
         self.sequence_parallel = sequence_parallel
-        self.stored: Stored | None = None  # the weight as an inference engine keeps it
+        self.stored: Stored | None = None  # the weight as an optimization keeps it
         self.shard_dims = {"weight": 0, "bias": 0}
         self.weight = sliced_parameter(
             (out_features, in_features), 0, self.group, init, device=device, dtype=dtype
@@ -140,7 +140,7 @@ class RowParallelLinear(nn.Module):
         self.group = alone(group)
         self.input_is_parallel, self.skip_bias_add = input_is_parallel, skip_bias_add
         self.sequence_parallel = sequence_parallel
-        self.stored: Stored | None = None  # the weight as an inference engine keeps it
+        self.stored: Stored | None = None  # the weight as an optimization keeps it
         self.shard_dims = {"weight": 1}
         self.weight = sliced_parameter(
             (out_features, in_features), 1, self.group, init, device=device, dtype=dtype

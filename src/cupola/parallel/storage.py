@@ -1,7 +1,7 @@
 """Matrices as they are kept for inference: in oneDNN's own layout, or in eight bits.
 
-Writing one token reads every weight once, so its time is the weights' bytes over the memory's
-bandwidth, or the time of the kernel that unpacks them. Both ways here are called as `linear` is.
+Generating one token reads every weight once, so its time is the weights' bytes over the memory
+bandwidth, or the time of the kernel that unpacks them. Both classes are called as `linear` is.
 
 Letters: R rows of x, I inputs, O outputs.
 """
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 LARGEST = 127  # of a symmetric eight-bit number
-TINY = 1e-30  # a row of zeros has a scale, too
-AT_ONCE = 512  # rows that are rounded together: their intermediate results stay in the cache
+TINY = 1e-30  # keeps the scale of a row of zeros positive
+AT_ONCE = 512  # rows that are rounded together, so that intermediate results stay in the cache
 
 
 class PackedMatrix:
-    """W [O, I] laid out for oneDNN's kernels; the product is that of the matrix itself."""
+    """W [O, I] laid out for oneDNN's kernels; the product is the same. See `packs`."""
 
     def __init__(self, weight: Tensor) -> None:
         self._packed: Any = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 1)
@@ -30,7 +30,7 @@ class PackedMatrix:
 
 
 class EightBitMatrix:
-    """W [O, I] as int8 with a scale for each row; x is rounded to eight bits, row by row, too.
+    """W [O, I] as int8 with a scale for each row; x is rounded to eight bits row by row as well.
 
     The product of the rounded numbers is exact, so a row's result does not depend on its
     neighbors.
@@ -49,7 +49,10 @@ class EightBitMatrix:
 
     def product(self, rows: Tensor, scales: Tensor) -> Tensor:
         """int8 [R, I] and their scales [R] -> [R, O] float32."""
-        whole = torch._int_mm(rows, self.rows.t())  # [R, O] int32
+        if has_exact_int8_product():
+            whole = torch._int_mm(rows, self.rows.t())  # [R, O] int32
+        else:
+            whole = rows.float() @ self.rows.float().t()
         return whole * scales[:, None] * self.scales
 
 
@@ -61,7 +64,17 @@ def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def eight_bit_products_are_exact() -> bool:
-    """Whether this machine's kernel adds int8 products without saturating (old ones do)."""
+def packs(dtype: torch.dtype) -> bool:
+    """Whether this machine multiplies a PackedMatrix of this type; bfloat16 needs AVX-512."""
+    weight = torch.ones(16, 16, dtype=dtype)
+    try:
+        return bool((PackedMatrix(weight)(weight) == 16).all())
+    except (RuntimeError, AttributeError):  # unsupported here, or torch was built without oneDNN
+        return False
+
+
+@cache
+def has_exact_int8_product() -> bool:
+    """Whether this machine's kernel adds int8 products without saturating; AVX2 alone does not."""
     most = torch.full((8, 64), LARGEST, dtype=torch.int8)
     return bool((torch._int_mm(most, most.t()) == 64 * LARGEST**2).all())

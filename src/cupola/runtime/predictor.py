@@ -13,8 +13,6 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from cupola.errors import CupolaError
-
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
@@ -64,10 +62,6 @@ class Resumable(StreamEngine, Protocol):
 
     def resume(self, request_id: str, sample: Any, written: Sequence[int]) -> None:
         """As `add`, but the tokens `written` are said already; the next chunk follows them."""
-
-
-class EngineError(CupolaError, RuntimeError):
-    """A process that takes part in every answer is gone: this one can answer nothing more."""
 
 
 @dataclass

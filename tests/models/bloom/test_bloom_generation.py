@@ -5,9 +5,10 @@ import torch
 from bloom_cases import build
 
 from cupola.errors import InputError
+from cupola.generation import Heads, SamplingParams, Scheduler
 from cupola.generation.cache import BlockCache
 from cupola.generation.sampling import choose, logprob_of, uniform
-from cupola.models.bloom import Batcher, BloomForCausalLM, Sampling
+from cupola.models.bloom import BloomForCausalLM
 from golden import Golden, golden
 
 
@@ -15,10 +16,10 @@ def model_of(about: Golden) -> BloomForCausalLM:
     return build(about.config["bloom"], about.weights())
 
 
-def drain(batcher: Batcher) -> dict[str, list[int]]:
+def drain(scheduler: Scheduler) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
-    while batcher.active:
-        for token in batcher.step():
+    while scheduler.active:
+        for token in scheduler.step():
             found.setdefault(token.request_id, []).append(token.token_id)
     return found
 
@@ -43,15 +44,15 @@ def prompts(model: BloomForCausalLM) -> dict[str, list[int]]:
 def test_a_sample_does_not_depend_on_its_neighbors() -> None:
     model = model_of(golden("bloom_tiny_h8"))
     how = {
-        name: Sampling(max_tokens=12, temperature=0.9, top_k=50, top_p=0.9, seed=seed)
+        name: SamplingParams(max_tokens=12, temperature=0.9, top_k=50, top_p=0.9, seed=seed)
         for seed, name in enumerate("abcde")
     }
     alone = {}
     for name, prompt in prompts(model).items():
-        batcher = Batcher(model, cache_tokens=64)
-        batcher.add(name, prompt, how[name])
-        alone |= drain(batcher)
-    together = Batcher(model, cache_tokens=512, chunk=8)
+        scheduler = Scheduler(model, cache_tokens=64)
+        scheduler.add(name, prompt, how[name])
+        alone |= drain(scheduler)
+    together = Scheduler(model, cache_tokens=512, chunk=8)
     found: dict[str, list[int]] = {}
     for name, prompt in prompts(model).items():  # they join one step after another
         together.add(name, prompt, how[name])
@@ -64,47 +65,47 @@ def test_a_sample_does_not_depend_on_its_neighbors() -> None:
 
 def test_requests_wait_for_room_and_leave_it() -> None:
     model = model_of(golden("bloom_tiny_h8"))
-    batcher = Batcher(model, cache_tokens=64)
+    scheduler = Scheduler(model, cache_tokens=64)
     for name, prompt in prompts(model).items():
-        batcher.add(name, prompt, Sampling(max_tokens=4))
-    assert len(drain(batcher)) == 5
-    assert batcher.cache.free_tokens == 64
+        scheduler.add(name, prompt, SamplingParams(max_tokens=4))
+    assert len(drain(scheduler)) == 5
+    assert scheduler.cache.free_tokens == 64
 
 
 def test_cancelled_requests_give_their_blocks_back() -> None:
     model = model_of(golden("bloom_tiny_h8"))
-    batcher = Batcher(model, cache_tokens=64)
-    batcher.add("x", [1, 2, 3], Sampling(max_tokens=30))
-    batcher.step()
-    batcher.cancel("x")
-    batcher.cancel("never seen")
-    assert (batcher.active, batcher.cache.free_tokens) == (0, 64)
+    scheduler = Scheduler(model, cache_tokens=64)
+    scheduler.add("x", [1, 2, 3], SamplingParams(max_tokens=30))
+    scheduler.step()
+    scheduler.cancel("x")
+    scheduler.cancel("never seen")
+    assert (scheduler.active, scheduler.cache.free_tokens) == (0, 64)
 
 
 def test_scattered_blocks_give_the_same_text() -> None:
     model = model_of(golden("bloom_tiny_h8"))
     prompt = prompts(model)["c"]
     expected = model.generate(torch.tensor([prompt]), max_tokens=20)[0, len(prompt) :].tolist()
-    batcher = Batcher(model, cache_tokens=80)
+    scheduler = Scheduler(model, cache_tokens=80)
     for name in "pqr":
-        batcher.add(name, [1], Sampling(max_tokens=9 if name == "q" else 25))
-    batcher.step()
-    batcher.cancel("p")
-    batcher.cancel("r")  # leaves holes on both sides of q
-    batcher.add("late", prompt, Sampling(max_tokens=20))
+        scheduler.add(name, [1], SamplingParams(max_tokens=9 if name == "q" else 25))
+    scheduler.step()
+    scheduler.cancel("p")
+    scheduler.cancel("r")  # leaves holes on both sides of q
+    scheduler.add("late", prompt, SamplingParams(max_tokens=20))
     tokens = []
-    while batcher.active:
-        tokens += [t.token_id for t in batcher.step() if t.request_id == "late"]
-        late = batcher._running.get("late")
-        assert late is None or not late.pages.contiguous
+    while scheduler.active:
+        tokens += [t.token_id for t in scheduler.step() if t.request_id == "late"]
+        late = scheduler._running.get("late")
+        assert late is None or not late.table.contiguous
     assert tokens == expected
 
 
 def test_reasons_and_logprobs() -> None:
     model = model_of(golden("bloom_tiny_h8"))
-    batcher = Batcher(model, cache_tokens=64)
-    batcher.add("x", [5, 6], Sampling(max_tokens=2, logprobs=True))
-    first, second = batcher.step() + batcher.step()
+    scheduler = Scheduler(model, cache_tokens=64)
+    scheduler.add("x", [5, 6], SamplingParams(max_tokens=2, logprobs=True))
+    first, second = scheduler.step() + scheduler.step()
     with torch.no_grad():
         expected = model(torch.tensor([[5, 6]]))[0, -1].log_softmax(-1)
     assert first.finish_reason is None
@@ -116,10 +117,10 @@ def test_the_end_of_text_stops() -> None:
     about = golden("bloom_tiny_h8")
     first = int(about.output("generated")[0, 12])
     model = build(about.config["bloom"] | {"eos_token_id": first}, about.weights())
-    batcher = Batcher(model, cache_tokens=64)
-    batcher.add("x", about.stored("input_ids")[0].tolist(), Sampling())
-    (token,) = batcher.step()
-    assert (token.token_id, token.finish_reason, batcher.active) == (first, "stop", 0)
+    scheduler = Scheduler(model, cache_tokens=64)
+    scheduler.add("x", about.stored("input_ids")[0].tolist(), SamplingParams())
+    (token,) = scheduler.step()
+    assert (token.token_id, token.finish_reason, scheduler.active) == (first, "stop", 0)
 
 
 @pytest.mark.parametrize(
@@ -134,19 +135,19 @@ def test_the_end_of_text_stops() -> None:
     ],
 )
 def test_wrong_requests_are_refused(prompt: list[int], sampling: dict, text: str) -> None:
-    batcher = Batcher(model_of(golden("bloom_tiny_h8")), cache_tokens=64)
+    scheduler = Scheduler(model_of(golden("bloom_tiny_h8")), cache_tokens=64)
     with pytest.raises(InputError, match=text):
-        batcher.add("x", prompt, Sampling(**sampling))
+        scheduler.add("x", prompt, SamplingParams(**sampling))
 
 
 def test_a_request_larger_than_the_pool_is_refused() -> None:
-    with pytest.raises(InputError, match="holds 32 in all"):
-        BlockCache(1, 1, 4, 32, dtype=torch.float32).reserve(33)
+    with pytest.raises(InputError, match="33 tokens exceed the cache, which holds 32"):
+        BlockCache([Heads(1, 1, 4)], 32, dtype=torch.float32).reserve(33)
 
 
 def test_samples_follow_the_probabilities() -> None:
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
-    how = Sampling(temperature=1.0, seed=11)
+    how = SamplingParams(temperature=1.0, seed=11)
     draws = torch.tensor([choose(logits, how, p, []) for p in range(4000)])
     share = torch.bincount(draws, minlength=4) / 4000
     assert (share - logits.exp()).abs().max() < 0.03
@@ -157,22 +158,22 @@ def test_samples_follow_the_probabilities() -> None:
 def test_top_k_and_top_p_cut_the_tail() -> None:
     logits = torch.log(torch.tensor([0.05, 0.5, 0.15, 0.3]))
     for how, allowed in (
-        (Sampling(temperature=1.0, top_k=2), {1, 3}),
-        (Sampling(temperature=1.0, top_p=0.6), {1, 3}),
-        (Sampling(temperature=1.0, top_p=0.01), {1}),
-        (Sampling(temperature=1.0, top_k=3, top_p=0.9), {1, 2, 3}),
+        (SamplingParams(temperature=1.0, top_k=2), {1, 3}),
+        (SamplingParams(temperature=1.0, top_p=0.6), {1, 3}),
+        (SamplingParams(temperature=1.0, top_p=0.01), {1}),
+        (SamplingParams(temperature=1.0, top_k=3, top_p=0.9), {1, 2, 3}),
     ):
         assert {choose(logits, how, p, []) for p in range(300)} == allowed
 
 
 def test_a_wide_nucleus_looks_at_every_token() -> None:
     logits = torch.zeros(3000)
-    how = Sampling(temperature=1.0, top_p=0.99)
+    how = SamplingParams(temperature=1.0, top_p=0.99)
     assert max(choose(logits, how, p, []) for p in range(200)) > 2000
 
 
 def test_the_penalty_makes_seen_tokens_less_likely() -> None:
     logits = torch.tensor([2.0, 1.9, -1.0])
-    assert choose(logits, Sampling(repetition_penalty=1.2), 0, [0]) == 1
-    assert choose(-logits, Sampling(repetition_penalty=9.0), 0, [2]) == 2
+    assert choose(logits, SamplingParams(repetition_penalty=1.2), 0, [0]) == 1
+    assert choose(-logits, SamplingParams(repetition_penalty=9.0), 0, [2]) == 2
     assert logprob_of(logits, 0) == pytest.approx(float(logits.log_softmax(0)[0]))

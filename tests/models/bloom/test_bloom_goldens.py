@@ -4,9 +4,11 @@ import pytest
 import torch
 from bloom_cases import build
 
-from cupola.models.bloom import BloomForCausalLM, DenseCache
-from cupola.models.bloom.alibi import alibi_bias, alibi_slopes, positions
-from cupola.runtime.optimize.language import prepare
+from cupola.generation import DenseCache
+from cupola.generation.dense_attention import alibi_bias, positions
+from cupola.models.bloom import BloomForCausalLM
+from cupola.models.bloom.alibi import alibi_slopes
+from cupola.runtime.optimize.language import optimize
 from cupola.weights.dialects.bloom_hf import our_key
 from golden import Golden, golden
 
@@ -95,7 +97,7 @@ def test_560m_shape() -> None:
     assert about.difference("final_hidden", hidden) < 1e-4
     assert about.difference("last_logits", last) < 1e-4
     assert torch.equal(last.topk(10).indices, about.output("top10_ids"))
-    for engine in ("eager", "prepared"):
-        prepare(model, engine)
+    for optimization in ("none", "packed"):
+        optimize(model, optimization)
         written = model.generate(ids, max_tokens=8, ignore_eos=True)
-        assert torch.equal(written, about.output("generated")), engine
+        assert torch.equal(written, about.output("generated")), optimization

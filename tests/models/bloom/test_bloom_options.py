@@ -5,7 +5,8 @@ import torch
 
 from cupola import nn
 from cupola.errors import BuildError, InputError
-from cupola.models.bloom import Batcher, BloomForCausalLM, BloomModel, BloomSettings, Sampling
+from cupola.generation import SamplingParams, Scheduler
+from cupola.models.bloom import BloomForCausalLM, BloomModel, BloomSettings
 from cupola.models.bloom.embedding import Pooler
 from cupola.parallel import Group
 from cupola.registry import build
@@ -112,7 +113,7 @@ def test_older_names_of_the_same_sizes() -> None:
     ("config", "text"),
     [
         ({"hiden_size": 4}, "BLOOM has no setting 'hiden_size'; did you mean 'hidden_size'"),
-        ({"hidden_size": 10, "n_head": 4}, "hidden_size 10 is no multiple of n_head 4"),
+        ({"hidden_size": 10, "n_head": 4}, "hidden_size 10 is not a multiple of n_head 4"),
         ({"gelu": "relu"}, "gelu must be tanh, tanh_torch or erf, not 'relu'"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings must be true"),
     ],
@@ -125,8 +126,8 @@ def test_wrong_settings_are_named(config: dict, text: str) -> None:
 def test_bfloat16_generates() -> None:
     torch.manual_seed(0)
     model = BloomForCausalLM(**SMALL, dtype="bfloat16").eval()
-    batcher = Batcher(model, cache_tokens=64)
-    batcher.add("x", [1, 2, 3], Sampling(max_tokens=4, ignore_eos=True))
-    tokens = [token for _ in range(4) for token in batcher.step()]
+    scheduler = Scheduler(model, cache_tokens=64)
+    scheduler.add("x", [1, 2, 3], SamplingParams(max_tokens=4, ignore_eos=True))
+    tokens = [token for _ in range(4) for token in scheduler.step()]
     assert len(tokens) == 4
-    assert batcher.cache.keys[0].dtype == torch.bfloat16
+    assert scheduler.cache.keys[0].dtype == torch.bfloat16

@@ -6,7 +6,7 @@ import torch
 from bloom_cases import build
 from torch import Tensor
 
-from cupola.generation.dense_attention import DenseContext
+from cupola.generation import DenseContext
 from cupola.models.bloom import BloomModel, BloomSettings
 from cupola.parallel import Mesh, shard_dims, take
 from golden import golden
@@ -90,8 +90,10 @@ def layers(mesh: Mesh) -> dict[str, Tensor]:
             ours[name].copy_(take(whole, dims[name], group) if name in dims else whole)
     x = torch.from_numpy(seeded.seeded_input("x", (sizes["T"], sizes["B"], sizes["H"])))
     x = x.transpose(0, 1).contiguous().requires_grad_()  # [B, T, H]
-    mask = torch.ones(sizes["B"], sizes["T"], dtype=torch.long)
-    context = DenseContext(settings, trunk.slopes(x.device), mask, sizes["T"], dtype=x.dtype)
+    ids = torch.ones(sizes["B"], sizes["T"], dtype=torch.long)
+    context = DenseContext(
+        ids, slopes=trunk.alibi_slopes, layer_scaling=settings.query_key_layer_scaling
+    )
     found, hidden = {}, x
     for layer, block in enumerate(trunk.blocks):
         hidden = block(hidden, context)

@@ -1,7 +1,6 @@
 """ALiBi: a bias on the scores that grows with the key's position, steeper for some heads.
 
-Letters: B batch, S sequence, N heads. The paper (arXiv 2108.12409) subtracts the distance between
-query and key; BLOOM adds slope * position of the key, which softmax cannot tell apart.
+Paper: arXiv 2108.12409. generation/dense_attention.py and paged_attention.py add the bias.
 """
 
 import math
@@ -23,17 +22,3 @@ def alibi_slopes(heads: int) -> Tensor:
     if lower < heads:
         slopes += _powers(2 * lower)[0::2][: heads - lower]
     return torch.tensor(slopes, dtype=torch.float32)
-
-
-def positions(attention_mask: Tensor) -> Tensor:
-    """[B, S] mask (1 = token, 0 = padding) -> positions that start at 0 with the first token.
-
-    Left padding therefore changes nothing for the tokens after it.
-    """
-    mask = attention_mask.long()
-    return (mask.cumsum(-1) - 1) * mask
-
-
-def alibi_bias(slopes: Tensor, key_positions: Tensor) -> Tensor:
-    """[N] slopes and [B, S] positions -> [B, N, 1, S] bias, float32."""
-    return slopes[None, :, None, None] * key_positions[:, None, None, :].float()

@@ -1,20 +1,22 @@
 """The parts of one BLOOM block: self-attention, MLP, and the two residuals around them.
 
-Letters: H hidden, N heads on this rank, D head size, P ranks; "..." is [B, S], or [T] when many
-requests are laid end to end.
+Letters: H hidden, N heads on this rank, D head size, P ranks; "..." is [B, S], or [T] when the new
+tokens of many requests are laid end to end.
 """
 
 import math
+from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
-from cupola.generation.dense_attention import Context
+from cupola.generation import AttentionContext, Heads
 from cupola.models.bloom.gelu import GELUS
 from cupola.models.bloom.settings import BloomSettings
-from cupola.parallel import ColumnParallelLinear, Group, RowParallelLinear
+from cupola.parallel import ColumnParallelLinear, Group, RowParallelLinear, checkpoint
 
 
 def normal(std: float) -> Any:
@@ -29,8 +31,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         hidden, std = settings.hidden_size, settings.initializer_range
         self.layer = layer
-        self.heads = group.share(settings.n_head, "n_head")
-        self.head_dim = settings.head_dim
+        heads = group.share(settings.n_head, "n_head")
+        self.heads = Heads(heads, heads, settings.head_dim)
         self.query_key_value = ColumnParallelLinear(
             hidden, 3 * hidden, init=normal(std), group=group, **factory
         )
@@ -42,9 +44,9 @@ class SelfAttention(nn.Module):
             **factory,
         )
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         fused = self.query_key_value(x)  # [..., 3 H/P]
-        fused = fused.unflatten(-1, (self.heads, 3, self.head_dim))  # [..., N, 3, D]
+        fused = fused.unflatten(-1, (self.heads.query, 3, self.heads.size))  # [..., N, 3, D]
         query, key, value = fused.unbind(-2)
         mixed = context.attend(self.layer, query, key, value)  # [..., N, D]
         out: Tensor = self.dense(mixed.flatten(-2))  # [..., H]
@@ -79,7 +81,7 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
     With `apply_residual_connection_post_layernorm` the residuals start after the norms. With
-    `keep`, rows of [T, H], only those go on after the attention: the last block of a prompt.
+    `keep`, row numbers of [T, H], only those rows continue after the attention.
     """
 
     def __init__(self, settings: BloomSettings, layer: int, group: Group, **factory: Any) -> None:
@@ -87,12 +89,23 @@ class Block(nn.Module):
         hidden, eps = settings.hidden_size, settings.layer_norm_epsilon
         self.post_norm_residual = settings.apply_residual_connection_post_layernorm
         self.dropout = settings.hidden_dropout
+        self.checkpoints, self.group = settings.checkpoint_activations, group
         self.input_norm = nn.LayerNorm(hidden, eps=eps, **factory)
         self.attention = SelfAttention(settings, layer, group, **factory)
         self.attention_norm = nn.LayerNorm(hidden, eps=eps, **factory)
         self.mlp = MLP(settings, group, **factory)
 
-    def forward(self, x: Tensor, context: Context, keep: Tensor | None = None) -> Tensor:
+    @property
+    def heads(self) -> Heads:
+        return self.attention.heads
+
+    def forward(self, x: Tensor, context: AttentionContext, keep: Tensor | None = None) -> Tensor:
+        if self.checkpoints and torch.is_grad_enabled():
+            run = partial(self._run, context=context, keep=keep)
+            return checkpoint(run, x, list(self.parameters()), self.group)
+        return self._run(x, context, keep)
+
+    def _run(self, x: Tensor, context: AttentionContext, keep: Tensor | None) -> Tensor:
         normed = self.input_norm(x)
         residual = normed if self.post_norm_residual else x
         x = residual + self._drop(self.attention(normed, context))

@@ -1,4 +1,4 @@
-"""What a token becomes before the first block, and the pooled vector of a sequence."""
+"""The embedding before the first block, and the pooled vector of a sequence."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ from cupola.parallel import Group, VocabParallelEmbedding
 class Embedding(nn.Module):
     """Word (+ position + token type), then LayerNorm: ids [...] -> [..., H].
 
-    BLOOM itself uses words and the norm alone; the others are the options of the Megatron
-    language model.
+    BLOOM itself uses only words and the norm; the others are options of the Megatron language
+    model.
     """
 
     def __init__(self, settings: BloomSettings, group: Group, **factory: Any) -> None:
@@ -43,12 +43,9 @@ class Embedding(nn.Module):
                 init(table.weight)
         return table
 
-    def forward(
-        self, ids: Tensor, positions: Tensor | None = None, token_types: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, ids: Tensor, positions: Tensor, token_types: Tensor | None = None) -> Tensor:
         x: Tensor = self.word(ids)
         if self.position is not None:
-            assert positions is not None
             rows = self.position.weight.shape[0]
             if int(positions.max()) >= rows:
                 raise InputError(f"{int(positions.max()) + 1} tokens, but {rows} positions")

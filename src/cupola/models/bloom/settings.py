@@ -1,4 +1,4 @@
-"""BloomSettings: the sizes and options of one model, under the names of its published config."""
+"""BloomSettings: the sizes and options of one model, named as in its published config."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -13,7 +13,7 @@ ALIASES = {
     "num_attention_heads": "n_head",
 }
 
-# Keys of published configs that say nothing about the function computed.
+# Keys of published configs that do not change the function computed.
 SILENT = {
     "_name_or_path", "architectures", "attention_softmax_in_fp32", "bias_dropout_fusion",
     "chunk_size_feed_forward", "dtype", "id2label", "is_encoder_decoder", "label2id",
@@ -47,7 +47,7 @@ class BloomSettings:
     max_position_embeddings: int = 0  # > 0: learned absolute positions are added
     num_token_types: int = 0  # > 0: token-type embeddings are added
     add_pooler: bool = False  # tanh of a linear layer on token 0
-    query_key_layer_scaling: bool = False  # scores through 1/layer and back; neutral but for range
+    query_key_layer_scaling: bool = False  # a layer's scores over its number; changes only range
     gelu: str = "tanh"  # "tanh" as trained, "erf" (4.7e-4 away), "tanh_torch" (2.4e-7 away)
     # How it is trained, not what it computes.
     checkpoint_activations: bool = False
@@ -55,7 +55,7 @@ class BloomSettings:
     def __post_init__(self) -> None:
         if self.hidden_size % self.n_head:
             raise BuildError(
-                f"hidden_size {self.hidden_size} is no multiple of n_head {self.n_head}"
+                f"hidden_size {self.hidden_size} is not a multiple of n_head {self.n_head}"
             )
         if self.gelu not in ("tanh", "erf", "tanh_torch"):
             raise BuildError(f"gelu must be tanh, tanh_torch or erf, not {self.gelu!r}")
@@ -63,12 +63,22 @@ class BloomSettings:
             raise BuildError("tie_word_embeddings must be true: BLOOM's head is its word embedding")
 
     @property
+    def end_token_ids(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        return frozenset() if self.eos_token_id is None else frozenset({self.eos_token_id})
+
+    @property
+    def max_length(self) -> int | None:
+        """The most tokens a sequence may have; ALiBi sets no limit."""
+        return self.max_position_embeddings or None
+
+    @property
     def head_dim(self) -> int:
         return self.hidden_size // self.n_head
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "BloomSettings":
-        """Settings from a published config.json; BuildError for a key that nobody knows."""
+        """Settings from a published config.json; BuildError for an unknown key."""
         known = {f.name for f in fields(cls)}
         values = {}
         for key, value in config.items():

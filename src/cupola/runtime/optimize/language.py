@@ -1,11 +1,12 @@
-"""How a language model is executed: as it stands, prepared, or in eight bits.
+"""How a language model is executed on the CPU: as it is, packed, or in eight bits.
 
-- eager: the weights as they were loaded.
-- prepared: the same function. Greedy choices read a copy of the word table in eight bits and only
-  a few rows of the table itself (screen.py); bfloat16 matrices are laid out for oneDNN.
-- int8: an approximation. Every matrix in eight bits, activations rounded to eight bits, too.
+- none: the weights as they were loaded.
+- packed: the same function. Greedy choices read a copy of the head in eight bits and only a few
+  rows of the head itself (generation/shortlist.py); bfloat16 matrices are laid out for oneDNN.
+- int8: an approximation. Every matrix in eight bits, activations rounded to eight bits as well.
 
-Both add memory for what they keep beside the weights, which lie in a mapped file.
+Both keep copies beside the weights, which are in a mapped file. A part that this machine has no
+fast kernel for is left as it is.
 """
 
 from typing import Any
@@ -13,33 +14,37 @@ from typing import Any
 import torch
 
 from cupola.errors import InputError, did_you_mean
-from cupola.generation.shortlist import Screen
+from cupola.generation.shortlist import ArgmaxShortlist
 from cupola.parallel import ColumnParallelLinear, RowParallelLinear
-from cupola.parallel.storage import EightBitMatrix, PackedMatrix, eight_bit_products_are_exact
+from cupola.parallel.layers import Stored
+from cupola.parallel.storage import EightBitMatrix, PackedMatrix, has_exact_int8_product, packs
 
-ENGINES = ("eager", "prepared", "int8")
+OPTIMIZATIONS = ("none", "packed", "int8")
 
 
-def prepare(model: Any, engine: str) -> None:
-    """Puts a loaded BLOOM on the CPU under one of ENGINES, in place; InputError for another name.
+def optimize(model: Any, optimization: str) -> None:
+    """Applies one of OPTIMIZATIONS to a loaded language model, in place.
 
-    Training it or loading other weights into it needs "eager" first.
+    Apply "none" before training the model or loading other weights into it. Raises InputError for
+    an unknown name.
     """
-    if engine not in ENGINES:
-        raise InputError(f"engine {engine!r} is none of {ENGINES}{did_you_mean(engine, ENGINES)}")
-    table = model.transformer.embedding.word.weight
-    screens = engine != "eager" and model.group.size == 1 and eight_bit_products_are_exact()
-    model.screen = Screen(table) if screens else None
+    if optimization not in OPTIMIZATIONS:
+        hint = did_you_mean(optimization, OPTIMIZATIONS)
+        raise InputError(f"optimization must be one of {OPTIMIZATIONS}, not {optimization!r}{hint}")
+    table, exact = model.head.weight, has_exact_int8_product()
+    shortlists = optimization != "none" and model.group.size == 1 and exact
+    model.shortlist = ArgmaxShortlist(table) if shortlists else None
     model.stored_head = None
-    if engine == "int8":
-        model.stored_head = model.screen.small if screens else EightBitMatrix(table)
+    if optimization == "int8" and exact:
+        model.stored_head = model.shortlist.small if shortlists else EightBitMatrix(table)
     for module in model.modules():
         if isinstance(module, ColumnParallelLinear | RowParallelLinear):
-            module.stored = _stored(module.weight, engine)
+            module.stored = _stored(module.weight, optimization)
 
 
-def _stored(weight: torch.Tensor, engine: str) -> Any:
-    if engine == "int8":
+def _stored(weight: torch.Tensor, optimization: str) -> Stored | None:
+    if optimization == "int8" and has_exact_int8_product():
         return EightBitMatrix(weight)
-    packs = engine == "prepared" and weight.dtype == torch.bfloat16
-    return PackedMatrix(weight) if packs and torch._C._has_mkldnn else None
+    if optimization == "packed" and weight.dtype == torch.bfloat16 and packs(weight.dtype):
+        return PackedMatrix(weight)
+    return None

@@ -5,36 +5,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from cupola.bundles import Bundle
 from cupola.errors import BundleError, InputError
-from cupola.generation.tensor_parallel import Lead, Order
-from cupola.models.bloom import Batcher, Sampling
+from cupola.generation import SamplingParams, Scheduler
+from cupola.generation.tensor_parallel import Driver, StepOrder
 from cupola.parallel import Group
 from cupola.runtime.building import build, build_part
-from cupola.runtime.optimize.language import prepare
+from cupola.runtime.optimize.language import optimize
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
-
-if TYPE_CHECKING:
-    from cupola.runtime.predictors.language_stream import LanguageEngine
-
-
-@dataclass(frozen=True)
-class LanguageSample:
-    """One prompt as ids, how to continue it, and the strings that end it."""
-
-    ids: tuple[int, ...]
-    sampling: Sampling = field(default_factory=Sampling)
-    stop: tuple[str, ...] = ()
+from cupola.runtime.predictors.language_stream import LanguageEngine, LanguageSample
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What was written. `finish_reason`: "stop" (end of text, stop string) or "length"."""
+    """A finished text. `finish_reason`: "stop" (end of text or stop string) or "length"."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -50,10 +39,10 @@ class LanguagePredictor(Predictor):
     tokenizer: Any = None
     cache_tokens: int = 8192
     chunk: int = 256
-    engine: str = "eager"  # see language_engines.py
-    tell: Callable[[Order], None] | None = None  # how rank 0 of a group reaches the other ranks
+    optimization: str = "none"  # see runtime/optimize/language.py
+    send: Callable[[StepOrder], None] | None = None  # from rank 0 of a group to the other ranks
     _numbers: Iterator[int] = field(default_factory=count, repr=False)
-    _executed: str = field(default="eager", repr=False)
+    _applied: str = field(default="none", repr=False)
 
     task: ClassVar[str] = "language"
     max_batch: ClassVar[int] = 32
@@ -92,15 +81,16 @@ class LanguagePredictor(Predictor):
     def sample(
         self, prompt: str | Sequence[int], parameters: Mapping[str, Any], row: int = 0
     ) -> LanguageSample:
-        """A checked sample of a text or of token ids."""
+        """A validated sample from a text or from token ids."""
         ids = self.tokenizer.encode(prompt).ids if isinstance(prompt, str) else list(prompt)
         sampling = read_sampling(parameters, row)
         if not ids:
-            raise InputError("prompt: it is empty")
-        if len(ids) + sampling.max_tokens > self.cache_tokens:
+            raise InputError("prompt: must not be empty")
+        limit = min(self.cache_tokens, self.model.settings.max_length or self.cache_tokens)
+        if len(ids) + sampling.max_tokens > limit:
             raise InputError(
                 f"prompt: {len(ids)} tokens and max_tokens {sampling.max_tokens} exceed the "
-                f"{self.cache_tokens} tokens that this model keeps"
+                f"{limit} tokens of this model"
             )
         return LanguageSample(tuple(ids), sampling, read_stop(parameters.get("stop")))
 
@@ -125,21 +115,19 @@ class LanguagePredictor(Predictor):
             "completion_tokens": np.array([len(p.token_ids) for p in predictions], np.int64),
         }
 
-    def open_stream(self) -> "LanguageEngine":
+    def open_stream(self) -> LanguageEngine:
         """An engine whose chunks are described in language_stream.py."""
-        from cupola.runtime.predictors.language_stream import LanguageEngine
+        scheduler = self.new_scheduler()
+        if self.send is None:
+            return LanguageEngine(scheduler, self.tokenizer)
+        return LanguageEngine(Driver(scheduler, next(self._numbers), self.send), self.tokenizer)
 
-        batcher = self.new_batcher()
-        if self.tell is None:
-            return LanguageEngine(batcher, self.tokenizer)
-        return LanguageEngine(Lead(batcher, next(self._numbers), self.tell), self.tokenizer)
-
-    def new_batcher(self) -> Batcher:
-        """An empty cache and nobody in it, over the model as `engine` executes it."""
-        if self.engine != self._executed:
-            prepare(self.model, self.engine)
-            self._executed = self.engine
-        return Batcher(
+    def new_scheduler(self) -> Scheduler:
+        """A scheduler with an empty cache, over the model with its `optimization` applied."""
+        if self.optimization != self._applied:
+            optimize(self.model, self.optimization)
+            self._applied = self.optimization
+        return Scheduler(
             self.model,
             cache_tokens=self.cache_tokens,
             chunk=self.chunk,
@@ -159,7 +147,7 @@ def as_text(value: Any) -> str:
     return value
 
 
-def read_sampling(parameters: Mapping[str, Any], row: int = 0) -> Sampling:
+def read_sampling(parameters: Mapping[str, Any], row: int = 0) -> SamplingParams:
     """The sampling fields among a request's parameters; None means the default."""
     kinds = {
         "max_tokens": int,
@@ -169,20 +157,21 @@ def read_sampling(parameters: Mapping[str, Any], row: int = 0) -> Sampling:
         "repetition_penalty": float,
         "seed": int,
     }
+    names = {int: "an integer", float: "a number"}
     values: dict[str, Any] = {}
     for name, kind in kinds.items():
         value = parameters.get(name)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or kind(value) != value:
-            raise InputError(f"{name}: expected a number of kind {kind.__name__}, got {value!r}")
+            raise InputError(f"{name}: expected {names[kind]}, got {value!r}")
         values[name] = kind(value)
     values["seed"] = values.get("seed", 0) + row
-    return Sampling(**values, logprobs=bool(parameters.get("logprobs")))
+    return SamplingParams(**values, logprobs=bool(parameters.get("logprobs")))
 
 
 def read_stop(value: Any) -> tuple[str, ...]:
-    """The stop strings of a request: none, one, or a list."""
+    """The stop strings of a request, given as None, one string, or a list."""
     stops = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(stops, list | tuple) or not all(isinstance(s, str) and s for s in stops):
         raise InputError(f"stop: expected a text or a list of texts, got {value!r}")
@@ -206,7 +195,7 @@ def _bytes(texts: Sequence[str]) -> np.ndarray[Any, Any]:
 
 
 def from_bundle(bundle: Bundle, model: Any) -> LanguagePredictor:
-    """The predictor of a language bundle, which holds a tokenizer.json."""
+    """The predictor of a language bundle, which has a tokenizer.json."""
     return LanguagePredictor(
         bundle.name,
         bundle.version,

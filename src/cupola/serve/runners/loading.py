@@ -78,8 +78,8 @@ def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predicto
     else:
         predictor = load_shared(plan.path, folder, f"{plan.name}-{plan.version}")
     predictor.name, predictor.version = plan.name, plan.version
-    if plan.engine is not None:
-        predictor.engine = plan.engine
+    if plan.optimization is not None:
+        predictor.optimization = plan.optimization
     found: Predictor = predictor
     return found
 

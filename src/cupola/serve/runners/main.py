@@ -47,7 +47,7 @@ def live(nest: "Nest", pipe: socket.socket, life: int, ranks: Ranks | None) -> i
 
 def live_as_follower(nest: "Nest", rank: int, ranks: Ranks) -> int:
     """Loads its part of the model and takes the steps of rank 0 until that is gone."""
-    from cupola.generation.tensor_parallel import follow
+    from cupola.generation.tensor_parallel import run_worker
 
     _settle(nest)
     group = ranks.join(rank, nest.cycle.settings.hang_timeout)
@@ -55,7 +55,7 @@ def live_as_follower(nest: "Nest", rank: int, ranks: Ranks) -> int:
     nice = nest.cycle.loading_priority
     predictor: Any = in_background(lambda: load_predictor(plan, folder, group), nice)
     gc.freeze()
-    follow(predictor.new_batcher, ranks.orders(rank))
+    run_worker(predictor.new_scheduler, ranks.orders(rank))
     return 0
 
 
@@ -70,7 +70,7 @@ def _settle(nest: "Nest") -> None:
 def _proved(nest: "Nest", ranks: Ranks | None, group: Any) -> Any:
     predictor: Any = load_predictor(nest.plan, nest.cycle.home / "weights", group)
     if ranks is not None:
-        predictor.tell = ranks.teller()
+        predictor.send = ranks.teller()
     verify(predictor, nest.plan)
     return predictor
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from cupola.errors import CupolaError, InputError
-from cupola.runtime.predictor import EngineError, Predictor, Resumable, StreamEngine
+from cupola.errors import CupolaError, EngineError, InputError
+from cupola.runtime.predictor import Predictor, Resumable, StreamEngine
 from cupola.serve.ipc import frames as wire
 from cupola.serve.ipc.scoreboard import Board
 from cupola.serve.runners import codec

@@ -21,7 +21,7 @@ class ModelPlan:
     task: str
     runners: int = 1
     tensor_parallel: int = 1
-    engine: str | None = None
+    optimization: str | None = None
     max_batch: int | None = None
     batch_delay: float = 0.0
     queue_limit: int = 256
@@ -55,10 +55,10 @@ def plan_model(model: ModelSettings, settings: Settings) -> ModelPlan:
     """Finds the bundle and fills in what the model leaves to the server's settings."""
     folder = find_bundle(model.bundle)
     config = read_bundle_config(folder)
-    wants = model.engine is not None or model.tensor_parallel > 1
+    wants = model.optimization is not None or model.tensor_parallel > 1
     if wants and config.get("task", "language") != "language":
         raise ConfigError(
-            f"models: {model.bundle}: tensor_parallel and engine are for language models, "
+            f"models: {model.bundle}: tensor_parallel and optimization are for language models, "
             f"and its task is {config['task']!r}"
         )
     if model.tensor_parallel > 1 and not settings.master_process:
@@ -70,7 +70,7 @@ def plan_model(model: ModelSettings, settings: Settings) -> ModelPlan:
         task=str(config.get("task", "")),
         runners=model.runners,
         tensor_parallel=model.tensor_parallel,
-        engine=model.engine,
+        optimization=model.optimization,
         max_batch=model.max_batch or settings.max_batch,
         batch_delay=settings.batch_delay if model.batch_delay is None else model.batch_delay,
         queue_limit=model.queue_limit or settings.queue_limit,

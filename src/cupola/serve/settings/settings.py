@@ -31,8 +31,8 @@ class ModelSettings(BaseModel):
     tensor_parallel: PositiveInt = Field(
         1, description="Processes that share each copy of a language model, a slice for each."
     )
-    engine: Literal["eager", "prepared", "int8"] | None = Field(
-        None, description="How a language model is executed; the bundle's own choice by default."
+    optimization: Literal["none", "packed", "int8"] | None = Field(
+        None, description="How a language model is executed; the bundle's own setting by default."
     )
     max_batch: PositiveInt | None = Field(None, description="Samples that may run together.")
     batch_delay: NonNegativeFloat | None = Field(

@@ -1,0 +1,55 @@
+"""IncrementalDetokenizer: one request's token ids become text as soon as the text is certain."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+LONGEST_CHARACTER = 4  # bytes of UTF-8, and so tokens at most
+PROMPT_CONTEXT = 5  # tokens of the prompt that are decoded along with the first new ones
+
+
+@dataclass
+class IncrementalDetokenizer:
+    """Holds text back while it may be half a character, or the beginning of a stop string.
+
+    A token's text can depend on the token before it (SentencePiece drops the space in front of the
+    first word), so new tokens are decoded together with the last ones that were.
+    """
+
+    tokenizer: Any
+    prompt: Sequence[int] = ()
+    stop: Sequence[str] = ()
+    count: int = 0
+    held: str = ""
+    _known: list[int] = field(default_factory=list)  # tokens whose text was given out last
+    _unread: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._known = list(self.prompt[-PROMPT_CONTEXT:])
+
+    def add(self, token_id: int, last: bool) -> tuple[str, bool]:
+        """The text that became certain, and whether a stop string was reached."""
+        self.count += 1
+        self._unread.append(token_id)
+        known = self.tokenizer.decode(self._known)
+        text = self.tokenizer.decode(self._known + self._unread)[len(known) :]
+        incomplete = text.endswith("\ufffd")
+        if incomplete and len(self._unread) < LONGEST_CHARACTER and not last:
+            return "", False
+        self._known = [] if incomplete else self._unread  # bytes that are no text have no effect
+        self._unread = []
+        self.held += text
+        for end in sorted(self.held.find(stop) for stop in self.stop):
+            if end >= 0:
+                return self.held[:end], True
+        certain = len(self.held) if last else len(self.held) - self._overlap()
+        out, self.held = self.held[:certain], self.held[certain:]
+        return out, False
+
+    def _overlap(self) -> int:
+        """Length of the longest end of the text that begins a stop string."""
+        longest = max((len(stop) for stop in self.stop), default=1) - 1
+        for length in range(min(longest, len(self.held)), 0, -1):
+            if any(stop.startswith(self.held[-length:]) for stop in self.stop):
+                return length
+        return 0

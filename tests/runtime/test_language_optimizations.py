@@ -1,0 +1,134 @@
+"""Optimizations: what is packed generates the same text; eight bits come close; any CPU runs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from cupola.errors import InputError
+from cupola.generation import SamplingParams, Scheduler
+from cupola.generation.shortlist import ArgmaxShortlist
+from cupola.models.bloom import BloomForCausalLM
+from cupola.parallel import storage
+from cupola.parallel.storage import EightBitMatrix, PackedMatrix
+from cupola.runtime.optimize.language import optimize
+
+SIZES = {"vocab_size": 4000, "hidden_size": 64, "n_layer": 2, "n_head": 4}
+
+
+@pytest.fixture(params=["this machine", "no kernels"])
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """This processor, or one whose kernels neither pack bfloat16 nor add int8 exactly."""
+
+    def unsupported(*args: Any) -> Any:
+        raise RuntimeError("bf16 path needs the cpu support avx512bw")
+
+    def saturating(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return (left.int() @ right.int()).clamp(-(2**15), 2**15 - 1)
+
+    checks = (storage.packs, storage.has_exact_int8_product)
+    if request.param == "no kernels":
+        monkeypatch.setattr(storage.PackedMatrix, "__init__", unsupported)
+        monkeypatch.setattr(torch, "_int_mm", saturating)
+    for check in checks:
+        check.cache_clear()
+    yield request.param
+    for check in checks:
+        check.cache_clear()
+
+
+def model(dtype: str = "float32", **options: Any) -> BloomForCausalLM:
+    torch.manual_seed(1)
+    return BloomForCausalLM(**SIZES, dtype=dtype, **options).eval()
+
+
+def generated(model: BloomForCausalLM, **sampling: Any) -> list[list[int]]:
+    """How three prompts are continued together."""
+    scheduler = Scheduler(model, cache_tokens=512)
+    for number in range(3):
+        params = SamplingParams(**{"max_tokens": 24, "ignore_eos": True, **sampling})
+        scheduler.add(str(number), range(number + 3, 3 * number + 9), params)
+    found: list[list[int]] = [[], [], []]
+    while scheduler.active:
+        for token in scheduler.step():
+            found[int(token.request_id)].append(token.token_id)
+    return found
+
+
+@pytest.mark.parametrize("how", [{}, {"temperature": 1.0}, {"repetition_penalty": 1.3}])
+def test_packed_generates_the_same_text(machine: str, how: dict[str, Any]) -> None:
+    plain = model(initializer_range=0.3)
+    expected = generated(plain, **how)
+    optimize(plain, "packed")
+    if machine == "no kernels":
+        assert plain.shortlist is None
+    assert generated(plain, **how) == expected
+    optimize(plain, "none")
+    assert plain.shortlist is None
+    assert generated(plain, **how) == expected
+
+
+def test_packed_bfloat16_is_the_same_function(machine: str) -> None:
+    plain = model("bfloat16", initializer_range=0.3)
+    ids = torch.randint(0, 4000, (2, 7))
+    with torch.inference_mode():
+        expected = plain(ids)
+        optimize(plain, "packed")
+        stored = plain.transformer.blocks[0].mlp.dense_4h_to_h.stored
+        assert isinstance(stored, PackedMatrix) == storage.packs(torch.bfloat16)
+        found = plain(ids)
+    assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+    if machine == "no kernels":
+        assert stored is None
+
+
+def test_eight_bits_come_close(machine: str) -> None:
+    plain = model(initializer_range=0.3)
+    ids = torch.randint(0, 4000, (2, 7))
+    with torch.inference_mode():
+        expected = plain(ids)
+        optimize(plain, "int8")
+        found = plain(ids)
+    assert (found - expected).std() < 0.05 * expected.std()
+    assert torch.equal(found, expected) == (not storage.has_exact_int8_product())
+    assert generated(plain)[0] == generated(plain)[0]
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 30.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_shortlist_holds_the_largest(machine: str, spread: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    table = (torch.randn(5000, 48) * torch.exp(spread * torch.rand(5000, 1) / 10)).to(dtype)
+    table[17] = table[4000]  # an exact tie: the first one counts
+    hidden = torch.randn(64, 48) * (1 + spread * (torch.arange(48) == 3))  # one large channel
+    hidden[0] = table[17].float()
+    hidden = hidden.to(dtype)
+    logits = hidden.float() @ table.float().t()
+    for row, token in enumerate(ArgmaxShortlist(table)(hidden)):
+        best = float(logits[row].max())
+        assert float(logits[row, token]) >= best - abs(best) * torch.finfo(dtype).eps * 2
+
+
+def test_the_table_is_read_where_the_shortlist_is_too_long() -> None:
+    table = torch.randn(1, 16).expand(100, 16) + 1e-6 * torch.randn(100, 16)
+    hidden = torch.randn(1, 16)
+    logits = hidden @ table.t()
+    assert float(logits[0, ArgmaxShortlist(table)(hidden)[0]]) == float(logits.max())
+
+
+def test_rows_do_not_depend_on_their_neighbors(machine: str) -> None:
+    matrix, x = EightBitMatrix(torch.randn(40, 32)), torch.randn(5, 32)
+    assert torch.equal(matrix(x)[2:3], matrix(x[2:3]))
+    assert torch.equal(matrix(x.view(1, 5, 32), torch.ones(40))[0], matrix(x) + 1)
+    assert torch.isfinite(EightBitMatrix(torch.zeros(8, 32))(torch.zeros(1, 32))).all()
+
+
+def test_eight_bit_products_do_not_saturate(machine: str) -> None:
+    x = torch.full((1, 64), 127.0)
+    assert float(EightBitMatrix(x)(x)) == pytest.approx(64 * 127**2)
+
+
+def test_an_unknown_optimization() -> None:
+    with pytest.raises(InputError, match=r"one of .*, not 'int9'; did you mean 'int8'"):
+        optimize(model(), "int9")
