@@ -1,13 +1,16 @@
-"""What all tests share: hypothesis settings, and pools of ranks that start once."""
+"""What all tests share: hypothesis settings, pools of ranks that start once, and a browser."""
 
+import os
+import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from ranks import RankPool
 
-# Two loaded cores make any deadline a lie; what takes long is found by pytest's --durations.
+# A deadline fails on loaded cores; pytest's --durations finds what is slow.
 settings.register_profile(
     "cupola", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -19,3 +22,18 @@ def ranks(request: pytest.FixtureRequest) -> Iterator[RankPool]:
     pool = RankPool(request.param)
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="module")  # not session: Playwright keeps an event loop running
+def browser() -> Iterator[Any]:
+    """A headless Chromium, from the path in CHROMIUM or on PATH."""
+    names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        pytest.skip("no Chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

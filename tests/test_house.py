@@ -116,3 +116,39 @@ def test_no_two_test_files_share_a_name() -> None:
     """pytest imports test files by their bare name here, so that helpers beside them import too."""
     names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
     assert sorted({n for n in names if names.count(n) > 1}) == []
+
+
+# Slow to import: tests use them through tests/lazy.py or inside a function.
+HEAVY = {
+    "aiohttp", "h5py", "httpx", "matplotlib", "mmengine", "netCDF4", "onnx", "onnxruntime",
+    "onnxscript", "openai", "pandas", "playwright", "schemathesis", "skimage", "sklearn",
+    "torch._dynamo", "torch._inductor", "torch.testing._internal", "transformers", "tritonclient",
+    "xarray", "zarr",
+}  # fmt: skip
+
+
+def top_level_names(path: Path) -> set[str]:
+    """What a file imports when it is imported, pytest.importorskip included."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Assign) and "importorskip" in ast.unparse(node.value):
+            names |= {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+    return names
+
+
+def test_collecting_the_tests_imports_nothing_heavy() -> None:
+    tests = Path(__file__).parent
+    found = {
+        str(path.relative_to(tests)): sorted(heavy)
+        for path in sorted(tests.rglob("*.py"))
+        if (
+            heavy := {
+                n for n in top_level_names(path) for h in HEAVY if f"{n}.".startswith(f"{h}.")
+            }
+        )
+    }
+    assert found == {}

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import xarray
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -14,7 +13,10 @@ from cupola.errors import DataError, InputError
 from cupola.runtime import Predictor
 from cupola.runtime.io.forecast_figures import color
 from cupola.runtime.predictors.forecast import ForecastPredictor
+from lazy import LazyModule
 from toys import toy_bundle
+
+xarray = LazyModule("xarray")
 
 
 def run(*arguments: object) -> str:

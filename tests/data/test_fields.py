@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
-import xarray
 
 from cupola.data.cf import ForecastLayout, forecast_writer
 from cupola.data.field_dataset import FieldDataset
@@ -14,6 +12,10 @@ from cupola.data.fields import FOURCASTNET_CHANNELS, open_fields
 from cupola.data.package_fields import fetch_package_fields
 from cupola.errors import DataError
 from cupola.structures.grids import Grid
+from lazy import LazyModule
+
+h5py = LazyModule("h5py")
+xarray = LazyModule("xarray")
 
 
 @pytest.fixture

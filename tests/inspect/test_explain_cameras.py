@@ -1,6 +1,5 @@
 """`cupola explain detr3d-scenes --image SAMPLE_FOLDER`: where queries looked, in six images."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,33 +81,25 @@ def test_what_cannot_be_shown_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_the_page_in_a_browser(told, tmp_path: Path) -> None:
-    executable = shutil.which("chromium") or shutil.which("chromium-browser")
-    if executable is None:
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
+def test_the_page_in_a_browser(browser: Any, told, tmp_path: Path) -> None:
     predictor, _, view = told
     out = tmp_path / "page.html"
     out.write_text(page(describe(predictor.model), NAME, view), encoding="utf-8")
     errors: list[str] = []
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        tab = browser.new_page()
-        tab.on("pageerror", lambda error: errors.append(str(error)))
-        tab.goto(out.as_uri())
-        tab.wait_for_selector("body[data-ready=yes]")
-        tab.wait_for_function("document.querySelector('.views canvas').width === 480")
-        assert tab.locator(".views canvas").count() == 6
-        weights = tab.locator(".looks tr").last.inner_text()
-        shown = tab.locator(".views").screenshot()
-        tab.locator("#layer").fill("1")
-        assert tab.locator(".layers output").inner_text().startswith("1 of 4, at ")
-        assert tab.locator(".looks tr").last.inner_text() != weights
-        tab.locator(".queries button").nth(1).click()
-        assert tab.locator(".queries button").nth(1).get_attribute("aria-pressed") == "true"
-        assert tab.locator(".views").screenshot() != shown
-        browser.close()
+    tab = browser.new_page()
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.goto(out.as_uri())
+    tab.wait_for_selector("body[data-ready=yes]")
+    tab.wait_for_function("document.querySelector('.views canvas').width === 480")
+    assert tab.locator(".views canvas").count() == 6
+    weights = tab.locator(".looks tr").last.inner_text()
+    shown = tab.locator(".views").screenshot()
+    tab.locator("#layer").fill("1")
+    assert tab.locator(".layers output").inner_text().startswith("1 of 4, at ")
+    assert tab.locator(".looks tr").last.inner_text() != weights
+    tab.locator(".queries button").nth(1).click()
+    assert tab.locator(".queries button").nth(1).get_attribute("aria-pressed") == "true"
+    assert tab.locator(".views").screenshot() != shown
     assert errors == []
 
 

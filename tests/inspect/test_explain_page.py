@@ -1,9 +1,7 @@
 """The page: self-contained, injection-proof, driven by keys, in headless Chromium."""
 
 import json
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,19 +79,6 @@ def test_a_thousand_modules_make_a_page_within_a_second() -> None:
     text = page(anatomy, "large")
     assert time.process_time() - began < 1.0
     assert text.count('"path"') >= 1000
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    executable = shutil.which("chromium") or shutil.which("chromium-browser")
-    if executable is None:
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.browser

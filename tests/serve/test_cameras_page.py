@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,9 @@ from serve_harness import Running, output
 from cupola.bundles import Bundle
 from cupola.runtime.io.sample_folder import read_sample
 from cupola.runtime.predictor import Predictor
+from lazy import LazyModule
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+sync_api = LazyModule("playwright.sync_api")
 NAME = "detr3d-scenes"
 EXAMPLE = Bundle.load(NAME).path / "example"
 INFER = f"/v2/models/{NAME}/infer"
@@ -109,31 +107,27 @@ def test_bad_requests_are_named(server: Running, inputs: Any, message: str) -> N
 
 
 @pytest.fixture
-def page(server: Running) -> Iterator[sync_api.Page]:
-    if not Path(CHROMIUM).exists():
-        pytest.skip("no Chromium")
+def page(browser: Any, server: Running) -> Iterator[Any]:
     problems: list[str] = []
-    with sync_api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1280, "height": 900})
-        opened.on("pageerror", lambda error: problems.append(str(error)))
-        opened.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-        opened.set_default_timeout(PATIENCE)
-        opened.goto(f"http://127.0.0.1:{server.port}/")
-        opened.wait_for_url(f"**/pages/cameras.html?model={NAME}")  # the only model
-        opened.wait_for_selector("#results li")
-        yield opened
-        browser.close()
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    opened.set_default_timeout(PATIENCE)
+    opened.goto(f"http://127.0.0.1:{server.port}/")
+    opened.wait_for_url(f"**/pages/cameras.html?model={NAME}")  # the only model
+    opened.wait_for_selector("#results li")
+    yield opened
+    opened.close()
     assert problems == []
 
 
-def painted(page: sync_api.Page, selector: str) -> str:
+def painted(page: Any, selector: str) -> str:
     """What a canvas shows."""
     return str(page.locator(selector).evaluate("canvas => canvas.toDataURL()"))
 
 
 @pytest.mark.browser
-def test_the_page_draws_boxes_in_every_view_and_from_above(page: sync_api.Page) -> None:
+def test_the_page_draws_boxes_in_every_view_and_from_above(page: Any) -> None:
     found = len(Predictor.load(NAME)(EXAMPLE))
     assert page.locator("#results li").count() == found
     captions = page.locator("#views figcaption").all_inner_texts()
@@ -149,7 +143,7 @@ def test_the_page_draws_boxes_in_every_view_and_from_above(page: sync_api.Page) 
 
 
 @pytest.mark.browser
-def test_another_street_and_a_sample_of_ones_own(page: sync_api.Page) -> None:
+def test_another_street_and_a_sample_of_ones_own(page: Any) -> None:
     body = page.locator("body")
     first = body.get_attribute("data-found") or ""
     page.click("#examples button:nth-child(3)")
@@ -165,7 +159,7 @@ def test_another_street_and_a_sample_of_ones_own(page: sync_api.Page) -> None:
 
 
 @pytest.mark.browser
-def test_pointing_at_a_box_marks_its_line(page: sync_api.Page) -> None:
+def test_pointing_at_a_box_marks_its_line(page: Any) -> None:
     boxes = Predictor.load(NAME)(EXAMPLE).boxes.tolist()
     number, box = next((i, b) for i, b in enumerate(boxes) if abs(b[0]) < 15)  # on the canvas
     frame = page.locator("#above").bounding_box()

@@ -2,21 +2,17 @@
 
 import base64
 import io
-import os
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from serve_harness import Running, write_bundle
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.processes,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="no Chromium"),
-]
+from lazy import LazyModule
+
+sync_api = LazyModule("playwright.sync_api")
+pytestmark = [pytest.mark.browser, pytest.mark.processes]
 DROP = """async ([text, name]) => {
   const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const data = new DataTransfer();
@@ -37,16 +33,8 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running.stop()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
 @pytest.fixture
-def page(browser: sync_api.Browser, finder: Running) -> Iterator[sync_api.Page]:
+def page(browser: Any, finder: Running) -> Iterator[Any]:
     opened = browser.new_page(viewport={"width": 1180, "height": 800})
     problems: list[str] = []
     opened.on("pageerror", lambda error: problems.append(str(error)))
@@ -67,7 +55,7 @@ def image() -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def test_drop_a_image(page: sync_api.Page) -> None:
+def test_drop_a_image(page: Any) -> None:
     with page.expect_response("**/infer*") as answer:
         page.evaluate(DROP, [image(), "digits.png"])
     boxes = next(o for o in answer.value.json()["outputs"] if o["name"] == "boxes")
@@ -80,7 +68,7 @@ def test_drop_a_image(page: sync_api.Page) -> None:
     assert color[3] > 0  # the left edge of the box is drawn
 
 
-def test_the_threshold_hides_what_is_below(page: sync_api.Page) -> None:
+def test_the_threshold_hides_what_is_below(page: Any) -> None:
     page.evaluate(DROP, [image(), "digits.png"])
     page.wait_for_selector("#results li")
     page.fill("#threshold", "0.95")
@@ -89,7 +77,7 @@ def test_the_threshold_hides_what_is_below(page: sync_api.Page) -> None:
     assert page.locator("#results li").count() == 1
 
 
-def test_write_with_the_finger(page: sync_api.Page) -> None:
+def test_write_with_the_finger(page: Any) -> None:
     frame = page.locator("#overlay").bounding_box()
     assert frame is not None
     x, y = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
@@ -104,26 +92,26 @@ def test_write_with_the_finger(page: sync_api.Page) -> None:
     assert page.locator("#results li").count() == 0
 
 
-def test_a_file_that_is_no_image(page: sync_api.Page) -> None:
+def test_a_file_that_is_no_image(page: Any) -> None:
     page.evaluate(DROP, [base64.b64encode(b"no image").decode(), "x.png"])
     page.wait_for_selector("#error:not([hidden])")
     assert "no image" in page.inner_text("#error")
 
 
-def test_text_streams_into_the_page(page: sync_api.Page) -> None:
+def test_text_streams_into_the_page(page: Any) -> None:
     page.select_option("#model", "speaker")
     page.click("#continue")
     sync_api.expect(page.locator("#text")).to_contain_text("w4 ", timeout=15_000)
 
 
-def test_the_status_page(page: sync_api.Page) -> None:
+def test_the_status_page(page: Any) -> None:
     page.goto(page.url + "status")
     page.wait_for_selector("#processes td")
     assert "worker 0" in page.inner_text("#processes")
     assert "finder" in page.inner_text("#runners")
 
 
-def test_it_fits_a_phone(browser: sync_api.Browser, finder: Running) -> None:
+def test_it_fits_a_phone(browser: Any, finder: Running) -> None:
     phone = browser.new_page(viewport={"width": 360, "height": 740}, has_touch=True)
     phone.goto(f"http://127.0.0.1:{finder.port}/")
     phone.wait_for_selector("#model option", state="attached")

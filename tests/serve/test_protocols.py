@@ -3,14 +3,15 @@
 import json
 import time
 
-import httpx
 import numpy as np
-import openai
 import pytest
-import tritonclient.http as triton
 from serve_harness import Running, infer_body, output
-from tritonclient.utils import InferenceServerException
 
+from lazy import LazyModule
+
+httpx = LazyModule("httpx")
+openai = LazyModule("openai")
+triton = LazyModule("tritonclient.http")
 pytestmark = pytest.mark.processes
 
 
@@ -76,7 +77,7 @@ def test_triton_errors(client) -> None:
         (lambda: client.infer("echo", [x_input([[1.0]])]), "expected shape"),
         (lambda: client.infer("echo", [x_input([1.0])], model_version="9"), "no version '9'"),
     ]:
-        with pytest.raises(InferenceServerException, match=text):
+        with pytest.raises(triton.InferenceServerException, match=text):
             call()
 
 
@@ -90,9 +91,9 @@ def test_triton_load_and_unload(client, shared: Running) -> None:
     assert client.is_model_ready("third")
     assert client.infer("third", [x_input([1.0])]).as_numpy("y").tolist() == [2.0]
     client.unload_model("third")
-    with pytest.raises(InferenceServerException, match="unknown model"):
+    with pytest.raises(triton.InferenceServerException, match="unknown model"):
         client.infer("third", [x_input([1.0])])
-    with pytest.raises(InferenceServerException, match="neither a bundle folder nor"):
+    with pytest.raises(triton.InferenceServerException, match="neither a bundle folder nor"):
         client.load_model("nowhere")
 
 

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 from serve_harness import Running, until
 
 from cupola.runtime import Predictor
 from language_toys import language_bundle
+from lazy import LazyModule
 
+httpx = LazyModule("httpx")
 pytestmark = pytest.mark.processes
 HOW: dict[str, Any] = {"max_tokens": 120, "temperature": 1.0, "seed": 3}
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from cupola.registry import build
 from cupola.weights import DIALECTS, load_weights
+from lazy import LazyModule
 
-transformers = pytest.importorskip("transformers")
+transformers = LazyModule("transformers")
 
 
 def peer(width: int, heads: int, encoders: int, decoders: int, queries: int, labels: int) -> Any:
