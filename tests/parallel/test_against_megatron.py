@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import parallel
-from cupola.models.bloom.alibi import alibi_bias, alibi_slopes
+from cupola.generation.dense_attention import alibi_bias
+from cupola.models.bloom.alibi import alibi_slopes
 from cupola.models.bloom.gelu import bias_gelu
 from cupola.parallel import Group, Mesh
 from cupola.parallel.communicate import own_slice
