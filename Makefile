@@ -22,7 +22,7 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 setup: $(VENV)/.dev
 
 smoke: setup
-	$(BIN)/python -m pytest -q -x tests/test_house.py tests/nn tests/config
+	$(BIN)/python -m pytest -q -x tests/test_architecture.py tests/nn tests/config
 
 test: setup
 	$(BIN)/python -m pytest -q
@@ -34,7 +34,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_house.py
+	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 format: setup
 	$(BIN)/ruff format .
