@@ -16,6 +16,8 @@ from cupola.models.set_prediction import (
     query_targets,
     targets_by_layer,
 )
+from cupola.parallel import Mesh
+from ranks import RankPool
 
 ASSIGNED = torch.tensor([[-1, 1, 0], [0, -1, 1]])  # 2 layers, 3 queries, 2 objects
 LABELS = torch.tensor([4, 2])
@@ -119,3 +121,23 @@ def test_best_pairs_may_name_a_query_twice() -> None:
     assert labels.tolist() == [0, 1, 1]
     torch.testing.assert_close(scores, torch.tensor([3.0, 2.0, 1.0]).sigmoid())
     assert len(best_pairs(logits, 100)[0]) == 6
+
+
+def normalizers(mesh: Mesh) -> tuple[float, float]:
+    """Box normalizer and class loss over data ranks that see rank + 1 positive queries each."""
+    positive = torch.arange(6)[None] <= mesh.data.rank
+    targets = QueryTargets(positive.long().neg() + 1, positive, torch.zeros(1, 6, 4))
+    loss = class_loss(_factor, torch.zeros(1, 6, 1), targets, 0.5, group=mesh.data)
+    return box_normalizer(targets, mesh.data), float(loss)
+
+
+def _factor(logits: torch.Tensor, labels: torch.Tensor, avg_factor: float) -> torch.Tensor:
+    return torch.tensor(avg_factor)
+
+
+def test_normalizers_are_means_over_the_data_ranks_only(ranks: RankPool) -> None:
+    data = ranks.world // 2  # the other half of the ranks holds the rest of the same models
+    positives = (data + 1) / 2
+    for boxes, classes in ranks.run(normalizers, tensor=2):
+        assert boxes == positives
+        assert classes == positives + 0.5 * (6 - positives)

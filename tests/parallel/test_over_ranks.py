@@ -139,16 +139,19 @@ def test_the_first_rank_hands_out_batches(ranks: RankPool) -> None:
         assert batch["x"].dtype == torch.bfloat16
 
 
-def averaged(mesh: Mesh) -> Tensor:
-    parameter = torch.zeros(3, requires_grad=True)
-    parameter.grad = torch.full((3,), float(mesh.data.rank))
-    average_gradients([parameter], mesh.data)
-    return parameter.grad
+def averaged(mesh: Mesh) -> list[Tensor]:
+    parameters = [torch.zeros(3, requires_grad=True) for _ in range(2)]
+    parameters[0].grad = torch.full((3,), float(mesh.data.rank))
+    if mesh.data.rank == 0:  # the others have not used the second parameter
+        parameters[1].grad = torch.ones(3)
+    average_gradients(parameters, mesh.data)
+    return [p.grad for p in parameters]
 
 
 def test_data_ranks_average_their_gradients(ranks: RankPool) -> None:
-    for gradient in ranks.run(averaged, tensor=1):
-        assert torch.equal(gradient, torch.full((3,), (ranks.world - 1) / 2))
+    for both, once in ranks.run(averaged, tensor=1):
+        assert torch.equal(both, torch.full((3,), (ranks.world - 1) / 2))
+        assert torch.equal(once, torch.full((3,), 1 / ranks.world))
 
 
 def drawn(mesh: Mesh) -> list[Tensor]:

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from cupola.errors import BuildError, CheckpointError
+from cupola.parallel import SINGLE, Group
 from cupola.train import Trainer
 from cupola.train.checkpoints import BEST, LATEST, load_checkpoint, save_atomically
+from cupola.train.distributed import Ranks
 from cupola.train.initial import load_initial_weights
 from cupola.train.logs import LOG, read_log
 from train.parts import TinyRegression, tiny_config
@@ -148,6 +150,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     }
     with pytest.raises(FloatingPointError, match=r"the loss is (inf|nan) at step 7"):
         Trainer(cfg, tmp_path, quiet=True).run()
+
+
+def test_modules_get_the_ranks_that_read_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Group("data", (0,), 0)
+    monkeypatch.setattr(TinyRegression, "data_group", SINGLE, raising=False)
+    monkeypatch.setattr("cupola.train.trainer.join_ranks", lambda tensor: Ranks(data))
+    assert Trainer(tiny_config(), tmp_path, quiet=True).model.data_group is data
 
 
 @pytest.mark.processes

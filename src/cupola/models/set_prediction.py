@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.losses import QualityFocalLoss, mean_over_ranks
+from cupola.models.losses import QualityFocalLoss
+from cupola.parallel import SINGLE, Group, mean_over_ranks
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,18 @@ def class_loss(
     logits: Tensor,
     targets: QueryTargets,
     background_weight: float = 0.0,
-    synchronize: bool = False,
+    group: Group = SINGLE,
     quality: Tensor | None = None,
 ) -> Tensor:
     """The class loss of one layer's logits [B, Q, C].
 
-    It is divided by positives + background_weight * negatives, at least 1; with `synchronize` by
-    the mean of that over the ranks. A QualityFocalLoss also takes `quality` [P], the IoU of each
+    It is divided by the mean over `group` of positives + background_weight * negatives, or by 1 if
+    that is less. A QualityFocalLoss also takes `quality` [P], the IoU of each
     positive query's box with its object.
     """
-    positives = float(targets.positive.sum())
+    positives = targets.positive.sum().float()
     factor = positives + background_weight * (targets.positive.numel() - positives)
-    if synchronize:
-        factor = mean_over_ranks(factor, logits.device)
-    settings: dict[str, Any] = {"avg_factor": max(factor, 1.0)}
+    settings: dict[str, Any] = {"avg_factor": max(float(mean_over_ranks(factor, group)), 1.0)}
     if isinstance(loss, QualityFocalLoss):
         if quality is None:
             raise ValueError("QualityFocalLoss needs boxes whose IoU is defined: use FocalLoss")
@@ -82,10 +81,9 @@ def class_loss(
     return result
 
 
-def box_normalizer(targets: QueryTargets) -> float:
-    """What box losses are divided by: the mean over ranks of the positive queries, at least 1."""
-    positive = targets.positive
-    return max(mean_over_ranks(float(positive.sum()), positive.device), 1.0)
+def box_normalizer(targets: QueryTargets, group: Group = SINGLE) -> float:
+    """What box losses are divided by: the mean over `group` of the positive queries, at least 1."""
+    return max(float(mean_over_ranks(targets.positive.sum().float(), group)), 1.0)
 
 
 def name_by_layer(losses: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from cupola.parallel.checkpointing import checkpoint
 from cupola.parallel.communicate import all_gather, all_reduce, barrier, broadcast
 from cupola.parallel.cross_entropy import vocab_parallel_cross_entropy
 from cupola.parallel.embedding import VocabParallelEmbedding
-from cupola.parallel.gradients import average_gradients, clip_gradients
+from cupola.parallel.gradients import average_gradients, clip_gradients, mean_over_ranks
 from cupola.parallel.groups import SINGLE, Group, GroupError, Mesh
 from cupola.parallel.layers import ColumnParallelLinear, RowParallelLinear
 from cupola.parallel.mappings import (
@@ -44,6 +44,7 @@ __all__ = [
     "copy_to_ranks",
     "gather_from_ranks",
     "gather_sequence",
+    "mean_over_ranks",
     "reduce_from_ranks",
     "scale_mask_softmax",
     "scatter_sequence_sum",

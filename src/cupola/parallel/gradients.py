@@ -1,4 +1,4 @@
-"""Gradients over the ranks: the data-parallel mean, and clipping by the norm of the whole model."""
+"""Means over the data-parallel ranks, and clipping by the gradient norm of the whole model."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,17 +10,25 @@ from cupola.parallel.communicate import MAX, all_reduce
 from cupola.parallel.groups import Group
 from cupola.parallel.sharding import shard_dims
 
-BUCKET = 1 << 22  # elements that travel together
+BUCKET = 1 << 22  # elements that are sent together
+
+
+def mean_over_ranks(value: Tensor, data: Group) -> Tensor:
+    """The mean of a tensor over the data ranks."""
+    return all_reduce(value, data) / data.size
 
 
 def average_gradients(parameters: Iterable[Tensor], data: Group) -> None:
-    """Replaces every gradient by its mean over the data ranks, a bucket at a time."""
+    """Replaces every gradient by its mean over the data ranks; a missing one counts as zero."""
     if data.size == 1:
         return
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
     for bucket in _buckets(gradients):
-        flat = torch.cat([g.flatten() for g in bucket])
-        mean = all_reduce(flat, data) / data.size
+        mean = mean_over_ranks(torch.cat([g.flatten() for g in bucket]), data)
         for gradient, part in zip(
             bucket, torch.split(mean, [g.numel() for g in bucket]), strict=True
         ):

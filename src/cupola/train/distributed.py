@@ -1,17 +1,16 @@
-"""Data and tensor parallelism under torchrun: who this process is, and averaging over the ranks.
+"""Data and tensor parallelism under torchrun: which part of the data and the model is ours.
 
-Gradients are averaged after the whole backward pass in one flat all-reduce per dtype. That needs no
-wrapper around the model, so `loss` and `predict` stay what they are. With `parallel=dict(tensor=T)`
-in the config, each T neighboring ranks hold one copy of the model between them.
+Gradients are averaged after the whole backward pass. That needs no wrapper around the model, so
+`loss` and `predict` keep their form. With `parallel=dict(tensor=T)` in the config, T neighboring
+ranks hold one copy of the model between them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from cupola.parallel import SINGLE, Group, Mesh, all_reduce, broadcast
+from cupola.parallel import SINGLE, Group, Mesh, broadcast
 
 
 @dataclass(frozen=True)
@@ -53,32 +52,6 @@ def join_ranks(tensor: int = 1) -> Ranks:
     """Joins the process group that torchrun's environment describes; alone without one."""
     mesh = Mesh.start(tensor=tensor)
     return Ranks(mesh.data, mesh.model)
-
-
-def mean_over_ranks(values: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
-    """Every value's mean over the ranks."""
-    if ranks.count == 1 or not values:
-        return dict(values)
-    joined = torch.stack([value.detach().float() for value in values.values()])
-    joined = all_reduce(joined, ranks.data)
-    return dict(zip(values, (joined / ranks.count).unbind(), strict=True))
-
-
-def average_gradients(parameters: Sequence[Tensor], ranks: Ranks) -> None:
-    """Replaces every gradient by its mean over the ranks; a missing one counts as zero."""
-    if ranks.count == 1:
-        return
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    for dtype in sorted({gradient.dtype for gradient in gradients}, key=str):
-        mine = [gradient for gradient in gradients if gradient.dtype == dtype]
-        flat = torch.cat([gradient.reshape(-1) for gradient in mine])
-        flat = all_reduce(flat, ranks.data)
-        parts = torch.split(flat / ranks.count, [gradient.numel() for gradient in mine])
-        for gradient, part in zip(mine, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
 
 
 def same_start(tensors: Iterable[Tensor], ranks: Ranks) -> None:

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from cupola import nn
 from cupola.errors import BuildError
-from cupola.parallel import clip_gradients
-from cupola.train.distributed import Ranks, average_gradients
+from cupola.parallel import average_gradients, clip_gradients
+from cupola.train.distributed import Ranks
 
 
 class Trainable(Protocol):
@@ -92,7 +92,7 @@ class Stepper:
             for name, value in {**losses, "loss": loss}.items():
                 part = value.detach().float() / self.pieces
                 means[name] = means[name] + part if name in means else part
-        average_gradients(self._parameters, self._ranks)
+        average_gradients(self._parameters, self._ranks.data)
         self._scaler.unscale_(self._optimizer)
         if self._clip:
             means["grad_norm"] = self._clip_norm()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from cupola.errors import BuildError
+from cupola.parallel import mean_over_ranks
 from cupola.registry import METRICS, build
 from cupola.train.averaging import MovingAverage
 from cupola.train.checkpoints import (
@@ -19,7 +20,7 @@ from cupola.train.checkpoints import (
     save_atomically,
     seed_everything,
 )
-from cupola.train.distributed import join_ranks, mean_over_ranks, same_start
+from cupola.train.distributed import join_ranks, same_start
 from cupola.train.evaluation import evaluate
 from cupola.train.initial import load_initial_weights
 from cupola.train.loading import BatchStream, evaluation_loader
@@ -48,6 +49,9 @@ class Trainer:
             raise BuildError("a split model ends in shards: leave out bundle, or parallel.tensor")
         split: dict[str, Any] = {"group": self.ranks.model} if self.ranks.model.size > 1 else {}
         self.model = build(cfg["model"], **split).to(self.device)
+        for module in self.model.modules():
+            if hasattr(module, "data_group"):  # losses that are normalized over the ranks
+                module.data_group = self.ranks.data
         if cfg.get("channels_last"):
             use_channels_last(self.model)
         self.stream = BatchStream(cfg["train_dataloader"], seed, self.ranks.rank, self.ranks.count)
@@ -167,7 +171,8 @@ class Trainer:
 
     def _report(self, log: RunLog, rate: float) -> None:
         means, seconds = self.meter.take()
-        values = {name: float(v) for name, v in mean_over_ranks(means, self.ranks).items()}
+        joined = mean_over_ranks(torch.stack([*means.values()]), self.ranks.data)
+        values = dict(zip(means, joined.tolist(), strict=True))
         if values["loss"] - values["loss"] != 0:
             raise FloatingPointError(f"the loss is {values['loss']} at step {self.step}")
         if self.ranks.first:

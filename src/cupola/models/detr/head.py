@@ -17,6 +17,7 @@ from cupola.models.set_prediction import (
     query_targets,
     targets_by_layer,
 )
+from cupola.parallel import SINGLE, Group
 from cupola.registry import MODELS, TASK_UTILS
 from cupola.structures import Detections
 from cupola.structures import boxes as box_ops
@@ -72,6 +73,7 @@ class DETRHead(nn.Module):
         self.init_cfg = init_cfg
         self.num_classes = num_classes
         self.sync_cls_avg_factor = sync_cls_avg_factor
+        self.data_group: Group = SINGLE  # set by the trainer: the ranks that read other data
         self.test_cfg = dict(test_cfg or {"max_per_img": 100})
         loss_cls, self.background_weight = weigh_background(loss_cls, num_classes)
         sigmoid_by_default = getattr(MODELS.get(loss_cls["type"]), "use_sigmoid", False)
@@ -141,14 +143,14 @@ class DETRHead(nn.Module):
         found, wanted = boxes[targets.positive], targets.boxes[targets.positive]  # [P, 4]
         corners = box_ops.cxcywh_to_xyxy(found) * pixels
         wanted_corners = box_ops.cxcywh_to_xyxy(wanted) * pixels
-        normalizer = box_normalizer(targets)
+        normalizer = box_normalizer(targets, self.data_group)
         return {
             "loss_cls": class_loss(
                 self.loss_cls,
                 logits,
                 targets,
                 self.background_weight,
-                self.sync_cls_avg_factor,
+                self.data_group if self.sync_cls_avg_factor else SINGLE,
                 quality=box_ops.iou(corners.detach(), wanted_corners),
             ),
             "loss_bbox": self.loss_bbox(found, wanted, avg_factor=normalizer),

@@ -23,6 +23,7 @@ from cupola.models.set_prediction import (
     query_targets,
     targets_by_layer,
 )
+from cupola.parallel import SINGLE, Group
 from cupola.registry import MODELS, TASK_UTILS
 from cupola.structures import Detections3D, boxes3d
 
@@ -79,6 +80,7 @@ class DETR3DHead(nn.Module):
         self.num_query = num_query
         self.num_reg_fcs = num_reg_fcs
         self.sync_cls_avg_factor = sync_cls_avg_factor
+        self.data_group: Group = SINGLE  # set by the trainer: the ranks that read other data
         self.with_box_refine = with_box_refine
         self.code_size = code_size
         self.bbox_coder = TASK_UTILS.build(bbox_coder)
@@ -212,12 +214,16 @@ class DETR3DHead(nn.Module):
         self, logits: Tensor, codes: Tensor, targets: QueryTargets
     ) -> dict[str, Tensor]:
         assert self.loss_cls is not None and self.loss_bbox is not None
-        classes = class_loss(self.loss_cls, logits, targets, synchronize=self.sync_cls_avg_factor)
+        group = self.data_group if self.sync_cls_avg_factor else SINGLE
+        classes = class_loss(self.loss_cls, logits, targets, group=group)
         found, wanted = codes[targets.positive], targets.boxes[targets.positive]  # [P, 10]
         valid = wanted.isfinite().all(-1)  # a side of 0 has no logarithm
         weight = self.code_weights.expand_as(wanted)
         regression = self.loss_bbox(
-            found[valid], wanted[valid], weight[valid], avg_factor=box_normalizer(targets)
+            found[valid],
+            wanted[valid],
+            weight[valid],
+            avg_factor=box_normalizer(targets, self.data_group),
         )
         return {
             "loss_cls": torch.nan_to_num(classes),

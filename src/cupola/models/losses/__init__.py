@@ -2,7 +2,7 @@
 
 from cupola.models.losses.boxes import GIoULoss, L1Loss
 from cupola.models.losses.classification import CrossEntropyLoss, FocalLoss, QualityFocalLoss
-from cupola.models.losses.reduction import mean_over_ranks, weighted_mean
+from cupola.models.losses.reduction import weighted_mean
 
 __all__ = [
     "CrossEntropyLoss",
@@ -10,6 +10,5 @@ __all__ = [
     "GIoULoss",
     "L1Loss",
     "QualityFocalLoss",
-    "mean_over_ranks",
     "weighted_mean",
 ]

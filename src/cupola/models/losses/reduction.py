@@ -1,7 +1,6 @@
 """How element-wise losses become one number."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 # MMDetection adds it to every average factor; facebookresearch/detr does not. 1.2e-7 relative.
@@ -13,12 +12,3 @@ def weighted_mean(loss: Tensor, weight: Tensor | None, avg_factor: Tensor | floa
     if weight is not None:
         loss = loss * weight
     return loss.mean() if avg_factor is None else loss.sum() / (avg_factor + EPS)
-
-
-def mean_over_ranks(value: float, device: torch.device) -> float:
-    """The mean of a count over all data-parallel ranks; the value itself in one process."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    total = torch.tensor(value, dtype=torch.float32, device=device)
-    dist.all_reduce(total)
-    return float(total) / dist.get_world_size()
