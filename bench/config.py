@@ -1,4 +1,4 @@
-"""Reads the published configs with mmengine and with Cupola: time ratio, and how many are equal.
+"""Reads the published configs with mmengine and with Cupola: time ratio, how many are equal, built.
 
     python bench/config.py [WHEELS]
 
@@ -70,16 +70,22 @@ def measure(paths: list[Path]) -> dict[str, Any]:
 
 def main() -> None:
     """Prints the figures."""
+    from cupola.cli.coverage import summary
+    from cupola.runtime.coverage import cover
+
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
         if len(sys.argv) < 2:
             download(folder)
-        found = measure(published(folder))
+        paths = published(folder)
+        found = measure(paths)
+        covered = [cover(path) for path in paths]
     print(f"files that mmengine reads   {found['read']}")
     print(f"equal dicts                 {found['equal']}")
     print(f"mmengine                    {found['theirs']:.2f} s")
     print(f"cupola                      {found['ours']:.2f} s")
     print(f"cupola / mmengine           {found['ours'] / found['theirs']:.3f}")
+    print(f"cupola coverage             {summary(covered)}")
     for path in found["different"]:
         print(f"different: {path}")
 

@@ -26,6 +26,7 @@ VERBS = {
     "export": "Write ONNX or torch.export files.",
     "verify": "Check a bundle's hashes and re-run its recorded input.",
     "config": "Show a config, or compare two.",
+    "coverage": "List which configs can be read and built, and the classes they lack.",
     "check": "Test the server's settings.",
     "signal": "Tell a running master: reload, quit, stop, reopen, upgrade.",
     "status": "Show a running server's processes.",

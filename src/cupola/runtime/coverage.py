@@ -1,0 +1,112 @@
+"""Which configs build: each is read, its class names are looked up, and its model is built."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cupola import nn, registry
+from cupola.config import Config
+from cupola.errors import ConfigError, CupolaError
+from cupola.registry import MODELS, TASK_UTILS, default_scope
+from cupola.registry.initialize import FILLS
+from cupola.runtime.building import without_pretrained
+
+Status = Literal["unreadable", "no model", "missing", "fails", "builds"]
+OPERATORS = ("nms", "nms_cfg")  # their `type` names a function of mmcv.ops, not a class
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What became of one config.
+
+    missing: the class names that no registry has, sorted, without their scope.
+    error: why the file is unreadable or the model fails to build.
+    """
+
+    path: str
+    status: Status
+    missing: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class MissingClass:
+    """A class that no registry has, how many configs name it, and for how many it is all."""
+
+    name: str
+    configs: int
+    only: int
+
+
+def config_files(paths: Iterable[Path]) -> list[Path]:
+    """The files themselves, and the Python files in folders; ConfigError if there is none."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file or folder")
+        found += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    if not found:
+        raise ConfigError("no config files found: a folder is searched for *.py")
+    return found
+
+
+def cover(path: Path) -> Coverage:
+    """Reads a config, looks its classes up, and if all are known builds it without weights."""
+    try:
+        cfg = Config.load(path).to_dict()
+    except (CupolaError, OSError) as error:
+        return Coverage(str(path), "unreadable", error=str(error))
+    model = cfg.get("model")
+    if not isinstance(model, Mapping):
+        return Coverage(str(path), "no model")
+    scope = cfg.get("default_scope")
+    missing = tuple(sorted(missing_classes(model, scope if isinstance(scope, str) else None)))
+    if missing:
+        return Coverage(str(path), "missing", missing)
+    try:
+        with warnings.catch_warnings(), nn.on_meta():
+            warnings.simplefilter("ignore")
+            registry.build(without_pretrained(cfg))
+    except Exception as error:  # one config that fails must not hide the others
+        return Coverage(str(path), "fails", error=f"{type(error).__name__}: {error}")
+    return Coverage(str(path), "builds")
+
+
+def missing_classes(cfg: Any, scope: str | None = None) -> set[str]:
+    """The names of classes in a model's config that no registry has; nothing is built."""
+    with default_scope(scope):
+        return {name.rpartition(".")[2] for name in _missing(cfg, ())}
+
+
+def _missing(value: Any, path: tuple[str, ...]) -> Iterator[str]:
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _missing(item, path)
+    if not isinstance(value, Mapping):
+        return
+    with default_scope(value.get("_scope_")):
+        name = value.get("type")
+        if isinstance(name, str) and not _known(name, path):
+            yield name
+        for key, item in value.items():
+            yield from _missing(item, (*path, str(key)))
+
+
+def _known(name: str, path: tuple[str, ...]) -> bool:
+    if path and path[-1] in OPERATORS:
+        return True
+    if "init_cfg" in path:
+        return name in FILLS or name == "Pretrained"
+    return name in MODELS or name in TASK_UTILS
+
+
+def by_class(covered: Iterable[Coverage]) -> list[MissingClass]:
+    """The missing classes, those first that most configs lack."""
+    lacking = [each.missing for each in covered if each.missing]
+    configs = Counter(name for names in lacking for name in names)
+    only = Counter(names[0] for names in lacking if len(names) == 1)
+    found = [MissingClass(name, count, only[name]) for name, count in configs.items()]
+    return sorted(found, key=lambda each: (-each.configs, -each.only, each.name))
