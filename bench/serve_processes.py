@@ -74,7 +74,7 @@ def killed(server: Running, role: str) -> float:
 
 def start(options: argparse.Namespace, folder: Path) -> None:
     """Workers of a no-op model; runners of the big one, by what the zygote's log says."""
-    server = Running(folder / "small", young=0.01)
+    server = Running(folder / "small", min_uptime=0.01)
     server.start()
     try:
         server.wait_ready(60)
@@ -83,7 +83,7 @@ def start(options: argparse.Namespace, folder: Path) -> None:
     finally:
         server.stop()
     bundle = big_bundle(folder)
-    server = Running(folder / "large", models=[str(bundle)], plugins=[], young=0.01)
+    server = Running(folder / "large", models=[str(bundle)], plugins=[], min_uptime=0.01)
     server.start()
     try:
         server.wait_ready(120)

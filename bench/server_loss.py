@@ -42,7 +42,7 @@ def start_server(folder: Path) -> Running:
         loading_priority=10,
         ready_timeout=10.0,
         queue_limit=4096,
-        young=0.01,
+        min_uptime=0.01,
     )
     server.start()
     server.wait_ready()

@@ -97,7 +97,7 @@ def test_the_bundles_own_sample(server: Running) -> None:
     [
         ([matrices_input()], "send either `images`"),
         ([{**matrices_input(), "shape": [6, 16]}], "expected shape"),
-        ([{**matrices_input(), "data": [float("nan")] * 96}], "no JSON"),
+        ([{**matrices_input(), "data": [float("nan")] * 96}], "not valid JSON"),
     ],
 )
 def test_bad_requests_are_named(server: Running, inputs: Any, message: str) -> None:

@@ -8,9 +8,9 @@ import time
 import pytest
 from serve_harness import until, write_bundle
 
-from cupola.serve.ipc.channel import Channel, Command, Message
+from cupola.serve.ipc.channel import Channel, ChannelMessage, Command
 from cupola.serve.ipc.paths import is_alive
-from cupola.serve.master.children import Kind, Table
+from cupola.serve.master.children import ChildKind, ChildTable
 
 pytestmark = pytest.mark.processes
 
@@ -33,7 +33,7 @@ def test_nginx_08_exit_code_2_is_fatal(serve) -> None:
     before = server.pids()
     server.signal(signal.SIGHUP)  # the new workers cannot enter the folder: exit code 2
     until(lambda: "failed: its processes fail at start" in server.log())
-    assert "ended with fatal code 2: not respawned" in server.log()
+    assert "exited with fatal code 2: not respawned" in server.log()
     until(lambda: server.pids() == before)
 
 
@@ -42,31 +42,33 @@ def test_nginx_08_a_child_that_dies_young_waits_longer_each_time(serve, tmp_path
     bundle = tmp_path / "server0/bundles/echo"
     write_bundle(bundle.parent, "echo", start="exit")
     os.kill(server.runner_pid(), signal.SIGKILL)
-    until(lambda: server.log().count("ended with code 1") >= 4, 20)
-    births = [line for line in server.log().splitlines() if "ended with code 1" in line]
-    assert len(births) < 12  # no spinning
+    until(lambda: server.log().count("exited with code 1") >= 4, 20)
+    spawns = [line for line in server.log().splitlines() if "exited with code 1" in line]
+    assert len(spawns) < 12  # no spinning
     write_bundle(bundle.parent, "echo")
     until(lambda: server.infer()[0] == 200)
 
 
 def test_nginx_09_kinds() -> None:
-    assert Kind.RESPAWN.respawns and Kind.JUST_RESPAWN.respawns
-    assert not (Kind.NORESPAWN.respawns or Kind.JUST_SPAWN.respawns or Kind.DETACHED.respawns)
-    assert Kind.JUST_SPAWN.just_born and Kind.JUST_RESPAWN.just_born
+    assert ChildKind.RESPAWN.respawns and ChildKind.JUST_RESPAWN.respawns
+    assert not (
+        ChildKind.NORESPAWN.respawns or ChildKind.JUST_SPAWN.respawns or ChildKind.DETACHED.respawns
+    )
+    assert ChildKind.JUST_SPAWN.just_spawned and ChildKind.JUST_RESPAWN.just_spawned
 
 
 def test_nginx_09_detached_is_never_signalled() -> None:
-    life = os.pipe()
-    table = Table(life)
-    child = table.add("new binary", 0, 0, lambda *_: time.sleep(60), Kind.DETACHED)
+    parent_pipe = os.pipe()
+    table = ChildTable(parent_pipe)
+    child = table.add("new binary", 0, 0, lambda *_: time.sleep(60), ChildKind.DETACHED)
     for command in (Command.QUIT, Command.TERMINATE, None):
         table.signal(child, command)
     time.sleep(0.1)
     assert os.waitpid(child.pid, os.WNOHANG) == (0, 0)
     os.kill(child.pid, signal.SIGKILL)
     os.waitpid(child.pid, 0)
-    table.forget(child)
-    for end in life:
+    table.on_exit(child)
+    for end in parent_pipe:
         os.close(end)
 
 
@@ -74,8 +76,8 @@ def test_nginx_10_channel_carries_commands_and_descriptors() -> None:
     ours, theirs = Channel.pair()
     assert not ours.socket.getblocking() and not os.get_inheritable(ours.socket.fileno())
     with socket.socket() as passed:
-        assert ours.send(Message(Command.OPEN_CHANNEL, 3, 77, 1, passed.fileno()))
-        assert ours.send(Message(Command.REOPEN))
+        assert ours.send(ChannelMessage(Command.OPEN_CHANNEL, 3, 77, 1, passed.fileno()))
+        assert ours.send(ChannelMessage(Command.REOPEN))
         opened, reopen = theirs.receive() or []
     assert (opened.slot, opened.pid, reopen.command) == (3, 77, Command.REOPEN)
     assert opened.fd is not None and os.fstat(opened.fd)
@@ -88,18 +90,18 @@ def test_nginx_10_channel_carries_commands_and_descriptors() -> None:
 
 def test_nginx_10_a_write_that_fails_falls_back_to_kill() -> None:
     ours, theirs = Channel.pair()
-    while ours.send(Message(Command.REOPEN)):
+    while ours.send(ChannelMessage(Command.REOPEN)):
         pass
-    life = os.pipe()
-    table = Table(life)
-    child = table.add("worker", 0, 1, lambda *_: time.sleep(60), Kind.RESPAWN)
+    parent_pipe = os.pipe()
+    table = ChildTable(parent_pipe)
+    child = table.add("worker", 0, 1, lambda *_: time.sleep(60), ChildKind.RESPAWN)
     assert child.channel is not None
     child.channel.close()
     child.channel = ours  # full
     table.signal(child, Command.TERMINATE)
     _, status = os.waitpid(child.pid, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
-    for end in life:
+    for end in parent_pipe:
         os.close(end)
     ours.close()
     theirs.close()
@@ -109,8 +111,8 @@ def test_nginx_10_workers_know_each_others_channels(serve) -> None:
     server = serve(workers=2)
 
     def sockets(pid: int) -> int:
-        links = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
-        return sum(link.startswith("socket:") for link in links)
+        connections = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
+        return sum(connection.startswith("socket:") for connection in connections)
 
     first = server.pids()[0]
     before = sockets(first)

@@ -8,10 +8,10 @@ import time
 import pytest
 from serve_harness import infer_body, output, read_answer, request_bytes, until
 
+from cupola.serve.ipc import signals
 from cupola.serve.ipc.channel import Command
-from cupola.serve.master import signals
+from cupola.serve.ipc.signals import COMMANDS, FLAGS, TABLE, Flag
 from cupola.serve.master.master import Master
-from cupola.serve.master.signals import FLAGS, TABLE, VERBS, Flag
 from cupola.serve.settings.settings import Settings
 
 pytestmark = pytest.mark.processes
@@ -25,7 +25,7 @@ def test_nginx_01_table_of_the_master() -> None:
     }  # fmt: skip
     for name, flag in named.items():
         assert FLAGS[signal.Signals[f"SIG{name}"]] == flag
-    assert set(VERBS) >= {"stop", "quit", "reload", "reopen", "upgrade"}
+    assert set(COMMANDS) >= {"stop", "quit", "reload", "reopen", "upgrade"}
 
 
 @pytest.mark.parametrize("name", ["SIGQUIT", "SIGTERM", "SIGINT"])
@@ -117,9 +117,9 @@ class Recorder(Master):
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.acts: list[str] = []
         for name in ("_reap", "_terminate", "_quit", "_reconfigure", "_reopen", "_change_binary",
-                     "_noaccept", "_start_workers_again"):  # fmt: skip
+                     "_noaccept", "_restart_workers"):  # fmt: skip
             setattr(self, name, lambda *_, act=name: self.acts.append(act))
-        self.succession.current = object()  # type: ignore[assignment]
+        self.generations.current = object()  # type: ignore[assignment]
         self._make_progress = self._write_status = lambda: None  # type: ignore[method-assign]
         self._sleep = lambda: 0.0  # type: ignore[method-assign]
 
@@ -129,7 +129,7 @@ def test_nginx_05_order_of_the_flags() -> None:
     master.flags = set(Flag) - {Flag.TERMINATE, Flag.QUIT, Flag.GROW, Flag.SHRINK}
     assert not master._turn()
     assert master.acts == [
-        "_reap", "_reconfigure", "_start_workers_again", "_reopen", "_change_binary", "_noaccept",
+        "_reap", "_reconfigure", "_restart_workers", "_reopen", "_change_binary", "_noaccept",
     ]  # fmt: skip
     master.flags = {Flag.REAP, Flag.TERMINATE, Flag.QUIT}
     assert master._turn()  # no child lives: it is time to go
@@ -171,7 +171,7 @@ def test_nginx_06_noaccept_lets_the_workers_go(serve) -> None:
 def test_nginx_07_the_delays_double_until_the_kill(monkeypatch: pytest.MonkeyPatch) -> None:
     master, told, delays = Recorder(), [], []
     del master._terminate
-    master.table.tell = lambda command, children: told.append(command)
+    master.table.broadcast = lambda command, children: told.append(command)
     monkeypatch.setattr(signal, "setitimer", lambda which, seconds: delays.append(seconds))
     while None not in told:
         master.flags.add(Flag.SIGALRM)

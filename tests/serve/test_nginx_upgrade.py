@@ -21,8 +21,8 @@ from serve_harness import (
     write_bundle,
 )
 
-from cupola.serve.master.children import Child, Kind
-from cupola.serve.master.sockets import Listener, inherited, open_listeners, to_environment
+from cupola.serve.ipc.listeners import Listener, inherited, open_listeners, to_environment
+from cupola.serve.master.children import Child, ChildKind
 from cupola.serve.master.upgrade import start_binary
 
 pytestmark = pytest.mark.processes
@@ -54,7 +54,7 @@ def test_nginx_16_a_new_binary_that_dies_gives_the_name_back(serve) -> None:
     good = server.file.read_text()
     server.file.write_text("listen: [")
     server.signal(signal.SIGUSR2)
-    until(lambda: "the new binary is gone" in server.log())
+    until(lambda: "the new binary has exited" in server.log())
     until(lambda: server.pid_file.exists() and server.pid == old)
     server.file.write_text(good)
     assert server.infer()[0] == 200
@@ -115,11 +115,13 @@ def test_nginx_16_a_socket_from_systemd_is_served_reloaded_and_handed_on(tmp_pat
 
 def test_nginx_16_the_new_binary_is_detached() -> None:
     class Recording:
-        def add(self, role: str, index: int, generation: int, main: object, kind: Kind) -> Child:
+        def add(
+            self, role: str, index: int, generation: int, main: object, kind: ChildKind
+        ) -> Child:
             return Child(0, role, index, generation, main, kind, False)  # type: ignore[arg-type]
 
     child = start_binary(Recording(), [Listener("127.0.0.1:1", [])])  # type: ignore[arg-type]
-    assert child.kind is Kind.DETACHED and isinstance(sys.orig_argv, list)
+    assert child.kind is ChildKind.DETACHED and isinstance(sys.orig_argv, list)
 
 
 def test_nginx_17_accept_loses_nothing(serve) -> None:
@@ -176,7 +178,7 @@ def test_nginx_18_on_failure_the_old_log_stays(serve, tmp_path: Path) -> None:
     server = serve(access_log=str(access))
     folder.rename(tmp_path / "moved")
     server.signal(signal.SIGUSR1)
-    until(lambda: "the old log stays in use" in server.log())
+    until(lambda: "keeping the old log file" in server.log())
     server.infer(headers={"X-Request-Id": "still-here"})
     until(lambda: "still-here" in (tmp_path / "moved/access.log").read_text())
 
@@ -218,5 +220,5 @@ def test_nginx_19_worker_start_applies_the_settings(serve, tmp_path: Path) -> No
 def test_nginx_19_a_worker_that_cannot_start_is_fatal(serve) -> None:
     server = serve(ready=False, working_directory="/nowhere")
     assert server.wait_exit() == 1
-    assert "ended with fatal code 2: not respawned" in server.log()
+    assert "exited with fatal code 2: not respawned" in server.log()
     assert not server.pid_file.exists()

@@ -14,8 +14,8 @@ import pytest
 from serve_harness import infer_body, output, read_answer, request_bytes, until, write_bundle
 
 from cupola.serve.cache.index import CacheIndex
-from cupola.serve.cache.processes import load, manage
-from cupola.serve.master.sockets import Listener, open_listeners
+from cupola.serve.cache.processes import evict, load_index
+from cupola.serve.ipc.listeners import Listener, open_listeners
 from cupola.serve.settings.settings import granted_cpus
 
 pytestmark = pytest.mark.processes
@@ -104,10 +104,10 @@ def test_nginx_25_the_manager_keeps_size_and_age(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x" * 100)
         index.add([(key, 100, now - 100 + number)])
-    assert manage(index, tmp_path, 500, 1000.0) == pytest.approx(905, abs=2)
+    assert evict(index, tmp_path, 500, 1000.0) == pytest.approx(905, abs=2)
     assert index.size() == 500
     assert len(list(tmp_path.glob("?/??/*"))) == 5
-    manage(index, tmp_path, 500, 92.5)
+    evict(index, tmp_path, 500, 92.5)
     assert index.size() == 200
     index.close()
 
@@ -121,7 +121,7 @@ def test_nginx_25_the_loader_rebuilds_the_index_in_small_steps(tmp_path: Path) -
     half.write_bytes(b"x")
     os.utime(half, (0, 0))
     index = CacheIndex(tmp_path)
-    assert list(load(index, tmp_path, 3)) == [3, 3, 1]
+    assert list(load_index(index, tmp_path, 3)) == [3, 3, 1]
     assert index.size() == 70 and not half.exists()
     index.close()
 
@@ -134,7 +134,7 @@ def test_nginx_25_cache_processes(serve, tmp_path: Path) -> None:
         inodes = {c.laddr.port for c in psutil.Process(pid).net_connections() if c.status}
         assert server.port not in inodes
     until(lambda: "cache loader" in server.log() and not server.pids("cache loader"))
-    assert f"cache loader {loader} ended with code 0" in server.log()
+    assert f"cache loader {loader} exited with code 0" in server.log()
     os.kill(manager, signal.SIGKILL)
     until(lambda: server.pids("cache manager") not in ([], [manager]))
 
@@ -149,7 +149,7 @@ def command(server, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_nginx_26_check_signal_and_status(serve) -> None:
     server = serve()
     good = command(server, "check", "-t", "-c", str(server.file))
-    assert good.returncode == 0 and "settings are good" in good.stderr, good.stderr
+    assert good.returncode == 0 and "settings are valid" in good.stderr, good.stderr
     dumped = command(server, "check", "-T", "-c", str(server.file))
     assert "keepalive_grace: 1.0" in dumped.stdout
     shown = command(server, "status", "-c", str(server.file))

@@ -100,14 +100,14 @@ def test_triton_load_and_unload(client, shared: Running) -> None:
 @pytest.mark.parametrize(
     ("document", "text"),
     [
-        ("{", "no JSON"),
+        ("{", "not valid JSON"),
         ("{}", "list `inputs`"),
         ('{"inputs": [3]}', "with a `name`"),
         ('{"inputs": [{"name": "x", "datatype": "FP33", "shape": [1], "data": [1]}]}', "FP32"),
         ('{"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1]}]}', "hold 1"),
         ('{"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1], "data": []}]}', "sizes"),
         ('{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1]}]}', "neither"),
-        ('{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": ["1"]}]}', "kind"),
+        ('{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": ["1"]}]}', "type"),
         ('{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [NaN]}]}', "JSON"),
         (
             '{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "parameters":'
@@ -173,7 +173,7 @@ def test_a_stream_in_events_and_in_lines(shared: Running) -> None:
     lines = httpx.post(url, json=body, headers={"Accept": "application/x-ndjson"}).text
     assert [json.loads(line)["final"] for line in lines.splitlines()] == [False, False, True]
     refused = httpx.post(url.replace("speaker", "echo"), content=infer_body())
-    assert refused.status_code == 400 and "does not stream" in refused.json()["error"]
+    assert refused.status_code == 400 and "does not support streaming" in refused.json()["error"]
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_openai_chat(speaker) -> None:
 def test_openai_errors(speaker, shared: Running) -> None:
     with pytest.raises(openai.NotFoundError, match="unknown model 'speeker'"):
         speaker.completions.create(model="speeker", prompt="a")
-    with pytest.raises(openai.BadRequestError, match="no language model"):
+    with pytest.raises(openai.BadRequestError, match="not a language model"):
         speaker.completions.create(model="echo", prompt="a")
     with pytest.raises(openai.BadRequestError, match="temperature"):
         speaker.completions.create(model="speaker", prompt="a", temperature=9)

@@ -35,7 +35,7 @@ def test_a_request_that_kills_two_runners_is_refused_and_set_aside(serve, tmp_pa
         innocent = [pool.submit(server.infer, "echo", [7.0]) for _ in range(3)]
         assert [f.result()[0] for f in innocent] == [200] * 3
         status, answer = killer.result()
-    assert status == 500 and "ended two processes" in answer["error"]
+    assert status == 500 and "crashed 2 runner processes" in answer["error"]
     (body,) = (tmp_path / "aside").glob("*.body")
     assert json.loads(body.read_bytes())["parameters"] == {"do": "die"}
 
@@ -128,8 +128,8 @@ def test_a_deadline_passes(serve) -> None:
     status, answer = server.infer(headers={"X-Request-Timeout": "0.2"})
     assert status == 504 and "no answer within 0.2 s" in answer["error"]
     holding.join()
-    board = server.get("/metrics")[1].decode()
-    assert 'cupola_inferences_total{model="echo",outcome="504",version="1"} 1.0' in board
+    metrics = server.get("/metrics")[1].decode()
+    assert 'cupola_inferences_total{model="echo",outcome="504",version="1"} 1.0' in metrics
     assert server.infer(headers={"X-Request-Timeout": "soon"})[0] == 400
 
 

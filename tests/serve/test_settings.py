@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from cupola.errors import BundleError, ConfigError
+from cupola.serve.ipc.listeners import parse_address
 from cupola.serve.master import systemd
-from cupola.serve.master.sockets import parse_address
-from cupola.serve.settings.checking import check_settings
+from cupola.serve.master.checking import check_settings
 from cupola.serve.settings.docs import document
 from cupola.serve.settings.file import dump_settings, load_settings
 from cupola.serve.settings.flags import collect_flags

@@ -1,4 +1,4 @@
-"""`cupola check`: would this server start? Exit code 0 or 1."""
+"""`cupola check`: whether a server would start with these settings. Exit code 0 or 1."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,9 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def check(
-    bundles: Annotated[list[str] | None, typer.Argument(help="Bundles, as for serve.")] = None,
+    bundles: Annotated[
+        list[str] | None, typer.Argument(help="Bundle names or folders, as for `cupola serve`.")
+    ] = None,
     settings: Annotated[
         Path | None, typer.Option("--settings", "-c", help="TOML or YAML file.")
     ] = None,
@@ -19,21 +21,21 @@ def check(
         list[str] | None, typer.Option("--set", help="NAME=VALUE of any setting.")
     ] = None,
     dump: Annotated[
-        bool, typer.Option("--dump", "-T", help="Print all settings, defaults included.")
+        bool, typer.Option("--dump", "-T", help="Also print all settings, including defaults.")
     ] = False,
-    test: Annotated[bool, typer.Option("--test", "-t", help="Only test (the default).")] = True,
+    test: Annotated[bool, typer.Option("--test", "-t", help="Only test; the default.")] = True,
 ) -> None:
-    """Test settings: read them, find the bundles, try the addresses (one in use is fine)."""
+    """Test the settings: load them, find the bundles, try the addresses (may be in use)."""
     from cupola.errors import CupolaError
-    from cupola.serve.settings.checking import check_settings
+    from cupola.serve.master.checking import check_settings
     from cupola.serve.settings.file import dump_settings
     from cupola.serve.settings.flags import collect_flags
 
     try:
         loaded = check_settings(settings, collect_flags(bundles, assignments=assignments or []))
     except (CupolaError, OSError) as error:
-        print(f"cupola: {error}\ncupola: the test failed", file=sys.stderr)
+        print(f"cupola: {error}\ncupola: the settings test failed", file=sys.stderr)
         sys.exit(1)
     if dump:
         print(dump_settings(loaded), end="")
-    print("cupola: the settings are good", file=sys.stderr)
+    print("cupola: the settings are valid", file=sys.stderr)

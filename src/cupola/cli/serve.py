@@ -1,4 +1,4 @@
-"""`cupola serve`: a master, its workers, and the models behind them."""
+"""`cupola serve`: starts the server."""
 
 import sys
 from pathlib import Path
@@ -12,25 +12,28 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def serve(
     bundles: Annotated[
-        list[str] | None, typer.Argument(help="Bundle names or folders; none: all shipped.")
+        list[str] | None,
+        typer.Argument(help="Bundle names or folders; default: all shipped bundles."),
     ] = None,
     settings: Annotated[
         Path | None, typer.Option("--settings", "-c", help="TOML or YAML file.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option("--port", "-p", help="Port to listen on.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
-    pid_file: Annotated[Path | None, typer.Option(help="Where to write the process id.")] = None,
-    plugin: Annotated[list[str] | None, typer.Option(help="Module to import.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of worker processes.")] = None,
+    pid_file: Annotated[Path | None, typer.Option(help="File for the process id.")] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option(help="Module to import in runners; repeatable.")
+    ] = None,
     daemon: Annotated[bool, typer.Option("--daemon", help="Detach from the terminal.")] = False,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="NAME=VALUE of any setting.")
+        list[str] | None, typer.Option("--set", help="Any setting, as NAME=VALUE; repeatable.")
     ] = None,
 ) -> None:
-    """Serve bundles over HTTP: http://HOST:PORT/ is a page to try them."""
-    from cupola.serve.master import signals
+    """Serve bundles over HTTP. http://HOST:PORT/ is a page to try them."""
+    from cupola.serve.ipc import signals
 
-    signals.block()  # before anything that may start a thread is imported
+    signals.block()  # before importing anything that may start a thread
     from cupola.serve.master.start import start
     from cupola.serve.settings.flags import collect_flags
 

@@ -15,9 +15,9 @@ def status(
     settings: Annotated[
         Path | None, typer.Option("--settings", "-c", help="The server's settings file.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show a running server: generations, processes, runners, signals."""
+    """Show the generations, processes, runners and signals of a running server."""
     from cupola.errors import CupolaError
     from cupola.serve.ipc import paths
     from cupola.serve.settings.file import load_settings

@@ -1,18 +1,17 @@
-"""Log files that survive rotation: reopened in place, old descriptor kept if that fails.
+"""Log files that survive rotation: reopened in place; the old descriptor is kept on failure.
 
-A full disk or a closed pipe must never stop the server, so a write that fails is dropped.
+A full disk or a closed pipe must not stop the server, so a write that fails is dropped.
 """
 
 import os
 import sys
 import time
-from pathlib import Path
 
 LEVELS = ("debug", "info", "notice", "warning", "error")
 
 
 class LogFile:
-    """A file (or stream) that takes whole lines; one write call a line, so lines never mix."""
+    """A file or stream. Each line is one write call, so lines of processes do not mix."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -27,17 +26,15 @@ class LogFile:
         return os.open(self.target, flags, 0o644)
 
     def write(self, text: str) -> None:
-        """Appends; a write that the disk refuses is lost, the server goes on."""
+        """Appends text; it is lost if the disk is full."""
         try:
             os.write(self.fd, text.encode("utf-8", "backslashreplace"))
         except OSError:
             return
 
-    def reopen(self, owner: tuple[int, int] | None = None) -> None:
+    def reopen(self) -> None:
         """Opens the new file before closing the old; OSError leaves the old one in use."""
         new = self._open()
-        if owner is not None and self.target not in ("stderr", "stdout"):
-            os.chown(new, *owner)
         os.dup2(new, self.fd, inheritable=False)
         os.close(new)
 
@@ -51,14 +48,9 @@ class Log:
 
     def __init__(self, target: str = "stderr", level: str = "notice") -> None:
         self.file = LogFile(target)
-        self._least = LEVELS.index(level)
+        self._threshold = LEVELS.index(level)
 
     def __call__(self, level: str, message: str) -> None:
-        if LEVELS.index(level) >= self._least:
+        if LEVELS.index(level) >= self._threshold:
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             self.file.write(f"{now} [{level}] {os.getpid()}: {message}\n")
-
-
-def is_file(target: str) -> bool:
-    """Whether a log target names a file."""
-    return target not in ("stderr", "stdout", "off") and bool(Path(target).name)

@@ -1,0 +1,1 @@
+"""The response cache on disk, and the processes that maintain it."""

@@ -1,7 +1,7 @@
-"""The index of the response cache: key, size, last use; SQLite, shared by all processes.
+"""The index of the response cache: key, size and last use, in SQLite, shared by all processes.
 
-It only serves eviction. Answers are found by their path, so a lost or damaged index costs no
-correctness: it is thrown away and the loader builds it again.
+It is needed for eviction only. Answers are found by their path, so a lost or damaged index does no
+harm: it is deleted, and the loader rebuilds it.
 """
 
 import sqlite3
@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-TOUCH_EVERY = 1.0  # seconds between two notes of the same use
+TOUCH_INTERVAL = 1.0  # seconds between two updates of the same entry
 _TABLE = "CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, size INTEGER, used REAL)"
 
 
 class CacheIndex:
-    """Rows for eviction. Errors of the database never reach a request."""
+    """One row per entry. Database errors never reach a request."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "index.sqlite"
@@ -34,19 +34,19 @@ class CacheIndex:
         return db
 
     def add(self, rows: Iterable[tuple[str, int, float]]) -> None:
-        """Enters (key, size, last use)."""
+        """Adds or replaces rows of (key, size, last use)."""
         with suppress(sqlite3.Error):
             self._db.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", list(rows))
 
     def add_missing(self, rows: Iterable[tuple[str, int, float]]) -> None:
-        """Enters rows that the loader found on disk and the index did not know."""
+        """Adds rows for files on disk that are not in the index."""
         with suppress(sqlite3.Error):
             self._db.executemany("INSERT OR IGNORE INTO entries VALUES (?, ?, ?)", list(rows))
 
     def touch(self, key: str) -> None:
-        """Notes a use, at most once a second for each key."""
+        """Records a use, at most once a second per key."""
         now = time.time()
-        if now - self._touched.get(key, 0.0) > TOUCH_EVERY:
+        if now - self._touched.get(key, 0.0) > TOUCH_INTERVAL:
             if len(self._touched) > 10_000:
                 self._touched.clear()
             self._touched[key] = now
@@ -54,17 +54,17 @@ class CacheIndex:
                 self._db.execute("UPDATE entries SET used = ? WHERE key = ?", (now, key))
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Forgets entries."""
+        """Removes rows."""
         with suppress(sqlite3.Error):
             self._db.executemany("DELETE FROM entries WHERE key = ?", [(key,) for key in keys])
 
     def size(self) -> int:
-        """Bytes of all entries."""
+        """Total size of all entries in bytes."""
         row = self._db.execute("SELECT coalesce(sum(size), 0) FROM entries").fetchone()
         return int(row[0])
 
     def oldest(self, limit: int = 100) -> list[tuple[str, int, float]]:
-        """The entries that have not been used for longest."""
+        """The least recently used entries."""
         query = "SELECT key, size, used FROM entries ORDER BY used LIMIT ?"
         return list(self._db.execute(query, (limit,)))
 

@@ -1,0 +1,1 @@
+"""HTTP/1.1: connections, parsing, messages, compression. Nothing here knows about models."""

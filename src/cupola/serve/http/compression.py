@@ -1,21 +1,21 @@
-"""gzip and deflate, both ways; a bomb stops at the limit, not in memory."""
+"""gzip and deflate, in both directions. Decompression stops at the size limit."""
 
 import asyncio
 import zlib
 
-from cupola.serve.http.messages import Refusal, Request
+from cupola.serve.http.messages import HTTPError, Request
 
-LARGE = 256 * 1024  # bytes; more is packed and unpacked in a thread
-SMALL = 4096  # bytes; less is not worth packing
+LARGE = 256 * 1024  # bytes; larger bodies are handled in a thread
+SMALL = 4096  # bytes; smaller bodies are not compressed
 
 
-async def unpack(request: Request, limit: int) -> bytes | None:
-    """The unpacked body of a compressed request; None if it is not compressed."""
+async def decompress(request: Request, limit: int) -> bytes | None:
+    """The decompressed body of a request; None if it is not compressed."""
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding in ("", "identity"):
         return None
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise Refusal(415, f"Content-Encoding {encoding!r}: only gzip and deflate are known")
+        raise HTTPError(415, f"Content-Encoding {encoding!r}: only gzip and deflate are supported")
     body = request.body_bytes()
     if len(body) < SMALL:
         return _inflate(body, limit)
@@ -23,20 +23,20 @@ async def unpack(request: Request, limit: int) -> bytes | None:
 
 
 def _inflate(body: bytes, limit: int) -> bytes:
-    engine = zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
+    engine = zlib.decompressobj(wbits=47)  # gzip or zlib, depending on the header
     try:
         whole = engine.decompress(body, limit + 1)
     except zlib.error as error:
-        raise Refusal(400, f"the compressed body is damaged: {error}") from None
+        raise HTTPError(400, f"the compressed body is damaged: {error}") from None
     if len(whole) > limit:
-        raise Refusal(413, f"the body unpacks to more than {limit} bytes")
+        raise HTTPError(413, f"the body decompresses to more than {limit} bytes")
     if not engine.eof:
-        raise Refusal(400, "the compressed body ends too early")
+        raise HTTPError(400, "the compressed body is truncated")
     return whole
 
 
-async def pack(body: bytes, accepted: str) -> tuple[bytes, str | None]:
-    """The body as the client likes it, and the name of the encoding; None if it stays plain."""
+async def compress(body: bytes, accepted: str) -> tuple[bytes, str | None]:
+    """The body in an encoding that the client accepts, and its name; None if uncompressed."""
     names = {part.split(";")[0].strip() for part in accepted.lower().split(",")}
     name = "gzip" if "gzip" in names else "deflate" if "deflate" in names else None
     if name is None or len(body) < SMALL:

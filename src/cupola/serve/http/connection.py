@@ -1,8 +1,8 @@
-"""HTTP/1.1: one Connection per client, requests in their order, nothing lost at quit.
+"""One HTTP/1.1 connection per client: requests in order, and none lost when the worker quits.
 
-A draining worker keeps a connection that was lately in use, answers the request that may already
-be on its way, and says `Connection: close` with that answer. Slow, oversized and malformed
-requests are refused with their own status and cost nobody else anything.
+A draining worker keeps a connection that was active recently, answers the request that may already
+be on its way, and adds `Connection: close` to that answer. Slow, oversized and malformed requests
+are refused with their own status and do not affect other clients.
 """
 
 import asyncio
@@ -13,41 +13,41 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from cupola.serve.http.messages import Refusal, Request, Response, head_of
-from cupola.serve.http.parser import Reader
+from cupola.serve.http.messages import HTTPError, Request, Response, head_of
+from cupola.serve.http.parser import RequestParser
 from cupola.serve.settings.settings import Settings
 
-PIPELINE_LIMIT = 16  # requests that may wait behind the one in work
-SMALL = 64 * 1024  # bytes; joining so few to their head costs less than handing over two pieces
+PIPELINE_LIMIT = 16  # requests that may wait behind the current one
+SMALL = 64 * 1024  # bytes; joining a smaller body to its head costs less than a second write
 
 
 class Work(Protocol):
-    """What goes on for a request, and need not go on when its client has left."""
+    """Work in progress for a request, cancelled when its client leaves."""
 
     def cancel(self) -> object:
-        """Nobody waits any more."""
+        """Stops the work: no client waits for it any more."""
 
 
 Reply = Callable[[Request, Response], None]
 
 
-class Stream:
-    """Chunked writing with back-pressure; a broken stream is never ended as if it were whole."""
+class ChunkedStream:
+    """Chunked writing with back-pressure. A stream that fails is cut without its last chunk."""
 
     def __init__(self, connection: "Connection") -> None:
         self._connection = connection
 
     async def write(self, data: bytes) -> None:
-        """Sends one chunk, waits while the client is slower than we are."""
+        """Sends one chunk; waits if the client reads too slowly."""
         await self._connection.writable.wait()
         self._connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
 
 class Connection(asyncio.Protocol):
-    """One client. `server` knows all connections, answers, and says whether we drain."""
+    """One client. `server` keeps all connections, answers requests, and knows about draining."""
 
     transport: asyncio.Transport
-    reader: Reader
+    parser: RequestParser
 
     def __init__(self, server: "Server") -> None:
         self.server = server
@@ -69,8 +69,8 @@ class Connection(asyncio.Protocol):
         own = transport.get_extra_info("sockname")
         name = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else f"unix:{own}"
         server = self.server
-        self.reader = Reader(
-            server.settings, server.spool, name, server.next_id, self._take, self._proceed
+        self.parser = RequestParser(
+            server.settings, server.spool, name, server.next_id, self._enqueue, self._continue
         )
         server.connections.add(self)
 
@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
         self.closing = True
         self.writable.set()
         self.server.connections.discard(self)
-        self.reader.drop()
+        self.parser.discard()
         for request in self.waiting:
             request.release()
         if self.work is not None:
@@ -90,9 +90,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.active_at = time.monotonic()
         try:
-            self.reader.feed(data, self.active_at)
-        except Refusal as refusal:
-            self._refuse(refusal)
+            self.parser.feed(data, self.active_at)
+        except HTTPError as error:
+            self._refuse(error)
 
     def eof_received(self) -> bool:
         return False
@@ -105,15 +105,15 @@ class Connection(asyncio.Protocol):
         self.blocked_at = 0.0
         self.writable.set()
 
-    # ---- from the reader
+    # ---- callbacks of the parser
 
-    def _take(self, request: Request) -> None:
+    def _enqueue(self, request: Request) -> None:
         if len(self.waiting) >= PIPELINE_LIMIT:
-            raise Refusal(400, f"more than {PIPELINE_LIMIT} requests in the pipeline")
+            raise HTTPError(400, f"more than {PIPELINE_LIMIT} requests in the pipeline")
         self.waiting.append(request)
         self._next()
 
-    def _proceed(self) -> None:
+    def _continue(self) -> None:
         if self.current is None and not self.waiting:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -130,7 +130,7 @@ class Connection(asyncio.Protocol):
             self.work = work
 
     def _reply(self, request: Request, response: Response) -> None:
-        """The answer to the current request; one that comes after the client left is dropped."""
+        """Writes the answer to the current request; drops it if the client has left."""
         if self.current is not request:
             return
         self.served += 1
@@ -158,16 +158,16 @@ class Connection(asyncio.Protocol):
     async def _stream(self, request: Request, response: Response) -> None:
         assert response.stream is not None
         try:
-            await response.stream(Stream(self))
+            await response.stream(ChunkedStream(self))
         except Exception as error:
-            self.server.failed(request, error)
-            self.transport.abort()  # no last chunk: the client must see that it is cut
+            self.server.log_failure(request, error)
+            self.transport.abort()  # without the last chunk, so the client sees the failure
             return
         self.transport.write(b"0\r\n\r\n")
         self._finish(request, response, 0)
 
     def _finish(self, request: Request, response: Response, sent: int) -> None:
-        """The request is over, one way or another; the next one begins."""
+        """Ends the current request and starts the next one."""
         self.current = self.work = None
         self.active_at = time.monotonic()
         self.server.active -= 1
@@ -178,19 +178,19 @@ class Connection(asyncio.Protocol):
         elif not self.refused or self.waiting:
             self._next()
 
-    def _refuse(self, refusal: Refusal) -> None:
-        """A request that cannot be read: its status, then the end of the connection."""
+    def _refuse(self, error: HTTPError) -> None:
+        """Answers a request that cannot be parsed with an error and closes the connection."""
         if self.refused or self.closing:
             return
         self.refused = True
-        reader = self.reader
-        reader.drop()
-        url = reader.url.decode("latin-1")[:200]
+        parser = self.parser
+        parser.discard()
+        url = parser.url.decode("latin-1")[:200]
         request = Request(
-            "-", url, "", {}, self.server.next_id(), reader.began_at, reader.peer, keep_alive=False
+            "-", url, "", {}, self.server.next_id(), parser.began_at, parser.peer, keep_alive=False
         )
         self.transport.pause_reading()
-        response = self.server.refusal(refusal, request)
+        response = self.server.error_response(error, request)
         if self.current is None:
             self._write(head_of(request.id, response, keep=False), response.body)
             self.closing = True
@@ -199,30 +199,30 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
         self.server.finished(request, response, len(response.body))
 
-    # ---- time
+    # ---- timeouts
 
     @property
     def idle(self) -> bool:
-        """Nothing is in work and nothing of a request has arrived."""
-        return self.current is None and not self.waiting and self.reader.idle
+        """Whether no request is being processed or has partly arrived."""
+        return self.current is None and not self.waiting and self.parser.idle
 
-    def check_time(self, now: float) -> None:
-        """Called about once a second: closes what is too slow or idle for too long."""
+    def check_timeouts(self, now: float) -> None:
+        """Closes the connection if it is too slow or was idle for too long."""
         limits = self.server.settings
         if self.idle:
-            patience = limits.keepalive_timeout if self.served else limits.header_timeout
+            limit = limits.keepalive_timeout if self.served else limits.header_timeout
             if self.server.draining:
-                patience = min(patience, limits.keepalive_grace)
-            if now - self.active_at > patience:
+                limit = min(limit, limits.keepalive_grace)
+            if now - self.active_at > limit:
                 self.transport.close()
-        elif late := self.reader.late(now, self.active_at):
-            self._refuse(Refusal(408, f"the {late} took too long"))
+        elif part := self.parser.timed_out(now, self.active_at):
+            self._refuse(HTTPError(408, f"the {part} took too long"))
         if self.blocked_at and now - self.blocked_at > limits.send_timeout:
             self.transport.abort()
 
 
 class Server:
-    """All connections of a worker. Subclassed by the application, which answers requests."""
+    """All connections of a worker. The application subclasses it to answer requests."""
 
     draining = False
 
@@ -235,25 +235,25 @@ class Server:
         self._number = 0
 
     def next_id(self) -> str:
-        """A request id, unique among all processes."""
+        """A request id that is unique among all processes."""
         self._number += 1
         return f"{self._prefix}{self._number:x}"
 
     def answer(self, request: Request, reply: Reply) -> Work | None:
-        """Calls `reply` once, now or later; what goes on until then, or None. Never raises."""
+        """Calls `reply` once, now or later; returns the work until then, if any. Never raises."""
         raise NotImplementedError
 
-    def refusal(self, refusal: Refusal, request: Request) -> Response:
-        """The response for a Refusal."""
+    def error_response(self, error: HTTPError, request: Request) -> Response:
+        """The response for an HTTPError."""
         raise NotImplementedError
 
-    def failed(self, request: Request, error: Exception) -> None:
-        """A fault of ours: log it."""
+    def log_failure(self, request: Request, error: Exception) -> None:
+        """Logs an unexpected exception."""
         raise NotImplementedError
 
     def finished(self, request: Request, response: Response, sent: int) -> None:
-        """Log and count."""
+        """Logs and counts a request."""
         raise NotImplementedError
 
     def connection_closed(self) -> None:
-        """A place is free."""
+        """Called after a connection was closed."""

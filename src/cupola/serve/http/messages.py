@@ -1,13 +1,15 @@
-"""Requests, responses and refusals, and how a response's head is written."""
+"""HTTP requests, responses and errors, and the serialization of a response's head."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from cupola.serve.ipc import frames as wire
+import orjson
+
+from cupola.serve.ipc.frames import Body
 
 REASONS = {
     200: "OK", 204: "No Content", 304: "Not Modified", 400: "Bad Request", 403: "Forbidden",
@@ -21,7 +23,7 @@ REASONS = {
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """One request. Header names are lower case; a spooled body is a path instead of bytes."""
+    """One request. Header names are lower case. A large body is a file, `spooled`."""
 
     method: str
     path: str
@@ -35,8 +37,15 @@ class Request:
     keep_alive: bool = True
 
     def body_bytes(self) -> bytes:
-        """The whole body, wherever it lies."""
+        """The whole body, from memory or from the spool."""
         return self.spooled.read_bytes() if self.spooled else bytes(self.body)
+
+    def json(self) -> Any:
+        """The body as JSON; HTTPError 400 if it is not valid."""
+        try:
+            return orjson.loads(self.body_bytes())
+        except orjson.JSONDecodeError as error:
+            raise HTTPError(400, f"request body is not valid JSON: {error}") from None
 
     def release(self) -> None:
         """Removes the spooled body."""
@@ -46,39 +55,49 @@ class Request:
             self.spooled = None
 
 
-class Sink(Protocol):
-    """Where a streamed response is written."""
+class ResponseStream(Protocol):
+    """The writer of a streamed response."""
 
     async def write(self, data: bytes) -> None:
-        """Sends one piece; waits while the client is slower than we are."""
+        """Sends one piece; waits if the client reads too slowly."""
 
 
 @dataclass(slots=True)
 class Response:
-    """A whole answer; or, with `stream`, a function that writes it piece by piece."""
+    """A complete response; or, with `stream`, a function that writes the body piece by piece."""
 
     status: int = 200
-    body: wire.Body = b""
+    body: Body = b""
     headers: list[tuple[str, str]] = field(default_factory=list)
     content_type: str = "application/json"
-    stream: Callable[[Sink], Awaitable[None]] | None = None
+    stream: Callable[[ResponseStream], Awaitable[None]] | None = None
 
     @property
     def bodiless(self) -> bool:
-        """Whether the status forbids a body."""
+        """Whether the status does not allow a body."""
         return self.status in (204, 304)
 
 
-class Refusal(Exception):  # noqa: N818 (an answer, not a fault of ours)
-    """Ends a request with a status and a message."""
+class HTTPError(Exception):
+    """Ends a request with an error status and a message."""
 
     def __init__(self, status: int, message: str, headers: list[tuple[str, str]] | None = None):
         super().__init__(message)
         self.status, self.message, self.headers = status, message, headers or []
 
 
+def json_response(value: Any, status: int = 200) -> Response:
+    """A response with a JSON body."""
+    return Response(status, orjson.dumps(value))
+
+
+def server_sent_event(value: Any) -> bytes:
+    """One event of a text/event-stream, with JSON data."""
+    return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
 def head_of(request_id: str, response: Response, *, keep: bool) -> bytes:
-    """Status line and header fields, to the empty line."""
+    """The status line and the header fields, including the empty line."""
     head = _start(response.status, response.content_type) + request_id
     if response.stream is not None:
         head += "\r\nTransfer-Encoding: chunked"

@@ -1,4 +1,4 @@
-"""Bytes of a connection -> requests, through httptools, within the limits of the settings."""
+"""Parses the bytes of a connection into requests, with httptools and the limits of the settings."""
 
 import os
 from collections.abc import Callable
@@ -8,15 +8,18 @@ from urllib.parse import unquote
 
 import httptools
 
-from cupola.serve.http.messages import Refusal, Request
+from cupola.serve.http.messages import HTTPError, Request
 from cupola.serve.settings.settings import Settings
 
-HEADERS_LIMIT = 200
-_ONCE = ("content-length", "inference-header-content-length", "host")
+MAX_HEADERS = 200
+_UNIQUE = ("content-length", "inference-header-content-length", "host")
 
 
-class Reader:
-    """Parses one client's bytes. `take` gets each whole request, `proceed` says 100-continue."""
+class RequestParser:
+    """Parses one client's bytes.
+
+    Calls `on_request` with each complete request and `on_continue` for `Expect: 100-continue`.
+    """
 
     def __init__(
         self,
@@ -24,11 +27,11 @@ class Reader:
         spool: Path,
         peer: str,
         next_id: Callable[[], str],
-        take: Callable[[Request], None],
-        proceed: Callable[[], None],
+        on_request: Callable[[Request], None],
+        on_continue: Callable[[], None],
     ) -> None:
         self.settings, self.spool, self.peer = settings, spool, peer
-        self._next_id, self._take, self._proceed = next_id, take, proceed
+        self._next_id, self._on_request, self._on_continue = next_id, on_request, on_continue
         self._parser: Any = httptools.HttpRequestParser(self)
         self.in_header = self.in_body = False
         self.began_at = self._now = 0.0
@@ -44,11 +47,11 @@ class Reader:
 
     @property
     def idle(self) -> bool:
-        """Nothing of a request has arrived."""
+        """Whether no part of a request has arrived."""
         return not self.in_header and not self.in_body
 
     def feed(self, data: bytes, now: float) -> None:
-        """Takes what arrived at `now`; Refusal says what is wrong with it."""
+        """Parses bytes that arrived at `now`; HTTPError if they are not a valid request."""
         self._now = now
         if not self.in_body:
             if not self.in_header:
@@ -58,13 +61,13 @@ class Reader:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
-            raise cause if isinstance(cause, Refusal) else Refusal(400, str(cause)) from None
+            raise cause if isinstance(cause, HTTPError) else HTTPError(400, str(cause)) from None
         except httptools.HttpParserError as error:
-            raise Refusal(400, f"malformed request: {error}") from None
+            raise HTTPError(400, f"malformed request: {error}") from None
         if self.in_header and self._header_size > self.settings.max_header:
-            raise Refusal(431, f"header over {self.settings.max_header} bytes")
+            raise HTTPError(431, f"header over {self.settings.max_header} bytes")
 
-    # ---- httptools
+    # ---- callbacks of httptools
 
     def on_message_begin(self) -> None:
         self._reset()
@@ -77,35 +80,35 @@ class Reader:
         key = name.decode("latin-1").lower()
         text = value.decode("latin-1").strip()
         if key in self.headers:
-            if key in _ONCE:
-                raise Refusal(400, f"header {key} appears twice")
+            if key in _UNIQUE:
+                raise HTTPError(400, f"header {key} appears twice")
             text = f"{self.headers[key]}, {text}"
         self.headers[key] = text
         self._parsed += len(name) + len(value)
-        if len(self.headers) > HEADERS_LIMIT or self._parsed > self.settings.max_header:
-            raise Refusal(431, f"header over {self.settings.max_header} bytes or too many fields")
+        if len(self.headers) > MAX_HEADERS or self._parsed > self.settings.max_header:
+            raise HTTPError(431, f"header over {self.settings.max_header} bytes or too many fields")
 
     def on_headers_complete(self) -> None:
         self.in_header, self.in_body, self._header_size = False, True, 0
         headers = self.headers
         if "upgrade" in headers:
-            raise Refusal(501, "upgrade is not supported")
+            raise HTTPError(501, "upgrade is not supported")
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
-            raise Refusal(400, f"bad Content-Length {length!r}")
+            raise HTTPError(400, f"bad Content-Length {length!r}")
         if int(length) > self.settings.max_body:
-            raise Refusal(413, f"body of {length} bytes, at most {self.settings.max_body}")
+            raise HTTPError(413, f"body of {length} bytes, at most {self.settings.max_body}")
         if "transfer-encoding" in headers and "content-length" in headers:
-            raise Refusal(400, "both Content-Length and Transfer-Encoding")
+            raise HTTPError(400, "both Content-Length and Transfer-Encoding")
         if "expect" in headers:
             if headers["expect"].lower() != "100-continue":
-                raise Refusal(417, f"expectation {headers['expect']!r} is not known")
-            self._proceed()
+                raise HTTPError(417, f"unknown expectation {headers['expect']!r}")
+            self._on_continue()
 
     def on_body(self, data: bytes) -> None:
         self.received += len(data)
         if self.received > self.settings.max_body:
-            raise Refusal(413, f"body over {self.settings.max_body} bytes")
+            raise HTTPError(413, f"body over {self.settings.max_body} bytes")
         self._chunks.append(data)
         if self.received > self.settings.shm_threshold:
             self._spool()
@@ -127,31 +130,31 @@ class Reader:
             bool(self._parser.should_keep_alive()),
         )
         self._spool_path, self._chunks = None, []
-        self._take(request)
+        self._on_request(request)
 
-    # ---- bodies in the spool
+    # ---- large bodies
 
     def _spool(self) -> None:
-        """Moves what has arrived of a large body to shared memory."""
+        """Moves the received part of a large body to shared memory."""
         if self._spool_path is None:
             self._spool_path = self.spool / f"{os.getpid()}-{self._next_id()}"
         try:
             with self._spool_path.open("ab") as file:
                 file.writelines(self._chunks)
         except OSError as error:
-            raise Refusal(503, f"no room for the body: {error.strerror}") from None
+            raise HTTPError(503, f"no space for the body: {error.strerror}") from None
         self._chunks = []
 
-    def drop(self) -> None:
-        """The request that was under way will never be whole."""
+    def discard(self) -> None:
+        """Removes the spooled part of a request that will not be completed."""
         if self._spool_path is not None:
             self._spool_path.unlink(missing_ok=True)
             self._spool_path = None
 
-    # ---- time
+    # ---- timeouts
 
-    def late(self, now: float, active_at: float) -> str:
-        """What of a request takes too long, or ""; `active_at`: when bytes last came."""
+    def timed_out(self, now: float, active_at: float) -> str:
+        """The part that takes too long: header, body or "". `active_at`: when bytes last came."""
         limits = self.settings
         if self.in_header and now - self.began_at > limits.header_timeout:
             return "header"
@@ -162,7 +165,7 @@ class Reader:
 
 
 def split_url(url: bytes) -> tuple[str, str]:
-    """(path without its escapes, query) of a request's target."""
+    """The unquoted path and the query of a request target."""
     if url.startswith(b"/"):
         path, _, query = url.partition(b"?")
         path = path.partition(b"#")[0]

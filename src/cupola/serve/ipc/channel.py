@@ -1,8 +1,8 @@
 """The channel between the master and a child: a socket pair that carries fixed-size commands.
 
-As nginx's: one AF_UNIX stream pair for each child, non-blocking, close-on-exec. OPEN_CHANNEL
-passes a descriptor along. The child answers READY or FAILED, which nginx's cannot. The master's
-end raises SIGIO, so that sigtimedwait wakes.
+One non-blocking, close-on-exec AF_UNIX stream pair per child, as in nginx. OPEN_CHANNEL passes a
+file descriptor. Unlike nginx, the child answers with READY or FAILED. The master's end raises
+SIGIO, which wakes sigtimedwait.
 """
 
 import array
@@ -14,13 +14,13 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-# command, slot, pid, generation
-_LAYOUT = struct.Struct("<iiii")
+FATAL = 2  # exit code of a child that must not be respawned
+_LAYOUT = struct.Struct("<iiii")  # command, slot, pid, generation
 F_SETSIG = 10
 
 
 class Command(IntEnum):
-    """What a message says."""
+    """The kinds of channel messages."""
 
     OPEN_CHANNEL = 1
     CLOSE_CHANNEL = 2
@@ -39,8 +39,8 @@ SIGNAL_OF = {
 
 
 @dataclass(frozen=True)
-class Message:
-    """One command; `fd` comes with OPEN_CHANNEL only."""
+class ChannelMessage:
+    """One command. Only OPEN_CHANNEL carries `fd`."""
 
     command: Command
     slot: int = -1
@@ -50,7 +50,7 @@ class Message:
 
 
 class Channel:
-    """One end. Messages are sent whole or not at all."""
+    """One end of the pair. A message is sent whole or not at all."""
 
     def __init__(self, end: socket.socket) -> None:
         self.socket = end
@@ -58,21 +58,21 @@ class Channel:
 
     @staticmethod
     def pair() -> tuple["Channel", "Channel"]:
-        """The master's end and the child's."""
+        """The master's end and the child's end."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         for end in (ours, theirs):
             end.setblocking(False)  # close-on-exec is Python's default
         return Channel(ours), Channel(theirs)
 
     def raise_sigio(self) -> None:
-        """From now on, arriving messages send SIGIO to this process."""
+        """Makes arriving messages send SIGIO to this process."""
         fd = self.socket.fileno()
         fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(fd, F_SETSIG, signal.SIGIO)
         fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
 
-    def send(self, message: Message) -> bool:
-        """False if the channel is full or broken; the caller then sends the signal."""
+    def send(self, message: ChannelMessage) -> bool:
+        """False if the channel is full or broken; the caller then falls back to a signal."""
         data = _LAYOUT.pack(message.command, message.slot, message.pid, message.generation)
         extra = []
         if message.fd is not None:
@@ -82,9 +82,9 @@ class Channel:
         except OSError:
             return False
 
-    def receive(self) -> list[Message] | None:
-        """What has arrived; None once the other end is closed."""
-        messages: list[Message] = []
+    def receive(self) -> list[ChannelMessage] | None:
+        """All messages that have arrived; None once the other end is closed."""
+        messages: list[ChannelMessage] = []
         while True:
             try:
                 data, fds, _, _ = socket.recv_fds(self.socket, _LAYOUT.size * 64, 64)
@@ -96,14 +96,14 @@ class Channel:
                 return messages or None
             messages += self._split(data, fds)
 
-    def _split(self, data: bytes, fds: list[int]) -> list[Message]:
+    def _split(self, data: bytes, fds: list[int]) -> list[ChannelMessage]:
         data, waiting = self._partial + data, iter(fds)
         whole = len(data) - len(data) % _LAYOUT.size
         self._partial = data[whole:]
         found = []
         for command, slot, pid, generation in _LAYOUT.iter_unpack(data[:whole]):
             fd = next(waiting, None) if command == Command.OPEN_CHANNEL else None
-            found.append(Message(Command(command), slot, pid, generation, fd))
+            found.append(ChannelMessage(Command(command), slot, pid, generation, fd))
         return found
 
     def close(self) -> None:

@@ -1,9 +1,9 @@
-"""Frames between workers, runners and the zygote: a fixed head, optional JSON, a body of bytes.
+"""Frames between workers, runners and the zygote: a fixed head, optional JSON, a binary body.
 
-What every request needs has its place in the head, so that a plain request travels without JSON
-being written or read on the way. A body that is larger than the threshold lies in a file of the
-spool (shared memory) instead; `extra` then names it. The worker removes the file once the request
-is answered, so that a replay still finds it.
+The fields that every request needs are in the head, so a plain request is forwarded without
+encoding or decoding JSON. A body larger than the threshold is written to a file in the spool
+(shared memory), and `extra` holds its path. The worker removes the file once the request has been
+answered, so it is still there if the request must be replayed.
 """
 
 import mmap
@@ -20,26 +20,26 @@ import orjson
 Body: TypeAlias = "bytes | bytearray | memoryview[int]"
 Times: TypeAlias = tuple[float, float, float, float]
 
-MESSAGE, INFER, STREAM, CANCEL, ANSWER, CHUNK = range(6)  # kinds of frames
+CONTROL, INFER, STREAM, CANCEL, ANSWER, CHUNK = range(6)  # kinds of frames
 NO_TIMES: Times = (0.0, 0.0, 0.0, 0.0)
 # Body size, id, JSON size inside the body, four times, extra size, samples, batch, status, kind.
 _HEAD = struct.Struct("<QQq4dIIIHB")
-_LARGEST_EXTRA = 64 * 1024**2
-_SMALL = 64 * 1024  # bytes; joining so few costs less than handing over two pieces
-_numbers = count()
+_MAX_EXTRA = 64 * 1024**2
+_SMALL = 64 * 1024  # bytes; copying a smaller body costs less than a second write
+_spool_numbers = count()
 
 
-class WireError(Exception):
-    """Bytes that are no frame; the connection is of no more use."""
+class FrameError(Exception):
+    """The bytes are not a frame; the connection cannot be used any more."""
 
 
 @dataclass(slots=True, eq=False)
 class Frame:
-    """One frame. Moments and times in seconds, on the monotonic clock.
+    """One frame. Times are in seconds, moments on the monotonic clock.
 
-    `times`: the deadline first, in a request; in an answer the moment at which the runner took
-    the request, and what batching, running and encoding took. `json_size`: the bytes of the
-    body's JSON part if binary tensors follow it, else -1.
+    `times` of a request: the deadline first. `times` of an answer: the moment the runner received
+    the request, then the time spent on batching, running and encoding. `json_size`: size of the
+    JSON part of the body if binary tensors follow it, else -1.
     """
 
     kind: int
@@ -53,18 +53,18 @@ class Frame:
     status: int = 0
 
 
-def message(op: str, **details: Any) -> Frame:
-    """A frame that is only JSON: `op` and its details."""
-    return Frame(MESSAGE, extra={"op": op, **details})
+def control(op: str, **details: Any) -> Frame:
+    """A JSON-only frame: `op` and its details."""
+    return Frame(CONTROL, extra={"op": op, **details})
 
 
-def refusal(call_id: int, status: int, error: str) -> Frame:
-    """An answer that is none."""
+def failure(call_id: int, status: int, error: str) -> Frame:
+    """An answer with an HTTP error status and a message."""
     return Frame(ANSWER, call_id, extra={"error": error}, status=status)
 
 
 def pack(frame: Frame) -> list[Body]:
-    """The pieces of one frame: one if it is small."""
+    """The frame as bytes: one piece if it is small, else the head and the body."""
     extra = orjson.dumps(frame.extra) if frame.extra else b""
     body = frame.body
     size = len(body)
@@ -78,7 +78,7 @@ def pack(frame: Frame) -> list[Body]:
 
 
 class Unpacker:
-    """Cuts a stream of bytes into frames."""
+    """Splits a byte stream into frames."""
 
     def __init__(self) -> None:
         self._left = bytearray()
@@ -103,8 +103,8 @@ class Unpacker:
 
 def _extra_size(head: tuple[Any, ...]) -> int:
     size: int = head[7]
-    if size > _LARGEST_EXTRA:
-        raise WireError(f"a header of {size} bytes")
+    if size > _MAX_EXTRA:
+        raise FrameError(f"frame with {size} bytes of JSON, at most {_MAX_EXTRA}")
     return size
 
 
@@ -118,14 +118,14 @@ def _frame(head: tuple[Any, ...], extra: memoryview, body: memoryview) -> Frame:
 
 def spill(body: Body, spool: Path) -> str:
     """Writes a large body to the spool; returns its path."""
-    path = spool / f"{os.getpid()}-{next(_numbers)}"
+    path = spool / f"{os.getpid()}-{next(_spool_numbers)}"
     with path.open("xb") as file:
         file.write(body)
     return str(path)
 
 
-def collect(frame: Frame) -> Body:
-    """The body of a frame: the bytes that came along, or the mapped file that it names."""
+def load_body(frame: Frame) -> Body:
+    """The body of a frame: its bytes, or the spooled file mapped into memory."""
     path = frame.extra.get("spool")
     if path is None:
         return frame.body

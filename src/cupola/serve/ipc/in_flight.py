@@ -1,8 +1,8 @@
-"""How many requests of one model all workers hold together: one shared page for each model.
+"""A counter of the requests in flight for one model over all workers: one shared page per model.
 
-Each worker writes only its own place and reads all of them, so that the queue limit holds for the
-server and not for each worker. Two workers that take the last place in the same instant both get
-it: the limit may be passed by one request for each further worker.
+Each worker writes its own number and reads all of them, so the queue limit applies to the server
+as a whole. Two workers that admit the last request at the same instant both succeed: the limit may
+be exceeded by one request for each further worker.
 """
 
 import mmap
@@ -10,12 +10,12 @@ import os
 from pathlib import Path
 
 _WIDTH = 8  # bytes of a number
-PLACES = 511  # slots of the master's table that a page has room for
-SIZE = _WIDTH * (1 + PLACES)
+SLOTS = 511  # slots of the master's table that fit on a page
+SIZE = _WIDTH * (1 + SLOTS)
 
 
-class Places:
-    """A worker's view of the page; the first number says how many places were ever used."""
+class InFlightCounter:
+    """A worker's view of the page. The first number is the highest slot used so far."""
 
     def __init__(self, path: Path, slot: int) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -24,16 +24,16 @@ class Places:
             self._page = mmap.mmap(fd, SIZE)
         finally:
             os.close(fd)
-        self._own = 1 + slot % PLACES
+        self._own = 1 + slot % SLOTS
         self._numbers = memoryview(self._page).cast("Q")
         self._numbers[0] = max(self._numbers[0], self._own)
-        self.hold(0)  # whoever had this place before has died with what it held
+        self.set(0)  # a previous worker in this slot has died with its requests
 
-    def hold(self, count: int) -> None:
-        """This worker holds so many requests now."""
+    def set(self, count: int) -> None:
+        """Records how many requests this worker holds."""
         self._numbers[self._own] = count
 
     @property
-    def held(self) -> int:
-        """Requests that all workers hold."""
+    def total(self) -> int:
+        """Requests held by all workers."""
         return sum(self._numbers[1 : self._numbers[0] + 1])

@@ -1,6 +1,6 @@
 """Where a running server keeps its sockets, its status and its process id.
 
-Everything of one master lies under RUNTIME_DIR/PID, so that whoever knows the pid finds it.
+The files of a master are in RUNTIME_DIR/PID, so its pid is enough to find them.
 """
 
 import json
@@ -12,15 +12,13 @@ from typing import Any
 
 from cupola.errors import CupolaError
 
-OLD_SUFFIX = ".oldbin"
-
 
 class NoServerError(CupolaError):
-    """There is no running master where the pid file says."""
+    """The pid file does not lead to a running master."""
 
 
 def runtime_root(configured: Path | None = None) -> Path:
-    """The folder for all servers of this user; memory-backed where the system offers it."""
+    """The folder for all servers of this user, in memory where the system supports it."""
     if configured is not None:
         return configured
     if named := os.environ.get("CUPOLA_RUNTIME_DIR"):
@@ -30,7 +28,7 @@ def runtime_root(configured: Path | None = None) -> Path:
 
 
 def make_home(root: Path, pid: int) -> Path:
-    """The folder of the master `pid`; folders of masters that no longer live are removed."""
+    """Makes the folder of the master `pid`; removes the folders of masters that have exited."""
     root.mkdir(mode=0o755, parents=True, exist_ok=True)
     for folder in root.iterdir():
         if folder.name.isdigit() and not is_alive(int(folder.name)):
@@ -41,12 +39,12 @@ def make_home(root: Path, pid: int) -> Path:
 
 
 def remove_home(home: Path) -> None:
-    """Removes the folder of a master that goes."""
+    """Removes the folder of a master."""
     shutil.rmtree(home, ignore_errors=True)
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process with that id exists and is no zombie."""
+    """Whether a process with that id exists and is not a zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -55,7 +53,7 @@ def is_alive(pid: int) -> bool:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old text or the new, never half; a full disk leaves the old."""
+    """Replaces a file's text as a whole; a full disk leaves the old text."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         part.write_text(text)
@@ -66,18 +64,18 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def read_pid(pid_file: Path) -> int:
-    """The process id in a pid file; NoServerError unless that process lives."""
+    """The process id in a pid file; NoServerError unless that process is running."""
     try:
         pid = int(pid_file.read_text())
     except (OSError, ValueError):
         raise NoServerError(f"no process id in {pid_file}: is the server running?") from None
     if not is_alive(pid):
-        raise NoServerError(f"{pid_file} names process {pid}, which does not live")
+        raise NoServerError(f"{pid_file} names process {pid}, which is not running")
     return pid
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; empty while there is none."""
+    """A JSON object from a file; empty if there is no such file yet."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -86,5 +84,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_status(home: Path) -> dict[str, Any]:
-    """What a master last wrote of itself; empty while it has not."""
+    """The status that a master wrote last; empty before the first."""
     return read_json(home / "status.json")

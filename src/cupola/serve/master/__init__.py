@@ -1,0 +1,1 @@
+"""The master process, which starts, supervises and replaces all others."""

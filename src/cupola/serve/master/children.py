@@ -1,7 +1,7 @@
-"""The master's table of children: slots, kinds, spawning, signalling.
+"""The master's table of children: slots, kinds, spawning, signaling.
 
-nginx's kinds decide two things: whether a child that ends is started again, and whether it has
-missed the current round of signals because it was born in it ("just" spawned).
+The kinds are nginx's. They decide two things: whether a child that exits is respawned, and whether
+it skips the current round of signals because it was spawned during it ("just" spawned).
 """
 
 import os
@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NoReturn
 
-from cupola.serve.ipc.channel import SIGNAL_OF, Channel, Command, Message
-from cupola.serve.master import signals
-
-FATAL = 2  # exit code of a child that must not be started again
+from cupola.serve.ipc import signals
+from cupola.serve.ipc.channel import SIGNAL_OF, Channel, ChannelMessage, Command
 
 
-class Kind(Enum):
-    """How a child is treated when it ends, and whether it skips one round of signals."""
+class ChildKind(Enum):
+    """How a child is treated when it exits, and whether it skips one round of signals."""
 
     NORESPAWN = "norespawn"
     JUST_SPAWN = "just_spawn"
@@ -30,32 +28,31 @@ class Kind(Enum):
 
     @property
     def respawns(self) -> bool:
-        return self in (Kind.RESPAWN, Kind.JUST_RESPAWN)
+        return self in (ChildKind.RESPAWN, ChildKind.JUST_RESPAWN)
 
     @property
-    def just_born(self) -> bool:
-        return self in (Kind.JUST_SPAWN, Kind.JUST_RESPAWN)
+    def just_spawned(self) -> bool:
+        return self in (ChildKind.JUST_SPAWN, ChildKind.JUST_RESPAWN)
 
 
 @dataclass
 class Child:
-    """One slot. `main` runs in the child and does not return."""
+    """One slot of the table. `main` runs in the child process and does not return."""
 
     slot: int
     role: str
     index: int
     generation: int
     main: Callable[["Child", Channel], NoReturn]
-    kind: Kind
+    kind: ChildKind
     respawn: bool
     pid: int = -1
     channel: Channel | None = None
     started: float = 0.0
-    just_born: bool = False
+    just_spawned: bool = False
     ready: bool = False
     exiting: bool = False
-    stopping: bool = False
-    deaths: int = 0
+    early_exits: int = 0  # exits in a row before `min_uptime`
     respawns: int = 0
     due: float | None = None  # when a delayed respawn happens
 
@@ -64,18 +61,18 @@ class Child:
         return self.pid > 0
 
 
-class Table:
-    """All slots. A slot number is reused only after its child was reaped."""
+class ChildTable:
+    """All children. A slot number is reused only after its child was reaped."""
 
-    def __init__(self, life: tuple[int, int]) -> None:
+    def __init__(self, parent_pipe: tuple[int, int]) -> None:
         self.children: dict[int, Child] = {}
-        self._life = life  # a pipe whose write end only the master holds
+        self._parent_pipe = parent_pipe  # only the master holds the write end
 
     def __iter__(self) -> Iterator[Child]:
         return iter(list(self.children.values()))
 
     def living(self) -> list[Child]:
-        """Children with a process."""
+        """Children with a running process."""
         return [child for child in self.children.values() if child.alive]
 
     def by_pid(self, pid: int) -> Child | None:
@@ -88,9 +85,9 @@ class Table:
         index: int,
         generation: int,
         main: Callable[[Child, Channel], NoReturn],
-        kind: Kind,
+        kind: ChildKind,
     ) -> Child:
-        """Takes the lowest free slot and starts a child in it."""
+        """Starts a child in the lowest free slot."""
         slot = next(n for n in range(len(self.children) + 1) if n not in self.children)
         child = Child(slot, role, index, generation, main, kind, kind.respawns)
         self.children[slot] = child
@@ -98,25 +95,25 @@ class Table:
         return child
 
     def spawn(self, child: Child) -> None:
-        """Forks `child` (again) in its slot, and tells the others of its channel."""
+        """Forks `child` in its slot and announces its channel to the other children."""
         ours, theirs = Channel.pair()
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
-            self._become(child, ours, theirs)
+            self._run_child(child, ours, theirs)
         theirs.close()
         ours.raise_sigio()
         child.pid, child.channel, child.started = pid, ours, time.monotonic()
-        child.ready, child.due, child.just_born = False, None, child.kind.just_born
+        child.ready, child.due, child.just_spawned = False, None, child.kind.just_spawned
         self._announce(child)
 
-    def _become(self, child: Child, ours: Channel, theirs: Channel) -> NoReturn:
-        """In the child: drops what is the master's, then runs; any escape is a plain exit."""
+    def _run_child(self, child: Child, ours: Channel, theirs: Channel) -> NoReturn:
+        """In the child: closes what belongs to the master, then runs `main` and exits."""
         code = 1
         try:
             signals.restore_defaults()
-            os.close(self._life[1])
+            os.close(self._parent_pipe[1])
             ours.close()
             for other in self.children.values():
                 if other.channel is not None and other is not child:
@@ -131,38 +128,42 @@ class Table:
             os._exit(code)
 
     def _announce(self, child: Child) -> None:
-        """OPEN_CHANNEL with the new child's descriptor, to every other child."""
+        """Sends OPEN_CHANNEL with the new child's descriptor to the other children."""
         if child.channel is None:
             return
         fd = child.channel.socket.fileno()
-        message = Message(Command.OPEN_CHANNEL, child.slot, child.pid, child.generation, fd)
+        message = ChannelMessage(Command.OPEN_CHANNEL, child.slot, child.pid, child.generation, fd)
         for other in self.living():
             if other is not child and other.channel is not None:
                 other.channel.send(message)
 
-    def forget(self, child: Child) -> None:
-        """The child was reaped: closes its channel and tells the others."""
+    def on_exit(self, child: Child) -> None:
+        """Marks a reaped child as stopped, closes its channel and informs the other children."""
         if child.channel is not None:
             child.channel.close()
-        message = Message(Command.CLOSE_CHANNEL, child.slot, child.pid, child.generation)
+        message = ChannelMessage(Command.CLOSE_CHANNEL, child.slot, child.pid, child.generation)
         child.pid, child.channel, child.ready = -1, None, False
         for other in self.living():
             if other.channel is not None:
                 other.channel.send(message)
 
+    def remove(self, child: Child) -> None:
+        """Frees the slot of a child that is not respawned."""
+        del self.children[child.slot]
+
     def signal(self, child: Child, command: Command | None) -> None:
-        """One command by the channel, by kill() if that fails; None is KILL, always by kill()."""
-        if not child.alive or child.kind is Kind.DETACHED:
+        """Sends a command over the channel, or by kill() if that fails. None means SIGKILL."""
+        if not child.alive or child.kind is ChildKind.DETACHED:
             return
         if command is None:
             os.kill(child.pid, signal.SIGKILL)
-        elif child.channel is None or not child.channel.send(Message(command)):
+        elif child.channel is None or not child.channel.send(ChannelMessage(command)):
             os.kill(child.pid, SIGNAL_OF[command])
         if command in (Command.QUIT, Command.TERMINATE):
             child.exiting = True
 
-    def tell(self, command: Command | None, children: Iterable[Child]) -> None:
-        """One command to many; those told to go are not started again."""
+    def broadcast(self, command: Command | None, children: Iterable[Child]) -> None:
+        """Sends a command to several children. QUIT and TERMINATE also disable respawning."""
         for child in children:
             if command in (Command.QUIT, Command.TERMINATE):
                 child.respawn, child.due = False, None

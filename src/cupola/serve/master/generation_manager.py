@@ -1,8 +1,8 @@
-"""The generations of a master: one in service, perhaps one being born, and those that drain.
+"""The generations of a master: the current one, a pending one, and retired ones that drain.
 
-What nginx does at once and hopes for (new workers, 100 ms, then QUIT to the old) waits here until
-every process of the new generation says READY. If one cannot, the new generation ends and the old
-one never noticed.
+nginx starts new workers, waits 100 ms and tells the old ones to quit. This manager waits until
+every process of the new generation has reported READY. If one cannot, the new generation is
+stopped and the old one stays untouched.
 """
 
 import os
@@ -11,66 +11,73 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cupola.serve.generation import Generation, build_generation
 from cupola.serve.ipc.channel import Command
+from cupola.serve.ipc.listeners import Listener
 from cupola.serve.logs import Log
 from cupola.serve.master import systemd
-from cupola.serve.master.children import Child, Kind, Table
-from cupola.serve.master.generation import Cycle, build_cycle
+from cupola.serve.master.children import Child, ChildKind, ChildTable
 from cupola.serve.master.generation_processes import start_cache, start_children, start_worker
-from cupola.serve.master.sockets import Listener
 from cupola.serve.settings.settings import Settings
 
-DEATHS = 3  # of one process at start, after which its generation is given up
+START_ATTEMPTS = 3  # early exits of one process after which its generation is abandoned
 
 
-class Succession:
-    """`inherited`: sockets that an older master or systemd left us; `life`: read by children.
+class GenerationManager:
+    """Starts, commits and retires generations.
 
-    `home` and `log` come with the first settings.
+    `parent_pipe` is the read end for the children; `inherited` holds the sockets of an older
+    master or systemd. `home` and `log` are set with the first settings.
     """
 
     home: Path
     log: Log
 
-    def __init__(self, table: Table, life: int, inherited: Sequence[Listener]) -> None:
-        self.table, self.life, self.inherited = table, life, inherited
-        self.current: Cycle | None = None
-        self.pending: Cycle | None = None
-        self.retired: list[Cycle] = []
+    def __init__(self, table: ChildTable, parent_pipe: int, inherited: Sequence[Listener]) -> None:
+        self.table, self.parent_pipe, self.inherited = table, parent_pipe, inherited
+        self.current: Generation | None = None
+        self.pending: Generation | None = None
+        self.retired: list[Generation] = []
         self.number = 0
         self.extra_workers = 0
 
-    def cycles(self) -> Iterator[Cycle]:
-        """All that have processes: the one in service first."""
+    def all(self) -> Iterator[Generation]:
+        """All generations with processes, the current one first."""
         yield from filter(None, (self.current, self.pending, *self.retired))
 
-    def children_of(self, cycle: Cycle) -> list[Child]:
-        """A generation's processes, living or to be started again."""
-        return [child for child in self.table if child.generation == cycle.generation]
+    def children_of(self, generation: Generation) -> list[Child]:
+        """A generation's children, running or waiting for a respawn."""
+        return [child for child in self.table if child.generation == generation.number]
 
     def settings_of(self, child: Child) -> Settings:
-        """The settings under which a child was born."""
-        for cycle in self.cycles():
-            if cycle.generation == child.generation:
-                return cycle.settings
+        """The settings of a child's generation."""
+        for generation in self.all():
+            if generation.number == child.generation:
+                return generation.settings
         assert self.current is not None
         return self.current.settings
 
-    # ---- birth
+    # ---- starting
 
     def prepare(self, settings: Settings) -> None:
-        """Builds a cycle and starts its processes beside those that run. CupolaError, OSError."""
+        """Builds a generation and starts its processes beside the running ones.
+
+        Raises CupolaError or OSError, and changes nothing, if it cannot be built.
+        """
         self.number += 1
         kept = self.current.listeners if self.current else self.inherited
         workers = max(1, settings.worker_count + self.extra_workers)
-        cycle = build_cycle(self.number, settings, kept, self.home, workers)
-        cycle.accept_early = self.current is None and not self.inherited
-        cycle.started = time.monotonic()
-        self.pending = cycle
-        start_children(self.table, cycle, self.life, Kind.JUST_RESPAWN)
+        generation = build_generation(self.number, settings, kept, self.home, workers)
+        generation.accept_early = self.current is None and not self.inherited
+        generation.started = time.monotonic()
+        self.pending = generation
+        start_children(self.table, generation, self.parent_pipe, ChildKind.JUST_RESPAWN)
 
     def progress(self) -> bool:
-        """Starts what is due, commits or abandons; False when there is no generation left."""
+        """Respawns children that are due; commits or abandons the pending generation.
+
+        False if the first generation failed, so that there is none to serve.
+        """
         now = time.monotonic()
         for child in self.table:
             if child.due is not None and child.due <= now:
@@ -78,104 +85,107 @@ class Succession:
                 self.table.spawn(child)
         if self.pending is None:
             return True
-        newborn = self.children_of(self.pending)
-        if all(child.ready for child in newborn):
+        children = self.children_of(self.pending)
+        if all(child.ready for child in children):
             self._commit(self.pending)
-        elif any(not child.respawn or child.deaths >= DEATHS for child in newborn):
+        elif any(not child.respawn or child.early_exits >= START_ATTEMPTS for child in children):
             return self._abandon(self.pending, "its processes fail at start")
         elif now - self.pending.started > self.pending.settings.ready_timeout:
             return self._abandon(self.pending, "it was not ready in time")
         return True
 
-    def _commit(self, new: Cycle) -> None:
-        """The new generation is ready: it takes over, the old one drains."""
+    def _commit(self, new: Generation) -> None:
+        """Makes the pending generation the current one and drains its predecessor."""
         old, self.current, self.pending = self.current, new, None
         self.log = new.log
-        new.accept_early = False  # a worker born from now on waits for its roster
+        new.accept_early = False  # a worker that is respawned later waits for its roster
         if old is not None:
             self.retired.append(old)
-            self.table.tell(Command.QUIT, self._not_just_born(new))
+            self.table.broadcast(Command.QUIT, self._not_just_spawned(new))
             _close_removed(old, new)
-        start_cache(self.table, new, self.life)
-        self.log("notice", f"generation {new.generation} is ready")
-        systemd.ready(f"generation {new.generation}")
+        start_cache(self.table, new, self.parent_pipe)
+        self.log("notice", f"generation {new.number} is ready")
+        systemd.ready(f"generation {new.number}")
 
-    def _abandon(self, failed: Cycle, reason: str) -> bool:
-        """The new generation failed: its processes end; True if an old one goes on."""
+    def _abandon(self, failed: Generation, reason: str) -> bool:
+        """Stops the pending generation; True if there is a current one."""
         self.pending = None
-        self.log("error", f"generation {failed.generation} failed: {reason}")
+        self.log("error", f"generation {failed.number} failed: {reason}")
         for child in self.children_of(failed):
             child.respawn = False
             self.table.signal(child, Command.TERMINATE)
-            if child.alive:  # it may hang in its start, where it reads no channel
+            if child.alive:  # it may hang during start, when it does not read its channel
                 os.kill(child.pid, signal.SIGKILL)
         if self.current is None:
             self.current = failed
             return False
         self.retired.append(failed)
         self.discard_retired()
-        stays = f"generation {self.current.generation}"
-        systemd.ready(f"{stays}; generation {failed.generation} failed")
+        current = f"generation {self.current.number}"
+        systemd.ready(f"{current}; generation {failed.number} failed")
         return True
 
-    def _not_just_born(self, new: Cycle) -> list[Child]:
-        """Everyone but the newborn of this generation, who skip exactly this one round."""
-        chosen = [c for c in self.table if not (c.just_born and c.generation == new.generation)]
+    def _not_just_spawned(self, new: Generation) -> list[Child]:
+        """All children but the new generation's, which skip exactly this one round."""
+        chosen = [c for c in self.table if not (c.just_spawned and c.generation == new.number)]
         for child in self.children_of(new):
-            child.just_born, child.kind = False, Kind.RESPAWN
-        return [child for child in chosen if child.kind is not Kind.DETACHED]
+            child.just_spawned, child.kind = False, ChildKind.RESPAWN
+        return [child for child in chosen if child.kind is not ChildKind.DETACHED]
 
-    # ---- life
+    # ---- running
 
-    def start_workers_again(self) -> None:
-        """All workers of the generation in service, beside those that may still drain."""
+    def restart_workers(self) -> None:
+        """Starts a full set of workers beside those that may still be draining."""
         assert self.current is not None
         for index in range(self.current.workers):
-            start_worker(self.table, self.current, self.life, index, Kind.JUST_RESPAWN)
+            start_worker(self.table, self.current, self.parent_pipe, index, ChildKind.JUST_RESPAWN)
 
     def change_workers(self, step: int) -> bool:
-        """One worker more or fewer; False if that takes a reload."""
-        cycle = self.current
-        if cycle is None or cycle.workers + step < 1:
+        """Starts or stops one worker; False if that requires a reload."""
+        current = self.current
+        if current is None or current.workers + step < 1:
             return True
         self.extra_workers += step
-        if cycle.settings.reuseport:  # each socket must keep a worker
+        if current.settings.reuseport:  # each socket must keep a worker
             return False
-        cycle.workers += step
+        current.workers += step
         if step > 0:
-            start_worker(self.table, cycle, self.life, cycle.workers - 1, Kind.RESPAWN)
+            index = current.workers - 1
+            start_worker(self.table, current, self.parent_pipe, index, ChildKind.RESPAWN)
             return True
-        leaving = [child for child in self.children_of(cycle) if child.role == "worker"]
-        self.table.tell(Command.QUIT, [max(leaving, key=lambda child: child.index)])
+        workers = [child for child in self.children_of(current) if child.role == "worker"]
+        self.table.broadcast(Command.QUIT, [max(workers, key=lambda child: child.index)])
         return True
 
-    # ---- death
+    # ---- exits
 
-    def plan_respawn(self, child: Child, lived: float) -> None:
-        """At once; with a doubling delay for one that keeps dying young."""
+    def schedule_respawn(self, child: Child, uptime: float) -> None:
+        """Respawns at once, or after a doubling delay if the child exited early several times."""
         settings = self.settings_of(child)
-        child.deaths = child.deaths + 1 if lived < settings.young else 0
-        wait = settings.respawn_delay * 2 ** (child.deaths - 2) if child.deaths > 1 else 0.0
+        child.early_exits = child.early_exits + 1 if uptime < settings.min_uptime else 0
+        delay = settings.respawn_delay * 2 ** (child.early_exits - 2)
+        wait = delay if child.early_exits > 1 else 0.0
         child.due = time.monotonic() + min(wait, settings.respawn_delay_max)
 
     def is_retired(self, child: Child) -> bool:
-        """Whether its generation is out of service."""
-        return any(cycle.generation == child.generation for cycle in self.retired)
+        """Whether the child's generation is retired."""
+        return any(generation.number == child.generation for generation in self.retired)
 
     def discard_retired(self) -> None:
-        """Removes what generations leave whose last process has gone."""
-        for cycle in list(self.retired):
-            if any(child.alive for child in self.children_of(cycle)):
+        """Cleans up after retired generations whose last process has exited."""
+        for generation in list(self.retired):
+            if any(child.alive for child in self.children_of(generation)):
                 continue
-            for child in self.children_of(cycle):
-                self.table.children.pop(child.slot)
-            used = [e for c in (self.current, self.pending) if c for e in c.listeners]
-            cycle.discard(used)
-            self.retired.remove(cycle)
+            for child in self.children_of(generation):
+                self.table.remove(child)
+            used = [entry for kept in (self.current, self.pending) if kept
+                    for entry in kept.listeners]  # fmt: skip
+            generation.discard(used)
+            self.retired.remove(generation)
 
 
-def _close_removed(old: Cycle, new: Cycle) -> None:
-    """Sockets that the new cycle does not use close only now, after the commit."""
+def _close_removed(old: Generation, new: Generation) -> None:
+    """Closes the sockets that the new generation does not use, after the commit."""
     used = {id(one) for entry in new.listeners for one in entry.sockets}
     addresses = {entry.address for entry in new.listeners}
     for entry in old.listeners:

@@ -1,30 +1,30 @@
-"""The master: supervises its children and does nothing else.
+"""The master supervises its children and does nothing else.
 
-It opens the sockets and never accepts on them, and it never loads torch. One loop: sleep until a
-signal, then serve the flags in nginx's order.
+It opens the listening sockets but never accepts on them, and it never imports torch. Its loop
+sleeps until a signal arrives, then processes the flags in nginx's order.
 """
 
 import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 
 from cupola.errors import CupolaError
-from cupola.serve.ipc import paths
-from cupola.serve.ipc.channel import Command
+from cupola.serve.generation import chown_to_workers
+from cupola.serve.ipc import listeners, paths, signals
+from cupola.serve.ipc.channel import FATAL, Command
+from cupola.serve.ipc.signals import Flag
 from cupola.serve.logs import Log
-from cupola.serve.master import signals, sockets, systemd
-from cupola.serve.master.children import FATAL, Child, Kind, Table
-from cupola.serve.master.generation import give_to_workers
-from cupola.serve.master.generation_manager import Succession
-from cupola.serve.master.signals import Flag
-from cupola.serve.master.status import master_status
+from cupola.serve.master import systemd
+from cupola.serve.master.children import Child, ChildKind, ChildTable
+from cupola.serve.master.generation_manager import GenerationManager
+from cupola.serve.master.pid_file import PidFile
+from cupola.serve.master.status import status_json
 from cupola.serve.master.upgrade import start_binary
 from cupola.serve.settings.settings import Settings
 
-FIRST_DELAY, LAST_TERM = 0.05, 1.0  # seconds; TERM doubles from one to the other, then KILL
+# TERM is repeated after 50, 100, 200 ... ms, up to a delay of 1 s; then KILL. In seconds.
+FIRST_DELAY, LAST_TERM = 0.05, 1.0
 
 
 class Master:
@@ -33,35 +33,35 @@ class Master:
     def __init__(self, load: Callable[[], Settings]) -> None:
         signals.block()
         self._load = load
-        inherited = sockets.inherited()
+        inherited = listeners.inherited()
         self.is_new_binary = bool(inherited) and os.environ.pop("CUPOLA_UPGRADE", "") == "1"
         self.parent = os.getppid()
-        self.life = os.pipe()
-        self.table = Table(self.life)
-        self.succession = Succession(self.table, self.life[0], inherited)
+        parent_pipe = os.pipe()
+        self.table = ChildTable(parent_pipe)
+        self.generations = GenerationManager(self.table, parent_pipe[0], inherited)
         self.flags: set[Flag] = set()
         self.new_binary: Child | None = None
         self.noaccepting = False
-        self.delay = 0.0
-        self.counts: dict[str, int] = {}
+        self.term_delay = 0.0
+        self.signals_taken: dict[str, int] = {}
         self.exit_code = 0
 
     # ---- start and loop
 
     def run(self) -> int:
-        """Starts the first cycle and supervises until told to go; the process's exit code."""
+        """Starts the first generation and supervises until stopped; the process's exit code."""
         settings = self._load()
         self.home = paths.make_home(paths.runtime_root(settings.runtime_dir), os.getpid())
-        self.pid_file = settings.pid_file
-        self.succession.home = self.home
-        self.succession.log = Log(settings.error_log, settings.log_level)
+        self.pid_file = PidFile(settings.pid_file)
+        self.generations.home = self.home
+        self.generations.log = Log(settings.error_log, settings.log_level)
         try:
-            self.succession.prepare(settings)
+            self.generations.prepare(settings)
         except OSError as error:
             self.log("error", str(error))
             self._leave()
             return 1
-        self._write_pid()
+        self.pid_file.write()
         self._write_status()
         self.log("notice", f"master {os.getpid()} started")
         while not self._turn():
@@ -70,41 +70,40 @@ class Master:
         return self.exit_code
 
     def log(self, level: str, message: str) -> None:
-        """Into the error log of the generation in service."""
-        self.succession.log(level, message)
+        """Writes to the error log of the current generation."""
+        self.generations.log(level, message)
 
     def _turn(self) -> bool:
-        """One wake: the flags in nginx's order, then what is due. True when it is time to go."""
+        """Processes the pending flags in nginx's order, then what is due. True to exit."""
         arrived = signals.wait(self._sleep())
         for flag in arrived:
-            self.counts[flag] = self.counts.get(flag, 0) + 1
+            self.signals_taken[flag] = self.signals_taken.get(flag, 0) + 1
         self.flags |= arrived
         self._read_channels()
         if self._take(Flag.REAP):
             self._reap()
-        going = Flag.TERMINATE in self.flags or Flag.QUIT in self.flags
-        if going and not any(c.kind is not Kind.DETACHED for c in self.table.living()):
+        stopping = Flag.TERMINATE in self.flags or Flag.QUIT in self.flags
+        if stopping and all(c.kind is ChildKind.DETACHED for c in self.table.living()):
             return True
         if Flag.TERMINATE in self.flags:
             self._terminate()
-            return False
-        if Flag.QUIT in self.flags:
+        elif Flag.QUIT in self.flags:
             self._quit()
-            return False
-        self._serve_flags()
-        self._make_progress()
-        self._write_status()
+        else:
+            self._process_flags()
+            self._make_progress()
+            self._write_status()
         return False
 
-    def _serve_flags(self) -> None:
+    def _process_flags(self) -> None:
         for flag, step in ((Flag.GROW, +1), (Flag.SHRINK, -1)):
-            if self._take(flag) and not self.succession.change_workers(step):
+            if self._take(flag) and not self.generations.change_workers(step):
                 self.flags.add(Flag.RECONFIGURE)
-        if Flag.RECONFIGURE in self.flags and self.succession.pending is None:
+        if Flag.RECONFIGURE in self.flags and self.generations.pending is None:
             self.flags.discard(Flag.RECONFIGURE)
             self._reconfigure()
-        if self._take(Flag.RESTART) and self.succession.current:
-            self._start_workers_again()
+        if self._take(Flag.RESTART) and self.generations.current:
+            self._restart_workers()
         if self._take(Flag.REOPEN):
             self._reopen()
         if self._take(Flag.CHANGE_BINARY):
@@ -119,75 +118,73 @@ class Master:
         return False
 
     def _sleep(self) -> float | None:
-        """How long until something is due without a signal; None: for ever."""
+        """Seconds until something is due; None to sleep until a signal."""
         moments = [child.due for child in self.table if child.due is not None]
-        if pending := self.succession.pending:
+        if pending := self.generations.pending:
             moments.append(pending.started + pending.settings.ready_timeout)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     # ---- a new generation
 
     def _reconfigure(self) -> None:
-        if self.new_binary and self.succession.current:
-            self.log("notice", "reload while a new binary runs: starting our workers again")
-            self._start_workers_again()
+        if self.new_binary and self.generations.current:
+            self.log("notice", "reload while a new binary is running: restarting the old workers")
+            self._restart_workers()
             return
         systemd.reloading()
         self.log("notice", "reloading")
         try:
-            self.succession.prepare(self._load())
+            self.generations.prepare(self._load())
         except (CupolaError, OSError) as error:
-            stays = self.succession.current.generation if self.succession.current else 0
-            self.log("error", f"reload refused, generation {stays} stays: {error}")
+            current = self.generations.current
+            kept = current.number if current else 0
+            self.log("error", f"reload refused, keeping generation {kept}: {error}")
             systemd.ready("reload refused")
 
-    def _start_workers_again(self) -> None:
+    def _restart_workers(self) -> None:
         self.noaccepting = False
-        self.succession.start_workers_again()
+        self.generations.restart_workers()
 
     def _make_progress(self) -> None:
-        if not self.succession.progress():  # the first generation failed
+        if not self.generations.progress():  # the first generation failed
             self.exit_code = 1
             self.flags.add(Flag.TERMINATE)
             self._terminate()
 
-    # ---- going
+    # ---- stopping
 
     def _terminate(self) -> None:
-        """TERM at once and at each alarm, which come 50, 100, 200 ... ms apart; at last KILL."""
-        if self.delay == 0.0:
+        """Sends TERM at once and at each timer, whose delay doubles; finally KILL."""
+        if self.term_delay == 0.0:
             systemd.stopping()
-            self.delay = FIRST_DELAY
-            self.table.tell(Command.TERMINATE, self.table.living())
+            self.term_delay = FIRST_DELAY
+            self.table.broadcast(Command.TERMINATE, self.table.living())
         elif not self._take(Flag.SIGALRM):
             return
         else:
-            command = Command.TERMINATE if self.delay <= LAST_TERM else None
-            self.table.tell(command, self.table.living())
-            self.delay *= 2
-        signal.setitimer(signal.ITIMER_REAL, self.delay)
+            command = Command.TERMINATE if self.term_delay <= LAST_TERM else None
+            self.table.broadcast(command, self.table.living())
+            self.term_delay *= 2
+        signal.setitimer(signal.ITIMER_REAL, self.term_delay)
 
     def _quit(self) -> None:
         systemd.stopping()
-        self.table.tell(Command.QUIT, [c for c in self.table.living() if not c.exiting])
-        if cycle := self.succession.current:
-            for listener in cycle.listeners:
+        self.table.broadcast(Command.QUIT, [c for c in self.table.living() if not c.exiting])
+        if current := self.generations.current:
+            for listener in current.listeners:
                 listener.close(unlink=self.new_binary is None)
 
     def _noaccept(self) -> None:
-        cycle = self.succession.current
-        if cycle and cycle.settings.daemon:
+        current = self.generations.current
+        if current and current.settings.daemon:
             self.noaccepting = True
-            self.table.tell(Command.QUIT, [c for c in self.table.living() if c.role == "worker"])
+            workers = [child for child in self.table.living() if child.role == "worker"]
+            self.table.broadcast(Command.QUIT, workers)
 
     def _leave(self) -> None:
-        """Removes what is ours on disk; under an upgrade the new binary owns the pid file."""
+        """Removes the files of this master."""
         self.log("notice", f"master {os.getpid()} exits")
-        with suppress(OSError):
-            if self.pid_file:
-                own = self._old_pid_file() if self.new_binary else self.pid_file
-                if own.read_text().strip() == str(os.getpid()):
-                    own.unlink()
+        self.pid_file.remove(upgrading=self.new_binary is not None)
         paths.remove_home(self.home)
 
     # ---- children
@@ -209,74 +206,63 @@ class Master:
                 return
             child = self.table.by_pid(pid)
             if child is not None:
-                self._bury(child, os.waitstatus_to_exitcode(status))
+                self._on_exit(child, os.waitstatus_to_exitcode(status))
 
-    def _bury(self, child: Child, code: int) -> None:
-        lived = time.monotonic() - child.started
-        pid = child.pid
-        self.table.forget(child)
-        for cycle in self.succession.cycles():
-            cycle.sweep_spool(pid)
+    def _on_exit(self, child: Child, code: int) -> None:
+        pid, uptime = child.pid, time.monotonic() - child.started
+        self.table.on_exit(child)
+        for generation in self.generations.all():
+            generation.sweep_spool(pid)
         if child is self.new_binary:
-            self._binary_gone()
+            self._on_new_binary_exit()
             return
         how = f"signal {-code}" if code < 0 else f"code {code}"
-        level = "info" if code == 0 else "warning"
-        self.log(level, f"{child.role} {pid} ended with {how}")
-        going = child.exiting or self.flags & {Flag.TERMINATE, Flag.QUIT}
+        self.log("info" if code == 0 else "warning", f"{child.role} {pid} exited with {how}")
         if child.respawn and code == FATAL:
             child.respawn = False
-            self.log("error", f"{child.role} {pid} ended with fatal code {FATAL}: not respawned")
-        if child.respawn and not going:
-            self.succession.plan_respawn(child, lived)
+            self.log("error", f"{child.role} {pid} exited with fatal code {FATAL}: not respawned")
+        stopping = child.exiting or self.flags & {Flag.TERMINATE, Flag.QUIT}
+        if child.respawn and not stopping:
+            self.generations.schedule_respawn(child, uptime)
             return
         child.respawn = False
-        if child.exiting or child.kind is Kind.NORESPAWN or self.succession.is_retired(child):
-            self.table.children.pop(child.slot)
-        self.succession.discard_retired()
+        is_retired = self.generations.is_retired(child)
+        if child.exiting or child.kind is ChildKind.NORESPAWN or is_retired:
+            self.table.remove(child)
+        self.generations.discard_retired()
 
-    # ---- logs, binary, files
+    # ---- logs, upgrade, status
 
     def _reopen(self) -> None:
-        for cycle in filter(None, (self.succession.current, self.succession.pending)):
+        for generation in filter(None, (self.generations.current, self.generations.pending)):
+            generation.reopen_logs()
             try:
-                cycle.log.file.reopen()
-                if cycle.access_log:
-                    cycle.access_log.reopen()
-                give_to_workers(cycle)
+                chown_to_workers(generation)
             except OSError as error:
-                self.log("error", f"reopen failed, the old log stays in use: {error}")
-        self.table.tell(Command.REOPEN, self.table.living())
+                self.log("error", f"cannot give the log files to the workers' user: {error}")
+        self.table.broadcast(Command.REOPEN, self.table.living())
 
     def _change_binary(self) -> None:
-        parent_lives = self.is_new_binary and os.getppid() == self.parent
-        cycle = self.succession.current
-        if self.new_binary or parent_lives or cycle is None:
-            self.log("error", "upgrade ignored: another binary runs")
+        parent_is_alive = self.is_new_binary and os.getppid() == self.parent
+        current = self.generations.current
+        if self.new_binary or parent_is_alive or current is None:
+            self.log("error", "upgrade ignored: another binary is running")
             return
         self.log("notice", "starting a new binary")
-        if self.pid_file:
-            self.pid_file.rename(self._old_pid_file())
-        self.new_binary = start_binary(self.table, cycle.listeners)
+        self.pid_file.set_aside()
+        self.new_binary = start_binary(self.table, current.listeners)
 
-    def _binary_gone(self) -> None:
-        self.log("warning", "the new binary is gone")
+    def _on_new_binary_exit(self) -> None:
+        self.log("warning", "the new binary has exited")
         assert self.new_binary is not None
-        self.table.children.pop(self.new_binary.slot)
+        self.table.remove(self.new_binary)
         self.new_binary = None
-        with suppress(OSError):
-            if self.pid_file:
-                self._old_pid_file().rename(self.pid_file)
+        self.pid_file.restore()
         if self.noaccepting:
             self.flags.add(Flag.RESTART)
 
-    def _old_pid_file(self) -> Path:
-        assert self.pid_file is not None
-        return self.pid_file.with_name(self.pid_file.name + paths.OLD_SUFFIX)
-
-    def _write_pid(self) -> None:
-        if self.pid_file:
-            paths.write_atomically(self.pid_file, f"{os.getpid()}\n")
-
     def _write_status(self) -> None:
-        paths.write_atomically(self.home / "status.json", master_status(self))
+        status = status_json(
+            self.generations, self.new_binary, self.noaccepting, self.signals_taken
+        )
+        paths.write_atomically(self.home / "status.json", status)

@@ -1,7 +1,7 @@
-"""`master_process: off`: one process does it all, for debugging and for small machines.
+"""`master_process: off`: one process does everything, for debugging and for small machines.
 
-QUIT and TERM both stop it; HUP loads the settings and the models again in place, and keeps the
-old ones if that fails; WINCH and USR2 do nothing.
+QUIT, TERM and INT stop it. HUP reloads the settings and the models in place and keeps the old ones
+if that fails. WINCH and USR2 do nothing.
 """
 
 import asyncio
@@ -9,52 +9,53 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from cupola.errors import CupolaError
-from cupola.serve.ipc import paths
-from cupola.serve.master import signals, systemd
-from cupola.serve.master.generation import Cycle, build_cycle
-from cupola.serve.master.sockets import Listener, inherited
+from cupola.serve.generation import Generation, build_generation
+from cupola.serve.ipc import paths, signals
+from cupola.serve.ipc.listeners import Listener, inherited
+from cupola.serve.master import systemd
+from cupola.serve.master.pid_file import PidFile
+from cupola.serve.routes import ROUTER
 from cupola.serve.settings.settings import Settings
-from cupola.serve.worker.accepting import Acceptor, watch_time
+from cupola.serve.worker.accepting import Acceptor, watch_timeouts
 from cupola.serve.worker.app import Application
 from cupola.serve.worker.metrics import Metrics
-from cupola.serve.worker.model_directory import Fleet
+from cupola.serve.worker.model_directory import ModelDirectory
 
-STOP_LIMIT = 1.0  # seconds for answers in flight when told to stop
+STOP_TIMEOUT = 1.0  # seconds to finish open requests when stopping
 
 
 @dataclass
-class Generation:
-    """What one load of the settings made."""
+class ActiveGeneration:
+    """A generation with the runners and the application that serve it."""
 
-    cycle: Cycle
-    zygote: Any
+    generation: Generation
+    runners: Any
     app: Application
     acceptor: Acceptor
 
 
-def run_single(load: Callable[[], Settings]) -> int:
+def run_single_process(load: Callable[[], Settings]) -> int:
     """Serves until QUIT, TERM or INT; the exit code."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Single(load).run())
+        return runner.run(SingleProcess(load).run())
 
 
-class Single:
-    """The process; `current` is the generation in service."""
+class SingleProcess:
+    """The process. `current` is the generation that accepts connections."""
 
     def __init__(self, load: Callable[[], Settings]) -> None:
         self._load = load
-        self.over = asyncio.Event()
-        self.current: Generation | None = None
+        self.stopped = asyncio.Event()
+        self.current: ActiveGeneration | None = None
         self.number = 0
-        self._asked = False
-        self._task: asyncio.Task[None] | None = None
-        self._drains: set[asyncio.Task[None]] = set()
+        self._reload_requested = False
+        self._reload_task: asyncio.Task[None] | None = None
+        self._drain_tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
         settings = self._load()
@@ -66,90 +67,84 @@ class Single:
             print(f"cupola: {error}", flush=True)
             paths.remove_home(self.home)
             return 1
-        pid_file = settings.pid_file
-        if pid_file:
-            paths.write_atomically(pid_file, f"{os.getpid()}\n")
+        pid_file = PidFile(settings.pid_file)
+        pid_file.write()
         systemd.ready("one process")
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_reload)
-        self.current.cycle.log("notice", f"process {os.getpid()} is ready")
-        await self.over.wait()
-        await self._stop(self.current, pid_file)
+        self.current.generation.log("notice", f"process {os.getpid()} is ready")
+        await self.stopped.wait()
+        await self._stop(self.current)
+        pid_file.remove(upgrading=False)
+        paths.remove_home(self.home)
         return 0
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGQUIT, signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.over.set)
+            loop.add_signal_handler(number, self.stopped.set)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
         loop.add_signal_handler(signal.SIGUSR1, self._reopen)
         for number in (signal.SIGUSR2, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU):
             signal.signal(number, signal.SIG_IGN)
         signals.unblock()
 
-    async def _start(self, settings: Settings, kept: list[Listener]) -> Generation:
-        from cupola.serve.runners.threads import ThreadZygote  # with it, torch
+    async def _start(self, settings: Settings, kept: list[Listener]) -> ActiveGeneration:
+        from cupola.serve.runners.threads import ThreadedRunners  # imports torch
 
         self.number += 1
-        cycle = build_cycle(self.number, settings, kept, self.home, 1)
+        generation = build_generation(self.number, settings, kept, self.home, 1)
         loop = asyncio.get_running_loop()
-        zygote = await loop.run_in_executor(None, ThreadZygote, cycle)
-        fleet = Fleet(cycle)
-        app = Application(cycle, fleet, Metrics(cycle.metrics, 0, self.number))
-        await asyncio.wait_for(fleet.complete.wait(), settings.ready_timeout)
-        sockets = [one for listener in cycle.listeners for one in listener.sockets]
+        runners = await loop.run_in_executor(None, ThreadedRunners, generation)
+        directory = ModelDirectory(generation)
+        metrics = Metrics(generation.metrics, 0)
+        app = Application(generation, directory, metrics, ROUTER)
+        await asyncio.wait_for(directory.complete.wait(), settings.ready_timeout)
+        sockets = [one for listener in generation.listeners for one in listener.sockets]
         if self.current:
             self.current.acceptor.pause()
         acceptor = Acceptor(app, sockets)
         acceptor.start()
-        watch_time(app, min(1.0, settings.header_timeout / 4))
-        return Generation(cycle, zygote, app, acceptor)
+        watch_timeouts(app, min(1.0, settings.header_timeout / 4))
+        return ActiveGeneration(generation, runners, app, acceptor)
 
     def _on_reload(self) -> None:
-        self._asked = True  # a HUP during a reload is one more reload, as the master does it
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._reload())
+        self._reload_requested = True  # HUP during a reload starts another, as in the master
+        if self._reload_task is None or self._reload_task.done():
+            self._reload_task = asyncio.get_running_loop().create_task(self._reload())
 
     async def _reload(self) -> None:
-        while self._asked:
-            self._asked = False
+        while self._reload_requested:
+            self._reload_requested = False
             old = self.current
             assert old is not None
             try:
-                new = await self._start(self._load(), old.cycle.listeners)
+                new = await self._start(self._load(), old.generation.listeners)
             except Exception as error:
-                old.cycle.log("error", f"reload refused: {error}")
+                old.generation.log("error", f"reload refused: {error}")
                 continue
             self.current, old.app.draining = new, True
-            new.cycle.log("notice", f"generation {new.cycle.generation} is ready")
+            new.generation.log("notice", f"generation {new.generation.number} is ready")
             draining = asyncio.get_running_loop().create_task(self._drain(old))
-            self._drains.add(draining)
-            draining.add_done_callback(self._drains.discard)
+            self._drain_tasks.add(draining)
+            draining.add_done_callback(self._drain_tasks.discard)
 
-    async def _drain(self, old: Generation) -> None:
+    async def _drain(self, old: ActiveGeneration) -> None:
         while old.app.connections or old.app.active:
             await asyncio.sleep(0.1)
-        old.app.context.fleet.close()
-        old.zygote.stop()
+        old.app.context.directory.close()
+        old.runners.stop()
 
     def _reopen(self) -> None:
         if self.current:
-            for target in (self.current.cycle.log.file, self.current.cycle.access_log):
-                try:
-                    if target is not None:
-                        target.reopen()
-                except OSError as error:
-                    self.current.cycle.log("error", f"reopen failed: {error}")
+            self.current.generation.reopen_logs()
 
-    async def _stop(self, current: Generation, pid_file: Path | None) -> None:
+    async def _stop(self, current: ActiveGeneration) -> None:
         current.app.draining = True
         current.acceptor.pause()
-        for _ in range(int(STOP_LIMIT / 0.02)):
+        for _ in range(int(STOP_TIMEOUT / 0.02)):
             if not current.app.active:
                 break
             await asyncio.sleep(0.02)
-        current.zygote.stop()
-        if pid_file:
-            pid_file.unlink(missing_ok=True)
-        for listener in current.cycle.listeners:
+        current.runners.stop()
+        for listener in current.generation.listeners:
             listener.close()
-        paths.remove_home(self.home)

@@ -1,17 +1,17 @@
-"""Starts the server: one process or a master with children, in front or as a daemon."""
+"""Starts the server: one process or a master with children, in the foreground or as a daemon."""
 
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from cupola.serve.master.sockets import ENVIRONMENT
+from cupola.serve.ipc.listeners import ENVIRONMENT
 from cupola.serve.settings.file import load_settings
 from cupola.serve.settings.settings import Settings
 
 
 def start(file: Path | None, flags: dict[str, Any]) -> int:
-    """Runs until told to stop; the exit code."""
+    """Runs the server until it is stopped; returns the exit code."""
     where = Path.cwd()
 
     def load() -> Settings:
@@ -19,18 +19,18 @@ def start(file: Path | None, flags: dict[str, Any]) -> int:
 
     settings = load()
     if not settings.master_process:
-        from cupola.serve.master.single_process import run_single
+        from cupola.serve.master.single_process import run_single_process
 
-        return run_single(load)
+        return run_single_process(load)
     from cupola.serve.master.master import Master
 
     if settings.daemon and ENVIRONMENT not in os.environ:
-        daemonise()
+        daemonize()
     return Master(load).run()
 
 
-def daemonise() -> None:
-    """fork, setsid, umask 0, and nothing on stdin and stdout; stderr stays for the error log."""
+def daemonize() -> None:
+    """Forks, calls setsid, sets umask 0 and closes stdin and stdout; stderr stays open."""
     sys.stdout.flush()
     if os.fork():
         os._exit(0)

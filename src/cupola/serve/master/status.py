@@ -1,34 +1,38 @@
-"""What the master tells of itself: one JSON file, written at each change, read by everyone."""
+"""The master's status: one JSON file, written at each change, read by all processes."""
 
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from cupola.serve.master.children import Child
-    from cupola.serve.master.master import Master
+from cupola.serve.master.children import Child
+from cupola.serve.master.generation_manager import GenerationManager
 
 
-def master_status(master: "Master") -> str:
-    """The file's text: generations, processes, signals taken, whether a reload is under way."""
-    cycle, pending = master.succession.current, master.succession.pending
+def status_json(
+    manager: GenerationManager,
+    new_binary: Child | None,
+    noaccepting: bool,
+    signals_taken: dict[str, int],
+) -> str:
+    """The text of the file: generations, processes, signals taken, whether a reload is pending."""
+    current, pending = manager.current, manager.pending
     return json.dumps(
         {
             "pid": os.getpid(),
             "written": time.time(),
-            "generation": cycle.generation if cycle else 0,
-            "pending": pending.generation if pending else None,
-            "new_binary": master.new_binary.pid if master.new_binary else None,
-            "noaccepting": master.noaccepting,
-            "listen": [entry.address for entry in cycle.listeners] if cycle else [],
-            "signals": master.counts,
-            "processes": [_describe(child) for child in master.table if child.alive],
+            "generation": current.number if current else 0,
+            "pending": pending.number if pending else None,
+            "new_binary": new_binary.pid if new_binary else None,
+            "noaccepting": noaccepting,
+            "listen": [listener.address for listener in current.listeners] if current else [],
+            "signals": signals_taken,
+            "processes": [_describe(child) for child in manager.table if child.alive],
         }
     )
 
 
-def _describe(child: "Child") -> dict[str, Any]:
+def _describe(child: Child) -> dict[str, Any]:
     return {
         "role": child.role,
         "index": child.index,

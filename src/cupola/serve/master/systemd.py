@@ -1,4 +1,4 @@
-"""sd_notify: tells systemd (or whoever listens on NOTIFY_SOCKET) how the master stands."""
+"""sd_notify: reports the master's state to systemd, or to any listener on NOTIFY_SOCKET."""
 
 import os
 import socket
@@ -6,7 +6,7 @@ import time
 
 
 def notify(*lines: str) -> bool:
-    """Sends e.g. "READY=1"; False without a NOTIFY_SOCKET or if nobody listens on it."""
+    """Sends lines such as "READY=1"; False without NOTIFY_SOCKET or a listener on it."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return False
@@ -21,15 +21,15 @@ def notify(*lines: str) -> bool:
 
 
 def ready(status: str) -> None:
-    """The service answers; MAINPID follows a binary upgrade."""
+    """The service is ready. MAINPID follows a binary upgrade."""
     notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS={status}")
 
 
 def reloading() -> None:
-    """A reload has begun; `ready` ends it."""
+    """A reload has started; `ready` ends it."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def stopping() -> None:
-    """The service is going down."""
+    """The service is stopping."""
     notify("STOPPING=1")

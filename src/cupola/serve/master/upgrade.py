@@ -1,4 +1,4 @@
-"""Binary upgrade: starts argv[0] again with the listening sockets, beside this master."""
+"""Binary upgrade: executes the command line again, beside this master, with its listeners."""
 
 import os
 import sys
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from cupola.serve.ipc.channel import Channel
-from cupola.serve.master.children import Child, Kind, Table
-from cupola.serve.master.sockets import ENVIRONMENT, Listener, to_environment
+from cupola.serve.ipc.listeners import ENVIRONMENT, Listener, to_environment
+from cupola.serve.master.children import Child, ChildKind, ChildTable
 
 
-def start_binary(table: Table, listeners: Sequence[Listener]) -> Child:
-    """Forks and executes the command line that started us; the child is never signalled.
+def start_binary(table: ChildTable, listeners: Sequence[Listener]) -> Child:
+    """Forks and executes the command line that started this master; never signals the child.
 
-    The listening descriptors are named in an environment variable, in nginx's manner.
+    An environment variable lists the listening descriptors, as in nginx.
     """
     variable, fds = to_environment(listeners)
 
@@ -23,4 +23,4 @@ def start_binary(table: Table, listeners: Sequence[Listener]) -> Child:
         environment = {**os.environ, ENVIRONMENT: variable, "CUPOLA_UPGRADE": "1"}
         os.execvpe(sys.orig_argv[0], sys.orig_argv, environment)
 
-    return table.add("new binary", 0, 0, execute, Kind.DETACHED)
+    return table.add("new binary", 0, 0, execute, ChildKind.DETACHED)

@@ -1,1 +1,1 @@
-"""What clients speak: Open Inference Protocol v2 with Triton's extensions, and OpenAI's."""
+"""The HTTP protocols of the server. Each module has a table of its routes, `ROUTES`."""

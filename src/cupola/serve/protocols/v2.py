@@ -1,22 +1,27 @@
-"""Open Inference Protocol v2 over REST, with Triton's repository, config and statistics.
-
-Bodies go to the runner as they came (it holds the tensors); here only headers are judged.
-"""
+"""Open Inference Protocol v2 over REST, with Triton's repository, config and statistics."""
 
 import asyncio
-from collections.abc import Awaitable
-from functools import partial
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
-
-import orjson
 
 import cupola
-from cupola.serve.http.compression import SMALL, pack, unpack
-from cupola.serve.http.messages import Refusal, Request, Response, Sink
-from cupola.serve.ipc import frames as wire
-from cupola.serve.worker.context import Context, Inference, Later, Outcome
+from cupola.serve.http.messages import HTTPError, Request, Response, json_response
+from cupola.serve.http.routing import BINARY, JSON, Content, Handler, Parameter, Route
+from cupola.serve.protocols.v2_inference import EVENTS, JSON_LINES, generate_stream, infer
+from cupola.serve.protocols.v2_schemas import (
+    IndexEntry,
+    IndexRequest,
+    InferenceRequest,
+    InferenceResponse,
+    Live,
+    ModelMetadata,
+    ModelReady,
+    Ready,
+    RepositoryRequest,
+    ServerMetadata,
+    Statistics,
+    TensorMetadata,
+)
+from cupola.serve.worker.context import WorkerContext
 from cupola.serve.worker.metrics import ModelMetrics
 from cupola.serve.worker.runner_connections import Model
 
@@ -24,75 +29,66 @@ EXTENSIONS = [
     "binary_tensor_data", "model_repository", "model_repository(unload_dependents)",
     "model_configuration", "statistics",
 ]  # fmt: skip
-_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 _TRITON_TYPES = {"BYTES": "TYPE_STRING"}
 
-
-def as_json(value: Any, status: int = 200) -> Response:
-    """A JSON answer."""
-    return Response(status, orjson.dumps(value))
+# ---- health and metadata
 
 
-def server_metadata(context: Context, request: Request) -> Response:
-    return as_json({"name": "cupola", "version": cupola.__version__, "extensions": EXTENSIONS})
+def server_metadata(context: WorkerContext, request: Request) -> Response:
+    return json_response(ServerMetadata("cupola", cupola.__version__, EXTENSIONS))
 
 
-def live(context: Context, request: Request) -> Response:
-    return as_json({"live": True})
+def live(context: WorkerContext, request: Request) -> Response:
+    return json_response(Live(True))
 
 
-def ready(context: Context, request: Request) -> Response:
-    good = context.fleet.ready
-    return as_json({"ready": good}, 200 if good else 503)
+def ready(context: WorkerContext, request: Request) -> Response:
+    is_ready = context.directory.ready
+    return json_response(Ready(is_ready), 200 if is_ready else 503)
 
 
-def model_ready(context: Context, request: Request, name: str, version: str | None) -> Response:
-    model = context.fleet.find(name, version)
-    good = context.fleet.is_ready(model)
-    return as_json({"name": model.name, "ready": good}, 200 if good else 503)
+def model_ready(
+    context: WorkerContext, request: Request, name: str, version: str | None = None
+) -> Response:
+    model = context.directory.find(name, version)
+    is_ready = context.directory.is_ready(model)
+    return json_response(ModelReady(model.name, is_ready), 200 if is_ready else 503)
 
 
-def metadata(context: Context, request: Request, name: str, version: str | None) -> Response:
-    model = context.fleet.find(name, version)
-    about = _described(model)
-    return as_json(
-        {
-            "name": model.name,
-            "versions": list(context.fleet.models[name]),
-            "platform": f"cupola_{about['task']}",
-            "inputs": [_spec(spec) for spec in about["inputs"]],
-            "outputs": [_spec(spec) for spec in about["outputs"]],
-        }
+def metadata(
+    context: WorkerContext, request: Request, name: str, version: str | None = None
+) -> Response:
+    model = context.directory.find(name, version)
+    about = _description(model)
+    inputs, outputs = (
+        [TensorMetadata(spec["name"], spec["datatype"], spec["shape"]) for spec in about[side]]
+        for side in ("inputs", "outputs")
     )
+    versions = list(context.directory.models[name])
+    platform = f"cupola_{about['task']}"
+    return json_response(ModelMetadata(model.name, versions, platform, inputs, outputs))
 
 
-def _described(model: Model) -> dict[str, Any]:
-    if "inputs" not in model.about:
-        raise Refusal(503, f"{model.name} is not ready yet")
-    return model.about
+def _description(model: Model) -> dict[str, Any]:
+    if "inputs" not in model.description:
+        raise HTTPError(503, f"{model.name} is not ready yet")
+    return model.description
 
 
-def _spec(spec: dict[str, Any]) -> dict[str, Any]:
-    return {"name": spec["name"], "datatype": spec["datatype"], "shape": spec["shape"]}
-
-
-def config(context: Context, request: Request, name: str, version: str | None) -> Response:
-    model = context.fleet.find(name, version)
-    about = _described(model)
-
-    def tensor(spec: dict[str, Any]) -> dict[str, Any]:
-        kind = _TRITON_TYPES.get(spec["datatype"], f"TYPE_{spec['datatype']}")
-        entry = {"name": spec["name"], "data_type": kind, "dims": spec["shape"]}
-        return entry | ({"optional": True} if spec.get("optional") else {})
-
-    return as_json(
+def config(
+    context: WorkerContext, request: Request, name: str, version: str | None = None
+) -> Response:
+    """Triton's model configuration."""
+    model = context.directory.find(name, version)
+    about = _description(model)
+    return json_response(
         {
             "name": model.name,
             "platform": f"cupola_{about['task']}",
             "backend": "cupola",
             "max_batch_size": 0,
-            "input": [tensor(spec) for spec in about["inputs"]],
-            "output": [tensor(spec) for spec in about["outputs"]],
+            "input": [_config_tensor(spec) for spec in about["inputs"]],
+            "output": [_config_tensor(spec) for spec in about["outputs"]],
             "dynamic_batching": {
                 "preferred_batch_size": [about["max_batch"]],
                 "max_queue_delay_microseconds": int(about["batch_delay"] * 1e6),
@@ -104,22 +100,30 @@ def config(context: Context, request: Request, name: str, version: str | None) -
     )
 
 
+def _config_tensor(spec: dict[str, Any]) -> dict[str, Any]:
+    kind = _TRITON_TYPES.get(spec["datatype"], f"TYPE_{spec['datatype']}")
+    entry = {"name": spec["name"], "data_type": kind, "dims": spec["shape"]}
+    return entry | ({"optional": True} if spec.get("optional") else {})
+
+
+# ---- statistics
+
+
 def statistics(
-    context: Context, request: Request, name: str | None = None, version: str | None = None
+    context: WorkerContext, request: Request, name: str | None = None, version: str | None = None
 ) -> Response:
-    """Counts since the worker that answers began; the Prometheus page covers all workers."""
+    """Counts since the start of the answering worker; /metrics covers all workers."""
+    directory = context.directory
     if name is None:
-        models = [
-            model for versions in context.fleet.models.values() for model in versions.values()
-        ]
+        models = directory.all()
     elif version is None:
-        context.fleet.find(name)
-        models = list(context.fleet.models[name].values())
+        directory.find(name)
+        models = list(directory.models[name].values())
     else:
-        models = [context.fleet.find(name, version)]
+        models = [directory.find(name, version)]
     context.metrics.flush()
-    counted = [_statistics(model, context.metrics.of(model)) for model in models]
-    return as_json({"model_stats": counted})
+    counts = [_statistics(model, context.metrics.for_model(model)) for model in models]
+    return json_response(Statistics(counts))
 
 
 def _statistics(model: Model, counts: ModelMetrics) -> dict[str, Any]:
@@ -146,184 +150,130 @@ def _statistics(model: Model, counts: ModelMetrics) -> dict[str, Any]:
     }
 
 
-# ---- inference
+# ---- repository
 
 
-def infer(context: Context, request: Request, name: str, version: str | None) -> Outcome:
-    """One request to one model, from the cache or from a runner."""
-    model = context.fleet.find(name, version)
-    if context.caches(model) or "content-encoding" in request.headers:
-        return _infer_in_steps(context, request, model)
-    frame = frame_of(context, request, wire.INFER)
-    return Later(Inference(context, model, request, frame), partial(answered, request))
+def index(context: WorkerContext, request: Request) -> Response:
+    directory = context.directory
+    entries = []
+    for model in directory.all():
+        if directory.is_ready(model):
+            entry = IndexEntry(model.name, model.version, "READY", "")
+        else:
+            reason = str(model.description.get("failure", ""))
+            entry = IndexEntry(model.name, model.version, "UNAVAILABLE", reason)
+        entries.append(entry)
+    options = request.json() if request.body else {}
+    if isinstance(options, dict) and options.get("ready"):
+        entries = [entry for entry in entries if entry.state == "READY"]
+    return json_response(entries)
 
 
-async def _infer_in_steps(context: Context, request: Request, model: Model) -> Response:
-    await unpack_body(context, request)
-    frame = frame_of(context, request, wire.INFER)
-    found = answered(request, await context.ask(model, request, frame))
-    return found if isinstance(found, Response) else await found
-
-
-async def unpack_body(context: Context, request: Request) -> None:
-    """A compressed body is replaced by what it holds."""
-    plain = await unpack(request, context.settings.max_body)
-    if plain is None:
-        return
-    request.release()
-    if len(plain) > context.settings.shm_threshold:
-        request.spooled, plain = Path(wire.spill(plain, context.server.spool)), b""
-    request.body = plain
-
-
-def frame_of(context: Context, request: Request, kind: int) -> wire.Frame:
-    """The frame for the runner: the form of the body, and where it lies."""
-    headers, extra = request.headers, dict[str, Any]()
-    size = headers.get("inference-header-content-length")
-    if request.spooled is not None:
-        extra["spool"] = str(request.spooled)
-    form = form_of(headers.get("content-type", "").lower(), _start_of(request), size is not None)
-    if form != "v2":
-        extra["format"] = form
-    if form == "multipart":
-        extra["content_type"] = headers["content-type"]
-    if request.query:
-        extra["query"] = dict(parse_qsl(request.query))
-    return wire.Frame(kind, 0, request.body, extra, -1 if size is None else _json_size(size))
-
-
-def _json_size(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise Refusal(400, f"bad Inference-Header-Content-Length {text!r}")
-    return int(text)
-
-
-def _start_of(request: Request) -> bytes:
-    if request.spooled is None:
-        return bytes(request.body[:16])
-    with request.spooled.open("rb") as file:
-        return file.read(16)
-
-
-def form_of(content_type: str, start: bytes, has_json_size: bool) -> str:
-    """v2, image, npy or multipart: by the content type, else by the first bytes."""
-    if has_json_size or content_type.startswith("application/json"):
-        return "v2"
-    if content_type.startswith("multipart/form-data"):
-        return "multipart"
-    if content_type.startswith("image/"):
-        return "image"
-    if "npy" in content_type or start.startswith(b"\x93NUMPY"):
-        return "npy"
-    return "image" if start.startswith(_IMAGES) else "v2"
-
-
-def answered(request: Request, answer: wire.Frame) -> Response | Awaitable[Response]:
-    """The runner's answer as HTTP, compressed if the client likes it so."""
-    if answer.status != 200:
-        raise Refusal(answer.status, answer.extra["error"])
-    response = Response(200, answer.body)
-    if answer.json_size >= 0:
-        response.content_type = "application/octet-stream"
-        response.headers.append(("Inference-Header-Content-Length", str(answer.json_size)))
-    accepted = request.headers.get("accept-encoding")
-    if accepted is None or len(answer.body) < SMALL:
-        return response
-    return _packed(response, accepted)
-
-
-async def _packed(response: Response, accepted: str) -> Response:
-    packed, name = await pack(bytes(response.body), accepted)
-    if name is not None:
-        response.body = packed
-        response.headers += [("Content-Encoding", name), ("Vary", "Accept-Encoding")]
-    return response
-
-
-async def generate_stream(
-    context: Context, request: Request, name: str, version: str | None
-) -> Response:
-    """A streamed answer: server-sent events, or JSON lines if the client asks for those."""
-    model = context.fleet.find(name, version)
-    await unpack_body(context, request)
-    lines = "application/x-ndjson" in request.headers.get("accept", "")
-    pieces = context.stream(model, request, frame_of(context, request, wire.STREAM))
-    first = await anext(pieces, None)  # refusals still get their own status
-
-    async def write(sink: Sink) -> None:
-        piece = first
-        try:
-            while piece is not None:
-                await sink.write(_line(_event(model, piece), lines))
-                piece = await anext(pieces, None)
-        except Refusal as refusal:  # the status is sent: the error goes into the stream
-            await sink.write(_line({"error": refusal.message}, lines))
-        finally:
-            await pieces.aclose()
-
-    kind = "application/x-ndjson" if lines else "text/event-stream"
-    return Response(200, content_type=kind, stream=write, headers=[("Cache-Control", "no-store")])
-
-
-def _event(model: Model, piece: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "model_name": model.name,
-        "model_version": model.version,
-        **piece["data"],
-        "final": piece["final"],
-    }
-
-
-def _line(value: dict[str, Any], lines: bool) -> bytes:
-    text = orjson.dumps(value)
-    return text + b"\n" if lines else b"data: " + text + b"\n\n"
-
-
-# ---- the repository
-
-
-def index(context: Context, request: Request) -> Response:
-    found = []
-    for name, versions in context.fleet.models.items():
-        for version, model in versions.items():
-            state = "READY" if context.fleet.is_ready(model) else "UNAVAILABLE"
-            reason = str(model.about.get("failure", "")) if state != "READY" else ""
-            found.append({"name": name, "version": version, "state": state, "reason": reason})
-    wanted = orjson.loads(request.body) if request.body else {}
-    if isinstance(wanted, dict) and wanted.get("ready"):
-        found = [entry for entry in found if entry["state"] == "READY"]
-    return as_json(found)
-
-
-async def load(context: Context, request: Request, name: str) -> Response:
-    """Loads a bundle; `parameters` may give `bundle` (a folder), `version`, `runners`."""
+async def load(context: WorkerContext, request: Request, name: str) -> Response:
+    """Loads a bundle; `parameters` may contain `bundle` (a folder), `version` and `runners`."""
     context.require_admin(request)
-    wanted = _parameters(request)
-    wanted.pop("config", None)
-    model = {"bundle": name, **wanted} if "bundle" not in wanted else {"name": name, **wanted}
-    await context.fleet.order("load", model=model)
-    await asyncio.wait_for(context.fleet.settled(), context.settings.ready_timeout)
+    parameters = _parameters(request)
+    parameters.pop("config", None)
+    key = "name" if "bundle" in parameters else "bundle"
+    await context.directory.request("load", model={key: name, **parameters})
+    await asyncio.wait_for(context.directory.settled(), context.settings.ready_timeout)
     return Response(200, b"")
 
 
-async def unload(context: Context, request: Request, name: str) -> Response:
+async def unload(context: WorkerContext, request: Request, name: str) -> Response:
     """Takes a model, or one version of it, out of service."""
     context.require_admin(request)
     version = _parameters(request).get("version")
-    context.fleet.find(name, version)
-    await context.fleet.order("unload", name=name, version=version)
+    context.directory.find(name, version)
+    await context.directory.request("unload", name=name, version=version)
     return Response(200, b"")
 
 
 def _parameters(request: Request) -> dict[str, Any]:
-    if not request.body:
-        return {}
-    try:
-        document = orjson.loads(request.body)
-    except orjson.JSONDecodeError as error:
-        raise Refusal(400, f"the body is no JSON: {error}") from None
-    found = document.get("parameters", {}) if isinstance(document, dict) else None
-    if not isinstance(found, dict):
-        raise Refusal(400, "`parameters` must be an object")
-    found.pop("unload_dependents", None)
-    return found
+    document = request.json() if request.body else {}
+    parameters = document.get("parameters", {}) if isinstance(document, dict) else None
+    if not isinstance(parameters, dict):
+        raise HTTPError(400, "`parameters` must be an object")
+    parameters.pop("unload_dependents", None)
+    return parameters
+
+
+# ---- routes
+
+_NAME: dict[str, Any] = {"type": "string", "minLength": 1}
+MODEL_NAME = Parameter("model_name", "path", _NAME, "A model of the repository index.")
+MODEL_VERSION = Parameter("model_version", "path", _NAME, "One of its versions.")
+JSON_SIZE = Parameter(
+    "Inference-Header-Content-Length", "header", {"type": "integer", "minimum": 0},
+    "Size of the JSON part of the body in bytes; binary tensors follow it.",
+)  # fmt: skip
+TIMEOUT = Parameter(
+    "X-Request-Timeout", "header", {"type": "number", "exclusiveMinimum": 0}, "Seconds."
+)
+_OBJECT: dict[str, Any] = {"type": "object"}
+_FILE: dict[str, Any] = {"type": "string", "format": "binary"}
+_TEXT: dict[str, Any] = {"type": "string"}
+_BODY: Content = {
+    JSON: InferenceRequest, BINARY: _FILE, "image/jpeg": _FILE, "image/png": _FILE,
+    "application/x-npy": _FILE, "multipart/form-data": _OBJECT,
+}  # fmt: skip
+_INFERENCE: dict[str, Any] = {
+    "request": _BODY,
+    "errors": (400, 404, 413, 415, 429, 500, 503, 504),
+    "parameters": (JSON_SIZE, TIMEOUT),
+}
+
+
+def _model_routes(
+    method: str,
+    suffix: str,
+    handler: Handler,
+    summary: str,
+    responses: dict[int, type[Any] | Content],
+    parameters: tuple[Parameter, ...] = (),
+    **details: Any,
+) -> list[Route]:
+    """Two routes: of the newest version of a model, and of a given version."""
+    base, versioned = "/v2/models/{model_name}", "/v2/models/{model_name}/versions/{model_version}"
+    in_path = {base: (MODEL_NAME,), versioned: (MODEL_NAME, MODEL_VERSION)}
+    return [
+        Route(method, path + suffix, handler, summary, "models", responses,
+              parameters=(*names, *parameters), **details)
+        for path, names in in_path.items()
+    ]  # fmt: skip
+
+
+def _repository_route(path: str, handler: Handler, summary: str, **details: Any) -> Route:
+    return Route("POST", f"/v2/repository/{path}", handler, summary, "repository",
+                 request_required=False, **details)  # fmt: skip
+
+
+_ADMIN: dict[str, Any] = {
+    "responses": {200: {}},
+    "errors": (400, 403, 404, 503),
+    "request": {JSON: RepositoryRequest},
+    "parameters": (MODEL_NAME,),
+}
+ROUTES = [
+    Route("GET", "/v2", server_metadata, "Server metadata", "server", {200: ServerMetadata}),
+    Route("GET", "/v2/health/live", live, "Whether the worker is running", "server", {200: Live}),
+    Route("GET", "/v2/health/ready", ready, "Whether every model has a ready runner", "server",
+          {200: Ready, 503: Ready}),
+    Route("GET", "/v2/models/stats", statistics, "Statistics of all models", "models",
+          {200: Statistics}),
+    *_model_routes("GET", "", metadata, "Model metadata", {200: ModelMetadata}, errors=(404, 503)),
+    *_model_routes("GET", "/ready", model_ready, "Whether the model has a ready runner",
+                   {200: ModelReady, 503: ModelReady}, errors=(404,)),
+    *_model_routes("GET", "/config", config, "Model configuration", {200: {JSON: _OBJECT}},
+                   errors=(404, 503)),
+    *_model_routes("GET", "/stats", statistics, "Model statistics", {200: Statistics},
+                   errors=(404,)),
+    *_model_routes("POST", "/infer", infer, "Run the model",
+                   {200: {JSON: InferenceResponse, BINARY: _FILE}}, **_INFERENCE),
+    *_model_routes("POST", "/generate_stream", generate_stream, "Run the model, stream the answer",
+                   {200: {EVENTS: _TEXT, JSON_LINES: _TEXT}}, **_INFERENCE),
+    _repository_route("index", index, "Models and their states", errors=(400,),
+                      responses={200: {JSON: list[IndexEntry]}}, request={JSON: IndexRequest}),
+    _repository_route("models/{model_name}/load", load, "Load a model (admin)", **_ADMIN),
+    _repository_route("models/{model_name}/unload", unload, "Unload a model (admin)", **_ADMIN),
+]  # fmt: skip

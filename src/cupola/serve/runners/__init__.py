@@ -1,1 +1,1 @@
-"""The processes that run models, and what they do with a request."""
+"""The zygote and the runners: the processes that load models and process requests."""

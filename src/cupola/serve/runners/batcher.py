@@ -1,4 +1,4 @@
-"""Which samples run together: equal buckets, up to a size, after at most a delay."""
+"""Forms batches: samples of one bucket, up to a size, after at most a delay."""
 
 import time
 from collections import deque
@@ -6,20 +6,20 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from cupola.serve.runners.codec import Request
+from cupola.serve.runners.codec import ParsedRequest
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request inside a runner. Moments are on the monotonic clock, in seconds."""
+    """One request in a runner. Moments are on the monotonic clock, in seconds."""
 
     id: int
     connection: Any
-    request: Request
+    request: ParsedRequest
     samples: list[Any]
     received: float
     deadline: float
-    alone: bool = False  # it was there when another runner died
+    alone: bool = False  # it was being processed when another runner crashed
     predictions: list[Any] = field(init=False)
     missing: int = field(init=False)  # samples without a prediction
     cancelled: bool = False
@@ -32,16 +32,16 @@ class Job:
         self.missing = len(self.samples)
         self.predictions = [None] * self.missing
 
-    def unwanted(self, now: float) -> bool:
-        """Nobody waits for the answer any more."""
+    def is_abandoned(self, now: float) -> bool:
+        """Whether no client waits for the answer any more."""
         return self.cancelled or now > self.deadline
 
 
-Item: TypeAlias = tuple[Job, int]  # one sample of a job: the job and the sample's index
+Item: TypeAlias = tuple[Job, int]  # one sample: its job and its index there
 
 
 class Batcher:
-    """Waiting samples by bucket. `delay` in seconds."""
+    """The waiting samples, by bucket. `delay` in seconds."""
 
     def __init__(self, max_batch: int, delay: float) -> None:
         self.max_batch = max_batch
@@ -50,7 +50,7 @@ class Batcher:
         self.jobs: dict[int, Job] = {}
 
     def add(self, job: Job, buckets: list[Hashable]) -> None:
-        """Queues every sample of a job."""
+        """Queues all samples of a job."""
         job.queued = time.monotonic()
         self.jobs[job.id] = job
         for index, bucket in enumerate(buckets):
@@ -61,12 +61,12 @@ class Batcher:
             queue.append((job, index))
 
     def cancel(self, job_id: int) -> None:
-        """The client has left: what has not run will not."""
+        """Drops the samples of a job that have not run."""
         if job := self.jobs.get(job_id):
             job.cancelled = True
 
     def wait(self) -> float | None:
-        """Seconds until a batch is due; None if nothing waits."""
+        """Seconds until a batch is due; None if no sample is waiting."""
         if not self._queues:
             return None
         due = min(map(self._due, self._queues.values()))
@@ -85,7 +85,7 @@ class Batcher:
         queue, batch = self._queues[key], list[Item]()
         while queue and len(batch) < self.max_batch:
             job, index = queue.popleft()
-            if job.unwanted(now):
+            if job.is_abandoned(now):
                 self.jobs.pop(job.id, None)
             else:
                 batch.append((job, index))

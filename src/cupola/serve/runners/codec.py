@@ -1,7 +1,7 @@
-"""A request's body -> tensors, and an answer's tensors -> body.
+"""Parses request bodies into tensors and builds answers from tensors.
 
-Bodies come in four forms: the protocol's JSON with or without binary tensors behind it, a bare
-image, a bare .npy array, and multipart with one part for each input.
+A request body has one of four formats: the protocol's JSON, optionally followed by binary tensors;
+an image file; a .npy array; or multipart with one part per input.
 """
 
 import io
@@ -14,16 +14,16 @@ import orjson
 
 from cupola.errors import InputError, did_you_mean
 from cupola.runtime.predictor import Predictor, TensorSpec
-from cupola.serve.ipc import frames as wire
+from cupola.serve.ipc.frames import Body, Frame
 from cupola.serve.runners import tensors
-from cupola.serve.runners.multipart import parts_of
+from cupola.serve.runners.multipart import parse_multipart
 
-Specs: TypeAlias = Mapping[str, TensorSpec]  # a model's inputs by their names
+Specs: TypeAlias = Mapping[str, TensorSpec]  # a model's inputs by name
 
 
 @dataclass(slots=True)
-class Request:
-    """A parsed request. `outputs` maps asked names to "wants the binary form"."""
+class ParsedRequest:
+    """A request. `outputs` maps the requested names to whether they are wanted in binary."""
 
     tensors: dict[str, Any]
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -32,43 +32,45 @@ class Request:
     binary: bool = False
 
 
-def parse(frame: wire.Frame, body: wire.Body, specs: Specs) -> Request:
-    """The request that a worker forwarded; InputError says what is wrong with it."""
+def parse(frame: Frame, body: Body, specs: Specs) -> ParsedRequest:
+    """Parses and validates a forwarded request; InputError if it is invalid."""
     request = _parse(frame, memoryview(body), specs)
     check_inputs(request.tensors, specs)
     return request
 
 
-def _parse(frame: wire.Frame, view: memoryview, specs: Specs) -> Request:
-    form = frame.extra.get("format", "v2")
-    if form == "v2":
+def _parse(frame: Frame, view: memoryview, specs: Specs) -> ParsedRequest:
+    body_format = frame.extra.get("format", "v2")
+    if body_format == "v2":
         return _parse_v2(view, frame.json_size, specs)
     query = dict(frame.extra.get("query", {}))
-    if form == "multipart":
-        found = parts_of(view, frame.extra["content_type"])
-        return Request(*_sort_parts(found, specs, query))
-    if form == "npy":
+    if body_format == "multipart":
+        parts = parse_multipart(view, frame.extra["content_type"])
+        return ParsedRequest(*_sort_parts(parts, specs, query))
+    if body_format == "npy":
         spec = next((spec for spec in specs.values() if spec.datatype != "BYTES"), None)
         if spec is None:
-            raise InputError("this model takes no plain array")
-        return Request({spec.name: _load_npy(bytes(view), spec.name)}, query)
+            raise InputError("this model does not accept a plain array")
+        return ParsedRequest({spec.name: _load_npy(bytes(view), spec.name)}, query)
     spec = _bytes_input(specs)
-    return Request({spec.name: tensors.object_array([bytes(view)])}, query)
+    return ParsedRequest({spec.name: tensors.object_array([bytes(view)])}, query)
 
 
 def _bytes_input(specs: Specs) -> TensorSpec:
     for spec in specs.values():
         if spec.datatype == "BYTES":
             return spec
-    raise InputError("this model takes no image or file; send its tensors as JSON")
+    raise InputError("this model does not accept an image or file; send its tensors as JSON")
 
 
 def _sort_parts(
-    found: list[tuple[str, bytes]], specs: Specs, query: dict[str, Any]
+    parts: list[tuple[str, bytes]], specs: Specs, query: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parts named like an input are inputs (`file` is the first BYTES one); others parameters."""
+    """Inputs and parameters. Parts named like an input (or `file`, for the first BYTES input)
+    are inputs; the others are parameters.
+    """
     inputs: dict[str, list[bytes]] = {}
-    for name, data in found:
+    for name, data in parts:
         if name in specs:
             inputs.setdefault(name, []).append(data)
         elif name in ("file", "files", "image"):
@@ -88,22 +90,22 @@ def _load_npy(data: bytes, name: str) -> Any:
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError, SyntaxError) as error:
-        raise InputError(f"input {name!r}: no .npy array: {error}") from None
+        raise InputError(f"input {name!r}: not a .npy array: {error}") from None
 
 
-def _parse_v2(view: memoryview, json_size: int, specs: Specs) -> Request:
+def _parse_v2(view: memoryview, json_size: int, specs: Specs) -> ParsedRequest:
     size = len(view) if json_size < 0 else json_size
     if size > len(view):
         raise InputError(f"Inference-Header-Content-Length is {size}, the body {len(view)} bytes")
     try:
         document = orjson.loads(view[:size])
     except orjson.JSONDecodeError as error:
-        raise InputError(f"the body is no JSON: {error}") from None
+        raise InputError(f"request body is not valid JSON: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
-        raise InputError("the body must be an object with a list `inputs`")
+        raise InputError("request body must be an object with a list `inputs`")
     found, rest = {}, view[size:]
     for entry in document["inputs"]:
-        name, array, rest = _input(entry, rest)
+        name, array, rest = _parse_input(entry, rest)
         if name in found:
             raise InputError(f"input {name!r} appears twice")
         found[name] = array
@@ -113,16 +115,16 @@ def _parse_v2(view: memoryview, json_size: int, specs: Specs) -> Request:
     if not isinstance(parameters, dict):
         raise InputError("`parameters` must be an object")
     request_id = document.get("id")
-    return Request(
+    return ParsedRequest(
         found,
         parameters,
         str(request_id) if request_id not in (None, "") else None,
-        _outputs(document, parameters),
+        _requested_outputs(document, parameters),
         bool(parameters.get("binary_data_output")),
     )
 
 
-def _input(entry: Any, rest: memoryview) -> tuple[str, Any, memoryview]:
+def _parse_input(entry: Any, rest: memoryview) -> tuple[str, Any, memoryview]:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise InputError("each input must be an object with a `name`")
     name, parameters = entry["name"], entry.get("parameters") or {}
@@ -130,23 +132,22 @@ def _input(entry: Any, rest: memoryview) -> tuple[str, Any, memoryview]:
         raise InputError(f"input {name!r}: `parameters` must be an object")
     if any(key.startswith("shared_memory") for key in parameters):
         raise InputError(f"input {name!r}: shared memory regions are not supported")
+    datatype = str(entry.get("datatype"))
     shape = tensors.check_shape(entry.get("shape"), name)
     size = parameters.get("binary_data_size")
     if size is None:
         if "data" not in entry:
-            raise InputError(f"input {name!r}: neither `data` nor `binary_data_size`")
-        return name, tensors.from_json(entry["data"], str(entry.get("datatype")), shape, name), rest
+            raise InputError(f"input {name!r} has neither `data` nor `binary_data_size`")
+        return name, tensors.from_json(entry["data"], datatype, shape, name), rest
     if type(size) is not int or not 0 <= size <= len(rest):
-        raise InputError(f"input {name!r}: binary_data_size {size!r} of {len(rest)} bytes left")
-    return (
-        name,
-        tensors.from_bytes(rest[:size], str(entry.get("datatype")), shape, name),
-        rest[size:],
-    )
+        raise InputError(
+            f"input {name!r}: binary_data_size is {size!r}, but {len(rest)} bytes are left"
+        )
+    return name, tensors.from_bytes(rest[:size], datatype, shape, name), rest[size:]
 
 
 def check_inputs(found: Mapping[str, Any], specs: Specs) -> None:
-    """Names, datatypes and ranks against what the model declares."""
+    """Checks names, datatypes and shapes against the model's inputs."""
     for name, array in found.items():
         if (spec := specs.get(name)) is None:
             raise InputError(f"unknown input {name!r}{did_you_mean(name, specs)}")
@@ -167,30 +168,34 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return all(want in (-1, have) for want, have in zip(wanted, shape, strict=True))
 
 
-def _outputs(document: dict[str, Any], parameters: dict[str, Any]) -> dict[str, bool] | None:
-    asked = document.get("outputs")
-    if not asked:
+def _requested_outputs(
+    document: dict[str, Any], parameters: dict[str, Any]
+) -> dict[str, bool] | None:
+    requested = document.get("outputs")
+    if not requested:
         return None
-    if not isinstance(asked, list):
+    if not isinstance(requested, list):
         raise InputError("`outputs` must be a list")
     default = bool(parameters.get("binary_data_output"))
     found = {}
-    for entry in asked:
+    for entry in requested:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise InputError("each output must be an object with a `name`")
-        wishes = entry.get("parameters") or {}
-        if any(key.startswith("shared_memory") for key in wishes):
+        options = entry.get("parameters") or {}
+        if any(key.startswith("shared_memory") for key in options):
             raise InputError(f"output {entry['name']!r}: shared memory regions are not supported")
-        found[entry["name"]] = bool(wishes.get("binary_data", default))
+        found[entry["name"]] = bool(options.get("binary_data", default))
     return found
 
 
-def build(request: Request, arrays: Mapping[str, Any], predictor: Predictor) -> tuple[bytes, int]:
-    """The answer's body, and the size of its JSON part if binary tensors follow it, else -1."""
-    asked = request.outputs or dict.fromkeys(arrays, request.binary)
+def build(
+    request: ParsedRequest, arrays: Mapping[str, Any], predictor: Predictor
+) -> tuple[bytes, int]:
+    """The body of the answer, and the size of its JSON part; -1 without binary tensors."""
+    requested = request.outputs or dict.fromkeys(arrays, request.binary)
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
-    for name, binary in asked.items():
+    for name, binary in requested.items():
         if name not in arrays:
             raise InputError(f"unknown output {name!r}{did_you_mean(name, arrays)}")
         array = np.asarray(arrays[name])

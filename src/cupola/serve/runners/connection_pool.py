@@ -1,6 +1,6 @@
-"""A runner's sockets: workers connect, their frames are read, answers are sent.
+"""A runner's connections from workers: accepts them, reads frames and sends answers.
 
-Frames that go out in one turn of the loop leave in one system call for each worker.
+The frames sent in one turn of the runner's loop leave in one system call per worker.
 """
 
 import select
@@ -9,61 +9,61 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cupola.serve.ipc import frames as wire
+from cupola.serve.ipc import frames
 
 READ_SIZE = 256 * 1024
 _READ, _WRITE = select.EPOLLIN, select.EPOLLOUT
 
 
 @dataclass(eq=False)
-class Connection:
-    """A worker's connection. `blocked`: the kernel takes no more for now."""
+class WorkerConnection:
+    """A worker's connection. `blocked`: the kernel's send buffer is full."""
 
     socket: socket.socket
-    unpacker: wire.Unpacker = field(default_factory=wire.Unpacker)
-    outgoing: list[wire.Body] = field(default_factory=list)
+    unpacker: frames.Unpacker = field(default_factory=frames.Unpacker)
+    outgoing: list[frames.Body] = field(default_factory=list)
     blocked: bool = False
 
 
-class Hub:
-    """Accepts on `listener`; each new worker gets `hello`; `dropped` learns of those that left.
+class ConnectionPool:
+    """Accepts on `listener`, sends `hello` to each worker; calls `on_disconnect` for those gone.
 
-    `life` is the read end of a pipe; when its other end closes, the hub is `orphaned`.
+    `parent_pipe` is the read end of a pipe; `orphaned` becomes true when its other end closes.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        hello: wire.Frame,
-        dropped: Callable[[Connection], None],
+        hello: frames.Frame,
+        on_disconnect: Callable[[WorkerConnection], None],
         spool: Path,
         spool_threshold: int,
-        life: int | None = None,
+        parent_pipe: int | None = None,
     ) -> None:
-        self.connections: dict[int, Connection] = {}
+        self.connections: dict[int, WorkerConnection] = {}
         self.orphaned = False
-        self._hello, self._dropped = hello, dropped
+        self._hello, self._on_disconnect = hello, on_disconnect
         self._spool, self._threshold = spool, spool_threshold
-        self._speaking: set[Connection] = set()
+        self._unsent: set[WorkerConnection] = set()
         self._buffer = bytearray(READ_SIZE)
         self._view = memoryview(self._buffer)
-        self._listener, self._life = listener, life
+        self._listener, self._parent_pipe = listener, parent_pipe
         self._poll = select.epoll()
         listener.setblocking(False)
         self._poll.register(listener, _READ)
-        if life is not None:
-            self._poll.register(life, _READ)
+        if parent_pipe is not None:
+            self._poll.register(parent_pipe, _READ)
 
-    def wait(self, timeout: float) -> list[tuple[Connection, wire.Frame]]:
-        """The frames that arrive within `timeout` seconds, as soon as there are any."""
-        found: list[tuple[Connection, wire.Frame]] = []
+    def wait(self, timeout: float) -> list[tuple[WorkerConnection, frames.Frame]]:
+        """Waits up to `timeout` seconds for frames; returns those that have arrived."""
+        found: list[tuple[WorkerConnection, frames.Frame]] = []
         for fd, events in self._poll.poll(timeout):
             if (connection := self.connections.get(fd)) is not None:
                 if events & _WRITE:
-                    self._send(connection)
+                    self._flush_connection(connection)
                 if events & ~_WRITE:
                     found += self._read(connection)
-            elif fd == self._life:
+            elif fd == self._parent_pipe:
                 self._poll.unregister(fd)
                 self.orphaned = True
             else:
@@ -76,12 +76,12 @@ class Hub:
         except OSError:
             return
         accepted.setblocking(False)
-        connection = self.connections[accepted.fileno()] = Connection(accepted)
+        connection = self.connections[accepted.fileno()] = WorkerConnection(accepted)
         self._poll.register(accepted, _READ)
-        connection.outgoing += wire.pack(self._hello)
-        self._send(connection)
+        connection.outgoing += frames.pack(self._hello)
+        self._flush_connection(connection)
 
-    def _read(self, connection: Connection) -> list[tuple[Connection, wire.Frame]]:
+    def _read(self, connection: WorkerConnection) -> list[tuple[WorkerConnection, frames.Frame]]:
         try:
             size = connection.socket.recv_into(self._buffer)
         except BlockingIOError:
@@ -89,42 +89,41 @@ class Hub:
         except OSError:
             size = 0
         if not size:
-            self._drop(connection)
+            self._disconnect(connection)
             return []
         return [(connection, frame) for frame in connection.unpacker.feed(self._view[:size])]
 
-    def _drop(self, connection: Connection) -> None:
-        """The worker is gone, and with it everyone who waited there."""
+    def _disconnect(self, connection: WorkerConnection) -> None:
         if self.connections.pop(connection.socket.fileno(), None) is None:
             return
         self._poll.unregister(connection.socket)
         connection.socket.close()
-        self._speaking.discard(connection)
-        self._dropped(connection)
+        self._unsent.discard(connection)
+        self._on_disconnect(connection)
 
-    def tell(self, connection: Connection, frame: wire.Frame) -> None:
-        """Sends a frame with the next flush; a large body goes through the spool."""
+    def send(self, connection: WorkerConnection, frame: frames.Frame) -> None:
+        """Queues a frame for the next flush. A large body is written to the spool."""
         if len(frame.body) > self._threshold:
-            frame.extra = {**frame.extra, "spool": wire.spill(frame.body, self._spool)}
+            frame.extra = {**frame.extra, "spool": frames.spill(frame.body, self._spool)}
             frame.body = b""
-        connection.outgoing += wire.pack(frame)
-        self._speaking.add(connection)
+        connection.outgoing += frames.pack(frame)
+        self._unsent.add(connection)
 
     def flush(self) -> None:
-        """Sends what was told since the last time."""
-        while self._speaking:
-            connection = self._speaking.pop()
+        """Sends the queued frames."""
+        while self._unsent:
+            connection = self._unsent.pop()
             if not connection.blocked and connection.socket.fileno() >= 0:
-                self._send(connection)
+                self._flush_connection(connection)
 
-    def _send(self, connection: Connection) -> None:
+    def _flush_connection(self, connection: WorkerConnection) -> None:
         data = b"".join(connection.outgoing)
         try:
             sent = connection.socket.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._drop(connection)
+            self._disconnect(connection)
             return
         connection.outgoing = [data[sent:]] if sent < len(data) else []
         if connection.blocked != bool(connection.outgoing):

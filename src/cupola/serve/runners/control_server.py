@@ -1,31 +1,34 @@
-"""The zygote's socket for workers: they connect, give orders, and are told what is so."""
+"""The zygote's socket for workers, which receive the roster and send requests."""
 
 import selectors
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from cupola.errors import CupolaError
-from cupola.serve.ipc import frames as wire
+from cupola.serve.ipc import frames
 
-PATIENCE = 1.0  # seconds that a worker may take to read what it is told
-Order = dict[str, Any]
+SEND_TIMEOUT = 1.0  # seconds after which a worker that does not read is disconnected
+ControlRequest: TypeAlias = dict[str, Any]
 
 
-class Desk:
-    """`greeting` is what a new worker is told; `obey` carries out an order, CupolaError refuses."""
+class ControlServer:
+    """Sends `greeting()` to each new worker; calls `handle` with requests.
+
+    A CupolaError raised by `handle` is sent back as the answer.
+    """
 
     def __init__(
         self,
         path: Path,
         selector: selectors.BaseSelector,
-        greeting: Callable[[], wire.Frame],
-        obey: Callable[[socket.socket, Order], None],
+        greeting: Callable[[], frames.Frame],
+        handle: Callable[[socket.socket, ControlRequest], None],
     ) -> None:
-        self.workers: dict[socket.socket, wire.Unpacker] = {}
-        self._selector, self._greeting, self._obey = selector, greeting, obey
+        self.workers: dict[socket.socket, frames.Unpacker] = {}
+        self._selector, self._greeting, self._handle = selector, greeting, handle
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
@@ -36,48 +39,48 @@ class Desk:
     def _accept(self, listener: Any) -> None:
         with suppress(OSError):
             worker, _ = listener.accept()
-            worker.settimeout(PATIENCE)
-            self.workers[worker] = wire.Unpacker()
+            worker.settimeout(SEND_TIMEOUT)
+            self.workers[worker] = frames.Unpacker()
             self._selector.register(worker, selectors.EVENT_READ, self._read)
-            self.tell(worker, self._greeting())
+            self.send(worker, self._greeting())
 
     def _read(self, worker: Any) -> None:
-        if worker not in self.workers:  # dismissed since the selector saw it
+        if worker not in self.workers:  # disconnected since the selector returned
             return
         try:
             data = worker.recv(1024 * 1024)
         except OSError:
             data = b""
         if not data:
-            self._dismiss(worker)
+            self._disconnect(worker)
             return
         for frame in self.workers[worker].feed(data):
-            order = frame.extra
+            request = frame.extra
             try:
-                self._obey(worker, order)
+                self._handle(worker, request)
             except CupolaError as error:
-                self.tell(worker, wire.message("done", id=order["id"], error=str(error)))
+                self.send(worker, frames.control("done", id=request["id"], error=str(error)))
 
-    def _dismiss(self, worker: socket.socket) -> None:
+    def _disconnect(self, worker: socket.socket) -> None:
         del self.workers[worker]
         self._selector.unregister(worker)
         worker.close()
 
-    def tell(self, worker: socket.socket, frame: wire.Frame) -> None:
+    def send(self, worker: socket.socket, frame: frames.Frame) -> None:
         """Sends a frame, unless the worker has left."""
         if worker not in self.workers:
             return
         try:
-            worker.sendall(b"".join(wire.pack(frame)))
+            worker.sendall(b"".join(frames.pack(frame)))
         except OSError:
-            self._dismiss(worker)
+            self._disconnect(worker)
 
-    def tell_all(self, frame: wire.Frame) -> None:
-        """The same to every worker."""
+    def broadcast(self, frame: frames.Frame) -> None:
+        """Sends a frame to all workers."""
         for worker in list(self.workers):
-            self.tell(worker, frame)
+            self.send(worker, frame)
 
     def close(self) -> None:
-        """In a newborn runner, which has no desk."""
+        """Closes all sockets, in a forked runner."""
         for end in (self._listener, *self.workers):
             end.close()

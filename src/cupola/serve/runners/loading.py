@@ -1,7 +1,7 @@
-"""Loads predictors, at low priority, in a thread that ends before the first request.
+"""Loads predictors at low priority, in a thread that ends before the first request.
 
-Linux gives each thread its own nice value, so the loading thread steps back behind those who
-answer requests, and the main thread, which runs the model later, keeps the normal priority.
+On Linux each thread has its own nice value. The loading thread gives way to processes that answer
+requests, while the main thread, which runs the model later, keeps its normal priority.
 """
 
 import os
@@ -15,18 +15,18 @@ from typing import Any, TypeVar
 
 from cupola.errors import ConfigError
 from cupola.runtime.predictor import Predictor
-from cupola.serve.runners.prepared import load_shared
+from cupola.serve.runners.shared_weights import load_shared
 from cupola.serve.settings.models import ModelPlan, read_bundle_config
 
 T = TypeVar("T")
-LOOK = 0.25  # seconds between two looks at whether anybody still waits
+CHECK_INTERVAL = 0.25  # seconds between two checks of the parent pipe
 
 
-def in_background(work: Callable[[], T], nice: int, life: int | None = None) -> T:
-    """The result of `work`, done in a thread of its own with that nice value.
+def in_background(work: Callable[[], T], nice: int, parent_pipe: int | None = None) -> T:
+    """Runs `work` in a thread with that nice value and returns its result.
 
-    `life` is the read end of a pipe: when its other end closes, nobody waits for the result any
-    more, and the process ends, however deep `work` hangs.
+    `parent_pipe` is the read end of a pipe: when its other end closes, the result is not needed
+    any more, and the process exits even if `work` hangs.
     """
     outcome: list[Any] = []
 
@@ -41,8 +41,8 @@ def in_background(work: Callable[[], T], nice: int, life: int | None = None) -> 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(LOOK)
-        if life is not None and select.select([life], [], [], 0)[0]:
+        thread.join(CHECK_INTERVAL)
+        if parent_pipe is not None and select.select([parent_pipe], [], [], 0)[0]:
             os._exit(1)
     good, value = outcome[0]
     if not good:
@@ -52,20 +52,20 @@ def in_background(work: Callable[[], T], nice: int, life: int | None = None) -> 
 
 
 def import_plugins(names: Iterable[str]) -> None:
-    """Imports the operator's plug-ins; the working directory counts, as for `python -m`."""
+    """Imports the configured plug-ins, also from the working directory, like `python -m`."""
     if "" not in sys.path:
         sys.path.insert(0, "")
     for name in names:
         try:
             import_module(name)
         except Exception as error:
-            raise ConfigError(f"plugins: {name!r} does not import: {error!r}") from error
+            raise ConfigError(f"plugins: cannot import {name!r}: {error!r}") from error
 
 
 def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predictor:
-    """The predictor of a bundle: from a plug-in that serves its task, else from the runtime.
+    """The predictor of a bundle, from a plug-in for its task or from the runtime.
 
-    `folder` takes the weights that runners share. With a `group`, this rank's part of the model.
+    `folder` is for weights that runners share. With a `group`, loads this rank's part of the model.
     """
     predictor: Any
     if (predictor_class := plugin_class(plan.task)) is not None:
@@ -86,11 +86,11 @@ def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predicto
 
 def plugin_class(task: str) -> Any:
     """A Predictor subclass with that `task` and a `from_bundle(path, config)`, or None."""
-    waiting: list[Any] = list(Predictor.__subclasses__())
-    while waiting:
-        found = waiting.pop()
-        waiting += found.__subclasses__()
-        is_ours = found.__module__.startswith("cupola.")
-        if not is_ours and getattr(found, "task", None) == task and hasattr(found, "from_bundle"):
+    classes: list[Any] = list(Predictor.__subclasses__())
+    while classes:
+        found = classes.pop()
+        classes += found.__subclasses__()
+        is_plugin = not found.__module__.startswith("cupola.")
+        if is_plugin and getattr(found, "task", None) == task and hasattr(found, "from_bundle"):
             return found
     return None

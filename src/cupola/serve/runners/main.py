@@ -1,82 +1,122 @@
-"""What a newborn runner does: settles, loads its model, proves it, says READY, serves."""
+"""The main functions of runner processes: set up, load the model, verify it, report, serve."""
 
 import gc
 import json
 import os
+import signal
 import socket
 import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
+from cupola.errors import CupolaError
 from cupola.runtime.predictor import Predictor, Resumable
+from cupola.serve.ipc.channel import FATAL
 from cupola.serve.runners.loading import in_background, load_predictor
-from cupola.serve.runners.ranks import Ranks
+from cupola.serve.runners.rank_sockets import RankSockets
 from cupola.serve.runners.runner import Runner
+from cupola.serve.runners.runner_slot import RunnerSlot, RunnerStart
 from cupola.serve.runners.verify import verify
 
-if TYPE_CHECKING:
-    from cupola.serve.runners.runner_slot import Nest
+
+def run_process(
+    slot: RunnerSlot, start: RunnerStart, detach: Callable[[RunnerSlot], None]
+) -> NoReturn:
+    """Entry point of a forked process. `detach` closes what belongs to the zygote."""
+    code = 1
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        os.close(start.parent_pipe[1])
+        detach(slot)
+        if slot.report is not None:
+            slot.report.close()
+        if start.rank and start.ranks is not None:
+            slot.listener.close()
+            os.close(start.parent_pipe[0])
+            code = run_rank(slot, start.rank, start.ranks)
+        else:
+            code = run_runner(slot, start)
+    except CupolaError as error:
+        _report(start.report, {"failed": str(error)})
+        code = FATAL
+    except BaseException as error:
+        _report(start.report, {"failed": f"{type(error).__name__}: {error}"})
+        traceback.print_exc()
+        code = 1 if isinstance(error, MemoryError) else FATAL
+    finally:
+        os._exit(code)
 
 
-def live(nest: "Nest", pipe: socket.socket, life: int, ranks: Ranks | None) -> int:
-    """Runs until the zygote is gone and no worker is connected; the exit code."""
-    settings = nest.cycle.settings
-    _settle(nest)
-    group = ranks and ranks.join(0, settings.hang_timeout)
-    nice = nest.cycle.loading_priority
-    predictor = in_background(lambda: _proved(nest, ranks, group), nice, life)
-    board = nest.board
-    assert board is not None
+def _report(report: socket.socket, details: dict[str, Any]) -> None:
+    with suppress(OSError):
+        report.sendall(json.dumps(details).encode() + b"\n")
+
+
+def run_runner(slot: RunnerSlot, start: RunnerStart) -> int:
+    """Serves until the zygote has exited and no worker is connected; the exit code."""
+    settings = slot.generation.settings
+    parent_pipe = start.parent_pipe[0]
+    _set_up(slot)
+    group = start.ranks and start.ranks.join(0, settings.hang_timeout)
+    nice = slot.generation.loading_priority
+    predictor = in_background(lambda: _load_verified(slot, start.ranks, group), nice, parent_pipe)
+    scoreboard = slot.scoreboard
+    assert scoreboard is not None
     runner = Runner(
         predictor,
-        nest.listener,
-        board,
-        max_batch=nest.plan.max_batch or predictor.max_batch,
-        delay=nest.plan.batch_delay,
-        spool=nest.cycle.spool,
+        slot.listener,
+        scoreboard,
+        max_batch=slot.plan.max_batch or predictor.max_batch,
+        delay=slot.plan.batch_delay,
+        spool=slot.generation.spool,
         spool_threshold=settings.shm_threshold,
-        life=life,
+        parent_pipe=parent_pipe,
     )
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-    board.beat()
-    pipe.sendall(json.dumps(describe(predictor, runner)).encode() + b"\n")
+    scoreboard.heartbeat()
+    start.report.sendall(json.dumps(describe(predictor, runner)).encode() + b"\n")
     runner.serve()
     return 0
 
 
-def live_as_follower(nest: "Nest", rank: int, ranks: Ranks) -> int:
-    """Loads its part of the model and takes the steps of rank 0 until that is gone."""
+def run_rank(slot: RunnerSlot, rank: int, ranks: RankSockets) -> int:
+    """Loads one rank's part of the model and executes the commands of rank 0 until it exits."""
     from cupola.generation.tensor_parallel import run_worker
 
-    _settle(nest)
-    group = ranks.join(rank, nest.cycle.settings.hang_timeout)
-    plan, folder = nest.plan, nest.cycle.home / "weights"
-    nice = nest.cycle.loading_priority
+    _set_up(slot)
+    group = ranks.join(rank, slot.generation.settings.hang_timeout)
+    plan, folder = slot.plan, slot.generation.home / "weights"
+    nice = slot.generation.loading_priority
     predictor: Any = in_background(lambda: load_predictor(plan, folder, group), nice)
     gc.freeze()
-    run_worker(predictor.new_scheduler, ranks.orders(rank))
+    run_worker(predictor.new_scheduler, ranks.commands(rank))
     return 0
 
 
-def _settle(nest: "Nest") -> None:
-    priority = nest.cycle.settings.runner_priority
+def _set_up(slot: RunnerSlot) -> None:
+    priority = slot.generation.settings.runner_priority
     if priority:
         os.setpriority(os.PRIO_PROCESS, 0, priority)
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(nest.threads)
+        sys.modules["torch"].set_num_threads(slot.threads)
 
 
-def _proved(nest: "Nest", ranks: Ranks | None, group: Any) -> Any:
-    predictor: Any = load_predictor(nest.plan, nest.cycle.home / "weights", group)
+def _load_verified(slot: RunnerSlot, ranks: RankSockets | None, group: Any) -> Any:
+    predictor: Any = load_predictor(slot.plan, slot.generation.home / "weights", group)
     if ranks is not None:
-        predictor.send = ranks.teller()
-    verify(predictor, nest.plan)
+        predictor.send = ranks.broadcaster()
+    verify(predictor, slot.plan)
     return predictor
 
 
 def describe(predictor: Predictor, runner: Runner) -> dict[str, object]:
-    """What workers tell clients about the model."""
+    """The description of the model for workers and clients."""
     return {
         "task": predictor.task,
         "inputs": [asdict(spec) for spec in predictor.inputs],

@@ -1,8 +1,8 @@
-"""A runner: one process with one model. It decodes, batches, executes and answers.
+"""A runner: one process with one model, which decodes, batches, executes and answers.
 
-One thread, one loop: read what workers sent, run one batch or one step of the streams, write.
-While a batch runs nothing is read; the kernel keeps what arrives, and a no-op model pays no
-thread switch. A runner may die at any instant: whatever it holds, a worker holds too.
+One thread runs one loop: read requests, run one batch or one step of the streams, send answers.
+During a batch nothing is read, and the kernel buffers what arrives; this saves thread switches. A
+runner may die at any time: the workers keep every request that it holds.
 """
 
 import socket
@@ -15,56 +15,63 @@ from typing import Any
 import numpy as np
 
 from cupola.errors import CupolaError, EngineError, InputError
-from cupola.runtime.predictor import Predictor, Resumable, StreamEngine
-from cupola.serve.ipc import frames as wire
-from cupola.serve.ipc.scoreboard import Board
+from cupola.runtime.predictor import (
+    Chunk,
+    Predictor,
+    Resumable,
+    StreamEngine,
+)
+from cupola.serve.ipc import frames
+from cupola.serve.ipc.scoreboard import Scoreboard
 from cupola.serve.runners import codec
 from cupola.serve.runners.batcher import Batcher, Item, Job
-from cupola.serve.runners.connection_pool import Connection, Hub
+from cupola.serve.runners.connection_pool import ConnectionPool, WorkerConnection
 
-HEARTBEAT = 0.5  # seconds between two beats of an idle loop
+HEARTBEAT = 0.5  # seconds between two heartbeats of an idle loop
 
 
 class Runner:
-    """Serves `predictor` on `listener` until the zygote has gone and no worker is connected."""
+    """Serves `predictor` on `listener` until the zygote has exited and no worker is connected."""
 
     def __init__(
         self,
         predictor: Predictor,
         listener: socket.socket,
-        board: Board,
+        scoreboard: Scoreboard,
         *,
         max_batch: int,
         delay: float,
         spool: Path,
         spool_threshold: int,
-        life: int | None = None,
+        parent_pipe: int | None = None,
     ) -> None:
         self.predictor = predictor
         self.specs = {spec.name: spec for spec in predictor.inputs}
-        self.board = board
+        self.scoreboard = scoreboard
         self.batcher = Batcher(max_batch, delay)
         self.stopped = False
         self.streams: dict[str, Job] = {}
         self.engine: StreamEngine | None = predictor.open_stream()
-        hello = wire.message("hello", board=str(board.path))
-        self.hub = Hub(listener, hello, self._forget, spool, spool_threshold, life)
+        hello = frames.control("hello", scoreboard=str(scoreboard.path))
+        self.pool = ConnectionPool(
+            listener, hello, self._on_disconnect, spool, spool_threshold, parent_pipe
+        )
 
     def serve(self) -> None:
-        """The loop. A number that is too large for its type becomes infinite, without a word."""
+        """Runs the loop. Overflow in conversions gives infinity without a warning."""
         with np.errstate(over="ignore"):
             while not self.stopped and not self._turn():
                 pass
 
     def _turn(self) -> bool:
-        """Reads, runs one batch, steps the streams, writes. True when it is time to go."""
-        for connection, frame in self.hub.wait(self._pause()):
-            self._take(connection, frame)
-        self.board.beat()
+        """Reads, runs one batch, steps the streams, sends. True when the runner can exit."""
+        for connection, frame in self.pool.wait(self._pause()):
+            self._on_frame(connection, frame)
+        self.scoreboard.heartbeat()
         self._run_batch()
         self._step_streams()
-        self.hub.flush()
-        return self.hub.orphaned and not self.hub.connections
+        self.pool.flush()
+        return self.pool.orphaned and not self.pool.connections
 
     def _pause(self) -> float:
         if self.engine is not None and self.engine.active:
@@ -72,24 +79,24 @@ class Runner:
         wait = self.batcher.wait()
         return HEARTBEAT if wait is None else min(wait, HEARTBEAT)
 
-    def _forget(self, gone: Connection) -> None:
-        """A worker has left, and with it everyone who waited there."""
+    def _on_disconnect(self, connection: WorkerConnection) -> None:
+        """Cancels the requests of a worker that has left."""
         for job in [*self.batcher.jobs.values(), *self.streams.values()]:
-            if job.connection is gone:
+            if job.connection is connection:
                 self._cancel(job.id)
 
     # ---- requests
 
-    def _take(self, connection: Connection, frame: wire.Frame) -> None:
-        if frame.kind == wire.CANCEL:
+    def _on_frame(self, connection: WorkerConnection, frame: frames.Frame) -> None:
+        if frame.kind == frames.CANCEL:
             self._cancel(frame.id)
             return
         now, deadline = time.monotonic(), frame.times[0]
         if now > deadline:
             return
-        self.board.begin([frame.id])  # decoding a hostile image may kill us, too
+        self.scoreboard.begin([frame.id])  # decoding a malicious image may crash the process too
         try:
-            body = wire.collect(frame) if frame.extra else frame.body
+            body = frames.load_body(frame) if frame.extra else frame.body
             request = codec.parse(frame, body, self.specs)
             samples = self.predictor.decode(request.tensors, request.parameters)
             buckets = [self.predictor.bucket(sample) for sample in samples]
@@ -97,13 +104,13 @@ class Runner:
             self._refuse(connection, frame.id, 400, str(error))
             return
         except Exception as error:
-            self._refuse(connection, frame.id, 500, f"decode failed: {error!r}")
+            self._refuse(connection, frame.id, 500, f"decoding failed: {error!r}")
             return
         finally:
-            self.board.end()
+            self.scoreboard.end()
         job = Job(frame.id, connection, request, samples, now, deadline)
         job.alone = "suspect" in frame.extra
-        if frame.kind == wire.STREAM:
+        if frame.kind == frames.STREAM:
             self._begin_stream(job, frame.extra.get("written"))
         else:
             self._begin(job, buckets)
@@ -119,8 +126,8 @@ class Runner:
         if self.streams.pop(str(job_id), None) is not None and self.engine is not None:
             self.engine.cancel(str(job_id))
 
-    def _refuse(self, connection: Connection, job_id: int, status: int, error: str) -> None:
-        self.hub.tell(connection, wire.refusal(job_id, status, error))
+    def _refuse(self, connection: WorkerConnection, job_id: int, status: int, error: str) -> None:
+        self.pool.send(connection, frames.failure(job_id, status, error))
 
     def _run_batch(self) -> None:
         batch = self.batcher.take()
@@ -128,11 +135,11 @@ class Runner:
             return
         began = time.monotonic()
         jobs = list(dict.fromkeys(job for job, _ in batch))
-        self.board.begin([job.id for job in jobs])
+        self.scoreboard.begin([job.id for job in jobs])
         try:
             self._execute(batch)
         finally:
-            self.board.end()
+            self.scoreboard.end()
         seconds = time.monotonic() - began
         for job in jobs:
             job.began = job.began or began
@@ -143,11 +150,11 @@ class Runner:
                 self._answer(job)
 
     def _execute(self, batch: list[Item]) -> None:
-        """One batch; if it fails, each sample alone, so that one cannot spoil the others."""
+        """Runs a batch. If it fails, runs each sample alone, so one cannot spoil the others."""
         try:
             found = self.predictor.run([job.samples[index] for job, index in batch])
         except EngineError:
-            raise  # this process is of no more use: what it holds is replayed on another
+            raise  # the process cannot continue: its requests are replayed on another
         except Exception as error:
             if len(batch) > 1:
                 for item in batch:
@@ -175,22 +182,21 @@ class Runner:
             return
         run_began = job.began or began
         phases = (run_began - job.received, job.run_seconds, time.monotonic() - began)
-        answer = wire.Frame(
-            wire.ANSWER, job.id, body, {}, json_size, (job.received, *phases),
+        answer = frames.Frame(
+            frames.ANSWER, job.id, body, {}, json_size, (job.received, *phases),
             len(job.samples), job.batch, 200,
         )  # fmt: skip
-        self.hub.tell(job.connection, answer)
+        self.pool.send(job.connection, answer)
 
     # ---- streams
 
     def _begin_stream(self, job: Job, written: list[int] | None) -> None:
         if self.engine is None:
-            self._refuse(job.connection, job.id, 400, "this model does not stream")
+            self._refuse(job.connection, job.id, 400, "this model does not support streaming")
             return
         if len(job.samples) != 1:
-            self._refuse(
-                job.connection, job.id, 400, f"a stream takes one sample, got {len(job.samples)}"
-            )
+            error = f"a stream needs exactly one sample, got {len(job.samples)}"
+            self._refuse(job.connection, job.id, 400, error)
             return
         self.streams[str(job.id)] = job
         if written and isinstance(self.engine, Resumable):
@@ -202,33 +208,36 @@ class Runner:
         if self.engine is None or not self.engine.active:
             return
         now = time.monotonic()
-        for unwanted in [job for job in self.streams.values() if job.unwanted(now)]:
-            self._cancel(unwanted.id)
-        self.board.begin([job.id for job in self.streams.values()])
+        for job in [job for job in self.streams.values() if job.is_abandoned(now)]:
+            self._cancel(job.id)
+        self.scoreboard.begin([job.id for job in self.streams.values()])
         try:
             chunks = self.engine.step()
         except EngineError:
             raise
         except Exception as error:
-            for failed in list(self.streams.values()):
-                self._refuse(failed.connection, failed.id, 500, f"{type(error).__name__}: {error}")
-                self._cancel(failed.id)
+            for job in list(self.streams.values()):
+                self._refuse(job.connection, job.id, 500, f"{type(error).__name__}: {error}")
+                self._cancel(job.id)
             return
         finally:
-            self.board.end()
+            self.scoreboard.end()
         for chunk in chunks:
-            job = self.streams.get(chunk.request_id)
-            if job is None:
-                continue
-            if chunk.final:
-                del self.streams[chunk.request_id]
-            data = {key: plain(value) for key, value in chunk.data.items()}
-            piece = wire.Frame(wire.CHUNK, job.id, extra={"data": data, "final": chunk.final})
-            self.hub.tell(job.connection, piece)
+            self._send_chunk(chunk)
+
+    def _send_chunk(self, chunk: Chunk) -> None:
+        job = self.streams.get(chunk.request_id)
+        if job is None:
+            return
+        if chunk.final:
+            del self.streams[chunk.request_id]
+        data = {key: to_plain(value) for key, value in chunk.data.items()}
+        frame = frames.Frame(frames.CHUNK, job.id, extra={"data": data, "final": chunk.final})
+        self.pool.send(job.connection, frame)
 
 
-def plain(value: Any) -> Any:
-    """What a chunk holds, as JSON can carry it."""
+def to_plain(value: Any) -> Any:
+    """Converts a chunk's value to types that JSON can represent."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if "torch" in sys.modules and hasattr(value, "detach"):
@@ -236,7 +245,7 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     return value

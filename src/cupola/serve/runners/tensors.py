@@ -1,6 +1,6 @@
-"""Tensors of the Open Inference Protocol: JSON lists and little-endian bytes <-> numpy arrays.
+"""Converts tensors of the Open Inference Protocol, as JSON or little-endian bytes, to numpy.
 
-BF16 exists in binary form only and is widened to float32; BYTES are object arrays of bytes.
+BF16 exists in binary form only and is converted to float32. BYTES are object arrays of bytes.
 """
 
 import math
@@ -35,12 +35,12 @@ _ACCEPTS = {"b": "b", "u": "bui", "i": "bui", "f": "buif"}  # kinds of JSON numb
 
 
 def datatype_of(array: Array) -> str:
-    """The protocol's name of an array's type."""
+    """The protocol's name for an array's type."""
     found = _NAMES.get(array.dtype)
     if found is None and array.dtype.kind in "OSU":
         found = "BYTES"
     if found is None and (found := _NAMES.get(array.dtype.newbyteorder("<"))) is None:
-        raise InputError(f"no protocol datatype for {array.dtype}")
+        raise InputError(f"the protocol has no datatype for {array.dtype}")
     return found
 
 
@@ -53,18 +53,18 @@ def dtype_named(datatype: Any, tensor: str) -> Any:
 
 
 def check_shape(shape: Any, tensor: str) -> tuple[int, ...]:
-    """A shape from a request: a list of sizes >= 0."""
+    """Validates a shape from a request: a list of integers >= 0."""
     good = isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**40 for n in shape)
     if not good or len(shape) > 32:
-        raise InputError(f"input {tensor!r}: shape must list sizes, got {str(shape)[:80]}")
+        raise InputError(f"input {tensor!r}: shape must be a list of sizes, got {str(shape)[:80]}")
     return tuple(shape)
 
 
 def from_json(data: Any, datatype: str, shape: tuple[int, ...], tensor: str) -> Array:
-    """Flat or nested lists -> array of `shape`."""
+    """Converts flat or nested lists to an array of `shape`."""
     dtype = dtype_named(datatype, tensor)
     if datatype == "BF16":
-        raise InputError(f"input {tensor!r}: BF16 travels in binary form only")
+        raise InputError(f"input {tensor!r}: BF16 is supported in binary form only")
     flat = _strings(data, tensor) if datatype == "BYTES" else _numbers(data, dtype, tensor)
     if flat.size != math.prod(shape):
         raise InputError(f"input {tensor!r}: shape {list(shape)} does not hold {flat.size} values")
@@ -75,11 +75,11 @@ def _numbers(data: Any, dtype: Any, tensor: str) -> Array:
     try:
         array = np.asarray(data)
     except (ValueError, OverflowError, TypeError):
-        raise InputError(f"input {tensor!r}: data is no regular array of {dtype}") from None
+        raise InputError(f"input {tensor!r}: data is not a regular array of {dtype}") from None
     if array.size == 0:
         return np.empty(0, dtype)
     if array.dtype.kind not in _ACCEPTS[dtype.kind]:
-        raise InputError(f"input {tensor!r}: data of kind {array.dtype} is not {dtype}")
+        raise InputError(f"input {tensor!r}: data of type {array.dtype} is not {dtype}")
     narrow = array.astype(dtype)
     if dtype.kind in "ui" and not np.array_equal(narrow, array):
         raise InputError(f"input {tensor!r}: values out of range for {dtype}")
@@ -100,14 +100,14 @@ def _strings(data: Any, tensor: str) -> Array:
 
 
 def object_array(items: list[bytes]) -> Array:
-    """A one-dimensional object array (numpy would guess wrongly from equal lengths)."""
+    """A one-dimensional object array; np.array would misread items of equal length."""
     array = np.empty(len(items), dtype=object)
     array[:] = items
     return array
 
 
 def from_bytes(raw: memoryview, datatype: str, shape: tuple[int, ...], tensor: str) -> Array:
-    """The binary form -> array of `shape`; the length must fit exactly."""
+    """Converts the binary form to an array of `shape`; the length must match exactly."""
     dtype = dtype_named(datatype, tensor)
     count = math.prod(shape)
     if datatype == "BYTES":
@@ -141,7 +141,7 @@ def _split_bytes(raw: memoryview, tensor: str) -> list[bytes]:
 
 
 def to_json(array: Array) -> Any:
-    """Flat data for a JSON answer; NaN and infinities become null there."""
+    """Flat data for a JSON answer, where NaN and infinities become null."""
     flat = array.reshape(-1)
     if array.dtype.kind in "OSU":
         return [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)

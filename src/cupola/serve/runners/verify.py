@@ -1,4 +1,4 @@
-"""A version is taken into service only after it answered its recorded inputs."""
+"""Verifies a model before it is taken into service."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from cupola.serve.settings.models import ModelPlan
 
 
 def verify(predictor: Predictor, plan: ModelPlan) -> None:
-    """Asks the recorded request again, if there is one; BundleError if the answer differs."""
-    wrong = differing(predictor, Path(plan.path))
-    if wrong:
+    """Runs the recorded request of the bundle, if any; BundleError if the answer differs."""
+    outputs = differing(predictor, Path(plan.path))
+    if outputs:
         raise BundleError(
-            f"{plan.name}:{plan.version}: output {wrong[0]!r} differs from the answer recorded in "
-            "the bundle"
+            f"{plan.name}:{plan.version}: output {outputs[0]!r} differs from the answer recorded "
+            "in the bundle"
         )

@@ -1,0 +1,1 @@
+"""The settings of the server: declarations, sources, and the models they name."""

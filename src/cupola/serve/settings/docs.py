@@ -1,35 +1,36 @@
-"""Prints docs/settings.md from the declarations: python -m cupola.serve.settings.docs."""
+"""Generates docs/settings.md: python -m cupola.serve.settings.docs > docs/settings.md"""
 
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from cupola.serve.settings.settings import ModelSettings, Settings
 
-HEAD = """# Settings of the server
+HEAD = """# Server settings
 
 Generated from [`Settings`](../src/cupola/serve/settings/settings.py) by
 `python -m cupola.serve.settings.docs`; do not edit.
 
-A setting stands in a TOML or YAML file (`cupola serve --settings FILE`), in the environment as
-`CUPOLA_NAME`, or on the command line as `--set NAME=VALUE`; later ones win. `cupola check -c FILE`
-tests a file and names the line of an error, `cupola check -c FILE --dump` prints every value.
-Times are seconds, sizes are bytes.
+Settings are read from a TOML or YAML file (`cupola serve --settings FILE`), from environment
+variables `CUPOLA_NAME`, and from the command line (`--set NAME=VALUE`); later sources win.
+`cupola check -c FILE` tests a file and reports the line of an error; `cupola check -c FILE --dump`
+prints all values. Times are in seconds, sizes in bytes.
 """
 
 
 def document() -> str:
-    """The whole page."""
+    """The text of the page."""
     return "\n".join(
-        [HEAD, *_table(Settings), "", "## A model", "", "An entry of `models`:", "",
+        [HEAD, *_table(Settings), "", "## Settings of a model", "", "An entry of `models`:", "",
          *_table(ModelSettings), ""]
     )  # fmt: skip
 
 
 def _table(kind: type[BaseModel]) -> list[str]:
-    rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
+    rows = ["| setting | type | default | description |", "|---|---|---|---|"]
     for name, info in kind.model_fields.items():
         rows.append(
             f"| `{name}` | {_type(info.annotation)} | {_default(info)} | {info.description} |"
@@ -38,21 +39,17 @@ def _table(kind: type[BaseModel]) -> list[str]:
 
 
 def _type(annotation: Any) -> str:
-    text = getattr(annotation, "__name__", "") if isinstance(annotation, type) else ""
-    text = text if text and "[" not in str(annotation) else str(annotation)
-    for module in ("typing.", "pathlib._local.", "pathlib.", "cupola.serve.settings.settings."):
-        text = text.replace(module, "")
-    while "Annotated[" in text:
-        start = text.index("Annotated[")
-        depth, end = 0, start + len("Annotated")
-        while True:
-            depth += {"[": 1, "]": -1}.get(text[end], 0)
-            end += 1
-            if depth == 0:
-                break
-        inner = text[start + len("Annotated[") : end - 1].split(",")[0]
-        text = text[:start] + inner + text[end:]
-    return text.replace("|", "or").replace("NoneType", "None")
+    """A type as it reads in a table: int, "a" or "b", list[str], str or None."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_type, arguments))
+    if arguments:
+        return f"{origin.__name__}[{', '.join(map(_type, arguments))}]"
+    return "unset" if annotation is NoneType else str(annotation.__name__)
 
 
 def _default(info: Any) -> str:

@@ -1,6 +1,6 @@
-"""Settings from a TOML or YAML file, the environment and flags; later ones win.
+"""Loads settings from a TOML or YAML file, the environment and flags; later sources win.
 
-An error names the file, the line and the setting, and offers the nearest name.
+An error names the file, the line and the setting, and suggests the nearest name.
 """
 
 import json
@@ -26,7 +26,7 @@ def load_settings(
     flags: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
-    """The settings of `file`, then CUPOLA_NAME variables, then `flags`; ConfigError if wrong."""
+    """The settings from `file`, CUPOLA_NAME variables and `flags`; ConfigError if invalid."""
     text = _read(file) if file else ""
     from_file = _parse(file, text) if file else {}
     from_environment = _from_environment(os.environ if environment is None else environment)
@@ -39,7 +39,7 @@ def load_settings(
 
 
 def dump_settings(settings: Settings) -> str:
-    """All settings, defaults included, as a YAML file that reads back equal."""
+    """All settings, including defaults, as a YAML file that loads back equal."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
@@ -59,12 +59,12 @@ def _parse(file: Path, text: str) -> dict[str, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{file}:{line}: {error.problem}") from None
     if data is not None and not isinstance(data, dict):
-        raise ConfigError(f"{file}:1: expected settings as `name: value`, found {data!r}")
+        raise ConfigError(f"{file}:1: expected settings as `name: value`, got {data!r}")
     return data or {}
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """CUPOLA_WORKERS=4, CUPOLA_LISTEN=a,b; values that look like JSON are read as JSON."""
+    """CUPOLA_WORKERS=4, CUPOLA_LISTEN=a,b; values starting with [ or { are parsed as JSON."""
     found: dict[str, Any] = {}
     for name in Settings.model_fields:
         value = environment.get(PREFIX + name.upper())
@@ -108,7 +108,7 @@ def _yaml_child(node: Any, part: str | int) -> tuple[Any, int] | None:
 
 
 def _toml_line(text: str, location: Location) -> int:
-    """The line of the deepest part of `location` that stands in the file (tomllib tells none)."""
+    """The line of the deepest part of `location` found in the file; tomllib reports none."""
     lines, start, best = text.splitlines(), 0, 1
     for position, part in enumerate(location):
         if isinstance(part, int):

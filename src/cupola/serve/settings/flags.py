@@ -1,4 +1,4 @@
-"""The command line of `cupola serve` and `cupola check` as settings."""
+"""Turns the command line of `cupola serve` and `cupola check` into settings."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ def collect_flags(
     daemon: bool = False,
     assignments: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Only what was given, so that the file and the environment keep their say."""
+    """Only the given flags, so that the others do not override the file and the environment."""
     found: dict[str, Any] = {}
     if host is not None or port is not None:
         found["listen"] = [f"{host or '127.0.0.1'}:{8000 if port is None else port}"]

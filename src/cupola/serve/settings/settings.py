@@ -1,7 +1,7 @@
-"""Every setting of the server, each declared once: its name, type, default and meaning.
+"""All settings of the server: name, type, default and description.
 
-The file, the environment, the command line, `cupola check` and docs/settings.md all read this
-table. Times are seconds, sizes are bytes.
+The settings file, the environment, the command line, `cupola check` and docs/settings.md are all
+derived from these declarations. Times are in seconds, sizes in bytes.
 """
 
 import os
@@ -24,134 +24,159 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    bundle: str = Field(description="A shipped bundle's name, or a bundle folder.")
-    name: str | None = Field(None, description="Name in URLs; the bundle's own by default.")
-    version: str | None = Field(None, description="Version in URLs; the bundle's own by default.")
-    runners: PositiveInt = Field(1, description="How many processes run this model.")
+    bundle: str = Field(description="Name of a shipped bundle, or a bundle folder.")
+    name: str | None = Field(None, description="Name in URLs; default: the bundle's name.")
+    version: str | None = Field(None, description="Version in URLs; default: the bundle's version.")
+    runners: PositiveInt = Field(1, description="Number of processes that run this model.")
     tensor_parallel: PositiveInt = Field(
-        1, description="Processes that share each copy of a language model, a slice for each."
+        1, description="Number of processes that each copy of a language model is split over."
     )
     optimization: Literal["none", "packed", "int8"] | None = Field(
-        None, description="How a language model is executed; the bundle's own setting by default."
+        None, description="How a language model is executed; default: the bundle's choice."
     )
-    max_batch: PositiveInt | None = Field(None, description="Samples that may run together.")
+    max_batch: PositiveInt | None = Field(None, description="Maximum batch size.")
     batch_delay: NonNegativeFloat | None = Field(
-        None, description="How long a sample waits for company."
+        None, description="Maximum time to wait for a batch to fill."
     )
-    queue_limit: PositiveInt | None = Field(None, description="Requests held before 429.")
-    cache: bool = Field(False, description="Keep answers in the response cache.")
+    queue_limit: PositiveInt | None = Field(
+        None, description="Requests in flight above which the answer is 429."
+    )
+    cache: bool = Field(False, description="Store answers in the response cache.")
 
 
 class Settings(BaseModel):
-    """The whole server. Unknown names are errors."""
+    """The settings of the server. Unknown names are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # Where it listens, and what it serves
+    # Addresses and models
     listen: list[str] = Field(
         ["127.0.0.1:8000"],
         description="Addresses: HOST:PORT, [IPV6]:PORT, unix:/path, or systemd.",
         min_length=1,
     )
-    reuseport: bool = Field(False, description="One listening socket for each worker.")
-    backlog: PositiveInt = Field(1024, description="Connections the kernel holds for us.")
+    reuseport: bool = Field(False, description="Open one listening socket per worker.")
+    backlog: PositiveInt = Field(1024, description="Size of the kernel's accept queue.")
     models: list[ModelSettings] = Field(
-        default_factory=list, description="Models to serve; empty: every shipped bundle."
+        default_factory=list, description="Models to serve; default: all shipped bundles."
     )
-    plugins: list[str] = Field(default_factory=list, description="Modules to import with a model.")
-    tls_certificate: Path | None = Field(None, description="PEM chain; turns TLS on.")
+    plugins: list[str] = Field(default_factory=list, description="Modules to import in runners.")
+    tls_certificate: Path | None = Field(None, description="PEM chain; enables TLS.")
     tls_key: Path | None = Field(None, description="PEM key of the certificate.")
 
     # Processes
     workers: PositiveInt | Literal["auto"] = Field(
-        "auto", description="Processes that speak HTTP; auto: the CPUs that the cgroup grants."
+        "auto", description="Number of HTTP processes; auto: the CPUs available in the cgroup."
     )
-    master_process: bool = Field(True, description="Off: one process does it all.")
+    master_process: bool = Field(True, description="Off: run everything in one process.")
     daemon: bool = Field(False, description="Detach from the terminal.")
-    pid_file: Path | None = Field(None, description="Where the master writes its process id.")
+    pid_file: Path | None = Field(None, description="File for the master's process id.")
     runtime_dir: Path | None = Field(
-        None, description="Sockets, status and large bodies; /dev/shm/cupola-UID by default."
+        None,
+        description="Folder of sockets, status and large bodies; default: /dev/shm/cupola-UID.",
     )
-    user: str | None = Field(None, description="User of the workers and runners (root only).")
-    group: str | None = Field(None, description="Group of the workers and runners (root only).")
-    working_directory: Path | None = Field(None, description="Where workers and runners stand.")
+    user: str | None = Field(None, description="User of workers and runners (root only).")
+    group: str | None = Field(None, description="Group of workers and runners (root only).")
+    working_directory: Path | None = Field(
+        None, description="Working directory of workers and runners."
+    )
     worker_priority: int = Field(0, ge=-20, le=19, description="Nice value of workers.")
     runner_priority: int = Field(0, ge=-20, le=19, description="Nice value of runners.")
     loading_priority: int = Field(
-        10, ge=-20, le=19, description="Nice value while a later generation loads its models."
+        10, ge=-20, le=19, description="Nice value of runners that load during a reload."
     )
     worker_cpu_affinity: list[list[int]] = Field(
-        default_factory=list, description="CPU numbers for each worker, in turn."
+        default_factory=list, description="CPU numbers for each worker, in rotation."
     )
-    worker_rlimit_nofile: PositiveInt | None = Field(None, description="Open files of a worker.")
-    worker_rlimit_core: int | None = Field(None, ge=0, description="Core file size of a worker.")
+    worker_rlimit_nofile: PositiveInt | None = Field(None, description="Open file limit.")
+    worker_rlimit_core: int | None = Field(None, ge=0, description="Core file size limit.")
     environment: dict[str, str] = Field(
-        default_factory=dict, description="Variables for workers and runners."
+        default_factory=dict, description="Environment variables of workers and runners."
     )
     respawn_delay: PositiveFloat = Field(
-        0.25, description="First wait before a child that died young is started again; doubles."
+        0.25, description="First delay before a child that keeps exiting early is respawned."
     )
-    respawn_delay_max: PositiveFloat = Field(10.0, description="Longest such wait.")
-    young: PositiveFloat = Field(1.0, description="A child that lived shorter died young.")
+    respawn_delay_max: PositiveFloat = Field(
+        10.0, description="Maximum of that delay, which doubles each time."
+    )
+    min_uptime: PositiveFloat = Field(1.0, description="Uptime below which an exit is early.")
     ready_timeout: PositiveFloat = Field(
-        120.0, description="How long a new generation may take until it is ready."
+        120.0, description="Time limit for a new generation to become ready."
     )
     worker_shutdown_timeout: PositiveFloat = Field(
-        60.0, description="A draining worker closes what is still open after this."
+        60.0, description="Time limit for a draining worker; then it closes all connections."
     )
 
     # Connections
-    worker_connections: PositiveInt = Field(4096, description="Open connections of a worker.")
-    header_timeout: PositiveFloat = Field(20.0, description="For a request's whole header.")
-    body_timeout: PositiveFloat = Field(60.0, description="For a body, besides its size's due.")
-    body_rate: PositiveInt = Field(16384, description="Bytes a second that a body must keep up.")
-    send_timeout: PositiveFloat = Field(60.0, description="For a client to take more bytes.")
-    keepalive_timeout: PositiveFloat = Field(75.0, description="Idle connections close after.")
-    keepalive_grace: NonNegativeFloat = Field(
-        10.0, description="A draining worker keeps a connection that was idle for less."
+    worker_connections: PositiveInt = Field(4096, description="Maximum connections per worker.")
+    header_timeout: PositiveFloat = Field(20.0, description="Time limit for a request's header.")
+    body_timeout: PositiveFloat = Field(
+        60.0, description="Time limit for a body, in addition to its size over `body_rate`."
     )
-    keepalive_requests: PositiveInt = Field(1_000_000, description="Requests on a connection.")
-    max_header: PositiveInt = Field(32 * 1024, description="Bytes of a request's header.")
-    max_body: PositiveInt = Field(256 * 1024**2, description="Bytes of a body, unpacked.")
+    body_rate: PositiveInt = Field(16384, description="Minimum bytes per second of a body.")
+    send_timeout: PositiveFloat = Field(
+        60.0, description="Time limit for a client to read more of an answer."
+    )
+    keepalive_timeout: PositiveFloat = Field(
+        75.0, description="Time after which an idle connection is closed."
+    )
+    keepalive_grace: NonNegativeFloat = Field(10.0, description="The same while the worker drains.")
+    keepalive_requests: PositiveInt = Field(
+        1_000_000, description="Maximum requests per connection."
+    )
+    max_header: PositiveInt = Field(32 * 1024, description="Maximum size of a request's header.")
+    max_body: PositiveInt = Field(
+        256 * 1024**2, description="Maximum size of a body, after decompression."
+    )
     shm_threshold: PositiveInt = Field(
-        1024**2, description="Larger bodies travel to the runner in shared memory."
+        1024**2, description="Size above which bodies are passed in shared memory."
     )
 
     # Requests
     request_timeout: PositiveFloat = Field(60.0, description="Deadline of a request.")
-    max_batch: PositiveInt | None = Field(None, description="Overrides every model's own.")
-    batch_delay: NonNegativeFloat = Field(0.0, description="Wait for company in a batch.")
+    max_batch: PositiveInt | None = Field(
+        None, description="Maximum batch size; overrides the models' defaults."
+    )
+    batch_delay: NonNegativeFloat = Field(
+        0.0, description="Maximum time to wait for a batch to fill."
+    )
     queue_limit: PositiveInt = Field(
-        256, description="Requests that all workers may hold for a model before 429."
+        256, description="Requests in flight per model, over all workers; more are answered 429."
     )
     compute_threads: PositiveInt | None = Field(
-        None, description="Threads of a runner; the CPUs shared among the runners by default."
+        None, description="Threads per runner; default: the CPUs divided among the runners."
     )
     hang_timeout: PositiveFloat = Field(
-        120.0, description="A runner that stays in one batch for longer is killed."
+        120.0, description="Time limit for one batch, after which the runner is killed."
     )
     quarantine: Path | None = Field(
-        None, description="Where requests that killed two runners are set aside."
+        None, description="Folder for requests that crashed two runners."
     )
 
     # Response cache
-    cache_path: Path | None = Field(None, description="Folder of the response cache; none: off.")
-    cache_max_size: PositiveInt = Field(1024**3, description="Size the manager keeps.")
-    cache_max_age: PositiveFloat = Field(86400.0, description="Age the manager keeps.")
-    cache_max_entry: PositiveInt = Field(8 * 1024**2, description="Larger answers stay out.")
-    cache_interval: PositiveFloat = Field(10.0, description="The manager's longest sleep.")
-    cache_loader_delay: NonNegativeFloat = Field(60.0, description="The loader starts after.")
-    cache_loader_files: PositiveInt = Field(100, description="Files in one step of the loader.")
-    cache_loader_sleep: NonNegativeFloat = Field(0.05, description="Between steps.")
+    cache_path: Path | None = Field(None, description="Folder of the response cache; unset: off.")
+    cache_max_size: PositiveInt = Field(1024**3, description="Maximum size of the cache.")
+    cache_max_age: PositiveFloat = Field(86400.0, description="Maximum age of an entry.")
+    cache_max_entry: PositiveInt = Field(8 * 1024**2, description="Maximum size of an entry.")
+    cache_interval: PositiveFloat = Field(
+        10.0, description="Maximum time between two runs of the cache manager."
+    )
+    cache_loader_delay: NonNegativeFloat = Field(
+        60.0, description="Delay before the cache loader starts."
+    )
+    cache_loader_files: PositiveInt = Field(100, description="Files per step of the cache loader.")
+    cache_loader_sleep: NonNegativeFloat = Field(0.05, description="Pause between these steps.")
 
-    # What it tells
+    # Logs and endpoints
     error_log: str = Field("stderr", description="File, or stderr.")
     log_level: Literal["debug", "info", "notice", "warning", "error"] = Field(
-        "notice", description="Least severity in the error log."
+        "notice", description="Minimum severity in the error log."
     )
     access_log: str = Field("off", description="File, stdout, or off.")
-    access_log_format: Literal["text", "json"] = Field("text", description="One line a request.")
-    pages: bool = Field(True, description="The page at / and the status page.")
+    access_log_format: Literal["text", "json"] = Field(
+        "text", description="Format of its lines, one per request."
+    )
+    pages: bool = Field(True, description="Serve the web pages.")
     admin: str = Field(
         "off",
         pattern=r"^(off|on|unix:/.+)$",
@@ -160,12 +185,12 @@ class Settings(BaseModel):
 
     @field_validator("listen", "plugins", mode="before")
     @classmethod
-    def _one_is_a_list(cls, value: object) -> object:
+    def _split_string(cls, value: object) -> object:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("models", mode="before")
     @classmethod
-    def _names_are_models(cls, value: object) -> object:
+    def _from_names(cls, value: object) -> object:
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",")]
         if isinstance(value, list):
@@ -174,12 +199,12 @@ class Settings(BaseModel):
 
     @property
     def worker_count(self) -> int:
-        """`workers`, with auto resolved."""
+        """`workers`, with `auto` resolved."""
         return granted_cpus() if self.workers == "auto" else self.workers
 
 
 def granted_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPUs that this process may use: affinity mask and cgroup quota, at least 1."""
+    """Number of CPUs available to this process, by affinity mask and cgroup quota; at least 1."""
     cpus = len(os.sched_getaffinity(0))
     quota = _cgroup_quota(cgroup)
     return max(1, min(cpus, int(quota))) if quota else cpus

@@ -1,0 +1,1 @@
+"""A worker process: it speaks HTTP and forwards requests to runners. No torch here."""

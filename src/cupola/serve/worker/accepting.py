@@ -1,4 +1,4 @@
-"""Accepts connections for a worker, as many as it may hold; the rest wait in the kernel."""
+"""Accepts connections for a worker, up to its limit; the rest wait in the kernel."""
 
 import asyncio
 import socket
@@ -10,11 +10,11 @@ from contextlib import suppress
 from cupola.serve.http.connection import Connection, Server
 from cupola.serve.settings.settings import Settings
 
-BURST = 16  # connections taken in one turn, so that other workers get theirs
+BURST = 16  # connections accepted at a time, so that other workers get their share
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """The server's TLS, or None."""
+    """The TLS settings of the server, or None."""
     if settings.tls_certificate is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -25,30 +25,30 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
 
 
 class Acceptor:
-    """Watches the listening sockets of one worker."""
+    """Accepts on the listening sockets of one worker."""
 
     def __init__(self, server: Server, sockets: Sequence[socket.socket]) -> None:
         self.server, self.sockets = server, list(sockets)
         self.tls = tls_context(server.settings)
-        self.open = False
-        self._under_way: set[asyncio.Task[None]] = set()
+        self.accepting = False
+        self._handshakes: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Begins, or begins again, to accept."""
-        if not self.open:
-            self.open = True
+        """Starts or resumes accepting."""
+        if not self.accepting:
+            self.accepting = True
             for listening in self.sockets:
                 self.server.loop.add_reader(listening.fileno(), self._accept, listening)
 
     def pause(self) -> None:
-        """Leaves new connections to others."""
-        if self.open:
-            self.open = False
+        """Leaves new connections to other workers."""
+        if self.accepting:
+            self.accepting = False
             for listening in self.sockets:
                 self.server.loop.remove_reader(listening.fileno())
 
     def close(self) -> None:
-        """Stops for good; the sockets live on in the other processes."""
+        """Stops for good. The sockets stay open in other processes."""
         self.pause()
         for listening in self.sockets:
             listening.close()
@@ -56,8 +56,8 @@ class Acceptor:
 
     @property
     def busy(self) -> bool:
-        """Whether an accepted connection has not become a Connection yet."""
-        return bool(self._under_way)
+        """Whether an accepted socket is not yet a Connection."""
+        return bool(self._handshakes)
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(BURST):
@@ -65,19 +65,19 @@ class Acceptor:
                 accepted, _ = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError:  # no descriptors left: look again in a moment
+            except OSError:  # out of file descriptors: try again later
                 self.pause()
                 self.server.loop.call_later(0.1, self.start)
                 return
             accepted.setblocking(False)
             with suppress(OSError):
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = self.server.loop.create_task(self._adopt(accepted))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
-            self._make_room()
+            task = self.server.loop.create_task(self._connect(accepted))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+            self._enforce_limit()
 
-    async def _adopt(self, accepted: socket.socket) -> None:
+    async def _connect(self, accepted: socket.socket) -> None:
         try:
             await self.server.loop.connect_accepted_socket(
                 lambda: Connection(self.server), accepted, ssl=self.tls
@@ -85,26 +85,26 @@ class Acceptor:
         except (OSError, ssl.SSLError):
             accepted.close()
 
-    def _make_room(self) -> None:
-        """At the limit, the connection that has been idle longest makes place."""
+    def _enforce_limit(self) -> None:
+        """At the limit, closes the longest idle connection, or pauses accepting."""
         limit = self.server.settings.worker_connections
-        if len(self.server.connections) + len(self._under_way) <= limit:
+        if len(self.server.connections) + len(self._handshakes) <= limit:
             return
         idle = [one for one in self.server.connections if one.idle]
         if idle:
             min(idle, key=lambda one: one.active_at).transport.close()
             return
-        slow = [one for one in self.server.connections if one.reader.in_header]
-        if slow:  # half a header and no place left: that is no client that waits for us
-            min(slow, key=lambda one: one.reader.began_at).transport.abort()
+        slow = [one for one in self.server.connections if one.parser.in_header]
+        if slow:  # an incomplete header while others wait: probably not an honest client
+            min(slow, key=lambda one: one.parser.began_at).transport.abort()
             return
         self.pause()
         self.server.loop.call_later(0.05, self.start)
 
 
-def watch_time(server: Server, interval: float) -> None:
-    """Looks after slow and idle connections, again and again."""
+def watch_timeouts(server: Server, interval: float) -> None:
+    """Checks the timeouts of all connections every `interval` seconds."""
     now = time.monotonic()
     for connection in list(server.connections):
-        connection.check_time(now)
-    server.loop.call_later(interval, watch_time, server, interval)
+        connection.check_timeouts(now)
+    server.loop.call_later(interval, watch_timeouts, server, interval)

@@ -1,4 +1,4 @@
-"""One line for each request: text as nginx's combined log, with id and seconds, or JSON."""
+"""One line per request: text like nginx's combined log, with request id and duration, or JSON."""
 
 import time
 
@@ -7,8 +7,8 @@ import orjson
 from cupola.serve.http.messages import Request
 
 
-def line(request: Request, status: int, sent: int, seconds: float, form: str) -> str:
-    """A line with its end; what a client sent cannot start another line."""
+def format_line(request: Request, status: int, sent: int, seconds: float, form: str) -> str:
+    """The line with its end. Characters sent by a client cannot start another line."""
     stamp = time.strftime("%d/%b/%Y:%H:%M:%S %z")
     agent = request.headers.get("user-agent", "-")
     if form == "json":
@@ -24,12 +24,12 @@ def line(request: Request, status: int, sent: int, seconds: float, form: str) ->
             "agent": agent,
         }
         return orjson.dumps(fields).decode() + "\n"
-    first = _clean(f"{request.method} {request.path}")
+    target = _escape(f"{request.method} {request.path}")
     return (
-        f'{request.peer} [{stamp}] "{first}" {status} {sent} "{_clean(agent)}"'
-        f" {_clean(request.id)} {seconds:.6f}\n"
+        f'{request.peer} [{stamp}] "{target}" {status} {sent} "{_escape(agent)}"'
+        f" {_escape(request.id)} {seconds:.6f}\n"
     )
 
 
-def _clean(text: str) -> str:
+def _escape(text: str) -> str:
     return "".join(c if c.isprintable() and c != '"' else f"\\x{ord(c):02x}" for c in text)

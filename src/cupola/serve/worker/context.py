@@ -1,4 +1,4 @@
-"""What every handler needs: settings, models, cache, metrics, and one way to ask a runner."""
+"""What handlers need: settings, models, cache, metrics, and a way to run an inference."""
 
 import asyncio
 import time
@@ -7,69 +7,70 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-from cupola.serve.cache.response_cache import Cache
+from cupola.serve.cache.response_cache import ResponseCache, request_key
+from cupola.serve.generation import Generation
 from cupola.serve.http.connection import Server
-from cupola.serve.http.messages import Refusal, Request, Response
-from cupola.serve.ipc import frames as wire
-from cupola.serve.master.generation import Cycle
+from cupola.serve.http.messages import HTTPError, Request, Response
+from cupola.serve.http.routing import Router
+from cupola.serve.ipc.frames import Frame
 from cupola.serve.settings.settings import Settings
 from cupola.serve.worker.metrics import Metrics
-from cupola.serve.worker.model_directory import Fleet
+from cupola.serve.worker.model_directory import ModelDirectory
 from cupola.serve.worker.runner_connections import Model
 
 
 @dataclass
-class Context:
-    """One for each worker."""
+class WorkerContext:
+    """The first argument of every handler; one per worker."""
 
-    cycle: Cycle
-    fleet: Fleet
+    generation: Generation
+    directory: ModelDirectory
     server: Server
+    router: Router
     metrics: Metrics
-    cache: Cache | None
+    cache: ResponseCache | None
 
     @property
     def settings(self) -> Settings:
-        return self.cycle.settings
+        return self.generation.settings
 
     def require_admin(self, request: Request) -> None:
-        """Refusal 403 unless the admin endpoints are open here."""
-        here = self.settings.admin == "on" or (
-            self.settings.admin.startswith("unix:") and request.peer == self.settings.admin
-        )
-        if not here:
-            raise Refusal(403, "the admin endpoints are off; see the setting `admin`")
+        """HTTPError 403 unless the admin endpoints are open for this connection."""
+        admin = self.settings.admin
+        if admin != "on" and not (admin.startswith("unix:") and request.peer == admin):
+            raise HTTPError(403, "the admin endpoints are off; see the setting `admin`")
 
     def timeout_of(self, request: Request) -> float:
-        """The client's X-Request-Timeout in seconds, at most what the settings allow."""
+        """The X-Request-Timeout of the client in seconds, limited by `request_timeout`."""
         text = request.headers.get("x-request-timeout")
         if text is None:
             return self.settings.request_timeout
         try:
-            wanted = float(text)
+            seconds = float(text)
         except ValueError:
-            wanted = -1.0
-        if not wanted > 0:
-            raise Refusal(400, f"X-Request-Timeout: expected seconds, got {text!r}")
-        return min(wanted, self.settings.request_timeout)
+            seconds = -1.0
+        if not seconds > 0:
+            raise HTTPError(400, f"X-Request-Timeout: expected seconds, got {text!r}")
+        return min(seconds, self.settings.request_timeout)
 
     def caches(self, model: Model) -> bool:
-        """Whether answers of this model go through the response cache."""
-        return bool(
-            self.cache is not None and model.about["cache"] and model.about.get("deterministic")
-        )
+        """Whether answers of this model are cached."""
+        about = model.description
+        return bool(self.cache is not None and about["cache"] and about.get("deterministic"))
 
-    async def ask(self, model: Model, request: Request, frame: wire.Frame) -> wire.Frame:
-        """An answer from the cache or a runner."""
-        if self.cache is not None and self.caches(model):
-            compute = partial(self._ask_runner, model, request, frame)
-            return await self.cache.through(model, self.metrics.of(model), frame, compute)
-        return await self._ask_runner(model, request, frame)
+    async def infer(self, model: Model, request: Request, frame: Frame) -> Frame:
+        """The answer from the cache or from a runner."""
+        if self.cache is None or not self.caches(model):
+            return await self._ask_runner(model, request, frame)
+        compute = partial(self._ask_runner, model, request, frame)
+        identity = [model.name, model.version, model.description.get("fingerprint")]
+        key = request_key(identity, frame)
+        return await self.cache.get_or_compute(key, self.metrics.for_model(model), compute)
 
-    async def _ask_runner(self, model: Model, request: Request, frame: wire.Frame) -> wire.Frame:
-        answer: asyncio.Future[wire.Frame] = asyncio.get_running_loop().create_future()
+    async def _ask_runner(self, model: Model, request: Request, frame: Frame) -> Frame:
+        answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
 
-        def deliver(found: wire.Frame) -> None:
+        def deliver(found: Frame) -> None:
             if not answer.done():
                 answer.set_result(found)
 
@@ -81,60 +82,64 @@ class Context:
             inference.cancel()
 
     async def stream(
-        self, model: Model, request: Request, frame: wire.Frame
+        self, model: Model, request: Request, frame: Frame
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """The pieces of a streamed answer, counted."""
-        counts = self.metrics.of(model)
+        """The chunks of a streamed answer; counts the stream when it ends."""
+        counts = self.metrics.for_model(model)
+        dispatcher = self.directory.dispatcher
         outcome = "cancelled"
         try:
-            async for piece in self.fleet.calls.stream(model, frame, self.timeout_of(request)):
-                if piece["final"]:
+            async for chunk in dispatcher.stream(model, frame, self.timeout_of(request)):
+                if chunk["final"]:
                     outcome = "ok"
-                yield piece
-        except Refusal as refusal:
-            outcome = str(refusal.status)
+                yield chunk
+        except HTTPError as error:
+            outcome = str(error.status)
             raise
         finally:
-            counts.ended(outcome)
+            counts.record_end(outcome)
 
 
 class Inference:
-    """One request to a runner, counted. `deliver` is set by whoever waits for the answer."""
+    """One counted request to a runner. Whoever waits for the answer sets `deliver`."""
 
-    __slots__ = ("_arrived_at", "_calls", "_counts", "call", "deliver")
+    __slots__ = ("_arrived_at", "_counts", "_dispatcher", "call", "deliver")
 
-    def __init__(self, context: Context, model: Model, request: Request, frame: wire.Frame) -> None:
-        self._counts = context.metrics.of(model)
+    def __init__(
+        self, context: WorkerContext, model: Model, request: Request, frame: Frame
+    ) -> None:
+        self._counts = context.metrics.for_model(model)
         self._arrived_at = request.arrived
-        self._calls = context.fleet.calls
-        self.deliver: Callable[[wire.Frame], object] = _nobody
+        self._dispatcher = context.directory.dispatcher
+        self.deliver: Callable[[Frame], object] = _ignore
+        timeout = context.timeout_of(request)
         try:
-            self.call = self._calls.submit(model, frame, context.timeout_of(request), self._answer)
-        except Refusal as refusal:
-            self._counts.ended(str(refusal.status))
+            self.call = self._dispatcher.submit(model, frame, timeout, self._on_answer)
+        except HTTPError as error:
+            self._counts.record_end(str(error.status))
             raise
 
-    def _answer(self, answer: wire.Frame) -> None:
+    def _on_answer(self, answer: Frame) -> None:
         self.deliver(answer)
-        self._counts.answered(answer, time.monotonic() - self._arrived_at)
+        self._counts.record_answer(answer, time.monotonic() - self._arrived_at)
 
     def cancel(self) -> None:
-        """Nobody waits any more."""
+        """Stops the inference, unless it has ended."""
         if not self.call.ended:
-            self._calls.cancel(self.call)
-            self._counts.ended("cancelled")
+            self._dispatcher.cancel(self.call)
+            self._counts.record_end("cancelled")
 
 
 @dataclass(slots=True)
-class Later:
-    """A response that `then` will make of a runner's answer; costs no task."""
+class DeferredResponse:
+    """A response that `then` makes from a runner's answer, without the cost of a task."""
 
     inference: Inference
-    then: Callable[[wire.Frame], "Outcome"]
+    then: Callable[[Frame], "Outcome"]
 
 
-Outcome: TypeAlias = Response | Later | Awaitable[Response]
+Outcome: TypeAlias = Response | DeferredResponse | Awaitable[Response]
 
 
-def _nobody(answer: wire.Frame) -> None:
-    """Takes an answer that nobody waits for."""
+def _ignore(answer: Frame) -> None:
+    """Takes an answer that no one waits for."""

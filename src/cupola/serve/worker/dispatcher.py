@@ -1,4 +1,4 @@
-"""The calls that a worker has under way: admission, deadlines, cancellation, the last answer."""
+"""The calls in progress in a worker: admission, deadlines, cancellation, and the last answer."""
 
 import asyncio
 import math
@@ -9,32 +9,35 @@ from contextlib import suppress
 from itertools import count
 from typing import Any
 
-from cupola.serve.http.messages import Refusal
-from cupola.serve.ipc import frames as wire
-from cupola.serve.master.generation import Cycle
-from cupola.serve.worker.quarantine import set_aside
+from cupola.serve.generation import Generation
+from cupola.serve.http.messages import HTTPError
+from cupola.serve.ipc import frames
+from cupola.serve.worker.quarantine import quarantine
 from cupola.serve.worker.runner_connections import Call, Model
 
-SWEEP = 0.02  # seconds between two looks for calls whose deadline has passed
+SWEEP_INTERVAL = 0.02  # seconds between two checks for expired deadlines
 
 
-class Calls:
-    """All calls of one worker, to whichever model."""
+class Dispatcher:
+    """All calls of one worker, to all models."""
 
-    def __init__(self, cycle: Cycle) -> None:
-        self.cycle = cycle
+    def __init__(self, generation: Generation) -> None:
+        self.generation = generation
         self._ids = count(os.getpid() << 32)  # unique among all workers
         self._open: set[Call] = set()
         self._sweeping = False
 
     def submit(
-        self, model: Model, frame: wire.Frame, timeout: float,
-        deliver: Callable[[wire.Frame], None],
-    ) -> Call:  # fmt: skip
-        """Sends a request to a runner; Refusal 429 when too many wait, 503 when none will come.
+        self,
+        model: Model,
+        frame: frames.Frame,
+        timeout: float,
+        deliver: Callable[[frames.Frame], None],
+    ) -> Call:
+        """Sends a request to a runner. HTTPError 429 if too many wait, 503 if none can answer.
 
-        Exactly one ANSWER, or last CHUNK, reaches `deliver`, a 504 at the deadline; none after
-        `cancel`.
+        `deliver` is called with exactly one ANSWER or final CHUNK (at the deadline, an ANSWER with
+        status 504), and never after `cancel`.
         """
         _admit(model)
         frame.id = next(self._ids)
@@ -43,61 +46,63 @@ class Calls:
         model.hold(+1)
         self._open.add(call)
         if not self._sweeping:
-            self._sweep_later()
-        model.place(call)
+            self._schedule_sweep()
+        model.dispatch(call)
         return call
 
-    def _sweep_later(self) -> None:
+    def _schedule_sweep(self) -> None:
         self._sweeping = True
-        asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+        asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep)
 
     def _sweep(self) -> None:
-        """One timer for all calls costs less than one for each."""
+        """Ends expired calls. One timer for all calls costs less than one per call."""
         now = time.monotonic()
         for call in [call for call in self._open if call.frame.times[0] < now]:
             error = f"{call.model.name}: no answer within {call.timeout:g} s"
-            self.end(call, wire.refusal(call.id, 504, error))
+            self.end(call, frames.failure(call.id, 504, error))
         self._sweeping = False
         if self._open:
-            self._sweep_later()
+            self._schedule_sweep()
 
-    def end(self, call: Call, answer: wire.Frame) -> None:
-        """The call's last frame."""
+    def end(self, call: Call, answer: frames.Frame) -> None:
+        """Delivers the last frame of a call."""
         if not call.ended:
             self.cancel(call)
             call.deliver(answer)
 
     def cancel(self, call: Call) -> None:
-        """Nobody waits any more; a runner that works on it is told."""
+        """Ends a call without an answer and tells the runner that works on it."""
         if call.ended:
             return
         call.ended = True
         self._open.discard(call)
         call.model.hold(-1)
-        if call.link is not None:
-            call.link.cancel(call)
+        if call.connection is not None:
+            call.connection.cancel(call)
         else:
             with suppress(ValueError):
                 call.model.waiting.remove(call)
 
-    def killed(self, call: Call) -> None:
-        """A request that was in the batch of two runners that died: it goes to the quarantine."""
-        set_aside(self.cycle.settings.quarantine or self.cycle.home.parent / "quarantine", call)
-        self.cycle.log("error", f"request {call.id:x} killed {call.deaths} runners: refused")
-        text = "this request ended two processes that worked on it; it will not be tried again"
-        self.end(call, wire.refusal(call.id, 500, text))
+    def reject(self, call: Call) -> None:
+        """Quarantines a request that was being processed in too many runner crashes."""
+        generation = self.generation
+        folder = generation.settings.quarantine or generation.home.parent / "quarantine"
+        quarantine(folder, call)
+        generation.log("error", f"request {call.id:x} crashed {call.crashes} runners: quarantined")
+        error = f"this request crashed {call.crashes} runner processes; it will not be retried"
+        self.end(call, frames.failure(call.id, 500, error))
 
     async def stream(
-        self, model: Model, frame: wire.Frame, timeout: float
+        self, model: Model, frame: frames.Frame, timeout: float
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """Chunk after chunk; a Refusal if the runner refuses or the deadline passes."""
-        frames: asyncio.Queue[wire.Frame] = asyncio.Queue()
-        call = self.submit(model, frame, timeout, frames.put_nowait)
+        """The chunks of an answer; HTTPError if the runner refuses or the deadline passes."""
+        received: asyncio.Queue[frames.Frame] = asyncio.Queue()
+        call = self.submit(model, frame, timeout, received.put_nowait)
         try:
             while True:
-                found = await frames.get()
-                if found.kind == wire.ANSWER:
-                    raise Refusal(found.status, found.extra["error"])
+                found = await received.get()
+                if found.kind == frames.ANSWER:
+                    raise HTTPError(found.status, found.extra["error"])
                 yield found.extra
                 if found.extra["final"]:
                     return
@@ -106,10 +111,11 @@ class Calls:
 
 
 def _admit(model: Model) -> None:
-    held = model.places.held
-    if held >= model.about["queue_limit"]:
-        runners = max(1, len(model.ready_links))
-        wait = max(1, math.ceil(held * model.seconds / runners))
-        raise Refusal(429, f"{model.name}: {held} requests wait", [("Retry-After", str(wait))])
-    if model.about.get("state") == "failed" and not model.ready_links:
-        raise Refusal(503, f"{model.name}: its runner cannot start")
+    held = model.in_flight.total
+    if held >= model.description["queue_limit"]:
+        runners = max(1, len(model.ready_connections))
+        seconds = max(1, math.ceil(held * model.mean_seconds / runners))
+        retry = [("Retry-After", str(seconds))]
+        raise HTTPError(429, f"{model.name}: {held} requests are waiting", retry)
+    if model.description.get("state") == "failed" and not model.ready_connections:
+        raise HTTPError(503, f"{model.name}: its runner cannot start")

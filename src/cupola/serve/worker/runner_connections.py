@@ -1,9 +1,9 @@
-"""A worker's connections to the runners, and the calls that travel on them.
+"""A worker's connections to the runners, and the calls that use them.
 
-The worker keeps every call until its answer is whole. When a runner dies, its calls go to another
-one, or wait for it to be born again; those that were in the batch that died travel alone, and one
-that was there twice is refused. A stream whose model can go on from the tokens that were written
-does so; of any other, what is told again is skipped.
+The worker keeps every call until its answer is complete. If a runner dies, its calls are sent to
+another one or wait for the respawn. Calls from the batch that crashed are then run alone, and a
+call that was in two such batches is rejected. A stream continues from the tokens already written if
+the model can resume; otherwise it is computed again and the chunks already delivered are skipped.
 """
 
 import asyncio
@@ -15,27 +15,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from cupola.serve.ipc import frames as wire
-from cupola.serve.ipc.in_flight import Places
-from cupola.serve.ipc.scoreboard import Board
+from cupola.serve.ipc import frames
+from cupola.serve.ipc.in_flight import InFlightCounter
+from cupola.serve.ipc.scoreboard import Scoreboard
 
 RETRY = 0.02  # seconds between two attempts to connect
-FATAL_DEATHS = 2  # runners that a request may be found in when they die
+MAX_CRASHES = 2  # crashes of runners that processed a call, after which it is rejected
 
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """One request to a model. `deliver` takes the answer, or each piece of a stream."""
+    """One request to a model. `deliver` takes the answer, or each chunk of a stream."""
 
-    frame: wire.Frame
+    frame: frames.Frame
     model: "Model"
     timeout: float
-    deliver: Callable[[wire.Frame], None]
-    deaths: int = 0
-    received: int = 0  # chunks that have arrived; after a death, those to skip
+    deliver: Callable[[frames.Frame], None]
+    crashes: int = 0
+    received: int = 0  # chunks received; after a crash, the number to skip
     skip: int = 0
-    written: list[int] = field(default_factory=list)  # the tokens among them
-    link: "Link | None" = None
+    written: list[int] = field(default_factory=list)  # the tokens of these chunks
+    connection: "RunnerConnection | None" = None
     sent: float = 0.0
     ended: bool = False
 
@@ -47,63 +47,64 @@ class Call:
 
 @dataclass(eq=False)
 class Model:
-    """One version of one model, as a worker sees it."""
+    """One version of one model, as a worker sees it. `description` is its roster entry."""
 
     name: str
     version: str
-    about: dict[str, Any]
-    places: Places
-    links: list["Link"] = field(default_factory=list)
+    description: dict[str, Any]
+    in_flight: InFlightCounter
+    connections: list["RunnerConnection"] = field(default_factory=list)
     waiting: deque[Call] = field(default_factory=deque)
-    held: int = 0  # calls submitted and not ended, in this worker
-    seconds: float = 0.05  # a running mean of how long one takes
-    statistics: dict[str, Any] = field(default_factory=dict)
+    held: int = 0  # calls of this worker that have not ended
+    mean_seconds: float = 0.05  # running mean of a call's duration
 
     def hold(self, step: int) -> None:
-        """One call more, or one less."""
+        """Counts one call more or less."""
         self.held += step
-        self.places.hold(self.held)
+        self.in_flight.set(self.held)
 
     @property
-    def ready_links(self) -> list["Link"]:
-        """Links whose runner has said hello and turns its loop."""
-        return [link for link in self.links if link.ready and not link.retired]
+    def ready_connections(self) -> list["RunnerConnection"]:
+        """Connections to runners that accept calls."""
+        return [one for one in self.connections if one.ready and not one.retired]
 
     def send_waiting(self) -> None:
-        """A runner is ready: it gets what has waited for one."""
-        while self.waiting and self.ready_links:
-            self.place(self.waiting.popleft())
+        """Sends the waiting calls once a runner is ready."""
+        while self.waiting and self.ready_connections:
+            self.dispatch(self.waiting.popleft())
 
-    def place(self, call: Call) -> None:
-        """To the least loaded runner, or into the queue while there is none."""
-        ready = self.ready_links
+    def dispatch(self, call: Call) -> None:
+        """Sends the call to the least loaded runner, or queues it if there is none."""
+        ready = self.ready_connections
         if len(ready) == 1:
             ready[0].send(call)
         elif ready:
-            min(ready, key=lambda link: len(link.pending)).send(call)
+            min(ready, key=lambda one: len(one.pending)).send(call)
         else:
             self.waiting.append(call)
 
 
-class Owner(Protocol):
-    """Whom a link tells what became of a call."""
+class CallOwner(Protocol):
+    """Receives the results of calls."""
 
-    def end(self, call: Call, answer: wire.Frame) -> None:
-        """The call's last frame has come."""
+    def end(self, call: Call, answer: frames.Frame) -> None:
+        """Called with the last frame of a call."""
 
-    def killed(self, call: Call) -> None:
-        """The call was found in too many runners that died."""
+    def reject(self, call: Call) -> None:
+        """Called when a call has crashed too many runners."""
 
 
-class Link:
-    """One runner's address; connects, and connects again, for as long as it is on the roster."""
+class RunnerConnection:
+    """The connection to one runner slot; reconnects for as long as the slot is on the roster."""
 
-    def __init__(self, path: str, model: Model, owner: Owner, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, path: str, model: Model, owner: CallOwner, on_change: Callable[[], None]
+    ) -> None:
         self.path, self.model = path, model
         self.pending: dict[int, Call] = {}
         self.ready = self.retired = False
-        self.board: Board | None = None
-        self._owner, self._changed = owner, changed
+        self.scoreboard: Scoreboard | None = None
+        self._owner, self._on_change = owner, on_change
         self._transport: asyncio.Transport | None = None
         self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
@@ -111,41 +112,41 @@ class Link:
         loop = asyncio.get_running_loop()
         while not self.retired:
             try:
-                await loop.create_unix_connection(lambda: _LinkProtocol(self), self.path)
+                await loop.create_unix_connection(lambda: _RunnerProtocol(self), self.path)
                 return
             except OSError:
                 await asyncio.sleep(RETRY)
 
-    def connected(self, transport: asyncio.Transport) -> None:
+    def on_connect(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        transport.set_write_buffer_limits(high=1 << 30)  # the queue limit bounds it
+        transport.set_write_buffer_limits(high=1 << 30)  # limited by the queue limit
 
-    def heard(self, frame: wire.Frame) -> None:
-        """A frame from the runner."""
-        if frame.kind == wire.MESSAGE:
-            self._hello(frame.extra)
+    def on_frame(self, frame: frames.Frame) -> None:
+        """Handles a frame from the runner."""
+        if frame.kind == frames.CONTROL:
+            self._on_hello(frame.extra)
             return
         call = self.pending.get(frame.id)
         if call is None:
-            _forget_spooled(frame)
-        elif frame.kind == wire.CHUNK:
-            self._chunk(call, frame)
+            _remove_spooled(frame)
+        elif frame.kind == frames.CHUNK:
+            self._on_chunk(call, frame)
         else:
-            self._answered(call, frame)
+            self._on_answer(call, frame)
 
-    def _hello(self, details: dict[str, Any]) -> None:
+    def _on_hello(self, details: dict[str, Any]) -> None:
         with suppress(OSError):
-            self.board = Board(Path(details["board"]))
+            self.scoreboard = Scoreboard(Path(details["scoreboard"]))
         self.ready = True
-        self._changed()
+        self._on_change()
         self.model.send_waiting()
 
-    def _chunk(self, call: Call, frame: wire.Frame) -> None:
-        if call.skip:  # told before the runner died
+    def _on_chunk(self, call: Call, frame: frames.Frame) -> None:
+        if call.skip:  # delivered before the runner died
             call.skip -= 1
             return
         call.received += 1
-        call.deaths = 0  # it went past where a runner died: it need not have been the cause
+        call.crashes = 0  # it got past the point of the crash, so it need not be the cause
         token = frame.extra["data"].get("token_id")
         if token is not None:
             call.written.append(token)
@@ -154,65 +155,65 @@ class Link:
         else:
             call.deliver(frame)
 
-    def _answered(self, call: Call, frame: wire.Frame) -> None:
+    def _on_answer(self, call: Call, frame: frames.Frame) -> None:
         if frame.extra:
-            frame.body = wire.collect(frame)
-            _forget_spooled(frame)
-        taken, batch, run, encode = frame.times
+            frame.body = frames.load_body(frame)
+            _remove_spooled(frame)
+        received, batch, run, encode = frame.times
         seconds = time.monotonic() - call.sent
-        self.model.seconds += 0.1 * (seconds - self.model.seconds)
-        frame.times = (taken - call.sent, batch, run, encode)
+        self.model.mean_seconds += 0.1 * (seconds - self.model.mean_seconds)
+        frame.times = (received - call.sent, batch, run, encode)
         self._end(call, frame)
 
-    def _end(self, call: Call, frame: wire.Frame) -> None:
+    def _end(self, call: Call, frame: frames.Frame) -> None:
         del self.pending[call.id]
         self._owner.end(call, frame)
         self._close_if_done()
 
     def send(self, call: Call) -> None:
-        """Gives the call to the runner."""
+        """Sends the call to the runner."""
         assert self._transport is not None
         self.pending[call.id] = call
-        call.link, call.sent = self, time.monotonic()
-        if call.received and self.model.about.get("resumes"):
+        call.connection, call.sent = self, time.monotonic()
+        if call.received and self.model.description.get("resumes"):
             call.frame.extra = {**call.frame.extra, "written": call.written}
         else:
             call.skip = call.received
-        if call.deaths:
+        if call.crashes:
             call.frame.extra = {**call.frame.extra, "suspect": True}
         self._write(call.frame)
 
-    def _write(self, frame: wire.Frame) -> None:
+    def _write(self, frame: frames.Frame) -> None:
         assert self._transport is not None
-        for piece in wire.pack(frame):
+        for piece in frames.pack(frame):
             self._transport.write(piece)
 
     def cancel(self, call: Call) -> None:
-        """Nobody waits for it any more."""
+        """Tells the runner that the answer is not needed any more."""
         if self.pending.pop(call.id, None) and self._transport is not None and self.ready:
-            self._write(wire.Frame(wire.CANCEL, call.id))
+            self._write(frames.Frame(frames.CANCEL, call.id))
         self._close_if_done()
 
-    def lost(self) -> None:
-        """The runner is gone: its calls are placed anew, the guilty ones counted."""
-        suspects = self.board.suspects if self.board else set()
-        if self.board:
-            self.board.close()
-        self.board, self.ready, self._transport = None, False, None
-        self._changed()
+    def on_disconnect(self) -> None:
+        """Dispatches the calls of a dead runner again; counts the crash for the suspects."""
+        suspects = self.scoreboard.suspects if self.scoreboard else set()
+        if self.scoreboard:
+            self.scoreboard.close()
+        self.scoreboard, self.ready, self._transport = None, False, None
+        self._on_change()
         orphans, self.pending = list(self.pending.values()), {}
         if not self.retired:
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
         for call in orphans:
-            call.link = None
-            call.deaths += call.id in suspects
-            if call.deaths >= FATAL_DEATHS:
-                self._owner.killed(call)
+            call.connection = None
+            call.crashes += call.id in suspects
+            if call.crashes >= MAX_CRASHES:
+                self._owner.reject(call)
             else:
-                self.model.place(call)
+                self.model.dispatch(call)
 
     def retire(self) -> None:
-        """Off the roster: no new calls, and closed once the last answer has come."""
+        """Takes no new calls and closes the connection after the last answer."""
         self.retired = True
         self._close_if_done()
 
@@ -221,28 +222,28 @@ class Link:
             self._transport.close()
 
     def close(self) -> None:
-        """The worker goes."""
+        """Closes the connection because the worker exits."""
         self.retired = True
         self._connecting.cancel()
         if self._transport is not None:
             self._transport.close()
 
 
-class _LinkProtocol(asyncio.Protocol):
-    def __init__(self, link: Link) -> None:
-        self._link, self._unpacker = link, wire.Unpacker()
+class _RunnerProtocol(asyncio.Protocol):
+    def __init__(self, connection: RunnerConnection) -> None:
+        self._connection, self._unpacker = connection, frames.Unpacker()
 
     def connection_made(self, transport: Any) -> None:
-        self._link.connected(transport)
+        self._connection.on_connect(transport)
 
     def data_received(self, data: bytes) -> None:
         for frame in self._unpacker.feed(data):
-            self._link.heard(frame)
+            self._connection.on_frame(frame)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._link.lost()
+        self._connection.on_disconnect()
 
 
-def _forget_spooled(frame: wire.Frame) -> None:
+def _remove_spooled(frame: frames.Frame) -> None:
     if "spool" in frame.extra:
         Path(frame.extra["spool"]).unlink(missing_ok=True)

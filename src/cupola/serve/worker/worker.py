@@ -1,8 +1,8 @@
-"""A worker: accepts, judges, forwards, answers. asyncio on uvloop, no torch.
+"""A worker accepts connections, validates requests, forwards them to runners and responds.
 
-At QUIT it leaves the listening sockets to others, answers what is in flight, tells keep-alive
-clients `Connection: close` with their next answer, and goes when nobody is left or the shutdown
-timeout has passed. When the master dies it does the same.
+It runs asyncio on uvloop and never imports torch. At QUIT it stops accepting, answers the requests
+in flight, tells keep-alive clients `Connection: close` with their next answer, and exits when all
+have left or the shutdown timeout has passed. It does the same when the master dies.
 """
 
 import asyncio
@@ -16,96 +16,107 @@ from typing import NoReturn
 import uvloop
 
 from cupola.errors import CupolaError
-from cupola.serve.ipc.channel import Channel, Command, Message
-from cupola.serve.master import signals
-from cupola.serve.master.children import FATAL, Child
-from cupola.serve.master.generation import Cycle
-from cupola.serve.master.sockets import close_all_but
-from cupola.serve.privileges import settle
-from cupola.serve.worker.accepting import Acceptor, watch_time
+from cupola.serve.generation import Generation
+from cupola.serve.http.routing import Router
+from cupola.serve.ipc import signals
+from cupola.serve.ipc.channel import FATAL, Channel, ChannelMessage, Command
+from cupola.serve.ipc.listeners import close_all_but
+from cupola.serve.process_setup import setup_process
+from cupola.serve.worker.accepting import Acceptor, watch_timeouts
 from cupola.serve.worker.app import Application
 from cupola.serve.worker.metrics import Metrics
-from cupola.serve.worker.model_directory import Fleet
+from cupola.serve.worker.model_directory import ModelDirectory
 
-LOOK = 0.05  # seconds between two looks at whether a draining worker is done
+DRAIN_INTERVAL = 0.05  # seconds between two checks whether a draining worker is done
 
 
-def run_worker(child: Child, channel: Channel, cycle: Cycle, life: int) -> NoReturn:
-    """Entry of the process. What cannot be set up is fatal: exit code 2."""
-    gc.freeze()  # what was made before the fork stays out of collections, and its pages shared
+def run_worker(
+    generation: Generation,
+    channel: Channel,
+    parent_pipe: int,
+    slot: int,
+    index: int,
+    router: Router,
+) -> NoReturn:
+    """Entry point of the process. A failure during setup is fatal: exit code 2."""
+    gc.freeze()  # keeps objects made before the fork out of collections, and their pages shared
     gc.set_threshold(20_000, 20, 50)
     try:
-        settle(cycle.settings, child.index, cycle.settings.worker_priority)
+        setup_process(generation.settings, index, generation.settings.worker_priority)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(Worker(child, channel, cycle, life).run())
+            worker = Worker(generation, channel, parent_pipe, slot, index)
+            code = runner.run(worker.run(router))
     except (CupolaError, OSError) as error:
-        cycle.log("error", f"worker {os.getpid()}: {error}")
+        generation.log("error", f"worker {os.getpid()}: {error}")
         code = FATAL
     os._exit(code)
 
 
 class Worker:
-    """One worker's life, from start to the last answer."""
+    """One worker, from start to its last answer. `slot` and `index` are its place in the table."""
 
-    def __init__(self, child: Child, channel: Channel, cycle: Cycle, life: int) -> None:
-        self.child, self.channel, self.cycle, self.life = child, channel, cycle, life
-        self.over = asyncio.Event()
+    def __init__(
+        self, generation: Generation, channel: Channel, parent_pipe: int, slot: int, index: int
+    ) -> None:
+        self.generation, self.channel, self.parent_pipe = generation, channel, parent_pipe
+        self.slot, self.index = slot, index
+        self.stopped = asyncio.Event()
         self.draining = False
-        self.siblings: dict[int, int] = {}  # slot -> channel descriptor, by OPEN_CHANNEL
+        self.siblings: dict[int, int] = {}  # slot -> channel descriptor, from OPEN_CHANNEL
 
-    async def run(self) -> int:
-        """Serves until there is nothing left to do."""
+    async def run(self, router: Router) -> int:
+        """Serves until stopped or drained; the exit code."""
         loop = asyncio.get_running_loop()
-        self._listen_to_master(loop)
-        settings = self.cycle.settings
+        self._handle_commands(loop)
+        generation, settings = self.generation, self.generation.settings
         own = self._sockets()
         close_all_but(own)
-        self.fleet = Fleet(self.cycle, self.child.slot)
-        metrics = Metrics(self.cycle.metrics, self.child.slot, self.cycle.generation)
-        self.app = Application(self.cycle, self.fleet, metrics)
+        self.directory = ModelDirectory(generation, self.slot)
+        metrics = Metrics(generation.metrics, self.slot)
+        self.app = Application(generation, self.directory, metrics, router)
         self.acceptor = Acceptor(self.app, own)
-        watch_time(self.app, min(1.0, settings.header_timeout / 4, settings.body_timeout / 4))
-        if self.cycle.accept_early:
+        watch_timeouts(self.app, min(1.0, settings.header_timeout / 4, settings.body_timeout / 4))
+        if generation.accept_early:
             self.acceptor.start()
         ready = loop.create_task(self._become_ready())
-        await self.over.wait()
+        await self.stopped.wait()
         ready.cancel()
         metrics.connections.set(0)
         metrics.flush()
-        self.fleet.close()
+        self.directory.close()
         return 0
 
     def _sockets(self) -> list[socket.socket]:
-        count = self.cycle.workers
+        count = self.generation.workers
         return [
             one
-            for listener in self.cycle.listeners
-            for one in listener.for_worker(self.child.index, count)
+            for listener in self.generation.listeners
+            for one in listener.for_worker(self.index, count)
         ]
 
     async def _become_ready(self) -> None:
-        """READY once every model has a runner that said hello; only then new clients."""
-        await self.fleet.complete.wait()
+        """Accepts clients and reports READY once every model has a connected runner."""
+        await self.directory.complete.wait()
         if not self.draining:
             self.acceptor.start()
-        self.channel.send(Message(Command.READY))
+        self.channel.send(ChannelMessage(Command.READY))
 
-    # ---- the master's word
+    # ---- commands of the master
 
-    def _listen_to_master(self, loop: asyncio.AbstractEventLoop) -> None:
-        acts = {"quit": self.quit, "terminate": self.terminate, "reopen": self.reopen}
+    def _handle_commands(self, loop: asyncio.AbstractEventLoop) -> None:
+        handlers = {"quit": self.quit, "terminate": self.terminate, "reopen": self.reopen}
         for entry in signals.TABLE:
             if entry.signal == signal.SIGCHLD:
                 continue
             if entry.worker is None or (
-                entry.signal == signal.SIGWINCH and not self.cycle.settings.daemon
+                entry.signal == signal.SIGWINCH and not self.generation.settings.daemon
             ):
                 signal.signal(entry.signal, signal.SIG_IGN)
             else:
-                loop.add_signal_handler(entry.signal, acts[entry.worker])
+                loop.add_signal_handler(entry.signal, handlers[entry.worker])
         signals.unblock()
         loop.add_reader(self.channel.socket.fileno(), self._on_channel)
-        loop.add_reader(self.life, self._master_died)
+        loop.add_reader(self.parent_pipe, self._on_master_exit)
 
     def _on_channel(self) -> None:
         for message in self.channel.receive() or []:
@@ -126,37 +137,32 @@ class Worker:
         if slot in self.siblings:
             os.close(self.siblings.pop(slot))
 
-    def _master_died(self) -> None:
-        asyncio.get_running_loop().remove_reader(self.life)
-        self.cycle.log("error", f"worker {os.getpid()}: the master is gone")
+    def _on_master_exit(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.parent_pipe)
+        self.generation.log("error", f"worker {os.getpid()}: the master has exited")
         self.quit()
 
     def terminate(self) -> None:
-        """At once."""
-        self.over.set()
+        """Stops at once."""
+        self.stopped.set()
 
     def reopen(self) -> None:
-        """New log files; what cannot be opened leaves the old one in use."""
-        for target in (self.cycle.log.file, self.cycle.access_log):
-            if target is not None:
-                try:
-                    target.reopen()
-                except OSError as error:
-                    self.cycle.log("error", f"reopen failed, the old log stays in use: {error}")
+        """Reopens the log files."""
+        self.generation.reopen_logs()
 
     def quit(self) -> None:
-        """Drains. Once only."""
+        """Starts to drain."""
         if self.draining:
             return
         self.draining = self.app.draining = True
         self.acceptor.close()
-        self.deadline = time.monotonic() + self.cycle.settings.worker_shutdown_timeout
-        self._look()
+        self.deadline = time.monotonic() + self.generation.settings.worker_shutdown_timeout
+        self._check_drained()
 
-    def _look(self) -> None:
-        """Is anybody left?"""
-        nobody = not self.app.connections and not self.acceptor.busy and not self.app.active
-        if nobody or time.monotonic() > self.deadline:
-            self.over.set()
+    def _check_drained(self) -> None:
+        """Stops once all clients have left or the timeout has passed."""
+        idle = not self.app.connections and not self.acceptor.busy and not self.app.active
+        if idle or time.monotonic() > self.deadline:
+            self.stopped.set()
             return
-        asyncio.get_running_loop().call_later(LOOK, self._look)
+        asyncio.get_running_loop().call_later(DRAIN_INTERVAL, self._check_drained)

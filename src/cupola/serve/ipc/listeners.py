@@ -1,9 +1,8 @@
-"""Listening sockets: opened by the master, shared with the workers, handed to a new binary.
+"""Listening sockets: opened by the master, shared with the workers, passed to a new binary.
 
-An address that stays keeps its descriptor over a reload, so its queue of waiting connections
-stays too. With reuseport there is one socket for each worker, all held by the master; when there
-are fewer workers than sockets, the remaining workers share the surplus, so none is closed with
-connections waiting in it.
+An address that is kept over a reload keeps its socket and thus its queue of pending connections.
+With reuseport there is one socket per worker, all held by the master. If there are fewer workers
+than sockets, the workers share the rest, so no socket is closed with connections pending in it.
 """
 
 import errno
@@ -22,12 +21,12 @@ from cupola.errors import ConfigError
 ENVIRONMENT = "CUPOLA_SOCKETS"
 SYSTEMD_FIRST = 3
 TRIES, PAUSE = 5, 0.5
-_open: "weakref.WeakSet[socket.socket]" = weakref.WeakSet()  # every listening socket we hold
+_open: "weakref.WeakSet[socket.socket]" = weakref.WeakSet()  # all listening sockets we hold
 
 
 @dataclass
 class Listener:
-    """One address and its open sockets (several with reuseport)."""
+    """One address and its open sockets: several with reuseport, else one."""
 
     address: str
     sockets: list[socket.socket] = field(default_factory=list)
@@ -39,7 +38,7 @@ class Listener:
         return [s for n, s in enumerate(self.sockets) if n % workers == index % len(self.sockets)]
 
     def close(self, *, unlink: bool = True) -> None:
-        """Closes the sockets; a unix path is removed unless another master still uses it."""
+        """Closes the sockets. `unlink` removes a unix path; another master may still use it."""
         for one in self.sockets:
             one.close()
         if unlink and self.address.startswith("unix:"):
@@ -67,10 +66,10 @@ def open_listeners(
     backlog: int = 1024,
     tries: int = TRIES,
 ) -> list[Listener]:
-    """Listeners for `addresses`; those in `kept` give their sockets, the rest are bound.
+    """Listeners for `addresses`: those in `kept` are reused, the rest are bound.
 
-    Tries five times, half a second apart, while an address is in use. On an error the sockets
-    opened here are closed again and OSError is raised: the old ones were not touched.
+    An address in use is tried five times, half a second apart. On failure, closes the sockets
+    opened here, leaves those in `kept` alone and raises OSError.
     """
     known = {listener.address: listener.sockets for listener in kept}
     opened: list[socket.socket] = []
@@ -124,7 +123,7 @@ def _configure(
 
 
 def _remove_stale(path: str) -> None:
-    """Removes a unix socket that nobody listens on any more."""
+    """Removes a unix socket that no process listens on any more."""
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(Path(path).stat().st_mode):
             return
@@ -134,9 +133,9 @@ def _remove_stale(path: str) -> None:
 
 
 def close_all_but(kept: Iterable[socket.socket]) -> None:
-    """In a child: drops the listening sockets that are not its own.
+    """Closes, in a child, the listening sockets that it does not accept on.
 
-    A socket that nobody accepts on must not stay open, or clients would wait in it for ever.
+    Otherwise a socket could stay open that no process accepts on, and its clients would hang.
     """
     own = {id(one) for one in kept}
     for one in list(_open):
@@ -145,7 +144,7 @@ def close_all_but(kept: Iterable[socket.socket]) -> None:
 
 
 def to_environment(listeners: Iterable[Listener]) -> tuple[str, list[int]]:
-    """The variable that tells a new binary which descriptors it inherits, and those."""
+    """The environment variable that lists the descriptors for a new binary, and the descriptors."""
     parts, fds = [], []
     for listener in listeners:
         numbers = [one.fileno() for one in listener.sockets]
@@ -155,7 +154,7 @@ def to_environment(listeners: Iterable[Listener]) -> tuple[str, list[int]]:
 
 
 def inherited() -> list[Listener]:
-    """The listeners that an older master, or systemd under LISTEN_FDS, left open for us."""
+    """The listeners inherited from an older master, or from systemd by LISTEN_FDS."""
     found = []
     for part in filter(None, os.environ.pop(ENVIRONMENT, "").split(";")):
         address, _, numbers = part.rpartition("=")

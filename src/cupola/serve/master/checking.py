@@ -1,4 +1,4 @@
-"""What `cupola check` does: everything that a start does before it starts a process."""
+"""`cupola check`: every step of a start before the first process is started."""
 
 import errno
 from contextlib import closing
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cupola.errors import ConfigError
-from cupola.serve.master.sockets import open_listeners
-from cupola.serve.privileges import identity
+from cupola.serve.ipc.listeners import open_listeners
+from cupola.serve.process_setup import identity
 from cupola.serve.settings.file import load_settings
 from cupola.serve.settings.models import plan_models
 from cupola.serve.settings.settings import Settings

@@ -1,8 +1,9 @@
-"""Runners share their weights: mapped from one file, converted once."""
+"""Runners share their weights: converted once, mapped from one file."""
 
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,47 +15,44 @@ BUNDLE = shipped_bundles().get("detr-digits")
 pytestmark = pytest.mark.skipif(BUNDLE is None, reason="no shipped bundle")
 
 
-def test_weights_are_mapped_from_the_prepared_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from cupola.serve.runners import prepared
+@pytest.fixture
+def shared_weights(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module, with sharing for models of any size. It imports torch."""
+    from cupola.serve.runners import shared_weights
 
-    monkeypatch.setattr(prepared, "SMALL", 0)
-    first = prepared.load_shared(str(BUNDLE), tmp_path, "detr")
+    monkeypatch.setattr(shared_weights, "SMALL", 0)
+    return shared_weights
+
+
+def test_weights_are_mapped_from_the_shared_file(tmp_path: Path, shared_weights: Any) -> None:
+    first = shared_weights.load_shared(str(BUNDLE), tmp_path, "detr")
     assert (tmp_path / "detr.safetensors").exists()
-    second = prepared.load_shared(str(BUNDLE), tmp_path, "detr")
+    second = shared_weights.load_shared(str(BUNDLE), tmp_path, "detr")
     total = sum(tensor.nbytes for tensor in first.model.state_dict().values())
     for predictor in (first, second):
-        assert prepared.mapped_bytes(predictor.model) > 0.9 * total
+        assert shared_weights.mapped_bytes(predictor.model) > 0.9 * total
     same = first.model.state_dict().keys() == second.model.state_dict().keys()
     assert same and len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_folded_model_answers_as_the_plain_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folded_model_answers_like_the_original(tmp_path: Path, shared_weights: Any) -> None:
     from cupola.runtime.predictor import Predictor
     from cupola.runtime.recorded_example import differing
-    from cupola.serve.runners import prepared
 
-    monkeypatch.setattr(prepared, "SMALL", 0)
     plain = Predictor.load(str(BUNDLE))
     for _ in range(2):
-        folded = prepared.load_shared(str(BUNDLE), tmp_path, "detr")
+        folded = shared_weights.load_shared(str(BUNDLE), tmp_path, "detr")
         assert len(folded.model.state_dict()) < len(plain.model.state_dict())
         assert BUNDLE is not None and differing(folded, BUNDLE) == []
     weights = folded.model.state_dict().values()
     assert any(w.ndim == 4 and not w.is_contiguous() for w in weights)  # channels last, mapped
 
 
-def test_a_full_disk_leaves_private_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_with_a_full_disk_weights_stay_private(
+    tmp_path: Path, shared_weights: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cupola.serve.runners import prepared
-
-    monkeypatch.setattr(prepared, "SMALL", 0)
-    monkeypatch.setattr(prepared, "_write", lambda *_: False)
-    assert prepared.load_shared(str(BUNDLE), tmp_path, "detr").name == "detr-digits"
+    monkeypatch.setattr(shared_weights, "_write", lambda *_: False)
+    assert shared_weights.load_shared(str(BUNDLE), tmp_path, "detr").name == "detr-digits"
 
 
 @pytest.mark.processes
@@ -77,7 +75,7 @@ def test_the_shipped_detector_answers_its_recorded_image(tmp_path: Path) -> None
 
 
 def assert_bombs_are_refused(server: Running) -> None:
-    """A small file that unpacks to 400 million pixels, half a file, and none at all."""
+    """A small file that decodes to 400 million pixels, a truncated file, and file headers only."""
     file = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(file, "PNG")
     bomb, before = file.getvalue(), server.runner_pid()

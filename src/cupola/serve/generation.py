@@ -1,7 +1,7 @@
-"""A cycle: one generation of settings, listeners, logs and processes.
+"""A generation: one set of settings, listeners, logs and processes.
 
-The new cycle is built whole (settings, bundles, logs, sockets) before the old one is touched; if
-any of it fails, the old one goes on with the very same processes.
+A new generation is built completely (settings, bundles, logs, sockets) before the old one is
+touched; if any step fails, the old one keeps running with the same processes.
 """
 
 import os
@@ -10,17 +10,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cupola.serve.ipc.listeners import Listener, open_listeners
 from cupola.serve.logs import Log, LogFile
-from cupola.serve.master.sockets import Listener, open_listeners
+from cupola.serve.process_setup import identity
 from cupola.serve.settings.models import ModelPlan, plan_models
 from cupola.serve.settings.settings import Settings
 
 
 @dataclass
-class Cycle:
-    """One generation. `home` holds its sockets; `workers` may differ from the settings by TTIN."""
+class Generation:
+    """One generation. `home` is the folder of its sockets; TTIN and TTOU change `workers`."""
 
-    generation: int
+    number: int
     settings: Settings
     plans: list[ModelPlan]
     listeners: list[Listener]
@@ -28,31 +29,40 @@ class Cycle:
     access_log: LogFile | None
     home: Path
     workers: int
-    accept_early: bool = False  # the first cycle has no predecessor that could answer
+    accept_early: bool = False  # the first generation has no predecessor that could answer
     started: float = field(default=0.0)
 
     @property
     def loading_priority(self) -> int:
-        """Nice value while loading: there is nobody to disturb before the first generation."""
+        """Nice value while loading; the first generation has no traffic to protect."""
         return 0 if self.accept_early else self.settings.loading_priority
 
     @property
     def metrics(self) -> Path:
-        """Counters of all workers, of every generation of this master."""
+        """Folder of the workers' counters, shared by all generations of a master."""
         return self.home.parent / "metrics"
 
     @property
     def spool(self) -> Path:
-        """Where bodies lie that are too large for a socket."""
+        """Folder of the bodies that are too large for a socket."""
         return self.home / "spool"
 
     def sweep_spool(self, pid: int) -> None:
-        """Removes what a process that died left in the spool."""
+        """Removes the spooled bodies of a process that exited."""
         for left in self.spool.glob(f"{pid}-*"):
             left.unlink(missing_ok=True)
 
+    def reopen_logs(self) -> None:
+        """Reopens the log files; one that cannot be opened keeps its old descriptor."""
+        for target in (self.log.file, self.access_log):
+            if target is not None:
+                try:
+                    target.reopen()
+                except OSError as error:
+                    self.log("error", f"reopen failed, keeping the old log file: {error}")
+
     def discard(self, in_use: Sequence[Listener]) -> None:
-        """Closes logs, and listeners that no cycle in `in_use` shares; removes the folder."""
+        """Closes the logs and the listeners not in `in_use`, and removes the folder."""
         kept = {id(one) for listener in in_use for one in listener.sockets}
         for listener in self.listeners:
             shared = any(other.address == listener.address for other in in_use)
@@ -64,10 +74,10 @@ class Cycle:
         shutil.rmtree(self.home, ignore_errors=True)
 
 
-def build_cycle(
-    generation: int, settings: Settings, kept: Iterable[Listener], home: Path, workers: int
-) -> Cycle:
-    """A new cycle; CupolaError or OSError says what is wrong, and nothing is left open."""
+def build_generation(
+    number: int, settings: Settings, kept: Iterable[Listener], home: Path, workers: int
+) -> Generation:
+    """Builds a generation. On CupolaError or OSError, nothing is left open."""
     plans = plan_models(settings)
     _check_files(settings)
     log = Log(settings.error_log, settings.log_level)
@@ -85,36 +95,34 @@ def build_cycle(
         if access_log:
             access_log.close()
         raise
-    folder = home / f"g{generation}"
+    folder = home / f"g{number}"
     (folder / "spool").mkdir(parents=True, exist_ok=True)
     (home / "metrics").mkdir(exist_ok=True)
-    cycle = Cycle(generation, settings, plans, listeners, log, access_log, folder, workers)
-    give_to_workers(cycle)
-    return cycle
+    generation = Generation(number, settings, plans, listeners, log, access_log, folder, workers)
+    chown_to_workers(generation)
+    return generation
 
 
-def give_to_workers(cycle: Cycle) -> None:
-    """Under root with `user` set: what workers must write belongs to them."""
-    from cupola.serve.privileges import identity
-
-    who = identity(cycle.settings)
-    if who is None:
+def chown_to_workers(generation: Generation) -> None:
+    """As root with `user` set: gives that user the files that workers write."""
+    owner = identity(generation.settings)
+    if owner is None:
         return
-    for path in (cycle.home, cycle.spool, cycle.metrics):
-        os.chown(path, *who)
-    for target in (cycle.log.file, cycle.access_log):
+    for path in (generation.home, generation.spool, generation.metrics):
+        os.chown(path, *owner)
+    for target in (generation.log.file, generation.access_log):
         if target is not None and target.target not in ("stderr", "stdout"):
-            os.chown(target.target, *who)
+            os.chown(target.target, *owner)
 
 
 def _addresses(settings: Settings) -> list[str]:
-    """Where to listen; an admin socket is one more address."""
+    """The addresses to listen on, including an admin socket."""
     extra = [settings.admin] if settings.admin.startswith("unix:") else []
     return [*settings.listen, *extra]
 
 
 def _expand(addresses: Sequence[str], kept: Sequence[Listener]) -> list[str]:
-    """`systemd` stands for every socket that was handed to us."""
+    """Replaces `systemd` by the addresses of all inherited sockets."""
     found: list[str] = []
     for address in addresses:
         found += [listener.address for listener in kept] if address == "systemd" else [address]

@@ -1,10 +1,9 @@
-"""Weights as one mapped file that all runners of a model share.
+"""Maps the weights of a model from one file that all its runners share.
 
-A bundle may hold its weights in another form than the runner computes with: float16 on disk and
-float32 in memory, or with batch norms folded into the convolutions before them
-(cupola.runtime.optimize.folding). Each runner would then hold its own copy. So the first runner of
-a generation writes the weights once, as it holds them, to the generation's folder in shared memory;
-it and all later runners map them from there.
+A bundle's weights may differ from those in memory: float16 on disk and float32 in memory, or batch
+norms folded into the preceding convolutions (cupola.runtime.optimize.folding). Each runner would
+then have its own copy. Therefore the first runner of a generation writes its weights to the
+generation's folder in shared memory, and all runners map them from there.
 """
 
 import fcntl
@@ -15,13 +14,13 @@ from typing import Any
 
 from cupola.runtime.predictor import Predictor
 
-MAPPED_ENOUGH = 0.9  # share of the weights' bytes that already lie in mapped files
-SMALL = 8 * 1024**2  # bytes; for less, a file is not worth it
-NHWC = "@nhwc"  # ends the names of weights that lie channels last, which the format cannot say
+MAPPED_ENOUGH = 0.9  # share of the weights in mapped files that makes another file unnecessary
+SMALL = 8 * 1024**2  # bytes; smaller models are not shared
+NHWC = "@nhwc"  # name suffix of channels-last weights, which the format cannot represent
 
 
 def load_shared(source: str, folder: Path, name: str) -> Predictor:
-    """The predictor of a bundle, its weights mapped from a file; private if that cannot be."""
+    """Loads a predictor with weights mapped from a shared file, or private ones if impossible."""
     folder.mkdir(exist_ok=True)
     shared = folder / f"{name}.safetensors"
     with (folder / f"{name}.lock").open("w") as lock:
@@ -40,7 +39,7 @@ def load_shared(source: str, folder: Path, name: str) -> Predictor:
 
 
 def _fold(predictor: Predictor) -> bool:
-    """Prepares the model for inference, if that changes anything."""
+    """Folds the batch norms of the model; False if it has none."""
     from cupola.runtime.optimize.folding import foldable, prepare
 
     if not foldable(predictor.model):
@@ -60,7 +59,7 @@ def _tensors(model: Any) -> dict[str, Any]:
 
 
 def mapped_bytes(model: Any) -> int:
-    """How many bytes of a model's weights lie in mapped files."""
+    """The number of bytes of a model's weights in mapped files."""
     starts, ends = [], []
     for line in Path("/proc/self/maps").read_text().splitlines():
         span, _, _, _, inode, *path = line.split(maxsplit=5)
@@ -77,7 +76,7 @@ def mapped_bytes(model: Any) -> int:
 
 
 def _write(model: Any, path: Path) -> bool:
-    """Writes the weights as the model holds them; False if there is no room or no such form."""
+    """Writes the weights as they are in memory; False if the disk is full or they share memory."""
     from safetensors.torch import save_file
 
     part = path.with_name(f".{path.name}.{os.getpid()}")
@@ -98,7 +97,7 @@ def _laid_out(key: str, tensor: Any) -> tuple[str, Any]:
 
 
 def _adopt(model: Any, path: Path) -> None:
-    """Points the model's weights to the mapped file."""
+    """Replaces the model's weights by those in the mapped file."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:

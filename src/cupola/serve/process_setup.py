@@ -1,4 +1,4 @@
-"""What a worker or runner does first: environment, priority, limits, user, CPUs, folder."""
+"""The first steps of a worker or runner: environment, priority, limits, user, CPUs, folder."""
 
 import grp
 import os
@@ -10,7 +10,7 @@ from cupola.serve.settings.settings import Settings
 
 
 def identity(settings: Settings) -> tuple[int, int] | None:
-    """User and group id that children take; None unless we are root and a user is set."""
+    """User and group id that children switch to; None unless running as root with `user` set."""
     if settings.user is None or os.geteuid() != 0:
         return None
     try:
@@ -21,7 +21,7 @@ def identity(settings: Settings) -> tuple[int, int] | None:
     return entry.pw_uid, group
 
 
-def settle(settings: Settings, index: int, priority: int) -> None:
+def setup_process(settings: Settings, index: int = 0, priority: int = 0) -> None:
     """Applies the settings to this process, in nginx's order; any failure is fatal at start."""
     os.environ.update(settings.environment)
     if priority:
