@@ -47,5 +47,6 @@ bench: setup
 lock: $(VENV)/.run
 	$(PYTHON) scripts/lock.py $(VENV) $(UPGRADE)
 
+# Builds the wheel and uses it in an empty environment.
 wheel: setup
-	$(BIN)/python -m build --wheel
+	$(BIN)/python scripts/check_wheel.py

@@ -1,0 +1,92 @@
+"""Builds the wheel and uses it outside the checkout, with nothing but what running needs.
+
+    python scripts/check_wheel.py
+
+A new virtual environment gets the wheel and requirements.lock; then, from an empty folder, a
+shipped bundle predicts, and a server answers a request and ends on its signal.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from install import install
+
+ROOT = Path(__file__).parent.parent
+PATIENCE = 120.0  # seconds until the server must answer
+
+
+def build(folder: Path) -> Path:
+    """The wheel, built in isolation from the checkout."""
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def fetch(url: str, body: bytes | None = None) -> bytes:
+    headers = {"Content-Type": "image/png"} if body else {}
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=60) as answer:
+        return bytes(answer.read())
+
+
+def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fetch(f"{url}/v2/models/detr-digits/ready")
+            return
+        except OSError:
+            if server.poll() is not None or time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
+def serve(cupola: str, where: Path, image: bytes, environment: dict[str, str]) -> None:
+    """Starts a server, asks it for a page and a prediction, and ends it."""
+    port, pid_file = free_port(), where / "pid"
+    command = [cupola, "serve", "detr-digits", "--port", str(port), "--pid-file", str(pid_file)]
+    server = subprocess.Popen(command, cwd=where, env=environment)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_ready(url, server)
+        assert b"<html" in fetch(f"{url}/")
+        print(fetch(f"{url}/v2/models/detr-digits/infer", image).decode()[:200])
+        quit_ = [cupola, "signal", "quit", "--pid-file", str(pid_file)]
+        subprocess.run(quit_, cwd=where, env=environment, check=True)
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
+
+
+def main() -> None:
+    began = time.monotonic()
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        wheel = build(folder)
+        print(f"{wheel.name}: built after {time.monotonic() - began:.0f} s")
+        install(folder / "venv", ["-r", str(ROOT / "requirements.lock"), str(wheel)])
+        print(f"installed after {time.monotonic() - began:.0f} s")
+        where = folder / "elsewhere"
+        where.mkdir()
+        cupola = str(folder / "venv" / "bin" / "cupola")
+        for arguments in (["--help"], ["predict", "detr-digits", "--out", "drawn.png"]):
+            subprocess.run([cupola, *arguments], cwd=where, env=environment, check=True)
+        serve(cupola, where, (where / "drawn.png").read_bytes(), environment)
+    print(f"the wheel works: {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
