@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis settings, pools of ranks that start once, and a browser."""
+"""Shared by all tests: hypothesis settings, pools of ranks, and a browser."""
 
 import os
 import shutil

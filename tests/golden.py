@@ -1,4 +1,4 @@
-"""Reads a golden: weights and inputs by formula, outputs of the original implementation."""
+"""Reads a golden: weights and inputs from a formula, outputs of the original implementation."""
 
 import json
 from functools import lru_cache
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent / "goldens"
 
 
 class Golden:
-    """One golden by name: `config`, `weights()`, `input(...)`, `expect(...)`."""
+    """One golden by name: its config, weights, inputs, and the outputs to compare with."""
 
     def __init__(self, name: str) -> None:
         self.json: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
@@ -25,7 +25,7 @@ class Golden:
         self.prefix: str = self.json["seed_prefix"]
 
     def weights(self, entry: dict[str, Any] | None = None, prefix: str = "") -> dict[str, Tensor]:
-        """The original's state dict; `prefix` stands before each key in the formula."""
+        """The original's state dict; the formula takes each key with `prefix` before it."""
         keys = (entry or self.json["weights"])["keys"]
         return {
             key: torch.from_numpy(
@@ -45,7 +45,7 @@ class Golden:
         return torch.from_numpy(self.tensors[f"out.{name}"])
 
     def difference(self, name: str, ours: Tensor) -> float:
-        """Largest absolute difference to the stored (perhaps thinned) output."""
+        """Largest absolute difference to the stored output, which may be a strided sample."""
         about = self.json["outputs"][name]
         assert list(ours.shape) == list(about["shape"]), (name, ours.shape, about["shape"])
         array = ours.detach().cpu().numpy()

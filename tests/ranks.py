@@ -1,4 +1,4 @@
-"""RankPool: processes that stay, joined by gloo, so that a test pays for its ranks only once."""
+"""RankPool: processes joined by gloo that are started once and used by many tests."""
 
 import multiprocessing
 import socket
