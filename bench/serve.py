@@ -180,11 +180,11 @@ def digits(options: argparse.Namespace, folder: Path) -> None:
     """The recorded image, again and again: in a loop in this process, and through the server."""
     import torch
 
+    from cupola.bundles import Bundle
     from cupola.runtime.predictor import Predictor
-    from cupola.serve.settings.models import shipped_bundles
 
     torch.set_num_threads(1)
-    body = example_image(shipped_bundles()["detr-digits"])
+    body = example_image(Bundle.load("detr-digits").path)
     image = {"image": np.array([body], dtype=object)}
     predictor = Predictor.load("detr-digits")
 

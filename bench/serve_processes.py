@@ -28,9 +28,9 @@ def big_bundle(folder: Path) -> Path:
     import torch
 
     import cupola
-    from cupola.serve.settings.models import shipped_bundles
+    from cupola.bundles import Bundle
 
-    shipped = shipped_bundles()["afno-navier-stokes"]
+    shipped = Bundle.load("afno-navier-stokes").path
     config = json.loads((shipped / "config.json").read_text())
     config |= {"name": "big", "metrics": {}}
     config["model"] |= {"embed_dim": 1024, "depth": DEPTH, "patch_size": 8}

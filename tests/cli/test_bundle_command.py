@@ -38,7 +38,7 @@ def made(folder: Path, cfg: dict[str, Any], *more: str) -> Bundle:
     done = CliRunner().invoke(app, [*arguments, str(folder / "mine"), *more])
     assert done.exit_code == 0, (done.output, done.exception)
     bundle = Bundle.load(folder / "mine")
-    checks = verify_bundle(bundle.path, bundle.config, bundle.card, bundle.weights_path)
+    checks = verify_bundle(bundle)
     assert all(check.passed for check in checks), checks
     return bundle
 
@@ -144,7 +144,7 @@ def test_a_language_model_takes_its_tokenizer(tmp_path: Path) -> None:
 
 
 def test_other_models_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="ResNet is none of the models that can be asked"):
+    with pytest.raises(ConfigError, match="m: no task is known for ResNet; models with one:"):
         bundle_config({"model": {"type": "ResNet"}}, "m")
     (tmp_path / "x.json").write_text(json.dumps({"lr": 1}))
     with pytest.raises(ConfigError, match="holds no `model`"):

@@ -1,6 +1,7 @@
 """detr3d-scenes from the command line: generate, predict, draw; and what the bundle promises."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,13 +45,15 @@ def test_the_bundle_finds_what_its_example_shows() -> None:
     assert "car" in {row["name"] for row in rows}
 
 
-def test_without_a_source_the_bundle_s_example_is_looked_at(tmp_path: Path) -> None:
+def test_without_a_source_the_example_of_the_bundle_is_the_input(tmp_path: Path) -> None:
     for name in (NAME, "detr-digits"):
         done = CliRunner().invoke(predict, [name, "--json"], catch_exceptions=False)
         assert done.exit_code == 0 and json.loads(done.stdout), done.output
         assert str(Bundle.load(name).path / "example") in done.stderr
-    with pytest.raises(InputError, match=r"config\.py brings no example: name an image"):
-        run(predict, str(tmp_path / "config.py"))
+    for name in ("config.json", "weights.safetensors"):
+        shutil.copy(Bundle.load("detr-digits").path / name, tmp_path)
+    with pytest.raises(InputError, match="detr-digits has no example; pass an image"):
+        run(predict, str(tmp_path))
 
 
 def test_a_folder_without_a_sample_is_named(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cupola.bundles import Bundle
-from cupola.cli.evaluate import app, evaluate_detector
+from cupola.cli.evaluate import app
 from cupola.data.coco_writing import write_digits
 from cupola.data.digits import DIGIT_NAMES, DigitsInPhotos
 from cupola.errors import BundleError
+from cupola.runtime import tasks
 from cupola.structures import Detections
 
 
@@ -24,6 +25,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_digits(
         DigitsInPhotos("val", 7, 60), tmp_path_factory.mktemp("data") / "digits"
     ).parent
+
+
+COCO = {"annotations": "instances.json", "images": "images"}
 
 
 class Oracle:
@@ -45,7 +49,7 @@ class Oracle:
 
 
 def test_labels_are_matched_by_name(folder: Path) -> None:
-    assert evaluate_detector(Oracle(), folder)["AP"] == pytest.approx(1.0)
+    assert tasks.find("detection").evaluate(Oracle(), folder, COCO)["AP"] == pytest.approx(1.0)
 
 
 def test_the_shipped_detector_reaches_what_its_card_says(folder: Path) -> None:
@@ -80,4 +84,4 @@ def test_a_bundle_without_its_training_config_says_what_to_do(tmp_path: Path) ->
     (bundle / "training.json").unlink()
     done = CliRunner().invoke(app, [str(bundle)])
     assert isinstance(done.exception, BundleError)
-    assert "training.json: missing, so say on what to measure" in str(done.exception)
+    assert "training.json: missing; name the data to measure on" in str(done.exception)

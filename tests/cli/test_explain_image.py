@@ -4,7 +4,7 @@ import json
 
 import cupola
 from cupola.bundles import Bundle
-from cupola.cli.explain import _view
+from cupola.cli.explain import view_of
 
 
 def test_a_bundle_names_what_it_saw_first() -> None:
@@ -12,6 +12,6 @@ def test_a_bundle_names_what_it_saw_first() -> None:
     example = bundle.path / "example"
     truth = json.loads((example / "truth.json").read_text())
     model = cupola.build(bundle.config["model"], weights=bundle.weights_path).eval()
-    queries = _view(model, "detr-digits", example / "image.png")["queries"]
+    queries = view_of(model, bundle, example / "image.png")["queries"]
     best = [query["label"] for query in queries[: len(truth["labels"])]]
     assert sorted(best) == sorted(str(label) for label in truth["labels"])

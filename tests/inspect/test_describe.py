@@ -8,7 +8,7 @@ from cupola import nn
 from cupola.errors import InputError
 from cupola.inspect import describe
 from cupola.inspect.example_inputs import example_inputs, parse_shape
-from cupola.inspect.terminal import count, tree_text
+from cupola.inspect.terminal import count
 
 
 def network(kit: object = torch.nn) -> torch.nn.Module:
@@ -18,16 +18,16 @@ def network(kit: object = torch.nn) -> torch.nn.Module:
 
 @pytest.mark.parametrize("kit", [torch.nn, nn], ids=["torch", "cupola"])
 def test_shapes_parameters_and_sources(kit: object) -> None:
-    anatomy = describe(network(kit), (3, 8, 8))
-    first, last = anatomy.node("0.0"), anatomy.node("2")
+    description = describe(network(kit), (3, 8, 8))
+    first, last = description.node("0.0"), description.node("2")
     assert first.visit is not None and last.visit is not None
     assert (first.visit.shape_in, first.visit.shape_out) == ("1x3x8x8", "1x8x8x8")
     assert first.parameters == 3 * 8 * 9 + 8
     assert first.visit.activation_bytes == 8 * 64 * 4
     assert first.source.split(":")[0].endswith("conv.py")
-    assert anatomy.root.parameters == sum(p.numel() for p in network().parameters())
+    assert description.root.parameters == sum(p.numel() for p in network().parameters())
     assert last.class_name == "Linear" and last.visit.calls == 1
-    assert [node.path for node in anatomy.root.walk()][:3] == ["", "0", "0.0"]
+    assert [node.path for node in description.root.walk()][:3] == ["", "0", "0.0"]
 
 
 @pytest.mark.parametrize("kit", [torch.nn, nn], ids=["torch", "cupola"])
@@ -35,11 +35,11 @@ def test_flops_are_those_of_torchs_counter(kit: object) -> None:
     model = network(kit).eval()
     with FlopCounterMode(display=False) as counter:
         model(torch.randn(1, 3, 8, 8))
-    anatomy = describe(model, (3, 8, 8))
-    assert anatomy.seen is not None
-    assert anatomy.seen.flops == counter.get_total_flops() > 0
-    visits = [node.visit for node in anatomy.root.walk() if not node.children]
-    assert sum(visit.flops for visit in visits if visit) == anatomy.seen.flops
+    description = describe(model, (3, 8, 8))
+    assert description.seen is not None
+    assert description.seen.flops == counter.get_total_flops() > 0
+    visits = [node.visit for node in description.root.walk() if not node.children]
+    assert sum(visit.flops for visit in visits if visit) == description.seen.flops
 
 
 def test_attention_flops_are_those_of_torchs_counter() -> None:
@@ -47,20 +47,20 @@ def test_attention_flops_are_those_of_torchs_counter() -> None:
     x = torch.randn(1, 5, 16)
     with FlopCounterMode(display=False) as counter:
         layer(x)  # in training mode, since the fused call of evaluation is counted as nothing
-    anatomy = describe(layer, {"src": x})
-    assert anatomy.seen is not None and anatomy.seen.flops == counter.get_total_flops()
+    description = describe(layer, {"src": x})
+    assert description.seen is not None and description.seen.flops == counter.get_total_flops()
 
 
 def test_a_module_that_hangs_twice_is_counted_once() -> None:
     shared = torch.nn.Linear(4, 4)
-    anatomy = describe(torch.nn.Sequential(shared, shared), (4,))
-    assert anatomy.root.parameters == 20
-    assert anatomy.node("1").shared_with == "0"
-    assert anatomy.node("0").visit is not None and anatomy.node("0").visit.calls == 2
+    description = describe(torch.nn.Sequential(shared, shared), (4,))
+    assert description.root.parameters == 20
+    assert description.node("1").shared_with == "0"
+    assert description.node("0").visit is not None and description.node("0").visit.calls == 2
 
 
 def test_the_text_is_a_tree() -> None:
-    lines = tree_text(describe(network(), (3, 8, 8)), depth=1).splitlines()
+    lines = describe(network(), (3, 8, 8)).text(depth=1).splitlines()
     assert lines[1].startswith("model") and "Sequential" in lines[1] and "1x10" in lines[1]
     assert lines[-3].startswith("└─ 2") and "2.57 K" in lines[-3]
     assert lines[-1].startswith("8 modules, 2.85 K parameters, ")

@@ -13,7 +13,7 @@ from cupola import nn
 from cupola.config import Config
 from cupola.errors import InputError
 from cupola.inspect import describe, page
-from cupola.inspect.image_view import view_of
+from cupola.inspect.image_view import view_of_image
 from cupola.inspect.page import embed
 from cupola.registry import MODELS, build
 
@@ -48,7 +48,7 @@ def written(folder: Path) -> tuple[Any, Path]:
     (folder / "evil.py").write_text(config)
     model = build(Config.load(folder / "evil.py"))
     pixels = np.full((20, 30, 3), 128, dtype=np.uint8)
-    view = view_of(model, pixels, labels=(EVIL, "seven"))
+    view = view_of_image(model, pixels, labels=(EVIL, "seven"))
     out = folder / "page.html"
     out.write_text(page(describe(model, (3, 16, 16)), EVIL, view), encoding="utf-8")
     return model, out
@@ -68,15 +68,15 @@ def test_the_page_needs_no_network(tmp_path: Path) -> None:
 
 
 def test_a_view_needs_inspect() -> None:
-    with pytest.raises(InputError, match=r"Linear offers no inspect\(\)"):
-        view_of(nn.Linear(1, 1), np.zeros((4, 4, 3), dtype=np.uint8))
+    with pytest.raises(InputError, match=r"Linear has no inspect\(\)"):
+        view_of_image(nn.Linear(1, 1), np.zeros((4, 4, 3), dtype=np.uint8))
 
 
 def test_a_thousand_modules_make_a_page_within_a_second() -> None:
     model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.ReLU()) for _ in range(500)))
-    anatomy = describe(model, (4,))
+    description = describe(model, (4,))
     began = time.process_time()
-    text = page(anatomy, "large")
+    text = page(description, "large")
     assert time.process_time() - began < 1.0
     assert text.count('"path"') >= 1000
 

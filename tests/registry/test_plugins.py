@@ -121,5 +121,5 @@ def test_verify_says_what_is_wrong_with_a_bundle(plugin: str, tmp_path: Path) ->
     (bundle / "config.json").write_text(json.dumps(config))
     bad = run(app, ["verify", str(bundle)])
     assert bad.exit_code == 1
-    for said in ("not 0000000000000000", "../x: missing", "says nothing of data", "FAIL build"):
+    for said in ("not 0000000000000000", "../x: missing", "lacks data", "FAIL build"):
         assert said in bad.output

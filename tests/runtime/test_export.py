@@ -9,10 +9,12 @@ import torch
 
 from cupola.errors import InputError
 from cupola.registry import build
+from cupola.runtime import tasks
 from cupola.runtime.export import export
 from cupola.runtime.predictors.detection3d import Detection3DPredictor
 from models.detr3d.small import small_batch, small_config
 
+DETECTION3D = tasks.find("detection3d")
 # What the exporters say of their own workings.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -44,7 +46,7 @@ def expected(predictor: Detection3DPredictor) -> tuple[dict, list[np.ndarray]]:
 
 def test_torch_export(predictor, expected, tmp_path: Path) -> None:
     feeds, outputs = expected
-    export(predictor, tmp_path / "m.pt2", "torch")
+    export(DETECTION3D.program(predictor, None), tmp_path / "m.pt2", "torch")
     program = torch.export.load(tmp_path / "m.pt2")
     with torch.no_grad():
         results = program.module()(*feeds.values())
@@ -57,7 +59,8 @@ def test_onnx_without_custom_operators(predictor, expected, tmp_path: Path) -> N
     onnx = pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     feeds, outputs = expected
-    program = export(predictor, tmp_path / "m.onnx", "onnx")
+    program = DETECTION3D.program(predictor, None)
+    export(program, tmp_path / "m.onnx", "onnx")
     assert {node.domain for node in onnx.load(tmp_path / "m.onnx").graph.node} <= {"", "ai.onnx"}
     session = runtime.InferenceSession(tmp_path / "m.onnx")
     assert [i.name for i in session.get_inputs()] == list(program.inputs)
@@ -75,14 +78,15 @@ def test_a_forecast_model_is_exported(tmp_path: Path) -> None:
     x = torch.randn(1, 2, 16, 32)
     with torch.no_grad():
         expected = model(x)
-        export(forecast, tmp_path / "f.pt2", "torch")
+        export(tasks.find("forecast").program(forecast, None), tmp_path / "f.pt2", "torch")
         result = torch.export.load(tmp_path / "f.pt2").module()(x)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
 
 
 def test_errors(predictor, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="format 'tflite' is none of"):
-        export(predictor, tmp_path / "m", "tflite")
-    language = SimpleNamespace(task="language", name="bloom")
-    with pytest.raises(InputError, match="bloom: a language model has no export"):
-        export(language, tmp_path / "m")
+    program = DETECTION3D.program(predictor, None)
+    with pytest.raises(InputError, match="unknown format 'tflite'; expected one of"):
+        export(program, tmp_path / "m", "tflite")
+    language = SimpleNamespace(name="bloom")
+    with pytest.raises(InputError, match=r"bloom: a language model has no export.*'forecast'\]"):
+        tasks.find("language").program(language, None)

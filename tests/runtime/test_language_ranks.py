@@ -11,7 +11,7 @@ from cupola.errors import BundleError, EngineError
 from cupola.generation.tensor_parallel import Driver, run_worker
 from cupola.parallel import Mesh
 from cupola.runtime import Predictor
-from cupola.runtime.load import load_part
+from cupola.runtime.load import load_shard
 from language_toys import language_bundle
 from ranks import RankPool
 
@@ -21,7 +21,7 @@ HOW = {"max_tokens": 12, "temperature": 1.0, "top_p": 0.9, "stop": "th"}
 
 def complete(mesh: Mesh, folder: Path) -> list[str]:
     """The texts of rank 0, which drives the others."""
-    predictor = load_part(folder, mesh.tensor)
+    predictor = load_shard(folder, mesh.tensor)
 
     def send(order: Any) -> None:
         dist.broadcast_object_list([order], 0, mesh.tensor.handle)
@@ -68,4 +68,4 @@ def test_the_failure_of_a_rank_is_an_engine_error(tmp_path: Path) -> None:
 
 def test_only_language_models_are_split() -> None:
     with pytest.raises(BundleError, match="detr-digits: a detection model cannot be split"):
-        load_part("detr-digits", Mesh().tensor)
+        load_shard("detr-digits", Mesh().tensor)

@@ -11,7 +11,7 @@ from cupola.serve.master.checking import check_settings
 from cupola.serve.settings.docs import document
 from cupola.serve.settings.file import dump_settings, load_settings
 from cupola.serve.settings.flags import collect_flags
-from cupola.serve.settings.models import find_bundle, plan_models
+from cupola.serve.settings.models import plan_models
 from cupola.serve.settings.settings import Settings
 
 YAML = "listen: [127.0.0.1:0]\nworkers: 2\nmodels:\n  - bundle: a\n    runners: 2\n  - b\n"
@@ -66,14 +66,14 @@ def test_a_dump_reads_back_equal(tmp_path: Path) -> None:
 
 
 def test_check_finds_what_a_start_would(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="'nowhere' is neither a bundle folder nor"):
+    with pytest.raises(BundleError, match="nowhere: neither a bundle folder nor"):
         check_settings(None, {"models": ["nowhere"]})
     with pytest.raises(ConfigError, match="folder /nowhere does not exist"):
         check_settings(None, {"error_log": "/nowhere/log"})
     with pytest.raises(ConfigError, match="HOST:PORT"):
         check_settings(None, {"listen": ["8000"]})
-    with pytest.raises(BundleError, match="neither"):
-        find_bundle(str(tmp_path))
+    with pytest.raises(BundleError, match="not a bundle, it holds no config"):
+        check_settings(None, {"models": [str(tmp_path)]})
 
 
 def test_only_language_models_are_split_and_only_under_a_master() -> None:

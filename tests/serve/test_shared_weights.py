@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 from serve_harness import Running, output
 
-from cupola.serve.settings.models import shipped_bundles
+from cupola.bundles import Bundle
 
-BUNDLE = shipped_bundles().get("detr-digits")
-pytestmark = pytest.mark.skipif(BUNDLE is None, reason="no shipped bundle")
+BUNDLE = Bundle.load("detr-digits").path
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def test_a_folded_model_answers_like_the_original(tmp_path: Path, shared_weights
     for _ in range(2):
         folded = shared_weights.load_shared(str(BUNDLE), tmp_path, "detr")
         assert len(folded.model.state_dict()) < len(plain.model.state_dict())
-        assert BUNDLE is not None and differing(folded, BUNDLE) == []
+        assert differing(folded, BUNDLE) == []
     weights = folded.model.state_dict().values()
     assert any(w.ndim == 4 and not w.is_contiguous() for w in weights)  # channels last, mapped
 
@@ -57,7 +56,6 @@ def test_with_a_full_disk_weights_stay_private(
 
 @pytest.mark.processes
 def test_the_shipped_detector_answers_its_recorded_image(tmp_path: Path) -> None:
-    assert BUNDLE is not None
     server = Running(tmp_path, models=[str(BUNDLE)], plugins=[], compute_threads=1)
     server.start()
     try:

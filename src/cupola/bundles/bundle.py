@@ -1,4 +1,7 @@
-"""Bundle: config.json, weights.safetensors, card.md, and a recorded example, in one folder."""
+"""Bundle: config.json, weights.safetensors, card.md, and a recorded example, in one folder.
+
+Reading one needs no torch, so that the server's settings can.
+"""
 
 import json
 from collections.abc import Mapping
@@ -6,32 +9,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cupola.bundles import hub
+from cupola.bundles.transformers import from_transformers, is_transformers
 from cupola.errors import BundleError, did_you_mean
 
 SHIPPED = Path(__file__).parent / "shipped"
-TASKS = ("detection", "detection3d", "forecast", "language")
-REQUIRED = ("name", "version", "task", "model")
+WEIGHTS = "weights.safetensors"
+REQUIRED = ("name", "version", "task")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder that ships a model.
+    """A model, ready to be loaded.
 
     `config` holds name, version, task, model (its build config), preprocess, postprocess, labels,
-    license and metrics, as config.json does.
+    license and metrics, as config.json does. `weights` is set where they are not in the folder's
+    weights.safetensors.
     """
 
     path: Path
     config: Mapping[str, Any]
+    weights: Path | None = None
 
     @staticmethod
-    def load(source: "str | Path | Bundle") -> "Bundle":
-        """A shipped bundle by its name, or the bundle in a folder. Raises BundleError."""
+    def load(
+        source: "str | Path | Bundle", revision: str | None = None, offline: bool = False
+    ) -> "Bundle":
+        """A bundle by its shipped name, its folder, or its id on the hub (`hf://ORG/NAME`).
+
+        A folder or id may also be a checkpoint of a language model as transformers saves it.
+        `revision` is a branch, tag or commit on the hub; with `offline` nothing is downloaded.
+        Raises BundleError.
+        """
         if isinstance(source, Bundle):
             return source
-        folder = _find(source)
-        config = _read_config(folder / "config.json")
-        return Bundle(folder, config)
+        if revision is not None and not hub.is_hub_id(source):
+            raise BundleError(f"{source}: a revision needs an id on the hub, {hub.PREFIX}ORG/NAME")
+        if hub.is_hub_id(source):
+            folder = hub.download(str(source), revision, offline)
+            return read_folder(folder, hub.parse(str(source)).name)
+        return read_folder(_find(source))
 
     @property
     def name(self) -> str:
@@ -50,8 +67,15 @@ class Bundle:
         return tuple(self.config.get("labels", ()))
 
     @property
+    def model_config(self) -> dict[str, Any]:
+        """The model's build config; BundleError where there is none."""
+        if "model" not in self.config:
+            raise BundleError(f"{self.path / 'config.json'}: lacks model")
+        return dict(self.config["model"])
+
+    @property
     def weights_path(self) -> Path:
-        return self.path / "weights.safetensors"
+        return self.weights or self.path / WEIGHTS
 
     @property
     def card(self) -> str:
@@ -60,8 +84,23 @@ class Bundle:
         return card.read_text(encoding="utf-8") if card.is_file() else ""
 
 
+def read_folder(folder: Path, name: str | None = None) -> Bundle:
+    """The bundle in a folder; `name` is that of a transformers checkpoint [the folder's]."""
+    path = folder / "config.json"
+    config = _read_json(path)
+    missing = [key for key in REQUIRED if key not in config]
+    if missing and is_transformers(config):
+        about = from_transformers(config, name or folder.resolve().name, path)
+        return Bundle(folder, about, weights=folder)
+    if missing:
+        raise BundleError(f"{path}: lacks {', '.join(missing)}")
+    if "model" in config and not (folder / WEIGHTS).is_file():
+        raise BundleError(f"{folder}: holds no {WEIGHTS}")
+    return Bundle(folder, config)
+
+
 def shipped_names() -> list[str]:
-    """The bundles that come with the package, by name."""
+    """The names of the bundles inside the package."""
     if not SHIPPED.is_dir():
         return []
     return sorted(p.name for p in SHIPPED.iterdir() if (p / "config.json").is_file())
@@ -82,19 +121,11 @@ def _find(source: str | Path) -> Path:
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise BundleError(f"{path}: not readable as JSON ({error})") from None
-    missing = (
-        [key for key in REQUIRED if key not in config] if isinstance(config, dict) else REQUIRED
-    )
-    if missing:
-        raise BundleError(f"{path}: lacks {', '.join(missing)}")
-    if config["task"] not in TASKS:
-        hint = did_you_mean(str(config["task"]), TASKS)
-        raise BundleError(f"{path}: task {config['task']!r} is none of {TASKS}{hint}")
-    if not (path.parent / "weights.safetensors").is_file():
-        raise BundleError(f"{path.parent}: holds no weights.safetensors")
-    return dict(config)
+    if not isinstance(config, dict):
+        raise BundleError(f"{path}: expected an object, found a {type(config).__name__}")
+    return config

@@ -40,20 +40,22 @@ def bundle(
         list[str] | None, typer.Option(help="A module that registers your own classes.")
     ] = None,
 ) -> None:
-    """Makes a bundle of a published model, for `predict`, `forecast`, `generate` and `serve`."""
+    """Make a bundle of a published model, for `predict`, `forecast`, `generate` and `serve`."""
     import torch
 
     from cupola.bundles import write_bundle
     from cupola.bundles.writing import sha256
     from cupola.config import Config
     from cupola.registry import load_plugins
+    from cupola.runtime import tasks
     from cupola.runtime.building import build
     from cupola.runtime.published import bundle_config
 
     load_plugins(plugin or [])
     cfg = Config.load(config).override(set_ or []).to_dict()
-    about = {**bundle_config(cfg, name or out.name, means, stds), "license": license}
-    text = _tokenizer(tokenizer, checkpoint) if about["task"] == "language" else None
+    options = {"means": means, "stds": stds, "tokenizer": tokenizer}
+    about = {**bundle_config(cfg, name or out.name, **options), "license": license}
+    files = tasks.find(about["task"]).bundle_files(checkpoint, options)
     model = build(about["model"], weights=checkpoint)
     digest = sha256(checkpoint) if checkpoint.is_file() else "of a folder"
     card = CARD.format(
@@ -66,17 +68,6 @@ def bundle(
     dtype = torch.float16 if half else torch.float32
     written = write_bundle(out, about, model.state_dict(), card, dtype)
     model.build_record.save(written.path / "build_record.json")
-    if text is not None:
-        (written.path / "tokenizer.json").write_bytes(text)
+    for file, content in files.items():
+        (written.path / file).write_bytes(content)
     print(f"{written.path}: {about['task']}, {sum(p.numel() for p in model.parameters())} weights")
-
-
-def _tokenizer(named: Path | None, checkpoint: Path) -> bytes:
-    """The tokenizer's file, named or beside the weights; BundleError if there is none."""
-    from cupola.errors import BundleError
-
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    path = named or folder / "tokenizer.json"
-    if not path.is_file():
-        raise BundleError(f"{path}: missing; a language model needs one, name it with --tokenizer")
-    return path.read_bytes()

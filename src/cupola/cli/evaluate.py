@@ -1,29 +1,40 @@
-"""`cupola evaluate BUNDLE`: the figures of a bundle's card again, or a detector's COCO AP."""
+"""`cupola evaluate BUNDLE`: the figures of a bundle's card again, or metrics on other data."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from cupola.cli.options import Offline, Revision
+
+if TYPE_CHECKING:
+    from cupola.bundles import Bundle
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def evaluate(
-    bundle: Annotated[str, typer.Argument(help="A shipped bundle, or a bundle's folder.")],
-    data: Annotated[Path | None, typer.Option(help="A COCO folder, for a detector.")] = None,
+    bundle: Annotated[str, typer.Argument(help="A shipped bundle, a folder, or hf://ORG/NAME.")],
+    data: Annotated[Path | None, typer.Option(help="A dataset; for a detector, COCO's.")] = None,
     annotations: Annotated[str, typer.Option(help="The COCO file in it.")] = "instances.json",
     images: Annotated[str, typer.Option(help="The folder of images in it.")] = "images",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
-    """Measures a bundle on the data that its training config names for it, or on a COCO folder."""
-    from cupola.runtime.predictor import Predictor
+    """Measure a bundle on the data of its training config, or on a dataset in a folder."""
+    from cupola.bundles import Bundle
+    from cupola.runtime import tasks
+    from cupola.runtime.load import load_predictor
 
-    predictor = Predictor.load(bundle)
+    opened = Bundle.load(bundle, revision, offline)
+    predictor = load_predictor(opened)
     if data is None:
-        scores = evaluate_as_trained(predictor, bundle)
+        scores = evaluate_as_trained(predictor, opened)
     else:
-        scores = evaluate_detector(predictor, data, annotations, images)
+        options = {"annotations": annotations, "images": images}
+        scores = tasks.find(opened.task).evaluate(predictor, data, options)
     if as_json:
         import json
 
@@ -34,51 +45,24 @@ def evaluate(
             print(f"{name:{width}} {value:.4g}")
 
 
-def evaluate_as_trained(predictor: Any, bundle: str) -> dict[str, float]:
-    """The metrics of the bundle's own test data (else validation data), as at the run's end.
+def evaluate_as_trained(predictor: Any, bundle: "Bundle") -> dict[str, float]:
+    """The metrics on the bundle's test data (else validation data), as at the end of its training.
 
-    BundleError without training.json; DataError where the data is not there.
+    BundleError without training.json; DataError where the data is missing.
     """
     import json
 
     import torch
 
-    from cupola.bundles import Bundle
     from cupola.errors import BundleError
     from cupola.registry import METRICS
     from cupola.train.evaluation import evaluate as measure
     from cupola.train.loading import evaluation_loader
 
-    path = Bundle.load(bundle).path / "training.json"
+    path = bundle.path / "training.json"
     if not path.is_file():
-        raise BundleError(f"{path}: missing, so say on what to measure: --data FOLDER")
+        raise BundleError(f"{path}: missing; name the data to measure on with --data FOLDER")
     cfg = json.loads(path.read_text(encoding="utf-8"))
     batches = evaluation_loader(cfg.get("test_dataloader", cfg["val_dataloader"]))
     metric = METRICS.build(cfg.get("test_evaluator", cfg["val_evaluator"]))
     return measure(predictor.model, batches, metric, torch.device("cpu"))
-
-
-def evaluate_detector(
-    predictor: Any, data: Path, annotations: str = "instances.json", images: str = "images"
-) -> dict[str, float]:
-    """COCO AP of a predictor, which reads and resizes every image as in use.
-
-    The dataset's categories are matched with the predictor's labels by name.
-    """
-    from cupola.data.coco import CocoDataset
-    from cupola.metrics.coco import CocoMetric
-
-    dataset = CocoDataset(
-        data_root=str(data),
-        ann_file=annotations,
-        data_prefix={"img": images},
-        metainfo={"classes": predictor.labels} if predictor.labels else None,
-        test_mode=True,
-    )
-    metric = CocoMetric()
-    for index in range(len(dataset)):
-        size, target = dataset.truth(index)
-        found = predictor.run([predictor.sample(dataset.path(index))])
-        batch = {"original_sizes": [size], "scale_factors": [(1.0, 1.0)], "targets": [target]}
-        metric.update(batch, found)
-    return metric.compute()

@@ -1,18 +1,24 @@
 """`cupola explain CONFIG_OR_BUNDLE`: what it builds, in which order, from which lines."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cupola.config import CONFIG_SUFFIXES
+from cupola.cli.options import Offline, Revision
+
+if TYPE_CHECKING:
+    from cupola.bundles import Bundle
+    from cupola.inspect import ModelDescription
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def explain(
-    source: Annotated[str, typer.Argument(help="A config file, a shipped bundle, or a folder.")],
+    source: Annotated[
+        str, typer.Argument(help="A config file, a shipped bundle, a folder, or hf://ORG/NAME.")
+    ],
     input_: Annotated[
         str | None, typer.Option("--input", help="Shape of one sample: 3x800x1066.")
     ] = None,
@@ -35,106 +41,108 @@ def explain(
     plugin: Annotated[
         list[str] | None, typer.Option(help="A module that registers your own classes.")
     ] = None,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
-    """Builds a model, runs it once, and shows its parts with shapes, cost and source lines."""
+    """Build a model, run it once, and show its parts with shapes, cost and source lines."""
+    from cupola.bundles import Bundle
+    from cupola.inspect import describe, page
+    from cupola.inspect.example_inputs import parse_shape
     from cupola.registry import load_plugins
+    from cupola.runtime.load import is_config
 
     load_plugins(plugin or [])
-    model = _model(source, set_ or [])
+    bundle = None if is_config(source) else Bundle.load(source, revision, offline)
+    model = build_model(source, bundle, set_ or [])
     if build_record is not None:
         model.build_record.save(build_record)
     if compare is not None:
-        _compare(model, compare)
+        print_differences(model, compare)
     elif order:
-        _print_order(model)
+        print_order(model)
     else:
-        _explain(model, source, input_, html, image, depth)
+        description = describe(model, parse_shape(input_) if input_ else None, run=True)
+        if html is None:
+            print_tree(description, depth)
+        else:
+            view = view_of(model, bundle, image) if image else None
+            title = bundle.name if bundle else Path(source).stem
+            html.write_text(page(description, title, view), encoding="utf-8")
+            print(f"{html}: written")
+        print(description.summary())
 
 
-def _model(source: str, overrides: list[str]) -> Any:
+def build_model(source: str, bundle: "Bundle | None", overrides: list[str]) -> Any:
     """The model of a config file, or of a bundle with its weights."""
     import cupola
     from cupola.config import Config
     from cupola.errors import ConfigError
     from cupola.runtime.building import without_pretrained
 
-    if Path(source).suffix in CONFIG_SUFFIXES:
+    if bundle is None:
         cfg = Config.load(source).override(overrides)
         if "model" not in cfg and "type" not in cfg:
             raise ConfigError(f"{source}: there is no model in this config")
         return cupola.build(cfg)
-    bundle = cupola.Bundle.load(source)
-    cfg = Config({"model": without_pretrained(bundle.config["model"])}).override(overrides)
+    cfg = Config({"model": without_pretrained(bundle.model_config)}).override(overrides)
     weights = None if overrides else bundle.weights_path
     return cupola.build(cfg.model, weights=weights)
 
 
-def _explain(
-    model: Any,
-    source: str,
-    shape: str | None,
-    html: Path | None,
-    image: Path | None,
-    depth: int | None,
-) -> None:
+def print_tree(description: "ModelDescription", depth: int | None) -> None:
+    """Prints the modules; long lines are not wrapped."""
     from rich.console import Console
 
-    from cupola.inspect import describe, page
-    from cupola.inspect.example_inputs import parse_shape
-    from cupola.inspect.terminal import summary, tree_table
-
-    inputs = parse_shape(shape) if shape else None
-    anatomy = describe(model, inputs, run=True)
-    if html is None:
-        Console(width=1000).print(tree_table(anatomy, depth))  # long lines are not squeezed
-    else:
-        view = _view(model, source, image) if image else None
-        html.write_text(page(anatomy, Path(source).stem, view), encoding="utf-8")
-        print(f"{html}: written")
-    print(summary(anatomy))
+    Console(width=1000).print(description.table(depth))
 
 
-def _view(model: Any, source: str, image: Path) -> dict[str, Any]:
-    """What the model saw; a bundle's image is resized and its classes are named as it says."""
-    if image.is_dir():
-        return _view3d(model, source, image)
-    from cupola.inspect.image_view import view_of
+def view_of(model: Any, bundle: "Bundle | None", image: Path) -> dict[str, Any]:
+    """What the model saw in an image, or in a sample folder.
+
+    A bundle resizes the image and names the classes.
+    """
+    from cupola.inspect.image_view import view_of_image
     from cupola.runtime.io.images import read_image
-    from cupola.runtime.predictor import Predictor
     from cupola.runtime.predictors.detection import DetectionPredictor
 
+    predictor = load_with(model, bundle)
+    if image.is_dir():
+        return view_of_folder(predictor, image)
     pixels = read_image(image)
-    if Path(source).suffix not in CONFIG_SUFFIXES:
-        predictor = Predictor.load(source)
-        if isinstance(predictor, DetectionPredictor):
-            fed = predictor.sample(pixels).pixels[None]
-            return view_of(model, pixels, predictor.labels, fed=fed)
-    return view_of(model, pixels)
+    if isinstance(predictor, DetectionPredictor):
+        inputs = predictor.sample(pixels).pixels[None]
+        return view_of_image(model, pixels, predictor.labels, inputs=inputs)
+    return view_of_image(model, pixels)
 
 
-def _view3d(model: Any, source: str, folder: Path) -> dict[str, Any]:
-    """Where queries looked in the images of a sample folder, which a bundle knows to read."""
+def load_with(model: Any, bundle: "Bundle | None") -> Any:
+    """The bundle's predictor around a model that is built already; None without a bundle."""
+    from cupola.runtime import tasks
+
+    return tasks.find(bundle.task).predictor(bundle, model) if bundle else None
+
+
+def view_of_folder(predictor: Any, folder: Path) -> dict[str, Any]:
+    """Where the queries looked in the images of a sample folder."""
     from cupola.errors import InputError
     from cupola.inspect.cameras_view import view_of_cameras
     from cupola.runtime.io.sample_folder import read_sample
-    from cupola.runtime.predictor import Predictor
     from cupola.runtime.predictors.detection3d import Detection3DPredictor
 
-    predictor = None if Path(source).suffix in CONFIG_SUFFIXES else Predictor.load(source)
     if not isinstance(predictor, Detection3DPredictor):
         raise InputError(f"{folder}: a sample folder needs a bundle of a multi-camera model")
     sample = predictor.sample(*read_sample(folder))
     batch = predictor.batch([sample])
-    return view_of_cameras(model, sample.images, batch, predictor.labels)
+    return view_of_cameras(predictor.model, sample.images, batch, predictor.labels)
 
 
-def _print_order(model: Any) -> None:
+def print_order(model: Any) -> None:
     for part in model.build_record.parts:
         made = f"  by {part.made_by.rpartition('.')[2]} at {part.made_at}" if part.made_by else ""
         print(f"{part.order:4} {part.path or 'model'}: {part.class_name} ({part.source}){made}")
 
 
-def _compare(model: Any, other: Path) -> None:
+def print_differences(model: Any, other: Path) -> None:
     from cupola.registry import BuildRecord
 
     differences = BuildRecord.load(other).compare(model.build_record)

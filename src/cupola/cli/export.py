@@ -5,26 +5,36 @@ from typing import Annotated
 
 import typer
 
+from cupola.cli.options import Offline, Revision
+
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def export(
-    bundle: Annotated[str, typer.Argument(help="A shipped bundle, a folder, or a config file.")],
+    bundle: Annotated[
+        str, typer.Argument(help="A shipped bundle, a folder, hf://ORG/NAME, or a config file.")
+    ],
     out: Annotated[Path, typer.Argument(help="The file to write: .onnx or .pt2.")],
     file_format: Annotated[str, typer.Option("--format", help="onnx or torch.")] = "onnx",
-    weights: Annotated[Path | None, typer.Option(help="The checkpoint, with a config.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="The checkpoint of a config file.")] = None,
     height: Annotated[int | None, typer.Option(min=1, help="Of the images, in pixels.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Of the images, in pixels.")] = None,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
-    """Writes standard operators only, no custom ones; onnxruntime or torch alone can run it."""
+    """Write a network with standard operators only, which onnxruntime or torch alone can run."""
     from cupola.errors import InputError
+    from cupola.runtime import tasks
     from cupola.runtime.export import export as write
-    from cupola.runtime.predictor import Predictor
+    from cupola.runtime.load import load_predictor
 
     if (height is None) != (width is None):
         raise InputError("give both --height and --width, or neither")
     size = (height, width) if height is not None and width is not None else None
-    program = write(Predictor.load(bundle, weights=weights), out, file_format, size)
-    ends = [f"{n} {list(t.shape)}" for n, t in zip(program.inputs, program.example, strict=True)]
-    print(f"{out}: {', '.join(ends)} -> {', '.join(program.outputs)}")
+    predictor = load_predictor(bundle, weights, revision=revision, offline=offline)
+    program = tasks.find(predictor.task).program(predictor, size)
+    write(program, out, file_format)
+    inputs = zip(program.inputs, program.example, strict=True)
+    shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs)
+    print(f"{out}: {shapes} -> {', '.join(program.outputs)}")

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from cupola.cli.options import Offline, Revision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +23,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def forecast(
-    bundle: Annotated[str, typer.Argument(help="A shipped bundle or a folder.")],
+    bundle: Annotated[str, typer.Argument(help="A shipped bundle, a folder, or hf://ORG/NAME.")],
     start: Annotated[
         Path | None, typer.Argument(help="netCDF, zarr or HDF5; without: an example.")
     ] = None,
@@ -36,17 +38,19 @@ def forecast(
     channel: Annotated[str | None, typer.Option(help="Which one; the first.")] = None,
     plot: Annotated[Path | None, typer.Option(help="An image of the errors' growth.")] = None,
     spectra: Annotated[Path | None, typer.Option(help="An image of the last spectra.")] = None,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
-    """Rolls a model forward, writing each state as it comes; compares with the truth if told."""
+    """Roll a model forward in time, write each state, and compare with the truth if it is given."""
+    from cupola.bundles import Bundle
+    from cupola.errors import InputError
     from cupola.metrics.forecast import LeadTimes
-    from cupola.runtime.predictor import Predictor
-    from cupola.runtime.predictors.forecast import ForecastPredictor
+    from cupola.runtime.load import load_predictor
 
-    predictor = Predictor.load(bundle)
-    if not isinstance(predictor, ForecastPredictor):
-        from cupola.errors import InputError
-
-        raise InputError(f"{bundle} is a bundle for {predictor.task}, not for forecasts")
+    opened = Bundle.load(bundle, revision, offline)
+    if opened.task != "forecast":
+        raise InputError(f"{bundle} is a {opened.task} model; forecast needs a forecast model")
+    predictor: Any = load_predictor(opened)
     first, true_state = (
         from_example(predictor, time)
         if start is None
@@ -64,7 +68,8 @@ def forecast(
                 import torch
 
                 table.update(number, state.mean(dim=0), torch.from_numpy(actual))
-    show(predictor, table, plot, spectra)
+    print_errors(predictor, table)
+    plot_errors(predictor, table, plot, spectra)
 
 
 def from_example(
@@ -172,33 +177,39 @@ class Outputs:
             self._animation.add(shown if truth is None else [*shown, truth[self._place]])
 
 
-def show(
-    predictor: "ForecastPredictor", table: "LeadTimes", plot: Path | None, spectra: Path | None
-) -> None:
-    """Prints errors by lead time, and draws them where asked."""
+def print_errors(predictor: "ForecastPredictor", table: "LeadTimes") -> None:
+    """Prints the errors by lead time; nothing without a truth."""
     from rich.console import Console
     from rich.table import Table
 
     if not table.steps:
         return
-    names = predictor.channels
-    leads = [step * predictor.interval for step in table.steps]
     printed = Table(f"lead ({predictor.interval_unit})", "channel", "RMSE", "ACC")
-    for step, lead in zip(table.steps, leads, strict=True):
+    for step in table.steps:
         rmse, acc = table.mean(step, "rmse"), table.mean(step, "acc")
-        for i, name in enumerate(names):
-            printed.add_row(f"{lead:g}", name, f"{rmse[i]:.4g}", f"{acc[i]:.4f}")
+        for i, name in enumerate(predictor.channels):
+            lead = f"{step * predictor.interval:g}"
+            printed.add_row(lead, name, f"{rmse[i]:.4g}", f"{acc[i]:.4f}")
     Console().print(printed)
+
+
+def plot_errors(
+    predictor: "ForecastPredictor", table: "LeadTimes", plot: Path | None, spectra: Path | None
+) -> None:
+    """Draws the errors by lead time and the last spectra into the files that are given."""
+    if not table.steps:
+        return
     if plot is not None:
         from cupola.runtime.io.forecast_figures import plot_lead_times
 
         curves = {
             title: {
                 name: [table.mean(step, key)[i].item() for step in table.steps]
-                for i, name in enumerate(names)
+                for i, name in enumerate(predictor.channels)
             }
             for title, key in (("RMSE", "rmse"), ("ACC", "acc"))
         }
+        leads = [step * predictor.interval for step in table.steps]
         plot_lead_times(plot, leads, predictor.interval_unit, curves)
     if spectra is not None:
         from cupola.runtime.io.forecast_figures import plot_spectra

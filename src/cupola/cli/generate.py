@@ -1,15 +1,17 @@
 """`cupola generate BUNDLE PROMPT`: continues a text on the terminal, token by token."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from cupola.cli.options import Offline, Revision
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def generate(
-    bundle: Annotated[str, typer.Argument(help="A shipped bundle, a folder, or a BLOOM folder.")],
+    bundle: Annotated[str, typer.Argument(help="A shipped bundle, a folder, or hf://ORG/NAME.")],
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from stdin.")],
     max_tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.8,
@@ -20,19 +22,21 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Ends the text; may be repeated.")] = None,
     optimization: Annotated[str, typer.Option(help="none, packed or int8.")] = "none",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a token.")] = False,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
-    """Continues a text."""
+    """Continue a text."""
     import json
     import sys
 
+    from cupola.bundles import Bundle
     from cupola.errors import InputError
-    from cupola.runtime.predictor import Predictor
-    from cupola.runtime.predictors.language import LanguagePredictor
+    from cupola.runtime.load import load_predictor
 
-    predictor = Predictor.load(bundle)
-    if not isinstance(predictor, LanguagePredictor):
-        raise InputError(f"{bundle} is a {predictor.task} model; generate needs a language model")
-    predictor.optimization = optimization
+    opened = Bundle.load(bundle, revision, offline)
+    if opened.task != "language":
+        raise InputError(f"{bundle} is a {opened.task} model; generate needs a language model")
+    predictor: Any = load_predictor(opened, optimization=optimization)
     text = sys.stdin.read() if prompt == "-" else prompt
     parameters = {
         "max_tokens": max_tokens,

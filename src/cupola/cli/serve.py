@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from cupola.cli.options import Offline
+
 app = typer.Typer(add_completion=False)
 
 
@@ -13,7 +15,7 @@ app = typer.Typer(add_completion=False)
 def serve(
     bundles: Annotated[
         list[str] | None,
-        typer.Argument(help="Bundle names or folders; default: all shipped bundles."),
+        typer.Argument(help="Bundle names, folders or hf:// ids; default: all shipped bundles."),
     ] = None,
     settings: Annotated[
         Path | None, typer.Option("--settings", "-c", help="TOML or YAML file.")
@@ -26,6 +28,7 @@ def serve(
         list[str] | None, typer.Option(help="Module to import in runners; repeatable.")
     ] = None,
     daemon: Annotated[bool, typer.Option("--daemon", help="Detach from the terminal.")] = False,
+    offline: Offline = False,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="Any setting, as NAME=VALUE; repeatable.")
     ] = None,
@@ -37,5 +40,7 @@ def serve(
     from cupola.serve.master.start import start
     from cupola.serve.settings.flags import collect_flags
 
-    flags = collect_flags(bundles, host, port, workers, pid_file, plugin, daemon, assignments or [])
+    flags = collect_flags(
+        bundles, host, port, workers, pid_file, plugin, daemon, offline, assignments or []
+    )
     sys.exit(start(settings, flags))

@@ -39,8 +39,8 @@ def train(
         bundle_only=bundle_only,
     )
     if written is not None:
-        from cupola.runtime.predictor import Predictor
-        from cupola.runtime.recorded_example import record
+        from cupola.runtime.load import load_predictor
+        from cupola.runtime.recorded_example import record_answer
 
-        record(Predictor.load(written), written)
+        record_answer(load_predictor(written), written)
         print(written)

@@ -1,20 +1,24 @@
-"""`cupola verify BUNDLE`: hashes, card, build record, and the recorded input run again."""
+"""`cupola verify BUNDLE`: hashes, card, build record, and the recorded example."""
 
 from typing import Annotated
 
 import typer
+
+from cupola.cli.options import Offline, Revision
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def verify(
-    bundle: Annotated[str, typer.Argument(help="A shipped bundle's name, or a bundle folder.")],
+    bundle: Annotated[str, typer.Argument(help="A shipped bundle, a folder, or hf://ORG/NAME.")],
     plugin: Annotated[
         list[str] | None, typer.Option(help="A module that registers your own classes.")
     ] = None,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
-    """Checks a bundle; one line per check, exit code 1 if one fails."""
+    """Check a bundle: one line per check, exit code 1 if one fails."""
     import sys
 
     from cupola.bundles import Bundle
@@ -22,9 +26,8 @@ def verify(
     from cupola.runtime.verification import verify_bundle
 
     load_plugins(plugin or [])
-    loaded = Bundle.load(bundle)
-    checks = verify_bundle(loaded.path, loaded.config, loaded.card, loaded.weights_path)
+    checks = verify_bundle(Bundle.load(bundle, revision, offline))
     for check in checks:
         stream = sys.stdout if check.passed else sys.stderr
-        print(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.said}", file=stream)
+        print(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.found}", file=stream)
     raise typer.Exit(code=0 if all(check.passed for check in checks) else 1)

@@ -1,6 +1,7 @@
 """What a model is made of: shapes, parameters, FLOPs, time, source; as text and as a page."""
 
-from cupola.inspect.describe import Anatomy, Node, describe
+from cupola.inspect.describe import ModelDescription, describe
+from cupola.inspect.node import Node
 from cupola.inspect.page import page
 
-__all__ = ["Anatomy", "Node", "describe", "page"]
+__all__ = ["ModelDescription", "Node", "describe", "page"]

@@ -21,11 +21,11 @@ def view_of_cameras(
     labels: tuple[str, ...] = (),
     top: int = 8,
 ) -> dict[str, Any]:
-    """The images as data addresses, and the `top` queries with all their looks into them.
+    """The images as data addresses, and the `top` queries with all that they sampled.
 
     images [N, H, W, 3] uint8 RGB; `batch` holds the same as the model's forward takes them. The
-    model says what it saw by `inspect(**batch)`, as inspect_detr3d does. InputError for a model
-    that cannot, or that takes one image only.
+    model's `inspect(**batch)` returns what inspect_detr3d does. InputError for a model that takes
+    one image only.
     """
     if not hasattr(model, "pts_bbox_head"):
         raise InputError(f"{type(model).__name__} takes no sample folder; give it an image")
@@ -53,7 +53,7 @@ def view_of_cameras(
 
 
 def _look(seen: Mapping[str, Tensor], layer: int, query: int) -> dict[str, Any]:
-    """One layer's look of one query: where it is in space, and in each camera that sees it."""
+    """What a query sampled in one layer: its point in space, and in each camera that sees it."""
     cameras = seen["visible"][layer, :, query].nonzero()[:, 0].tolist()
     return {
         "meters": [round(value, 2) for value in seen["references"][layer, query].tolist()],
@@ -70,7 +70,7 @@ def _look(seen: Mapping[str, Tensor], layer: int, query: int) -> dict[str, Any]:
 
 def _cells(levels: Tensor, padded: Any, size: tuple[int, int]) -> list[list[float]]:
     """Per level the (width, height) of one of its cells, in fractions of the shown images."""
-    frame = torch.as_tensor(padded).flatten()[:2] / torch.tensor(size)  # the padding stays hidden
+    frame = torch.as_tensor(padded).flatten()[:2] / torch.tensor(size)  # without the padding
     return [[float(frame[1] / w), float(frame[0] / h)] for h, w in levels.tolist()]
 
 

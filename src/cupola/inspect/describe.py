@@ -1,55 +1,41 @@
 """describe: the module tree of a model, with shapes, parameters, cost, source and origin."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from rich.table import Table
+
 from cupola.inspect.example_inputs import example_inputs
+from cupola.inspect.node import Node
 from cupola.inspect.probe import Pass, Visit, probe
+from cupola.inspect.terminal import summary, tree_table, tree_text
 from cupola.registry.build_record import BuildRecord, BuiltPart
 from cupola.registry.source import source_location
 
 
 @dataclass
-class Node:
-    """One module: what it is, what it holds, and what it did in the watched pass."""
-
-    path: str
-    cls: str  # full dotted name
-    source: str  # file:line of its class
-    parameters: int  # its children's included
-    own_parameters: int
-    trainable: int
-    visit: Visit | None  # None if the pass did not call it, or there was no pass
-    part: BuiltPart | None  # its entry in the build record
-    python_class: type
-    shared_with: str | None = None  # the path under which the same module was met before
-    children: list["Node"] = field(default_factory=list)
-
-    @property
-    def class_name(self) -> str:
-        """The class without its module."""
-        return self.cls.rpartition(".")[2]
-
-    def walk(self) -> Iterator["Node"]:
-        """This node and all below it, parents first."""
-        yield self
-        for child in self.children:
-            yield from child.walk()
-
-
-@dataclass
-class Anatomy:
-    """A described model; printing it gives the tree as text."""
+class ModelDescription:
+    """A described model; printing it shows the tree as text."""
 
     root: Node
     build_record: BuildRecord | None
     seen: Pass | None
 
     def __str__(self) -> str:
-        from cupola.inspect.terminal import tree_text
+        return self.text()
 
-        return tree_text(self)
+    def text(self, depth: int | None = None) -> str:
+        """The tree, `depth` levels at most, and its totals."""
+        return tree_text(self.root, self.seen, depth)
+
+    def table(self, depth: int | None = None) -> Table:
+        """The tree as a rich table."""
+        return tree_table(self.root, self.seen, depth)
+
+    def summary(self) -> str:
+        """The totals in one line."""
+        return summary(self.root, self.seen)
 
     def node(self, path: str) -> Node:
         """The node at a path; KeyError if there is none."""
@@ -64,12 +50,12 @@ def describe(
     inputs: Mapping[str, Any] | Sequence[int] | None = None,
     *,
     run: bool | None = None,
-) -> Anatomy:
-    """Takes a model apart: works for cupola modules and for any torch.nn.Module.
+) -> ModelDescription:
+    """Describes a model made of cupola modules, or any torch.nn.Module.
 
     `inputs` are the forward's keyword arguments, or the shape of one sample (``(3, 800, 1066)``).
-    With them, or with `run=True`, one forward pass is watched, which gives shapes, FLOPs,
-    activation memory and time. InputError if the model does not take the inputs.
+    With them, or with `run=True`, a forward pass is run to record shapes, FLOPs, activation
+    memory and time. InputError if the model does not take the inputs.
     """
     seen = None
     if inputs is not None or run:
@@ -78,7 +64,7 @@ def describe(
     build_record = getattr(model, "build_record", None)
     parts = {part.path: part for part in build_record.parts} if build_record else {}
     visits = seen.visits if seen else {}
-    return Anatomy(_node("", model, visits, parts, {}), build_record, seen)
+    return ModelDescription(_node("", model, visits, parts, {}), build_record, seen)
 
 
 def _node(
@@ -106,13 +92,13 @@ def _node(
         met[id(module)] = path
         node.children = [
             _node(f"{path}.{name}" if path else name, child, visits, parts, met)
-            for name, child in _slots(module)
+            for name, child in _children(module)
         ]
     return node
 
 
-def _slots(module: Any) -> Iterator[tuple[str, Any]]:
-    """The children by name, a module that hangs under two names twice."""
+def _children(module: Any) -> Iterator[tuple[str, Any]]:
+    """The children by name; a module with two names comes twice."""
     names = {name for name, _ in module.named_children()}
     for name, child in vars(module).get("_modules", {}).items():
         if child is not None:

@@ -1,4 +1,4 @@
-"""Example inputs for a forward pass: from `3x800x1066`, or made up from the forward's names."""
+"""Example inputs of a forward pass: random, of a given shape or of one that fits the model."""
 
 import inspect
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
     """`3x800x1066` -> (3, 800, 1066); InputError for anything else or more than 2**31 values."""
     parts = text.lower().replace("×", "x").split("x")
     if not parts or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise InputError(f"{text!r} is no shape; write it as 3x800x1066")
+        raise InputError(f"{text!r} is not a shape; write it as 3x800x1066")
     shape = tuple(int(part) for part in parts)
     if torch.Size(shape).numel() > 2**31:
         raise InputError(f"{text!r}: an input of more than 2**31 values")
@@ -25,8 +25,8 @@ def example_inputs(model: Any, shape: Sequence[int] | None = None) -> dict[str, 
     """Keyword arguments for one forward pass of `model`, batch 1, drawn with a fixed seed.
 
     `shape` is that of one sample, without the batch dimension: [C, H, W] of an image or field,
-    [N, C, H, W] of N cameras, [S] of token ids. InputError when the forward asks for something
-    that cannot be made up.
+    [N, C, H, W] of N cameras, [S] of token ids. InputError when the forward takes something
+    else.
     """
     names = [
         name
@@ -51,7 +51,7 @@ def example_inputs(model: Any, shape: Sequence[int] | None = None) -> dict[str, 
 
 
 def default_shape(model: Any) -> tuple[int, ...]:
-    """The shape of one sample that a model is shown with when none is given."""
+    """The shape of one sample when none is given."""
     settings = getattr(model, "settings", None)
     size = getattr(settings, "img_size", None)
     if size is not None:

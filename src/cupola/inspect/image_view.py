@@ -14,29 +14,28 @@ from cupola.errors import InputError
 LONGEST = 640  # pixels of the image on the page
 
 
-def view_of(
+def view_of_image(
     model: Any,
     pixels: np.ndarray[Any, Any],
     labels: tuple[str, ...] = (),
     top: int = 8,
-    fed: Tensor | None = None,
+    inputs: Tensor | None = None,
 ) -> dict[str, Any]:
     """The image as a data address, and the `top` queries with class, score, box and attention.
 
-    pixels [H, W, 3] uint8, RGB. The model says what it saw by `inspect(pixels [1, 3, H, W])`,
-    which gives logits [Q, C+1], boxes [Q, 4] (cxcywh in 0..1) and attention [Q, h, w]. `fed`
-    [1, 3, h, w] is the image as a predictor resizes and normalizes it; without it the model
-    gets the image at its size on the page.
-    InputError for a model without `inspect`.
+    pixels [H, W, 3] uint8, RGB. The model's `inspect(pixels [1, 3, H, W])` returns scores
+    [Q, C] in 0..1, boxes [Q, 4] (cxcywh in 0..1) and attention [Q, h, w]. `inputs` [1, 3, h, w] is
+    the image as a predictor resizes and normalizes it; without it the model gets the image at its
+    size on the page. InputError for a model without `inspect`.
     """
     if not callable(getattr(model, "inspect", None)):
-        raise InputError(f"{type(model).__name__} offers no inspect(), so there is nothing to show")
+        raise InputError(f"{type(model).__name__} has no inspect(), so there is nothing to show")
     image = Image.fromarray(pixels)
     image.thumbnail((LONGEST, LONGEST))
-    if fed is None:
+    if inputs is None:
         shown = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float()
-        fed = _normalize(model, shown)
-    seen = model.inspect(fed)
+        inputs = _normalize(model, shown)
+    seen = model.inspect(inputs)
     scores, classes = seen["scores"].max(-1)
     best = scores.argsort(descending=True)[:top].tolist()
     queries = [

@@ -1,31 +1,30 @@
-"""The HTML page: one file that needs no network, and that nothing in a model can inject into."""
+"""The HTML page: one file that needs no network, and that no text of a model can inject into."""
 
 import json
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from cupola.inspect.describe import Anatomy, Node
+from cupola.inspect.describe import ModelDescription
+from cupola.inspect.node import Node
 from cupola.inspect.sources import class_source
-from cupola.inspect.terminal import summary
 
 STYLE = "explain.css"
 SCRIPTS = ("tree.js", "detail.js", "attention.js", "cameras.js", "story.js")
 
 
-def page(anatomy: Anatomy, title: str, view: Mapping[str, Any] | None = None) -> str:
-    """A self-contained page about a model; `view` is what its `inspect()` said of an image.
+def page(description: ModelDescription, title: str, view: Mapping[str, Any] | None = None) -> str:
+    """A self-contained page about a model; `view` is that of image_view.py or cameras_view.py.
 
-    All data goes in as one JSON island in which no `<` remains, and the script puts it on the
-    page only as text.
+    The data is one JSON script element without any `<`, and the scripts insert it as text only.
     """
     data = {
         "title": title,
-        "summary": summary(anatomy),
-        "nodes": [_row(node) for node in anatomy.root.walk()],
-        "story": _story(anatomy),
-        "sources": _sources(anatomy),
-        "configs": _configs(anatomy),
+        "summary": description.summary(),
+        "nodes": [_row(node) for node in description.root.walk()],
+        "story": _story(description),
+        "sources": _sources(description),
+        "configs": _configs(description),
         "view": dict(view) if view else None,
     }
     web = files("cupola.inspect") / "web"
@@ -36,7 +35,7 @@ def page(anatomy: Anatomy, title: str, view: Mapping[str, Any] | None = None) ->
 
 
 def embed(data: Any) -> str:
-    """JSON that can stand in a script element: no tag can begin or end inside it."""
+    """JSON for a script element: no tag can begin or end inside it."""
     text = json.dumps(data, ensure_ascii=False, default=str, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -64,9 +63,9 @@ def _row(node: Node) -> dict[str, Any]:
     return row
 
 
-def _story(anatomy: Anatomy) -> list[dict[str, Any]]:
+def _story(description: ModelDescription) -> list[dict[str, Any]]:
     """The steps of the build, helpers included."""
-    parts = anatomy.build_record.parts if anatomy.build_record else ()
+    parts = description.build_record.parts if description.build_record else ()
     return [
         {
             "path": part.path,
@@ -80,14 +79,14 @@ def _story(anatomy: Anatomy) -> list[dict[str, Any]]:
     ]
 
 
-def _sources(anatomy: Anatomy) -> dict[str, Any]:
-    kinds = {node.cls: node.python_class for node in anatomy.root.walk()}
+def _sources(description: ModelDescription) -> dict[str, Any]:
+    kinds = {node.cls: node.python_class for node in description.root.walk()}
     return {name: source for name, kind in kinds.items() if (source := class_source(kind))}
 
 
-def _configs(anatomy: Anatomy) -> dict[str, Any]:
-    """Per path in the config: its dict as text lines, each with the place that wrote it."""
-    build_record = anatomy.build_record
+def _configs(description: ModelDescription) -> dict[str, Any]:
+    """Per path in the config: its dict as text lines, each with its line in a config file."""
+    build_record = description.build_record
     if build_record is None:
         return {}
     found: dict[str, Any] = {}

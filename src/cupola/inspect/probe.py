@@ -1,4 +1,4 @@
-"""Probe: one forward pass, watched - shapes, FLOPs, activation memory and time per module."""
+"""Records shapes, FLOPs, activation memory and time of every module in a forward pass."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ REPEAT_BELOW = 1.0  # seconds
 
 @dataclass
 class Visit:
-    """What one module did in the pass; sums over its calls, its children's work included."""
+    """What one module did in the pass: sums over its calls, its children included."""
 
     calls: int = 0
     first: int = 0  # its place in the order of first calls
@@ -31,7 +31,7 @@ class Visit:
 
 @dataclass
 class Pass:
-    """A watched forward pass: visits by id of the module, and totals."""
+    """A recorded forward pass: visits by the id of the module, and totals."""
 
     visits: dict[int, Visit] = field(default_factory=dict)
     flops: int = 0
@@ -42,8 +42,8 @@ class Pass:
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A running total of FLOPs, by the table of torch's own FlopCounterMode.
 
-    That class also follows modules through autograd, which we do not need, and which fails on
-    parameters that reach a module as views.
+    That class also follows modules through autograd, which fails on parameters that reach a
+    module as views.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """No: nothing is compiled here, and shutting the compiler out would import it first."""
+        """No: nothing is compiled here, and True would import the compiler."""
         return False
 
     def __torch_dispatch__(
@@ -67,9 +67,9 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def probe(model: Any, inputs: Mapping[str, Any]) -> Pass:
-    """Runs `model` without gradients, in evaluation mode, and returns what was seen.
+    """Runs `model` without gradients, in evaluation mode, and records the pass.
 
-    A pass of under a second is repeated: the first one pays for memory and libraries that start.
+    A pass of under a second is repeated, since the first one includes start-up costs.
     Works for cupola and torch modules. InputError if the model does not take the inputs.
     """
     seen = _one_pass(model, inputs)
@@ -82,7 +82,7 @@ def _one_pass(model: Any, inputs: Mapping[str, Any]) -> Pass:
     training = [(module, module.training) for module in model.modules()]
     fused = torch.backends.mha.get_fastpath_enabled()
     model.eval()
-    torch.backends.mha.set_fastpath_enabled(False)  # its one fused call counts as no work
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused call would count as no FLOPs
     try:
         with torch.no_grad(), counter, _watch(model, seen, counter):
             began = time.perf_counter()
@@ -101,7 +101,7 @@ def _one_pass(model: Any, inputs: Mapping[str, Any]) -> Pass:
 
 @contextmanager
 def _watch(model: Any, seen: Pass, counter: FlopCounter) -> Iterator[None]:
-    """Hooks on every module for the time of the pass."""
+    """Hooks on every module during the pass."""
     open_calls: list[tuple[float, int]] = []
 
     def before(module: Any, args: Any, kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""The tree on the terminal."""
+"""The tree of modules as text."""
 
 from collections.abc import Iterator
 
@@ -6,14 +6,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cupola.inspect.describe import Anatomy, Node
+from cupola.inspect.node import Node
+from cupola.inspect.probe import Pass
 
 UNITS = ("", "K", "M", "G", "T")
 
 
-def tree_table(anatomy: Anatomy, depth: int | None = None) -> Table:
-    """One line per module; `depth` levels at most. Costs only if a pass was watched."""
-    watched = anatomy.seen is not None
+def tree_table(root: Node, seen: Pass | None, depth: int | None = None) -> Table:
+    """One row per module, `depth` levels at most; costs only if there was a forward pass."""
+    watched = seen is not None
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("module", no_wrap=True)
     table.add_column("class", no_wrap=True, style="cyan")
@@ -24,7 +25,7 @@ def tree_table(anatomy: Anatomy, depth: int | None = None) -> Table:
         table.add_column("FLOPs", justify="right", no_wrap=True)
         table.add_column("ms", justify="right", no_wrap=True)
     table.add_column("source", no_wrap=True, style="dim")
-    for branch, node in branches(anatomy.root, depth):
+    for branch, node in branches(root, depth):
         visit = node.visit
         name = Text(branch, style="dim") + Text(node.path.rpartition(".")[2] or "model")
         cells: list[str | Text] = [name, node.class_name]
@@ -39,7 +40,7 @@ def tree_table(anatomy: Anatomy, depth: int | None = None) -> Table:
 
 
 def branches(node: Node, depth: int | None, prefix: str = "") -> Iterator[tuple[str, Node]]:
-    """Every node with the lines that lead to it."""
+    """Every node, with the lines of the tree before its name."""
     yield prefix, node
     if depth == 0:
         return
@@ -49,24 +50,23 @@ def branches(node: Node, depth: int | None, prefix: str = "") -> Iterator[tuple[
         yield from branches(child, None if depth is None else depth - 1, stem + joint)
 
 
-def summary(anatomy: Anatomy) -> str:
+def summary(root: Node, seen: Pass | None) -> str:
     """The totals in one line."""
-    root = anatomy.root
     text = f"{sum(1 for _ in root.walk())} modules, {count(root.parameters)} parameters"
     if root.trainable != root.parameters:
         text += f" ({count(root.trainable)} trainable)"
-    if anatomy.seen is not None:
-        text += f", {count(anatomy.seen.flops)}FLOPs, {duration(anatomy.seen.seconds)}"
+    if seen is not None:
+        text += f", {count(seen.flops)}FLOPs, {duration(seen.seconds)}"
     return text
 
 
-def tree_text(anatomy: Anatomy, depth: int | None = None) -> str:
+def tree_text(root: Node, seen: Pass | None, depth: int | None = None) -> str:
     """The tree and its totals as plain text."""
     console = Console(width=1000, no_color=True)
     with console.capture() as capture:
-        console.print(tree_table(anatomy, depth))
+        console.print(tree_table(root, seen, depth))
     lines = [line.rstrip() for line in capture.get().splitlines()]
-    return "\n".join([*lines, "", summary(anatomy)])
+    return "\n".join([*lines, "", summary(root, seen)])
 
 
 def count(number: float) -> str:

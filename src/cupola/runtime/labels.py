@@ -1,4 +1,4 @@
-"""Class names of the data sets that published detectors were trained on."""
+"""Names of the classes that published detectors were trained on."""
 
 # COCO's category ids 1..90 in order; "N/A" where the 2017 release has no category.
 COCO_91 = (
@@ -16,7 +16,7 @@ COCO_80 = tuple(name for name in COCO_BY_ID if name != "N/A")
 
 
 def labels_for(num_classes: int) -> tuple[str, ...]:
-    """COCO's names for a head of 80 (MMDetection) or 91 (by category id) classes, else none."""
+    """COCO's names for 80 classes (MMDetection) or 91 (by category id); empty for other counts."""
     if num_classes == 80:
         return COCO_80
     return COCO_BY_ID if num_classes == 91 else ()

@@ -1,110 +1,108 @@
-"""Finds the predictor for a bundle, or makes one from a config and a checkpoint."""
+"""Finds the model that a source names, and makes its predictor.
 
-import json
-from collections.abc import Callable, Collection, Mapping
+Importing this module loads no torch, so that predictors which need none stay light.
+"""
+
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cupola.bundles import Bundle
+from cupola.bundles.hub import is_hub_id
 from cupola.config import CONFIG_SUFFIXES, Config
 from cupola.errors import BundleError, ConfigError
-from cupola.registry.plugins import load_entry_points
-from cupola.runtime.building import build, build_part
+from cupola.runtime import tasks
 from cupola.runtime.predictor import Predictor
-from cupola.runtime.published import bundle_config
 
 if TYPE_CHECKING:
     from cupola.parallel import Group
-    from cupola.runtime.predictors.language import LanguagePredictor
 
-# Task -> the module whose `from_bundle(bundle, model)` makes its predictor.
-MAKERS = {
-    "detection": "cupola.runtime.predictors.detection",
-    "detection3d": "cupola.runtime.predictors.detection3d",
-    "forecast": "cupola.runtime.predictors.forecast",
-    "language": "cupola.runtime.predictors.language",
-}
-# What a build imports only when there is one.
-BUILDING = ("cupola.models", "cupola.runtime.optimize.folding")
-
-
-def warm(tasks: Collection[str]) -> None:
-    """Imports what predictors of these tasks need, so that processes forked later share it."""
-    for module in BUILDING:
-        import_module(module)
-    load_entry_points()
-    for task in tasks:
-        if task in MAKERS:
-            import_module(MAKERS[task])
+Source = str | Path | Bundle
 
 
 def load_predictor(
-    source: str | Path | Bundle, weights: str | Path | None = None, **options: Any
+    source: Source,
+    weights: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    **options: Any,
 ) -> Predictor:
-    """A predictor for a shipped bundle's name, a bundle folder, or a config file and `weights`.
+    """A predictor for anything that `open_bundle` finds.
 
     Options: threshold, labels (detection), others as the task's predictor takes them.
     """
-    if isinstance(source, (str, Path)) and Path(source).suffix in CONFIG_SUFFIXES:
-        return _from_config(Path(source), weights, options)
-    if isinstance(source, (str, Path)) and is_hugging_face(Path(source)):
-        found: Predictor = import_module(MAKERS["language"]).from_hugging_face(Path(source))
-        _apply(found, options)
-        return found
-    bundle = Bundle.load(source)
-    model = build(bundle.config["model"], weights=weights or bundle.weights_path)
-    maker: Callable[..., Predictor] = import_module(MAKERS[bundle.task]).from_bundle
-    predictor = maker(bundle, model.eval())
+    bundle = open_bundle(source, weights, revision, offline)
+    task = tasks.find(bundle.task)
+    model = None
+    if "model" in bundle.config:
+        from cupola.runtime.building import build
+
+        model = build(bundle.model_config, weights=bundle.weights_path).eval()
+    predictor = task.predictor(bundle, model)
     _apply(predictor, options)
     return predictor
 
 
-def load_part(source: str | Path, group: "Group") -> "LanguagePredictor":
-    """This rank's part of a language model: a bundle by name or folder, or a BLOOM folder."""
-    language = import_module(MAKERS["language"])
-    if is_hugging_face(Path(source)):
-        return language.from_hugging_face(Path(source), group)
-    bundle = Bundle.load(source)
-    if bundle.task != "language":
-        raise BundleError(f"{bundle.name}: a {bundle.task} model cannot be split over ranks")
-    return language.from_bundle(
-        bundle, build_part(bundle.config["model"], bundle.weights_path, group).eval()
-    )
+def open_bundle(
+    source: Source,
+    weights: str | Path | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+) -> Bundle:
+    """What a source names, with no weights read yet.
+
+    A source is the name of a shipped bundle, the folder of a bundle or of a language model's
+    checkpoint as transformers saves it, an id on the hub (`hf://ORG/NAME`), or a config file with
+    its checkpoint as `weights`. BundleError, ConfigError.
+    """
+    if isinstance(source, Bundle) or not is_config(source):
+        bundle = Bundle.load(source, revision, offline)
+        return Bundle(bundle.path, bundle.config, Path(weights)) if weights else bundle
+    if weights is None:
+        raise BundleError(f"{source}: a config needs a checkpoint; pass weights= (--weights)")
+    from cupola.runtime.published import bundle_config
+
+    path = Path(source)
+    about = bundle_config(Config.load(path).to_dict(), path.stem)
+    return Bundle(path.parent, about, Path(weights))
+
+
+def is_config(source: str | Path) -> bool:
+    """Whether a source is a config file, not a bundle."""
+    return not is_hub_id(source) and Path(source).suffix in CONFIG_SUFFIXES
 
 
 def model_config(source: str | Path) -> dict[str, Any]:
-    """The model's build config, of a config file or of a bundle by name or folder."""
-    if Path(source).suffix in CONFIG_SUFFIXES:
-        config = Config.load(source).to_dict()
-        if "model" not in config:
-            raise ConfigError(f"{source}: holds no `model`")
-        return dict(config["model"])
-    return dict(Bundle.load(source).config["model"])
+    """The model's build config, of a config file or of a bundle."""
+    if not is_config(source):
+        return Bundle.load(source).model_config
+    config = Config.load(source).to_dict()
+    if "model" not in config:
+        raise ConfigError(f"{source}: holds no `model`")
+    return dict(config["model"])
 
 
-def is_hugging_face(folder: Path) -> bool:
-    """Is this a checkpoint folder as transformers writes them, of a BLOOM?"""
-    config = folder / "config.json"
-    if not config.is_file():
-        return False
-    try:
-        return bool(json.loads(config.read_text(encoding="utf-8")).get("model_type") == "bloom")
-    except (ValueError, AttributeError):
-        return False
+def load_shard(source: Source, group: "Group") -> Predictor:
+    """A predictor of this rank's part of a model; only that part of the weights is read."""
+    from cupola.runtime.building import build_part
+
+    bundle = Bundle.load(source)
+    task = tasks.find(bundle.task)
+    if not task.tensor_parallel:
+        raise BundleError(f"{bundle.name}: a {task.name} model cannot be split over ranks")
+    model = build_part(bundle.model_config, bundle.weights_path, group)
+    return task.predictor(bundle, model.eval())
 
 
-def _from_config(path: Path, weights: str | Path | None, options: Mapping[str, Any]) -> Predictor:
-    if weights is None:
-        raise BundleError(f"{path}: a config needs a checkpoint; pass weights=")
-    about = bundle_config(Config.load(path).to_dict(), path.stem)
-    if about["task"] == "language":
-        raise BundleError(f"{path}: a language model needs its tokenizer; make it a bundle first")
-    model = build(about["model"], weights=weights)
-    maker: Callable[..., Predictor] = import_module(MAKERS[about["task"]]).from_bundle
-    predictor = maker(Bundle(path.parent, about), model.eval())
-    _apply(predictor, options)
-    return predictor
+def warm(names: Collection[str]) -> None:
+    """Imports what the models of these tasks need, so that processes forked later share it."""
+    modules = {module: None for name in names for module in tasks.find(name).modules}
+    for module in modules:
+        import_module(module)
+    if modules:
+        import_module("cupola.registry.plugins").load_entry_points()
 
 
 def _apply(predictor: Predictor, options: Mapping[str, Any]) -> None:

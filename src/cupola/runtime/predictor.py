@@ -6,9 +6,8 @@ requests at once and advances all of them by one step.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -66,13 +65,15 @@ class Resumable(StreamEngine, Protocol):
 
 @dataclass
 class Predictor(ABC):
-    """A model ready to answer. Subclasses stand in one file per task."""
+    """A model, ready to answer. There is one subclass for each task."""
 
     name: str
     version: str
     model: Any
     config: Mapping[str, Any] = field(default_factory=dict)
 
+    # Predictor.load(source, weights=None, ...): see cupola.runtime.load.load_predictor.
+    load: ClassVar[Callable[..., "Predictor"]]
     task: ClassVar[str]
     max_batch: ClassVar[int] = 8
     deterministic: ClassVar[bool] = True
@@ -106,10 +107,3 @@ class Predictor(ABC):
     def open_stream(self) -> StreamEngine | None:
         """An engine for streamed answers, or None if this model answers in one piece."""
         return None
-
-    @staticmethod
-    def load(source: str | Path, **options: Any) -> "Predictor":
-        """A predictor for a shipped bundle's name or a bundle folder."""
-        from cupola.runtime.load import load_predictor
-
-        return load_predictor(source, **options)

@@ -1,8 +1,8 @@
-"""A bundle's recorded example: a request, and the answer that it got when the bundle was made.
+"""The recorded example of a bundle: a request, and the answer to it when the bundle was made.
 
 `example/request.json` and `example/response.json` are bodies of the Open Inference Protocol.
-`cupola train` records the answer; `cupola verify`, and a server before it takes a version into
-service, ask again and compare.
+`cupola train` records the answer. `cupola verify` repeats the request and compares, and so does a
+server before it puts a version into service.
 """
 
 import json
@@ -18,8 +18,8 @@ TOLERANCE = 1e-2  # relative and absolute: other processors and thread counts ro
 DTYPES = {"FP32": "float32", "FP64": "float64", "FP16": "float16", "BOOL": "bool"}
 
 
-def answer(predictor: Predictor, bundle: Path) -> Arrays | None:
-    """What the predictor answers to the bundle's recorded request; None if there is none."""
+def answer_example(predictor: Predictor, bundle: Path) -> Arrays | None:
+    """The predictor's answer to the recorded request; None without one."""
     path = bundle / "example" / "request.json"
     if not path.is_file():
         return None
@@ -29,9 +29,9 @@ def answer(predictor: Predictor, bundle: Path) -> Arrays | None:
     return predictor.encode(predictor.run(predictor.decode(tensors, parameters)), parameters)
 
 
-def record(predictor: Predictor, bundle: Path) -> None:
-    """Writes the answer to the recorded request beside it, where there is a request."""
-    found = answer(predictor, bundle)
+def record_answer(predictor: Predictor, bundle: Path) -> None:
+    """Writes response.json for the recorded request; does nothing without one."""
+    found = answer_example(predictor, bundle)
     if found is None:
         return
     outputs = [
@@ -50,13 +50,13 @@ def record(predictor: Predictor, bundle: Path) -> None:
 
 
 def differing(predictor: Predictor, bundle: Path) -> list[str] | None:
-    """The outputs that are not as recorded; None if there is no recorded request or answer."""
+    """Names of the outputs that differ from the recorded ones; None if nothing is recorded."""
     path = bundle / "example" / "response.json"
-    found = answer(predictor, bundle)
+    found = answer_example(predictor, bundle)
     if found is None or not path.is_file():
         return None
     recorded = json.loads(path.read_text(encoding="utf-8"))["outputs"]
-    return [each["name"] for each in recorded if not _alike(each, found.get(each["name"]))]
+    return [each["name"] for each in recorded if not _close(each, found.get(each["name"]))]
 
 
 def _array(spec: Mapping[str, Any]) -> Any:
@@ -69,8 +69,8 @@ def _plain(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _alike(spec: Mapping[str, Any], found: Any) -> bool:
-    """NaN stands as null in JSON."""
+def _close(spec: Mapping[str, Any], found: Any) -> bool:
+    """Whether an output equals the recorded one up to TOLERANCE; NaN is null in JSON."""
     if found is None or list(np.shape(found)) != spec["shape"]:
         return False
     values = [_plain(value) for value in np.asarray(found).reshape(-1).tolist()]

@@ -78,7 +78,7 @@ def build_generation(
     number: int, settings: Settings, kept: Iterable[Listener], home: Path, workers: int
 ) -> Generation:
     """Builds a generation. On CupolaError or OSError, nothing is left open."""
-    plans = plan_models(settings)
+    plans = plan_models(settings, offline=number > 1)  # a reload must not wait for a network
     _check_files(settings)
     log = Log(settings.error_log, settings.log_level)
     access_log = None if settings.access_log == "off" else LogFile(settings.access_log)

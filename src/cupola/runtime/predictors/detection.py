@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cupola import nn
 from cupola.bundles import Bundle
 from cupola.errors import InputError
+from cupola.runtime.export import Program
 from cupola.runtime.io.images import read_image, resize
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.structures import Detections
@@ -165,3 +167,24 @@ def make(
         exact=tuple(resizing["exact"]) if "exact" in resizing else None,
         threshold=config.get("postprocess", {}).get("threshold", 0.5),
     )
+
+
+class LastLayer(torch.nn.Module):
+    """pixels [1, 3, H, W] -> logits [1, Q, C + 1], boxes [1, Q, 4] of the last layer."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.model(pixels)
+        return output.logits[-1], output.boxes[-1]
+
+
+def program(predictor: DetectionPredictor, size: tuple[int, int] | None) -> Program:
+    """What an export writes; `size` is (height, width), by default the largest it resizes to."""
+    short = predictor.short or predictor.long or 800
+    height, width = size or predictor.exact or (short, predictor.long or short)
+    example = (torch.zeros(1, 3, height, width),)
+    module = LastLayer(nn.to_torch(predictor.model))
+    return Program(module, example, ("pixels",), ("logits", "boxes"))

@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cupola import nn
 from cupola.bundles import Bundle
 from cupola.errors import InputError
+from cupola.runtime.export import Program
 from cupola.runtime.io.images import read_image, resize
 from cupola.runtime.io.sample_folder import Pixels, example_folders, read_matrices, read_sample
-from cupola.runtime.parameters import whole
+from cupola.runtime.parameters import whole_number
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.structures import Detections3D
 
@@ -127,7 +129,7 @@ class Detection3DPredictor(Predictor):
         folders = example_folders(self.folder)
         if not folders:
             raise InputError(f"send images and lidar2img: {self.name} has no examples")
-        number = whole(parameters, "example", 0, 0, len(folders) - 1)
+        number = whole_number(parameters, "example", 0, 0, len(folders) - 1)
         return self.sample(*read_sample(folders[number]))
 
     def bucket(self, sample: CameraSample) -> Hashable:
@@ -195,3 +197,24 @@ def from_bundle(bundle: Bundle, model: Any) -> Detection3DPredictor:
         folder=bundle.path,
         **settings,
     )
+
+
+class LastLayer(torch.nn.Module):
+    """pixels [1, N, 3, H, W], lidar2img [1, N, 4, 4] -> logits [1, Q, C], codes [1, Q, 10]."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor, lidar2img: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.model(pixels, lidar2img, (pixels.shape[-2], pixels.shape[-1]))
+        return output.logits[-1], output.boxes[-1]
+
+
+def program(predictor: Detection3DPredictor, size: tuple[int, int] | None) -> Program:
+    """What an export writes; `size` is (height, width), by default the predictor's."""
+    height, width = (-(-s // predictor.divisor) * predictor.divisor for s in size or predictor.size)
+    cameras = predictor.cameras
+    example = (torch.zeros(1, cameras, 3, height, width), torch.eye(4).expand(1, cameras, 4, 4))
+    module = LastLayer(nn.to_torch(predictor.model))
+    return Program(module, example, ("pixels", "lidar2img"), ("logits", "boxes"))

@@ -13,9 +13,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from cupola import nn
 from cupola.bundles import Bundle
 from cupola.errors import InputError
-from cupola.runtime.parameters import whole
+from cupola.runtime.export import Program
+from cupola.runtime.parameters import whole_number
 from cupola.runtime.predictor import Arrays, Predictor, StreamEngine, TensorSpec
 from cupola.structures.grids import Grid, name_bad_values
 
@@ -137,9 +139,9 @@ class ForecastPredictor(Predictor):
 
         Parameters: steps, members, amplitude, seed, encoding ("list" or "base64").
         """
-        steps = whole(parameters, "steps", 1, 1, self.max_steps)
-        members = whole(parameters, "members", 1, 1, self.max_members)
-        seed = whole(parameters, "seed", 0, 0, 2**31)
+        steps = whole_number(parameters, "steps", 1, 1, self.max_steps)
+        members = whole_number(parameters, "members", 1, 1, self.max_members)
+        seed = whole_number(parameters, "seed", 0, 0, 2**31)
         amplitude = parameters.get("amplitude", 0.3)
         if not isinstance(amplitude, int | float) or not 0 <= amplitude <= 10:
             raise InputError(f"amplitude: expected a number in 0..10, got {amplitude!r}")
@@ -150,7 +152,7 @@ class ForecastPredictor(Predictor):
             array = np.asarray(tensors["fields"])
             starts, truths = (array if array.ndim == 4 else array[None]), None
         else:
-            example = self.example(whole(parameters, "example", 0, 0, 2**31))
+            example = self.example(whole_number(parameters, "example", 0, 0, 2**31))
             starts, truths = example[:1].numpy(), example[1:]
         return [
             ForecastSample(
@@ -229,3 +231,22 @@ def from_bundle(bundle: Bundle, model: Any) -> ForecastPredictor:
         interval_unit=str(about.get("interval_unit", "hours")),
         folder=bundle.path,
     )
+
+
+class Step(torch.nn.Module):
+    """x [1, C, H, W] -> y [1, C_out, H, W]."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.model(x)
+        return y
+
+
+def program(predictor: Any, size: tuple[int, int] | None) -> Program:
+    """What an export writes: one step of the model."""
+    height, width = size or predictor.grid.shape
+    example = (torch.zeros(1, len(predictor.channels), height, width),)
+    return Program(Step(nn.to_torch(predictor.model)), example, ("x",), ("y",))

@@ -1,6 +1,5 @@
 """LanguagePredictor: prompts -> completions, at once or streamed token by token."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -14,8 +13,6 @@ from cupola.bundles import Bundle
 from cupola.errors import BundleError, InputError
 from cupola.generation import SamplingParams, Scheduler
 from cupola.generation.tensor_parallel import Driver, StepOrder
-from cupola.parallel import Group
-from cupola.runtime.building import build, build_part
 from cupola.runtime.optimize.language import optimize
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.runtime.predictors.language_stream import LanguageEngine, LanguageSample
@@ -203,22 +200,6 @@ def from_bundle(bundle: Bundle, model: Any) -> LanguagePredictor:
         bundle.config,
         tokenizer=read_tokenizer(bundle.path),
         **bundle.config.get("generation", {}),
-    )
-
-
-def from_hugging_face(folder: Path, group: Group | None = None) -> LanguagePredictor:
-    """The predictor of a Hugging Face BLOOM folder: config.json, weights, tokenizer.json.
-
-    With `group` it holds this rank's part of the model.
-    """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model_config = {"type": "BloomForCausalLM", **config}
-    if group is None:
-        model = build(model_config, weights=folder)
-    else:
-        model = build_part(model_config, folder, group)
-    return LanguagePredictor(
-        folder.name, "1", model.eval(), {"model": model_config}, tokenizer=read_tokenizer(folder)
     )
 
 

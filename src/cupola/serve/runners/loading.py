@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cupola.errors import ConfigError
+from cupola.runtime.load import load_shard
 from cupola.runtime.predictor import Predictor
 from cupola.serve.runners.shared_weights import load_shared
-from cupola.serve.settings.models import ModelPlan, read_bundle_config
+from cupola.serve.settings.models import ModelPlan
 
 T = TypeVar("T")
 CHECK_INTERVAL = 0.25  # seconds between two checks of the parent pipe
@@ -63,18 +64,13 @@ def import_plugins(names: Iterable[str]) -> None:
 
 
 def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predictor:
-    """The predictor of a bundle, from a plug-in for its task or from the runtime.
+    """The predictor of a bundle. `folder` is for weights that runners share.
 
-    `folder` is for weights that runners share. With a `group`, loads this rank's part of the model.
+    With a `group`, loads this rank's part of the model.
     """
     predictor: Any
-    if (predictor_class := plugin_class(plan.task)) is not None:
-        config = read_bundle_config(Path(plan.path))
-        predictor = predictor_class.from_bundle(Path(plan.path), config)
-    elif group is not None:
-        from cupola.runtime.load import load_part
-
-        predictor = load_part(plan.path, group)
+    if group is not None:
+        predictor = load_shard(plan.path, group)
     else:
         predictor = load_shared(plan.path, folder, f"{plan.name}-{plan.version}")
     predictor.name, predictor.version = plan.name, plan.version
@@ -82,15 +78,3 @@ def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predicto
         predictor.optimization = plan.optimization
     found: Predictor = predictor
     return found
-
-
-def plugin_class(task: str) -> Any:
-    """A Predictor subclass with that `task` and a `from_bundle(path, config)`, or None."""
-    classes: list[Any] = list(Predictor.__subclasses__())
-    while classes:
-        found = classes.pop()
-        classes += found.__subclasses__()
-        is_plugin = not found.__module__.startswith("cupola.")
-        if is_plugin and getattr(found, "task", None) == task and hasattr(found, "from_bundle"):
-            return found
-    return None

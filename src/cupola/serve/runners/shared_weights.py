@@ -12,7 +12,8 @@ from bisect import bisect_right
 from pathlib import Path
 from typing import Any
 
-from cupola.runtime.predictor import Predictor
+from cupola.bundles import Bundle
+from cupola.runtime import Predictor
 
 MAPPED_ENOUGH = 0.9  # share of the weights in mapped files that makes another file unnecessary
 SMALL = 8 * 1024**2  # bytes; smaller models are not shared
@@ -21,6 +22,8 @@ NHWC = "@nhwc"  # name suffix of channels-last weights, which the format cannot 
 
 def load_shared(source: str, folder: Path, name: str) -> Predictor:
     """Loads a predictor with weights mapped from a shared file, or private ones if impossible."""
+    if "model" not in Bundle.load(source).config:  # there are no weights to share
+        return Predictor.load(source)
     folder.mkdir(exist_ok=True)
     shared = folder / f"{name}.safetensors"
     with (folder / f"{name}.lock").open("w") as lock:
@@ -63,7 +66,7 @@ def mapped_bytes(model: Any) -> int:
     starts, ends = [], []
     for line in Path("/proc/self/maps").read_text().splitlines():
         span, _, _, _, inode, *path = line.split(maxsplit=5)
-        if inode != "0" and path and path[0].endswith(".safetensors"):
+        if inode != "0" and path:  # of a download, the name is a hash
             start, _, end = span.partition("-")
             starts.append(int(start, 16))
             ends.append(int(end, 16))

@@ -18,13 +18,14 @@ from functools import partial
 from typing import Any, NoReturn
 
 from cupola.errors import CupolaError
+from cupola.runtime.load import warm
 from cupola.serve.generation import Generation
 from cupola.serve.ipc import frames, paths, signals
 from cupola.serve.ipc.channel import FATAL, Channel, ChannelMessage, Command
 from cupola.serve.ipc.listeners import close_all_but
 from cupola.serve.process_setup import setup_process
 from cupola.serve.runners.control_server import ControlRequest, ControlServer
-from cupola.serve.runners.loading import import_plugins, in_background, plugin_class
+from cupola.serve.runners.loading import import_plugins, in_background
 from cupola.serve.runners.main import run_process
 from cupola.serve.runners.runner_slot import START_ATTEMPTS, RunnerSlot
 from cupola.serve.runners.slot_table import PendingLoad, SlotTable
@@ -66,11 +67,7 @@ class Zygote:
     def warm_up(self) -> None:
         """Imports everything that runners need, so that they share its pages."""
         import_plugins(self.generation.settings.plugins)
-        tasks = {plan.task for plan in self.generation.plans if plugin_class(plan.task) is None}
-        if tasks:
-            from cupola.runtime.load import warm  # imports torch
-
-            warm(tasks)
+        warm({plan.task for plan in self.generation.plans})
 
     # ---- the loop
 
@@ -259,7 +256,8 @@ class Zygote:
 
     def _load(self, worker: socket.socket, request: ControlRequest) -> None:
         """Adds a model or replaces a version; answered once it is in service."""
-        plan = plan_model(ModelSettings(**request["model"]), self.generation.settings)
+        model = ModelSettings(**request["model"])
+        plan = plan_model(model, self.generation.settings, offline=True)  # a download would block
         replaces = self.table.of_model(plan.name, plan.version)
         added = self._add(plan)
         self.table.loads.append(PendingLoad(worker, request["id"], added, replaces))

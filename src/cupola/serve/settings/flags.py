@@ -17,6 +17,7 @@ def collect_flags(
     pid_file: Path | None = None,
     plugins: Sequence[str] | None = None,
     daemon: bool = False,
+    offline: bool = False,
     assignments: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Only the given flags, so that the others do not override the file and the environment."""
@@ -29,6 +30,7 @@ def collect_flags(
         "pid_file": pid_file,
         "plugins": list(plugins or []),
         "daemon": daemon,
+        "offline": offline,
     }
     found |= {name: value for name, value in given.items() if value}
     for assignment in assignments:

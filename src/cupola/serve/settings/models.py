@@ -1,14 +1,16 @@
-"""Which models to serve: finds bundle folders by name, reading only their config.json."""
+"""Which models to serve: finds their bundles, reading only config.json."""
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cupola.errors import BundleError, ConfigError, did_you_mean
+from cupola.bundles import Bundle, hub, shipped_names
+from cupola.bundles.bundle import read_folder
+from cupola.errors import BundleError, ConfigError
 from cupola.serve.settings.settings import ModelSettings, Settings
-
-SHIPPED = Path(__file__).parents[2] / "bundles" / "shipped"
 
 
 @dataclass(frozen=True)
@@ -32,17 +34,15 @@ class ModelPlan:
         return asdict(self)
 
 
-def shipped_bundles(root: Path = SHIPPED) -> dict[str, Path]:
-    """Name -> folder of the bundles inside the package."""
-    return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
+def plan_models(settings: Settings, offline: bool = False) -> list[ModelPlan]:
+    """A plan for each configured model, or for each shipped bundle if none is configured.
 
-
-def plan_models(settings: Settings) -> list[ModelPlan]:
-    """A plan for each configured model, or for each shipped bundle if none is configured."""
+    With `offline`, or the setting of that name, models on the hub must be in the cache.
+    """
     wanted = settings.models or [
-        ModelSettings.model_validate({"bundle": n}) for n in shipped_bundles()
+        ModelSettings.model_validate({"bundle": name}) for name in shipped_names()
     ]
-    plans = [plan_model(model, settings) for model in wanted]
+    plans = [plan_model(model, settings, offline) for model in wanted]
     seen: set[tuple[str, str]] = set()
     for plan in plans:
         if (plan.name, plan.version) in seen:
@@ -51,23 +51,22 @@ def plan_models(settings: Settings) -> list[ModelPlan]:
     return plans
 
 
-def plan_model(model: ModelSettings, settings: Settings) -> ModelPlan:
+def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) -> ModelPlan:
     """Finds the bundle and fills in what the model leaves to the server's settings."""
-    folder = find_bundle(model.bundle)
-    config = read_bundle_config(folder)
-    wants = model.optimization is not None or model.tensor_parallel > 1
-    if wants and config.get("task", "language") != "language":
+    bundle = open_bundle(model.bundle, offline or settings.offline)
+    splits = model.optimization is not None or model.tensor_parallel > 1
+    if splits and bundle.task != "language":
         raise ConfigError(
             f"models: {model.bundle}: tensor_parallel and optimization are for language models, "
-            f"and its task is {config['task']!r}"
+            f"and its task is {bundle.task!r}"
         )
     if model.tensor_parallel > 1 and not settings.master_process:
         raise ConfigError(f"models: {model.bundle}: tensor_parallel needs master_process: on")
     return ModelPlan(
-        name=model.name or str(config.get("name", folder.name)),
-        version=model.version or str(config.get("version", "1")),
-        path=str(folder),
-        task=str(config.get("task", "")),
+        name=model.name or bundle.name,
+        version=model.version or bundle.version,
+        path=str(bundle.path),
+        task=bundle.task,
         runners=model.runners,
         tensor_parallel=model.tensor_parallel,
         optimization=model.optimization,
@@ -78,23 +77,24 @@ def plan_model(model: ModelSettings, settings: Settings) -> ModelPlan:
     )
 
 
-def find_bundle(source: str) -> Path:
-    """The folder of a bundle, absolute, given its folder or shipped name."""
-    if (Path(source) / "config.json").is_file():
-        return Path(source).resolve()
-    shipped = shipped_bundles()
-    if source in shipped:
-        return shipped[source]
-    hint = did_you_mean(source, shipped)
-    raise BundleError(f"{source!r} is neither a bundle folder nor a shipped bundle{hint}")
+def open_bundle(source: str, offline: bool = False) -> Bundle:
+    """A bundle by shipped name, folder or hf:// id, with the absolute path of its folder."""
+    if not hub.is_hub_id(source):
+        return read_folder(Bundle.load(source).path.resolve())
+    name = hub.parse(source).name
+    return read_folder(download(source, offline), name)
 
 
-def read_bundle_config(folder: Path) -> dict[str, Any]:
-    """config.json of a bundle; BundleError if it is damaged."""
+def download(source: str, offline: bool) -> Path:
+    """The folder of an hf:// id, from another process: see hub.py. BundleError."""
+    command = [sys.executable, "-c", "from cupola.bundles.hub import main; main()", source]
+    done = subprocess.run(
+        [*command, "--offline"] if offline else command, stdout=subprocess.PIPE, text=True
+    )
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{folder / 'config.json'}: {error}") from None
-    if not isinstance(config, dict):
-        raise BundleError(f"{folder / 'config.json'}: expected an object")
-    return config
+        found = json.loads(done.stdout)
+    except ValueError:
+        raise BundleError(f"{source}: the download ended with code {done.returncode}") from None
+    if "error" in found:
+        raise BundleError(found["error"])
+    return Path(found["folder"])

@@ -20,11 +20,13 @@ from pydantic import (
 
 
 class ModelSettings(BaseModel):
-    """One model to serve: a shipped bundle's name or a bundle folder, and how to run it."""
+    """One model to serve: where its bundle is, and how to run it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    bundle: str = Field(description="Name of a shipped bundle, or a bundle folder.")
+    bundle: str = Field(
+        description="Name of a shipped bundle, a folder, or hf://ORG/NAME[@REVISION]."
+    )
     name: str | None = Field(None, description="Name in URLs; default: the bundle's name.")
     version: str | None = Field(None, description="Version in URLs; default: the bundle's version.")
     runners: PositiveInt = Field(1, description="Number of processes that run this model.")
@@ -59,6 +61,9 @@ class Settings(BaseModel):
     backlog: PositiveInt = Field(1024, description="Size of the kernel's accept queue.")
     models: list[ModelSettings] = Field(
         default_factory=list, description="Models to serve; default: all shipped bundles."
+    )
+    offline: bool = Field(
+        False, description="Download nothing; hf:// ids must be in the Hugging Face cache."
     )
     plugins: list[str] = Field(default_factory=list, description="Modules to import in runners.")
     tls_certificate: Path | None = Field(None, description="PEM chain; enables TLS.")

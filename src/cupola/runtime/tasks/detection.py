@@ -1,0 +1,113 @@
+"""Object detection: an image -> boxes."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cupola.runtime.tasks.task import BUILDING, Answer, Task, register
+
+if TYPE_CHECKING:
+    from cupola.bundles import Bundle
+    from cupola.runtime.export import Program
+    from cupola.runtime.predictor import Predictor
+
+
+class Detection(Task):
+    """Detectors of one image."""
+
+    name = "detection"
+    models = ("DETR",)
+    modules = (*BUILDING, "cupola.runtime.predictors.detection")
+    page = "detection"
+    page_rank = 0
+
+    def predictor(self, bundle: "Bundle", model: Any) -> "Predictor":
+        from cupola.runtime.predictors.detection import from_bundle
+
+        return from_bundle(bundle, model)
+
+    def bundle_settings(
+        self, cfg: Mapping[str, Any], model: dict[str, Any], options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Labels and resizing; the normalization goes into the model's data preprocessor."""
+        from cupola.runtime.labels import labels_for
+        from cupola.runtime.training_config import class_names, normalization, pipeline_steps
+
+        steps = pipeline_steps(cfg)
+        if found := normalization(cfg, model, steps):
+            kept = dict(model.get("data_preprocessor") or {"type": "DetDataPreprocessor"})
+            kept = {k: v for k, v in kept.items() if k not in ("bgr_to_rgb", "rgb_to_bgr")}
+            # Images come in as RGB, not as MMDetection's BGR.
+            swap = {"mean": found.mean, "std": found.std, "bgr_to_rgb": not found.rgb}
+            model["data_preprocessor"] = {**kept, **swap}
+        labels = class_names(cfg) or labels_for(model["bbox_head"].get("num_classes", 80))
+        return {"labels": list(labels), "preprocess": {"resize": resizing(steps)}}
+
+    def example(self, bundle: "Bundle") -> Path | None:
+        path = bundle.path / "example" / "image.png"
+        return path if path.is_file() else None
+
+    def read(self, source: Path) -> Any:
+        from cupola.runtime.io.images import read_image
+
+        return read_image(source)
+
+    def predict(self, predictor: Any, content: Any, threshold: float | None) -> Answer:
+        from cupola.runtime.io.drawing import draw
+
+        found = predictor(content, threshold)
+        rows = found.to_list()
+        cells = [
+            [str(row["name"]), f"{row['score']:.3f}", *(f"{side:.0f}" for side in row["box"])]
+            for row in rows
+        ]
+        columns = ("class", "score", "left", "top", "right", "bottom")
+        return Answer(rows, columns, cells, partial(draw, content, found))
+
+    def evaluate(self, predictor: Any, data: Path, options: Mapping[str, str]) -> dict[str, float]:
+        """COCO AP of a predictor, which reads and resizes every image as in use.
+
+        The dataset's categories are matched with the predictor's labels by name.
+        """
+        from cupola.registry import DATASETS, METRICS
+
+        dataset = DATASETS.build(
+            {
+                "type": "CocoDataset",
+                "data_root": str(data),
+                "ann_file": options["annotations"],
+                "data_prefix": {"img": options["images"]},
+                "metainfo": {"classes": predictor.labels} if predictor.labels else None,
+                "test_mode": True,
+            }
+        )
+        metric = METRICS.build({"type": "CocoMetric"})
+        for index in range(len(dataset)):
+            size, target = dataset.truth(index)
+            found = predictor.run([predictor.sample(dataset.path(index))])
+            batch = {"original_sizes": [size], "scale_factors": [(1.0, 1.0)], "targets": [target]}
+            metric.update(batch, found)
+        scores: dict[str, float] = metric.compute()
+        return scores
+
+    def program(self, predictor: Any, size: tuple[int, int] | None) -> "Program":
+        from cupola.runtime.predictors.detection import program
+
+        return program(predictor, size)
+
+
+def resizing(steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last Resize of a test pipeline as a bundle says it; 800 and 1333 without one."""
+    found: dict[str, Any] = {"short": 800, "long": 1333}
+    for step in steps:
+        if step["type"] == "Resize" and (scale := step.get("scale", step.get("img_scale"))):
+            width, height = scale[0] if isinstance(scale[0], list | tuple) else scale
+            if step.get("keep_ratio"):
+                found = {"short": min(width, height), "long": max(width, height)}
+            else:
+                found = {"exact": [height, width]}
+    return found
+
+
+register(Detection())

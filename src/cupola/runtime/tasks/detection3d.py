@@ -1,0 +1,102 @@
+"""3-D object detection: the images of calibrated cameras -> boxes in space."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cupola.runtime.tasks.task import BUILDING, Answer, Task, register
+
+if TYPE_CHECKING:
+    from cupola.bundles import Bundle
+    from cupola.runtime.export import Program
+    from cupola.runtime.predictor import Predictor
+
+NUSCENES = {"size": [900, 1600], "cameras": 6}
+
+
+class Detection3D(Task):
+    """Multi-camera detectors."""
+
+    name = "detection3d"
+    models = ("DETR3D",)
+    modules = (*BUILDING, "cupola.runtime.predictors.detection3d")
+    page = "detection3d"
+    page_rank = 2
+
+    def predictor(self, bundle: "Bundle", model: Any) -> "Predictor":
+        from cupola.runtime.predictors.detection3d import from_bundle
+
+        return from_bundle(bundle, model)
+
+    def bundle_settings(
+        self, cfg: Mapping[str, Any], model: dict[str, Any], options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Labels, cameras, and the size and normalization of their images."""
+        from cupola.runtime.training_config import (
+            Normalization,
+            class_names,
+            normalization,
+            pipeline_steps,
+        )
+        from cupola.structures import IMAGENET_MEAN, IMAGENET_STD
+
+        steps = pipeline_steps(cfg)
+        size, cameras = NUSCENES["size"], NUSCENES["cameras"]
+        for step in steps:
+            if step["type"] == "LoadMultiViewImageFromFiles":
+                cameras = step.get("num_views", cameras)
+            if step["type"] in ("RandomResize3D", "Resize3D") and "scale" in step:
+                size = [step["scale"][1], step["scale"][0]]
+        imagenet = Normalization(list(IMAGENET_MEAN), list(IMAGENET_STD), rgb=True)
+        found = normalization(cfg, model, steps) or imagenet
+        preprocess = {
+            "size": size,
+            "mean": found.mean,
+            "std": found.std,
+            "channel_order": "rgb" if found.rgb else "bgr",
+            "divisor": (model.get("data_preprocessor") or {}).get("pad_size_divisor", 32),
+            "cameras": cameras,
+        }
+        return {"labels": list(class_names(cfg)), "preprocess": preprocess}
+
+    def example(self, bundle: "Bundle") -> Path | None:
+        folder = bundle.path / "example"
+        return folder if (folder / "sample.json").is_file() else None
+
+    def read(self, source: Path) -> Any:
+        from cupola.runtime.io.sample_folder import read_sample
+
+        return read_sample(source)
+
+    def predict(self, predictor: Any, content: Any, threshold: float | None) -> Answer:
+        """Meters, degrees, meters per second."""
+        import math
+
+        from cupola.runtime.io.drawing3d import draw_sample
+
+        sample = predictor.sample(*content)
+        found = predictor.predict(sample, threshold)
+        rows = found.to_list()
+        cells = [
+            [
+                row["name"],
+                f"{row['score']:.3f}",
+                *(f"{meters:.1f}" for meters in row["bottom"][:2]),
+                " x ".join(f"{side:.1f}" for side in row["size"]),
+                f"{math.degrees(row['yaw']):.0f}",
+                f"{math.hypot(*row['velocity']):.1f}",
+            ]
+            for row in rows
+        ]
+        columns = ("class", "score", "right", "ahead", "l x w x h", "yaw", "speed")
+        drawing = partial(draw_sample, sample.images, sample.lidar2img, found)
+        return Answer(rows, columns, cells, drawing)
+
+    def program(self, predictor: Any, size: tuple[int, int] | None) -> "Program":
+        from cupola.runtime.predictors.detection3d import program
+
+        return program(predictor, size)
+
+
+register(Detection3D())

@@ -1,0 +1,80 @@
+"""What published training configs of MMDetection and MMDetection3D say between the lines.
+
+Sizes and colors are in the test pipeline or in the data preprocessor, class names in the dataset.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+KeyPath = tuple[str, ...]
+
+PIPELINES: tuple[KeyPath, ...] = (
+    ("test_dataloader", "dataset", "pipeline"),
+    ("val_dataloader", "dataset", "pipeline"),
+    ("data", "test", "pipeline"),
+    ("test_pipeline",),
+)
+CLASSES: tuple[KeyPath, ...] = (
+    ("metainfo", "classes"),
+    ("test_dataloader", "dataset", "metainfo", "classes"),
+    ("data", "test", "classes"),
+    ("class_names",),
+    ("classes",),
+)
+
+
+class Normalization(NamedTuple):
+    """Mean and standard deviation of the channels, and whether their order is RGB, not BGR."""
+
+    mean: list[float]
+    std: list[float]
+    rgb: bool
+
+
+def first_value(cfg: Mapping[str, Any], paths: Sequence[KeyPath]) -> Any:
+    """The value at the first of the paths that leads to one, else None."""
+    for path in paths:
+        value: Any = cfg
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value:
+            return value
+    return None
+
+
+def class_names(cfg: Mapping[str, Any]) -> Sequence[str]:
+    """The names of the classes; empty where the config has none."""
+    return first_value(cfg, CLASSES) or ()
+
+
+def pipeline_steps(cfg: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The transforms of the test pipeline, nested ones too; types without their scope."""
+    return list(_steps(first_value(cfg, PIPELINES) or ()))
+
+
+def _steps(pipeline: Any, scale: Any = None) -> Iterator[dict[str, Any]]:
+    for step in pipeline:
+        if not isinstance(step, Mapping) or not isinstance(step.get("type"), str):
+            continue
+        scale = step.get("img_scale", scale)
+        bare = {**step, "type": step["type"].rpartition(".")[2]}
+        if scale is not None and bare["type"] == "Resize":
+            bare.setdefault("scale", scale)
+        yield bare
+        yield from _steps(step.get("transforms", ()), scale)
+
+
+def normalization(
+    cfg: Mapping[str, Any], model: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]
+) -> Normalization | None:
+    """From the data preprocessor, else the pipeline, else `img_norm_cfg`; None without any."""
+    found = model.get("data_preprocessor") or {}
+    if "mean" in found:
+        rgb = bool(found.get("bgr_to_rgb", False))
+        return Normalization(list(found["mean"]), list(found["std"]), rgb)
+    normalize = [s for s in steps if s["type"] in ("Normalize", "NormalizeMultiviewImage")]
+    found = normalize[-1] if normalize else cfg.get("img_norm_cfg", {})
+    if "mean" not in found:
+        return None
+    rgb = bool(found.get("to_rgb", found.get("bgr_to_rgb", True)))
+    return Normalization(list(found["mean"]), list(found["std"]), rgb)
