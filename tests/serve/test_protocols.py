@@ -98,6 +98,21 @@ def test_triton_load_and_unload(client, shared: Running) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "document", "text"),
+    [
+        ("index", "{", "not valid JSON"),
+        ("models/echo/unload", "{", "not valid JSON"),
+        ("models/echo/unload", '{"parameters": 3}', "`parameters` must be an object"),
+    ],
+)
+def test_bad_repository_requests_say_what_is_wrong(
+    shared: Running, path: str, document: str, text: str
+) -> None:
+    status, _, body = shared.ask("POST", f"/v2/repository/{path}", document)
+    assert status == 400 and text in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize(
     ("document", "text"),
     [
         ("{", "not valid JSON"),

@@ -85,6 +85,14 @@ def test_a_dead_rank_ends_the_group_and_streams_go_on(
     assert len(ranks(split)) == 2 and not set(ranks(split)) & set(before)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_dies_idle_ends_the_group(split: Running, rank: int) -> None:
+    before = ranks(split)
+    os.kill(before[rank], signal.SIGKILL)
+    until(lambda: not any(psutil.pid_exists(pid) for pid in before))
+    assert len(ranks(split)) == 2 and not set(ranks(split)) & set(before)
+
+
 def test_a_hanging_rank_ends_the_group(serve, bundle: Path) -> None:
     models = [{"bundle": str(bundle), "tensor_parallel": 2}]
     server = serve(models=models, plugins=[], hang_timeout=2.0)
