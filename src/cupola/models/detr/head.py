@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from cupola import nn
@@ -46,6 +47,10 @@ class DETROutput(NamedTuple):
 
     logits: Tensor
     boxes: Tensor
+
+    def at_least_float32(self) -> "DETROutput":
+        """The same, half precision converted to float32."""
+        return DETROutput(*(t.to(torch.promote_types(t.dtype, torch.float32)) for t in self))
 
 
 @MODELS.register_module()
@@ -104,9 +109,8 @@ class DETRHead(nn.Module):
     ) -> list[Detections]:
         """Detections of every image from the last layer; see postprocess."""
         settings = {k: v for k, v in self.test_cfg.items() if k in ("max_per_img", "clamp")}
-        images = zip(
-            output.logits[-1].float(), output.boxes[-1].float(), sizes, scale_factors, strict=True
-        )
+        logits, boxes = output.at_least_float32()
+        images = zip(logits[-1], boxes[-1], sizes, scale_factors, strict=True)
         return [postprocess(*each, use_sigmoid=self.use_sigmoid, **settings) for each in images]
 
     def assign(self, output: DETROutput, targets: Targets, sizes: Sizes) -> list[QueryTargets]:
@@ -114,12 +118,13 @@ class DETRHead(nn.Module):
 
         `targets` hold boxes [N, 4], xyxy in pixels, and labels [N]; sizes are (height, width).
         """
+        output = output.at_least_float32()
         labels = [target["labels"] for target in targets]
         boxes = [
-            box_ops.xyxy_to_cxcywh(box_ops.scale(target["boxes"].float(), (1 / h, 1 / w)))
+            box_ops.xyxy_to_cxcywh(box_ops.scale(target["boxes"].to(output.boxes), (1 / h, 1 / w)))
             for target, (h, w) in zip(targets, sizes, strict=True)
         ]
-        matches = match_inputs(output.logits.float(), output.boxes.float(), labels, boxes, sizes)
+        matches = match_inputs(*output, labels, boxes, sizes)
         return [
             query_targets(assigned, match.target_labels, match.target_boxes, self.num_classes)
             for assigned, match in zip(self.assigner.assign(matches), matches, strict=True)
@@ -127,11 +132,12 @@ class DETRHead(nn.Module):
 
     def loss(self, output: DETROutput, targets: Targets, sizes: Sizes) -> dict[str, Tensor]:
         """loss_cls, loss_bbox, loss_iou of the last layer, and d0., d1., ... of those before."""
+        output = output.at_least_float32()
         layers = targets_by_layer(self.assign(output, targets, sizes))
         return name_by_layer(
             [
-                self._layer_loss(logits.float(), boxes.float(), wanted, sizes)
-                for logits, boxes, wanted in zip(output.logits, output.boxes, layers, strict=True)
+                self._layer_loss(logits, boxes, wanted, sizes)
+                for logits, boxes, wanted in zip(*output, layers, strict=True)
             ]
         )
 
