@@ -19,23 +19,10 @@ from cupola.errors import InputError
 from cupola.runtime.export import Program
 from cupola.runtime.parameters import whole_number
 from cupola.runtime.predictor import Arrays, Predictor, StreamEngine, TensorSpec
+from cupola.runtime.predictors.forecast_stream import ForecastEngine, ForecastSample
 from cupola.structures.grids import Grid, name_bad_values
 
 EXAMPLES = "example/flows.safetensors"  # "fields" [N, T, C, H, W]: starts, and the truth after them
-
-
-@dataclass(frozen=True)
-class ForecastSample:
-    """A start [M, C, H, W] in the model's units, and what is asked of it.
-
-    truth: [T, C, H, W] in physical units where it is known. encoding: how streamed fields are sent,
-    "list" (nested numbers) or "base64" (little-endian float32).
-    """
-
-    state: Tensor
-    steps: int
-    encoding: str = "list"
-    truth: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -201,8 +188,6 @@ class ForecastPredictor(Predictor):
         return arrays | ({"spread": torch.stack(spreads).numpy()} if spreads else {})
 
     def open_stream(self) -> StreamEngine:
-        from cupola.runtime.predictors.forecast_stream import ForecastEngine
-
         return ForecastEngine(self)
 
 

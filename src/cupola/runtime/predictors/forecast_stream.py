@@ -2,14 +2,41 @@
 
 import base64
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from cupola.runtime.predictor import Chunk
-from cupola.runtime.predictors.forecast import ForecastPredictor, ForecastSample
 from cupola.structures.grids import name_bad_values
+
+
+@dataclass(frozen=True)
+class ForecastSample:
+    """A start [M, C, H, W] in the model's units, and what is asked of it.
+
+    truth: [T, C, H, W] in physical units where it is known. encoding: how streamed fields are sent,
+    "list" (nested numbers) or "base64" (little-endian float32).
+    """
+
+    state: Tensor
+    steps: int
+    encoding: str = "list"
+    truth: Tensor | None = None
+
+
+class FieldModel(Protocol):
+    """What a roll-out asks of a predictor."""
+
+    channels: tuple[str, ...]
+    interval: float
+    interval_unit: str
+
+    def advance(self, state: Tensor) -> Tensor:
+        """One step of a batch, [B, C, H, W], in the model's units."""
+
+    def physical(self, state: Tensor) -> Tensor:
+        """From the model's units to physical ones."""
 
 
 @dataclass
@@ -24,7 +51,7 @@ class Rollout:
 class ForecastEngine:
     """Many roll-outs, each one state further at every `step`; memory does not grow with time."""
 
-    def __init__(self, predictor: ForecastPredictor) -> None:
+    def __init__(self, predictor: FieldModel) -> None:
         self.predictor = predictor
         self._runs: dict[str, Rollout] = {}
 
