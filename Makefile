@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 
-.PHONY: serve setup smoke test test-all check format bench lock wheel
+.PHONY: serve setup smoke test test-all check format bench docs lock wheel
 
 serve: $(VENV)/.run
 	$(BIN)/cupola serve --port $(PORT)
@@ -42,6 +42,9 @@ format: setup
 
 bench: setup
 	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Exact versions from pyproject.toml; UPGRADE=--upgrade takes the newest.
 lock: $(VENV)/.run

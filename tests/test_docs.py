@@ -1,7 +1,9 @@
-"""The documents are true: README's code runs, and the tours link to symbols that exist."""
+"""The documents are true: their code runs, and they link to files and symbols that exist."""
 
 import ast
+import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -62,8 +64,8 @@ def code_blocks(document: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.S)
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
-def test_the_python_of_the_readme_runs(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/extending.md"])
+def test_the_python_of_a_document_runs(name: str) -> None:
     blocks = code_blocks(ROOT / name)
     assert blocks
     source = "\n".join(blocks)
@@ -71,3 +73,23 @@ def test_the_python_of_the_readme_runs(name: str, tmp_path: Path) -> None:
         [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["data-flow.svg", "processes.svg"])
+def test_diagrams_are_up_to_date(name: str) -> None:
+    diagrams = runpy.run_path(str(ROOT / "scripts/diagrams.py"))["DIAGRAMS"]
+    assert (ROOT / "docs" / name).read_text() == diagrams[name](), "run python scripts/diagrams.py"
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=280, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "tour/registry.html").read_text()
+    target = re.search(r'href="([^"#]+)#(__codelineno-0-\d+)"><code>Config.load<', page)
+    assert target, "links to symbols lead to source lines"
+    assert f'name="{target[2]}"' in (tmp_path / "tour" / target[1]).read_text()
