@@ -50,6 +50,6 @@ docs: setup
 lock: $(VENV)/.run
 	$(PYTHON) scripts/lock.py $(VENV) $(UPGRADE)
 
-# Builds the wheel and uses it in an empty environment.
+# Builds the wheel into dist/ and uses it in an empty environment.
 wheel: setup
 	$(BIN)/python scripts/check_wheel.py

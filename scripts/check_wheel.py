@@ -1,4 +1,4 @@
-"""Builds the wheel and uses it outside the checkout, with nothing but what running needs.
+"""Builds the wheel into dist/, and uses it outside the checkout with only what running needs.
 
     python scripts/check_wheel.py
 
@@ -7,6 +7,7 @@ shipped bundle predicts, and a server answers a request and ends on its signal.
 """
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,11 +23,12 @@ PATIENCE = 120.0  # seconds until the server must answer
 
 
 def build(folder: Path) -> Path:
-    """The wheel, built in isolation from the checkout."""
+    """The wheel in dist/, built in an isolated environment."""
     command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (wheel,) = folder.glob("*.whl")
-    return wheel
+    (ROOT / "dist").mkdir(exist_ok=True)
+    return Path(shutil.copy(wheel, ROOT / "dist"))
 
 
 def free_port() -> int:
