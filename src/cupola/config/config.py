@@ -8,7 +8,7 @@ from typing import Any
 from cupola.config.dicts import ConfigDict, Origin, plain
 from cupola.config.formats import write
 from cupola.config.merge import merge
-from cupola.config.overrides import nest, parse_override
+from cupola.config.overrides import nested, parse_override
 from cupola.errors import ConfigError, did_you_mean
 
 
@@ -54,7 +54,7 @@ class Config(MutableMapping[str, Any]):
             options = dict(parse_override(text) for text in options)
         changed = Config(filename=self.filename)
         base = copy.deepcopy(self._data)
-        object.__setattr__(changed, "_data", merge(nest(options), base, by_index=True))
+        object.__setattr__(changed, "_data", merge(nested(options), base, by_index=True))
         return changed
 
     def at(self, path: str) -> Any:

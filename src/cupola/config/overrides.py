@@ -60,16 +60,16 @@ def _scalar(text: str) -> Any:
     return None if text == "None" else _WORDS.get(text.lower(), text)
 
 
-def nest(options: Mapping[str, Any]) -> TracedDict:
+def nested(options: Mapping[str, Any]) -> TracedDict:
     """Dotted paths as nested dicts: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``."""
-    nested = TracedDict()
+    tree = TracedDict()
     for path, value in options.items():
         *parents, last = path.split(".")
-        inner = nested
+        inner = tree
         for key in parents:
             inner = inner.setdefault(key, TracedDict())
             if not isinstance(inner, TracedDict):
                 raise ConfigError(f"{path}: another override gives {key!r} a value that is no dict")
         inner[last] = value
         inner.origins[last] = Origin("override", 0)
-    return nested
+    return tree

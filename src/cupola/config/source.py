@@ -91,7 +91,7 @@ def _parse(text: str, file: str) -> ast.Module:
     _check_nesting(text, file)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in strangers' strings
+            warnings.simplefilter("ignore")  # invalid escapes in the file's strings
             return ast.parse(text, file)
     except SyntaxError as error:
         raise ConfigError(f"{file}:{error.lineno or 1}: not valid Python: {error.msg}") from None

@@ -1,4 +1,4 @@
-"""Datasets, transforms and generators. Importing this room registers every dataset."""
+"""Datasets, transforms and generators. Importing this package registers every dataset."""
 
 from cupola.data import (
     coco,

@@ -1,4 +1,4 @@
-"""Metrics; importing the room registers them."""
+"""Metrics; importing the package registers them."""
 
 from cupola.metrics.coco import CocoMetric
 from cupola.metrics.forecast import ForecastMetric

@@ -1,4 +1,4 @@
-"""Images from strangers -> RGB arrays. Anything odd is named; nothing crashes or explodes."""
+"""Untrusted images -> RGB arrays. Every defect is an InputError, and size is limited."""
 
 import io
 import warnings
