@@ -75,6 +75,20 @@ def test_the_python_of_a_document_runs(name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_table_of_imports_is_the_tested_one() -> None:
+    from test_architecture import MAY_IMPORT
+
+    text = (ROOT / "docs/architecture.md").read_text()
+    above: set[str] = set()
+    for name, listed in re.findall(r"^\| `(\w+)` \|[^|]*\| ?([^|]*?) ?\|$", text, flags=re.M):
+        said = {word for word in re.split(r", | and ", listed) if word}
+        if listed.startswith("all packages above"):
+            said = above - set(re.findall(r"\w+", listed.partition(" except ")[2])) - {"errors"}
+        assert said == MAY_IMPORT[name] - {"", "errors"}, name
+        above.add(name)
+    assert above == set(MAY_IMPORT)
+
+
 @pytest.mark.parametrize("name", ["data-flow.svg", "processes.svg"])
 def test_diagrams_are_up_to_date(name: str) -> None:
     diagrams = runpy.run_path(str(ROOT / "scripts/diagrams.py"))["DIAGRAMS"]
