@@ -14,9 +14,10 @@ $(VENV)/.run: requirements.lock pyproject.toml scripts/install.py
 	$(PYTHON) scripts/install.py $(VENV) -r requirements.lock --editable .
 	touch $@
 
-# The rest: training, exporting, testing, checking, documenting.
+# The rest: training, exporting, testing, checking, documenting. Tests start Python hundreds of
+# times: compile all packages here if Python itself is told not to save what it compiles.
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
-	$(PYTHON) scripts/install.py $(VENV) -r requirements-dev.lock
+	$(if $(PYTHONDONTWRITEBYTECODE),UV_COMPILE_BYTECODE=1) $(PYTHON) scripts/install.py $(VENV) -r requirements-dev.lock
 	touch $@
 
 setup: $(VENV)/.dev

@@ -43,8 +43,6 @@ def uv_environment(listing: str, environment: Mapping[str, str]) -> dict[str, st
     """The environment with pip's settings added for uv; a variable that is already set stays."""
     # As pip does: the best version of all indexes, not the first index that has the package.
     found = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
-    if environment.get("PYTHONDONTWRITEBYTECODE"):  # else Python compiles what is imported
-        found["UV_COMPILE_BYTECODE"] = "1"
     for name, values in pip_settings(listing).items():
         if name in VARIABLES:
             variable, separator = VARIABLES[name]

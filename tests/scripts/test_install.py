@@ -44,11 +44,6 @@ def test_a_variable_that_is_set_wins_over_pip(script: ModuleType) -> None:
     assert made["UV_FIND_LINKS"] == "/mine"
 
 
-def test_bytecode_is_compiled_where_python_would_not_write_it(script: ModuleType) -> None:
-    assert "UV_COMPILE_BYTECODE" not in script.uv_environment("", {})
-    assert script.uv_environment("", {"PYTHONDONTWRITEBYTECODE": "1"})["UV_COMPILE_BYTECODE"] == "1"
-
-
 @pytest.mark.parametrize(("failing", "installers"), [("", ["uv"]), ("uv", ["uv", "pip"])])
 def test_pip_installs_where_uv_fails(
     script: ModuleType,
