@@ -1,4 +1,4 @@
-"""What is done to the server while clients ask: one function for each act."""
+"""What happens to the server while clients send requests: one function per act."""
 
 import contextlib
 import itertools
@@ -27,14 +27,14 @@ def reload(server: Running) -> None:
 
 
 def upgrade(server: Running) -> None:
-    """A new binary, and the old one goes."""
+    """Starts a new binary and stops the old one."""
     old, _ = _start_new_binary(server)
     os.kill(old, signal.SIGQUIT)
     until(lambda: not Path(f"/proc/{old}").exists(), 60)
 
 
 def rollback(server: Running) -> None:
-    """A new binary, and the old one comes back."""
+    """Starts a new binary and returns to the old one."""
     old, new = _start_new_binary(server)
     os.kill(old, signal.SIGHUP)
     until(lambda: any(c["state"] == "ready" for c in server.children("worker", old)), 60)
@@ -55,7 +55,7 @@ def _start_new_binary(server: Running) -> tuple[int, int]:
 
 
 def runner(server: Running) -> None:
-    """KILL, and wait for the next one."""
+    """Kills a runner and waits for its respawn."""
     old = server.runner_pid()
     with contextlib.suppress(ProcessLookupError):
         os.kill(old, signal.SIGKILL)
@@ -64,7 +64,7 @@ def runner(server: Running) -> None:
 
 
 def worker(server: Running) -> None:
-    """KILL: its clients see their connections break."""
+    """Kills a worker, which breaks the connections of its clients."""
     count = len(server.pids())
     old = random.choice(server.pids())
     os.kill(old, signal.SIGKILL)
@@ -73,7 +73,7 @@ def worker(server: Running) -> None:
 
 
 def broken(server: Running) -> None:
-    """A deployment that cannot work, each in its own way."""
+    """An invalid deployment, of a different kind each time."""
     how, good, before = next(BROKEN), server.file.read_text(), _times_refused(server)
     if how == "syntax":
         server.file.write_text("listen: [")
@@ -91,7 +91,7 @@ def _times_refused(server: Running) -> int:
 
 
 def rotate(server: Running) -> None:
-    """Renames the logs and asks for new ones."""
+    """Renames the logs and reopens them."""
     access = Path(server.settings["access_log"])
     for log in (server.log_file, access):
         log.rename(f"{log}.{time.time_ns()}")
@@ -100,7 +100,7 @@ def rotate(server: Running) -> None:
 
 
 def disk(server: Running) -> None:
-    """From now on the error log is full; the journal lies elsewhere."""
+    """Makes all further writes to the error log fail; the access log is not affected."""
     if not server.log_file.is_symlink():
         server.log_file.unlink(missing_ok=True)
         server.log_file.symlink_to("/dev/full")
@@ -109,13 +109,13 @@ def disk(server: Running) -> None:
 
 
 def busy(server: Running) -> None:
-    """A busy loop of low priority beside the server: what `stall` is compared with."""
+    """A busy loop of low priority beside the server, for comparison with `stall`."""
     loop = f"import os, time\nos.nice(10)\nend = time.time() + {BUSY_SECONDS}\n"
     subprocess.run([sys.executable, "-c", f"{loop}while time.time() < end: pass"], check=True)
 
 
 def stall(server: Running) -> None:
-    """A reload whose model computes while it loads."""
+    """A reload of a model that computes while it loads."""
     write_bundle(server.folder / "bundles", "echo", load_spin=BUSY_SECONDS)
     server.reload()
     write_bundle(server.folder / "bundles", "echo")

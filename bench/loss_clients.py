@@ -1,7 +1,7 @@
-"""Raw-socket clients that never retry, and what became of each of their requests.
+"""Clients on plain sockets that never retry, and the outcome of each of their requests.
 
-Half of them keep their connection, some with think time; the others open one for each request.
-They run in processes of their own, so that one client's work does not look like another's delay.
+Half of them keep their connection, some with think time; the others open one per request. They run
+in separate processes, so that the work of one client does not count as the delay of another.
 """
 
 import json
@@ -26,7 +26,7 @@ THINK = (0.0, 0.0, 0.005, 0.05)  # seconds between two requests of a keep-alive 
 
 @dataclass
 class Outcome:
-    """What happened to the requests that began in one phase. Times in seconds."""
+    """The outcomes of the requests that began in one phase. Times in seconds."""
 
     answered: int = 0
     failed: Counter[str] = field(default_factory=Counter)  # why -> how often
@@ -43,7 +43,7 @@ class Outcome:
 
 
 class Clients:
-    """`count` clients of `port`; `begin(phase)` says under which name their requests count."""
+    """`count` clients of `port`. `begin(phase)` names the phase of the next requests."""
 
     def __init__(self, port: int, count: int, *, echoes: bool = True) -> None:
         self.phases: list[str] = ["start"]
@@ -65,17 +65,17 @@ class Clients:
             process.start()
 
     def begin(self, phase: str) -> None:
-        """Requests from now on count under this name."""
+        """Counts all further requests under this name."""
         self.phases.append(phase)
         self._phase.value = len(self.phases) - 1
 
     @property
     def asked(self) -> int:
-        """Requests so far, of all phases."""
+        """Number of requests so far, in all phases."""
         return int(self._asked.value)
 
     def stop(self) -> None:
-        """Ends all clients and collects what they counted."""
+        """Stops all clients and collects their outcomes."""
         self._over.set()
         for _ in self._processes:
             for number, outcome in self._results.get().items():
@@ -85,7 +85,7 @@ class Clients:
 
 
 def run_clients(port: int, numbers: range, echoes: bool, shared: tuple[Any, ...]) -> None:
-    """One process of clients, a thread for each."""
+    """One process of clients, each in a thread."""
     phase, asked, over, results = shared
     clients = [Client(port, number, echoes) for number in numbers]
     threads = [threading.Thread(target=one.run, args=(phase, over)) for one in clients]
@@ -107,7 +107,7 @@ def run_clients(port: int, numbers: range, echoes: bool, shared: tuple[Any, ...]
 
 
 class Client:
-    """One connection, or one after another."""
+    """A client with one connection, or one per request."""
 
     def __init__(self, port: int, number: int, echoes: bool) -> None:
         self.port, self.number, self.echoes = port, number, echoes
@@ -133,7 +133,7 @@ class Client:
         self._close()
 
     def _drop_if_closed(self) -> None:
-        """A client that finds its idle connection closed opens another: nothing was sent yet."""
+        """Drops an idle connection that the server has closed; no request was sent on it."""
         if self.connection and select.select([self.connection], [], [], 0)[0]:
             self._close()
 
@@ -143,7 +143,7 @@ class Client:
             self.connection = None
 
     def _ask(self, name: str, value: float) -> str:
-        """ "" or why there was no good answer."""
+        """Sends a request; the reason of a failure, or ""."""
         body = infer_body([value])
         close = "" if self.keep_alive else "Connection: close\r\n"
         head = (
@@ -186,5 +186,5 @@ class Client:
 
 
 def echoed(body: bytes) -> Any:
-    """The values that came back."""
+    """The values in the answer."""
     return next(o["data"] for o in json.loads(body)["outputs"] if o["name"] == "y")

@@ -1,4 +1,4 @@
-"""gunicorn, uvicorn and nginx behind the same clients, for the acts that they know."""
+"""gunicorn, uvicorn and nginx with the same clients, for the acts that they support."""
 
 import os
 import random
@@ -60,7 +60,7 @@ http {{
 
 
 class Peer:
-    """Another server, with two workers. It looks like `Running` to the bench."""
+    """Another server with two workers, with the interface of `Running`."""
 
     def __init__(self, name: str, folder: Path, python: str) -> None:
         self.name, self.folder, self.port = name, folder, free_port()
@@ -77,7 +77,7 @@ class Peer:
 
     @property
     def echoes(self) -> bool:
-        """Whether answers repeat the values; nginx only tells that it was asked."""
+        """Whether answers repeat the values; nginx returns a constant."""
         return self.name != "nginx"
 
     def start(self) -> None:
@@ -90,7 +90,7 @@ class Peer:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def workers(self) -> list[int]:
-        """uvicorn's children are workers and one process that tracks shared memory."""
+        """Process ids of the workers; uvicorn has one more child, which tracks shared memory."""
         found = []
         for child in psutil.Process(self.process.pid).children():
             with suppress(psutil.NoSuchProcess):  # a zombie is one, too
@@ -99,7 +99,7 @@ class Peer:
         return found
 
     def act(self, name: str) -> None:
-        """HUP or a killed worker, and a moment for what follows."""
+        """Sends HUP or kills a worker, and waits until it has been replaced."""
         before = self.workers()
         if name == "reload":
             self.process.send_signal(signal.SIGHUP)

@@ -1,10 +1,10 @@
-"""What worker and runner cost: a no-op model against bare uvicorn and LitServe, in the same run.
+"""The overhead of worker and runner: a no-op model, compared with bare uvicorn and LitServe.
 
-Parts, each against its peer in the same run:
-  noop    median latency of one keep-alive client, answers a second to many; rounds in turn
-  digits  detr-digits served, against calling its Predictor in a loop; one compute thread each
-  start   respawn of a worker and of a runner; READY of a runner with 400 MB of weights
-  memory  PSS of all processes with four runners of one 384 MiB model, against one runner
+Parts, each measured with its peer in the same run:
+  noop    median latency of one keep-alive client, answers per second of many, in alternation
+  digits  detr-digits served, compared with its Predictor in a loop; one compute thread each
+  start   time to respawn a worker, a runner, and a runner with 400 MB of weights
+  memory  PSS of all processes with four runners of one 384 MiB model, compared with one runner
 
     python bench/serve.py [--parts noop,digits] [--seconds 3] [--litserve /path/to/python]
 """
@@ -67,7 +67,7 @@ def post(path: str, body: bytes, kind: str = "application/json") -> bytes:
 def one_client(
     port: int, message: bytes, seconds: float, times: "multiprocessing.Queue[list[float]]"
 ) -> None:
-    """Asks for `seconds`; puts the latencies into the queue."""
+    """Sends requests for `seconds`; puts the latencies into the queue."""
     found = []
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -81,7 +81,7 @@ def one_client(
 
 
 def measure(port: int, message: bytes, clients: int, seconds: float) -> tuple[float, float]:
-    """(median latency in ms, answers per second), each client a process of its own."""
+    """(median latency in ms, answers per second). Each client is a process."""
     times: multiprocessing.Queue[list[float]] = multiprocessing.Queue()
     processes = [
         multiprocessing.Process(target=one_client, args=(port, message, seconds, times))
@@ -97,7 +97,7 @@ def measure(port: int, message: bytes, clients: int, seconds: float) -> tuple[fl
 
 @contextmanager
 def peer(folder: Path, name: str, source: str, command: list[str]) -> Iterator[int]:
-    """A peer's server in a process of its own; its port."""
+    """Starts a peer's server; its port."""
     (folder / f"{name}.py").write_text(source)
     port = free_port()
     filled = [part.format(port=port) for part in command]
@@ -127,7 +127,7 @@ def cupola(folder: Path, **settings: object) -> Iterator[Running]:
 
 
 def noop(options: argparse.Namespace, folder: Path) -> None:
-    """All servers stay up; each round asks one after the other."""
+    """All servers keep running; each round measures them one after the other."""
     message = infer_body([1.0]).encode()
     with ExitStack() as stack:
         bundle = write_bundle(folder / "bundles", "noop", task="noop")
@@ -177,7 +177,7 @@ def example_image(bundle: Path) -> bytes:
 
 
 def digits(options: argparse.Namespace, folder: Path) -> None:
-    """The recorded image, again and again: in a loop in this process, and through the server."""
+    """The recorded image, repeatedly: in a loop in this process, and through the server."""
     import torch
 
     from cupola.bundles import Bundle
@@ -211,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", default="noop,digits,start,memory")
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--litserve", help="the python of an environment that has LitServe")
+    parser.add_argument("--litserve", help="Python of an environment with LitServe")
     options = parser.parse_args()
     parts = {"noop": noop, "digits": digits, "start": start, "memory": memory}
     for name in options.parts.split(","):

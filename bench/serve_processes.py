@@ -1,7 +1,6 @@
-"""What the server's processes need: time to be there again, and memory.
+"""Time to respawn the server's processes, and their memory.
 
-The model is an AFNO of 420 MB whose weights nobody trained: loading and sharing do not care.
-Run by bench/serve.py.
+The model is an untrained AFNO of 420 MB. Run by bench/serve.py.
 """
 
 import argparse
@@ -20,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "serve"))
 from serve_harness import Running, until
 
 TIMES = 5
-DEPTH = 11  # makes about 420 MB of float32, a little more than the aims speak of
+DEPTH = 11  # about 420 MB of float32, slightly more than the aims assume
 
 
 def big_bundle(folder: Path) -> Path:
-    """A forecast bundle with large weights and little to compute."""
+    """A forecast bundle with large weights and little computation."""
     import torch
 
     import cupola
@@ -58,7 +57,7 @@ def field_request() -> str:
 
 
 def killed(server: Running, role: str) -> float:
-    """Milliseconds from KILL until that process is ready again."""
+    """Milliseconds from KILL until the process has been respawned."""
     if role == "worker":
         old = server.pids()[0]
         began = time.perf_counter()
@@ -73,13 +72,13 @@ def killed(server: Running, role: str) -> float:
 
 
 def start(options: argparse.Namespace, folder: Path) -> None:
-    """Workers of a no-op model; runners of the big one, by what the zygote's log says."""
+    """Workers of a no-op model, and runners of the large one, by the zygote's log."""
     server = Running(folder / "small", min_uptime=0.01)
     server.start()
     try:
         server.wait_ready(60)
         workers = [killed(server, "worker") for _ in range(TIMES)]
-        print(f"worker there again: median {statistics.median(workers):.0f} ms (aim <= 60)")
+        print(f"worker respawned: median {statistics.median(workers):.0f} ms (aim <= 60)")
     finally:
         server.stop()
     bundle = big_bundle(folder)
@@ -91,20 +90,20 @@ def start(options: argparse.Namespace, folder: Path) -> None:
             killed(server, "runner")
         ready = [int(ms) for ms in re.findall(r"is ready after (\d+) ms", server.log())]
         print(f"runner with 420 MB ready: first {ready[0]} ms, "
-              f"again: median {statistics.median(ready[1:]):.0f} ms (aim <= 300)")  # fmt: skip
+              f"respawned: median {statistics.median(ready[1:]):.0f} ms (aim <= 300)")  # fmt: skip
     finally:
         server.stop()
 
 
 def family_pss(pid: int) -> float:
-    """MB of all processes of a server; shared pages are counted once."""
+    """Memory of all processes of a server in MB; shared pages are counted once."""
     master = psutil.Process(pid)
     members = [master, *master.children(recursive=True)]
     return sum(member.memory_full_info().pss for member in members) / 1e6
 
 
 def memory(options: argparse.Namespace, folder: Path) -> None:
-    """PSS after ten requests to each runner."""
+    """PSS after ten requests per runner."""
     bundle = big_bundle(folder)
     found = {}
     for runners in (1, 4):
@@ -122,7 +121,7 @@ def memory(options: argparse.Namespace, folder: Path) -> None:
 
 
 def ask_each_runner(server: Running, runners: int) -> None:
-    """Ten requests for each runner, as many at a time as there are: the least loaded gets one."""
+    """Ten requests per runner, with one in flight per runner."""
     from concurrent.futures import ThreadPoolExecutor
 
     def ask(_: int) -> int:

@@ -1,9 +1,9 @@
 """Counts lost requests while the server is reloaded, upgraded, rolled back, killed and misdeployed.
 
-Clients that never retry ask all the time; every request has an id, checked in its answer and
-against the server's own access log. A request is lost if its answer does not come whole; with 0 of
-n lost, the true rate is below 3/n with 95 % confidence. Acts can be run one by one; `--record`
-keeps what each run found, and `--sum` prints all of them together.
+Clients that never retry send requests continuously. Every request has an id, which is checked in
+its answer and against the server's access log. A request is lost if its answer is not complete;
+with 0 of n lost, the true rate is below 3/n with 95 % confidence. Acts can be run one by one:
+`--record` saves the results of each run, and `--sum` prints them together.
 
     python bench/server_loss.py [--acts reload:25,upgrade:5] [--requests 20000] [--record FILE]
     python bench/server_loss.py --peer gunicorn --python /path/to/python --acts reload:6
@@ -31,7 +31,7 @@ DEFAULT = "calm,reload:4,upgrade:2,rollback:2,runner:4,worker:2,broken:6,rotate:
 
 
 def start_server(folder: Path) -> Running:
-    """Two workers, one no-op runner, as a daemon, with a JSON access log as the journal."""
+    """Starts two workers and one no-op runner, as a daemon, with a JSON access log."""
     server = Running(
         folder,
         workers=2,
@@ -50,7 +50,7 @@ def start_server(folder: Path) -> Running:
 
 
 def journal(folder: Path) -> Counter[str]:
-    """Ids that the server says it answered with 200."""
+    """Ids of the requests answered with 200, from the access logs."""
     found: Counter[str] = Counter()
     for file in folder.glob("access.log*"):
         for line in file.read_text().splitlines():
@@ -63,10 +63,10 @@ def journal(folder: Path) -> Counter[str]:
 def perform(
     server: Running | Peer, clients: Clients, name: str, times: int, requests: int, end: float
 ) -> int:
-    """The act so often, and until so many requests were sent; how often it was."""
+    """Performs the act `times` times, or until `requests` were sent; returns how often."""
     done, goal = 0, clients.asked + requests
     clients.begin(name)
-    time.sleep(0.5)  # what the act meets began in this phase
+    time.sleep(0.5)  # so that requests in flight during the act belong to this phase
     while (done < times or clients.asked < goal) and time.monotonic() < end:
         if isinstance(server, Peer):
             server.act(name)
@@ -74,12 +74,12 @@ def perform(
             ACTS[name](server)
         done += 1
     clients.begin("between")
-    time.sleep(1.0)  # what began in this phase ends in it
+    time.sleep(1.0)  # so that they also end in it
     return done
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
-    """Each act in its turn; what is to be recorded."""
+    """Performs all acts; the results to record."""
     if options.peer:
         server: Running | Peer = Peer(options.peer, folder, options.python)
         server.start()
@@ -132,7 +132,7 @@ def report(found: dict[str, object]) -> None:
 
 
 def summed(file: Path) -> dict[str, object]:
-    """All runs of a record as one; the percentiles are those of the worst run."""
+    """All runs of a record added up; the percentiles are those of the worst run."""
     times: Counter[str] = Counter()
     phases: dict[str, dict[str, object]] = {}
     twice = 0
@@ -155,11 +155,11 @@ def main() -> None:
     parser.add_argument("--acts", default=DEFAULT, help=f"of {', '.join(ACTS)}; NAME:TIMES")
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=280.0, help="no act begins after that")
-    parser.add_argument("--record", type=Path, help="appends a line of JSON to this file")
-    parser.add_argument("--sum", type=Path, help="only prints a record's runs together")
+    parser.add_argument("--seconds", type=float, default=280.0, help="no act starts after that")
+    parser.add_argument("--record", type=Path, help="append a line of JSON to this file")
+    parser.add_argument("--sum", type=Path, help="only print the sum of a record's runs")
     parser.add_argument("--peer", choices=("gunicorn", "uvicorn", "nginx"))
-    parser.add_argument("--python", default=sys.executable, help="of the peer")
+    parser.add_argument("--python", default=sys.executable, help="Python of the peer")
     parser.add_argument("--soak", type=float, metavar="MINUTES")
     options = parser.parse_args()
     if options.peer and not {a.partition(":")[0] for a in options.acts.split(",")} <= {*PEER_ACTS}:

@@ -1,7 +1,7 @@
-"""Mixed load and faults for minutes: nothing may grow. Run by bench/server_loss.py --soak.
+"""Mixed load and faults for minutes, without growth. Run by bench/server_loss.py --soak.
 
-In the first third everything happens, new generations and new binaries too. From then on the same
-master, zygote and workers live through the other faults, so that what they leak can be seen.
+The first third includes reloads and upgrades. After it, the same master, zygote and workers run
+through the other faults, so that their leaks become visible.
 """
 
 import itertools
@@ -24,17 +24,17 @@ from loss_clients import Clients
 ALL = ("calm", "reload", "runner", "calm", "worker", "rotate", "broken", "upgrade")
 LASTING = ("calm", "runner", "calm", "rotate", "broken")
 EVERY = 10.0  # seconds between two rows
-GROWTH = 1.1  # the last third may use so much of what the second third used
+GROWTH = 1.1  # maximum ratio of the last third over the second
 
 
 @dataclass
 class Row:
-    """What the server uses at one moment."""
+    """The resources of the server at one moment."""
 
     memory: float  # MB, PSS of all processes
     descriptors: int
     processes: int
-    segments: int  # files in the runtime folder, which lies in shared memory
+    segments: int  # files in the runtime folder, in shared memory
     megabytes: float  # and their size
 
 
@@ -53,7 +53,7 @@ def look(server: Running) -> Row:
 
 
 def hostile(server: Running) -> None:
-    """What a bad client does: half requests, lies about lengths, large bodies, early goodbyes."""
+    """A misbehaving client: partial requests, false lengths, large bodies, early disconnects."""
     with suppress(OSError), server.raw() as client:
         client.sendall(b"POST /v2/models/echo/infer HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
     with suppress(OSError), server.raw() as client:
@@ -69,7 +69,7 @@ def hostile(server: Running) -> None:
 
 
 def soak(server: Running, minutes: float, connections: int) -> int:
-    """Prints a row now and then; exit code 1 if something grew from the second third on."""
+    """Prints a row at intervals; exit code 1 if the last third uses more than the second."""
     clients = Clients(server.port, connections)
     rows: list[Row] = []
     clients.start()
@@ -83,7 +83,7 @@ def soak(server: Running, minutes: float, connections: int) -> int:
             ACTS[faults[number % len(faults)]](server)
             hostile(server)
             if now >= due:
-                time.sleep(1.5)  # a drained generation has gone by then
+                time.sleep(1.5)  # until a drained generation has exited
                 rows.append(look(server))
                 print(line((now - began) / 60, rows[-1]), flush=True)
                 due = time.monotonic() + EVERY
@@ -108,7 +108,7 @@ def line(minute: float, row: Row) -> str:
 
 
 def grew(rows: list[Row]) -> bool:
-    """Compares the medians of the last two thirds, number by number."""
+    """Compares the medians of the last two thirds."""
     third = max(1, len(rows) // 3)
     bad = False
     for field in Row.__dataclass_fields__:

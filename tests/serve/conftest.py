@@ -1,4 +1,4 @@
-"""Fixtures: real servers in real processes, with settings that make waiting short."""
+"""Fixtures: servers in real processes, with settings that keep waits short."""
 
 import functools
 import signal
@@ -13,7 +13,7 @@ from serve_harness import Running, write_bundle
 
 @pytest.fixture(autouse=True)
 def ignore_sigio() -> Iterator[None]:
-    """Channels made in this process would end it: only a master takes SIGIO."""
+    """Channels made in this process would kill it by SIGIO, which only a master handles."""
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)
     yield
     signal.signal(signal.SIGIO, before)
@@ -21,7 +21,7 @@ def ignore_sigio() -> Iterator[None]:
 
 @pytest.fixture
 def short_folder() -> Iterator[str]:
-    """A folder whose name leaves room for a unix socket's, of 107 bytes in all."""
+    """A folder with a short path, since the path of a unix socket has at most 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="cupola-", dir="/dev/shm") as folder:
         yield folder
 
@@ -47,7 +47,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One server for all tests of a file: echo in two versions, and a speaker."""
+    """One server for all tests of a file: two versions of echo, and a speaker."""
     folder = tmp_path_factory.mktemp("shared")
     make = functools.partial(write_bundle, folder / "bundles")
     bundles = [

@@ -1,4 +1,4 @@
-"""A server under test: its folder, its processes, and a small client that never retries."""
+"""A server under test: its folder, its processes, and a client that never retries."""
 
 import http.client
 import json
@@ -40,7 +40,7 @@ def free_port() -> int:
 
 
 def until(condition: Callable[[], Any], seconds: float = 15.0, what: str = "") -> Any:
-    """Waits for something to become true; its value."""
+    """Waits until `condition()` is true; returns its value."""
     end = time.monotonic() + seconds
     while True:
         value = condition()
@@ -51,7 +51,7 @@ def until(condition: Callable[[], Any], seconds: float = 15.0, what: str = "") -
 
 
 class Running:
-    """One server; `settings` are those of the file, changed by `configure`."""
+    """One server. `settings` is the content of its settings file."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ class Running:
         )
 
     def stop(self) -> None:
-        """Ends everything that this server started."""
+        """Kills all processes of this server."""
         pids = {self.process.pid} if self.process else set()
         for file in (self.pid_file, Path(f"{self.pid_file}.oldbin")):
             with suppress(OSError, ValueError):
@@ -123,7 +123,7 @@ class Running:
             shutil.rmtree(self.runtime, ignore_errors=True)
 
     def processes(self) -> list[psutil.Process]:
-        """Everything that was started with this server's settings and lives."""
+        """All running processes that were started with this settings file."""
         found = []
         for process in psutil.process_iter(["cmdline", "status"]):
             dead = process.info["status"] == psutil.STATUS_ZOMBIE
@@ -131,7 +131,7 @@ class Running:
                 found.append(process)
         return found
 
-    # ---- what it is doing
+    # ---- state
 
     @property
     def pid(self) -> int:
@@ -182,13 +182,13 @@ class Running:
         ready = until(lambda: [r for r in self.runners() if r["state"] == "ready" and r["pids"]])
         return int(ready[0]["pids"][0])
 
-    # ---- what it is told
+    # ---- signals
 
     def signal(self, number: signal.Signals, pid: int | None = None) -> None:
         os.kill(pid or self.pid, number)
 
     def reload(self) -> int:
-        """HUP, and wait for the next generation; its number."""
+        """Sends HUP and waits for the next generation; its number."""
         before = self.status()["generation"]
         self.signal(signal.SIGHUP)
         until(lambda: self.status().get("generation", 0) > before, what=f"a reload: {self.log()}")
@@ -198,7 +198,7 @@ class Running:
         assert self.process is not None
         return self.process.wait(seconds)
 
-    # ---- what it is asked
+    # ---- requests
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -244,12 +244,12 @@ def infer_body(x: Any = (1.0,), **do: Any) -> str:
 
 
 def output(answer: dict[str, Any], name: str) -> Any:
-    """One output's data."""
+    """The data of one output."""
     return next(entry["data"] for entry in answer["outputs"] if entry["name"] == name)
 
 
 def read_answer(client: socket.socket) -> tuple[int, bytes, bytes]:
-    """One answer from a raw socket: status, head, body; status 0 if it was cut."""
+    """Reads an answer from a socket: status, head, body; status 0 if it was truncated."""
     data = b""
     while b"\r\n\r\n" not in data:
         more = client.recv(65536)
@@ -267,7 +267,7 @@ def read_answer(client: socket.socket) -> tuple[int, bytes, bytes]:
 
 
 def request_bytes(body: str, path: str = "/v2/models/echo/infer", extra: str = "") -> bytes:
-    """A POST for a raw socket."""
+    """A POST request as bytes."""
     return (
         f"POST {path} HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n{extra}\r\n{body}"
     ).encode()

@@ -1,4 +1,4 @@
-"""Predictors for tests: they need no torch, and misbehave on demand."""
+"""Predictors for tests, without torch, that misbehave on demand."""
 
 import io
 import os
@@ -17,7 +17,7 @@ from cupola.runtime.tasks import Task
 
 
 class Echo(Predictor):
-    """Answers x + offset; `text` comes back as it is. `do` makes it sleep, die, hang or fail."""
+    """Returns x + offset, and `text` unchanged. `do` makes it sleep, spin, die or fail."""
 
     task = "echo"
     max_batch = 8
@@ -81,7 +81,7 @@ class Echo(Predictor):
 
 
 def act(what: str | None, seconds: float) -> None:
-    """Misbehaves."""
+    """Sleeps, spins, dies or fails."""
     match what:
         case "sleep":
             time.sleep(seconds)
@@ -96,7 +96,7 @@ def act(what: str | None, seconds: float) -> None:
 
 
 class Noop(Predictor):
-    """Gives back what it gets: all that is left is the server's own work."""
+    """Returns its input, so that only the server's own work is measured."""
 
     task = "noop"
 
@@ -123,7 +123,7 @@ class Noop(Predictor):
 
 
 class Speaker(Predictor):
-    """A language model that says word after word: w0 w1 w2 ..."""
+    """A language model that generates w0 w1 w2 ..."""
 
     task = "language"
 
@@ -156,7 +156,7 @@ class Speaker(Predictor):
 
 
 class WordEngine:
-    """Says `max_tokens` words; dies once at word N if the prompt is "die N"."""
+    """Generates `max_tokens` words; dies once at word N if the prompt is "die N FILE"."""
 
     def __init__(self, pause: float) -> None:
         self.pause = pause
@@ -196,7 +196,7 @@ class WordEngine:
 
 
 class Finder(Predictor):
-    """A detector without a model: finds the box of all pixels that are pure white."""
+    """A detector without a model: finds the bounding box of the white pixels."""
 
     task = "detection"
 

@@ -1,4 +1,4 @@
-"""HTTP and hostile clients: none crashes a process, none starves the others."""
+"""HTTP and hostile clients: none can crash a process or starve other clients."""
 
 import gzip
 import json
@@ -77,7 +77,7 @@ def test_a_chunked_body_over_the_limit(strict) -> None:
             for _ in range(60):
                 client.sendall(b"20000\r\n" + b"x" * 0x20000 + b"\r\n")
         except OSError:
-            return  # refused while we were still sending
+            return  # refused while the body was being sent
         assert read_answer(client)[0] in (0, 413)
 
 
@@ -112,7 +112,7 @@ def test_malformed_binary_headers(strict) -> None:
     assert status == 400 and b"needs" in body
 
 
-def test_nan_is_no_json_and_travels_in_binary_form(strict) -> None:
+def test_nan_is_invalid_in_json_but_accepted_in_binary_form(strict) -> None:
     text = infer_body([0.5]).replace("0.5", "NaN")
     assert strict.ask("POST", "/v2/models/echo/infer", text)[0] == 400
     head = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [2],
@@ -125,7 +125,7 @@ def test_nan_is_no_json_and_travels_in_binary_form(strict) -> None:
 
 
 @pytest.mark.parametrize("size", [100, 3_000_000])
-def test_a_body_that_ends_early_leaves_nothing_behind(strict, size: int) -> None:
+def test_a_truncated_body_leaves_no_files_behind(strict, size: int) -> None:
     with strict.raw() as client:
         head = f"POST /v2/models/echo/infer HTTP/1.1\r\nContent-Length: {size}\r\n\r\n"
         client.sendall(head.encode() + b"x" * (size // 2))
@@ -150,7 +150,7 @@ def test_five_thousand_connections(serve) -> None:
     assert server.infer()[0] == 200
 
 
-def test_slowloris_is_cut_and_starves_nobody(strict) -> None:
+def test_slow_headers_time_out_and_do_not_starve_other_clients(strict) -> None:
     slow = [strict.raw() for _ in range(100)]  # more than the worker may hold
     for client in slow:
         client.sendall(b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: ")
@@ -171,7 +171,7 @@ def test_slowloris_is_cut_and_starves_nobody(strict) -> None:
         client.close()
 
 
-def test_a_client_that_reads_nothing_does_not_block_others(strict) -> None:
+def test_a_client_that_does_not_read_does_not_block_others(strict) -> None:
     with strict.raw() as lazy:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         lazy.sendall(request_bytes(infer_body([0.5] * 100_000)))

@@ -1,4 +1,4 @@
-"""The nginx process model: children, respawning and the channel (statements 8 to 11)."""
+"""nginx's process model: children, respawning and the channel (statements 8 to 11)."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from cupola.serve.master.children import ChildKind, ChildTable
 pytestmark = pytest.mark.processes
 
 
-def test_nginx_08_death_by_a_signal_respawns_into_the_same_slot(serve) -> None:
+def test_nginx_08_a_child_killed_by_a_signal_is_respawned_in_its_slot(serve) -> None:
     server = serve()
     before = server.children()[0]
     os.kill(before["pid"], signal.SIGKILL)
@@ -37,7 +37,7 @@ def test_nginx_08_exit_code_2_is_fatal(serve) -> None:
     until(lambda: server.pids() == before)
 
 
-def test_nginx_08_a_child_that_dies_young_waits_longer_each_time(serve, tmp_path) -> None:
+def test_nginx_08_the_respawn_delay_doubles_for_early_exits(serve, tmp_path) -> None:
     server = serve(respawn_delay=0.2)
     bundle = tmp_path / "server0/bundles/echo"
     write_bundle(bundle.parent, "echo", start="exit")
@@ -57,7 +57,7 @@ def test_nginx_09_kinds() -> None:
     assert ChildKind.JUST_SPAWN.just_spawned and ChildKind.JUST_RESPAWN.just_spawned
 
 
-def test_nginx_09_detached_is_never_signalled() -> None:
+def test_nginx_09_a_detached_child_is_never_signaled() -> None:
     parent_pipe = os.pipe()
     table = ChildTable(parent_pipe)
     child = table.add("new binary", 0, 0, lambda *_: time.sleep(60), ChildKind.DETACHED)
@@ -72,7 +72,7 @@ def test_nginx_09_detached_is_never_signalled() -> None:
         os.close(end)
 
 
-def test_nginx_10_channel_carries_commands_and_descriptors() -> None:
+def test_nginx_10_a_channel_carries_commands_and_descriptors() -> None:
     ours, theirs = Channel.pair()
     assert not ours.socket.getblocking() and not os.get_inheritable(ours.socket.fileno())
     with socket.socket() as passed:
@@ -88,7 +88,7 @@ def test_nginx_10_channel_carries_commands_and_descriptors() -> None:
     theirs.close()
 
 
-def test_nginx_10_a_write_that_fails_falls_back_to_kill() -> None:
+def test_nginx_10_a_failed_write_falls_back_to_kill() -> None:
     ours, theirs = Channel.pair()
     while ours.send(ChannelMessage(Command.REOPEN)):
         pass
@@ -107,7 +107,7 @@ def test_nginx_10_a_write_that_fails_falls_back_to_kill() -> None:
     theirs.close()
 
 
-def test_nginx_10_workers_know_each_others_channels(serve) -> None:
+def test_nginx_10_workers_receive_each_others_channels(serve) -> None:
     server = serve(workers=2)
 
     def sockets(pid: int) -> int:

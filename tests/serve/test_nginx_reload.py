@@ -1,4 +1,4 @@
-"""The nginx process model: reload (statements 12 to 15), and what a broken deployment does."""
+"""nginx's process model: reload and invalid deployments (statements 12 to 15)."""
 
 import signal
 import socket
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.processes
 
 
 @pytest.mark.parametrize("act", ["syntax", "unknown", "missing", "import", "memory", "exit"])
-def test_nginx_12_a_broken_deployment_keeps_the_old_processes(serve, act: str) -> None:
+def test_nginx_12_an_invalid_deployment_keeps_the_old_processes(serve, act: str) -> None:
     server = serve()
     before = (server.pids(), server.pids("zygote"), server.runner_pid())
     if act == "syntax":
@@ -37,7 +37,7 @@ def test_nginx_12_a_broken_deployment_keeps_the_old_processes(serve, act: str) -
     assert server.infer()[0] == 200
 
 
-def test_nginx_12_a_deployment_that_hangs_is_given_up(serve) -> None:
+def test_nginx_12_a_hanging_deployment_is_abandoned(serve) -> None:
     server = serve()
     server.configure(ready_timeout=2.0)
     before = server.pids()
@@ -48,7 +48,7 @@ def test_nginx_12_a_deployment_that_hangs_is_given_up(serve) -> None:
     assert server.infer()[0] == 200
 
 
-def test_nginx_12_a_new_address_that_is_taken_keeps_the_old(serve) -> None:
+def test_nginx_12_an_address_in_use_keeps_the_old_generation(serve) -> None:
     server = serve()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -61,7 +61,7 @@ def test_nginx_12_a_new_address_that_is_taken_keeps_the_old(serve) -> None:
 
 
 def inode(pid: int, port: int) -> set[str]:
-    """The kernel's sockets that listen on a port."""
+    """Inodes of the listening sockets of a port."""
     found = set()
     for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
@@ -70,7 +70,7 @@ def inode(pid: int, port: int) -> set[str]:
     return found
 
 
-def test_nginx_13_a_listener_that_stays_is_the_same_socket(serve) -> None:
+def test_nginx_13_a_kept_address_keeps_its_socket(serve) -> None:
     server = serve()
     second = free_port()
     before = inode(server.pid, server.port)
@@ -97,7 +97,7 @@ def test_nginx_14_the_old_generation_serves_until_the_new_one_is_ready(serve) ->
     until(lambda: not set(before) & set(server.pids()))
 
 
-def test_nginx_14_nothing_is_lost_over_reloads(serve) -> None:
+def test_nginx_14_no_request_is_lost_over_reloads(serve) -> None:
     server = serve(workers=2)
     stop, lost, counts = threading.Event(), [], []
 
@@ -130,7 +130,7 @@ def test_nginx_14_nothing_is_lost_over_reloads(serve) -> None:
     assert not lost and sum(counts) > 100
 
 
-def test_nginx_15_hup_while_a_new_binary_runs_rolls_back(serve) -> None:
+def test_nginx_15_hup_rolls_back_while_a_new_binary_runs(serve) -> None:
     server = serve(daemon=True)
     old = server.pid
     server.signal(signal.SIGUSR2)

@@ -17,7 +17,7 @@ from cupola.serve.settings.settings import Settings
 pytestmark = pytest.mark.processes
 
 
-def test_nginx_01_table_of_the_master() -> None:
+def test_nginx_01_signals_of_the_master() -> None:
     named = {
         "QUIT": "quit", "TERM": "terminate", "INT": "terminate", "HUP": "reconfigure",
         "USR1": "reopen", "USR2": "change_binary", "WINCH": "noaccept", "CHLD": "reap",
@@ -45,14 +45,14 @@ def test_nginx_01_winch_without_daemon_does_nothing(serve) -> None:
     assert server.pids() == before and not server.status()["noaccepting"]
 
 
-def test_nginx_02_table_of_the_worker() -> None:
+def test_nginx_02_signals_of_the_worker() -> None:
     acts = {entry.signal: entry.worker for entry in TABLE}
     assert acts[signal.SIGQUIT] == "quit" and acts[signal.SIGUSR1] == "reopen"
     assert acts[signal.SIGTERM] == acts[signal.SIGINT] == "terminate"
     assert acts[signal.SIGHUP] is acts[signal.SIGUSR2] is acts[signal.SIGIO] is None
 
 
-def test_nginx_02_worker_ignores_hup_usr2_io_and_winch(serve) -> None:
+def test_nginx_02_a_worker_ignores_hup_usr2_io_and_winch(serve) -> None:
     server = serve()
     worker, zygote = server.pids()[0], server.pids("zygote")[0]
     for pid in (worker, zygote):
@@ -64,7 +64,7 @@ def test_nginx_02_worker_ignores_hup_usr2_io_and_winch(serve) -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGQUIT", "SIGTERM"])
-def test_nginx_02_a_worker_that_is_told_to_stop_is_replaced(serve, name: str) -> None:
+def test_nginx_02_a_stopped_worker_is_replaced(serve, name: str) -> None:
     server = serve()
     before = server.pids()
     os.kill(before[0], signal.Signals[name])
@@ -109,7 +109,7 @@ def test_nginx_04_a_second_usr2_is_ignored(serve) -> None:
 
 
 class Recorder(Master):
-    """A master without processes that notes which acts it performs."""
+    """A master without processes that records its actions."""
 
     def __init__(self) -> None:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -132,10 +132,10 @@ def test_nginx_05_order_of_the_flags() -> None:
         "_reap", "_reconfigure", "_restart_workers", "_reopen", "_change_binary", "_noaccept",
     ]  # fmt: skip
     master.flags = {Flag.REAP, Flag.TERMINATE, Flag.QUIT}
-    assert master._turn()  # no child lives: it is time to go
+    assert master._turn()  # no child is running, so the master exits
 
 
-def test_nginx_06_quit_answers_what_is_in_flight(serve) -> None:
+def test_nginx_06_quit_answers_requests_in_flight(serve) -> None:
     server = serve()
     found: list[int] = []
     asking = threading.Thread(target=lambda: found.append(server.infer(do="sleep", s=0.6)[0]))
@@ -159,7 +159,7 @@ def test_nginx_06_quit_closes_the_listeners(serve) -> None:
         assert read_answer(client)[0] == 200
 
 
-def test_nginx_06_noaccept_lets_the_workers_go(serve) -> None:
+def test_nginx_06_noaccept_stops_the_workers(serve) -> None:
     server = serve(daemon=True)
     server.signal(signal.SIGWINCH)
     until(lambda: not server.pids())

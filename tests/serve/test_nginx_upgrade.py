@@ -29,7 +29,7 @@ pytestmark = pytest.mark.processes
 
 
 def upgrade(server) -> tuple[int, int]:
-    """USR2; the old and the new master's process ids, once the new one is ready."""
+    """Sends USR2 and waits; the process ids of the old and the new master."""
     old = server.pid
     server.signal(signal.SIGUSR2)
     until(lambda: server.pid_file.exists() and server.pid != old, what=server.log())
@@ -37,7 +37,7 @@ def upgrade(server) -> tuple[int, int]:
     return old, server.pid
 
 
-def test_nginx_16_upgrade_hands_the_sockets_over(serve) -> None:
+def test_nginx_16_an_upgrade_passes_the_sockets_on(serve) -> None:
     server = serve()
     old, new = upgrade(server)
     assert int(Path(f"{server.pid_file}.oldbin").read_text()) == old
@@ -48,7 +48,7 @@ def test_nginx_16_upgrade_hands_the_sockets_over(serve) -> None:
     assert server.infer()[0] == 200
 
 
-def test_nginx_16_a_new_binary_that_dies_gives_the_name_back(serve) -> None:
+def test_nginx_16_the_pid_file_is_restored_when_the_new_binary_dies(serve) -> None:
     server = serve(daemon=True)
     old = server.pid
     good = server.file.read_text()
@@ -73,7 +73,7 @@ def test_nginx_16_workers_restart_if_the_new_binary_dies_while_noaccepting(serve
     until(lambda: server.infer()[0] == 200)
 
 
-def test_nginx_16_the_variable_names_the_descriptors() -> None:
+def test_nginx_16_the_variable_lists_the_descriptors() -> None:
     listeners = open_listeners([f"127.0.0.1:{free_port()}"], [])
     text, fds = to_environment(listeners)
     assert text == f"{listeners[0].address}={fds[0]}"
@@ -86,7 +86,7 @@ def test_nginx_16_the_variable_names_the_descriptors() -> None:
         listener.close()
 
 
-# What systemd does before it executes a service with a socket unit: descriptor 3, and whose it is.
+# What systemd does before it executes a service with a socket unit.
 SYSTEMD = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -95,7 +95,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def test_nginx_16_a_socket_from_systemd_is_served_reloaded_and_handed_on(tmp_path: Path) -> None:
+def test_nginx_16_a_systemd_socket_is_served_reloaded_and_passed_on(tmp_path: Path) -> None:
     server = Running(tmp_path, listen=["systemd"])
     with socket.create_server(("127.0.0.1", server.port)) as bound:
         fd = bound.fileno()
@@ -124,7 +124,7 @@ def test_nginx_16_the_new_binary_is_detached() -> None:
     assert child.kind is ChildKind.DETACHED and isinstance(sys.orig_argv, list)
 
 
-def test_nginx_17_accept_loses_nothing(serve) -> None:
+def test_nginx_17_an_upgrade_loses_no_request(serve) -> None:
     server = serve(daemon=True)
     stop, bad = threading.Event(), []
 
@@ -171,7 +171,7 @@ def test_nginx_18_reopen_follows_a_rotation(serve, tmp_path: Path) -> None:
     assert '"before"' in (tmp_path / "access.1").read_text()
 
 
-def test_nginx_18_on_failure_the_old_log_stays(serve, tmp_path: Path) -> None:
+def test_nginx_18_on_failure_the_old_log_is_kept(serve, tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
     access = folder / "access.log"

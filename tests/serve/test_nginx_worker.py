@@ -21,7 +21,7 @@ from cupola.serve.settings.settings import granted_cpus
 pytestmark = pytest.mark.processes
 
 
-def test_nginx_20_a_quitting_worker_answers_then_goes(serve) -> None:
+def test_nginx_20_a_quitting_worker_answers_then_exits(serve) -> None:
     server = serve()
     worker = server.pids()[0]
     with server.raw() as busy, server.raw() as idle:
@@ -48,7 +48,7 @@ def test_nginx_21_worker_shutdown_timeout_closes_every_connection(serve) -> None
         assert read_answer(client)[0] == 0
 
 
-def test_nginx_22_an_exiting_worker_says_connection_close(serve) -> None:
+def test_nginx_22_an_exiting_worker_sends_connection_close(serve) -> None:
     server = serve(keepalive_grace=5)
     with server.raw() as client:
         client.sendall(request_bytes(infer_body()))
@@ -95,7 +95,7 @@ def test_nginx_24_daemon(serve) -> None:
         assert os.readlink(f"/proc/{server.pid}/fd/{stream}") == "/dev/null"
 
 
-def test_nginx_25_the_manager_keeps_size_and_age(tmp_path: Path) -> None:
+def test_nginx_25_the_manager_enforces_size_and_age(tmp_path: Path) -> None:
     index = CacheIndex(tmp_path)
     now = time.time()
     for number in range(10):
@@ -168,7 +168,7 @@ def test_nginx_26_check_signal_and_status(serve) -> None:
     server.wait_exit()
 
 
-def test_nginx_27_auto_knows_the_cgroup(tmp_path: Path) -> None:
+def test_nginx_27_auto_reads_the_cgroup(tmp_path: Path) -> None:
     assert granted_cpus(tmp_path) == len(os.sched_getaffinity(0))
     (tmp_path / "cpu.max").write_text("150000 100000\n")
     assert granted_cpus(tmp_path) == 1
@@ -202,7 +202,7 @@ def test_nginx_28_surplus_sockets_are_shared() -> None:
 
 
 @pytest.mark.slow
-def test_nginx_28_shrinking_with_reuseport_loses_nothing(serve) -> None:
+def test_nginx_28_shrinking_with_reuseport_loses_no_request(serve) -> None:
     server = serve(workers=4, reuseport=True)
     stop, bad, sent = threading.Event(), [], [0]
 

@@ -1,4 +1,4 @@
-"""Open Inference Protocol with the real tritonclient, OpenAI's with the real openai client."""
+"""The protocols, with the tritonclient and openai packages as clients."""
 
 import json
 import time
@@ -141,7 +141,7 @@ def test_bad_requests_say_what_is_wrong(shared: Running, document: str, text: st
     assert status == 400 and text in json.loads(body)["error"], body
 
 
-def test_curl_forms(shared: Running, tmp_path) -> None:
+def test_body_formats(shared: Running, tmp_path) -> None:
     np.save(tmp_path / "x.npy", np.arange(3, dtype=np.float32))
     npy = (tmp_path / "x.npy").read_bytes()
     url = f"http://127.0.0.1:{shared.port}/v2/models/echo/versions/1/infer"
@@ -177,7 +177,7 @@ def test_chunked_and_large_bodies(shared: Running) -> None:
     assert not list(spool.iterdir())
 
 
-def test_a_stream_in_events_and_in_lines(shared: Running) -> None:
+def test_a_stream_as_events_and_as_lines(shared: Running) -> None:
     body = {
         "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["say"]}],
         "parameters": {"max_tokens": 3},
@@ -253,5 +253,5 @@ def test_openai_a_broken_stream_continues_without_repeat_or_gap(speaker, shared:
             model="speaker", prompt=f"die 3 {mark}", max_tokens=6, stream=True
         )
     )
-    assert mark.exists()  # the runner did die
+    assert mark.exists()  # the runner has died
     assert "".join(chunk.choices[0].text for chunk in chunks) == "w0 w1 w2 w3 w4 w5 "

@@ -1,4 +1,4 @@
-"""Zygote and runners: deaths, replays, batches, queues, deadlines, cancellation, versions."""
+"""Zygote and runners: crashes, replays, batches, queues, deadlines, cancellation, versions."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from serve_harness import infer_body, output, read_answer, request_bytes, until,
 pytestmark = pytest.mark.processes
 
 
-def test_a_killed_runner_loses_nothing(serve) -> None:
+def test_no_request_is_lost_when_a_runner_is_killed(serve) -> None:
     server = serve(workers=2)
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(server.infer, "echo", [float(n)]) for n in range(40)]
@@ -28,7 +28,7 @@ def test_a_killed_runner_loses_nothing(serve) -> None:
     assert [output(a, "y")[0] for _, a in answers] == [float(n % 40) for n in range(160)]
 
 
-def test_a_request_that_kills_two_runners_is_refused_and_set_aside(serve, tmp_path) -> None:
+def test_a_request_that_crashes_two_runners_is_quarantined(serve, tmp_path) -> None:
     server = serve(quarantine=str(tmp_path / "aside"), batch_delay=0.2)
     with ThreadPoolExecutor(4) as pool:
         killer = pool.submit(server.infer, do="die")
@@ -48,7 +48,7 @@ def test_a_hanging_runner_is_killed_and_its_requests_replayed(serve) -> None:
     assert server.runner_pid() != hung
 
 
-def test_health_tells_when_the_runner_is_hung_or_dead(serve) -> None:
+def test_health_reports_a_hung_or_dead_runner(serve) -> None:
     server = serve(hang_timeout=1.0, respawn_delay=1.0, respawn_delay_max=1.0)
     pid = server.runner_pid()
     write_bundle(server.folder / "bundles", "echo", start="exit")
@@ -60,7 +60,7 @@ def test_health_tells_when_the_runner_is_hung_or_dead(serve) -> None:
     until(lambda: server.get("/v2/health/ready")[0] == 200)
 
 
-def test_a_runner_outlives_the_zygote(serve) -> None:
+def test_a_runner_survives_the_zygote(serve) -> None:
     server = serve()
     runner, zygote = server.runner_pid(), server.pids("zygote")[0]
     os.kill(zygote, signal.SIGKILL)
@@ -88,7 +88,7 @@ def test_a_bad_sample_does_not_spoil_its_batch(serve) -> None:
         assert [f.result()[0] for f in good] == [200, 200]
 
 
-def test_a_full_queue_says_429_and_when_to_come_back(serve) -> None:
+def test_a_full_queue_is_answered_429_with_retry_after(serve) -> None:
     server = serve(queue_limit=2)
     with ThreadPoolExecutor(2) as pool:
         held = [pool.submit(server.infer, do="sleep", s=0.5) for _ in range(2)]
@@ -98,7 +98,7 @@ def test_a_full_queue_says_429_and_when_to_come_back(serve) -> None:
         assert [f.result()[0] for f in held] == [200, 200]
 
 
-def test_the_queue_limit_holds_over_all_workers(serve) -> None:
+def test_the_queue_limit_applies_to_all_workers_together(serve) -> None:
     server = serve(workers=3, queue_limit=3)
     held = [server.raw() for _ in range(3)]
     for client in held:
@@ -108,7 +108,7 @@ def test_the_queue_limit_holds_over_all_workers(serve) -> None:
         further = [pool.submit(server.infer) for _ in range(6)]
         assert {f.result()[0] for f in further} == {429}
     assert [read_answer(client)[0] for client in held] == [200] * 3
-    killed = server.raw()  # what a killed worker held does not count for ever
+    killed = server.raw()  # requests of a killed worker are no longer counted
     killed.sendall(request_bytes(infer_body(do="sleep", s=0.5)))
     time.sleep(0.1)
     for pid in server.pids():
@@ -120,7 +120,7 @@ def test_the_queue_limit_holds_over_all_workers(serve) -> None:
         client.close()
 
 
-def test_a_deadline_passes(serve) -> None:
+def test_a_missed_deadline_is_answered_504(serve) -> None:
     server = serve()
     holding = threading.Thread(target=server.infer, kwargs={"do": "sleep", "s": 0.8})
     holding.start()
@@ -133,7 +133,7 @@ def test_a_deadline_passes(serve) -> None:
     assert server.infer(headers={"X-Request-Timeout": "soon"})[0] == 400
 
 
-def test_nobody_waits_nothing_is_computed(serve) -> None:
+def test_requests_of_disconnected_clients_are_not_computed(serve) -> None:
     server = serve(max_batch=1)
     holding = threading.Thread(target=server.infer, kwargs={"do": "sleep", "s": 0.5})
     holding.start()
@@ -148,7 +148,7 @@ def test_nobody_waits_nothing_is_computed(serve) -> None:
     assert time.monotonic() - began < 1.5
 
 
-def test_a_version_is_proved_before_it_serves(serve) -> None:
+def test_a_version_is_verified_before_it_serves(serve) -> None:
     server = serve(admin="on")
     path = write_bundle(server.folder / "bundles", "echo", version="2", offset=1, folder="two")
     example = path / "example"
@@ -167,7 +167,7 @@ def test_a_version_is_proved_before_it_serves(serve) -> None:
     assert server.get("/v2/models/echo")[1]["versions"] == ["1", "2"]
 
 
-def test_a_load_whose_client_and_worker_have_gone_harms_nobody(serve) -> None:
+def test_a_load_survives_the_loss_of_its_client_and_worker(serve) -> None:
     server = serve(admin="on", workers=1)
     zygote = server.pids("zygote")
     path = write_bundle(server.folder / "bundles", "late", load_seconds=1.0)
@@ -180,13 +180,13 @@ def test_a_load_whose_client_and_worker_have_gone_harms_nobody(serve) -> None:
     assert server.pids("zygote") == zygote and server.infer()[0] == 200
 
 
-def test_admin_is_off_unless_asked_for(serve) -> None:
+def test_admin_is_off_by_default(serve) -> None:
     server = serve()
     assert server.ask("POST", "/v2/repository/models/echo/unload")[0] == 403
     assert server.ask("POST", "/admin/reload")[0] == 403
 
 
-def test_admin_on_a_socket_of_its_own(serve, short_folder) -> None:
+def test_admin_on_a_separate_socket(serve, short_folder) -> None:
     path = f"{short_folder}/admin.sock"
     server = serve(admin=f"unix:{path}")
     assert server.ask("POST", "/v2/repository/models/echo/unload")[0] == 403
@@ -197,7 +197,7 @@ def test_admin_on_a_socket_of_its_own(serve, short_folder) -> None:
     assert server.infer()[0] == 404
 
 
-def test_the_cache_answers_once_computed_and_survives_damage(serve, tmp_path) -> None:
+def test_the_cache_computes_equal_requests_once_and_survives_damage(serve, tmp_path) -> None:
     folder = tmp_path / "cache"
     bundle = write_bundle(tmp_path / "b", "echo")
     server = serve(
@@ -219,7 +219,7 @@ def test_the_cache_answers_once_computed_and_survives_damage(serve, tmp_path) ->
         assert entries[0].read_bytes() != damaged
 
 
-def test_metrics_cover_all_workers_and_survive_their_death(serve) -> None:
+def test_metrics_cover_all_workers_and_survive_a_crash(serve) -> None:
     server = serve(workers=2)
     for _ in range(10):
         server.infer()

@@ -1,4 +1,4 @@
-"""A language model split over processes: they live and die together, and no token is lost."""
+"""A tensor-parallel model: its processes are replaced together, and no token is lost."""
 
 import json
 import os
@@ -37,13 +37,13 @@ def split(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
 
 
 def ranks(server: Running) -> list[int]:
-    """The processes of the group that is ready."""
+    """The process ids of the ready group."""
     found = until(lambda: [r for r in server.runners() if r["state"] == "ready"])
     return list(found[0]["pids"])
 
 
 def pieces(server: Running, prompt: str) -> Iterator[dict[str, Any]]:
-    """The chunks of a streamed completion, as they come."""
+    """The chunks of a streamed completion."""
     body = {"model": "toy-text", "prompt": prompt, "stream": True, **HOW}
     url = f"http://127.0.0.1:{server.port}/v1/completions"
     with httpx.stream("POST", url, json=body, timeout=60) as answer:
@@ -57,7 +57,7 @@ def text_of(chunks: Iterator[dict[str, Any]]) -> str:
     return "".join(chunk["choices"][0]["text"] for chunk in chunks)
 
 
-def test_two_ranks_write_what_one_process_writes(split: Running, bundle: Path) -> None:
+def test_two_ranks_generate_the_text_of_one_process(split: Running, bundle: Path) -> None:
     assert len(ranks(split)) == 2
     expected = Predictor.load(bundle)("It is", **HOW).text
     assert text_of(pieces(split, "It is")) == expected
@@ -71,7 +71,7 @@ def test_two_ranks_write_what_one_process_writes(split: Running, bundle: Path) -
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_dead_rank_ends_the_group_and_streams_go_on(
+def test_when_a_rank_dies_the_group_is_replaced_and_streams_continue(
     split: Running, bundle: Path, rank: int
 ) -> None:
     expected = Predictor.load(bundle)("床前", **HOW).text
@@ -86,14 +86,14 @@ def test_a_dead_rank_ends_the_group_and_streams_go_on(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_dies_idle_ends_the_group(split: Running, rank: int) -> None:
+def test_when_a_rank_dies_idle_the_group_is_replaced(split: Running, rank: int) -> None:
     before = ranks(split)
     os.kill(before[rank], signal.SIGKILL)
     until(lambda: not any(psutil.pid_exists(pid) for pid in before))
     assert len(ranks(split)) == 2 and not set(ranks(split)) & set(before)
 
 
-def test_a_hanging_rank_ends_the_group(serve, bundle: Path) -> None:
+def test_when_a_rank_hangs_the_group_is_replaced(serve, bundle: Path) -> None:
     models = [{"bundle": str(bundle), "tensor_parallel": 2}]
     server = serve(models=models, plugins=[], hang_timeout=2.0)
     before = ranks(server)
@@ -103,7 +103,7 @@ def test_a_hanging_rank_ends_the_group(serve, bundle: Path) -> None:
     assert not any(psutil.pid_exists(pid) for pid in before)
 
 
-def test_a_model_that_does_not_divide_is_refused_at_start(serve, bundle: Path) -> None:
+def test_a_model_that_cannot_be_split_is_refused_at_start(serve, bundle: Path) -> None:
     models = [{"bundle": str(bundle), "tensor_parallel": 3}]
     server = serve(ready=False, models=models, plugins=[])
     assert server.process.wait(30) != 0

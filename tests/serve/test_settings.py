@@ -1,4 +1,4 @@
-"""Settings: three sources, errors with lines, and the page that is generated from them."""
+"""Settings: their three sources, errors with line numbers, and the generated page."""
 
 from pathlib import Path
 
@@ -59,13 +59,13 @@ def test_other_sources_name_the_setting() -> None:
         load_settings(Path("/nowhere.yaml"), {}, {})
 
 
-def test_a_dump_reads_back_equal(tmp_path: Path) -> None:
+def test_a_dump_loads_back_equal(tmp_path: Path) -> None:
     settings = Settings(workers=3, models=["a"], pid_file=Path("/x"))  # type: ignore[list-item]
     (tmp_path / "s.yaml").write_text(dump_settings(settings))
     assert load_settings(tmp_path / "s.yaml", {}, {}) == settings
 
 
-def test_check_finds_what_a_start_would(tmp_path: Path) -> None:
+def test_check_finds_the_errors_of_a_start(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="nowhere: neither a bundle folder nor"):
         check_settings(None, {"models": ["nowhere"]})
     with pytest.raises(ConfigError, match="folder /nowhere does not exist"):
@@ -76,7 +76,7 @@ def test_check_finds_what_a_start_would(tmp_path: Path) -> None:
         check_settings(None, {"models": [str(tmp_path)]})
 
 
-def test_only_language_models_are_split_and_only_under_a_master() -> None:
+def test_tensor_parallel_needs_a_language_model_and_a_master() -> None:
     split = {"bundle": "detr-digits", "tensor_parallel": 2}
     with pytest.raises(
         ConfigError, match="detr-digits: tensor_parallel and optimization are for language"
@@ -95,12 +95,12 @@ def test_addresses() -> None:
     assert parse_address("unix:/a")[1] == "/a"
 
 
-def test_the_page_is_what_the_declarations_say() -> None:
+def test_the_page_is_up_to_date() -> None:
     page = Path(__file__).parent.parent.parent / "docs" / "settings.md"
     assert page.read_text() == document(), "run: python -m cupola.serve.settings.docs"
 
 
-def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_is_notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
     path = tmp_path / "notify"

@@ -1,6 +1,6 @@
-"""A plug-in that somebody installs: its class is trained, explained, verified and served.
+"""An installed plug-in: its class is trained, explained, verified and served.
 
-Nothing names the package on any command line: its entry point does.
+No command line names the package; it is found by its entry point.
 """
 
 import json
@@ -50,14 +50,14 @@ bundle = dict(
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A folder on the module path, with the package installed in it from a wheel."""
+    """A folder on the module path, into which the package is installed from a wheel."""
     home = tmp_path / "site"
     install = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(home)]
     subprocess.run([sys.executable, "-m", "pip", *install, str(PLUGIN)], check=True)
     return home
 
 
-def test_an_installed_plugin_goes_the_whole_way(tmp_path: Path, site: Path) -> None:
+def test_an_installed_plugin_is_trained_and_served(tmp_path: Path, site: Path) -> None:
     (tmp_path / "demo.py").write_text(CONFIG)
     environment = {"PYTHONPATH": f"{SRC}:{site}", "OMP_NUM_THREADS": "1"}
 
