@@ -1,4 +1,4 @@
-"""Every layer with a torch twin: same printing, keys, outputs, gradients, in train and eval."""
+"""Our layers against torch's: printed form, keys, outputs and gradients, in train and eval."""
 
 import inspect
 from typing import Any
@@ -14,27 +14,15 @@ from cupola import nn
 CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], list[tuple[int, ...]]]] = [
     ("Linear", (3, 4), {}, [(2, 3)]),
     ("Linear", (3, 4), {"bias": False}, [(2, 5, 3)]),
-    ("Bilinear", (3, 4, 2), {}, [(5, 3), (5, 4)]),
     ("Identity", (), {}, [(2, 3)]),
-    ("Conv1d", (4, 6, 3), {"stride": 2, "padding": 1, "groups": 2}, [(2, 4, 9)]),
-    ("Conv1d", (4, 6, 4), {"padding": "same", "padding_mode": "circular"}, [(2, 4, 9)]),
     ("Conv2d", (3, 4, (3, 2)), {"dilation": 2, "bias": False}, [(2, 3, 8, 8)]),
     ("Conv2d", (3, 4, 3), {"padding": (1, 2), "padding_mode": "reflect"}, [(2, 3, 8, 8)]),
-    ("Conv3d", (2, 3, 2), {"padding": "valid"}, [(1, 2, 4, 4, 4)]),
-    ("ConvTranspose1d", (3, 4, 3), {"stride": 2, "output_padding": 1}, [(2, 3, 5)]),
-    ("ConvTranspose2d", (4, 2, 3, 2, 1), {"groups": 2, "dilation": 2}, [(2, 4, 5, 5)]),
-    ("ConvTranspose3d", (2, 3, 2), {"bias": False}, [(1, 2, 3, 3, 3)]),
     ("BatchNorm1d", (3,), {}, [(4, 3)]),
     ("BatchNorm1d", (3,), {"momentum": None}, [(4, 3, 5)]),
     ("BatchNorm2d", (3,), {"affine": False}, [(4, 3, 5, 5)]),
     ("BatchNorm2d", (3,), {"track_running_stats": False}, [(4, 3, 5, 5)]),
     ("BatchNorm2d", (3,), {"bias": False}, [(4, 3, 5, 5)]),
-    ("BatchNorm3d", (2,), {"eps": 0.1}, [(3, 2, 2, 3, 3)]),
     ("SyncBatchNorm", (3,), {}, [(4, 3, 5)]),
-    ("InstanceNorm1d", (3,), {}, [(2, 3, 5)]),
-    ("InstanceNorm1d", (3,), {"affine": True}, [(3, 5)]),
-    ("InstanceNorm2d", (3,), {"affine": True, "track_running_stats": True}, [(2, 3, 5, 5)]),
-    ("InstanceNorm3d", (3,), {}, [(2, 3, 2, 3, 3)]),
     ("LayerNorm", (5,), {}, [(2, 3, 5)]),
     ("LayerNorm", ((3, 5),), {"bias": False}, [(2, 3, 5)]),
     ("LayerNorm", (5,), {"elementwise_affine": False}, [(2, 3, 5)]),
@@ -42,74 +30,14 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any], list[tuple[int, ...]]]] 
     ("RMSNorm", ([3, 5],), {"eps": 1e-3, "elementwise_affine": False}, [(2, 3, 5)]),
     ("GroupNorm", (2, 4), {}, [(2, 4, 3)]),
     ("GroupNorm", (2, 4), {"affine": False}, [(2, 4, 3)]),
-    ("LocalResponseNorm", (2,), {}, [(2, 4, 5)]),
     ("ReLU", (), {"inplace": False}, [(2, 3)]),
-    ("ReLU6", (), {}, [(2, 3)]),
     ("SiLU", (), {}, [(2, 3)]),
-    ("Mish", (), {}, [(2, 3)]),
-    ("SELU", (), {}, [(2, 3)]),
-    ("Hardsigmoid", (), {}, [(2, 3)]),
-    ("Hardswish", (), {}, [(2, 3)]),
     ("Sigmoid", (), {}, [(2, 3)]),
     ("Tanh", (), {}, [(2, 3)]),
-    ("LogSigmoid", (), {}, [(2, 3)]),
-    ("Softsign", (), {}, [(2, 3)]),
-    ("Tanhshrink", (), {}, [(2, 3)]),
-    ("Hardtanh", (-0.5, 0.7), {}, [(2, 3)]),
-    ("ELU", (0.7,), {}, [(2, 3)]),
-    ("CELU", (0.7,), {}, [(2, 3)]),
     ("LeakyReLU", (0.2,), {}, [(2, 3)]),
-    ("RReLU", (), {}, [(4, 9)]),
     ("GELU", (), {"approximate": "tanh"}, [(2, 3)]),
-    ("Softplus", (2.0, 1.0), {}, [(2, 3)]),
-    ("Hardshrink", (0.3,), {}, [(2, 3)]),
-    ("Softshrink", (0.3,), {}, [(2, 3)]),
-    ("GLU", (), {"dim": 1}, [(2, 4)]),
-    ("Softmax", (1,), {}, [(2, 3)]),
-    ("Softmin", (1,), {}, [(2, 3)]),
-    ("LogSoftmax", (1,), {}, [(2, 3)]),
-    ("Softmax2d", (), {}, [(2, 3, 4, 4)]),
-    ("Threshold", (0.1, 2.0), {}, [(2, 3)]),
-    ("PReLU", (3,), {"init": 0.1}, [(2, 3)]),
     ("Dropout", (0.4,), {}, [(8, 9)]),
-    ("Dropout1d", (0.4,), {}, [(8, 3, 4)]),
-    ("Dropout2d", (0.4,), {}, [(8, 3, 4, 4)]),
-    ("Dropout3d", (0.4,), {}, [(8, 3, 2, 2, 2)]),
-    ("AlphaDropout", (0.4,), {}, [(8, 9)]),
-    ("FeatureAlphaDropout", (0.4,), {}, [(8, 3, 4)]),
-    ("Flatten", (), {}, [(2, 3, 4)]),
-    ("Unflatten", (1, (2, 3)), {}, [(2, 6)]),
-    ("PixelShuffle", (2,), {}, [(1, 8, 3, 3)]),
-    ("PixelUnshuffle", (2,), {}, [(1, 2, 4, 4)]),
-    ("ChannelShuffle", (2,), {}, [(1, 4, 3, 3)]),
-    ("Unfold", (2,), {"stride": 2}, [(1, 2, 4, 4)]),
-    ("Fold", ((4, 4), 2), {"stride": 2}, [(1, 8, 4)]),
-    ("Upsample", (), {"scale_factor": (2, 1.5), "mode": "bilinear"}, [(1, 2, 4, 4)]),
-    ("Upsample", (7,), {}, [(1, 2, 4)]),
-    ("UpsamplingNearest2d", (), {"scale_factor": 2}, [(1, 2, 4, 4)]),
-    ("UpsamplingBilinear2d", ((5, 6),), {}, [(1, 2, 4, 4)]),
-    ("PairwiseDistance", (), {}, [(2, 3), (2, 3)]),
-    ("CosineSimilarity", (), {}, [(2, 3), (2, 3)]),
-    ("MaxPool1d", (3, 2), {}, [(2, 3, 9)]),
     ("MaxPool2d", (3,), {"stride": 2, "padding": 1, "ceil_mode": True}, [(2, 3, 8, 8)]),
-    ("MaxPool3d", (2,), {"dilation": 2}, [(1, 2, 5, 5, 5)]),
-    ("AvgPool1d", (3,), {"padding": 1, "count_include_pad": False}, [(2, 3, 9)]),
-    ("AvgPool2d", (3, 2), {"divisor_override": 5}, [(2, 3, 8, 8)]),
-    ("AvgPool3d", (2,), {}, [(1, 2, 4, 4, 4)]),
-    ("LPPool1d", (2, 3), {}, [(2, 3, 9)]),
-    ("LPPool2d", (2, 3), {"stride": 2}, [(2, 3, 9, 9)]),
-    ("AdaptiveAvgPool1d", (3,), {}, [(2, 3, 8)]),
-    ("AdaptiveAvgPool2d", ((3, None),), {}, [(2, 3, 8, 8)]),
-    ("AdaptiveAvgPool3d", (2,), {}, [(1, 3, 4, 4, 4)]),
-    ("AdaptiveMaxPool1d", (3,), {}, [(2, 3, 8)]),
-    ("AdaptiveMaxPool2d", ((3, 2),), {}, [(2, 3, 8, 8)]),
-    ("AdaptiveMaxPool3d", (2,), {}, [(1, 3, 4, 4, 4)]),
-    ("ConstantPad1d", (2, 0.5), {}, [(2, 3, 4)]),
-    ("ConstantPad2d", ((1, 2, 0, 1), 0.5), {}, [(2, 3, 4, 4)]),
-    ("ZeroPad2d", (1,), {}, [(2, 3, 4, 4)]),
-    ("ReflectionPad1d", (2,), {}, [(2, 3, 4)]),
-    ("ReplicationPad3d", (1,), {}, [(1, 2, 3, 3, 3)]),
-    ("CircularPad2d", (1,), {}, [(2, 3, 4, 4)]),
 ]
 
 
@@ -162,7 +90,6 @@ def test_a_layer_does_what_its_torch_twin_does(
     dilation=st.integers(1, 2),
     bias=st.booleans(),
     mode=st.sampled_from(["zeros", "replicate", "circular"]),
-    dims=st.sampled_from([1, 2]),
 )
 def test_convolutions_agree_on_random_settings(
     channels: int,
@@ -173,11 +100,10 @@ def test_convolutions_agree_on_random_settings(
     dilation: int,
     bias: bool,
     mode: str,
-    dims: int,
 ) -> None:
     args = (channels * groups, 2 * groups, kernel, stride, padding, dilation, groups, bias, mode)
-    ours, theirs = twins(f"Conv{dims}d", args, {})
-    x = torch.randn(2, channels * groups, *([7] * dims))
+    ours, theirs = twins("Conv2d", args, {})
+    x = torch.randn(2, channels * groups, 7, 7)
     assert repr(ours) == repr(theirs)
     assert_same(run(ours, [x], 0), run(theirs, [x], 0))
 
@@ -315,44 +241,19 @@ def test_self_attention_takes_nested_tensors_in_evaluation_only() -> None:
 
 def test_embeddings_agree_with_torch() -> None:
     index = torch.tensor([[1, 2], [0, 4]])
-    for kwargs in ({}, {"padding_idx": -1}, {"max_norm": 1.0, "scale_grad_by_freq": True}):
+    cases: list[dict[str, Any]] = [{}, {"padding_idx": -1}, {"norm_type": 1.0, "sparse": True}]
+    for kwargs in (*cases, {"max_norm": 1.0, "scale_grad_by_freq": True}):
         ours, theirs = twins("Embedding", (5, 3), kwargs)
-        assert repr(ours) == repr(theirs)
-        assert_same(ours(index), theirs(index))
-    for kwargs in ({}, {"mode": "sum", "padding_idx": 1}, {"mode": "max"}):
-        ours, theirs = twins("EmbeddingBag", (5, 3), kwargs)
         assert repr(ours) == repr(theirs)
         assert_same(ours(index), theirs(index))
     table = torch.randn(4, 2)
     assert not nn.Embedding.from_pretrained(table).weight.requires_grad
-    assert nn.EmbeddingBag.from_pretrained(table, freeze=False).weight.requires_grad
     with pytest.raises(AssertionError, match="2-dimensional"):
         nn.Embedding.from_pretrained(torch.randn(3))
     with pytest.raises(AssertionError, match="within num_embeddings"):
         nn.Embedding(5, 3, padding_idx=5)
     with pytest.raises(AssertionError, match="Shape of weight"):
         nn.Embedding(5, 3, _weight=table)
-
-
-def test_pooling_gives_indices_and_unpooling_takes_them() -> None:
-    x = torch.randn(1, 2, 6, 6)
-    values, indices = nn.MaxPool2d(2, return_indices=True)(x)
-    expected = torch.nn.MaxUnpool2d(2)(values, indices)
-    assert_same(nn.MaxUnpool2d(2)(values, indices), expected)
-    assert repr(nn.MaxUnpool2d(2)) == repr(torch.nn.MaxUnpool2d(2))
-    ours = nn.AdaptiveMaxPool2d(2, return_indices=True)(x)
-    assert_same(ours, torch.nn.AdaptiveMaxPool2d(2, return_indices=True)(x))
-
-
-def test_transposed_convolutions_reach_an_output_size() -> None:
-    layer = nn.ConvTranspose2d(2, 3, 3, stride=2)
-    x = torch.randn(1, 2, 4, 4)
-    assert layer(x, output_size=[10, 9]).shape == (1, 3, 10, 9)
-    assert layer(x, output_size=[1, 3, 9, 10]).shape == (1, 3, 9, 10)
-    with pytest.raises(ValueError, match="valid sizes range from"):
-        layer(x, output_size=[20, 20])
-    with pytest.raises(ValueError, match="output_size must have"):
-        layer(x, output_size=[9])
 
 
 def test_convolutions_say_what_is_wrong() -> None:
@@ -366,13 +267,15 @@ def test_convolutions_say_what_is_wrong() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             nn.Conv2d(3, 4, 3, **kwargs)
-    with pytest.raises(ValueError, match='Only "zeros"'):
-        nn.ConvTranspose1d(3, 4, 3, padding_mode="reflect")
+
+
+def test_pooling_gives_indices() -> None:
+    x = torch.randn(1, 2, 6, 6)
+    ours, theirs = (lib.MaxPool2d(2, return_indices=True)(x) for lib in (nn, torch.nn))
+    assert_same(ours, theirs)
 
 
 def test_other_layers_say_what_is_wrong() -> None:
-    with pytest.raises(ValueError, match="in1_features must be > 0"):
-        nn.Bilinear(0, 1, 1)
     with pytest.raises(ValueError, match="divisible by num_groups"):
         nn.GroupNorm(2, 3)
     with pytest.raises(ValueError, match="between 0 and 1"):
@@ -381,22 +284,6 @@ def test_other_layers_say_what_is_wrong() -> None:
         nn.DropPath(-1)
     with pytest.raises(ValueError, match="expected 4D input"):
         nn.BatchNorm2d(3)(torch.randn(2, 3))
-    with pytest.raises(ValueError, match="match num_features"):
-        nn.InstanceNorm1d(3, affine=True)(torch.randn(2, 4, 5))
-    with pytest.raises(ValueError, match="3D or 4D"):
-        nn.Softmax2d()(torch.randn(2, 3))
-    with pytest.raises(AssertionError, match="must be larger"):
-        nn.Hardtanh(1.0, -1.0)
-    with pytest.raises(TypeError, match="tuple of ints"):
-        nn.Unflatten(1, "ab")
-    with pytest.raises(TypeError, match="found element of type str at pos 1"):
-        nn.Unflatten(1, (2, "a"))
-    with pytest.raises(TypeError, match="tuple of tuples"):
-        nn.Unflatten("features", 3)
-    with pytest.raises(TypeError, match="element of type int at pos 0"):
-        nn.Unflatten("features", (3,))
-    with pytest.raises(TypeError, match="invalid argument type"):
-        nn.Unflatten(1.5, (3,))
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
@@ -437,22 +324,11 @@ def test_every_layer_takes_the_arguments_of_its_torch_twin() -> None:
     differ = []
     for name in nn.layers.__all__:
         ours, theirs = getattr(nn, name), getattr(torch.nn, name, None)
-        if theirs is None or "args" in inspect.signature(ours).parameters:
-            continue  # layers of our own; lazy convolutions pass on what the plain ones take
+        if theirs is None:
+            continue
         wanted = {k: (p.kind, p.default) for k, p in inspect.signature(theirs).parameters.items()}
         got = {k: (p.kind, p.default) for k, p in inspect.signature(ours).parameters.items()}
         got = {name: got[name] for name in got if name in wanted}
         if list(got.items()) != list(wanted.items()):
             differ.append(name)
     assert differ == []
-
-
-def test_hardtanh_takes_its_old_names() -> None:
-    with pytest.warns(FutureWarning, match="renamed to `min_val`"):
-        assert nn.Hardtanh(min_value=-2.0).min_val == -2.0
-
-
-def test_circular_padding_says_what_it_pads() -> None:
-    for layer, expected in ((nn.CircularPad1d(1), "2D or 3D"), (nn.CircularPad3d(1), "4D or 5D")):
-        with pytest.raises(ValueError, match=f"expected {expected} input .got 1D input"):
-            layer(torch.ones(3))

@@ -13,6 +13,7 @@ XAVIER = {"type": "Xavier", "layer": ["Conv2d", "Linear"], "distribution": "unif
 CASES: list[Any] = [
     XAVIER,
     {"type": "Normal", "layer": "Linear", "std": 0.01, "bias_prob": 0.01},
+    {"type": "Constant", "val": 2, "layer": ["_BatchNorm", "_ConvNd"]},
     [
         {"type": "Constant", "val": 3, "layer": "BatchNorm2d"},
         {"type": "Kaiming", "layer": "Conv2d"},

@@ -28,8 +28,8 @@ from torch.nn.modules.module import (
 from cupola.nn import init, layers
 from cupola.nn.bridge import from_torch, to_torch
 from cupola.nn.layers import *  # noqa: F403
-from cupola.nn.layers import foreign
-from cupola.nn.layers.foreign import *  # noqa: F403
+from cupola.nn.layers import torch_layers
+from cupola.nn.layers.torch_layers import *  # noqa: F403
 from cupola.nn.meta import on_meta
 from cupola.nn.module import Module
 from cupola.nn.stateless import functional_call
@@ -58,4 +58,5 @@ __all__ = [
     "to_torch",
     "utils",
 ]
-__all__ += layers.__all__ + foreign.__all__
+__all__ += layers.__all__
+__all__ += [name for name in vars(torch_layers) if not name.startswith("_")]

@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
+import torch
 from torch.nn.modules.module import _IncompatibleKeys, _WrappedHook
+from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from cupola.nn.hooks import Hook, add_hook, table_of
@@ -84,7 +86,13 @@ class Loading(Saving):
         return add_hook(self._load_state_dict_post_hooks, hook)
 
 
-_LOAD_ALONE, _NO_EXTRA = Loading._load_from_state_dict, Loading.set_extra_state
+# Methods that a class has not overridden, in a module of ours or of torch.nn.
+_LOAD_ALONE = {Loading._load_from_state_dict, torch.nn.Module._load_from_state_dict}
+_NO_EXTRA = {
+    method
+    for cls in (Loading, torch.nn.Module)
+    for method in (cls.get_extra_state, cls.set_extra_state)
+}
 
 
 class _Load:
@@ -98,8 +106,8 @@ class _Load:
         self.undo: list[Callable[[], Any]] = []
 
     def run(self) -> Any:
-        self._plan_tree()
         try:
+            self._plan_tree()
             if self._misfits() and self.plan.extras:
                 self._set_extra_states()
                 self._plan_tree()
@@ -135,7 +143,7 @@ class _Load:
     def _set_extra_states(self) -> None:
         # An extra state may make the children that further keys name.
         for module, state in self.plan.extras:
-            if type(module).get_extra_state is not Saving.get_extra_state:
+            if type(module).get_extra_state not in _NO_EXTRA:
                 self.undo.append(partial(module.set_extra_state, module.get_extra_state()))
             module.set_extra_state(state)
 
@@ -147,6 +155,8 @@ class _Load:
                 for each, path in visited:
                     self.keys.unexpected_keys.extend(_unexpected(each, state, path))
             return
+        if not isinstance(module, Loading):  # a module of torch.nn with loading code of its own
+            self.undo += _restorers(module)
         metadata = {**self.metadata.get(prefix[:-1], {}), PLAN: self.plan}
         metadata |= {ASSIGN: True} if self.assign else {}
         lists = *self.keys, self.problems
@@ -207,7 +217,7 @@ class _Load:
 
 def _is_plain(module: AnyModule) -> bool:
     """Tell whether none but our code looks at the state while this module is loaded."""
-    alone = getattr(type(module), "_load_from_state_dict", None) is _LOAD_ALONE
+    alone = getattr(type(module), "_load_from_state_dict", None) in _LOAD_ALONE
     return alone and not table_of(module, "_load_state_dict_pre_hooks")
 
 
@@ -220,7 +230,7 @@ def _plan_module(
     problems: list[str],
 ) -> int:
     found = plan.add_own(module, state, prefix, missing, problems)
-    if type(module).set_extra_state is not _NO_EXTRA:
+    if type(module).set_extra_state not in _NO_EXTRA:
         key = prefix + EXTRA_STATE
         if key in state:
             plan.extras.append((module, state[key]))
@@ -233,7 +243,7 @@ def _unexpected(module: AnyModule, state: Mapping[str, Any], prefix: str) -> lis
     """Return the keys under the prefix that name nothing of this module and no child."""
     children = {name for name, _ in child_slots(module)}
     known = {name for name, _ in own_state(module)}
-    if type(module).set_extra_state is not _NO_EXTRA:
+    if type(module).set_extra_state not in _NO_EXTRA:
         known.add(EXTRA_STATE)
     found = []
     for key in state:
@@ -241,6 +251,16 @@ def _unexpected(module: AnyModule, state: Mapping[str, Any], prefix: str) -> lis
             first, dot, _ = key[len(prefix) :].partition(".")
             if first not in (children if dot else known):
                 found.append(key)
+    return found
+
+
+def _restorers(module: AnyModule) -> list[Callable[[], Any]]:
+    """Return what gives a torch module its present tensors and values back."""
+    found: list[Callable[[], Any]] = []
+    for name, tensor in own_state(module):
+        if not is_lazy(tensor):
+            found.append(partial(tensor.detach().copy_, tensor.detach().clone()))
+            found.append(partial(setattr, module, name, tensor))
     return found
 
 

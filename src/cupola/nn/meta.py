@@ -1,48 +1,50 @@
-"""Building a model without filling its parameters: they stay on the meta device until loaded.
+"""Building a model without values: its parameters stay on the meta device until it is loaded.
 
-``torch.device("meta")`` as a context works too, but puts every tensor there, also tables that a
-constructor computes and no checkpoint holds. Under :func:`on_meta` only parameters are without
-data; buffers are real.
+``torch.device("meta")`` as a context puts every tensor there, including tables that a constructor
+computes and no checkpoint holds. Under :func:`on_meta` only parameters have no data.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch.nn import Parameter
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
-# Maps each real parameter met inside the context to its stand-in, so that ties survive.
-_stand_ins: ContextVar[WeakIdKeyDictionary | None] = ContextVar("stand_ins", default=None)
+# Maps each real parameter that was registered to its replacement, so that ties survive.
+_replacements: ContextVar[WeakIdKeyDictionary | None] = ContextVar("replacements", default=None)
 
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Give parameters shape and dtype but no data while the context lasts.
+    """Give parameters a shape and dtype but no data while the context lasts.
 
     Load them afterwards with ``load_state_dict(state, assign=True)``, or allocate them with
-    ``to_empty``.
+    ``to_empty``. Modules of torch.nn are included.
     """
-    token = _stand_ins.set(WeakIdKeyDictionary())
+    token = _replacements.set(WeakIdKeyDictionary())
+    handle = register_module_parameter_registration_hook(_without_data)  # type: ignore[arg-type]
     try:
         yield
     finally:
-        _stand_ins.reset(token)
+        handle.remove()
+        _replacements.reset(token)
 
 
 def parameter_device(device: torch.types.Device) -> torch.types.Device:
-    """Return where a layer should allocate its parameters."""
-    return device if _stand_ins.get() is None else torch.device("meta")
+    """Return the device on which a layer should allocate its parameters."""
+    return device if _replacements.get() is None else torch.device("meta")
 
 
-def strip(param: Parameter) -> Parameter:
-    """Return the parameter, or inside :func:`on_meta` its stand-in without data."""
-    stand_ins = _stand_ins.get()
-    if stand_ins is None or param.is_meta or is_lazy(param):
+def _without_data(module: Any, name: str, param: Parameter) -> Parameter:
+    replacements = _replacements.get()
+    if replacements is None or param.is_meta or is_lazy(param):
         return param
-    if param not in stand_ins:
+    if param not in replacements:
         empty = torch.empty_like(param, device="meta", requires_grad=False)
-        stand_ins[param] = type(param)(empty, requires_grad=param.requires_grad)
-    return stand_ins[param]
+        replacements[param] = type(param)(empty, requires_grad=param.requires_grad)
+    return replacements[param]

@@ -8,7 +8,7 @@ from torch.utils.hooks import RemovableHandle
 
 from cupola.nn.hooks import Hook, Hooks, add_hook
 from cupola.nn.store import BUFFER, MODULE, PARAMETER
-from cupola.nn.traversal import Traversal
+from cupola.nn.traversal import Traversal, layout
 
 EXTRA_STATE: Final = "_extra_state"
 
@@ -74,9 +74,10 @@ class Saving(Traversal, Hooks):
 
 
 def own_state(module: Any) -> list[tuple[str, Any]]:
-    """Return (name, tensor) for what is saved of one of our modules: parameters, then buffers."""
-    values, parameters, buffers = module.__dict__, [], []
-    for name, kind in values["_kinds"].items():
+    """Return (name, tensor) for what is saved of a module: parameters, then buffers."""
+    values, kinds = layout(module)
+    parameters, buffers = [], []
+    for name, kind in kinds.items():
         value = values[name]
         if value is None:
             continue

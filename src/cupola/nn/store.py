@@ -19,8 +19,6 @@ from torch.nn.modules.module import (
     _global_parameter_registration_hooks,
 )
 
-from cupola.nn import meta
-
 PARAMETER: Final = "parameter"
 BUFFER: Final = "buffer"
 TRANSIENT: Final = "transient buffer"  # registered with persistent=False: not in the state dict
@@ -136,7 +134,6 @@ class Store:
                     "compute the value in the forward() method."
                 )
             param = _after_hooks(_global_parameter_registration_hooks, self, name, param)
-            param = meta.strip(param)
         self._keep(name, param, PARAMETER)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:

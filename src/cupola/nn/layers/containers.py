@@ -6,16 +6,18 @@ Source: torch.nn.modules.container.
 import operator
 from collections import OrderedDict
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any, Self, overload
+
+import torch
 
 from cupola.nn.module import Module, format_module
 from cupola.nn.store import MODULE, MODULE_TYPES
 from cupola.nn.traversal import AnyModule, child_slots
 
 
-class Chain(Module):
-    """What Sequential and ModuleList share: children under the names "0", "1", ..."""
+class NumberedModules(Module):
+    """Children with the names "0", "1", ...: the base of Sequential and ModuleList."""
 
     def _items(self) -> list[AnyModule]:
         return [getattr(self, name) for name in _slots(self)]
@@ -52,14 +54,14 @@ class Chain(Module):
         return self
 
     def pop(self, key: int | slice) -> AnyModule:
-        """Remove and return what stands at an index."""
+        """Remove and return the module or modules at an index or slice."""
         item = self[key]  # type: ignore[index]
         del self[key]
         return item
 
 
-class Sequential(Chain):
-    """A chain: each child gets the output of the one before it.
+class Sequential(NumberedModules):
+    """Calls its children in order, each with the output of the one before.
 
     Args:
         args: modules, or one OrderedDict of name -> module.
@@ -85,10 +87,10 @@ class Sequential(Chain):
         return getattr(self, self._name_at(idx))
 
     def insert(self, index: int, module: AnyModule) -> Self:
-        """Put a module in front of the one at an index; return self.
+        """Insert a module before an index; return self.
 
         Raises:
-            AssertionError: something that is no module.
+            AssertionError: not a module.
             IndexError: the index is out of range.
         """
         if not isinstance(module, MODULE_TYPES):
@@ -128,8 +130,8 @@ class Sequential(Chain):
         return count
 
 
-class ModuleList(Chain):
-    """A list whose modules are children. It is not called; its owner decides what to do with it."""
+class ModuleList(NumberedModules):
+    """A list of child modules. It has no forward of its own."""
 
     def __init__(self, modules: Iterable[AnyModule] | None = None) -> None:
         super().__init__()
@@ -146,7 +148,7 @@ class ModuleList(Chain):
         return getattr(self, self._name_at(idx))
 
     def insert(self, index: int, module: AnyModule) -> None:
-        """Put a module in front of the one at an index."""
+        """Insert a module before an index."""
         items = self._items()
         items.insert(index, module)
         self._renumber(items)
@@ -155,7 +157,7 @@ class ModuleList(Chain):
         """Add modules at the end; return self.
 
         Raises:
-            TypeError: something that cannot be iterated over.
+            TypeError: not an iterable.
         """
         if not isinstance(modules, Iterable):
             raise TypeError(
@@ -177,7 +179,7 @@ class ModuleList(Chain):
 
 
 class ModuleDict(Module):
-    """A dictionary whose modules are children, in the order of insertion."""
+    """A dictionary of child modules, in insertion order."""
 
     def __init__(self, modules: Any = None) -> None:
         super().__init__()
@@ -185,7 +187,7 @@ class ModuleDict(Module):
             self.update(modules)
 
     def __getitem__(self, key: str) -> AnyModule:
-        if key not in self:
+        if self._kinds.get(key) != MODULE:
             raise KeyError(key)
         return getattr(self, key)
 
@@ -202,14 +204,14 @@ class ModuleDict(Module):
         return iter(_slots(self))
 
     def __contains__(self, key: object) -> bool:
-        return key in _slots(self)
+        return self._kinds.get(key) == MODULE  # type: ignore[call-overload]
 
     def clear(self) -> None:
-        """Remove all."""
+        """Remove all modules."""
         self._modules = {}
 
     def pop(self, key: str) -> AnyModule:
-        """Remove and return one."""
+        """Remove and return a module."""
         return self._modules.pop(key)
 
     def keys(self) -> KeysView[str]:
@@ -231,15 +233,15 @@ class ModuleDict(Module):
         """Add modules from a mapping or from (name, module) pairs.
 
         Raises:
-            TypeError: it is neither.
-            ValueError: an element is no pair.
+            TypeError: neither of the two.
+            ValueError: an element that is not a pair.
         """
-        for key, module in _pairs("ModuleDict", modules):
+        for key, module in _pairs(modules):
             self[key] = module
 
 
 def _slots(container: Module) -> list[str]:
-    # Children are then read as attributes: exporters name them by how they were reached.
+    # Children are then read as attributes, because exporters name them by how they were reached.
     return [name for name, kind in container._kinds.items() if kind == MODULE]
 
 
@@ -252,39 +254,32 @@ def _require_sequential(other: Any) -> Sequential:
 
 
 def _fold(texts: list[str]) -> list[str]:
-    """Number the printed items, and fold runs of equal ones into one."""
-    runs: list[tuple[int, int, str]] = []
-    for place, text in enumerate(texts):
-        if runs and runs[-1][2] == text:
-            runs[-1] = (runs[-1][0], place, text)
-        else:
-            runs.append((place, place, text))
-    return [
-        f"({first}): {text}" if first == last else f"({first}-{last}): {last - first + 1} x {text}"
-        for first, last, text in runs
-    ]
+    """Number the printed items, with runs of equal ones on one line."""
+    lines, first = [], 0
+    for text, run in groupby(texts):
+        count = len(list(run))
+        last = first + count - 1
+        lines.append(f"({first}): {text}" if count == 1 else f"({first}-{last}): {count} x {text}")
+        first += count
+    return lines
 
 
-def _pairs(owner: str, source: Any) -> Iterable[tuple[str, Any]]:
+def _pairs(source: Any) -> Iterable[tuple[str, Any]]:
     if not isinstance(source, Iterable):
         raise TypeError(
-            f"{owner}.update should be called with an iterable of key/value pairs, but got "
+            "ModuleDict.update should be called with an iterable of key/value pairs, but got "
             f"{type(source).__name__}"
         )
-    if isinstance(source, (Mapping, ModuleDict)):
+    if isinstance(source, (Mapping, ModuleDict, torch.nn.ModuleDict)):
         return list(source.items())
-    return [_pair(owner, place, element) for place, element in enumerate(source)]
+    return [_pair(index, element) for index, element in enumerate(source)]
 
 
-def _pair(owner: str, place: int, element: Any) -> tuple[str, Any]:
+def _pair(index: int, element: Any) -> tuple[str, Any]:
+    where = f"ModuleDict update sequence element #{index}"
     if not isinstance(element, Iterable):
-        raise TypeError(
-            f"{owner} update sequence element #{place} should be Iterable; "
-            f"is {type(element).__name__}"
-        )
+        raise TypeError(f"{where} should be Iterable; is {type(element).__name__}")
     pair = tuple(element)
     if len(pair) != 2:
-        raise ValueError(
-            f"{owner} update sequence element #{place} has length {len(pair)}; 2 is required"
-        )
+        raise ValueError(f"{where} has length {len(pair)}; 2 is required")
     return pair

@@ -1,10 +1,7 @@
-"""Dropout of all kinds: active in training, the identity in evaluation.
+"""Dropout: random zeros in training, the identity in evaluation.
 
-Source: torch.nn.modules.dropout; drop path: Huang et al. 2016, as timm has it.
+Sources: torch.nn.modules.dropout; drop path from Huang et al. 2016, as in timm.
 """
-
-from collections.abc import Callable
-from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,14 +9,12 @@ from torch import Tensor
 from cupola.nn.module import Module
 
 
-class DropoutBase(Module):
-    """A probability ``p`` in 0..1 and whether to work in place.
+class Dropout(Module):
+    """Zero each value with probability ``p``; scale the rest by 1 / (1 - p) (Hinton et al. 2012).
 
     Raises:
-        ValueError: the probability is out of range.
+        ValueError: the probability is not in 0..1.
     """
-
-    drop: ClassVar[Callable[..., Any]]
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
@@ -30,51 +25,18 @@ class DropoutBase(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[*] -> [*]."""
-        output: Tensor = type(self).drop(input, self.p, self.training, self.inplace)
-        return output
+        return F.dropout(input, self.p, self.training, self.inplace)
 
     def extra_repr(self) -> str:
         return f"p={self.p}, inplace={self.inplace}"
 
 
-class Dropout(DropoutBase):
-    """Zero single values; scale the rest by 1 / (1 - p) (Hinton et al. 2012)."""
-
-    drop = F.dropout
-
-
-class Dropout1d(DropoutBase):
-    """Zero whole channels of [N, C, L] or [C, L]."""
-
-    drop = F.dropout1d
-
-
-class Dropout2d(DropoutBase):
-    """Zero whole channels of [N, C, H, W]."""
-
-    drop = F.dropout2d
-
-
-class Dropout3d(DropoutBase):
-    """Zero whole channels of [N, C, D, H, W]."""
-
-    drop = F.dropout3d
-
-
-class AlphaDropout(DropoutBase):
-    """Set values to SELU's negative limit; mean and variance stay (Klambauer et al. 2017)."""
-
-    drop = F.alpha_dropout
-
-
-class FeatureAlphaDropout(DropoutBase):
-    """:class:`AlphaDropout` of whole channels."""
-
-    drop = F.feature_alpha_dropout
-
-
 class DropPath(Module):
-    """Drop whole samples of a residual branch with probability ``drop_prob``."""
+    """Drop whole samples of a residual branch with probability ``drop_prob``.
+
+    Raises:
+        ValueError: the probability is not in 0..1.
+    """
 
     def __init__(self, drop_prob: float = 0.0, scale_by_keep: bool = True) -> None:
         super().__init__()

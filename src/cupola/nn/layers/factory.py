@@ -1,4 +1,4 @@
-"""How layers allocate their parameters."""
+"""Allocation of the parameters of layers."""
 
 import torch
 from torch.nn import Parameter
@@ -9,5 +9,15 @@ from cupola.nn import meta
 def empty(
     *shape: int, device: torch.types.Device = None, dtype: torch.dtype | None = None
 ) -> Parameter:
-    """Return a parameter of a shape without values, for an initializer to fill."""
+    """Return a parameter of a shape, with values left to an initializer."""
     return Parameter(torch.empty(shape, device=meta.parameter_device(device), dtype=dtype))
+
+
+def empty_if(
+    wanted: bool,
+    *shape: int,
+    device: torch.types.Device = None,
+    dtype: torch.dtype | None = None,
+) -> Parameter | None:
+    """Return :func:`empty`, or None for an optional parameter that is not wanted."""
+    return empty(*shape, device=device, dtype=dtype) if wanted else None

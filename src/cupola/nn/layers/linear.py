@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cupola.nn import init
-from cupola.nn.layers.factory import empty
+from cupola.nn.layers.factory import empty, empty_if
 from cupola.nn.module import Module
 
 
 class Identity(Module):
-    """Return the input; any arguments are accepted, so that it can stand in for a layer."""
+    """Return the input. Accepts the arguments of any layer that it replaces."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Linear(Module):
         self.in_features = in_features
         self.out_features = out_features
         self.weight = empty(out_features, in_features, device=device, dtype=dtype)
-        bias_values = empty(out_features, device=device, dtype=dtype) if bias else None
+        bias_values = empty_if(bias, out_features, device=device, dtype=dtype)
         self.register_parameter("bias", bias_values)
         self.reset_parameters()
 
@@ -60,48 +60,4 @@ class Linear(Module):
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}"
-        )
-
-
-class Bilinear(Module):
-    """y = x1^T A x2 + b. ``weight`` is [out_features, in1_features, in2_features]."""
-
-    bias: Parameter | None
-
-    def __init__(
-        self,
-        in1_features: int,
-        in2_features: int,
-        out_features: int,
-        bias: bool = True,
-        device: torch.types.Device = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        if in1_features <= 0:
-            raise ValueError(f"in1_features must be > 0, but got {in1_features}")
-        self.in1_features = in1_features
-        self.in2_features = in2_features
-        self.out_features = out_features
-        shape = (out_features, in1_features, in2_features)
-        self.weight = empty(*shape, device=device, dtype=dtype)
-        bias_values = empty(out_features, device=device, dtype=dtype) if bias else None
-        self.register_parameter("bias", bias_values)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw weight and bias from U(-1/sqrt(in1_features), 1/sqrt(in1_features))."""
-        bound = 1 / math.sqrt(self.in1_features)
-        init.uniform_(self.weight, -bound, bound)
-        if self.bias is not None:
-            init.uniform_(self.bias, -bound, bound)
-
-    def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
-        """[*, in1_features], [*, in2_features] -> [*, out_features]."""
-        return F.bilinear(input1, input2, self.weight, self.bias)
-
-    def extra_repr(self) -> str:
-        return (
-            f"in1_features={self.in1_features}, in2_features={self.in2_features}, "
-            f"out_features={self.out_features}, bias={self.bias is not None}"
         )

@@ -8,15 +8,26 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cupola.nn import init
-from cupola.nn.layers.factory import empty
+from cupola.nn.layers.factory import empty_if
 from cupola.nn.module import Module
 
 
-class LayerNorm(Module):
-    """Normalize over the last axes (Ba et al. 2016). ``weight`` and ``bias`` have their shape."""
+class AffineNorm(Module):
+    """A normalization with an optional ``weight`` that starts as ones and ``bias`` as zeros."""
 
     weight: Parameter | None
     bias: Parameter | None
+
+    def reset_parameters(self) -> None:
+        """Set weight to one and bias to zero."""
+        if self.weight is not None:
+            init.ones_(self.weight)
+        if getattr(self, "bias", None) is not None:
+            init.zeros_(self.bias)
+
+
+class LayerNorm(AffineNorm):
+    """Normalize over the last axes (Ba et al. 2016). ``weight`` and ``bias`` have their shape."""
 
     def __init__(
         self,
@@ -28,17 +39,13 @@ class LayerNorm(Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.normalized_shape = as_shape(normalized_shape)
+        self.normalized_shape = shape = _as_shape(normalized_shape)
         self.eps = eps
-        self.elementwise_affine = elementwise_affine
-        shape = self.normalized_shape
-        self.register_parameter("weight", _affine(elementwise_affine, shape, device, dtype))
-        self.register_parameter("bias", _affine(elementwise_affine and bias, shape, device, dtype))
+        self.elementwise_affine = affine = elementwise_affine
+        self.register_parameter("weight", empty_if(affine, *shape, device=device, dtype=dtype))
+        values = empty_if(affine and bias, *shape, device=device, dtype=dtype)
+        self.register_parameter("bias", values)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Set weight to one and bias to zero."""
-        _reset(self.weight, self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         """[*, normalized_shape] -> the same."""
@@ -51,10 +58,8 @@ class LayerNorm(Module):
         )
 
 
-class RMSNorm(Module):
+class RMSNorm(AffineNorm):
     """Divide by the root mean square over the last axes (Zhang and Sennrich 2019)."""
-
-    weight: Parameter | None
 
     def __init__(
         self,
@@ -65,16 +70,11 @@ class RMSNorm(Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.normalized_shape = as_shape(normalized_shape)
+        self.normalized_shape = shape = _as_shape(normalized_shape)
         self.eps = eps
-        self.elementwise_affine = elementwise_affine
-        shape = self.normalized_shape
-        self.register_parameter("weight", _affine(elementwise_affine, shape, device, dtype))
+        self.elementwise_affine = affine = elementwise_affine
+        self.register_parameter("weight", empty_if(affine, *shape, device=device, dtype=dtype))
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Set weight to one."""
-        _reset(self.weight, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """[*, normalized_shape] -> the same."""
@@ -86,15 +86,12 @@ class RMSNorm(Module):
         )
 
 
-class GroupNorm(Module):
+class GroupNorm(AffineNorm):
     """Normalize over groups of channels (Wu and He 2018). ``weight`` is [num_channels].
 
     Raises:
         ValueError: the groups do not divide the channels.
     """
-
-    weight: Parameter | None
-    bias: Parameter | None
 
     def __init__(
         self,
@@ -116,13 +113,10 @@ class GroupNorm(Module):
         self.num_channels = num_channels
         self.eps = eps
         self.affine = affine
-        self.register_parameter("weight", _affine(affine, (num_channels,), device, dtype))
-        self.register_parameter("bias", _affine(affine and bias, (num_channels,), device, dtype))
+        for name, wanted in (("weight", affine), ("bias", affine and bias)):
+            values = empty_if(wanted, num_channels, device=device, dtype=dtype)
+            self.register_parameter(name, values)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Set weight to one and bias to zero."""
-        _reset(self.weight, self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, num_channels, *] -> the same."""
@@ -135,40 +129,5 @@ class GroupNorm(Module):
         )
 
 
-class LocalResponseNorm(Module):
-    """Divide by the energy of neighboring channels (Krizhevsky et al. 2012)."""
-
-    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
-        super().__init__()
-        self.size = size
-        self.alpha = alpha
-        self.beta = beta
-        self.k = k
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[N, C, *] -> the same."""
-        return F.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
-
-    def extra_repr(self) -> str:
-        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
-
-
-def as_shape(size: int | Sequence[int]) -> tuple[int, ...]:
-    """Return one number as a shape of one axis, or a sequence as a tuple."""
+def _as_shape(size: int | Sequence[int]) -> tuple[int, ...]:
     return (size,) if isinstance(size, int) else tuple(size)
-
-
-def _affine(
-    wanted: bool,
-    shape: tuple[int, ...],
-    device: torch.types.Device,
-    dtype: torch.dtype | None,
-) -> Parameter | None:
-    return empty(*shape, device=device, dtype=dtype) if wanted else None
-
-
-def _reset(weight: Parameter | None, bias: Parameter | None) -> None:
-    if weight is not None:
-        init.ones_(weight)
-    if bias is not None:
-        init.zeros_(bias)
