@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cupola.runtime.building import build
     from cupola.weights import load_weights
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOME = {
     "Bundle": "cupola.bundles",

@@ -1,5 +1,5 @@
 # afno-navier-stokes, first stage: one step of a turbulent flow of 32 x 32 points, 0.2 time units.
-# The flows are generated on the first batch (some seconds); a few minutes on one CPU core in all.
+# The flows are generated on the first batch (a few seconds); a few minutes on one CPU core in total.
 flow = dict(
     type="NavierStokes",
     size=32,
@@ -23,9 +23,9 @@ model = dict(
     depth=3,
     num_blocks=4,
     modes="lowpass",  # the paper's intent: every mode of a square grid, nothing left out
-    sparsity_threshold=0.0,  # 0.01 silences a narrow network's filter for good
+    sparsity_threshold=0.0,  # 0.01 permanently zeroes the filter of a narrow network
     init_std=0.1,
-    mode_gain=True,  # advection needs velocities, which are vorticities weighed by wave number
+    mode_gain=True,  # advection needs velocities, which are vorticities weighted by wave number
     residual=True,
 )
 train_dataloader = dict(

@@ -1,4 +1,4 @@
-# The second stage: 50 epochs on the sum of two steps' losses, the second made from the first.
+# The second stage: 50 epochs on the sum of two steps' losses, the second predicted from the first.
 _base_ = "./fourcastnet.py"
 load_from = "work_dirs/fourcastnet/best.pth"
 train_dataloader = dict(dataset=dict(steps=2))

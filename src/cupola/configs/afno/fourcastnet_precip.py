@@ -1,5 +1,5 @@
-# Precipitation: the wind model moves the state on by 6 hours and stays as it is; a second network
-# reads 6-hour totals from it. Targets are log(1 + tp / 1e-5), in a variable `tp_log` of the files.
+# Precipitation: the frozen wind model advances the state by 6 hours; a second network predicts
+# 6-hour totals from it. Targets are log(1 + tp / 1e-5), in a variable `tp_log` of the files.
 _base_ = "./fourcastnet.py"
 model = dict(
     _delete_=True,

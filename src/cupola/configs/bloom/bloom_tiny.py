@@ -39,11 +39,11 @@ bundle = dict(
     task="language",
     license="Apache-2.0",
     examples=dict(type="PackedText", folder="work_dirs/text", split="val", length=length),
-    description="""A BLOOM of 3.7 M parameters that continues English prose and classical Chinese. It shows the
-machinery, not knowledge: words and phrases are mostly right, a sentence seldom holds to its end.
+    description="""A BLOOM with 3.7 M parameters that continues English prose and classical Chinese. It demonstrates
+the software and has no knowledge: words and phrases are mostly correct, whole sentences rarely.
 
 Data: the novels of Jane Austen (from Debian's r-cran-janeaustenr, MIT) and classical Chinese
 poems and sayings (from Debian's fortunes-zh, GPL-3+ as a collection). The texts themselves are in
 the public domain. `cupola data text` fetches and packs them; every twentieth chapter, poem or
-saying is held out. `python bench/bloom_tiny.py` compares the loss with n-grams'.""",
+saying is held out. `python bench/bloom_tiny.py` compares the loss with n-gram models.""",
 )

@@ -1,5 +1,5 @@
 # DETR, ResNet-50: the model and recipe of arXiv 2005.12872 as MMDetection 3.x publishes them,
-# 150 epochs. Every key is MMDetection's, so overrides that you know from there work here.
+# 150 epochs. Every key is MMDetection's, so overrides for MMDetection work here.
 attention = dict(embed_dims=256, num_heads=8, dropout=0.1)
 feed_forward = dict(
     embed_dims=256,
@@ -16,7 +16,7 @@ model = dict(
         type="DetDataPreprocessor",
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=False,  # our loader reads RGB; MMDetection's reads BGR and swaps here
+        bgr_to_rgb=False,  # Cupola's loader reads RGB; MMDetection's reads BGR and swaps here
         pad_size_divisor=1,
     ),
     backbone=dict(

@@ -1,8 +1,8 @@
 # DETR3D, ResNet-101 with deformable convolutions: the model and recipe of arXiv 2110.06922 as
 # MMDetection3D's project publishes them, 24 epochs. Six images of 900 x 1600, padded to 928.
-# Every key is the project's, so overrides that you know from there work here.
-point_cloud_range = [-51.2, -51.2, -5.0, 51.2, 51.2, 3.0]  # meters: references lie in it
-voxel_size = [0.2, 0.2, 8]  # of the ancestors' point-cloud grids; nothing reads it here
+# Every key is the project's, so overrides for the project work here.
+point_cloud_range = [-51.2, -51.2, -5.0, 51.2, 51.2, 3.0]  # meters; contains all reference points
+voxel_size = [0.2, 0.2, 8]  # from earlier point-cloud models; not used here
 class_names = [
     "car",
     "truck",
@@ -15,7 +15,7 @@ class_names = [
     "pedestrian",
     "traffic_cone",
 ]
-# Caffe's ResNet saw BGR values around zero, undivided.
+# Caffe's ResNet was trained on BGR values with the mean subtracted and no division.
 images = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)
 
 self_attention = dict(type="MultiheadAttention", embed_dims=256, num_heads=8, dropout=0.1)

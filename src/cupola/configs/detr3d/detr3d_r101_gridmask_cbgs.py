@@ -1,4 +1,4 @@
-# The same with classes balanced: rare ones are shown more often (CBGS, arXiv 1908.09492).
+# The same with classes balanced: rare ones are sampled more often (CBGS, arXiv 1908.09492).
 _base_ = "./detr3d_r101_gridmask.py"
 train_dataloader = dict(
     dataset=dict(

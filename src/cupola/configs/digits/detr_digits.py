@@ -1,6 +1,6 @@
-# detr-digits: a DETR of 2 M parameters that finds handwritten digits in photographs.
-# Run pretrain_backbone first; its checkpoint is `load_from`. An hour on one CPU core, and
-# detr_digits_longer.py goes on from there.
+# detr-digits: a DETR with 2 M parameters that finds handwritten digits in photographs.
+# Run pretrain_backbone first; its checkpoint is `load_from`. Takes an hour on one CPU core;
+# detr_digits_longer.py continues from the result.
 _base_ = "./_data.py"
 attention = dict(embed_dims=128, num_heads=8, dropout=0.0, batch_first=True)
 feed_forward = dict(
@@ -13,7 +13,7 @@ feed_forward = dict(
 model = dict(
     type="DETR",
     num_queries=25,
-    training_groups=3,  # Group DETR: three times the matches a step for a third more time
+    training_groups=3,  # Group DETR: three times the matches per step for a third more time
     backbone=dict(
         type="SmallResNet", stem_channels=32, channels=(48, 96, 128, 128), strides=(2, 2, 1, 2)
     ),
@@ -64,18 +64,19 @@ bundle = dict(
     description="""A small DETR that finds handwritten digits in photographs.
 
 - **Model**: SmallResNet to stride 16, three encoder and three decoder layers of width 128, 25
-  queries; `training.json` holds the whole config with the seed, `log.jsonl` the curves.
-- **Data**: digits-in-photos, made on the fly: handwritten digits of scikit-learn's `load_digits`
-  (UCI Optical Recognition of Handwritten Digits, CC BY 4.0) at 0.11 to 0.36 of the image's side,
-  turned by up to 20 degrees, in any color, 1 to 10 an image, on sample photographs of
-  scikit-learn (CC BY 2.0, danielbuechele and vultilion) and scikit-image (CC0 or public domain).
-  Validation shares neither photographs nor digit samples with training; writers may be shared.
+  queries. `training.json` contains the full config with the seed, `log.jsonl` the curves.
+- **Data**: digits-in-photos, generated on the fly: handwritten digits from scikit-learn's
+  `load_digits` (UCI Optical Recognition of Handwritten Digits, CC BY 4.0), 0.11 to 0.36 of the
+  image side in size, rotated by up to 20 degrees, in any color, 1 to 10 per image, on sample
+  photographs of scikit-learn (CC BY 2.0, danielbuechele and vultilion) and scikit-image (CC0 or
+  public domain). Validation shares no photographs and no digits with training; writers may be
+  shared.
 - **Recipe**: `cupola train pretrain-backbone`, then `cupola train detr-digits`, then
-  `cupola train detr-digits-longer`; one CPU core, about two hours in all: 272,000 images. In the
-  second part digits are squeezed up to 1.5 times, as in images that are not square. `log.jsonl`
-  shows the second part.
+  `cupola train detr-digits-longer`; one CPU core, about two hours in total, 272,000 images. In the
+  second run digits are squeezed by up to 1.5 times, as in images that are not square. `log.jsonl`
+  shows the second run.
 - **Limits**: every image is resized to 128 x 128 pixels, so digits below a tenth of the image
-  are missed. Printed digits and other writing were never shown to it.
-- **Other shapes**: on 200 images squeezed by up to 4:3 AP50 is 0.870, by up to 16:9 0.854, and
-  0.873 unsqueezed.""",
+  are missed. It was not trained on printed digits or other handwriting.
+- **Other aspect ratios**: on 200 images, AP50 is 0.873 unsqueezed, 0.870 squeezed by up to 4:3,
+  and 0.854 squeezed by up to 16:9.""",
 )

@@ -1,4 +1,4 @@
-# The second part of detr-digits' training: from where detr_digits.py stopped, on fresh images,
+# The second training run of detr-digits: continues from detr_digits.py on new images,
 # with digits squeezed as in photographs that are not square. One CPU core, about an hour.
 _base_ = "./detr_digits.py"
 load_from = dict(_delete_=True, path="work_dirs/detr_digits/latest.pth")

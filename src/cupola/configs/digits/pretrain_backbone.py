@@ -1,6 +1,6 @@
-# Gives the small backbone of detr-digits its start: class and box for every feature cell.
-# DETR from random weights stays for long where every query predicts the average image; the
-# original avoids that with ImageNet weights, this with some minutes on a dense task.
+# Pretrains the small backbone of detr-digits: class and box for every feature cell.
+# From random weights, DETR stays for a long time where every query predicts the average image. The
+# original avoids that with ImageNet weights, this config with a few minutes on a dense task.
 _base_ = "./_data.py"
 model = dict(
     type="DensePretrainer",
