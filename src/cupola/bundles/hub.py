@@ -136,6 +136,9 @@ def _shards(source: str, index: str, read: Callable[[str], Any]) -> set[str]:
 
 def main() -> None:
     """Prints {"folder": ...} of the id in the arguments, or {"error": ...}."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
     try:
         found = {"folder": str(download(sys.argv[1], offline="--offline" in sys.argv))}
     except BundleError as error:

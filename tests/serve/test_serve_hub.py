@@ -1,0 +1,62 @@
+"""A model on the hub behind a server: downloaded before anything is forked, then from the cache."""
+
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serve_harness import Running, output, until
+
+from cupola.bundles import Bundle
+from cupola.errors import BundleError
+from cupola.serve.settings.models import plan_models
+from cupola.serve.settings.settings import Settings
+from hub_server import serve_hub
+
+pytestmark = pytest.mark.processes
+DIGITS = Bundle.load("detr-digits").path
+MODEL = "hf://org/digits@v1"
+
+
+@pytest.fixture
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A hub that has the model, and an empty cache."""
+    shutil.copytree(DIGITS, tmp_path / "hub/org/digits/v1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    with serve_hub(tmp_path / "hub") as (_, url):
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        yield url
+
+
+def test_a_model_on_the_hub_is_served_and_reloaded_without_the_hub(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Running(tmp_path / "server", models=[MODEL], plugins=[], compute_threads=1)
+    server.start()
+    try:
+        server.wait_ready(90)
+        assert "torch" not in Path(f"/proc/{server.pid}/maps").read_text()
+        request = (DIGITS / "example/request.json").read_bytes()
+        recorded = json.loads((DIGITS / "example/response.json").read_text())
+        status, _, body = server.ask("POST", "/v2/models/detr-digits/infer", request)
+        assert status == 200, body
+        assert output(json.loads(body), "labels") == output(recorded, "labels")
+        server.reload()
+        server.configure(models=[MODEL, "hf://org/digits@v2"])
+        server.signal(signal.SIGHUP)
+        until(lambda: "not in the cache" in server.log(), what="the refused reload")
+        assert server.ask("POST", "/v2/models/detr-digits/infer", request)[0] == 200
+    finally:
+        server.stop()
+
+
+def test_settings_say_what_is_not_in_the_cache(address: str) -> None:
+    settings = Settings.model_validate({"models": [MODEL], "offline": True})
+    with pytest.raises(BundleError, match=r"hf://org/digits@v1: not in the cache .* without"):
+        plan_models(settings)
+    (plan,) = plan_models(Settings.model_validate({"models": [MODEL]}))
+    assert (plan.name, plan.task) == ("detr-digits", "detection")
+    assert Bundle.load(plan.path).name == "detr-digits"
+    assert plan_models(settings) == [plan]
