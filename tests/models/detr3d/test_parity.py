@@ -1,5 +1,6 @@
 """DETR3D at full size against MMDetection3D 1.4.0, number by number."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +26,10 @@ class Case:
     tolerance: float
 
 
-# Gradients that do not pass through many layers agree to 1e-3. On the way to the others, ReLUs and
-# borders within rounding of 0 switch: golden, our float32 and our float64 differ from each other by
-# about 5e-3 of the largest value, each from each.
+# Gradients that do not pass through many layers agree to 1e-3 in float32. On the way to the others,
+# ReLUs and image borders within rounding of 0 switch: float32 differs from float64 by up to 1.5e-2
+# of the largest value, differently on every processor, and the golden by up to 6e-3. Float64 gives
+# the same gradients everywhere.
 SMOOTH = (
     "layers.5.attentions.1.output_proj.weight",
     "cls_branches.5.6.weight",
@@ -152,12 +154,27 @@ def test_matching_losses_and_gradients(case: Case, seen: dict[str, Any]) -> None
     total = sum(losses.values())
     assert total.item() == pytest.approx(case.golden.output("loss_total").item(), rel=1e-4)
     total.backward()
-    parameters: dict[str, Tensor] = dict(case.model.named_parameters())
-    for name in case.golden.json["outputs"]:
-        if name.startswith("grad/"):
-            gradient = parameters[name.removeprefix("grad/")].grad
-            bound = 1e-3 if name.endswith(SMOOTH) else 1e-2
-            assert case.golden.relative(name, gradient) < bound, name
+    for name, gradient in gradients(case.golden, case.model).items():
+        if name.endswith(SMOOTH):
+            assert case.golden.relative(name, gradient) < 1e-3, name
+
+
+def gradients(peer: Golden, model: Any) -> dict[str, Tensor]:
+    """The gradients that the golden has, by its names."""
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    names = [name for name in peer.json["outputs"] if name.startswith("grad/")]
+    return {name: parameters[name.removeprefix("grad/")].grad for name in names}
+
+
+def test_gradients_in_double_precision(case: Case) -> None:
+    model = copy.deepcopy(case.model).to(torch.float64)
+    batch = {**case.batch, "pixels": case.batch["pixels"].double()}
+    batch["lidar2img"] = case.batch["lidar2img"].double()
+    batch["targets"] = [{**each, "boxes": each["boxes"].double()} for each in batch["targets"]]
+    sum(model.loss(batch).values()).backward()
+    for name, gradient in gradients(case.golden, model).items():
+        bound = 1e-3 if name.endswith(SMOOTH) else 8e-3
+        assert case.golden.relative(name, gradient) < bound, name
 
 
 def test_visible_pairs_give_what_all_pairs_give(case: Case, seen: dict[str, Any]) -> None:
