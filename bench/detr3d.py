@@ -21,8 +21,8 @@ import torch.nn.functional as F
 import cupola
 from cupola.config import Config
 from cupola.data.driving import camera_rig
+from cupola.models.detr3d.feature_sampling import Cameras, Pyramid
 from cupola.models.detr3d.references import to_meters
-from cupola.models.detr3d.sampling import Cameras, Pyramid
 from cupola.ops.deform_conv import deform_conv2d
 from cupola.runtime.optimize.folding import prepare
 from detr3d_original import (

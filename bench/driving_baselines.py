@@ -23,7 +23,7 @@ from cupola.data.driving.agents import MEAN_SIZES
 from cupola.data.driving.render import View
 from cupola.data.driving.rig import Camera
 from cupola.data.driving.scene import GROUND
-from cupola.data.driving_scenes import Drawn, DrivingScenes, scene_at
+from cupola.data.driving_scenes import DrivingScenes, SceneImages, scene_at
 from cupola.metrics.nuscenes import NuScenesMetric
 from cupola.structures import Detections3D
 
@@ -91,7 +91,7 @@ def _place(camera: Camera, pixels: Any, height: float, length: float) -> tuple[f
     return float(middle[0]), float(middle[1])
 
 
-def streets(count: int) -> Iterator[tuple[Drawn, Scene, list[Camera], list[View]]]:
+def streets(count: int) -> Iterator[tuple[SceneImages, Scene, list[Camera], list[View]]]:
     """The test streets of the bundle's card."""
     data = DrivingScenes(split="val", seed=1, size=SIZE)
     for index in range(count):

@@ -10,7 +10,7 @@ import torch
 from cupola.data.driving.tables import write_scenes
 from cupola.data.multiview_pipeline import read_pipeline
 from cupola.data.nuscenes import NuScenesDataset
-from cupola.data.photometric import Drawn, PhotometricDistortion, distort
+from cupola.data.photometric import Distortion, PhotometricDistortion, distort
 from cupola.errors import DataError
 from cupola.registry import build
 from models.detr3d.small import small_config
@@ -108,20 +108,20 @@ def test_the_model_s_preprocessor_gives_what_the_dataset_s_settings_give(root: P
 
 # ---- the distortion
 
-NOTHING = Drawn(None, False, None, None, None, None)
+NOTHING = Distortion(None, False, None, None, None, None)
 
 
 def test_nothing_drawn_changes_nothing() -> None:
     image = np.random.default_rng(0).uniform(0, 255, (5, 7, 3)).astype(np.float32)
     np.testing.assert_array_equal(distort(image, NOTHING), image)
-    still = Drawn(None, False, None, 1.0, 0.0, None)
+    still = Distortion(None, False, None, 1.0, 0.0, None)
     np.testing.assert_allclose(distort(image, still), image, atol=1e-3)
 
 
 def test_saturation_and_hue_are_those_of_the_hsv_cylinder() -> None:
     image = np.random.default_rng(1).uniform(0, 255, (6, 6, 3)).astype(np.float32)
     image[0, 0] = 90.0  # gray has no hue
-    changed = distort(image, Drawn(None, False, None, 0.7, 14.0, None))
+    changed = distort(image, Distortion(None, False, None, 0.7, 14.0, None))
     for before, after in zip(image.reshape(-1, 3), changed.reshape(-1, 3), strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*(before / 255))
         expected = colorsys.hsv_to_rgb((hue + 14 / 360) % 1, saturation * 0.7, value)
@@ -130,10 +130,10 @@ def test_saturation_and_hue_are_those_of_the_hsv_cylinder() -> None:
 
 def test_contrast_stands_before_or_after_the_colors() -> None:
     image = np.full((1, 1, 3), 100.0, np.float32)
-    drawn = Drawn(20.0, True, 1.5, None, None, (2, 1, 0))
+    drawn = Distortion(20.0, True, 1.5, None, None, (2, 1, 0))
     np.testing.assert_allclose(distort(image, drawn), 180.0)
     colored = np.array([[[10.0, 20.0, 30.0]]], np.float32)
-    assert distort(colored, Drawn(None, True, None, None, None, (2, 0, 1)))[0, 0].tolist() == [
+    assert distort(colored, Distortion(None, True, None, None, None, (2, 0, 1)))[0, 0].tolist() == [
         30,
         10,
         20,

@@ -10,7 +10,7 @@ import torch
 
 from cupola.data.driving.tables import write_scenes
 from cupola.data.nuscenes import CBGSDataset, NuScenesDataset
-from cupola.data.nuscenes_infos import info_frames
+from cupola.data.nuscenes_infos import info_samples
 from cupola.data.nuscenes_tables import Tables, pose
 from cupola.errors import DataError
 from cupola.registry import DATASETS
@@ -39,37 +39,37 @@ def devkit_boxes(sample: str) -> list[dict]:
 
 def test_the_devkit_reads_what_the_generator_writes(tables: Tables) -> None:
     assert set(DEVKIT) == set(tables.table("sample"))
-    assert len(tables.frames()) == 6
-    assert len(tables.frames(["scene-0061"])) == 3
-    assert len(tables.frames()[1:3]) == 2
+    assert len(tables.samples()) == 6
+    assert len(tables.samples(["scene-0061"])) == 3
+    assert len(tables.samples()[1:3]) == 2
 
 
 def test_boxes_equal_the_devkit_s(tables: Tables) -> None:
-    for frame in tables.frames():
-        ours = frame.boxes[np.argsort(np.hypot(frame.boxes[:, 0], frame.boxes[:, 1]))]
-        theirs = devkit_boxes(frame.token)
+    for record in tables.samples():
+        ours = record.boxes[np.argsort(np.hypot(record.boxes[:, 0], record.boxes[:, 1]))]
+        theirs = devkit_boxes(record.token)
         assert len(ours) == len(theirs)
         for box, peer in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(box[:3], peer["center"], atol=1e-5)
             np.testing.assert_allclose(box[[4, 3, 5]], peer["wlh"], atol=1e-9)
             turn = (box[6] - peer["yaw"] + np.pi) % (2 * np.pi) - np.pi
             assert abs(turn) < 1e-6
-            lidar = tables._data[frame.token]["LIDAR_TOP"]
+            lidar = tables._data[record.token]["LIDAR_TOP"]
             inverse = np.linalg.inv(tables._sensor2global(lidar))[:3, :3]
             np.testing.assert_allclose(box[7:], (inverse @ peer["velocity"])[:2], atol=1e-5)
 
 
 def test_corners_and_projection_equal_the_devkit_s(tables: Tables) -> None:
     checked = 0
-    for frame in tables.frames():
-        ours = frame.boxes[np.argsort(np.hypot(frame.boxes[:, 0], frame.boxes[:, 1]))]
+    for record in tables.samples():
+        ours = record.boxes[np.argsort(np.hypot(record.boxes[:, 0], record.boxes[:, 1]))]
         corners = boxes3d.corners(torch.from_numpy(ours)).numpy()
-        for points, peer in zip(corners, devkit_boxes(frame.token), strict=True):
+        for points, peer in zip(corners, devkit_boxes(record.token), strict=True):
             np.testing.assert_allclose(
                 *(np.sort(p, 0) for p in (points, peer["corners"])), atol=1e-5
             )
             for channel, pixels in peer["pixels"].items():
-                matrix = torch.from_numpy(frame.camera(channel).lidar2img)
+                matrix = torch.from_numpy(record.camera(channel).lidar2img)
                 uv = boxes3d.project(torch.from_numpy(points), matrix)[0].numpy()
                 np.testing.assert_allclose(np.sort(uv, 0), np.sort(pixels, 0), atol=0.01)
                 checked += 1
@@ -91,10 +91,10 @@ def test_the_dataset_gives_samples(root: Path) -> None:
     assert sample["images"].shape == (6, 3, 32, 64)
     assert (sample["images"][:, :, 30:] == 0).all()
     assert sample["boxes"][:, :2].abs().max() < 20
-    frame = data.frames[0]
-    halved = frame.camera("CAM_FRONT").lidar2img * np.array([0.5, 0.5, 1, 1])[:, None]
+    record = data.samples[0]
+    halved = record.camera("CAM_FRONT").lidar2img * np.array([0.5, 0.5, 1, 1])[:, None]
     np.testing.assert_allclose(sample["lidar2img"][0].numpy(), halved, rtol=1e-5)
-    bottom = {round(float(b[2] - b[5] / 2), 3) for b in frame.boxes}
+    bottom = {round(float(b[2] - b[5] / 2), 3) for b in record.boxes}
     assert {round(z, 3) for z in sample["boxes"][:, 2].tolist()} <= bottom
     batch = data.collate([data[0], data[1]])
     assert batch["pixels"].shape[0] == 2
@@ -104,14 +104,14 @@ def infos(tables: Tables) -> tuple[dict, dict]:
     """The same samples as info files of both layouts, as MMDetection3D's converter makes them."""
     first: dict = {"infos": [], "metadata": {"version": "v1.0-mini"}}
     second: dict = {"data_list": [], "metainfo": {"categories": {"car": 0, "truck": 1}}}
-    for i, frame in enumerate(tables.frames()):
-        data = tables._data[frame.token]
+    for i, record in enumerate(tables.samples()):
+        data = tables._data[record.token]
         lidar = tables._sensor2global(data["LIDAR_TOP"])
         cams, images = {}, {}
-        for view in frame.cameras:
-            record = data[view.name]
-            calibration = tables.table("calibrated_sensor")[record["calibrated_sensor_token"]]
-            cam2lidar = np.linalg.inv(lidar) @ tables._sensor2global(record)
+        for view in record.cameras:
+            row = data[view.name]
+            calibration = tables.table("calibrated_sensor")[row["calibrated_sensor_token"]]
+            cam2lidar = np.linalg.inv(lidar) @ tables._sensor2global(row)
             intrinsic = np.array(calibration["camera_intrinsic"])
             cams[view.name] = {
                 "data_path": f"./data/nuscenes/{view.file}",
@@ -126,19 +126,19 @@ def infos(tables: Tables) -> tuple[dict, dict]:
             }
         first["infos"].append(
             {
-                "token": frame.token,
+                "token": record.token,
                 "timestamp": i,
                 "cams": cams,
-                "gt_boxes": frame.boxes[:, :7],
-                "gt_names": np.array(frame.names),
-                "gt_velocity": frame.boxes[:, 7:],
-                "valid_flag": np.ones(len(frame.boxes), bool),
+                "gt_boxes": record.boxes[:, :7],
+                "gt_names": np.array(record.names),
+                "gt_velocity": record.boxes[:, 7:],
+                "valid_flag": np.ones(len(record.boxes), bool),
             }
         )
         categories = second["metainfo"]["categories"]
         second["data_list"].append(
             {
-                "token": frame.token,
+                "token": record.token,
                 "images": images,
                 "instances": [
                     {
@@ -147,7 +147,7 @@ def infos(tables: Tables) -> tuple[dict, dict]:
                         "velocity": box[7:].tolist(),
                         "bbox_3d_isvalid": True,
                     }
-                    for name, box in zip(frame.names, frame.boxes, strict=True)
+                    for name, box in zip(record.names, record.boxes, strict=True)
                 ],
             }
         )
@@ -158,11 +158,11 @@ def test_both_info_layouts_equal_the_tables(root: Path, tables: Tables) -> None:
     for number, content in enumerate(infos(tables)):
         path = root / f"infos{number}.pkl"
         path.write_bytes(pickle.dumps(content))
-        for frame, expected in zip(info_frames(path), tables.frames(), strict=True):
-            assert frame.token == expected.token
-            np.testing.assert_allclose(frame.boxes, expected.boxes, atol=1e-9)
+        for record, expected in zip(info_samples(path), tables.samples(), strict=True):
+            assert record.token == expected.token
+            np.testing.assert_allclose(record.boxes, expected.boxes, atol=1e-9)
             for view in expected.cameras:
-                mine = frame.camera(view.name)
+                mine = record.camera(view.name)
                 np.testing.assert_allclose(mine.lidar2img, view.lidar2img, atol=1e-6)
                 assert mine.file == view.file
         data = NuScenesDataset(root, ann_file=path.name)
@@ -178,10 +178,10 @@ def test_old_boxes_are_turned(root: Path, tables: Tables) -> None:
         info["gt_boxes"] = boxes
     path = root / "old.pkl"
     path.write_bytes(pickle.dumps(content))
-    frame = info_frames(path, "0.x")[0]
-    np.testing.assert_allclose(frame.boxes, tables.frames()[0].boxes, atol=1e-9)
+    record = info_samples(path, "0.x")[0]
+    np.testing.assert_allclose(record.boxes, tables.samples()[0].boxes, atol=1e-9)
     with pytest.raises(DataError, match=r"'0\.x' or '1\.x'"):
-        info_frames(path, "2.x")
+        info_samples(path, "2.x")
 
 
 def test_classes_are_balanced(root: Path) -> None:
@@ -216,7 +216,7 @@ def test_errors_name_files(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no scenes"):
         NuScenesDataset(root, version="v1.0-mini", scenes=["scene-9999"])
     data = NuScenesDataset(root, version="v1.0-mini")
-    file = root / data.frames[0].camera("CAM_BACK").file
+    file = root / data.samples[0].camera("CAM_BACK").file
     content = file.read_bytes()
     file.unlink()
     with pytest.raises(DataError, match="the image is missing"):

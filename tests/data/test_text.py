@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cupola.cli.main import app
-from cupola.data.text import END, PackedText, pack, prepare, read_texts, train_tokenizer
+from cupola.data.text import END, PackedText, pack, read_texts, train_tokenizer, write_packed
 from cupola.data.text_sources import chapters, read_documents
 from cupola.errors import DataError
 from language_toys import LINES
@@ -38,7 +38,7 @@ def test_documents_are_joined_by_the_end_token() -> None:
 
 
 def prepared(folder: Path) -> Path:
-    prepare([f"{n} {LINES[n % 2]}" for n in range(60)], folder, 300)
+    write_packed([f"{n} {LINES[n % 2]}" for n in range(60)], folder, 300)
     return folder
 
 
@@ -79,7 +79,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="hold no two windows of 100000"):
         PackedText(prepared(tmp_path), "train", 100000)
     with pytest.raises(DataError, match="too few to hold some out"):
-        prepare(LINES[:1], tmp_path, 300)
+        write_packed(LINES[:1], tmp_path, 300)
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="not readable as UTF-8"):
         read_texts([tmp_path / "bad.txt"])

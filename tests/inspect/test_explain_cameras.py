@@ -13,7 +13,7 @@ from cupola.cli.explain import app
 from cupola.errors import InputError
 from cupola.inspect import describe, page
 from cupola.inspect.cameras_view import view_of_cameras
-from cupola.models.detr3d.sampling import Cameras
+from cupola.models.detr3d.feature_sampling import Cameras
 from cupola.nn import Linear
 from cupola.runtime.io.sample_folder import read_sample
 from cupola.runtime.predictor import Predictor

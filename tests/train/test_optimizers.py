@@ -5,7 +5,7 @@ import torch
 
 from cupola.errors import BuildError
 from cupola.train.averaging import MovingAverage
-from cupola.train.distributed import Ranks
+from cupola.train.distributed import TrainingRanks
 from cupola.train.optimizers import build_optimizer, load_optimizer, set_rates
 from cupola.train.schedules import multi_step
 from cupola.train.steps import Stepper, total_loss
@@ -60,7 +60,9 @@ def gradients(batch_size: int, pieces: int, **settings: object) -> list[torch.Te
     torch.manual_seed(0)
     model = TinyRegression(dropout=0.0)
     optimizer = build_optimizer(model, {"optimizer": {"type": "SGD", "lr": 0.0}})
-    stepper = Stepper(model, optimizer, {"accumulative_counts": pieces, **settings}, Ranks())
+    stepper = Stepper(
+        model, optimizer, {"accumulative_counts": pieces, **settings}, TrainingRanks()
+    )
     data = TinyLine()
     order = iter(range(64))
     batches = (

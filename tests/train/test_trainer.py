@@ -16,7 +16,7 @@ from cupola.errors import BuildError, CheckpointError
 from cupola.parallel import SINGLE, Group
 from cupola.train import Trainer
 from cupola.train.checkpoints import BEST, LATEST, load_checkpoint, save_atomically
-from cupola.train.distributed import Ranks
+from cupola.train.distributed import TrainingRanks
 from cupola.train.initial import load_initial_weights
 from cupola.train.logs import LOG, read_log
 from train.parts import TinyRegression, tiny_config
@@ -157,7 +157,7 @@ def test_modules_get_the_ranks_that_read_other_data(
 ) -> None:
     data = Group("data", (0,), 0)
     monkeypatch.setattr(TinyRegression, "data_group", SINGLE, raising=False)
-    monkeypatch.setattr("cupola.train.trainer.join_ranks", lambda tensor: Ranks(data))
+    monkeypatch.setattr("cupola.train.trainer.join_ranks", lambda tensor: TrainingRanks(data))
     assert Trainer(tiny_config(), tmp_path, quiet=True).model.data_group is data
 
 

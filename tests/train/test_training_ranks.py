@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cupola.data.text import prepare
+from cupola.data.text import write_packed
 from cupola.train.recipe import train_recipe
 
 CONFIG = """
@@ -32,7 +32,7 @@ randomness = dict(seed=0)
 
 def write_config(folder: Path, steps: int) -> Path:
     texts = [f"{n} pigs and {n * n % 97} geese went to {n % 13} markets." for n in range(120)]
-    prepare(texts, folder / "text", 300)
+    write_packed(texts, folder / "text", 300)
     path = folder / "tiny.py"
     path.write_text(CONFIG.format(folder=folder / "text", steps=steps))
     return path

@@ -122,11 +122,11 @@ def text(
     vocabulary: Annotated[int, typer.Option(min=261, help="Tokens to train.")] = 2048,
 ) -> None:
     """A tokenizer and packed ids of Jane Austen and classical Chinese, from Debian's packages."""
-    from cupola.data.text import prepare, read_texts
+    from cupola.data.text import read_texts, write_packed
     from cupola.data.text_sources import fetch_documents
 
     texts = read_texts(files) if files else [each.text for each in fetch_documents()]
-    for part, sizes in prepare(texts, out, vocabulary).items():
+    for part, sizes in write_packed(texts, out, vocabulary).items():
         print(f"{part}: " + ", ".join(f"{count} {what}" for what, count in sizes.items()))
 
 

@@ -61,7 +61,7 @@ def write_sample(folder: Path, scene: Scene, rig: Sequence[Camera], size: tuple[
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SceneImages:
     """images [6, H, W, 3] uint8 RGB, lidar2img [6, 4, 4], boxes [M, 9], labels [M]."""
 
     images: NDArray[np.uint8]
@@ -78,7 +78,7 @@ MIRRORED_CAMERAS = [
 ]
 
 
-def mirrored(drawn: Drawn) -> Drawn:
+def mirrored(drawn: SceneImages) -> SceneImages:
     """The same street with left and right swapped: images, matrices, boxes."""
     width = drawn.images.shape[2]
     turn_image = np.array([[-1, 0, width, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
@@ -86,7 +86,7 @@ def mirrored(drawn: Drawn) -> Drawn:
     matrices = turn_image @ drawn.lidar2img[MIRRORED_CAMERAS] @ turn_world
     boxes = drawn.boxes * np.array([-1, 1, 1, 1, 1, 1, -1, -1, 1], np.float32)
     boxes[:, 6] += np.float32(np.pi)
-    return Drawn(
+    return SceneImages(
         np.ascontiguousarray(drawn.images[MIRRORED_CAMERAS, :, ::-1]),
         matrices.astype(np.float32),
         boxes,
@@ -125,7 +125,7 @@ class DrivingScenes:
         self.mean, self.std = tuple(mean), tuple(std)
         self.min_pixels = min_pixels
         self.mirror, self.epoch = mirror, 0
-        self._drawn: dict[int, Drawn] | None = {} if keep else None
+        self._drawn: dict[int, SceneImages] | None = {} if keep else None
 
     def __len__(self) -> int:
         return self.count
@@ -134,7 +134,7 @@ class DrivingScenes:
         """Which half of the samples is mirrored; the training loop calls it."""
         self.epoch = epoch
 
-    def draw(self, index: int) -> Drawn:
+    def draw(self, index: int) -> SceneImages:
         """Sample number `index`, before normalization."""
         if self._drawn is not None and index in self._drawn:
             return self._drawn[index]
@@ -144,7 +144,7 @@ class DrivingScenes:
         seen = [
             a for a, count in zip(scene.agents, pixels, strict=True) if count >= self.min_pixels
         ]
-        drawn = Drawn(
+        drawn = SceneImages(
             np.stack([view.pixels for view in views]),
             np.stack([camera.lidar2img for camera in cameras]).astype(np.float32),
             np.array([agent.box for agent in seen], np.float32).reshape(-1, 9),

@@ -1,6 +1,6 @@
 """nuScenes: the devkit's tables or MMDetection3D's info files, as samples of six images.
 
-A sample is described by a Frame, which costs nothing to make; images are read on access.
+A sample is described by a SampleRecord, which costs nothing to make; images are read on access.
 Targets are in the lidar's frame of the sample's key frame, z at the bottom of the box.
 """
 
@@ -17,7 +17,7 @@ from PIL import Image
 from cupola.data.detection3d import collate_detection3d
 from cupola.data.driving.rig import CAMERA_NAMES
 from cupola.data.multiview_pipeline import read_pipeline
-from cupola.data.nuscenes_infos import info_frames
+from cupola.data.nuscenes_infos import info_samples
 from cupola.data.nuscenes_tables import Tables
 from cupola.data.photometric import PhotometricDistortion
 from cupola.errors import DataError
@@ -88,26 +88,26 @@ class NuScenesDataset:
         self.images = ImageSettings(**{"raw": raw, **asked["images"], **(images or {})})
         self.seed, self.epoch = seed, 0
         if ann_file is not None:
-            self.frames = info_frames(root / ann_file, box_convention)
+            self.samples = info_samples(root / ann_file, box_convention)
         else:
-            self.frames = Tables(root, version).frames(scenes)
+            self.samples = Tables(root, version).samples(scenes)
 
     def __len__(self) -> int:
-        return len(self.frames)
+        return len(self.samples)
 
     def set_epoch(self, epoch: int) -> None:
         """What is random differs from epoch to epoch; the training loop calls it."""
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        frame = self.frames[index]
+        record = self.samples[index]
         views, matrices = [], []
         for name in CAMERA_NAMES:
-            camera = frame.camera(name)
+            camera = record.camera(name)
             scaled, ratio = self._resize(self._read(camera.file))
             views.append(scaled)
             matrices.append(np.diag([*ratio, 1.0, 1.0]) @ camera.lidar2img)
-        boxes, labels = self._targets(frame.names, frame.boxes)
+        boxes, labels = self._targets(record.names, record.boxes)
         images: NDArray[Any] = np.stack(views)
         if self.images.distortion is not None:
             rng = np.random.default_rng((self.seed, self.epoch, index))
@@ -117,7 +117,7 @@ class NuScenesDataset:
             "lidar2img": torch.from_numpy(np.stack(matrices).astype(np.float32)),
             "boxes": torch.from_numpy(boxes),
             "labels": torch.from_numpy(labels),
-            "token": frame.token,
+            "token": record.token,
         }
 
     def _read(self, file: str) -> NDArray[np.uint8]:
@@ -178,8 +178,8 @@ class CBGSDataset:
 
     def _balanced(self, rng: np.random.Generator) -> list[int]:
         holders: dict[str, list[int]] = {name: [] for name in self.names}
-        for index, frame in enumerate(self.dataset.frames):
-            for name in set(frame.names) & holders.keys():
+        for index, record in enumerate(self.dataset.samples):
+            for name in set(record.names) & holders.keys():
                 holders[name].append(index)
         holders = {name: found for name, found in holders.items() if found}
         total = sum(map(len, holders.values()))

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cupola.data.nuscenes_frames import CameraView, Frame, pinhole
+from cupola.data.nuscenes_samples import CameraView, SampleRecord, pinhole
 from cupola.errors import DataError
 
 Array = NDArray[np.float64]
 
 # All that these files need beside plain values. Anything else is refused, not imported.
-HARMLESS = {
+ALLOWED_GLOBALS = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy.core.multiarray", "scalar"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -32,7 +32,7 @@ class PlainUnpickler(pickle.Unpickler):
     """Unpickles plain values and numpy arrays, and nothing that could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in HARMLESS:
+        if (module, name) not in ALLOWED_GLOBALS:
             raise pickle.UnpicklingError(f"it wants {module}.{name}, which plain data does not")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
@@ -48,7 +48,7 @@ def read_infos(path: Path) -> Any:
         raise DataError(f"{path}: refused as an info file ({error})") from None
 
 
-def info_frames(path: Path, box_convention: str = "1.x") -> Sequence[Frame]:
+def info_samples(path: Path, box_convention: str = "1.x") -> Sequence[SampleRecord]:
     """The samples of an info file. `box_convention` "0.x" is MMDetection3D before 1.0."""
     if box_convention not in ("0.x", "1.x"):
         raise DataError(f"box_convention is '0.x' or '1.x', got {box_convention!r}")
@@ -56,14 +56,14 @@ def info_frames(path: Path, box_convention: str = "1.x") -> Sequence[Frame]:
     try:
         if "data_list" in content:
             names = {number: name for name, number in content["metainfo"]["categories"].items()}
-            return [_frame2(info, names) for info in content["data_list"]]
+            return [_from_layout2(info, names) for info in content["data_list"]]
         infos = sorted(content["infos"], key=lambda info: info["timestamp"])
-        return [_frame1(info, box_convention == "0.x") for info in infos]
+        return [_from_layout1(info, box_convention == "0.x") for info in infos]
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: not a nuScenes info file, {error!r} is missing") from None
 
 
-def _frame1(info: dict[str, Any], old: bool) -> Frame:
+def _from_layout1(info: dict[str, Any], old: bool) -> SampleRecord:
     cameras = []
     for name, camera in info["cams"].items():
         turn = np.linalg.inv(camera["sensor2lidar_rotation"])
@@ -80,10 +80,10 @@ def _frame1(info: dict[str, Any], old: bool) -> Frame:
         boxes = np.column_stack((boxes[:, [0, 1, 2, 4, 3, 5]], -boxes[:, 6] - np.pi / 2))
     joined = np.column_stack((boxes, np.nan_to_num(velocity.reshape(-1, 2))))
     kept = [name for name, ok in zip(names, valid, strict=True) if ok]
-    return Frame(info["token"], tuple(cameras), kept, joined[valid])
+    return SampleRecord(info["token"], tuple(cameras), kept, joined[valid])
 
 
-def _frame2(info: dict[str, Any], names: dict[int, str]) -> Frame:
+def _from_layout2(info: dict[str, Any], names: dict[int, str]) -> SampleRecord:
     cameras = []
     for name, camera in info["images"].items():
         matrix = pinhole(
@@ -94,7 +94,7 @@ def _frame2(info: dict[str, Any], names: dict[int, str]) -> Frame:
     boxes = [[*one["bbox_3d"], *np.nan_to_num(one["velocity"])] for one in valid]
     kept = [names.get(one["bbox_label_3d"], "ignored") for one in valid]
     array = np.array(boxes, float).reshape(-1, 9)
-    return Frame(str(info["token"]), tuple(cameras), kept, array)
+    return SampleRecord(str(info["token"]), tuple(cameras), kept, array)
 
 
 def _relative(file: str) -> str:

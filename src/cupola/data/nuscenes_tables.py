@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from cupola.data.nuscenes_frames import CameraView, Frame, pinhole, rigid
+from cupola.data.nuscenes_samples import CameraView, SampleRecord, pinhole, rigid
 from cupola.errors import DataError
 
 Array = NDArray[np.float64]
@@ -87,7 +87,7 @@ class Tables:
             found.setdefault(record["sample_token"], []).append(record)
         return found
 
-    def frames(self, scenes: Sequence[str] | None = None) -> "LazyFrames":
+    def samples(self, scenes: Sequence[str] | None = None) -> "LazySamples":
         """All samples in the order of their scenes, or those of the named scenes."""
         known = {record["name"]: token for token, record in self.table("scene").items()}
         missing = set(scenes or ()) - known.keys()
@@ -95,9 +95,9 @@ class Tables:
             raise DataError(f"{self.root}: no scenes {sorted(missing)}")
         wanted = {known[name] for name in (scenes or known)}
         samples = self.table("sample").items()
-        return LazyFrames(self, [t for t, record in samples if record["scene_token"] in wanted])
+        return LazySamples(self, [t for t, record in samples if record["scene_token"] in wanted])
 
-    def frame(self, sample: str) -> Frame:
+    def sample(self, sample: str) -> SampleRecord:
         """One sample, in its lidar's frame."""
         data = self._data[sample]
         lidar2global = self._sensor2global(data["LIDAR_TOP"])
@@ -114,7 +114,7 @@ class Tables:
             if category in DETECTION_NAMES and points > 0:
                 names.append(DETECTION_NAMES[category])
                 boxes.append(self._box(record, lidar2global))
-        return Frame(sample, cameras, names, np.array(boxes, float).reshape(-1, 9))
+        return SampleRecord(sample, cameras, names, np.array(boxes, float).reshape(-1, 9))
 
     def _sensor2global(self, data: Record) -> Array:
         calibration = self.table("calibrated_sensor")[data["calibrated_sensor_token"]]
@@ -150,7 +150,7 @@ class Tables:
         return np.asarray((places[1] - places[0]) / seconds)
 
 
-class LazyFrames(Sequence[Frame]):
+class LazySamples(Sequence[SampleRecord]):
     """Samples of the tables, each made when it is asked for."""
 
     def __init__(self, tables: Tables, tokens: Sequence[str]) -> None:
@@ -161,5 +161,5 @@ class LazyFrames(Sequence[Frame]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return LazyFrames(self._tables, self._tokens[index])
-        return self._tables.frame(self._tokens[index])
+            return LazySamples(self._tables, self._tokens[index])
+        return self._tables.sample(self._tokens[index])

@@ -14,7 +14,7 @@ Pixels = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Distortion:
     """What one image undergoes; None is a step that was not drawn."""
 
     brightness: float | None
@@ -40,13 +40,13 @@ class PhotometricDistortion:
     hue_delta: float = 18
     shared: bool = False
 
-    def draw(self, rng: np.random.Generator) -> Drawn:
+    def draw(self, rng: np.random.Generator) -> Distortion:
         """The parameters of one image, from the sample's own generator."""
 
         def perhaps(low: float, high: float) -> float | None:
             return float(rng.uniform(low, high)) if rng.random() < 0.5 else None
 
-        return Drawn(
+        return Distortion(
             brightness=perhaps(-self.brightness_delta, self.brightness_delta),
             contrast_first=bool(rng.random() < 0.5),
             contrast=perhaps(*self.contrast_range),
@@ -62,7 +62,7 @@ class PhotometricDistortion:
         return np.stack([distort(p, d) for p, d in zip(images, chosen, strict=True)])
 
 
-def distort(image: Pixels, drawn: Drawn) -> Pixels:
+def distort(image: Pixels, drawn: Distortion) -> Pixels:
     """One image [H, W, 3] with what was drawn for it."""
     out = image.astype(np.float32)
     if drawn.brightness is not None:

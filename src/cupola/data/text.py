@@ -60,7 +60,7 @@ def pack(texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray[Any, Any]:
     return np.concatenate([np.array(row, kind) for row in rows])
 
 
-def prepare(texts: Sequence[str], folder: Path, vocab_size: int) -> dict[str, dict[str, int]]:
+def write_packed(texts: Sequence[str], folder: Path, vocab_size: int) -> dict[str, dict[str, int]]:
     """Writes a prepared folder; every twentieth text is held out. Returns bytes and tokens."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = {

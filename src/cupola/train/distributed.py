@@ -14,7 +14,7 @@ from cupola.parallel import SINGLE, Group, Mesh, broadcast
 
 
 @dataclass(frozen=True)
-class Ranks:
+class TrainingRanks:
     """This process's groups: those that read other data, and those that share its model."""
 
     data: Group = SINGLE
@@ -48,13 +48,13 @@ class Ranks:
         return f"{stem}-{self.model.rank}-of-{self.model.size}.{ending}"
 
 
-def join_ranks(tensor: int = 1) -> Ranks:
+def join_ranks(tensor: int = 1) -> TrainingRanks:
     """Joins the process group that torchrun's environment describes; alone without one."""
     mesh = Mesh.start(tensor=tensor)
-    return Ranks(mesh.data, mesh.model)
+    return TrainingRanks(mesh.data, mesh.model)
 
 
-def same_start(tensors: Iterable[Tensor], ranks: Ranks) -> None:
+def same_start(tensors: Iterable[Tensor], ranks: TrainingRanks) -> None:
     """Copies the tensors of the first copy of the model to the others."""
     for tensor in tensors:
         broadcast(tensor.detach(), ranks.data)

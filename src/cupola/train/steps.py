@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from cupola import nn
 from cupola.errors import BuildError
 from cupola.parallel import average_gradients, clip_gradients
-from cupola.train.distributed import Ranks
+from cupola.train.distributed import TrainingRanks
 
 
 class Trainable(Protocol):
@@ -61,7 +61,7 @@ class Stepper:
     """
 
     def __init__(
-        self, model: Trainable, optimizer: Optimizer, cfg: Mapping[str, Any], ranks: Ranks
+        self, model: Trainable, optimizer: Optimizer, cfg: Mapping[str, Any], ranks: TrainingRanks
     ) -> None:
         self._model, self._optimizer, self._ranks = model, optimizer, ranks
         self.pieces = int(cfg.get("accumulative_counts", 1))

@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from cupola.models.detr3d.sampling import Cameras, Pyramid, gather_dense
+from cupola.models.detr3d.feature_sampling import Cameras, Pyramid, gather_dense
 from cupola.registry import build
 from models.detr3d.small import PC_RANGE, small_batch, small_config
 

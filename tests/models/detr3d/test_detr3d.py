@@ -8,7 +8,7 @@ import torch
 
 from cupola.errors import InputError
 from cupola.models.detr3d import GridMask, NMSFreeCoder
-from cupola.models.detr3d.sampling import Pyramid, gather_dense
+from cupola.models.detr3d.feature_sampling import Pyramid, gather_dense
 from cupola.registry import build
 from models.detr3d.small import small_batch, small_config
 

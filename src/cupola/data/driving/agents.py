@@ -22,7 +22,7 @@ ORANGE = (0.95, 0.4, 0.1)
 
 
 @dataclass(frozen=True)
-class Part:
+class BodyPart:
     """A box of an agent, in fractions of its size: from `low` to `high`, each (l, w, h).
 
     The agent spans -0.5..0.5 along l and w and 0..1 in height. `lights` paints the front and rear
@@ -49,7 +49,7 @@ class Agent:
     size: Array
     yaw: float
     velocity: Array
-    parts: tuple[Part, ...]
+    parts: tuple[BodyPart, ...]
 
     @property
     def box(self) -> Array:
@@ -69,33 +69,35 @@ def draw_size(rng: np.random.Generator, name: str) -> Array:
     return np.asarray(MEAN_SIZES[name]) * np.clip(common * each, 0.65, 1.4)
 
 
-def draw_parts(rng: np.random.Generator, name: str) -> tuple[Part, ...]:
+def draw_parts(rng: np.random.Generator, name: str) -> tuple[BodyPart, ...]:
     """The boxes of one agent of this class, with colors of its own."""
     paint = rng.uniform(0.15, 0.95, size=3)
     color = (float(paint[0]), float(paint[1]), float(paint[2]))
     if name == "car":
         return (
-            Part((-0.5, -0.5, 0.0), (0.5, 0.5, 0.6), color, lights=True, feet=0.35),
-            Part((-0.4, -0.44, 0.6), (0.2, 0.44, 0.96), GLASS),
-            Part((-0.36, -0.42, 0.96), (0.16, 0.42, 1.0), color),
+            BodyPart((-0.5, -0.5, 0.0), (0.5, 0.5, 0.6), color, lights=True, feet=0.35),
+            BodyPart((-0.4, -0.44, 0.6), (0.2, 0.44, 0.96), GLASS),
+            BodyPart((-0.36, -0.42, 0.96), (0.16, 0.42, 1.0), color),
         )
     if name == "truck":
         return (
-            Part((0.27, -0.48, 0.0), (0.5, 0.48, 0.72), color, lights=True, feet=0.2),
-            Part((0.3, -0.44, 0.42), (0.505, 0.44, 0.66), GLASS),
-            Part((-0.5, -0.5, 0.12), (0.24, 0.5, 1.0), (0.82, 0.82, 0.8), lights=True, feet=0.1),
+            BodyPart((0.27, -0.48, 0.0), (0.5, 0.48, 0.72), color, lights=True, feet=0.2),
+            BodyPart((0.3, -0.44, 0.42), (0.505, 0.44, 0.66), GLASS),
+            BodyPart(
+                (-0.5, -0.5, 0.12), (0.24, 0.5, 1.0), (0.82, 0.82, 0.8), lights=True, feet=0.1
+            ),
         )
     if name == "pedestrian":
         bag = (1 - color[0], 1 - color[1], 1 - color[2])  # on the back, it shows the heading
         return (
-            Part((-0.2, -0.32, 0.0), (0.2, 0.32, 0.48), (0.15, 0.17, 0.28)),
-            Part((-0.28, -0.5, 0.46), (0.28, 0.5, 0.84), color),
-            Part((-0.5, -0.34, 0.5), (-0.28, 0.34, 0.8), bag),
-            Part((-0.18, -0.18, 0.84), (0.18, 0.18, 1.0), SKIN),
+            BodyPart((-0.2, -0.32, 0.0), (0.2, 0.32, 0.48), (0.15, 0.17, 0.28)),
+            BodyPart((-0.28, -0.5, 0.46), (0.28, 0.5, 0.84), color),
+            BodyPart((-0.5, -0.34, 0.5), (-0.28, 0.34, 0.8), bag),
+            BodyPart((-0.18, -0.18, 0.84), (0.18, 0.18, 1.0), SKIN),
         )
     return (
-        Part((-0.5, -0.5, 0.0), (0.5, 0.5, 0.08), (0.2, 0.2, 0.2)),
-        Part((-0.36, -0.36, 0.08), (0.36, 0.36, 0.4), ORANGE),
-        Part((-0.24, -0.24, 0.4), (0.24, 0.24, 0.65), (0.95, 0.95, 0.95)),
-        Part((-0.14, -0.14, 0.65), (0.14, 0.14, 1.0), ORANGE),
+        BodyPart((-0.5, -0.5, 0.0), (0.5, 0.5, 0.08), (0.2, 0.2, 0.2)),
+        BodyPart((-0.36, -0.36, 0.08), (0.36, 0.36, 0.4), ORANGE),
+        BodyPart((-0.24, -0.24, 0.4), (0.24, 0.24, 0.65), (0.95, 0.95, 0.95)),
+        BodyPart((-0.14, -0.14, 0.65), (0.14, 0.14, 1.0), ORANGE),
     )

@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from cupola.data.driving.agents import Agent, Array, Part
+from cupola.data.driving.agents import Agent, Array, BodyPart
 from cupola.data.driving.rig import Camera
 from cupola.data.driving.scene import GROUND, Scene, Street
 
@@ -121,7 +121,9 @@ def _cast_shadow(
     color[window][inside] *= SHADOW
 
 
-def _paint(part: Part, local: Array, axis: NDArray[np.int64], ahead: NDArray[np.bool_]) -> Array:
+def _paint(
+    part: BodyPart, local: Array, axis: NDArray[np.int64], ahead: NDArray[np.bool_]
+) -> Array:
     """Color [n, 3] of hits: `local` [n, 3] in -1..1, the face's axis, and whether it is +axis."""
     color = np.tile(np.asarray(part.color), (len(local), 1))
     if part.lights:
@@ -140,7 +142,7 @@ def _draw_part(
     buffers: tuple[Array, Array, NDArray[np.int16]],
     agent: Agent,
     index: int,
-    part: Part,
+    part: BodyPart,
     street: Street,
 ) -> None:
     """Intersects the rays of a window with one box (slabs) and keeps what is nearest."""

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.detr3d.cross_attention import Detr3DCrossAtten
+from cupola.models.detr3d.feature_sampling import Cameras, Pyramid
 from cupola.models.detr3d.references import refine
-from cupola.models.detr3d.sampling import Cameras, Pyramid
 from cupola.models.layers import TransformerLayerSequence
 from cupola.registry import MODELS
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecoderOutput:
     """What the decoder hands to the head.
 
     states: [L, B, Q, C]. references: [L, B, Q, 3], 0..1, from BEFORE each layer's refinement.
@@ -55,8 +55,8 @@ class Detr3DTransformerDecoder(TransformerLayerSequence):
         pyramid: Pyramid,
         cameras: Cameras,
         reg_branches: Sequence[nn.Module] | None,
-    ) -> Decoded:
-        """query and query_pos [Q, B or 1, C], references [B, Q, 3] -> Decoded."""
+    ) -> DecoderOutput:
+        """query and query_pos [Q, B or 1, C], references [B, Q, 3] -> DecoderOutput."""
         states, before, regressions = [], [], []
         for index, layer in enumerate(self.layers):
             query = layer(
@@ -72,7 +72,7 @@ class Detr3DTransformerDecoder(TransformerLayerSequence):
             if reg_branches is not None:
                 regressions.append(reg_branches[index](states[-1]))
                 references = refine(references, regressions[-1]).detach()
-        return Decoded(
+        return DecoderOutput(
             torch.stack(states),
             torch.stack(before),
             references,
@@ -118,7 +118,7 @@ class Detr3DTransformer(nn.Module):
         query_embedding: Tensor,
         cameras: Cameras,
         reg_branches: Sequence[nn.Module] | None,
-    ) -> Decoded:
+    ) -> DecoderOutput:
         """query_embedding [Q, 2 * C]: positions first, contents second."""
         position, query = query_embedding[:, None].chunk(2, dim=-1)  # [Q, 1, C]
         B = cameras.lidar2img.shape[0]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.detr3d.decoder import Decoded
+from cupola.models.detr3d.decoder import DecoderOutput
+from cupola.models.detr3d.feature_sampling import Cameras, Pyramid
 from cupola.models.detr3d.references import place_boxes
-from cupola.models.detr3d.sampling import Cameras, Pyramid
 from cupola.models.layers import build_activation
 from cupola.models.matching import match_inputs
 from cupola.models.set_prediction import (
@@ -146,13 +146,13 @@ class DETR3DHead(nn.Module):
         """Feature maps, each [B, N, channels, H_l, W_l] -> all layers' logits and boxes."""
         return self.read(self.decode(levels, cameras))
 
-    def decode(self, levels: Sequence[Tensor], cameras: Cameras) -> Decoded:
+    def decode(self, levels: Sequence[Tensor], cameras: Cameras) -> DecoderOutput:
         """The decoder's states and reference points."""
         branches = self.reg_branches if self.with_box_refine else None
         pyramid = Pyramid(tuple(levels))
         return self.transformer(pyramid, self.query_embedding.weight, cameras, branches)
 
-    def read(self, decoded: Decoded) -> DETR3DOutput:
+    def read(self, decoded: DecoderOutput) -> DETR3DOutput:
         """Classes and boxes from what the decoder saw."""
         logits, regressions = [], []
         for layer, state in enumerate(decoded.states):

@@ -21,7 +21,7 @@ class CameraView:
 
 
 @dataclass(frozen=True)
-class Frame:
+class SampleRecord:
     """One key frame, in its lidar's frame.
 
     boxes: [M, 9], center boxes (x, y, z, l, w, h, yaw, vx, vy); a speed that nobody knows is 0.
