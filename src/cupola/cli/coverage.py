@@ -51,7 +51,7 @@ def summary(covered: "list[Coverage]") -> str:
 
 def print_configs(covered: "list[Coverage]") -> None:
     for each in covered:
-        detail = ", ".join(each.missing) or each.error
+        detail = ", ".join(each.missing) or each.error.removeprefix(f"{each.path}: ")
         print(f"{each.status:10}  {each.path}{f': {detail}' if detail else ''}")
 
 

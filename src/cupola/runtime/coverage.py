@@ -70,6 +70,8 @@ def cover(path: Path) -> Coverage:
         with warnings.catch_warnings(), nn.on_meta():
             warnings.simplefilter("ignore")
             registry.build(without_pretrained(cfg))
+    except CupolaError as error:
+        return Coverage(str(path), "fails", error=str(error))
     except Exception as error:  # one config that fails must not hide the others
         return Coverage(str(path), "fails", error=f"{type(error).__name__}: {error}")
     return Coverage(str(path), "builds")
