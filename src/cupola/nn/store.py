@@ -31,7 +31,7 @@ PLAIN_TYPES: Final = frozenset({int, float, bool, str, bytes, type(None), tuple,
 
 
 class Store:
-    """Attributes with the rules of a module: the base of everything in this room."""
+    """Attributes with the rules of a module: the base of everything in this package."""
 
     call_super_init: bool = False
     _kinds: Kinds
