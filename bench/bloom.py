@@ -24,7 +24,7 @@ from cupola.models.bloom import BloomForCausalLM
 from cupola.parallel import Group
 from cupola.runtime.optimize.language import OPTIMIZATIONS, optimize
 from cupola.weights import load_shard
-from cupola.weights.dialects.bloom_hf import their_key
+from cupola.weights.families.bloom import BLOOM
 
 SHAPE = {"vocab_size": 250880, "hidden_size": 1024, "n_layer": 24, "n_head": 16}
 QUICK = {"vocab_size": 32000, "hidden_size": 512, "n_layer": 6, "n_head": 8}
@@ -61,7 +61,7 @@ def models(shape: dict[str, int], dtype: torch.dtype) -> tuple[dict[str, Any], A
     with torch.device("meta"):
         theirs = transformers.BloomForCausalLM(transformers.BloomConfig(**shape)).eval()
     theirs.load_state_dict(
-        {their_key(key): tensor for key, tensor in state.items()}, strict=False, assign=True
+        {BLOOM.their_key(key): tensor for key, tensor in state.items()}, strict=False, assign=True
     )
     theirs.tie_weights()
     return variants, theirs

@@ -1,5 +1,6 @@
 """Resharding: any layout into any other, bit by bit, and each rank reading only its part."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -50,12 +51,29 @@ def test_through_every_dialect_and_back(folder: Path, tmp_path: Path, sizes: tup
     assert same(load_file(tmp_path / "theirs" / "model.safetensors"), foreign())
 
 
-@pytest.mark.parametrize("layout", ["one file", "megatron", "ours"])
+def write_as(layout: str, folder: Path, source: Path) -> None:
+    """The weights of `folder` written to `source` in another layout."""
+    if layout in ("megatron", "cupola"):
+        reshard(folder, source, 4, layout)
+        return
+    source.mkdir()
+    kind = "pytorch_model.bin" if "pickled" in layout else "model.safetensors"
+    write = torch.save if "pickled" in layout else save_file
+    names = ["1", "2"] if "shards" in layout else [""]
+    weight_map = {key: f"{names[i % len(names)]}{kind}" for i, key in enumerate(foreign())}
+    for name in set(weight_map.values()):
+        write({k: v.clone() for k, v in foreign().items() if weight_map[k] == name}, source / name)
+    if "shards" in layout:
+        (source / f"{kind}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        save_file({"tok_embeddings.weight": torch.ones(1)}, source / "consolidated.safetensors")
+
+
+@pytest.mark.parametrize(
+    "layout", ["one file", "shards", "pickled", "pickled shards", "megatron", "cupola"]
+)
 def test_a_rank_gets_its_part_from_any_layout(folder: Path, tmp_path: Path, layout: str) -> None:
-    source = folder
-    if layout != "one file":
-        source = tmp_path / layout
-        reshard(folder, source, 4, "megatron" if layout == "megatron" else "cupola")
+    source = tmp_path / layout
+    write_as(layout, folder, source)
     whole = loaded(folder)
     for rank in range(2):
         part = loaded(source, rank, 2)
@@ -133,18 +151,25 @@ def test_an_uneven_vocabulary_is_padded_with_zeros(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds neither safetensors files nor"):
+    with pytest.raises(CheckpointError, match="contains no safetensors files"):
         open_source(tmp_path / "nowhere")
     model = BloomForCausalLM(**{**CONFIG, "hidden_size": 32})
     with pytest.raises(CheckpointError, match=r"embedding\.word\.weight: shape \(320, 64\)"):
         load_shard(model, folder)
-    with pytest.raises(CheckpointError, match=r"lacks transformer\.blocks\.2"):
+    with pytest.raises(CheckpointError, match=r"has no transformer\.blocks\.2"):
         load_shard(BloomForCausalLM(**{**CONFIG, "n_layer": 3}), folder)
-    with pytest.raises(CheckpointError, match="cannot write dialect 'nemo'"):
+    save_file({"conv1.weight": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="belong to no language model that can be split"):
+        open_source(tmp_path / "other.safetensors")
+    (tmp_path / "other.safetensors").write_bytes(b"junk")
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        open_source(tmp_path / "other.safetensors")
+    (tmp_path / "other.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="cannot write a bloom in dialect 'nemo'"):
         reshard(folder, tmp_path / "x", 2, "nemo")
     torch.save({"odd.weight": torch.ones(1)}, tmp_path / "layer_03-model_00-model_states.pt")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"'odd\.weight' belongs to no BLOOM layer"):
+    with pytest.raises(CheckpointError, match=r"'odd\.weight' is not a parameter of a BLOOM layer"):
         open_source(tmp_path)
 
 

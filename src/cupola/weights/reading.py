@@ -27,6 +27,10 @@ from cupola.weights.mdlus import extract_state
 # FourCastNet, Lightning-like.
 WRAPPERS = ("state_dict", "model", "model_state", "module")
 
+# What transformers and we call a folder's weights, in one file or in shards; the first one counts.
+WHOLE_FILES = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
 # The types of safetensors that weights usually have; the rest is left to its own reader.
 DTYPES = {
     "F64": torch.float64,
@@ -88,14 +92,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
-    for name in ("model.safetensors", "weights.safetensors", "pytorch_model.bin"):
+    files = weight_files(folder)
+    if not files:
+        raise CheckpointError(
+            f"{folder}: contains no {', '.join(WHOLE_FILES)}, and no index of shards"
+        )
+    return {key: tensor for file in files for key, tensor in read_checkpoint(file).items()}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint folder: one whole file, or the shards of an index; or none."""
+    for name in WHOLE_FILES:
         if (folder / name).is_file():
-            return read_checkpoint(folder / name)
-    for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+            return [folder / name]
+    for name in INDEX_FILES:
         if (folder / name).is_file():
-            shards = _shards(folder / name)
-            return {k: v for shard in shards for k, v in read_checkpoint(folder / shard).items()}
-    raise CheckpointError(f"{folder}: holds no model.safetensors, shard index or pytorch_model.bin")
+            return [folder / shard for shard in _shards(folder / name)]
+    return []
 
 
 def _shards(index: Path) -> list[str]:

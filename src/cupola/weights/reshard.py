@@ -1,6 +1,6 @@
-"""Loading our slice of a checkpoint, and writing a checkpoint for another number of ranks.
+"""Loading this rank's slice of a checkpoint, and rewriting it for another number of ranks.
 
-p shards become q without more than one tensor in memory at a time.
+p shards become q with no more than one tensor in memory at a time.
 """
 
 import json
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from cupola import nn
-from cupola.errors import CheckpointError
+from cupola.errors import CheckpointError, did_you_mean
 from cupola.parallel import Group, shard_dims
 from cupola.parallel.groups import alone
 from cupola.parallel.sharding import cut, true_lengths
-from cupola.weights.dialects import bloom_hf, megatron
+from cupola.weights.dialects import megatron
+from cupola.weights.families.bloom import BLOOM
 from cupola.weights.loading import LoadReport
 from cupola.weights.sources import Shape, Source, open_source
 
@@ -28,7 +29,7 @@ TYPE_NAMES = {
     torch.float64: "F64",
 }
 
-Part = tuple[str, Shape, Callable[[], Tensor]]
+RankSlice = tuple[str, Shape, Callable[[], Tensor]]
 
 
 def load_shard(
@@ -44,7 +45,7 @@ def load_shard(
     shapes, state = opened.shapes(), {}
     for name, parameter in model.named_parameters():
         if name not in shapes:
-            raise CheckpointError(f"the checkpoint lacks {name}")
+            raise CheckpointError(f"the checkpoint has no {name}{did_you_mean(name, shapes)}")
         dim, local = dims.get(name), parameter.shape
         rows = lengths.get(name, local[dim or 0] * (group.size if dim is not None else 1))
         _check(name, shapes[name], local, dim or 0, rows, padded=name in lengths)
@@ -76,32 +77,32 @@ def _part(source: Source, name: str, dim: int | None, rows: int, group: Group) -
 def reshard(
     source: str | Path, folder: str | Path, size: int, dialect: str = "cupola", **options: Any
 ) -> Source:
-    """Writes a checkpoint again for `size` ranks and returns its source, with what was noted.
+    """Rewrites a checkpoint for `size` ranks; returns its source, with the differences it found.
 
-    Dialects: "cupola" (model-rankRR.safetensors), "bloom_hf" (one model.safetensors, size 1) and
-    "megatron" (layer_XX-model_YY-model_states.pt, one file's tensors at a time).
+    Dialects: "cupola" (model-rankRR.safetensors), the family's in transformers such as "bloom_hf"
+    (one model.safetensors, size 1), and for BLOOM "megatron" (layer_XX-model_YY-model_states.pt).
     """
     opened, folder = open_source(source, **options), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if dialect == "megatron":
+    if dialect == "megatron" and opened.family is BLOOM:
         _write_megatron(opened, folder, size)
-    elif dialect == "bloom_hf" and size == 1:
+    elif dialect == f"{opened.family.name}_hf" and size == 1:
         _write_safetensors(opened, folder / "model.safetensors", 0, 1, hugging_face=True)
     elif dialect == "cupola":
         for rank in range(size):
             _write_safetensors(opened, folder / f"model-rank{rank:02d}.safetensors", rank, size)
     else:
-        raise CheckpointError(f"cannot write dialect {dialect!r} for {size} ranks")
+        raise CheckpointError(
+            f"cannot write a {opened.family.name} in dialect {dialect!r} for {size} ranks"
+        )
     return opened
 
 
-def _slices(
-    source: Source, rank: int, size: int
-) -> Iterator[tuple[str, Shape, Callable[[], Tensor]]]:
+def _slices(source: Source, rank: int, size: int) -> Iterator[RankSlice]:
     """For each parameter its name, the rank's shape, and a function that reads that part."""
     group = Group("tensor", tuple(range(size)), rank)
     for name, shape in source.shapes().items():
-        dim = megatron.split_dim(name)
+        dim = source.family.split_dim(name)
         local = list(shape)
         if dim is not None:
             local[dim] = cut(shape[dim], rank, size).length
@@ -114,7 +115,7 @@ def _write_safetensors(
 ) -> None:
     parts = list(_slices(source, rank, size))
     first = parts[0][2]()
-    names = {name: bloom_hf.their_key(name) if hugging_face else name for name, _, _ in parts}
+    names = {name: source.family.their_key(name) if hugging_face else name for name, _, _ in parts}
     with path.open("wb") as file:
         _write_header(file, {names[name]: shape for name, shape, _ in parts}, first.dtype)
         for _, _, read in parts:
@@ -123,7 +124,7 @@ def _write_safetensors(
 
 
 def _write_header(file: BinaryIO, shapes: Mapping[str, Shape], dtype: torch.dtype) -> None:
-    """The head of a safetensors file: the length of a JSON table, and the table."""
+    """The header of a safetensors file: the length of a JSON table, and the table."""
     table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     place = 0
     for name, shape in shapes.items():
@@ -135,7 +136,7 @@ def _write_header(file: BinaryIO, shapes: Mapping[str, Shape], dtype: torch.dtyp
         }
         place = end
     text = json.dumps(table).encode()
-    text += b" " * (-len(text) % 8)  # the data begins at a multiple of eight
+    text += b" " * (-len(text) % 8)  # the data starts at a multiple of eight
     file.write(len(text).to_bytes(8, "little") + text)
 
 

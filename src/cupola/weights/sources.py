@@ -1,7 +1,8 @@
-"""Checkpoints that are read a slice at a time: ours, Hugging Face's, Megatron-DeepSpeed's shards.
+"""Language-model checkpoints that are read a slice at a time, in any layout.
 
-Every source answers in our names. Files are mapped, so that only the pages of the slice that was
-asked for are read, and no tensor is held beyond the one that is returned.
+Layouts are ours, that of transformers (one file or shards, safetensors or pickled), and the shards
+of Megatron-DeepSpeed. Every source uses our names. Files are memory-mapped: only the pages of the
+requested slice are read, and no tensor is kept beyond the one that is returned.
 """
 
 from abc import ABC, abstractmethod
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cupola.errors import CheckpointError
-from cupola.weights.dialects import bloom_hf, megatron
+from cupola.weights.dialects import megatron
+from cupola.weights.families import LanguageFamily, family_of
+from cupola.weights.families.bloom import BLOOM
+from cupola.weights.reading import read_checkpoint, weight_files
 
 Shape = tuple[int, ...]
 
@@ -29,8 +33,9 @@ class Disagreement:
 
 
 class Source(ABC):
-    """A checkpoint by our names."""
+    """A checkpoint of one family under our names."""
 
+    family: LanguageFamily
     disagreements: list[Disagreement]
 
     @abstractmethod
@@ -47,18 +52,19 @@ class Source(ABC):
 
 
 class SafetensorsSource(Source):
-    """One or several safetensors files, in our names or Hugging Face's."""
+    """One or several safetensors files, in our names or transformers'."""
 
     def __init__(self, files: list[Path]) -> None:
         self.disagreements = []
+        opened = {path: _open(path) for path in files}
+        places = {key: path for path, file in opened.items() for key in file.keys()}  # noqa: SIM118
+        self.family = family_of(places, str(files[0].parent))
         self._slices: dict[str, Any] = {}
         self._places: dict[str, tuple[Path, str]] = {}
-        for path in files:
-            file: Any = safe_open(path, framework="pt")
-            for key in file.keys():  # noqa: SIM118
-                if (ours := bloom_hf.our_key(key)) is not None:
-                    self._slices[ours] = file.get_slice(key)
-                    self._places[ours] = path, key
+        for key, path in places.items():
+            if (ours := self.family.our_key(key)) is not None:
+                self._slices[ours] = opened[path].get_slice(key)
+                self._places[ours] = path, key
 
     def shapes(self) -> dict[str, Shape]:
         return {key: tuple(part.get_shape()) for key, part in self._slices.items()}
@@ -68,22 +74,40 @@ class SafetensorsSource(Source):
         if dim == 0 or stop - start == part.get_shape()[dim]:
             rows: Tensor = part[start:stop] if dim == 0 else part[:]
             return rows
-        # Columns touch nearly every page: mapped apart, those pages go when the copy is made.
+        # Columns touch nearly every page: with a mapping of their own the pages go after the copy.
         path, name = self._places[key]
         with safe_open(path, framework="pt") as file:
             columns: Tensor = file.get_slice(name)[:, start:stop]
             return columns.clone(memory_format=torch.contiguous_format)
 
 
+class PickledSource(Source):
+    """One or several files of PyTorch's own format, in our names or transformers'."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self.disagreements = []
+        state = {key: tensor for path in files for key, tensor in read_checkpoint(path).items()}
+        self.family = family_of(state, str(files[0].parent))
+        pairs = ((self.family.our_key(key), tensor) for key, tensor in state.items())
+        self._tensors = {key: tensor for key, tensor in pairs if key is not None}
+
+    def shapes(self) -> dict[str, Shape]:
+        return {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
+
+    def read(self, key: str, dim: int, start: int, stop: int) -> Tensor:
+        return self._tensors[key].narrow(dim, start, stop - start)
+
+
 class ShardSource(Source):
     """Files that each hold every parameter's part for one tensor rank.
 
-    `files[r]` maps our names to (opener, key): what rank r's part is and where it lies.
+    `ranks[r]` maps our names to functions that read rank r's part.
     """
 
-    def __init__(self, ranks: list[dict[str, Callable[[], Tensor]]]) -> None:
+    def __init__(self, ranks: list[dict[str, Callable[[], Tensor]]], where: str) -> None:
         self._ranks = ranks
         self.disagreements = []
+        self.family = family_of(ranks[0], where)
         if any(part.keys() != ranks[0].keys() for part in ranks):
             raise CheckpointError("the ranks' shards do not hold the same parameters")
 
@@ -91,13 +115,13 @@ class ShardSource(Source):
         found = {}
         for key, opener in self._ranks[0].items():
             shape = list(opener().shape)
-            if (dim := megatron.split_dim(key)) is not None:
+            if (dim := self.family.split_dim(key)) is not None:
                 shape[dim] = sum(part[key]().shape[dim] for part in self._ranks)
             found[key] = tuple(shape)
         return found
 
     def read(self, key: str, dim: int, start: int, stop: int) -> Tensor:
-        split = megatron.split_dim(key)
+        split = self.family.split_dim(key)
         if split is None:
             return self._mean(key).narrow(dim, start, stop - start)
         if split != dim:
@@ -114,7 +138,7 @@ class ShardSource(Source):
         return torch.cat(found, dim)
 
     def _mean(self, key: str) -> Tensor:
-        """The replicas' mean, as BLOOM's own converter takes it; differences are noted."""
+        """The mean of the replicas, as BLOOM's own converter takes it; differences are recorded."""
         copies = [part[key]() for part in self._ranks]
         largest = max(float((copy - copies[0]).abs().max()) for copy in copies)
         if largest == 0:
@@ -126,25 +150,34 @@ class ShardSource(Source):
 
 
 def open_source(path: str | Path, *, version: float = 3.0, heads: int | None = None) -> Source:
-    """The source in a file or folder, by what lies there. Raises CheckpointError.
+    """The source in a file or folder, by what it contains. Raises CheckpointError.
 
     `version` is the Megatron checkpoint version; before 2.0 the rows of query_key_value must be
     reordered, for which `heads`, the number of all heads, is needed.
     """
     path = Path(path)
-    if path.is_file():
-        return SafetensorsSource([path])
     if parts := sorted(path.glob("model-rank*.safetensors")):
-        return ShardSource([_safetensors_rank(part) for part in parts])
-    if files := sorted(path.glob("*.safetensors")):
-        return SafetensorsSource(files)
+        return ShardSource([_safetensors_rank(part) for part in parts], str(path))
+    files = [path] if path.is_file() else weight_files(path) or sorted(path.glob("*.safetensors"))
+    if files:
+        pickled = any(file.suffix != ".safetensors" for file in files)
+        return PickledSource(files) if pickled else SafetensorsSource(files)
     if any(megatron.SHARD.fullmatch(file.name) for file in path.glob("layer_*")):
-        return ShardSource(_megatron_ranks(path, version, heads))
-    raise CheckpointError(f"{path}: holds neither safetensors files nor layer_XX-model_YY shards")
+        return ShardSource(_megatron_ranks(path, version, heads), str(path))
+    raise CheckpointError(
+        f"{path}: contains no safetensors files, pytorch_model.bin or layer_XX-model_YY shards"
+    )
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
 
 
 def _safetensors_rank(path: Path) -> dict[str, Callable[[], Tensor]]:
-    file: Any = safe_open(path, framework="pt")
+    file = _open(path)
     return {key: _getter(file, key) for key in file.keys()}  # noqa: SIM118
 
 
@@ -158,6 +191,7 @@ def _megatron_ranks(
     found = [(m, f) for f in folder.iterdir() if (m := megatron.SHARD.fullmatch(f.name))]
     size = 1 + max(int(match[2]) for match, _ in found)
     last = max(int(match[1]) for match, _ in found)
+    assert BLOOM.fused is not None
     if version < 2 and heads is None:
         raise CheckpointError(f"{folder}: version {version} needs heads= to reorder its rows")
     ranks: list[dict[str, Callable[[], Tensor]]] = [{} for _ in range(size)]
@@ -166,7 +200,7 @@ def _megatron_ranks(
         for key, tensor in state.items():
             if isinstance(tensor, Tensor):
                 name = megatron.our_key(int(match[1]), key, last)
-                rows = (heads or 0) // size if "query_key_value" in key else 0
+                rows = (heads or 0) // size if BLOOM.fused.name in key else 0
                 ranks[int(match[2])][name] = _reordered(tensor, version if rows else 3.0, rows)
     return ranks
 

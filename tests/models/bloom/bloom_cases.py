@@ -8,7 +8,7 @@ from torch import Tensor
 from cupola.models.bloom import BloomForCausalLM
 from cupola.parallel import Group, shard_dims, take
 from cupola.parallel.groups import alone
-from cupola.weights.dialects.bloom_hf import our_key
+from cupola.weights.families.bloom import BLOOM
 
 
 def fill(model: BloomForCausalLM, foreign: dict[str, Tensor], group: Group | None = None) -> None:
@@ -17,7 +17,7 @@ def fill(model: BloomForCausalLM, foreign: dict[str, Tensor], group: Group | Non
     dims, left = shard_dims(model), set(ours)
     with torch.no_grad():
         for key, whole in foreign.items():
-            if (name := our_key(key)) is None:
+            if (name := BLOOM.our_key(key)) is None:
                 continue
             part = take(whole, dims[name], alone(group)) if name in dims else whole
             ours[name].copy_(part)

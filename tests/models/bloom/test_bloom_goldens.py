@@ -9,7 +9,7 @@ from cupola.generation.dense_attention import alibi_bias, positions
 from cupola.models.bloom import BloomForCausalLM
 from cupola.models.bloom.alibi import alibi_slopes
 from cupola.runtime.optimize.language import optimize
-from cupola.weights.dialects.bloom_hf import our_key
+from cupola.weights.families.bloom import BLOOM
 from golden import Golden, golden
 
 
@@ -61,7 +61,7 @@ def test_gradients(about: Golden, checkpoint: bool) -> None:
     names = [n for n in about.json["outputs"] if n.startswith("grad/")]
     assert len(names) >= 8
     for name in names:
-        key = our_key(name.removeprefix("grad/"))
+        key = BLOOM.our_key(name.removeprefix("grad/"))
         assert about.relative(name, ours[key].grad) < 2e-5, name
 
 

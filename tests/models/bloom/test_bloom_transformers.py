@@ -6,7 +6,7 @@ import pytest
 import torch
 from bloom_cases import build
 
-from cupola.weights.dialects.bloom_hf import our_key
+from cupola.weights.families.bloom import BLOOM
 from lazy import LazyModule
 
 transformers = LazyModule("transformers")
@@ -60,6 +60,6 @@ def test_logits_loss_and_gradients(config: dict[str, Any]) -> None:
     expected.loss.backward()
     gradients = {name: p.grad for name, p in ours.named_parameters()}
     for name, parameter in theirs.named_parameters():
-        mine = gradients[our_key(name)]
+        mine = gradients[BLOOM.our_key(name)]
         scale = float(parameter.grad.abs().max().clamp(min=1e-3))
         assert (mine - parameter.grad).abs().max() < 1e-4 * scale, name

@@ -1,18 +1,18 @@
-"""Foreign spellings of checkpoints, one file per model family. The first that fits is taken."""
+"""Dialects: the spellings of other projects' checkpoints. The first one that fits is used."""
 
 from cupola.weights.dialects.afno_transformer import AFNO_TRANSFORMER
 from cupola.weights.dialects.base import Dialect
-from cupola.weights.dialects.bloom_hf import BLOOM_HF
 from cupola.weights.dialects.detr import DETR_DIALECTS
 from cupola.weights.dialects.detr3d import DETR3D_DIALECTS
 from cupola.weights.dialects.fourcastnet import FOURCASTNET
+from cupola.weights.dialects.hugging_face import LANGUAGE_DIALECTS
 from cupola.weights.dialects.physicsnemo import PHYSICSNEMO
 
 AFNO_DIALECTS = (FOURCASTNET, PHYSICSNEMO, AFNO_TRANSFORMER)
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
-    for dialect in (*DETR_DIALECTS, *DETR3D_DIALECTS, *AFNO_DIALECTS, BLOOM_HF)
+    for dialect in (*DETR_DIALECTS, *DETR3D_DIALECTS, *AFNO_DIALECTS, *LANGUAGE_DIALECTS)
 }
 
 __all__ = ["DIALECTS", "Dialect"]

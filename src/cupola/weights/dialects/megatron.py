@@ -1,7 +1,7 @@
 """Megatron-DeepSpeed's BLOOM shards: layer_XX-model_YY-model_states.pt.
 
-A file holds one layer's part for one tensor rank: layer 01 the embedding, 03 up to L + 2 the
-blocks, L + 4 the final norm. Our names and layouts are meant by "our" below.
+A file holds one layer's part for one tensor rank: layer 01 is the embedding, 03 up to L + 2 are the
+blocks, L + 4 is the final norm.
 """
 
 import re
@@ -9,9 +9,12 @@ import re
 from torch import Tensor
 
 from cupola.errors import CheckpointError
+from cupola.weights.families.bloom import BLOOM
 
 SHARD = re.compile(r"layer_(\d+)-model_(\d+)-model_states\.pt")
 FIRST_BLOCK = 3
+# Checkpoint version -> order of the rows of query_key_value, slowest first.
+OLD_ORDERS = {0: ("qkv", "head", "size"), 1: ("head", "size", "qkv")}
 
 _EMBEDDING = {
     "word_embeddings.weight": "transformer.embedding.word.weight",
@@ -24,25 +27,12 @@ _PARTS = {
     "post_attention_layernorm": "attention_norm",
     "mlp": "mlp",
 }
-# Split along dimension 0 (outputs) or 1 (inputs); everything else is replicated.
-_SPLIT = (
-    (re.compile(r"(query_key_value|dense_h_to_4h)\.(weight|bias)$|embedding\.word\.weight$"), 0),
-    (re.compile(r"(attention\.dense|mlp\.dense_4h_to_h)\.weight$"), 1),
-)
-
-
-def split_dim(our_key: str) -> int | None:
-    """The dimension along which tensor ranks split our parameter; None if each holds it whole."""
-    for pattern, dim in _SPLIT:
-        if pattern.search(our_key):
-            return dim
-    return None
 
 
 def our_key(layer: int, key: str, last: int) -> str:
     """Our name of `key` in the file of `layer`; `last` is the highest layer number there is.
 
-    Raises CheckpointError for a name that no BLOOM has.
+    Raises CheckpointError for an unknown name.
     """
     if layer == 1 and key in _EMBEDDING:
         return _EMBEDDING[key]
@@ -51,7 +41,7 @@ def our_key(layer: int, key: str, last: int) -> str:
     part, _, rest = key.partition(".")
     if layer >= FIRST_BLOCK and part in _PARTS:
         return f"transformer.blocks.{layer - FIRST_BLOCK}.{_PARTS[part]}.{rest}"
-    raise CheckpointError(f"layer_{layer:02d}: {key!r} belongs to no BLOOM layer")
+    raise CheckpointError(f"layer_{layer:02d}: {key!r} is not a parameter of a BLOOM layer")
 
 
 def their_place(our_key: str, blocks: int) -> tuple[int, str]:
@@ -67,15 +57,9 @@ def their_place(our_key: str, blocks: int) -> tuple[int, str]:
 
 
 def to_our_rows(fused: Tensor, version: float, heads: int) -> Tensor:
-    """Rows of query_key_value in the order (head, [q, k, v], head_dim) of version 2 and later.
+    """Rows of query_key_value of a checkpoint version in our order, that of version 2 and later.
 
-    Version 0 wrote ([q, k, v], head, head_dim) and version 1 (head, head_dim, [q, k, v]), each
-    within one rank's `heads` (Megatron-LM checkpointing.py, fix_query_key_value_ordering).
+    `heads` are those of one rank (Megatron-LM checkpointing.py, fix_query_key_value_ordering).
     """
-    if version >= 2:
-        return fused
-    size = fused.shape[0] // (3 * heads)
-    rest = fused.shape[1:]
-    if version == 0:
-        return fused.view(3, heads, size, *rest).transpose(0, 1).reshape(fused.shape)
-    return fused.view(heads, size, 3, *rest).transpose(1, 2).reshape(fused.shape)
+    assert BLOOM.fused is not None
+    return fused if version >= 2 else BLOOM.fused.reorder(fused, OLD_ORDERS[int(version)], heads)
