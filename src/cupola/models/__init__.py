@@ -1,5 +1,27 @@
-"""The models. Importing this room registers every class that a config can name."""
+"""The models. Importing this package registers every class that a config can name."""
 
-from cupola.models import afno, backbones, bloom, detr, detr3d, layers, losses, matching, necks
+from cupola.models import (
+    afno,
+    backbones,
+    bloom,
+    detr,
+    detr3d,
+    layers,
+    llama,
+    losses,
+    matching,
+    necks,
+)
 
-__all__ = ["afno", "backbones", "bloom", "detr", "detr3d", "layers", "losses", "matching", "necks"]
+__all__ = [
+    "afno",
+    "backbones",
+    "bloom",
+    "detr",
+    "detr3d",
+    "layers",
+    "llama",
+    "losses",
+    "matching",
+    "necks",
+]

@@ -29,6 +29,11 @@ Init = Callable[[Tensor], Any]
 Stored = Callable[[Tensor, Tensor | None], Tensor]  # see storage.py
 
 
+def normal(std: float) -> Init:
+    """An initializer that draws from N(0, std)."""
+    return lambda tensor: nn.init.normal_(tensor, 0.0, std)
+
+
 class _CopiedLinear(torch.autograd.Function):
     """x W^T with x replicated: backward sums dX over the ranks while it computes dW."""
 

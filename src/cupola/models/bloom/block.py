@@ -17,11 +17,7 @@ from cupola.generation import AttentionContext, Heads
 from cupola.models.bloom.gelu import GELUS
 from cupola.models.bloom.settings import BloomSettings
 from cupola.parallel import ColumnParallelLinear, Group, RowParallelLinear, checkpoint
-
-
-def normal(std: float) -> Any:
-    """An initializer that draws from N(0, std)."""
-    return lambda tensor: nn.init.normal_(tensor, 0.0, std)
+from cupola.parallel.layers import normal
 
 
 class SelfAttention(nn.Module):

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.errors import InputError
-from cupola.models.bloom.block import normal
 from cupola.models.bloom.settings import BloomSettings
 from cupola.parallel import Group, VocabParallelEmbedding
+from cupola.parallel.layers import normal
 
 
 class Embedding(nn.Module):

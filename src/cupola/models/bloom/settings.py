@@ -1,10 +1,11 @@
 """BloomSettings: the sizes and options of one model, named as in its published config."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from cupola.errors import BuildError, did_you_mean
+from cupola.errors import BuildError
+from cupola.models.layers.published_settings import published_settings
 
 # Older published configs name the same sizes differently.
 ALIASES = {
@@ -13,14 +14,9 @@ ALIASES = {
     "num_attention_heads": "n_head",
 }
 
-# Keys of published configs that do not change the function computed.
 SILENT = {
-    "_name_or_path", "architectures", "attention_softmax_in_fp32", "bias_dropout_fusion",
-    "chunk_size_feed_forward", "dtype", "id2label", "is_encoder_decoder", "label2id",
-    "masked_softmax_fusion", "model_type", "offset_alibi", "output_attentions",
-    "output_hidden_states", "pretraining_tp", "problem_type", "return_dict", "seq_length",
-    "skip_bias_add", "skip_bias_add_qkv", "slow_but_exact", "torch_dtype", "transformers_version",
-    "unk_token_id", "use_cache",
+    "attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion", "offset_alibi",
+    "seq_length", "skip_bias_add", "skip_bias_add_qkv", "slow_but_exact",
 }  # fmt: skip
 
 
@@ -79,12 +75,4 @@ class BloomSettings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "BloomSettings":
         """Settings from a published config.json; BuildError for an unknown key."""
-        known = {f.name for f in fields(cls)}
-        values = {}
-        for key, value in config.items():
-            name = ALIASES.get(key, key)
-            if name in known:
-                values[name] = value
-            elif key not in SILENT:
-                raise BuildError(f"BLOOM has no setting {key!r}{did_you_mean(key, known)}")
-        return cls(**values)
+        return published_settings(cls, config, "BLOOM", aliases=ALIASES, silent=SILENT)
