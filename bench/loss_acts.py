@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "serve"))
 from serve_harness import Running, until, write_bundle
 
-BROKEN = itertools.generation(("syntax", "missing", "import", "memory", "exit", "hang"))
+BROKEN = itertools.cycle(("syntax", "missing", "import", "memory", "exit", "hang"))
 BUSY_SECONDS = 2.0
 
 

@@ -43,8 +43,8 @@ def test_nginx_08_the_respawn_delay_doubles_for_early_exits(serve, tmp_path) -> 
     write_bundle(bundle.parent, "echo", start="exit")
     os.kill(server.runner_pid(), signal.SIGKILL)
     until(lambda: server.log().count("exited with code 1") >= 4, 20)
-    spawns = [line for line in server.log().splitlines() if "exited with code 1" in line]
-    assert len(spawns) < 12  # no spinning
+    exits = [line for line in server.log().splitlines() if "exited with code 1" in line]
+    assert len(exits) < 12  # it does not spin
     write_bundle(bundle.parent, "echo")
     until(lambda: server.infer()[0] == 200)
 
@@ -111,8 +111,8 @@ def test_nginx_10_workers_receive_each_others_channels(serve) -> None:
     server = serve(workers=2)
 
     def sockets(pid: int) -> int:
-        connections = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
-        return sum(connection.startswith("socket:") for connection in connections)
+        links = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
+        return sum(link.startswith("socket:") for link in links)
 
     first = server.pids()[0]
     before = sockets(first)
