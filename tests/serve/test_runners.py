@@ -180,6 +180,16 @@ def test_a_load_survives_the_loss_of_its_client_and_worker(serve) -> None:
     assert server.pids("zygote") == zygote and server.infer()[0] == 200
 
 
+def test_a_load_with_unknown_parameters_is_refused(serve) -> None:
+    server = serve(admin="on")
+    zygote = server.pids("zygote")
+    load = json.dumps({"parameters": {"runers": 2}})
+    status, _, body = server.ask("POST", "/v2/repository/models/echo/load", load)
+    assert status == 400
+    assert json.loads(body)["error"] == "unknown setting 'runers'; did you mean 'runners'?"
+    assert server.pids("zygote") == zygote and server.infer()[0] == 200
+
+
 def test_admin_is_off_by_default(serve) -> None:
     server = serve()
     assert server.ask("POST", "/v2/repository/models/echo/unload")[0] == 403

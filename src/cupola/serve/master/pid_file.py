@@ -26,7 +26,7 @@ class PidFile:
             write_atomically(self.path, f"{os.getpid()}\n")
 
     def set_aside(self) -> None:
-        """Makes room for the pid file of a new binary."""
+        """Renames the file, so that a new binary can write its own."""
         if self.path and self.old_path:
             self.path.rename(self.old_path)
 

@@ -29,8 +29,9 @@ from cupola.serve.runners.loading import import_plugins, in_background
 from cupola.serve.runners.main import run_process
 from cupola.serve.runners.runner_slot import START_ATTEMPTS, RunnerSlot
 from cupola.serve.runners.slot_table import PendingLoad, SlotTable
+from cupola.serve.settings.file import model_settings
 from cupola.serve.settings.models import ModelPlan, plan_model
-from cupola.serve.settings.settings import ModelSettings, granted_cpus
+from cupola.serve.settings.settings import granted_cpus
 
 CHECK_INTERVAL = 0.25  # seconds between two checks of the scoreboards
 LINGER = 0.2  # seconds that a draining zygote stays after its last worker
@@ -256,7 +257,7 @@ class Zygote:
 
     def _load(self, worker: socket.socket, request: ControlRequest) -> None:
         """Adds a model or replaces a version; answered once it is in service."""
-        model = ModelSettings(**request["model"])
+        model = model_settings(request["model"])
         plan = plan_model(model, self.generation.settings, offline=True)  # a download would block
         replaces = self.table.of_model(plan.name, plan.version)
         added = self._add(plan)

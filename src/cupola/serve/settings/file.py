@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,15 @@ def load_settings(
         return Settings(**values)
     except ValidationError as error:
         lines = [_explain(problem, file, text, from_file) for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def model_settings(values: Mapping[str, Any]) -> ModelSettings:
+    """The settings of one model, from a request; ConfigError if invalid."""
+    try:
+        return ModelSettings(**values)
+    except ValidationError as error:
+        lines = [_describe(problem, ModelSettings.model_fields) for problem in error.errors()]
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -75,13 +84,19 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def _explain(problem: Any, file: Path | None, text: str, from_file: dict[str, Any]) -> str:
     location: Location = problem["loc"]
-    name = ".".join(str(part) for part in location)
     in_file = file is not None and bool(location) and location[0] in from_file
     where = f"{file}:{_line_of(text, location, file)}: " if in_file and file else ""
+    known = ModelSettings.model_fields if len(location) > 1 else Settings.model_fields
+    return where + _describe(problem, known)
+
+
+def _describe(problem: Any, known: Iterable[str]) -> str:
+    """One validation error, with the nearest of the `known` names if the name is unknown."""
+    location: Location = problem["loc"]
+    name = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
-        known = ModelSettings.model_fields if len(location) > 1 else Settings.model_fields
-        return f"{where}unknown setting {name!r}{did_you_mean(str(location[-1]), known)}"
-    return f"{where}{name}: {problem['msg']}, got {problem['input']!r}"
+        return f"unknown setting {name!r}{did_you_mean(str(location[-1]), known)}"
+    return f"{name}: {problem['msg']}, got {problem['input']!r}"
 
 
 def _line_of(text: str, location: Location, file: Path) -> int:
