@@ -80,3 +80,14 @@ def test_a_folder_of_transformers_is_a_bundle(tmp_path: Path, named: dict[str, A
     assert (bundle.name, bundle.version, bundle.task) == (tmp_path.name, "1", "language")
     assert bundle.model_config == {"type": "BloomForCausalLM", **config}
     assert bundle.weights_path == tmp_path
+
+
+def test_what_ends_a_text_is_read_from_the_generation_config(tmp_path: Path) -> None:
+    source = folder(tmp_path, {"model_type": "llama", "eos_token_id": 2})
+    generation = tmp_path / "generation_config.json"
+    for content, expected in (({"eos_token_id": [2, 7]}, [2, 7]), ({"do_sample": True}, 2)):
+        generation.write_text(json.dumps(content))
+        assert Bundle.load(source).model_config["eos_token_id"] == expected
+    generation.write_text("[]")
+    with pytest.raises(BundleError, match=r"generation_config\.json: not readable"):
+        Bundle.load(source)

@@ -1,5 +1,6 @@
 """Checkpoint folders of transformers, read as bundles: config.json, weights, tokenizer.json."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,5 +30,20 @@ def from_transformers(config: Mapping[str, Any], name: str, path: Path) -> dict[
             f"(...{', ...'.join(TASKS)}) can be loaded from their folder. Make other models a "
             "bundle with `cupola bundle`"
         )
-    model = {"type": architecture, **config}
+    model = {"type": architecture, **config, **end_tokens(path.parent / "generation_config.json")}
     return {"name": name, "version": "1", "task": task, "model": model}
+
+
+def end_tokens(path: Path) -> dict[str, Any]:
+    """`eos_token_id` of a generation_config.json, if there is one.
+
+    It is the one that transformers generates with: chat models end a turn with a token that their
+    config.json does not name.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError) as error:
+        raise BundleError(f"{path}: not readable as JSON ({error})") from None
+    return {} if found is None else {"eos_token_id": found}

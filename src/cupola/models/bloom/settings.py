@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cupola.errors import BuildError
-from cupola.models.layers.published_settings import published_settings
+from cupola.models.layers.published_settings import published_settings, token_ids
 
 # Older published configs name the same sizes differently.
 ALIASES = {
@@ -35,7 +35,7 @@ class BloomSettings:
     apply_residual_connection_post_layernorm: bool = False
     tie_word_embeddings: bool = True
     bos_token_id: int | None = 1
-    eos_token_id: int | None = 2
+    eos_token_id: int | list[int] | None = 2
     pad_token_id: int | None = 3
     # Options of the Megatron language model that BLOOM leaves at these values.
     alibi: bool = True
@@ -61,7 +61,7 @@ class BloomSettings:
     @property
     def end_token_ids(self) -> frozenset[int]:
         """Tokens that end a text."""
-        return frozenset() if self.eos_token_id is None else frozenset({self.eos_token_id})
+        return token_ids(self.eos_token_id)
 
     @property
     def max_length(self) -> int | None:

@@ -43,3 +43,8 @@ def published_settings(
         elif key not in COMMON and key not in silent:
             raise BuildError(f"{family} has no setting {key!r}{did_you_mean(key, known)}")
     return settings(**values)
+
+
+def token_ids(value: int | list[int] | None) -> frozenset[int]:
+    """The ids of a setting that holds none, one or several."""
+    return frozenset([] if value is None else [value] if isinstance(value, int) else value)

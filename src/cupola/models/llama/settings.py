@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from cupola.errors import BuildError, did_you_mean
-from cupola.models.layers.published_settings import published_settings
+from cupola.models.layers.published_settings import published_settings, token_ids
 
 SILENT = {"is_llama_config", "max_sequence_length", "tokenizer_class"}
 FIXED = {"hidden_act": "silu", "rope_interleaved": False, "use_mrope": False}
@@ -98,8 +98,7 @@ class LlamaSettings:
     @property
     def end_token_ids(self) -> frozenset[int]:
         """Tokens that end a text."""
-        ids = self.eos_token_id
-        return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
+        return token_ids(self.eos_token_id)
 
     @property
     def max_length(self) -> int:

@@ -207,5 +207,5 @@ def read_tokenizer(folder: Path) -> Any:
     """The folder's tokenizer.json; BundleError if there is none."""
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise BundleError(f"{folder}: holds no tokenizer.json")
+        raise BundleError(f"{folder}: contains no tokenizer.json, which a language model needs")
     return Tokenizer.from_file(str(path))

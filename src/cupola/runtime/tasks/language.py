@@ -16,7 +16,7 @@ class Language(Task):
     """Causal language models."""
 
     name = "language"
-    models = ("BloomForCausalLM",)
+    models = ("CausalLanguageModel",)
     modules = (*BUILDING, "cupola.runtime.predictors.language_stream")
     page = "language"
     page_rank = 1
