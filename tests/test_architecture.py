@@ -204,7 +204,7 @@ def top_level_names(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
-        elif isinstance(node, ast.Assign) and "importorskip" in ast.unparse(node.value):
+        elif isinstance(node, ast.Assign | ast.Expr) and "importorskip" in ast.unparse(node.value):
             names |= {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
     return {str(name) for name in names}
 

@@ -15,8 +15,6 @@ from cupola.registry import build
 from cupola.weights import load_shard, reshard
 from ranks import RankPool
 
-pytest.importorskip("transformers")
-
 # Key-value heads: as many as ranks or more, and fewer than ranks, where ranks share them.
 NAMES = ["llama", "llama-1-head", "llama-biases", "qwen2"]
 

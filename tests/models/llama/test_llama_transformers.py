@@ -13,8 +13,6 @@ from cupola.generation.dense_attention import positions
 from cupola.registry import build
 from cupola.weights import load_weights
 
-pytest.importorskip("transformers")
-
 
 @pytest.fixture(params=CASES)
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Any]:
