@@ -106,7 +106,7 @@ def test_a_folder_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_an_unknown_split_says_so() -> None:
-    with pytest.raises(DataError, match="'test' is not known; use 'train' or 'val'"):
+    with pytest.raises(DataError, match="unknown split 'test'; use 'train' or 'val'"):
         DigitsInPhotos("test")
 
 

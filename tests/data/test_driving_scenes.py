@@ -117,5 +117,5 @@ def test_kept_samples_are_the_same(scenes: DrivingScenes) -> None:
 
 
 def test_an_unknown_split_is_named() -> None:
-    with pytest.raises(DataError, match="split 'test' is not known"):
+    with pytest.raises(DataError, match="unknown split 'test'"):
         DrivingScenes(split="test")[0]

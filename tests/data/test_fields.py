@@ -116,7 +116,7 @@ def test_a_flow_without_calendar(tmp_path: Path) -> None:
     with forecast_writer(tmp_path / "flow.nc", layout) as writer:
         writer.append(np.zeros((1, 4, 4), np.float32))
         writer.append(np.ones((1, 4, 4), np.float32))
-        with pytest.raises(DataError, match="a step of shape"):
+        with pytest.raises(DataError, match="expected a step of shape"):
             writer.append(np.ones((2, 4, 4), np.float32))
     source = open_fields(tmp_path / "flow.nc")
     assert not source.grid.spherical

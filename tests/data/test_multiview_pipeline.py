@@ -67,7 +67,7 @@ def test_both_repositories_spellings_are_read() -> None:
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ({"type": "PadMultiViewImag"}, "'PadMultiViewImag' is not known.*PadMultiViewImage"),
+        ({"type": "PadMultiViewImag"}, "unknown step 'PadMultiViewImag'.*PadMultiViewImage"),
         ({**RESIZE, "ratio_range": (0.5, 1.0)}, r"random ratio \(0\.5\.\.1\.0\)"),
         ({"type": "PadMultiViewImage", "size": (9, 9)}, "needs size_divisor"),
     ],

@@ -115,5 +115,5 @@ def test_errors() -> None:
     with pytest.raises(DataError, match="shorter than a step"):
         trajectories(Flow(size=16), 1, 2, 0.001, 0.0, seed=0)
     wild = Flow(size=16, dt=5.0, forcing=50.0)
-    with pytest.raises(DataError, match=r"blew up within 50 steps; take a dt below 5\.0"):
+    with pytest.raises(DataError, match=r"blew up within 50 steps; use a dt below 5\.0"):
         NavierStokesSolver(wild).advance(100 * random_vorticity(wild, 1, seed=0), 50)

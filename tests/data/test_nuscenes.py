@@ -200,13 +200,13 @@ class Bomb:
 def test_an_info_file_with_code_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = root / "bomb.pkl"
     path.write_bytes(pickle.dumps({"infos": [Bomb()]}))
-    with pytest.raises(DataError, match=r"it wants builtins\.print"):
+    with pytest.raises(DataError, match=r"contains builtins\.print"):
         NuScenesDataset(root, ann_file=path.name)
     assert capsys.readouterr().out == ""
 
 
 def test_errors_name_files(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such folder of nuScenes tables"):
+    with pytest.raises(DataError, match="folder of nuScenes tables not found"):
         NuScenesDataset(root, version="v9")
     with pytest.raises(DataError, match="cannot be read"):
         NuScenesDataset(root, ann_file="none.pkl")

@@ -76,7 +76,7 @@ def test_attention_can_stay_inside_documents(tmp_path: Path) -> None:
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="write it with `cupola data text`"):
         PackedText(tmp_path, "train", 8)
-    with pytest.raises(DataError, match="hold no two windows of 100000"):
+    with pytest.raises(DataError, match="are fewer than two windows of 100000"):
         PackedText(prepared(tmp_path), "train", 100000)
     with pytest.raises(DataError, match="too few to hold some out"):
         write_packed(LINES[:1], tmp_path, 300)
@@ -114,7 +114,7 @@ def test_chapters_of_an_r_database() -> None:
     novel = ["EMMA", "", "CHAPTER I", "", *long, "", "Next  paragraph.", "CHAPTER II", "short"]
     (body,) = chapters(r_database(novel) + r_database(["X"]))
     assert body.splitlines()[1] == "Next paragraph."
-    with pytest.raises(DataError, match="not stored as R strings"):
+    with pytest.raises(DataError, match="no longer stored as R strings"):
         broken = r_database(["a"])
         raw = zlib.decompress(broken[4:]).replace(struct.pack(">I", 0x40009), b"\0\0\0\x0d")
         list(chapters(b"\0\0\0\0" + zlib.compress(raw)))

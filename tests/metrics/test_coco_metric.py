@@ -59,7 +59,7 @@ def test_crowds_excuse_what_lies_in_them() -> None:
 
 
 def test_no_images_is_an_error() -> None:
-    with pytest.raises(DataError, match="no images"):
+    with pytest.raises(DataError, match="at least one image"):
         CocoMetric().compute()
 
 

@@ -84,7 +84,7 @@ def test_the_metric_reads_batches() -> None:
     metric.update(batch, [Detections3D(box, torch.tensor([0.9]), torch.tensor([0]))])
     assert metric.compute()["AP/car"] == pytest.approx(1.0)
     metric.reset()
-    with pytest.raises(DataError, match="of no samples"):
+    with pytest.raises(DataError, match="at least one sample"):
         metric.compute()
 
 

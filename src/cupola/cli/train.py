@@ -12,21 +12,22 @@ app = typer.Typer(add_completion=False)
 def train(
     config: Annotated[str, typer.Argument(help="A config file, or the name of a shipped one.")],
     work_dir: Annotated[
-        Path | None, typer.Option(help="Where checkpoints and logs go; work_dirs/CONFIG.")
+        Path | None,
+        typer.Option(help="Folder for checkpoints and logs (default: work_dirs/CONFIG)."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint.")] = False,
     plugin: Annotated[
         list[str] | None, typer.Option(help="A module that registers your own classes.")
     ] = None,
     quiet: Annotated[bool, typer.Option(help="Print nothing but errors.")] = False,
     bundle_only: Annotated[
-        bool, typer.Option(help="Do not train: make a bundle of the best checkpoint so far.")
+        bool, typer.Option(help="Do not train; write a bundle of the best checkpoint so far.")
     ] = False,
 ) -> None:
-    """Trains a model from a config; the run ends with a bundle where the config asks for one."""
+    """Train a model from a config, and write a bundle if the config has one."""
     from cupola.train.recipe import train_recipe
 
     written = train_recipe(

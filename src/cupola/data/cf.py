@@ -1,4 +1,4 @@
-"""Forecasts on disk, by the CF conventions, one step at a time: netCDF or zarr."""
+"""Writes forecasts to netCDF or zarr by the CF conventions, one step at a time."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ STANDARD_NAMES = {
 
 @dataclass(frozen=True)
 class ForecastLayout:
-    """What a forecast file holds.
+    """The content of a forecast file.
 
     channels: variable names. grid: rows and columns. step: time between two states, in `step_unit`.
     start: the time of the start state (numpy.datetime64), None for a model without a calendar.
@@ -63,7 +63,7 @@ class ForecastLayout:
         return (*((self.members,) if self.members else ()), *self.grid.shape)
 
     def time_attributes(self) -> dict[str, str]:
-        """CF attributes of the time axis; without a calendar it is a plain number."""
+        """CF attributes of the time axis; a plain number if there is no calendar."""
         if self.start is None:
             return {"long_name": "lead time", "units": "1", "axis": "T"}
         since = np.datetime_as_string(np.datetime64(self.start, "s")).replace("T", " ")
@@ -80,7 +80,7 @@ class ForecastLayout:
         )
 
     def channel_attributes(self, index: int) -> dict[str, str]:
-        """CF attributes of a variable; units given by the user come first."""
+        """CF attributes of a variable; units given by the user take precedence."""
         name = self.channels[index]
         stem = name.removesuffix("m").rstrip("0123456789") or name
         standard, units = STANDARD_NAMES.get(name, STANDARD_NAMES.get(stem, ("", "")))
@@ -105,7 +105,7 @@ class ForecastWriter(ABC):
         by_channel = np.moveaxis(state, -3, 0)  # [C, (M,) H, W]
         expected = (len(self.layout.channels), *self.layout.shape)
         if by_channel.shape != expected:
-            raise DataError(f"a step of shape {by_channel.shape} for a file of {expected}")
+            raise DataError(f"expected a step of shape {expected}, got {by_channel.shape}")
         self._write(self.steps, self.steps * self.layout.step, by_channel)
         self.steps += 1
 
@@ -189,9 +189,9 @@ class ZarrWriter(ForecastWriter):
 
 
 def forecast_writer(path: str | Path, layout: ForecastLayout) -> ForecastWriter:
-    """A writer by the path's ending, .nc or .zarr; DataError on another."""
+    """The writer for a path that ends in .nc or .zarr; DataError for others."""
     writers = {".nc": NetCDFWriter, ".nc4": NetCDFWriter, ".zarr": ZarrWriter}
     suffix = Path(path).suffix
     if suffix not in writers:
-        raise DataError(f"{path}: a forecast is written to .nc or .zarr")
+        raise DataError(f"{path}: forecasts are written to .nc or .zarr")
     return writers[suffix](path, layout)

@@ -17,14 +17,14 @@ from cupola.structures import IMAGENET_MEAN, IMAGENET_STD, normalize
 
 
 def read_instances(path: Path) -> dict[str, Any]:
-    """The content of a COCO instances file. Raises DataError when it is none."""
+    """The content of a COCO instances file. Raises DataError if it is not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no readable COCO file ({error})") from None
+        raise DataError(f"{path}: not a readable COCO file ({error})") from None
     missing = [key for key in ("images", "annotations", "categories") if key not in content]
     if missing:
-        raise DataError(f"{path}: a COCO file needs {', '.join(missing)}")
+        raise DataError(f"{path}: not a COCO file, {', '.join(missing)} missing")
     return dict(content)
 
 
@@ -34,8 +34,8 @@ class CocoDataset:
 
     `ann_file` and `data_prefix` are relative to `data_root`. Labels follow the order of the
     category ids, or `metainfo["classes"]` where given. In training (test_mode False) crowd boxes
-    are left out, and `filter_cfg` may drop images without objects and small images. What is
-    random in sample i is drawn from (seed, epoch, i).
+    are left out, and `filter_cfg` may drop images without objects and small images. Random choices
+    for sample i are drawn from (seed, epoch, i).
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class CocoDataset:
         return len(self.images)
 
     def set_epoch(self, epoch: int) -> None:
-        """Gives the coming samples other random transforms."""
+        """Changes the random transforms of the samples read from now on."""
         self.epoch = epoch
 
     def _objects(self, image: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from cupola.errors import DataError
 def write_digits(dataset: DigitsInPhotos, folder: Path) -> Path:
     """Writes `images/000000.png`, ... and `instances.json`; returns the latter.
 
-    Category ids are the digits plus 1, since COCO counts from 1. The folder appears complete or not
-    at all. Raises DataError when `folder` exists already.
+    Category ids are the digits plus 1, since COCO counts from 1. The folder is moved into place
+    when it is complete. Raises DataError if `folder` exists.
     """
     if folder.exists():
         raise DataError(f"{folder} exists already; remove it or name another folder")

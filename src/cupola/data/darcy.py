@@ -26,7 +26,7 @@ def coefficient(size: int, rng: np.random.Generator) -> Array:
 
 
 def _conductances(a: Array, axis: int) -> Array:
-    """Of the faces along an axis, both edges included: harmonic means, half cells at the edge."""
+    """Conductances of all faces along an axis: harmonic means, half cells at the edges."""
     a = np.moveaxis(a, axis, 0)
     inner = 2 * a[1:] * a[:-1] / (a[1:] + a[:-1])
     faces = np.concatenate([2 * a[:1], inner, 2 * a[-1:]])

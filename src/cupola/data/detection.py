@@ -12,7 +12,7 @@ def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Joins samples into a batch; images of different size are padded at right and bottom.
 
     A sample holds "image" [3, H, W] (normalized), "boxes" [N, 4] xyxy pixels of that image,
-    "labels" [N] int64, maybe "crowd" [N] bool, "image_id", "original_size" (h, w) and
+    "labels" [N] int64, optionally "crowd" [N] bool, "image_id", "original_size" (h, w) and
     "scale_factor" (x, y). The batch: "pixels" [B, 3, H, W], "padding_mask" [B, H, W]
     (True = padded) or None, "image_sizes", "targets" (a dict of boxes, labels and crowd each),
     "image_ids", "original_sizes", "scale_factors".

@@ -22,7 +22,7 @@ from cupola.registry import DATASETS
 from cupola.structures import IMAGENET_MEAN, IMAGENET_STD, normalize
 
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))
-EDGE = 0.25  # ink value over which a glyph goes from transparent to opaque
+EDGE = 0.25  # range of ink values over which a glyph turns from transparent to opaque
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,12 @@ class DigitStyle:
     smallest: float = 0.11
     largest: float = 0.36
     most: int = 10
-    max_rotation: float = 20.0  # degrees; past that a turned 6 is a 9
-    max_overlap: float = 0.12  # IoU that a new digit's box may have with an earlier one
-    contrast: float = 0.28  # least difference of brightness to the photograph, 0..1
-    max_squeeze: float = 1.0  # up to so much narrower or wider, all digits of an image alike
+    max_rotation: float = 20.0  # degrees; rotated further, a 6 looks like a 9
+    max_overlap: float = 0.12  # IoU of a new digit's box with earlier ones
+    contrast: float = 0.28  # minimum difference in brightness from the photograph, 0..1
+    max_squeeze: float = (
+        1.0  # largest change of the aspect ratio, the same for all digits of an image
+    )
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class ComposedImage:
 
 
 def _window(rng: np.random.Generator, images: tuple[NDArray[np.uint8], ...], side: int) -> Field:
-    """A random square of a random photograph, maybe mirrored, with other light: [S, S, 3]."""
+    """A random square of a random photograph with random mirroring and light: [S, S, 3]."""
     image = images[rng.integers(len(images))]
     top = rng.integers(image.shape[0] - side + 1)
     left = rng.integers(image.shape[1] - side + 1)
@@ -62,19 +64,17 @@ def _window(rng: np.random.Generator, images: tuple[NDArray[np.uint8], ...], sid
 def _ink(
     rng: np.random.Generator, glyph: Field, length: float, style: DigitStyle, squeeze: float
 ) -> Field:
-    """Opacity 0..1 of a turned, stretched glyph of about `length` pixels, cut to its ink."""
+    """Opacity 0..1 of a rotated, stretched glyph of about `length` pixels, cropped to its ink."""
     angle = math.radians(rng.uniform(-style.max_rotation, style.max_rotation))
     stretch, shear = rng.uniform(0.85, 1.25), rng.uniform(-0.15, 0.15)
     step = (GLYPH_CELLS - 2) / GLYPH_CELLS * GLYPH_SIDE / length  # glyph pixels per image pixel
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     matrix = step * np.array([[1.0, 0.0], [shear, 1.0 / stretch]]) @ turn
-    matrix = matrix @ np.diag(
-        [squeeze**-0.5, squeeze**0.5]
-    )  # `squeeze` times as tall for its width
+    matrix = matrix @ np.diag([squeeze**-0.5, squeeze**0.5])  # height / width grows by `squeeze`
     canvas = math.ceil(length * 1.7 * style.max_squeeze**0.5)
     offset = (GLYPH_SIDE - 1) / 2 - matrix @ np.full(2, (canvas - 1) / 2)
     ink = ndimage.affine_transform(glyph, matrix, offset, (canvas, canvas), order=1)
-    threshold = rng.uniform(0.28, 0.5)  # a low one gives a broad pen
+    threshold = rng.uniform(0.28, 0.5)  # a low threshold gives broad strokes
     ink = ((ink - threshold) / EDGE).clip(0, 1)
     rows, columns = np.flatnonzero(ink.max(1) > 0.5), np.flatnonzero(ink.max(0) > 0.5)
     return np.asarray(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], dtype=np.float32)
@@ -109,7 +109,7 @@ def compose(rng: np.random.Generator, split: str, side: int, style: DigitStyle) 
     canvas = _window(rng, photos(known, side), side).clip(0, 255)
     boxes: list[tuple[int, int, int, int]] = []
     labels: list[int] = []
-    # as in an image of another shape that was resized to a square
+    # the distortion of an image with another aspect ratio that was resized to a square
     squeeze = style.max_squeeze ** rng.uniform(-1, 1) if style.max_squeeze > 1 else 1.0
     for _ in range(rng.integers(1, style.most + 1)):
         chosen = rng.integers(len(shapes))
@@ -131,7 +131,7 @@ def compose(rng: np.random.Generator, split: str, side: int, style: DigitStyle) 
 
 @DATASETS.register_module()
 class DigitsInPhotos:
-    """The dataset: sample i -> {"image": [3, S, S] float, normalized, "boxes", "labels", ...}.
+    """Sample i -> {"image": [3, S, S] float, normalized, "boxes", "labels", ...}.
 
     Labels are the digits themselves. `count` is the nominal length; any index is valid.
     """
@@ -158,7 +158,7 @@ class DigitsInPhotos:
 
     def compose(self, index: int) -> ComposedImage:
         """Image number `index`, before normalization."""
-        # validation seeds live in another stream than training seeds
+        # validation draws from another random stream than training
         rng = np.random.default_rng((self.seed, int(self.split == "val"), index))
         return compose(rng, self.split, self.size, self.style)
 
@@ -175,7 +175,7 @@ class DigitsInPhotos:
         }
 
     def write_examples(self, folder: Path) -> None:
-        """Image 0 as image.png, its truth, and a request for it as a server takes it."""
+        """Writes image 0 as image.png, its ground truth, and the server request for it."""
         image = self.compose(0)
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.pixels).save(folder / "image.png")

@@ -1,8 +1,8 @@
 """driving-scenes: generated streets as a dataset of six calibrated images and 3-D boxes.
 
-Sample i is a function of (seed, split, i) alone, so that a resumed run sees what an uninterrupted
-one would have seen. Distances come only from geometry: sizes vary, and the ground's contact point,
-the cameras' mounting and, near the seams, two cameras at once tell where something stands.
+Sample i is a function of (seed, split, i) alone, so a resumed run sees the same samples as an
+uninterrupted one. Sizes vary, so distance can only be inferred from geometry: from where an object
+touches the ground, the mounting of the cameras and, near the seams, from two cameras at once.
 """
 
 import json
@@ -34,22 +34,22 @@ from cupola.structures import normalize
 SPLITS = ("train", "val")
 MEAN = (110.0, 118.0, 122.0)  # of these images, RGB, 0..255
 STD = (52.0, 50.0, 58.0)
-EXAMPLES = 4  # sample folders that a bundle brings along
-MIN_PIXELS = 8  # an agent of which less is visible in all cameras together is no target
+EXAMPLES = 4  # sample folders in a bundle
+MIN_PIXELS = 8  # agents with fewer visible pixels in all cameras together are not targets
 
 
 def scene_at(
     seed: int, split: str, index: int, size: tuple[int, int], style: SceneStyle | None = None
 ) -> tuple[Scene, list[Camera]]:
-    """Street number `index` and the cameras of the car that drives there."""
+    """Scene number `index` and the cameras of the ego vehicle."""
     if split not in SPLITS:
-        raise DataError(f"split {split!r} is not known; use one of {SPLITS}")
+        raise DataError(f"unknown split {split!r}; use one of {SPLITS}")
     rng = np.random.default_rng((seed, SPLITS.index(split), index))
     return make_scene(rng, style), camera_rig(size, rng)
 
 
 def write_sample(folder: Path, scene: Scene, rig: Sequence[Camera], size: tuple[int, int]) -> None:
-    """One moment as a sample folder for `cupola predict`: six PNGs and sample.json."""
+    """Writes a sample folder for `cupola predict`: six PNGs and sample.json."""
     folder.mkdir(parents=True, exist_ok=True)
     cameras = []
     for camera in rig:
@@ -70,7 +70,7 @@ class SceneImages:
     labels: NDArray[np.int64]
 
 
-# Seen in a mirror, the camera on the right is the one on the left.
+# Mirroring swaps the cameras on the left with those on the right.
 OPPOSITE = {"LEFT": "RIGHT", "RIGHT": "LEFT"}
 MIRRORED_CAMERAS = [
     CAMERA_NAMES.index("_".join(OPPOSITE.get(word, word) for word in name.split("_")))
@@ -79,7 +79,7 @@ MIRRORED_CAMERAS = [
 
 
 def mirrored(drawn: SceneImages) -> SceneImages:
-    """The same street with left and right swapped: images, matrices, boxes."""
+    """The same scene mirrored left to right: images, matrices, boxes."""
     width = drawn.images.shape[2]
     turn_image = np.array([[-1, 0, width, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
     turn_world = np.diag([-1.0, 1.0, 1.0, 1.0])
@@ -100,8 +100,8 @@ class DrivingScenes:
 
     Boxes are (x, y, z of the bottom, l, w, h, yaw, vx, vy) in the lidar's frame. `count` is the
     nominal length; any index is valid. `size` is (height, width); `style` overrides SceneStyle.
-    `keep` holds drawn samples in memory, 0.3 MB each at 96 x 160, for training on `count` of them;
-    `mirror` shows every sample mirrored in every other epoch.
+    `keep` caches rendered samples in memory, 0.3 MB each at 96 x 160; `mirror` mirrors every sample
+    in every other epoch.
     """
 
     names = CLASS_NAMES
@@ -131,11 +131,11 @@ class DrivingScenes:
         return self.count
 
     def set_epoch(self, epoch: int) -> None:
-        """Which half of the samples is mirrored; the training loop calls it."""
+        """Selects which half of the samples is mirrored; called by the training loop."""
         self.epoch = epoch
 
     def draw(self, index: int) -> SceneImages:
-        """Sample number `index`, before normalization."""
+        """Renders sample number `index`, before normalization."""
         if self._drawn is not None and index in self._drawn:
             return self._drawn[index]
         scene, cameras = scene_at(self.seed, self.split, index, self.size, self.style)
@@ -170,7 +170,7 @@ class DrivingScenes:
     def write_examples(self, folder: Path, count: int = EXAMPLES) -> None:
         """Writes the first samples for a bundle's `example`: one in it, the others in 1, 2, ...
 
-        Beside them stands a request that asks for the first one.
+        request.json next to them asks for the first one.
         """
         for index in range(count):
             scene, rig = scene_at(self.seed, self.split, index, self.size, self.style)

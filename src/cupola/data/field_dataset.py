@@ -18,7 +18,7 @@ Statistic = str | Path | Sequence[float] | float
 def read_statistic(value: Statistic, count: int) -> Tensor:
     """Means or deviations of `count` channels, [C, 1, 1], from numbers or a .npy [1, C, 1, 1].
 
-    One number stands for all channels; a file may hold more than are needed, but not fewer
+    One number applies to all channels; a file may hold more numbers than needed, but not fewer
     (DataError).
     """
     if isinstance(value, int | float):
@@ -32,12 +32,12 @@ def read_statistic(value: Statistic, count: int) -> Tensor:
 
 @DATASETS.register_module()
 class FieldDataset:
-    """{"x": [C, H, W], "y": [steps, C_out, H, W]}, z-scored, read from disk when asked for.
+    """{"x": [C, H, W], "y": [steps, C_out, H, W]}, z-scored, read from disk on access.
 
     path: FourCastNet's HDF5 (a file, or a folder of years), netCDF or zarr.
-    channels, targets: names; None is all channels, and the targets are then the channels.
-    means, stds: numbers or .npy files, for the channels as the file has them.
-    stride: snapshots between two states. rows: keep the first so many (FourCastNet: 720 of 721).
+    channels, targets: names; by default all channels, and the targets are the channels.
+    means, stds: numbers or .npy files, in the order of the file's channels.
+    stride: snapshots between two states. rows: keep only the first rows (720 of 721).
     forget_nan: replace NaN by 0 (the mean) instead of raising DataError.
     """
 
@@ -76,13 +76,13 @@ class FieldDataset:
         return len(self._starts)
 
     def snapshot(self, segment: int, time: int) -> Tensor:
-        """All channels at one time, z-scored, [C, H, W]; DataError names where NaN stands."""
+        """All channels at one time, z-scored, [C, H, W]; DataError says where it is not finite."""
         field = torch.from_numpy(self.source.read(segment, time))[:, : self.rows]
         field = (field - self.means) / self.stds
         bad = name_bad_values(field[self._wanted], [self.source.channels[i] for i in self._wanted])
         if bad and not self.forget_nan:
             raise DataError(
-                f"segment {segment}, time {time}: not finite: {bad}; or forget_nan=True"
+                f"segment {segment}, time {time}: not finite: {bad}; forget_nan=True replaces them"
             )
         return torch.nan_to_num(field, posinf=0.0, neginf=0.0) if bad else field
 

@@ -29,10 +29,10 @@ TIME_NAMES = ("time", "valid_time", "t")
 
 
 class FieldSource(ABC):
-    """Snapshots [C, H, W] in segments (files, flows) that no window may cross.
+    """Snapshots [C, H, W] in segments (files, flows); a window stays within one segment.
 
     channels: their names. grid: their coordinates. units: by channel, "" where unknown.
-    segments: how many times each segment has.
+    segments: number of times in each segment.
     """
 
     channels: tuple[str, ...]
@@ -45,7 +45,7 @@ class FieldSource(ABC):
         """One snapshot, [C, H, W]; nothing else is loaded."""
 
     def select(self, names: Sequence[str]) -> list[int]:
-        """The places of named channels; DataError on an unknown one."""
+        """The indices of channels by name; DataError for an unknown one."""
         for name in names:
             if name not in self.channels:
                 raise DataError(f"no channel {name!r}{did_you_mean(name, self.channels)}")
@@ -110,7 +110,7 @@ class XarrayFields(FieldSource):
         if not levels:
             return [(name, name, {})]
         if len(levels) > 1:
-            raise DataError(f"variable {name!r} has dimensions beyond one level: {levels}")
+            raise DataError(f"variable {name!r} has more than one level dimension: {levels}")
         values = _coordinates(self._data, levels[0])
         return [(f"{name}{value:g}", name, {levels[0]: i}) for i, value in enumerate(values)]
 
@@ -146,7 +146,7 @@ def _coordinates(dataset: Any, name: str) -> tuple[float, ...]:
 
 
 def open_fields(path: str | Path, variables: Sequence[str] | None = None) -> FieldSource:
-    """Opens a file or a folder of files lazily, by what it is; DataError if it is nothing known."""
+    """Opens a file or folder of files lazily, by its format; DataError for an unknown format."""
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")

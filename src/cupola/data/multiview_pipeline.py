@@ -1,7 +1,7 @@
-"""What a published multi-camera pipeline asks for, in either repository's spelling.
+"""Reads the settings of a published multi-camera pipeline, in either repository's form.
 
-The steps are read, not run one by one: a nuScenes sample is always loaded, resized, distorted,
-normalized and padded in this order, which is that of all published pipelines.
+The steps are not executed: a nuScenes sample is always loaded, resized, distorted, normalized and
+padded in this order, which is the order of all published pipelines.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from cupola.errors import DataError, did_you_mean
 Step = Mapping[str, Any]
 Settings = dict[str, Any]
 
-# Steps that every sample undergoes anyway, or whose result nothing here wants.
+# Steps that are always performed, or whose result is not used.
 DONE_ELSEWHERE = (
     *("LoadMultiViewImageFromFiles", "LoadAnnotations3D", "LoadImageFromFileMono3D"),
     *("DefaultFormatBundle3D", "Collect3D", "CustomCollect3D", "Pack3DDetInputs"),
@@ -21,9 +21,9 @@ DONE_ELSEWHERE = (
 
 
 def read_pipeline(steps: Sequence[Step]) -> Settings:
-    """`images` (what ImageSettings takes), `point_cloud_range` and `classes`, where named.
+    """`images` (arguments of ImageSettings), `point_cloud_range` and `classes`, where given.
 
-    Raises DataError on a step, or on a setting of one, that we do not know.
+    Raises DataError for an unknown step or setting.
     """
     found: Settings = {"images": {}}
     for step in _flat(steps):
@@ -32,7 +32,7 @@ def read_pipeline(steps: Sequence[Step]) -> Settings:
             continue
         if name not in READERS:
             hint = did_you_mean(name, [*READERS, *DONE_ELSEWHERE])
-            raise DataError(f"pipeline: the step {name!r} is not known{hint}")
+            raise DataError(f"pipeline: unknown step {name!r}{hint}")
         READERS[name]({key: value for key, value in step.items() if key != "type"}, found)
     return found
 
@@ -53,7 +53,7 @@ def _resize(step: Step, found: Settings) -> None:
     if low != 1 or high != 1 or not step.get("keep_ratio", True):
         raise DataError(
             f"pipeline: resizing by a random ratio ({low}..{high}) or without keep_ratio is not "
-            "what the published DETR3D pipelines do, and is not known"
+            "supported; the published DETR3D pipelines do neither"
         )
     width, height = step["scale"]
     found["images"]["scale"] = (int(width), int(height))

@@ -2,8 +2,8 @@
 
     dw/dt + u . grad w = nu lap w - mu w + f,   u = (dpsi/dy, -dpsi/dx),   lap psi = -w
 
-Products are dealiased by the 2/3 rule; diffusion and drag go by Crank-Nicolson, advection by
-Heun's two-stage rule, so that a step is second order. Letters: B flows, N grid points a side.
+Products are dealiased by the 2/3 rule. Diffusion and drag are integrated by Crank-Nicolson,
+advection by Heun's two-stage method: second order in time. Letters: B flows, N grid points a side.
 """
 
 import json
@@ -24,12 +24,12 @@ from cupola.registry import DATASETS
 
 @dataclass(frozen=True)
 class Flow:
-    """What flows, and how it is stepped. Defaults: a statistically steady Kolmogorov flow."""
+    """Physics and time step. The defaults give a statistically steady Kolmogorov flow."""
 
     size: int = 64
     length: float = 2 * math.pi
     viscosity: float = 5e-3
-    drag: float = 0.1  # without it the largest eddies grow for ever
+    drag: float = 0.1  # without it the largest eddies keep growing
     forcing: float = 1.0  # amplitude of the driving velocity, sin(wave y)
     wave: int = 4
     dt: float = 0.01
@@ -85,7 +85,7 @@ class NavierStokesSolver:
         out = torch.fft.irfft2(w_hat)
         if not torch.isfinite(out).all():
             raise DataError(
-                f"the flow blew up within {steps} steps; take a dt below {dt} or more viscosity"
+                f"the flow blew up within {steps} steps; use a dt below {dt} or more viscosity"
             )
         return out
 
@@ -105,7 +105,7 @@ class NavierStokesSolver:
 
 
 def random_vorticity(flow: Flow, count: int, seed: int) -> Tensor:
-    """Smooth random starts [count, N, N]; the same for the same seed and index, whatever count."""
+    """Smooth random initial states [count, N, N]; each depends on (seed, index) only."""
     fields = [
         periodic_field(flow.size, 2.5, 7.0, np.random.default_rng([seed, index]))
         for index in range(count)
@@ -134,9 +134,9 @@ class NavierStokes:
     """Windows of generated flows: {"x": [1, N, N], "y": [steps, 1, N, N]}, divided by `std`.
 
     Flows are computed together on first use; a few dozen of 64 x 64 take about a minute. For more,
-    write them once with `cupola data navier-stokes` and read them with FieldDataset.
+    write them with `cupola data navier-stokes` and read them with FieldDataset.
 
-    shifts: roll each window by a random amount along which the equation is invariant: any number
+    shifts: roll each window by a random amount under which the equation is invariant: any number
         of points in x, whole periods of the forcing in y.
     """
 
@@ -161,7 +161,7 @@ class NavierStokes:
         self._fields: Tensor | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the random shifts, which depend on (seed, epoch, index) only."""
+        """Sets the epoch of the random shifts, which depend on (seed, epoch, index)."""
         self._epoch = epoch
 
     @property
@@ -188,7 +188,7 @@ class NavierStokes:
         return {"x": window[0], "y": window[1:]}
 
     def write_examples(self, folder: Path) -> None:
-        """Records all flows, in physical units, as examples of a bundle: [count, T, 1, N, N]."""
+        """Writes all flows, in physical units, as examples of a bundle: [count, T, 1, N, N]."""
         folder.mkdir(parents=True, exist_ok=True)
         fields = (self.fields * self.std)[:, :, None].half().contiguous()
         save_file({"fields": fields}, folder / "flows.safetensors")

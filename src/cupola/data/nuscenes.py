@@ -1,6 +1,6 @@
 """nuScenes: the devkit's tables or MMDetection3D's info files, as samples of six images.
 
-A sample is described by a SampleRecord, which costs nothing to make; images are read on access.
+Samples are described by SampleRecords; images are read on access.
 Targets are in the lidar's frame of the sample's key frame, z at the bottom of the box.
 """
 
@@ -55,9 +55,9 @@ class NuScenesDataset:
 
     `ann_file` names an info file (.pkl) under `data_root`, either layout; without it the devkit's
     tables of `version` are read. `pipeline` is a published one, of either repository; `images`
-    overrides what it says of them. Where neither normalizes, the model does. Objects of other
-    classes, outside `point_cloud_range` or without a lidar or radar point are left out, as in the
-    published pipeline. `box_convention` "0.x" reads info files from before MMDetection3D 1.0.
+    overrides its image settings. If neither normalizes, the model does. Objects of other classes,
+    outside `point_cloud_range` or without a lidar or radar point are left out, as in the published
+    pipeline. `box_convention` "0.x" reads info files from before MMDetection3D 1.0.
     Raises DataError.
     """
 
@@ -96,7 +96,7 @@ class NuScenesDataset:
         return len(self.samples)
 
     def set_epoch(self, epoch: int) -> None:
-        """What is random differs from epoch to epoch; the training loop calls it."""
+        """Changes the random distortions; called by the training loop."""
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class NuScenesDataset:
     def _targets(
         self, names: Sequence[str], boxes: Array
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Boxes of our classes within the range, z moved to the bottom; labels beside them."""
+        """Boxes of known classes within the range, z moved to the bottom, and their labels."""
         keep = np.array([name in self.names for name in names], bool)
         if self.point_cloud_range is not None and len(boxes):
             low, high = np.split(np.asarray(self.point_cloud_range, float), 2)
@@ -168,7 +168,7 @@ class NuScenesDataset:
 
 @DATASETS.register_module()
 class CBGSDataset:
-    """Repeats samples until every class is in about as many (CBGS, arXiv 1908.09492)."""
+    """Repeats samples so that all classes appear about equally often (CBGS, arXiv 1908.09492)."""
 
     def __init__(self, dataset: Mapping[str, Any], seed: int = 0) -> None:
         self.dataset = DATASETS.build(dataset)
@@ -193,7 +193,7 @@ class CBGSDataset:
         return len(self.indices)
 
     def set_epoch(self, epoch: int) -> None:
-        """Passed on to the samples."""
+        """Passes the epoch on to the dataset."""
         self.dataset.set_epoch(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reads MMDetection3D's nuScenes info files, of both layouts, without running their pickle.
+"""Reads MMDetection3D's nuScenes info files, of both layouts, without executing pickled code.
 
 Layout 1 (`infos`) is that of MMDetection3D up to 1.0, layout 2 (`data_list`) that from 1.1 on.
 """
@@ -16,7 +16,7 @@ from cupola.errors import DataError
 
 Array = NDArray[np.float64]
 
-# All that these files need beside plain values. Anything else is refused, not imported.
+# The only globals that these files need. Anything else is rejected, not imported.
 ALLOWED_GLOBALS = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy.core.multiarray", "scalar"),
@@ -29,11 +29,11 @@ ALLOWED_GLOBALS = {
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Unpickles plain values and numpy arrays, and nothing that could run code."""
+    """Unpickles only plain values and numpy arrays, so that no code can run."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED_GLOBALS:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}, which plain data does not")
+            raise pickle.UnpicklingError(f"it contains {module}.{name}, which is not plain data")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
@@ -45,7 +45,7 @@ def read_infos(path: Path) -> Any:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except (pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError) as error:
-        raise DataError(f"{path}: refused as an info file ({error})") from None
+        raise DataError(f"{path}: not accepted as an info file ({error})") from None
 
 
 def info_samples(path: Path, box_convention: str = "1.x") -> Sequence[SampleRecord]:
@@ -76,7 +76,7 @@ def _from_layout1(info: dict[str, Any], old: bool) -> SampleRecord:
     boxes = boxes.reshape(-1, 7)
     velocity = np.asarray(info.get("gt_velocity", np.zeros((len(boxes), 2))), float)
     valid = np.asarray(info.get("valid_flag", np.ones(len(boxes), bool)), bool)
-    if old:  # (w, l, h) and a yaw that turned the other way
+    if old:  # (w, l, h) and a clockwise yaw
         boxes = np.column_stack((boxes[:, [0, 1, 2, 4, 3, 5]], -boxes[:, 6] - np.pi / 2))
     joined = np.column_stack((boxes, np.nan_to_num(velocity.reshape(-1, 2))))
     kept = [name for name, ok in zip(names, valid, strict=True) if ok]
@@ -98,7 +98,7 @@ def _from_layout2(info: dict[str, Any], names: dict[int, str]) -> SampleRecord:
 
 
 def _relative(file: str) -> str:
-    """A path as the converter stored it -> one below the data set's root."""
+    """The path as stored by the converter -> the path relative to the root of the data set."""
     for part in ("samples/", "sweeps/"):
         if part in file:
             return part + file.split(part, 1)[1]
@@ -106,5 +106,5 @@ def _relative(file: str) -> str:
 
 
 def _samples(camera: str, file: str) -> str:
-    """Layout 2 stores bare names, whose folder the config's data_prefix gives."""
+    """Layout 2 stores bare file names; their folder is in the config's data_prefix."""
     return file if "/" in file else f"samples/{camera}/{file}"

@@ -1,4 +1,4 @@
-"""What one nuScenes sample consists of, whichever file describes it."""
+"""The content of one nuScenes sample, independent of the file that describes it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class CameraView:
 class SampleRecord:
     """One key frame, in its lidar's frame.
 
-    boxes: [M, 9], center boxes (x, y, z, l, w, h, yaw, vx, vy); a speed that nobody knows is 0.
+    boxes: [M, 9], center boxes (x, y, z, l, w, h, yaw, vx, vy); an unknown velocity is 0.
     names: [M], nuScenes' detection names.
     """
 
@@ -49,7 +49,7 @@ def pinhole(intrinsic: Array, lidar2cam: Array) -> Array:
 
 
 def rigid(rotation: Array, translation: Array) -> Array:
-    """[4, 4] that rotates, then moves."""
+    """[4, 4]: a rotation followed by a translation."""
     made = np.eye(4)
     made[:3, :3], made[:3, 3] = rotation, translation
     return made

@@ -1,4 +1,4 @@
-"""Reads the tables that nuscenes-devkit reads, each when it is first needed."""
+"""Reads nuScenes tables, each when it is first needed."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from cupola.errors import DataError
 Array = NDArray[np.float64]
 Record = dict[str, Any]
 
-# General category -> detection class; what is missing is not detected.
+# nuScenes category -> detection class; other categories are not detected.
 DETECTION_NAMES = {
     "movable_object.barrier": "barrier",
     "vehicle.bicycle": "bicycle",
@@ -33,17 +33,17 @@ DETECTION_NAMES = {
     "vehicle.trailer": "trailer",
     "vehicle.truck": "truck",
 }
-MAX_GAP = 1.5  # seconds between annotations past which a velocity is unknown, as in the devkit
+MAX_GAP = 1.5  # seconds between annotations; beyond, a velocity is unknown, as in the devkit
 
 
 def rotation(quaternion: Sequence[float]) -> Rotation:
-    """nuScenes' (w, x, y, z) as a rotation."""
+    """The rotation of a nuScenes quaternion (w, x, y, z)."""
     w, x, y, z = quaternion
     return Rotation.from_quat([x, y, z, w])
 
 
 def pose(record: Record) -> Array:
-    """[4, 4] of a calibrated_sensor or ego_pose record: its own frame -> the outer one."""
+    """[4, 4] of a calibrated_sensor or ego_pose record: its own frame -> its parent frame."""
     place = np.asarray(record["translation"], float)
     return rigid(rotation(record["rotation"]).as_matrix(), place)
 
@@ -54,7 +54,7 @@ class Tables:
     def __init__(self, root: str | Path, version: str = "v1.0-trainval") -> None:
         self.root, self.version = Path(root), version
         if not (self.root / version).is_dir():
-            raise DataError(f"{self.root / version}: no such folder of nuScenes tables")
+            raise DataError(f"{self.root / version}: folder of nuScenes tables not found")
         self._read: dict[str, dict[str, Record]] = {}
 
     def table(self, name: str) -> dict[str, Record]:
@@ -151,7 +151,7 @@ class Tables:
 
 
 class LazySamples(Sequence[SampleRecord]):
-    """Samples of the tables, each made when it is asked for."""
+    """Samples of the tables, each created on access."""
 
     def __init__(self, tables: Tables, tokens: Sequence[str]) -> None:
         self._tables, self._tokens = tables, tokens

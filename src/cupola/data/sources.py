@@ -1,4 +1,4 @@
-"""Real photographs and real handwritten digits that come inside installed packages.
+"""Photographs and handwritten digits from installed packages.
 
 The photographs are the sample images of scikit-learn (CC BY 2.0) and of scikit-image (CC0 or public
 domain); the digits are scikit-learn's `load_digits`: the 1797 test scans of the UCI "Optical
@@ -21,7 +21,7 @@ Split = Literal["train", "val"]
 Pixels = NDArray[np.uint8]
 Field = NDArray[np.float32]
 
-# Photographs without writing in them, by package and split; the two splits share no scene.
+# Photographs without writing in them, by split; the two splits share no scene.
 PHOTOS: dict[Split, tuple[str, ...]] = {
     "train": (
         "sklearn/datasets/images/china.jpg",
@@ -43,14 +43,14 @@ PHOTOS: dict[Split, tuple[str, ...]] = {
         "skimage/data/rocket.jpg",
     ),
 }
-GLYPH_CELLS = 10  # the 8 x 8 scan with an empty margin of one cell
+GLYPH_CELLS = 10  # an 8 x 8 scan with an empty margin of one cell
 GLYPH_SIDE = 30  # pixels of a smoothed glyph's side: three per cell
 
 
 def check_split(split: str) -> Split:
-    """`split` itself, or a DataError that names the two that exist."""
+    """`split` itself; DataError if it is neither "train" nor "val"."""
     if split not in PHOTOS:
-        raise DataError(f"split {split!r} is not known; use 'train' or 'val'")
+        raise DataError(f"unknown split {split!r}; use 'train' or 'val'")
     return "train" if split == "train" else "val"
 
 

@@ -1,6 +1,6 @@
-"""Text for language models: tokenizer training, packing into one long row, windows of it.
+"""Text for language models: tokenizer training, packing into one sequence, windows of it.
 
-A prepared folder holds tokenizer.json, train.npy and val.npy (uint16 or uint32 ids, documents
+A packed folder holds tokenizer.json, train.npy and val.npy (uint16 or uint32 ids, documents
 joined by the end-of-text token), and about.json (bytes and tokens of each part).
 """
 
@@ -22,8 +22,8 @@ from cupola.registry import DATASETS
 # The special tokens of BLOOM's own tokenizer, in its order: their ids are 0 to 3.
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
 END = 2
-EXAMPLE_TOKENS = 16  # of a recorded request's prompt, and of its answer
-HELD_OUT = 20  # every so manieth document is for validation
+EXAMPLE_TOKENS = 16  # in the prompt of a recorded request, and in its answer
+HELD_OUT = 20  # every 20th document is for validation
 
 
 def read_texts(paths: Iterable[Path]) -> list[str]:
@@ -39,7 +39,7 @@ def read_texts(paths: Iterable[Path]) -> list[str]:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer: any text can be written in it, and comes back unchanged."""
+    """A byte-level BPE tokenizer: any text can be encoded and is decoded unchanged."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -54,21 +54,21 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def pack(texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray[Any, Any]:
-    """All texts in one row of ids, each followed by the end-of-text token."""
+    """The token ids of all texts, each followed by the end-of-text token."""
     kind = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
     rows = [[*encoding.ids, END] for encoding in tokenizer.encode_batch(list(texts))]
     return np.concatenate([np.array(row, kind) for row in rows])
 
 
 def write_packed(texts: Sequence[str], folder: Path, vocab_size: int) -> dict[str, dict[str, int]]:
-    """Writes a prepared folder; every twentieth text is held out. Returns bytes and tokens."""
+    """Writes a packed folder with every 20th text held out; returns bytes and tokens per split."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = {
         "train": [t for i, t in enumerate(texts) if i % HELD_OUT],
         "val": [t for i, t in enumerate(texts) if i % HELD_OUT == 0],
     }
     if not parts["train"] or not parts["val"]:
-        raise DataError(f"{len(texts)} texts are too few to hold some out")
+        raise DataError(f"{len(texts)} texts are too few to hold some out for validation")
     tokenizer = train_tokenizer(parts["train"], vocab_size)
     tokenizer.save(str(folder / "tokenizer.json"))
     about = {}
@@ -86,12 +86,12 @@ def write_packed(texts: Sequence[str], folder: Path, vocab_size: int) -> dict[st
 
 @DATASETS.register_module()
 class PackedText:
-    """Windows of `length` tokens from a prepared folder's packed row.
+    """Windows of `length` tokens from the packed sequence of a folder.
 
-    Training windows start anew each epoch at another offset (from seed and epoch), so that no
-    window border is special; validation windows tile the row. A window may hold parts of several
-    documents, and by default later ones see earlier ones, as BLOOM was trained; with
-    `separate_documents` the batch says which token belongs to which, and attention stays inside.
+    Training windows start at a different offset in each epoch (from seed and epoch), so that window
+    borders vary; validation windows tile the sequence. A window may hold parts of several
+    documents. By default tokens attend to earlier documents of the window, as in BLOOM's training;
+    with `separate_documents` the batch holds document numbers, and attention stays within one.
     """
 
     def __init__(
@@ -110,21 +110,23 @@ class PackedText:
         self.tokens = np.load(path, mmap_mode="r")
         self.length, self.split, self.seed = length, split, seed
         if len(self.tokens) < 2 * length:
-            raise DataError(f"{path}: {len(self.tokens)} tokens hold no two windows of {length}")
+            raise DataError(
+                f"{path}: {len(self.tokens)} tokens are fewer than two windows of {length}"
+            )
         self.offset = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Moves the training windows."""
+        """Changes the offset of the training windows."""
         if self.split == "train":
             draw = np.random.default_rng((self.seed, epoch))
             self.offset = int(draw.integers(self.length))
 
     def add_to_bundle(self, folder: Path) -> None:
-        """Copies the tokenizer, without which a bundle cannot read or write."""
+        """Copies the tokenizer, which a language bundle needs."""
         shutil.copy(self.folder / "tokenizer.json", folder)
 
     def write_examples(self, folder: Path) -> None:
-        """A request of a server for the likeliest words after this part's first ones."""
+        """Writes a server request for the most likely continuation of this split's first tokens."""
         tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
         prompt = tokenizer.decode(self.tokens[:EXAMPLE_TOKENS].tolist())
         tensor = {"name": "prompt", "datatype": "BYTES", "shape": [1], "data": [prompt]}
@@ -144,11 +146,11 @@ class PackedText:
     def collate(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """input_ids and labels [B, length + 1]: the model shifts labels itself.
 
-        With `separate_documents` also documents [B, length + 1], their numbers in the window.
+        With `separate_documents` also documents [B, length + 1], document numbers in the window.
         """
         ids = torch.stack([sample["input_ids"] for sample in samples])
         batch = {"input_ids": ids, "labels": ids}
         if self.separate_documents:
             ends = (ids == END).long()
-            batch["documents"] = ends.cumsum(1) - ends  # an end belongs to what it ends
+            batch["documents"] = ends.cumsum(1) - ends  # an end token belongs to its document
         return batch

@@ -1,4 +1,4 @@
-"""Public-domain text that comes with Debian: Jane Austen's novels and classical Chinese pieces.
+"""Public-domain text from Debian packages: Jane Austen's novels and classical Chinese pieces.
 
 The packages hold texts whose authors died centuries ago. r-cran-janeaustenr (MIT) stores the
 novels as R strings; fortunes-zh (GPL-3+ as a collection) stores poems and sayings with their
@@ -20,7 +20,7 @@ PACKAGES = ("r-cran-janeaustenr", "fortunes-zh")
 NOVELS = "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"
 FORTUNES = "usr/share/games/fortunes"
 
-# Books and poets, up to Nalan Xingde (died 1685), by which a piece is known to be classical.
+# Books and poets that identify a piece as classical; the latest is Nalan Xingde (died 1685).
 CLASSICAL = re.compile(
     "《?(论语|菜根谭|增广贤文|道德经|詩經|诗经"
     "|辛弃疾|苏轼|李煜|柳永|李白|陆游|吴文英|晏几道|欧阳修|姜夔|晏殊|杜甫|张炎|白居易|蒋捷|王沂孙|刘过|史达祖"
@@ -41,7 +41,7 @@ class Document:
 def fetch_documents() -> list[Document]:
     """Downloads the packages with apt-get into a temporary folder and reads all documents.
 
-    Raises DataError where apt-get or dpkg-deb is missing or fails (they are Debian's).
+    Raises DataError if apt-get or dpkg-deb is missing or fails; both are part of Debian.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -70,7 +70,7 @@ def chapters(database: bytes) -> Iterator[str]:
 
 
 def _novels(database: bytes) -> Iterator[list[str]]:
-    """Each object is a length and a zlib stream of R's XDR format; strings have type 9."""
+    """Lines of each novel; an object is a length and a zlib stream of R's XDR format."""
     place = 0
     while place < len(database):
         stream = zlib.decompressobj()
@@ -86,7 +86,7 @@ def _r_strings(raw: bytes) -> Iterator[str]:
     for _ in range(count):
         flags, length = struct.unpack_from(">Ii", raw, place)
         if flags & 0xFF != 9:
-            raise DataError("the novels are not stored as R strings any more")
+            raise DataError("the novels are no longer stored as R strings")
         place += 8
         yield raw[place : place + max(length, 0)].decode("utf-8", "replace")
         place += max(length, 0)
@@ -115,6 +115,8 @@ def _run(command: list[str], folder: Path) -> None:
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     except FileNotFoundError:
-        raise DataError(f"{command[0]} is not here: this data set comes from Debian") from None
+        raise DataError(
+            f"{command[0]} not found: this data set needs Debian's package tools"
+        ) from None
     except subprocess.CalledProcessError as error:
         raise DataError(f"{' '.join(command)} failed: {error.stderr.strip()}") from None

@@ -18,13 +18,13 @@ from cupola.structures.images import fit_size
 Sample = dict[str, Any]
 Config = Mapping[str, Any]
 
-# Steps of published pipelines that CocoDataset itself does, before and after the pipeline.
+# Steps of published pipelines that CocoDataset performs itself.
 for done_elsewhere in ("LoadImageFromFile", "LoadAnnotations", "PackDetInputs"):
     TRANSFORMS.register_module(done_elsewhere)(lambda **_: lambda sample, rng: sample)
 
 
 class Compose:
-    """One transform after the other."""
+    """Applies transforms in order."""
 
     def __init__(self, transforms: Sequence[Config]) -> None:
         self.transforms = [TRANSFORMS.build(cfg) for cfg in transforms]
@@ -41,7 +41,7 @@ class RandomFlip:
 
     def __init__(self, prob: float = 0.5, direction: str = "horizontal") -> None:
         if direction != "horizontal":
-            raise DataError(f"RandomFlip: direction {direction!r}; only 'horizontal' is known")
+            raise DataError(f"RandomFlip: direction {direction!r}; only 'horizontal' is supported")
         self.prob = prob
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -115,11 +115,11 @@ class RandomChoice:
 
 @TRANSFORMS.register_module()
 class RandomCrop:
-    """Cuts a window of random place; objects keep the part inside and go when nothing is left.
+    """Crops a random window; boxes are clipped to it, and objects outside it are removed.
 
     crop_size is (width, height) for 'absolute'; for 'absolute_range' both sides are drawn between
-    its two numbers. Without allow_negative_crop, a window without any object is refused and the
-    sample stays whole.
+    its two numbers. Unless allow_negative_crop is set, a window that contains no object leaves the
+    sample uncropped.
     """
 
     def __init__(

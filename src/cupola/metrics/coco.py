@@ -10,7 +10,7 @@ import numpy as np
 from cupola.errors import DataError
 from cupola.registry import METRICS
 
-# What COCOeval.stats holds, in its order, for boxes.
+# The order of COCOeval.stats for boxes.
 COCO_NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 
@@ -19,8 +19,8 @@ class CocoMetric:
     """AP over IoU 0.50:0.95, AP50, AP75 and AP by object size, of boxes.
 
     Ground truth comes from the batches (targets in pixels of the resized image, which
-    `scale_factors` map back to the original), so that any detection dataset can be measured. A size
-    without an object gives -1, as in pycocotools.
+    `scale_factors` map back to the original), so any detection dataset can be evaluated. The AP of
+    a size without objects is -1, as in pycocotools.
     """
 
     def __init__(self, max_detections: int = 100, **ignored: Any) -> None:
@@ -28,15 +28,15 @@ class CocoMetric:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything seen."""
+        """Discards all images."""
         self._images: list[dict[str, Any]] = []
         self._truth: list[dict[str, Any]] = []
         self._found: list[dict[str, Any]] = []
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> None:
-        """Takes one batch in; a prediction has boxes [N, 4] xyxy, scores [N] and labels [N]."""
+        """Adds a batch; a prediction has boxes [N, 4] xyxy, scores [N] and labels [N]."""
         for index, found in enumerate(predictions):
-            image_id = len(self._images) + 1  # pycocotools takes id 0 for "no match"
+            image_id = len(self._images) + 1  # in pycocotools id 0 means "no match"
             height, width = batch["original_sizes"][index]
             self._images.append({"id": image_id, "height": height, "width": width})
             target = batch["targets"][index]
@@ -62,9 +62,9 @@ class CocoMetric:
                 )
 
     def compute(self) -> dict[str, float]:
-        """The metrics by name, 0..1. Raises DataError when no image was seen."""
+        """The metrics by name, 0..1. Raises DataError if there were no images."""
         if not self._images:
-            raise DataError("COCO AP of no images; the dataset is empty")
+            raise DataError("COCO AP needs at least one image; the dataset is empty")
         if not self._found:
             return dict.fromkeys(COCO_NAMES, 0.0)
         from pycocotools.coco import COCO

@@ -1,4 +1,4 @@
-"""How a forecast's error grows with lead time: RMSE, ACC, relative L2, spectra."""
+"""Forecast errors by lead time: RMSE, ACC, relative L2, spectra."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ from cupola.structures.grids import (
 
 @dataclass
 class LeadTimes:
-    """Running means, by step and channel, over the forecasts it is shown one step at a time.
+    """Means by step and channel over forecasts that are added one step at a time.
 
-    weights: row weights [H, 1] or None. climate: the time mean [C, H, W] that ACC departs from.
+    weights: row weights [H, 1] or None. climate: the time mean [C, H, W] that ACC is relative to.
     """
 
     weights: Tensor | None = None
@@ -52,7 +52,7 @@ class LeadTimes:
 
     @property
     def steps(self) -> list[int]:
-        """The steps seen so far."""
+        """The steps added so far."""
         return sorted(self.counts)
 
 
@@ -60,9 +60,9 @@ class LeadTimes:
 class ForecastMetric:
     """RMSE, ACC and relative L2 of roll-outs, averaged over channels, for every step.
 
-    climate: a .npy file with the time means [1, C, H, W] in the units of the batch; 0 when None,
-    which is right for z-scored fields without a map of means. latitude_weights: weight rows by the
-    cosine of latitude (the globe's regular grid).
+    climate: a .npy file with the time means [1, C, H, W] in the units of the batch; None means 0,
+    for z-scored fields without a map of means. latitude_weights: weight rows by the cosine of
+    latitude (regular global grid).
     """
 
     def __init__(self, latitude_weights: bool = False, climate: str | Path | None = None) -> None:
@@ -72,7 +72,7 @@ class ForecastMetric:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Discards all forecasts."""
         self.lead_times = LeadTimes(climate=self.climate)
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""NuScenesMetric: mAP and NDS of a run, computed here or by nuscenes-devkit itself."""
+"""NuScenesMetric: mAP and NDS, equal to those of nuscenes-devkit."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ from cupola.errors import DataError
 from cupola.metrics.nuscenes_scores import Box, nuscenes_scores
 from cupola.registry import METRICS
 
-MOVING = 0.2  # m/s, as MMDetection3D's default attributes have it
+MOVING = 0.2  # m/s, the limit of MMDetection3D's default attributes
 
 
 def default_attribute(name: str, velocity: Sequence[float]) -> str:
-    """The attribute that goes with a class and a speed, for models that predict none."""
+    """The attribute for a class and a velocity, for models that predict none."""
     moving = math.hypot(velocity[0], velocity[1]) > MOVING
     if name in ("traffic_cone", "barrier"):
         return ""
@@ -25,9 +25,9 @@ def default_attribute(name: str, velocity: Sequence[float]) -> str:
 
 @METRICS.register_module()
 class NuScenesMetric:
-    """Takes Detections3D and batches with targets in the ego's frame; published keys tolerated.
+    """mAP, NDS and mean errors of Detections3D against batches with targets in the ego's frame.
 
-    `names` are the classes by label. compute() gives mAP, NDS and the mean errors; `truth` and
+    `names` are the classes by label; other keys of published configs are ignored. `truth` and
     `found` hold the boxes for metrics.nuscenes_official.
     """
 
@@ -36,13 +36,13 @@ class NuScenesMetric:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything seen."""
+        """Discards all samples."""
         self.truth: list[Box] = []
         self.found: list[Box] = []
         self._samples = 0
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> None:
-        """Takes one batch in; boxes are [N, 9], meters, radians, m/s."""
+        """Adds a batch; boxes are [N, 9], meters, radians, m/s."""
         for b, prediction in enumerate(predictions):
             sample = str(self._samples)
             self._samples += 1
@@ -64,7 +64,7 @@ class NuScenesMetric:
         return made
 
     def compute(self) -> dict[str, float]:
-        """The scores by name. Raises DataError when no sample was seen."""
+        """The scores by name. Raises DataError if there were no samples."""
         if not self._samples:
-            raise DataError("nuScenes scores of no samples; the dataset is empty")
+            raise DataError("nuScenes scores need at least one sample; the dataset is empty")
         return nuscenes_scores(self.truth, self.found, self.names)

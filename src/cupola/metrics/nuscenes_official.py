@@ -1,4 +1,4 @@
-"""Official nuScenes scores: nuscenes-devkit in an environment of its own, spoken to in JSON."""
+"""Official nuScenes scores from nuscenes-devkit, run in a separate environment."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from cupola.metrics.nuscenes_scores import Box
 RUNNER = Path(__file__).with_name("nuscenes_runner.py")
 VARIABLE = "CUPOLA_NUSCENES_PYTHON"
 HOW = (
-    "the official scores need nuscenes-devkit in an environment of its own (it wants numpy < 2): "
+    "the official scores need nuscenes-devkit in a separate environment (it needs numpy < 2): "
     "`python -m venv nuscenes && nuscenes/bin/pip install nuscenes-devkit`, then set "
     f"{VARIABLE}=nuscenes/bin/python"
 )
@@ -27,10 +27,10 @@ def official_scores(
     python: str | None = None,
     timeout: float = 3600.0,
 ) -> dict[str, float]:
-    """The devkit's mAP, NDS, mean errors and AP per class, as nuscenes_scores names them.
+    """The devkit's mAP, NDS, mean errors and AP per class, named as in nuscenes_scores.
 
     `python` is the interpreter of the devkit's environment, by default the variable
-    CUPOLA_NUSCENES_PYTHON. Raises DataError where it is missing or fails.
+    CUPOLA_NUSCENES_PYTHON. Raises DataError if it is missing or fails.
     """
     interpreter = python or os.environ.get(VARIABLE)
     if not interpreter:

@@ -1,8 +1,8 @@
-"""Runs inside nuscenes-devkit's own environment: JSON boxes in, official scores out.
+"""Runs inside nuscenes-devkit's environment: computes official scores of boxes in a JSON file.
 
     python -I nuscenes_runner.py boxes.json scores.json
 
-The devkit needs a numpy older than ours, so nothing of Cupola is imported here.
+The devkit needs an older numpy than Cupola, so nothing of Cupola is imported here.
 """
 
 import json
@@ -49,7 +49,7 @@ def eval_boxes(rows: list[dict[str, Any]], ranges: dict[str, float]) -> Any:
 
 
 def main(source: str, target: str) -> None:
-    """Scores with the configuration detection_cvpr_2019 on the classes that the file names."""
+    """Computes the scores of detection_cvpr_2019 for the classes in the file."""
     from nuscenes.eval.common.config import config_factory
     from nuscenes.eval.common.utils import center_distance
     from nuscenes.eval.detection.algo import accumulate, calc_ap, calc_tp

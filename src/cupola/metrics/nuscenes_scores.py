@@ -1,6 +1,6 @@
-"""The nuScenes detection score from boxes: average precision by distance, and five errors.
+"""The nuScenes detection score: average precision by distance, and five errors.
 
-The same numbers as nuscenes-devkit's `detection_cvpr_2019`, without its environment
+Equal to nuscenes-devkit's `detection_cvpr_2019`, without needing its environment
 (source: nuscenes/eval/detection/algo.py; arXiv 1903.11027, section 3.1).
 """
 
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-DISTANCES = (0.5, 1.0, 2.0, 4.0)  # meters between centers, seen from above, for a match
-ERROR_DISTANCE = 2.0  # the match at which the errors are measured
+DISTANCES = (0.5, 1.0, 2.0, 4.0)  # meters between centers in the ground plane, for a match
+ERROR_DISTANCE = 2.0  # the distance at which the errors are measured
 RECALL = np.linspace(0, 1, 101)
 FIRST = 11  # recall bins up to 0.1 are left out
 MIN_PRECISION = 0.1
 ERRORS = ("trans_err", "scale_err", "orient_err", "vel_err", "attr_err")
-# Meters from the ego within which a class counts.
+# Meters from the ego within which a class is evaluated.
 CLASS_RANGE = {
     "car": 50.0,
     "truck": 50.0,
@@ -32,7 +32,7 @@ CLASS_RANGE = {
     "traffic_cone": 30.0,
     "barrier": 30.0,
 }
-# What has no meaning for a class: a cone has no front, and neither moves.
+# Errors that are undefined for a class: a cone has no front, and neither moves.
 UNDEFINED = {
     "traffic_cone": ("attr_err", "vel_err", "orient_err"),
     "barrier": ("attr_err", "vel_err"),
@@ -56,7 +56,7 @@ class Box:
 def nuscenes_scores(
     truth: Sequence[Box], found: Sequence[Box], names: Iterable[str]
 ) -> dict[str, float]:
-    """mAP, NDS, mATE, mASE, mAOE, mAVE, mAAE, and per class AP/NAME; the errors' best is 0."""
+    """mAP, NDS, mATE, mASE, mAOE, mAVE, mAAE, and per class AP/NAME. The best error is 0."""
     found = _by_sample(found)
     precisions: dict[str, float] = {}
     errors: dict[str, dict[str, float]] = {}
@@ -80,7 +80,7 @@ def nuscenes_scores(
 
 
 def _by_sample(boxes: Sequence[Box]) -> list[Box]:
-    """Grouped by sample, in the order in which samples appear; it decides between equal scores."""
+    """Boxes grouped by sample, in order of appearance; the order breaks ties of equal scores."""
     groups: dict[str, list[Box]] = {}
     for box in boxes:
         groups.setdefault(box.sample, []).append(box)
@@ -106,11 +106,11 @@ class _Curve:
 
 
 def _match(truth: list[Box], found: list[Box], limit: float) -> _Curve | None:
-    """Greedy matching, best score first, each with the nearest free object; None if nothing."""
+    """Greedy matching, best score first, with the nearest free object; None without matches."""
     by_sample: dict[str, list[Box]] = {}
     for box in truth:
         by_sample.setdefault(box.sample, []).append(box)
-    # Among equal scores the later comes first, as in the devkit.
+    # Of equal scores the later comes first, as in the devkit.
     order = sorted(range(len(found)), key=lambda i: (found[i].score, i), reverse=True)
     hits, matches = [], []
     for index in order:

@@ -1,4 +1,4 @@
-"""Perplexity of a language model, and counting models to compare it with."""
+"""Perplexity of a language model, and an n-gram model as a baseline."""
 
 import math
 from collections import Counter, defaultdict
@@ -10,13 +10,13 @@ from cupola.registry import METRICS
 
 @METRICS.register_module()
 class Perplexity:
-    """Mean loss in nats a token over all samples, and its exponential."""
+    """Mean loss in nats per token over all samples, and its exponential."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Discards all samples."""
         self.nats = self.tokens = 0.0
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Mapping[str, float]]) -> None:
@@ -57,7 +57,7 @@ class NGram:
         return self
 
     def probability(self, history: Sequence[int], token: int) -> float:
-        """p(token | history), of which only the last order - 1 tokens count."""
+        """p(token | history); only the last order - 1 tokens of the history matter."""
         chance = 1.0 / self.vocab_size
         for size in range(min(self.order, len(history) + 1)):
             context = tuple(history[len(history) - size :])
@@ -70,7 +70,7 @@ class NGram:
         return chance
 
     def nats_per_token(self, tokens: Sequence[int]) -> float:
-        """Mean negative log-probability of a row of tokens, the first left out."""
+        """Mean negative log-probability of a sequence of tokens, without the first."""
         row = [int(token) for token in tokens]
         keep = self.order - 1
         losses = [

@@ -1,14 +1,14 @@
-"""Bilinear sampling as a weighted sum of table rows."""
+"""Bilinear interpolation as a weighted sum of four pixels."""
 
 import torch
 from torch import Tensor
 
 
 def bilinear_corners(rows: Tensor, columns: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The four pixels around each place of a map (H, W): index and weight, each [..., 4].
+    """The four pixels around each location in a map (H, W): index and weight, each [..., 4].
 
-    rows and columns [...] count pixels, 0 at the center of the first. Indices run row-major within
-    (H, W); a corner outside the map has weight 0. Weights carry the gradient of the place.
+    rows and columns [...] are in pixels, 0 at the center of the first. Indices are row-major in
+    (H, W); pixels outside the map have weight 0. Weights are differentiable in rows and columns.
     """
     height, width = size
     top, left = rows.floor(), columns.floor()

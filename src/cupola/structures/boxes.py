@@ -46,9 +46,9 @@ def iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def giou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
-    """Generalised IoU (arXiv 1902.09630) of xyxy boxes, element by element with broadcasting.
+    """Generalized IoU (arXiv 1902.09630) of xyxy boxes, element by element with broadcasting.
 
-    In (-1, 1]: falls below zero as the boxes move apart, so it still has a gradient there.
+    In (-1, 1]; negative for distant boxes, where it still has a gradient.
     """
     overlap, union = _overlap(a, b, eps)
     sides = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])

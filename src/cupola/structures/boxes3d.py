@@ -1,9 +1,9 @@
 """3-D boxes as tensors [..., 9]: codes, corners, projection. All functions are pure.
 
 A box is (x, y, z, l, w, h, yaw, vx, vy): meters, radians, meters per second, in the frame of the
-ego's lidar (x right or forward as the data set has it, z up). `l` lies along the heading, yaw is
-counter-clockwise seen from above. Where z is the bottom of the box we say "bottom", where it is
-the middle, "center".
+ego's lidar (x right or forward depending on the dataset, z up). `l` is along the heading, yaw is
+counter-clockwise seen from above. In "bottom" boxes z is the bottom of the box, in "center" boxes
+its middle.
 """
 
 import math
@@ -43,7 +43,7 @@ def center_to_bottom(boxes: Tensor) -> Tensor:
 def encode_boxes(boxes: Tensor) -> Tensor:
     """Center boxes [..., 9] -> codes [..., 10]: cx, cy, log l, log w, cz, log h, sin, cos, vx, vy.
 
-    A side of 0 becomes -inf, so that the caller can drop it.
+    A side of 0 becomes -inf.
     """
     x, y, z, length, width, height, yaw = boxes[..., :7].unbind(-1)
     code = (x, y, length.log(), width.log(), z, height.log(), yaw.sin(), yaw.cos())
@@ -75,7 +75,7 @@ def corners(boxes: Tensor) -> Tensor:
 def project(points: Tensor, lidar2img: Tensor, min_depth: float = 1e-5) -> tuple[Tensor, Tensor]:
     """Points [..., 3] through matrices [..., 4, 4] -> pixels [..., 2] (u, v) and depth [...].
 
-    Points at or behind the camera are divided by min_depth; look at the depth before using them.
+    For points at or behind the camera the depth is clamped to min_depth; check the depth first.
     """
     flat = torch.cat((points, torch.ones_like(points[..., :1])), -1)
     image = (lidar2img @ flat[..., None])[..., :3, 0]

@@ -1,4 +1,4 @@
-"""What a detector found in one image."""
+"""Detections in one image."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 class Detections:
     """Boxes of one image, best first.
 
-    boxes: [N, 4], xyxy, pixels of the image as it was given.
+    boxes: [N, 4], xyxy, pixels of the original image.
     scores: [N], 0..1. labels: [N], int64, index into `names`.
     """
 
@@ -23,12 +23,12 @@ class Detections:
         return len(self.scores)
 
     def above(self, threshold: float) -> "Detections":
-        """Only what scores at least `threshold`."""
+        """Those with a score of at least `threshold`."""
         keep = self.scores >= threshold
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], self.names)
 
     def name(self, label: int) -> str:
-        """The class name of a label, or the number itself where no name is known."""
+        """The class name of a label, or the number if it has no name."""
         return self.names[label] if 0 <= label < len(self.names) else str(label)
 
     def to_list(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a 3-D detector found around the ego."""
+"""3-D detections around the ego vehicle."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ class Detections3D:
     """Boxes of one sample, best first.
 
     boxes: [N, 9], (x, y, z of the bottom, l, w, h, yaw, vx, vy), meters, radians, m/s, ego frame.
-    scores: [N], 0..1. labels: [N], int64, index into `names`. queries: [N], which query spoke.
+    scores: [N], 0..1. labels: [N], int64, index into `names`. queries: [N], the query of each box.
     """
 
     boxes: Tensor
@@ -24,7 +24,7 @@ class Detections3D:
         return len(self.scores)
 
     def above(self, threshold: float) -> "Detections3D":
-        """Only what scores at least `threshold`."""
+        """Those with a score of at least `threshold`."""
         keep = self.scores >= threshold
         queries = None if self.queries is None else self.queries[keep]
         return Detections3D(
@@ -32,7 +32,7 @@ class Detections3D:
         )
 
     def name(self, label: int) -> str:
-        """The class name of a label, or the number itself where no name is known."""
+        """The class name of a label, or the number if it has no name."""
         return self.names[label] if 0 <= label < len(self.names) else str(label)
 
     def to_list(self) -> list[dict[str, Any]]:

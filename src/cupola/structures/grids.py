@@ -1,7 +1,7 @@
 """Fields on a grid: latitude weights, weighted means, relative errors, power spectra.
 
 Letters: B samples, C channels, H rows (north to south), W columns (eastwards). All functions take
-[..., H, W] and reduce the last two axes unless they say otherwise.
+[..., H, W] and reduce the last two axes unless stated otherwise.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Grid:
 
     @staticmethod
     def globe(height: int, width: int) -> "Grid":
-        """The regular globe: 90 to -90 degrees, rows as published (720 of 721 keep 0.25 steps)."""
+        """The regular global grid from 90 degrees down, with equal steps in both axes."""
         step = 360.0 / width
         return Grid(
             tuple(90.0 - step * row for row in range(height)),
@@ -68,9 +68,9 @@ def rmse(prediction: Tensor, truth: Tensor, weights: Tensor | None = None) -> Te
 def anomaly_correlation(
     prediction: Tensor, truth: Tensor, climate: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """ACC of the departures from `climate` ([C, H, W], the time mean), -1..1, [..., H, W] -> [...].
+    """ACC of the anomalies from `climate` ([C, H, W], the time mean), -1..1, [..., H, W] -> [...].
 
-    FourCastNet equation 3: the departures are not centerd again.
+    FourCastNet equation 3: the anomalies are not centered again.
     """
     p, t = prediction - climate, truth - climate
     spread = weighted_mean(p * p, weights) * weighted_mean(t * t, weights)
@@ -93,7 +93,7 @@ def power_spectrum(field: Tensor) -> Tensor:
     """
     width = field.shape[-1]
     power = (torch.fft.rfft(field, dim=-1) / width).abs().square()
-    power[..., 1 : (width + 1) // 2] *= 2  # each of these stands for its conjugate too
+    power[..., 1 : (width + 1) // 2] *= 2  # each also represents its conjugate
     return power.mean(dim=-2)
 
 
@@ -112,7 +112,7 @@ def radial_spectrum(field: Tensor) -> Tensor:
 
 
 def name_bad_values(field: Tensor, channels: Sequence[str]) -> str | None:
-    """Says where a field [C, H, W] holds NaN or infinity, channel by channel; None if nowhere."""
+    """Describes where a field [C, H, W] is NaN or infinite, by channel; None if nowhere."""
     bad = ~torch.isfinite(field)
     found = []
     for index in bad.flatten(1).any(dim=1).nonzero().flatten().tolist():

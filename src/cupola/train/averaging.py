@@ -1,4 +1,4 @@
-"""Exponential moving average of weights, and swapping it in for evaluation."""
+"""Exponential moving average of the weights, swapped in for evaluation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ from cupola import nn
 
 
 class MovingAverage:
-    """Keeps average <- decay * average + (1 - decay) * weight, in float32, beside the model.
+    """average <- decay * average + (1 - decay) * weight, in float32.
 
-    Early on, the decay is (1 + n) / (10 + n) after n updates, where that is smaller, so that the
-    average forgets the random start (as in TensorFlow's ExponentialMovingAverage).
+    After n updates the decay is at most (1 + n) / (10 + n), so that the average forgets the random
+    initial weights (as in TensorFlow's ExponentialMovingAverage).
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
@@ -23,7 +23,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes the present weights in."""
+        """Adds the current weights to the average."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         live = [value.detach().float() for value in self._live]
@@ -38,7 +38,7 @@ class MovingAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within the block the model holds the average."""
+        """Within the block the model's weights are the average."""
         self._exchange()
         try:
             yield
@@ -50,7 +50,7 @@ class MovingAverage:
         return {"updates": self.updates, "average": self._average}
 
     def load_state_dict(self, state: dict[str, int | list[Tensor]]) -> None:
-        """Takes over what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         updates, average = state["updates"], state["average"]
         assert isinstance(updates, int) and isinstance(average, list)
         self.updates = updates

@@ -1,11 +1,11 @@
-"""The end of a run: its best weights become a bundle.
+"""Writes the best weights of a run as a bundle.
 
-A dataset's `add_to_bundle(folder)` adds what answers need besides the weights (a tokenizer).
 `bundle` in a training config holds what config.json needs besides the model: name, task,
-preprocess, labels, license, ..., a `description` for the card, `model` with what differs from the
-trained model's config (parts that only training has), and perhaps `examples`, the config of a
-dataset whose `write_examples(folder)` records some. With a `test_dataloader` the weights are
-measured once more, on data that chose nothing.
+preprocess, labels, license, ..., a `description` for the card, `model` with differences from the
+trained model's config (parts that only training has), and optionally `examples`, the config of a
+dataset whose `write_examples(folder)` writes some. A dataset's `add_to_bundle(folder)` adds other
+files that inference needs (a tokenizer). With a `test_dataloader` the weights are evaluated once
+more, on data that was not used to select the checkpoint.
 """
 
 import json
@@ -30,15 +30,15 @@ from cupola.train.trainer import Trainer
 def bundle_run(trainer: Trainer) -> Bundle:
     """Writes `work_dir/NAME` from best.pth (else latest.pth) and returns the bundle.
 
-    The weights are the moving average where the run keeps one. Beside them go the run's log and
-    its whole config. Raises CheckpointError when the run has no checkpoint yet.
+    The weights are the moving average if the run keeps one. The bundle includes the run's log and
+    config. Raises CheckpointError if the run has no checkpoint yet.
     """
     about = dict(trainer.cfg["bundle"])
     description, examples = about.pop("description", ""), about.pop("examples", None)
     model_cfg = {**trainer.cfg["model"], **about.pop("model", {})}
     found = [p for p in (trainer.work_dir / BEST, trainer.work_dir / LATEST) if p.is_file()]
     if not found:
-        raise CheckpointError(f"{trainer.work_dir} holds no checkpoint to make a bundle of")
+        raise CheckpointError(f"{trainer.work_dir} has no checkpoint to write a bundle from")
     trainer.load_state_dict(load_checkpoint(found[0]))
     with trainer.average.in_place() if trainer.average else nullcontext():
         state = kept_weights(trainer.model.state_dict(), model_cfg)
@@ -58,12 +58,12 @@ def bundle_run(trainer: Trainer) -> Bundle:
 
 
 def kept_weights(state: Mapping[str, Tensor], model_cfg: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Copies of those weights that the model of `model_cfg` has."""
+    """Copies of the weights that a model built from `model_cfg` has."""
     return {name: state[name].clone() for name in build(model_cfg).state_dict()}
 
 
 def measure(trainer: Trainer) -> dict[str, float]:
-    """The metrics on `test_dataloader`; without one, those of the validation at this step."""
+    """The metrics on `test_dataloader`, or else those of the validation at this step."""
     if "test_dataloader" not in trainer.cfg:
         return metrics_at(trainer.work_dir / LOG, trainer.step)
     batches = evaluation_loader(trainer.cfg["test_dataloader"])
@@ -72,7 +72,7 @@ def measure(trainer: Trainer) -> dict[str, float]:
 
 
 def metrics_at(log: Path, step: int) -> dict[str, float]:
-    """What the validation at `step` found, from the run's log; empty without one."""
+    """The metrics of the validation at `step`, from the run's log; empty if there is none."""
     lines = log.read_text().splitlines() if log.is_file() else []
     for entry in map(json.loads, reversed(lines)):
         if entry["kind"] == "val" and entry["step"] == step:
@@ -83,12 +83,12 @@ def metrics_at(log: Path, step: int) -> dict[str, float]:
 def card_of(
     config: Mapping[str, Any], description: str, metrics: dict[str, float], trainer: Trainer
 ) -> str:
-    """The card: what the model is, where it comes from, and what it reached."""
+    """The card: what the model is, how it was trained, and its metrics."""
     rows = {
         "data": f"`{trainer.cfg['train_dataloader']['dataset']['type']}`",
         "recipe": f"`training.json`, {trainer.step} steps; curves in `{LOG}`",
         "license": str(config.get("license", "not stated")),
-        "weights' SHA-256": "in `config.json`, checked by `cupola verify`",
+        "SHA-256 of the weights": "in `config.json`, checked by `cupola verify`",
         **{f"metric: {key}": f"{value:.4g}" for key, value in metrics.items()},
     }
     table = "".join(f"| {key} | {value} |\n" for key, value in rows.items())

@@ -1,8 +1,8 @@
-"""Checkpoints that survive a kill at any moment.
+"""Checkpoints that are always complete, whenever the process is killed.
 
-A checkpoint is written to a temporary file, flushed to the disk and renamed over the old one, so at
-every instant the name holds a complete checkpoint. It carries what a run needs to go on exactly:
-weights, moving average, optimizer, random states, step (which is also the position in the data).
+A checkpoint is written to a temporary file, flushed to disk and renamed over the old one. It holds
+what a run needs to resume exactly: weights, moving average, optimizer, random states, and the step,
+which is also the position in the data.
 """
 
 import os
@@ -20,7 +20,7 @@ BEST = "best.pth"
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """Writes `state` to `path`; a reader sees the old file or the new one, never a part."""
+    """Writes `state` to `path`; readers see the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with partial.open("wb") as file:
@@ -29,23 +29,23 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
         os.fsync(file.fileno())
     partial.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)  # makes the new name itself durable
+    os.fsync(folder)  # makes the rename durable
     os.close(folder)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint of ours with the weights-only unpickler.
+    """Reads a training checkpoint with the weights-only unpickler.
 
-    Raises CheckpointError when the file is missing or is none of ours.
+    Raises CheckpointError if the file is missing or is not one.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; nothing to resume")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path} is no training checkpoint: {error}") from error
+        raise CheckpointError(f"{path} is not a training checkpoint: {error}") from error
     if not isinstance(state, dict) or "step" not in state:
-        raise CheckpointError(f"{path} holds no training state; use load_from for plain weights")
+        raise CheckpointError(f"{path} has no training state; use load_from for plain weights")
     return state
 
 
@@ -62,7 +62,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Undoes everything drawn since `random_state` was taken."""
+    """Resets the generators to a `random_state`."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]

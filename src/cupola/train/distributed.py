@@ -1,4 +1,4 @@
-"""Data and tensor parallelism under torchrun: which part of the data and the model is ours.
+"""Data and tensor parallelism under torchrun: this process's share of the data and the model.
 
 Gradients are averaged after the whole backward pass. That needs no wrapper around the model, so
 `loss` and `predict` keep their form. With `parallel=dict(tensor=T)` in the config, T neighboring
@@ -15,33 +15,33 @@ from cupola.parallel import SINGLE, Group, Mesh, broadcast
 
 @dataclass(frozen=True)
 class TrainingRanks:
-    """This process's groups: those that read other data, and those that share its model."""
+    """The groups of this process: ranks that read other data, and ranks that share its model."""
 
     data: Group = SINGLE
     model: Group = SINGLE
 
     @property
     def rank(self) -> int:
-        """Which part of the data this process reads."""
+        """The index of the part of the data that this process reads."""
         return self.data.rank
 
     @property
     def count(self) -> int:
-        """Into how many parts the data is cut."""
+        """The number of parts of the data."""
         return self.data.size
 
     @property
     def first(self) -> bool:
-        """Whether this process writes logs and talks."""
+        """Whether this process writes logs and prints."""
         return self.data.rank == 0 and self.model.rank == 0
 
     @property
     def leads(self) -> bool:
-        """Whether this process holds a part of the first copy of the model."""
+        """Whether this process holds the first copy of the model, or a part of it."""
         return self.data.rank == 0
 
     def file(self, name: str) -> str:
-        """`name`, or with a split model the name of this rank's part: latest-0-of-2.pth."""
+        """`name`, or for a split model the name of this rank's part: latest-0-of-2.pth."""
         if self.model.size == 1:
             return name
         stem, _, ending = name.rpartition(".")
@@ -49,12 +49,12 @@ class TrainingRanks:
 
 
 def join_ranks(tensor: int = 1) -> TrainingRanks:
-    """Joins the process group that torchrun's environment describes; alone without one."""
+    """Joins the process group that torchrun's environment describes, if there is one."""
     mesh = Mesh.start(tensor=tensor)
     return TrainingRanks(mesh.data, mesh.model)
 
 
 def same_start(tensors: Iterable[Tensor], ranks: TrainingRanks) -> None:
-    """Copies the tensors of the first copy of the model to the others."""
+    """Broadcasts the tensors of the first copy of the model to the others."""
     for tensor in tensors:
         broadcast(tensor.detach(), ranks.data)

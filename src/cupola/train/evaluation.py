@@ -1,4 +1,4 @@
-"""Running a model over a dataset into a metric."""
+"""Evaluates a model on a dataset."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +12,7 @@ from cupola.train.steps import to_device
 def evaluate(
     model: Any, batches: Iterable[dict[str, Any]], metric: Any, device: torch.device
 ) -> dict[str, float]:
-    """Predicts every batch in eval mode and returns what `metric` computes of it."""
+    """Predicts all batches in eval mode and returns the values of `metric`."""
     was_training = model.training
     model.eval()
     metric.reset()

@@ -1,4 +1,4 @@
-"""`load_from`: weights to start a run with."""
+"""`load_from`: the initial weights of a run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from cupola.train.checkpoints import load_checkpoint
 from cupola.weights import load_weights
 
 
-def _is_ours(path: Path) -> bool:
+def _is_training_checkpoint(path: Path) -> bool:
     if path.suffix not in (".pth", ".pt"):
         return False
     try:
@@ -21,19 +21,18 @@ def _is_ours(path: Path) -> bool:
 
 
 def load_initial_weights(model: nn.Module, load_from: str | Mapping[str, Any]) -> str:
-    """Fills `model` from `load_from` and says in one line what was taken.
+    """Loads initial weights into `model` and returns a one-line summary.
 
-    A string is a path to a checkpoint of any known dialect for the whole model, or of one from
-    which the published trainings of this model start (FCOS3D for DETR3D). A dict(path=...,
-    prefix="backbone") takes only the entries below the prefix, from a checkpoint of a run of ours
-    (its moving average where it has one); a dict(path=..., into="wind") puts the whole of such a
-    checkpoint below the prefix.
+    A string is the path of a checkpoint in any known dialect, either of the whole model or of the
+    one that published trainings of this model start from (FCOS3D for DETR3D). A dict(path=...,
+    prefix="backbone") loads only the entries below the prefix from a training checkpoint of Cupola;
+    a dict(path=..., into="wind") loads the whole of such a checkpoint below the prefix.
 
-    Raises CheckpointError when a file or a whole prefix is missing, or a shape differs.
+    Raises CheckpointError if a file or a whole prefix is missing, or a shape differs.
     """
     cfg = {"path": load_from} if isinstance(load_from, str) else dict(load_from)
     path = Path(cfg["path"])
-    if not _is_ours(path):
+    if not _is_training_checkpoint(path):
         return str(load_weights(model, path, partial=True))
     state = load_checkpoint(path)["model"]
     prefix = cfg.get("prefix", "")
@@ -52,7 +51,7 @@ def load_initial_weights(model: nn.Module, load_from: str | Mapping[str, Any]) -
         if value.shape != mine[name].shape:
             raise CheckpointError(
                 f"{path}: {name} has shape {tuple(value.shape)}, "
-                f"the model wants {tuple(mine[name].shape)}"
+                f"the model expects {tuple(mine[name].shape)}"
             )
     model.load_state_dict({**mine, **chosen})
-    return f"took {len(chosen)} of {len(mine)} tensors from {path}"
+    return f"loaded {len(chosen)} of {len(mine)} tensors from {path}"

@@ -1,6 +1,6 @@
-"""The stream of training batches: position in, batch out.
+"""The stream of training batches.
 
-What comes at a step depends only on (seed, step), so a resumed run continues where it stopped.
+The batch of a step depends only on (seed, step), so a resumed run continues where it stopped.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from cupola.registry import DATASETS
 
 
 class EpochBatches:
-    """Batch sampler of one epoch for one rank, from a given batch on."""
+    """Batch sampler of one epoch for one rank, starting at a given batch."""
 
     def __init__(
         self, order: torch.Tensor, batch_size: int, first: int, count: int, rank: int, ranks: int
@@ -32,7 +32,7 @@ class EpochBatches:
 
 
 class BatchStream:
-    """Endless batches of a dataset, shuffled anew each epoch.
+    """Endless batches of a dataset, reshuffled each epoch.
 
     `cfg` is a dataloader config: batch_size (of one rank), num_workers, dataset, and
     sampler=dict(shuffle=...), True by default. A last incomplete batch is dropped, unless the
@@ -69,11 +69,11 @@ class BatchStream:
             batch_sampler=batches,
             num_workers=self._workers,
             collate_fn=self.dataset.collate,
-            generator=torch.Generator(),  # or the loader would draw from the global one
+            generator=torch.Generator(),  # otherwise the loader draws from the global one
         )
 
     def batches(self, position: int) -> Iterator[dict[str, Any]]:
-        """Batches without end, starting with number `position` of the whole run."""
+        """Endless batches, starting with number `position` of the run."""
         epoch, first = divmod(position, self.batches_per_epoch)
         while True:
             yield from self._epoch(epoch, first)
@@ -81,7 +81,7 @@ class BatchStream:
 
 
 def evaluation_loader(cfg: Mapping[str, Any], dataset: Any = None) -> DataLoader[Any]:
-    """All batches of a dataset once, in order; the last may be smaller."""
+    """All batches of a dataset in order; the last may be smaller."""
     dataset = DATASETS.build(cfg["dataset"]) if dataset is None else dataset
     return DataLoader(
         dataset,

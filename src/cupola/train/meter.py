@@ -1,4 +1,4 @@
-"""Running means between two log lines."""
+"""Means of the losses between two log lines."""
 
 import time
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ class Meter:
         self._timed, self._since = 0, time.perf_counter()
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Takes the (detached) values of one step in."""
+        """Adds the (detached) values of one step."""
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
         self._count += 1
         self._timed += 1
 
     def take(self) -> tuple[dict[str, Tensor], float]:
-        """(means, seconds a step) since the last call; starts anew."""
+        """(means, seconds per step) since the last call; resets the sums."""
         means = {name: total / max(1, self._count) for name, total in self._sums.items()}
         seconds = (time.perf_counter() - self._since) / max(1, self._timed)
         self._sums, self._count = {}, 0
@@ -31,7 +31,7 @@ class Meter:
         return means, seconds
 
     def restart_clock(self) -> None:
-        """Leaves out the time since the last step, such as a validation."""
+        """Excludes the time since the last step, such as a validation."""
         self._timed, self._since = 0, time.perf_counter()
 
     def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
@@ -39,7 +39,7 @@ class Meter:
         return {"sums": dict(self._sums), "count": self._count}
 
     def load_state_dict(self, state: dict[str, int | dict[str, Tensor]]) -> None:
-        """Goes on from another meter's `state_dict`."""
+        """Restores what `state_dict` returned."""
         sums, count = state["sums"], state["count"]
         assert isinstance(sums, dict) and isinstance(count, int)
         self._sums, self._count = dict(sums), count

@@ -18,7 +18,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 
 
 def _multipliers(name: str, shape_rank: int, paramwise: Mapping[str, Any]) -> tuple[float, float]:
-    """(rate, decay) multipliers of a parameter; the longest matching custom key decides."""
+    """(rate, decay) multipliers of a parameter, by the longest matching custom key."""
     custom = paramwise.get("custom_keys", {})
     for key in sorted(custom, key=lambda key: (-len(key), key)):
         if key in name:
@@ -53,14 +53,14 @@ def parameter_groups(
 
 
 def build_optimizer(model: nn.Module, optim_wrapper: Mapping[str, Any]) -> Optimizer:
-    """The optimizer that `optim_wrapper` describes, over `model`'s parameters.
+    """The optimizer that `optim_wrapper` describes for `model`'s parameters.
 
-    Raises BuildError for an unknown type, or when `lr` is missing.
+    Raises BuildError for an unknown type, or if `lr` is missing.
     """
     arguments = dict(optim_wrapper.get("optimizer", {}))
     kind = arguments.pop("type", "AdamW")
     if kind not in OPTIMIZERS:
-        raise BuildError(f"optimizer {kind!r} is not known{did_you_mean(kind, OPTIMIZERS)}")
+        raise BuildError(f"unknown optimizer {kind!r}{did_you_mean(kind, OPTIMIZERS)}")
     if "lr" not in arguments:
         raise BuildError("optim_wrapper.optimizer needs lr")
     rate, decay = arguments.pop("lr"), arguments.pop("weight_decay", 0.0)
@@ -69,9 +69,9 @@ def build_optimizer(model: nn.Module, optim_wrapper: Mapping[str, Any]) -> Optim
 
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Takes over moments and step counts; rates and decays stay as the config has them.
+    """Restores moments and step counts, and keeps the learning rates and decays of the config.
 
-    So a run resumed with another rate gets it.
+    A run resumed with another rate therefore uses it.
     """
     mine = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))

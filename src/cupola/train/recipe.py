@@ -1,4 +1,4 @@
-"""From the name of a config to a finished run: what `cupola train` does."""
+"""`cupola train`: from the name of a config to a finished run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ SHIPPED = Path(__file__).parent.parent / "configs"
 
 
 def shipped_configs() -> dict[str, Path]:
-    """The configs inside the package that train something, by name."""
+    """The training configs inside the package, by name."""
     found = sorted(SHIPPED.rglob("*.py"))
     return {path.stem: path for path in found if "train_cfg" in path.read_text()}
 
@@ -21,7 +21,7 @@ def shipped_configs() -> dict[str, Path]:
 def find_config(name: str) -> Path:
     """The path of a config: a file, or the name of a shipped one, with - or _.
 
-    Raises ConfigError with the nearest names on a miss.
+    Raises ConfigError with the nearest names if there is none.
     """
     path = Path(name)
     if path.is_file():
@@ -42,9 +42,9 @@ def train_recipe(
     quiet: bool = False,
     bundle_only: bool = False,
 ) -> Path | None:
-    """Trains what the config `name` describes; returns the bundle's folder, if it asks for one.
+    """Runs the training config `name`; returns the bundle's folder if the config has a `bundle`.
 
-    With `bundle_only` nothing is trained: the best checkpoint so far becomes the bundle.
+    With `bundle_only` nothing is trained; the best checkpoint so far is written as the bundle.
     """
     load_plugins(tuple(plugins))
     path = find_config(name)
@@ -54,7 +54,7 @@ def train_recipe(
     work_dir = work_dir or Path("work_dirs") / path.stem
     trainer = Trainer(cfg.to_dict(), work_dir, quiet)
     if bundle_only and "bundle" not in trainer.cfg:
-        raise ConfigError(f"{path} has no `bundle`, which says what to write")
+        raise ConfigError(f"{path} has no `bundle` section, so there is no bundle to write")
     if not bundle_only:
         trainer.run(resume)
     if "bundle" not in trainer.cfg or not trainer.ranks.first:

@@ -1,7 +1,7 @@
 """Learning-rate schedules as pure functions of the step, so that resuming needs no state.
 
-Each turns a rate into another one; several are applied one after the other, as in MMEngine, whose
-names and arguments these are. Steps count from 0.
+Each maps a rate to another; several are applied in sequence. Names and arguments are MMEngine's.
+Steps count from 0.
 """
 
 import math
@@ -26,7 +26,7 @@ def step_decay(step_size: int, gamma: float = 0.1, begin: int = 0) -> Schedule:
 
 
 def linear(begin: int, end: int, start_factor: float = 1 / 3, end_factor: float = 1.0) -> Schedule:
-    """Moves the factor from `start_factor` at `begin` to `end_factor` at `end`: the warm-up."""
+    """Warm-up: moves the factor from `start_factor` at `begin` to `end_factor` at `end`."""
 
     def schedule(rate: float, step: int) -> float:
         done = min(1.0, max(0.0, (step - begin) / max(1, end - begin)))
@@ -36,7 +36,7 @@ def linear(begin: int, end: int, start_factor: float = 1 / 3, end_factor: float 
 
 
 def cosine(begin: int, length: int, eta_min: float = 0.0, eta_min_ratio: float = 0.0) -> Schedule:
-    """Half a cosine from the full rate at `begin` down to the least one after `length` steps."""
+    """Half a cosine from the full rate at `begin` to the minimum after `length` steps."""
 
     def schedule(rate: float, step: int) -> float:
         done = min(1.0, max(0.0, (step - begin) / max(1, length)))
@@ -64,19 +64,19 @@ KINDS: dict[str, tuple[Callable[..., Schedule], tuple[str, ...]]] = {
     "CosineAnnealingLR": (cosine, ("begin", "length")),
     "PolyLR": (polynomial, ("begin", "end")),
 }
-# Arguments of MMEngine that say nothing here: a schedule holds its last value after its end.
+# Arguments of MMEngine without effect here: a schedule keeps its last value after its end.
 UNUSED = ("convert_to_iter_based", "verbose", "last_step")
 
 
 def build_schedule(cfg: Mapping[str, Any], steps_per_epoch: int, max_steps: int) -> Schedule:
-    """A schedule from its config; `by_epoch` (default True, as MMEngine's) counts in epochs.
+    """A schedule from its config; `by_epoch` (default True, as in MMEngine) counts in epochs.
 
     Raises BuildError for an unknown type or argument.
     """
     arguments = {key: value for key, value in cfg.items() if key not in UNUSED}
     kind = arguments.pop("type")
     if kind not in KINDS:
-        raise BuildError(f"param_scheduler type {kind!r} is not known{did_you_mean(kind, KINDS)}")
+        raise BuildError(f"unknown param_scheduler type {kind!r}{did_you_mean(kind, KINDS)}")
     maker, counted = KINDS[kind]
     unit = steps_per_epoch if arguments.pop("by_epoch", True) else 1
     if kind == "CosineAnnealingLR":

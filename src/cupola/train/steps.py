@@ -15,7 +15,7 @@ from cupola.train.distributed import TrainingRanks
 
 
 class Trainable(Protocol):
-    """What the loop asks of a model beside being a Module."""
+    """What the training loop needs from a model besides being a Module."""
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Scalars by name; those with "loss" in the name are summed."""
@@ -39,7 +39,7 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 
 def use_channels_last(model: nn.Module) -> None:
-    """Stores convolution weights [O, I, h, w] as [O, h, w, I]; their outputs follow suit."""
+    """Stores convolution weights [O, I, h, w] as [O, h, w, I], the layout of their outputs too."""
     for parameter in model.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -49,14 +49,16 @@ def total_loss(losses: Mapping[str, Tensor]) -> Tensor:
     """The sum of all entries whose name contains "loss"; the others are only logged."""
     parts = [value for name, value in losses.items() if "loss" in name]
     if not parts:
-        raise BuildError(f"the model's loss() gave no entry named loss, but {sorted(losses)}")
+        raise BuildError(
+            f"the model's loss() returned no entry with 'loss' in its name: {sorted(losses)}"
+        )
     return torch.stack([part.float() for part in parts]).sum()
 
 
 class Stepper:
     """Applies an `optim_wrapper` config to a model: accumulation, precision, clipping.
 
-    Keys as MMEngine's: accumulative_counts, clip_grad=dict(max_norm, norm_type), and with
+    Keys as in MMEngine: accumulative_counts, clip_grad=dict(max_norm, norm_type), and with
     type="AmpOptimWrapper" dtype="bfloat16".
     """
 
@@ -71,7 +73,7 @@ class Stepper:
             self._dtype = PRECISIONS[cfg.get("dtype", "bfloat16")]
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._device = self._parameters[0].device
-        # float16 needs its gradients scaled up; bfloat16 has float32's range
+        # float16 gradients need scaling; bfloat16 has float32's range
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._dtype == torch.float16)
 
     def _precision(self) -> AbstractContextManager[Any]:
@@ -108,10 +110,10 @@ class Stepper:
         return torch.nn.utils.clip_grad_norm_(self._parameters, **(self._clip or {}))
 
     def state_dict(self) -> dict[str, Any]:
-        """The gradient scaler's state; empty but for float16."""
+        """The gradient scaler's state, empty except for float16."""
         return self._scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         if state:
             self._scaler.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""The training loop: one config in, checkpoints and curves out."""
+"""The training loop."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -34,8 +34,8 @@ from cupola.train.steps import Stepper, use_channels_last
 class Trainer:
     """Runs a training config (MMEngine's keys) in `work_dir`.
 
-    Files: latest.pth and best.pth (both atomic), log.jsonl, tensorboard/. All that goes on in a run
-    is a function of the config and the step, so a killed run resumes as if nothing had been.
+    Writes latest.pth and best.pth (both atomically), log.jsonl and tensorboard/. A run is a
+    function of the config and the step, so a killed run resumes with identical results.
     """
 
     def __init__(self, cfg: Mapping[str, Any], work_dir: Path, quiet: bool = False) -> None:
@@ -46,7 +46,9 @@ class Trainer:
         seed_everything(seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if "bundle" in cfg and self.ranks.model.size > 1:
-            raise BuildError("a split model ends in shards: leave out bundle, or parallel.tensor")
+            raise BuildError(
+                "a split model is saved as shards: remove `bundle` or `parallel.tensor`"
+            )
         split: dict[str, Any] = {"group": self.ranks.model} if self.ranks.model.size > 1 else {}
         self.model = build(cfg["model"], **split).to(self.device)
         for module in self.model.modules():
@@ -90,7 +92,7 @@ class Trainer:
         return int(train_cfg["val_interval"]) * unit
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs; plain values and tensors only."""
+        """Everything a resumed run needs, as plain values and tensors."""
         return {
             "step": self.step,
             "best": self.best,
@@ -103,7 +105,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes back to the moment of `state_dict`."""
+        """Restores what `state_dict` returned."""
         self.step, self.best = state["step"], state["best"]
         self.model.load_state_dict(state["model"])
         load_optimizer(self.optimizer, state["optimizer"])
@@ -134,8 +136,8 @@ class Trainer:
     def run(self, resume: bool = False) -> dict[str, float]:
         """Trains to the last step; returns the last validation's metrics, empty without one.
 
-        `resume` goes on from latest.pth where there is one. Raises CheckpointError when it is
-        damaged, and FloatingPointError when the loss stops being finite.
+        `resume` continues from latest.pth if there is one. Raises CheckpointError if it is damaged,
+        and FloatingPointError if the loss is not finite.
         """
         said = self._begin(resume)
         log = RunLog(self.work_dir, self.max_steps, self.step, self._quiet)
@@ -179,7 +181,7 @@ class Trainer:
             log.report(self.step, "train", {**values, "lr": rate, "time": seconds})
 
     def _validate(self, log: RunLog) -> dict[str, float]:
-        """Evaluates the moving average where there is one; keeps the best checkpoint."""
+        """Evaluates the model, or its moving average if there is one; saves the best checkpoint."""
         metrics: dict[str, float] = {}
         if self.ranks.leads:
             batches = evaluation_loader(self.cfg["val_dataloader"])
@@ -198,7 +200,9 @@ class Trainer:
         if not name:
             return
         if name not in metrics:
-            raise BuildError(f"checkpoint.save_best {name!r} is none of {sorted(metrics)}")
+            raise BuildError(
+                f"checkpoint.save_best: no metric {name!r}; the metrics are {sorted(metrics)}"
+            )
         sign = -1.0 if hook.get("rule") == "less" else 1.0
         if sign * metrics[name] > self.best:
             self.best = sign * metrics[name]

@@ -96,7 +96,7 @@ def test_gain_makes_a_shift_which_the_plain_filter_cannot() -> None:
     torch.testing.assert_close(layer(x), x.roll(1, dims=2), atol=1e-5, rtol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), x.roll(1, dims=2), atol=1e-5, rtol=1e-5)
-    with pytest.raises(InputError, match=r"gain belongs to another grid than \[4, 8\]"):
+    with pytest.raises(InputError, match=r"gain was made for another grid than \[4, 8\]"):
         layer(torch.randn(1, 4, 8, 4))
 
 

@@ -55,7 +55,7 @@ def test_any_number_of_cameras_and_any_size(cameras: int, size: tuple[int, int])
 
 
 def test_a_wrong_number_of_cameras_is_named(model) -> None:
-    with pytest.raises(InputError, match=r"weighs 6 cameras, got 5.*num_cams"):
+    with pytest.raises(InputError, match=r"expects 6 cameras, got 5.*num_cams"):
         run(model, small_batch(cameras=5))
 
 
@@ -79,11 +79,11 @@ def test_a_sample_without_ground_truth_has_a_loss(model) -> None:
 def test_a_broken_matrix_is_named_and_its_camera_blind(model) -> None:
     batch = small_batch()
     batch["lidar2img"][0, 2, 0, 0] = torch.nan
-    with pytest.warns(UserWarning, match=r"not finite: camera 2 of sample 0 sees nothing"):
+    with pytest.warns(UserWarning, match=r"not finite: camera 2 of sample 0 is skipped"):
         output = run(model, batch)
     assert output.logits.isfinite().all()
     away = small_batch()
-    away["lidar2img"][0, 2, 2] *= -1  # turned round, so it sees nothing of what it should
+    away["lidar2img"][0, 2, 2] *= -1  # turned around, so it sees none of the boxes
     away["lidar2img"][0, 2] = torch.eye(4) * torch.tensor([1.0, 1, 0, 1])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -168,7 +168,7 @@ def test_inspect_tells_where_queries_looked(model) -> None:
 def test_two_stage_is_refused() -> None:
     config = small_config()
     config["pts_bbox_head"]["as_two_stage"] = True
-    with pytest.raises(ValueError, match="as_two_stage has no meaning in 3-D"):
+    with pytest.raises(ValueError, match="as_two_stage is not defined in 3-D"):
         build(config)
 
 

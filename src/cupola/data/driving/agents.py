@@ -1,4 +1,4 @@
-"""What stands and moves in the street: cars, trucks, pedestrians, cones, made of shaded boxes."""
+"""The agents of a scene: cars, trucks, pedestrians and cones, made of shaded boxes."""
 
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class Agent:
     """One object in the ego's lidar frame.
 
     position: [3], meters, z at the bottom. size: (l, w, h). yaw: radians, counter-clockwise from
-    the x axis. velocity: [2], m/s. parts: what is drawn.
+    the x axis. velocity: [2], m/s. parts: the boxes that are drawn.
     """
 
     label: int
@@ -63,14 +63,14 @@ class Agent:
 
 
 def draw_size(rng: np.random.Generator, name: str) -> Array:
-    """A size for an agent of this class: one factor for all sides, a smaller one for each."""
+    """A random size for a class: one factor for all sides, and a smaller one for each side."""
     common = rng.normal(1.0, SIZE_SPREAD)
     each = rng.normal(1.0, SIZE_SPREAD / 3, size=3)
     return np.asarray(MEAN_SIZES[name]) * np.clip(common * each, 0.65, 1.4)
 
 
 def draw_parts(rng: np.random.Generator, name: str) -> tuple[BodyPart, ...]:
-    """The boxes of one agent of this class, with colors of its own."""
+    """The boxes of one agent of a class, in random colors."""
     paint = rng.uniform(0.15, 0.95, size=3)
     color = (float(paint[0]), float(paint[1]), float(paint[2]))
     if name == "car":
@@ -88,7 +88,7 @@ def draw_parts(rng: np.random.Generator, name: str) -> tuple[BodyPart, ...]:
             ),
         )
     if name == "pedestrian":
-        bag = (1 - color[0], 1 - color[1], 1 - color[2])  # on the back, it shows the heading
+        bag = (1 - color[0], 1 - color[1], 1 - color[2])  # a bag on the back shows the heading
         return (
             BodyPart((-0.2, -0.32, 0.0), (0.2, 0.32, 0.48), (0.15, 0.17, 0.28)),
             BodyPart((-0.28, -0.5, 0.46), (0.28, 0.5, 0.84), color),

@@ -1,6 +1,6 @@
-"""Draws a street through one camera: a depth buffer over a textured ground and shaded boxes.
+"""Renders a scene for one camera: a depth buffer, a textured ground and shaded boxes.
 
-Letters: (H, W) image, (h, w) the window of it that a box can touch.
+Letters: (H, W) image, (h, w) the part of it that a box can cover.
 """
 
 import math
@@ -15,7 +15,7 @@ from cupola.data.driving.rig import Camera
 from cupola.data.driving.scene import GROUND, Scene, Street
 
 Pixels = NDArray[np.uint8]
-NEAR = 0.2  # meters: nothing nearer is drawn
+NEAR = 0.2  # meters: nothing closer is drawn
 HORIZON = 120.0  # meters at which the ground has faded into the sky
 SHADOW = 0.45  # how much light is left in a shadow
 HEADLIGHT = np.array([0.98, 0.95, 0.8])
@@ -31,7 +31,7 @@ class View:
     owner: NDArray[np.int16]
 
     def visible(self, agents: int) -> NDArray[np.int64]:
-        """How many pixels each of `agents` agents covers, [agents]."""
+        """The number of pixels of each of `agents` agents, [agents]."""
         return np.bincount(self.owner[self.owner >= 0], minlength=agents)
 
 
@@ -81,13 +81,15 @@ def _turn(yaw: float) -> Array:
 
 
 def _window(camera: Camera, corners: Array, size: tuple[int, int]) -> tuple[slice, slice] | None:
-    """The rows and columns that the hull of corners [8, 3] can touch, or None."""
+    """The rows and columns that the hull of corners [8, 3] can cover, or None."""
     pixels, depth = camera.project(corners)
     if (depth < NEAR).all():
         return None
     height, width = size
     low, high = pixels.min(0), pixels.max(0)
-    if (depth < NEAR).any():  # it reaches behind the camera: corners say nothing
+    if (
+        depth < NEAR
+    ).any():  # it extends behind the camera, where projected corners are meaningless
         low, high = np.zeros(2), np.array([width, height])
     left, top = np.clip(np.floor(low), 0, [width, height]).astype(int)
     right, bottom = np.clip(np.ceil(high), 0, [width, height]).astype(int)
@@ -145,7 +147,7 @@ def _draw_part(
     part: BodyPart,
     street: Street,
 ) -> None:
-    """Intersects the rays of a window with one box (slabs) and keeps what is nearest."""
+    """Intersects the rays of a window with one box (slab method) and keeps the nearest hits."""
     color, depth, owner = buffers
     low, high = np.asarray(part.low) * agent.size, np.asarray(part.high) * agent.size
     half, turn = (high - low) / 2, _turn(agent.yaw)
@@ -174,7 +176,7 @@ def _draw_part(
 
 
 def _may_see(camera: Camera, agent: Agent, street: Street, width: int) -> bool:
-    """Whether the sphere around an agent and its shadow reaches into the image's sides."""
+    """Whether the sphere around an agent and its shadow can overlap the image horizontally."""
     reach = agent.radius + agent.size[2] * (1 + 1 / street.sun[2])
     x, _, depth = (agent.position - camera.position) @ camera.rotation
     slope = width / 2 / camera.intrinsic[0, 0]
@@ -182,7 +184,7 @@ def _may_see(camera: Camera, agent: Agent, street: Street, width: int) -> bool:
 
 
 def render(scene: Scene, camera: Camera, size: tuple[int, int]) -> View:
-    """The street through one camera, (height, width) pixels."""
+    """The scene as one camera of (height, width) pixels sees it."""
     rays = camera.rays(size)
     color, depth = _background(camera, rays, scene.street)
     owner = np.full(size, -1, np.int16)

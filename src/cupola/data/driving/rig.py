@@ -1,7 +1,7 @@
-"""The ego's six cameras.
+"""The six cameras of the ego vehicle.
 
-Frames: the lidar's has x to the right, y forward, z up, and stands LIDAR_HEIGHT above the ground
-(nuScenes' convention). A camera's has x to the right of the image, y down, z into the scene.
+Frames: the lidar's has x to the right, y forward, z up, and its origin LIDAR_HEIGHT above the
+ground (nuScenes' convention). A camera's has x to the right of the image, y down, z into the scene.
 """
 
 import math
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# The order carries meaning: DETR3D's weights are per camera.
+# The order matters: DETR3D has weights per camera.
 CAMERA_NAMES = (
     "CAM_FRONT",
     "CAM_FRONT_RIGHT",
@@ -61,7 +61,7 @@ class Camera:
         return pixels @ np.linalg.inv(self.intrinsic).T @ self.rotation.T
 
     def project(self, points: Array) -> tuple[Array, Array]:
-        """Points [..., 3] -> pixels [..., 2] and depth [...]; pixels mean nothing behind it."""
+        """Points [..., 3] -> pixels [..., 2] and depth [...]; pixels are meaningless behind it."""
         flat = points @ self.lidar2img[:3, :3].T + self.lidar2img[:3, 3]
         depth = flat[..., 2]
         return flat[..., :2] / np.maximum(depth, 1e-5)[..., None], depth
@@ -77,7 +77,7 @@ def _rotation(yaw: float, pitch: float) -> Array:
 
 
 def camera_rig(size: tuple[int, int], rng: np.random.Generator | None = None) -> list[Camera]:
-    """The six cameras for images of (height, width); `rng` mounts them a little differently."""
+    """The six cameras for images of (height, width); `rng` varies their mounting slightly."""
     height, width = size
     cameras = []
     for name, yaw, field in zip(CAMERA_NAMES, YAW_DEGREES, FIELD_DEGREES, strict=True):

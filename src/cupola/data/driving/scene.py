@@ -1,4 +1,4 @@
-"""A street around the ego: who stands where, which way the road runs, where the sun is."""
+"""A street around the ego vehicle: its agents, the direction of the road, and the sun."""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ GROUND = -LIDAR_HEIGHT
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """How full and how wide a street is."""
+    """How many agents a scene has, of which classes, and where."""
 
-    reach: float = 32.0  # meters: agents stand within this distance
+    reach: float = 32.0  # meters: agents are placed within this distance
     fewest: int = 5
     most: int = 12
     shares: tuple[float, float, float, float] = (0.5, 0.14, 0.2, 0.16)  # of the four classes
@@ -46,7 +46,7 @@ class Scene:
     ego_speed: float
 
     def after(self, seconds: float) -> "Scene":
-        """The same street `seconds` later, in the frame of the ego as it is then."""
+        """The scene `seconds` later, in the ego's frame at that time."""
         ego = np.array([0.0, self.ego_speed * seconds, 0.0])
         moved = tuple(
             replace(a, position=a.position + np.append(a.velocity, 0.0) * seconds - ego)
@@ -77,7 +77,7 @@ def _street(rng: np.random.Generator) -> Street:
 
 
 def _place(rng: np.random.Generator, street: Street, name: str, style: SceneStyle) -> Array:
-    """A spot for an agent: vehicles on or beside the road, people and cones mostly at its edge."""
+    """A position: vehicles on or beside the road, pedestrians and cones mostly at its edge."""
     along = rng.uniform(-style.reach, style.reach)
     if name in ("car", "truck"):
         lane = rng.choice(
@@ -113,7 +113,7 @@ def _free(spot: Array, radius: float, agents: Sequence[Agent], style: SceneStyle
 
 
 def make_scene(rng: np.random.Generator, style: SceneStyle | None = None) -> Scene:
-    """One street; everything in it is a function of the generator's state and the style."""
+    """A random scene, determined by the state of the generator and the style."""
     style = style or SceneStyle()
     street = _street(rng)
     agents: list[Agent] = []

@@ -1,12 +1,13 @@
-"""Writes generated streets as nuScenes tables and images, which nuscenes-devkit reads.
+"""Writes generated scenes as nuScenes tables and images, in the format of nuscenes-devkit.
 
-One scene is one street through which the ego drives, one sample every half second. There are no
-point clouds: `num_lidar_pts` holds how many pixels of an object are visible in all cameras.
+In each scene the ego drives along a street, one sample every half second. There are no point
+clouds: `num_lidar_pts` is the number of visible pixels of an object in all cameras.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ ATTRIBUTES = ("vehicle.moving", "vehicle.parked", "pedestrian.moving", "pedestri
 # The lidar in the ego's frame (x forward, y left): its x looks right, its y forward.
 LIDAR_TURN = Rotation.from_euler("z", -90, degrees=True)
 LIDAR_PLACE = np.array([0.94, 0.0, LIDAR_HEIGHT])
-# Names that the devkit's own splits know, so that its tools run on the result unchanged.
+# Scene names of the devkit's own splits, so that its tools run on the result unchanged.
 SPLIT_SCENES = (
     *("scene-0061", "scene-0553", "scene-0655", "scene-0757", "scene-0796", "scene-1077"),
     *("scene-1094", "scene-1100", "scene-0103", "scene-0916"),
@@ -42,13 +43,47 @@ TABLES = (
 
 
 def token(*parts: object) -> str:
-    """A nuScenes token, 32 hex digits, from what it stands for."""
+    """A nuScenes token, 32 hex digits, derived from what it identifies."""
     return hashlib.md5("/".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
 
 
 def _quaternion(rotation: Rotation) -> list[float]:
     x, y, z, w = rotation.as_quat()
     return [float(w), float(x), float(y), float(z)]
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A drive through one scene: `frames` moments, PERIOD apart.
+
+    start: [3], meters, the ego's first position in the global frame. turn: its heading.
+    time: the first timestamp, microseconds.
+    """
+
+    name: str
+    scene: Scene
+    rig: Sequence[Camera]
+    frames: int
+    start: Array
+    turn: Rotation
+    time: int
+
+    def key(self, *parts: object) -> str:
+        """The token of a record of this drive."""
+        return token(self.name, *parts)
+
+    def keys(self, kind: str, *parts: object) -> list[str]:
+        """The tokens of a record's versions at all moments."""
+        return [self.key(kind, i, *parts) for i in range(self.frames)]
+
+    def stamp(self, i: int) -> int:
+        """The timestamp of moment number `i`, microseconds."""
+        return self.time + round(i * PERIOD * 1e6)
+
+    def ego(self, i: int) -> Array:
+        """The ego's position at moment number `i`, [3], global frame."""
+        ahead = self.turn.apply([self.scene.ego_speed * i * PERIOD, 0.0, 0.0])
+        return np.asarray(self.start + ahead)
 
 
 class TableWriter:
@@ -75,79 +110,65 @@ class TableWriter:
             kind = "camera" if channel in CAMERA_NAMES else "lidar"
             self.add("sensor", token("sensor", channel), channel=channel, modality=kind)
 
-    def scene(self, name: str, seed: int, scene: Scene, rig: Sequence[Camera], frames: int) -> None:
-        """All samples of one street."""
-        rng = np.random.default_rng((seed, 7))
-        start, heading = np.append(rng.uniform(300, 1500, 2), 0.0), rng.uniform(-np.pi, np.pi)
-        turn = Rotation.from_euler("z", heading)
-        time = 1_500_000_000_000_000 + int(rng.integers(1 << 40))
+    def scene(self, drive: "Drive") -> None:
+        """All samples of one scene."""
         self.add(
             "log",
-            token(name, "log"),
-            logfile=name,
+            drive.key("log"),
+            logfile=drive.name,
             vehicle="generated",
             date_captured="2026-01-01",
             location="nowhere",
         )
-        samples = [token(name, "sample", i) for i in range(frames)]
-        for sensor in (*rig, None):
-            self._calibration(name, sensor)
-        seen: list[list[tuple[int, str]]] = [[] for _ in scene.agents]
-        for i in range(frames):
-            now = scene.after(i * PERIOD)
-            ego = start + turn.apply([scene.ego_speed * i * PERIOD, 0.0, 0.0])
-            stamp = time + round(i * PERIOD * 1e6)
-            self.add(
-                "sample", samples[i], timestamp=stamp, scene_token=token(name), **_links(samples, i)
-            )
-            views = self._views(name, i, frames, stamp, now, rig)
-            self.add(
-                "ego_pose",
-                token(name, "pose", i),
-                timestamp=stamp,
-                translation=ego.tolist(),
-                rotation=_quaternion(turn),
-            )
-            visible = np.sum([view.visible(len(now.agents)) for view in views], axis=0)
-            for index, agent in enumerate(now.agents):
-                place = ego + turn.apply(LIDAR_PLACE + LIDAR_TURN.apply(_center(agent)))
-                yaw = turn * LIDAR_TURN * Rotation.from_euler("z", agent.yaw)
-                key = token(name, "annotation", i, index)
-                seen[index].append((i, key))
-                self._annotation(
-                    key,
-                    samples[i],
-                    token(name, "instance", index),
-                    agent,
-                    place,
-                    yaw,
-                    int(visible[index]),
-                    (i, frames),
-                    (name, index),
-                )
-        for index, agent in enumerate(scene.agents):
-            keys = [key for _, key in seen[index]]
-            category = CATEGORIES[CLASS_NAMES[agent.label]]
+        for sensor in (*drive.rig, None):
+            self._calibration(drive, sensor)
+        for i in range(drive.frames):
+            self._sample(drive, i)
+        for index, agent in enumerate(drive.scene.agents):
+            keys = drive.keys("annotation", index)
             self.add(
                 "instance",
-                token(name, "instance", index),
+                drive.key("instance", index),
                 nbr_annotations=len(keys),
-                category_token=token("category", category),
+                category_token=token("category", CATEGORIES[CLASS_NAMES[agent.label]]),
                 first_annotation_token=keys[0],
                 last_annotation_token=keys[-1],
             )
+        samples = drive.keys("sample")
         self.add(
             "scene",
-            token(name),
-            name=name,
-            log_token=token(name, "log"),
-            nbr_samples=frames,
+            drive.key(),
+            name=drive.name,
+            log_token=drive.key("log"),
+            nbr_samples=drive.frames,
             first_sample_token=samples[0],
             last_sample_token=samples[-1],
             description="a generated street",
         )
 
-    def _calibration(self, name: str, camera: Camera | None) -> None:
+    def _sample(self, drive: "Drive", i: int) -> None:
+        """The images, ego pose and annotations of moment number `i`."""
+        now, samples = drive.scene.after(i * PERIOD), drive.keys("sample")
+        self.add(
+            "sample",
+            samples[i],
+            timestamp=drive.stamp(i),
+            scene_token=drive.key(),
+            **_links(samples, i),
+        )
+        views = self._views(drive, i, now)
+        self.add(
+            "ego_pose",
+            drive.key("pose", i),
+            timestamp=drive.stamp(i),
+            translation=drive.ego(i).tolist(),
+            rotation=_quaternion(drive.turn),
+        )
+        visible = np.sum([view.visible(len(now.agents)) for view in views], axis=0)
+        for index, agent in enumerate(now.agents):
+            self._annotation(drive, i, index, agent, int(visible[index]))
+
+    def _calibration(self, drive: "Drive", camera: Camera | None) -> None:
         channel = camera.name if camera else "LIDAR_TOP"
         place, turn = LIDAR_PLACE, LIDAR_TURN
         if camera:
@@ -155,35 +176,33 @@ class TableWriter:
             turn = turn * Rotation.from_matrix(camera.rotation)
         self.add(
             "calibrated_sensor",
-            token(name, "calibration", channel),
+            drive.key("calibration", channel),
             sensor_token=token("sensor", channel),
             translation=place.tolist(),
             rotation=_quaternion(turn),
             camera_intrinsic=camera.intrinsic.tolist() if camera else [],
         )
 
-    def _views(
-        self, name: str, i: int, frames: int, stamp: int, now: Scene, rig: Sequence[Camera]
-    ) -> list[View]:
-        """Draws and stores the images of one moment, and their sample_data records."""
+    def _views(self, drive: "Drive", i: int, now: Scene) -> list[View]:
+        """Renders and stores the images of one moment, and their sample_data records."""
         views = []
         for channel in (*CAMERA_NAMES, "LIDAR_TOP"):
-            camera = next((each for each in rig if each.name == channel), None)
+            camera = next((each for each in drive.rig if each.name == channel), None)
             ending = "jpg" if camera else "pcd.bin"
-            file = f"samples/{channel}/{name}__{channel}__{stamp}.{ending}"
+            file = f"samples/{channel}/{drive.name}__{channel}__{drive.stamp(i)}.{ending}"
             if camera:
                 views.append(render(now, camera, self.size))
                 path = self.folder / file
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(views[-1].pixels).save(path, quality=self.quality)
-            keys = [token(name, channel, each) for each in range(frames)]
+            keys = drive.keys(channel)
             self.add(
                 "sample_data",
                 keys[i],
-                sample_token=token(name, "sample", i),
-                ego_pose_token=token(name, "pose", i),
-                calibrated_sensor_token=token(name, "calibration", channel),
-                timestamp=stamp,
+                sample_token=drive.key("sample", i),
+                ego_pose_token=drive.key("pose", i),
+                calibrated_sensor_token=drive.key("calibration", channel),
+                timestamp=drive.stamp(i),
                 fileformat=ending.split(".")[0],
                 is_key_frame=True,
                 height=self.size[0] if camera else 0,
@@ -193,26 +212,18 @@ class TableWriter:
             )
         return views
 
-    def _annotation(
-        self,
-        key: str,
-        sample: str,
-        instance: str,
-        agent: Agent,
-        place: Array,
-        yaw: Rotation,
-        pixels: int,
-        moment: tuple[int, int],
-        owner: tuple[str, int],
-    ) -> None:
-        keys = [token(owner[0], "annotation", each, owner[1]) for each in range(moment[1])]
+    def _annotation(self, drive: "Drive", i: int, index: int, agent: Agent, pixels: int) -> None:
+        keys = drive.keys("annotation", index)
+        center = agent.position + np.array([0.0, 0.0, agent.size[2] / 2])
+        place = drive.ego(i) + drive.turn.apply(LIDAR_PLACE + LIDAR_TURN.apply(center))
+        yaw = drive.turn * LIDAR_TURN * Rotation.from_euler("z", agent.yaw)
         length, width, height = agent.size.tolist()
         attribute = _attribute(agent)
         self.add(
             "sample_annotation",
-            key,
-            sample_token=sample,
-            instance_token=instance,
+            keys[i],
+            sample_token=drive.key("sample", i),
+            instance_token=drive.key("instance", index),
             visibility_token="4" if pixels else "1",
             attribute_tokens=[token("attribute", attribute)] if attribute else [],
             translation=place.tolist(),
@@ -220,11 +231,11 @@ class TableWriter:
             rotation=_quaternion(yaw),
             num_lidar_pts=pixels,
             num_radar_pts=0,
-            **_links(keys, moment[0]),
+            **_links(keys, i),
         )
 
     def save(self) -> None:
-        """Writes the tables and the one blank map that the devkit wants."""
+        """Writes the tables and the one blank map that the devkit requires."""
         (self.folder / "maps").mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8)).save(self.folder / "maps" / "blank.png")
         logs = [record["token"] for record in self.tables["log"]]
@@ -243,10 +254,6 @@ class TableWriter:
 
 def _links(keys: Sequence[str], i: int) -> dict[str, str]:
     return {"prev": keys[i - 1] if i else "", "next": keys[i + 1] if i + 1 < len(keys) else ""}
-
-
-def _center(agent: Agent) -> Array:
-    return agent.position + np.array([0.0, 0.0, agent.size[2] / 2])
 
 
 def _attribute(agent: Agent) -> str:
@@ -273,6 +280,10 @@ def write_scenes(
         rng = np.random.default_rng((seed, number))
         scene, rig = make_scene(rng, style), camera_rig(size, rng)
         name = SPLIT_SCENES[number] if number < len(SPLIT_SCENES) else f"scene-{2000 + number}"
-        writer.scene(name, seed * 100_003 + number, scene, rig, frames)
+        rng = np.random.default_rng((seed * 100_003 + number, 7))
+        start = np.append(rng.uniform(300, 1500, 2), 0.0)
+        turn = Rotation.from_euler("z", rng.uniform(-np.pi, np.pi))
+        time = 1_500_000_000_000_000 + int(rng.integers(1 << 40))
+        writer.scene(Drive(name, scene, rig, frames, start, turn, time))
     writer.save()
     return {name: len(records) for name, records in writer.tables.items()}

@@ -1,4 +1,4 @@
-"""The AFNO-transformer image classifier: one skip a block, final norm, pooling over tokens, head.
+"""The AFNO-transformer image classifier: one skip per block, final norm, mean over tokens, head.
 
 Original: NVlabs/AFNO-transformer afno/afno2d.py in a vision transformer (arXiv 2111.13587).
 """
@@ -14,7 +14,7 @@ from cupola.models.afno.layers import PatchEmbed
 from cupola.models.afno.network import AFNOSettings, make_block
 from cupola.registry import MODELS
 
-# Where the classifier's defaults are not FourCastNet's.
+# Defaults that differ from FourCastNet's.
 DEFAULTS: dict[str, Any] = {
     "img_size": 224,
     "patch_size": 16,

@@ -1,9 +1,9 @@
 """The AFNO token mixer: a two-layer network on each Fourier mode (arXiv 2111.13587, section 4).
 
-Original: NVlabs/FourCastNet networks/afnonet.py, class AFNO2D. Same numbers, fewer passes over
-memory: the kept modes are packed and multiplied as complex matrices; the inverse transform skips
-the columns known to be zero; on a CPU one block of channels goes through the whole filter before
-the next, so that it stays in the cache.
+Original: NVlabs/FourCastNet networks/afnonet.py, class AFNO2D. Same results with fewer passes over
+memory: the kept modes are packed and multiplied as complex matrices, the inverse transform skips
+the columns known to be zero, and on a CPU each block of channels goes through the whole filter
+before the next, so that it stays in the cache.
 
 Letters: B samples, H rows, W columns, C channels = G blocks of S channels, K kept columns.
 """
@@ -41,7 +41,7 @@ def take_rows(spectrum: Tensor, modes: Modes) -> Tensor:
 
 
 def put_rows(packed: Tensor, modes: Modes, height: int) -> Tensor:
-    """The kept rows back at their places, zero elsewhere: [B, R, K, C] -> [B, H, K, C]."""
+    """Inverse of `take_rows`, zero in other rows: [B, R, K, C] -> [B, H, K, C]."""
     if modes.keeps_all_rows(height):
         return packed
     full = packed.new_zeros(packed.shape[0], height, *packed.shape[2:])
@@ -69,11 +69,11 @@ class AFNO2D(nn.Module):
     """Adaptive Fourier filter plus its own input: [B, H, W, C] float -> [B, H, W, C], same dtype.
 
     modes: "fourcastnet", "transformer", "columns" or "lowpass", see cupola.models.afno.modes.
-    exact: transform every column before dropping some, for the last bit of the original's result;
-        otherwise the difference is about 2e-7 of the largest value, and the filter a third faster.
+    exact: transform every column before dropping some, for bit equality with the original;
+        otherwise the difference is about 2e-7 of the largest value and the filter a third faster.
     gain_grid: adds a learned factor for each kept mode and channel of this grid (h, w), as in GFNet
-        (arXiv 2107.00645). AFNO's network is the same for all modes and cannot tell them apart, so
-        a derivative or a shift, which weigh modes by their frequency, are hard for it.
+        (arXiv 2107.00645). AFNO applies the same network to all modes, so derivatives and shifts,
+        which weigh modes by their frequency, are hard for it to learn.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class AFNO2D(nn.Module):
         self.rule = mode_rule(modes)
         self.exact = exact
         G, S, wide = num_blocks, self.block_size, self.block_size * hidden_size_factor
-        # Real and imaginary parts stand along the first axis, as in the published checkpoints.
+        # The first axis holds real and imaginary parts, as in the published checkpoints.
         self.w1 = nn.init.normal_(empty(2, G, S, wide), std=0.02)
         self.b1 = nn.init.normal_(empty(2, G, wide), std=0.02)
         self.w2 = nn.init.normal_(empty(2, G, wide, S), std=0.02)
@@ -120,7 +120,9 @@ class AFNO2D(nn.Module):
         x = x if dtype == torch.float64 else x.float()
         modes = self.rule(x.shape[1], x.shape[2], self.fraction)
         if self.gain is not None and self.gain.shape[:2] != (modes.height, modes.columns):
-            raise InputError(f"the filter's gain belongs to another grid than {list(x.shape[1:3])}")
+            raise InputError(
+                f"the filter's gain was made for another grid than {list(x.shape[1:3])}"
+            )
         if modes.columns == 0 or modes.rows[0][0] >= modes.rows[0][1]:
             return x.to(dtype)
         return self._filter(x, modes).to(dtype)
@@ -167,7 +169,7 @@ class AFNO2D(nn.Module):
 
 
 class AFNO1D(AFNO2D):
-    """The filter on sequences, [B, N, C] -> [B, N, C]: one row, the first N // 2 + 1 frequencies.
+    """The filter for sequences, [B, N, C] -> [B, N, C]: one row, the first N // 2 + 1 frequencies.
 
     Original: NVlabs/AFNO-transformer afno/afno1d.py; same weights.
     """

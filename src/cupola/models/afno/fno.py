@@ -1,4 +1,4 @@
-"""FNO: the Fourier neural operator (arXiv 2010.08895), the peer that AFNO is compared with.
+"""FNO: the Fourier neural operator (arXiv 2010.08895), a baseline for AFNO.
 
 Letters: B samples, C channels, H rows, W columns, M row modes per sign, K column modes.
 """
@@ -17,19 +17,19 @@ from cupola.registry import MODELS
 class SpectralConv2d(nn.Module):
     """A full matrix for each kept Fourier mode: [B, C_in, H, W] -> [B, C_out, H, W].
 
-    modes: (M, K); rows of frequency -M..M-1 and columns 0..K-1 are kept, the rest becomes zero.
+    modes: (M, K); rows of frequency -M..M-1 and columns 0..K-1 are kept, all others set to zero.
     """
 
     def __init__(self, in_channels: int, out_channels: int, modes: tuple[int, int]) -> None:
         super().__init__()
         self.out_channels, self.modes = out_channels, modes
         scale = 1.0 / (in_channels * out_channels)
-        # The last axis holds real and imaginary parts, so that every optimizer can take it.
+        # The last axis holds real and imaginary parts, since not every optimizer takes complex.
         shape = (2 * modes[0], modes[1], in_channels, out_channels, 2)
         self.weight = nn.Parameter(scale * torch.rand(shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C_in, H, W] -> [B, C_out, H, W]; InputError when the grid has too few modes."""
+        """[B, C_in, H, W] -> [B, C_out, H, W]; InputError if the grid has too few modes."""
         (M, K), (H, W) = self.modes, x.shape[-2:]
         if 2 * M > H or K > W // 2 + 1:
             raise InputError(f"a grid of {H} x {W} has fewer modes than {2 * M} x {K}")
@@ -43,7 +43,7 @@ class SpectralConv2d(nn.Module):
 
 
 class FNOBlock(nn.Module):
-    """Spectral convolution plus a pointwise one, then GELU unless it is the last."""
+    """Spectral plus pointwise convolution, then GELU except in the last block."""
 
     def __init__(self, width: int, modes: tuple[int, int], last: bool) -> None:
         super().__init__()

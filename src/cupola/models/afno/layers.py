@@ -1,4 +1,4 @@
-"""What stands around the filter: patch embedding and block.
+"""Patch embedding, and the block around the filter.
 
 Original: NVlabs/FourCastNet networks/afnonet.py. Letters: B samples, H x W tokens, C channels.
 """
@@ -24,9 +24,9 @@ def pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
 class PatchEmbed(nn.Module):
     """Cuts fields into patches and projects each: [B, C_in, H, W] -> [B, H' * W', C].
 
-    pad: fields that do not divide into patches are padded, around the globe in longitude and by
-        repeating the last row in latitude; otherwise they are an error.
-    any_grid: takes grids other than `img_size` (the position embedding must be resized then).
+    pad: fields that do not divide into patches are padded, periodically in longitude and by
+        repeating the last row in latitude; without it they are an error.
+    any_grid: accept grids other than `img_size` (the position embedding must then be resized).
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class PatchEmbed(nn.Module):
             raise BuildError(
                 f"a grid of {self.img_size[0]} x {self.img_size[1]} does not divide into patches"
                 f" of {self.patch_size[0]} x {self.patch_size[1]};"
-                " choose another patch_size, or pad=True"
+                " choose another patch_size or set pad=True"
             )
         self.grid = self.tokens(*self.img_size)
         self.num_patches = self.grid[0] * self.grid[1]
@@ -61,7 +61,7 @@ class PatchEmbed(nn.Module):
         return -size[0] % self.patch_size[0], -size[1] % self.patch_size[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C_in, H, W] -> [B, H' * W', C]; InputError for a grid that it was not built for."""
+        """[B, C_in, H, W] -> [B, H' * W', C]; InputError for a grid it was not built for."""
         size = (x.shape[-2], x.shape[-1])
         if x.ndim != 4 or x.shape[1] != self.proj.in_channels:
             raise InputError(

@@ -1,7 +1,7 @@
 """The MLP of a block, in slices of tokens.
 
-Its hidden layer is four times as wide as the tokens, 200 MB for FourCastNet's globe; in slices it
-stays in the cache, and GELU costs its arithmetic only. Letters: N tokens, C channels, D hidden.
+Its hidden layer is four times as wide as the tokens, 200 MB for FourCastNet's grid; in slices it
+stays in the cache. Letters: N tokens, C channels, D hidden.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ SLICE = 1024
 class SlicedMlp(torch.autograd.Function):
     """fc2(gelu(fc1(x))), [N, C] -> [N, C], slice by slice, forwards and backwards.
 
-    Keeps what goes into GELU and computes GELU again for the gradient: half of what autograd keeps.
+    Saves the input of GELU and recomputes its output for the gradient: half of what autograd saves.
     """
 
     @staticmethod
@@ -54,8 +54,8 @@ class SlicedMlp(torch.autograd.Function):
 class Mlp(nn.Module):
     """Two linear layers around an exact (erf) GELU: [..., C] -> [..., C].
 
-    dtype: a narrower type to compute in (torch.bfloat16), weights and sums included; the input's
-        when None.
+    dtype: the type to compute in (torch.bfloat16), including weights and sums; None means the
+        input's.
     """
 
     def __init__(

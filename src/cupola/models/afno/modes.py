@@ -1,9 +1,9 @@
 """Which Fourier modes an AFNO filter mixes.
 
 A field of H rows and W columns has H row frequencies (0, 1, ..., -2, -1) and, being real,
-W // 2 + 1 column frequencies. The published codes choose among them in two ways that differ from
-each other and, off a square grid, from the paper; a checkpoint works only with the choice it was
-trained with, so each has a name here.
+W // 2 + 1 column frequencies. The published implementations select them in two ways that differ
+from each other and, except on square grids, from the paper. A checkpoint works only with the
+selection it was trained with, so each has a name here.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,11 @@ class Modes:
 
     @property
     def height(self) -> int:
-        """How many rows are kept."""
+        """The number of kept rows."""
         return sum(stop - start for start, stop in self.rows)
 
     def keeps_all_rows(self, height: int) -> bool:
-        """True if no row of the spectrum is left out."""
+        """True if all rows of the spectrum are kept."""
         return self.rows == ((0, height),)
 
 
@@ -45,14 +45,14 @@ def transformer_modes(height: int, width: int, fraction: float) -> Modes:
     """AFNO-transformer: all rows, columns [0, K) with K from the number of *tokens*, H * W.
 
     K is so large that most fractions keep everything (NVlabs/AFNO-transformer issue 6); a later
-    revision counts columns, see `column_modes`.
+    revision counts columns instead, see `column_modes`.
     """
     kept = int((height * width // 2 + 1) * fraction)
     return Modes(((0, height),), min(kept, width // 2 + 1))
 
 
 def column_modes(height: int, width: int, fraction: float) -> Modes:
-    """AFNO-transformer after its correction: all rows, columns [0, K), K from W // 2 + 1."""
+    """AFNO-transformer, corrected: all rows, columns [0, K) with K from W // 2 + 1."""
     return Modes(((0, height),), int((width // 2 + 1) * fraction))
 
 
@@ -76,7 +76,7 @@ RULES: dict[str, Callable[[int, int, float], Modes]] = {
 
 
 def mode_rule(name: str) -> Callable[[int, int, float], Modes]:
-    """The rule of that name: (H, W, fraction) -> Modes; BuildError on an unknown name."""
+    """The rule of that name: (H, W, fraction) -> Modes; BuildError for an unknown name."""
     if name not in RULES:
         raise BuildError(
             f"modes={name!r}: expected one of {sorted(RULES)}{did_you_mean(name, RULES)}"

@@ -33,24 +33,24 @@ class AFNOSettings:
     mlp_ratio: float = 4.0
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0  # of the last block; the first has 0
-    num_blocks: int = 8  # afnonet.py says 16, but the published configs set 8
+    num_blocks: int = 8  # afnonet.py defaults to 16, but the published configs set 8
     sparsity_threshold: float = 0.01
     hard_thresholding_fraction: float = 1.0
     double_skip: bool = True
     modes: str = "fourcastnet"  # see cupola.models.afno.modes
-    init_std: float = 0.02  # of MLP and filter weights; narrow networks start better with about 0.1
+    init_std: float = 0.02  # of MLP and filter weights; narrow networks train better with about 0.1
     mode_gain: bool = False  # a learned factor for each mode, see AFNO2D; not for any_grid
-    exact: bool = False  # the original's filter to the last bit, see AFNO2D
-    mlp_dtype: str | None = None  # "bfloat16" computes the MLPs in it
-    final_norm: bool = True  # a norm that is in the checkpoints and never used
+    exact: bool = False  # bit equality with the original filter, see AFNO2D
+    mlp_dtype: str | None = None  # "bfloat16" computes the MLPs in bfloat16
+    final_norm: bool = True  # a norm that checkpoints contain but the forward pass does not use
     pad: bool = False  # pad grids that do not divide into patches
-    any_grid: bool = False  # take grids other than img_size, resizing the position embedding
+    any_grid: bool = False  # accept grids other than img_size, resizing the position embedding
     residual: bool = False  # predict the change of the state instead of the next state
     latitude_weights: bool = False  # in the loss
 
     @staticmethod
     def of(**keys: Any) -> "AFNOSettings":
-        """Settings from config keys; BuildError on an unknown one."""
+        """Settings from config keys; BuildError for an unknown one."""
         known = [field.name for field in fields(AFNOSettings)]
         for key in keys:
             if key not in known:
@@ -61,7 +61,7 @@ class AFNOSettings:
 
 
 def make_block(settings: AFNOSettings, index: int, grid: tuple[int, int]) -> Block:
-    """The block number `index` of `settings.depth` for a token grid; drop path grows linearly."""
+    """Block `index` of `settings.depth` for a token grid; drop path grows linearly."""
     dim = settings.embed_dim
     mixer = AFNO2D(
         dim,
@@ -120,7 +120,7 @@ class AFNONet(FieldOperator):
                 nn.init.normal_(weight, std=self.settings.init_std)
 
     def positions(self, h: int, w: int) -> Tensor:
-        """The position embedding for h x w tokens, [1, h * w, D]; resized off the built grid."""
+        """The position embedding for h x w tokens, [1, h * w, D]; resized for other grids."""
         if (h, w) == self.patch_embed.grid:
             return self.pos_embed
         grid = torch.unflatten(self.pos_embed, 1, self.patch_embed.grid).permute(0, 3, 1, 2)

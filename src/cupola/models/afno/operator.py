@@ -1,4 +1,4 @@
-"""FieldOperator: what AFNO and FNO share - losses over a roll-out, and prediction by stepping.
+"""FieldOperator: the roll-out, loss and prediction that AFNO and FNO share.
 
 Letters: B samples, C channels, H rows, W columns, T steps.
 """
@@ -17,9 +17,9 @@ from cupola.structures.grids import Grid, relative_l2
 class FieldOperator(nn.Module):
     """A network that maps a state [B, C_in, H, W] to the next, [B, C_out, H, W].
 
-    Where C_in > C_out, the channels past C_out are forcings (orography, a mask) and stay fixed.
+    If C_in > C_out, the channels after C_out are forcings (orography, a mask) and stay fixed.
 
-    latitude_weights: weight the loss by the cosine of latitude, on the globe's regular grid.
+    latitude_weights: weight the loss by the cosine of latitude, on a regular global grid.
     """
 
     def __init__(self, latitude_weights: bool = False) -> None:
@@ -31,7 +31,7 @@ class FieldOperator(nn.Module):
         """One step: [B, C_in, H, W] -> [B, C_out, H, W]."""
 
     def rollout(self, x: Tensor, steps: int) -> Iterator[Tensor]:
-        """Yields `steps` states [B, C_out, H, W], each made from the one before."""
+        """Yields `steps` states [B, C_out, H, W], each computed from the one before."""
         for _ in range(steps):
             state = self(x)
             yield state
@@ -40,7 +40,7 @@ class FieldOperator(nn.Module):
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Relative L2 of each of the T steps of batch["y"] [B, T, C_out, H, W].
 
-        Their sum is the multi-step loss that FourCastNet fine-tunes with (T = 2).
+        Their sum is the multi-step loss of FourCastNet's fine-tuning (T = 2).
         """
         truth = batch["y"]
         H, W = truth.shape[-2:]

@@ -1,4 +1,4 @@
-"""PrecipNet: an AFNO with a last convolution that keeps precipitation non-negative.
+"""PrecipNet: an AFNO followed by a convolution and a ReLU, so precipitation is not negative.
 
 Original: NVlabs/FourCastNet networks/afnonet.py, classes PeriodicPad2d and PrecipNet.
 """
@@ -15,7 +15,7 @@ from cupola.models.afno.network import AFNONet
 from cupola.models.afno.operator import FieldOperator
 from cupola.registry import MODELS
 
-# Meters of water in 6 hours below which log_precipitation is nearly linear (2202.11214, 3.3).
+# Meters of water in 6 hours; log_precipitation is nearly linear below (2202.11214, 3.3).
 EPSILON = 1e-5
 
 
@@ -30,7 +30,7 @@ def precipitation(logarithm: Tensor) -> Tensor:
 
 
 class PeriodicPad2d(nn.Module):
-    """Pads around the globe in longitude and with zeros in latitude: H, W -> H + 2p, W + 2p."""
+    """Periodic padding in longitude, zeros in latitude: H, W -> H + 2p, W + 2p."""
 
     def __init__(self, padding: int) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class PeriodicPad2d(nn.Module):
 class PrecipNet(FieldOperator):
     """backbone -> periodic padding -> 3 x 3 convolution -> ReLU.
 
-    backbone: an AFNONet, or its config. wind: an AFNONet or config that first moves the state on
-    by one step; it is frozen, as FourCastNet's wind model is while precipitation is trained.
+    backbone: an AFNONet, or its config. wind: an AFNONet or config that first advances the state by
+    one step; it is frozen, like FourCastNet's wind model during precipitation training.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Backbones: an image -> feature maps."""
+"""Backbones: images -> feature maps."""
 
 from cupola.models.backbones.resnet import ResNet
 from cupola.models.backbones.small_resnet import SmallResNet

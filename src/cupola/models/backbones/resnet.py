@@ -1,4 +1,4 @@
-"""ResNet (arXiv 1512.03385) as detectors use it: frozen stem, norms in eval mode, stages out.
+"""ResNet (arXiv 1512.03385) as detectors use it: frozen stages, norms in eval mode.
 
 State keys are torchvision's: conv1, bn1, layer1.0.conv1, ..., layer1.0.downsample.0.
 """
@@ -18,7 +18,7 @@ BATCH_NORM: Config = {"type": "BN", "requires_grad": True}
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut (ResNet-18 and -34)."""
+    """Two 3x3 convolutions and a shortcut (ResNet-18 and -34)."""
 
     expansion = 1
 
@@ -51,7 +51,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 beside a shortcut; 'caffe' style puts the stride on the first 1x1."""
+    """1x1, 3x3 and 1x1 convolutions and a shortcut; 'caffe' style strides the first 1x1."""
 
     expansion = 4
 
@@ -107,8 +107,8 @@ ARCHITECTURES: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, .
 class ResNet(nn.Module):
     """x [B, 3, H, W] -> the feature maps of `out_indices`, stage i at stride 4 * 2**i.
 
-    `frozen_stages` n freezes the stem and the first n stages; `norm_eval` keeps every batch norm
-    on its running statistics in training too. `dilate_first_block` False leaves the first block
+    `frozen_stages` n freezes the stem and the first n stages; `norm_eval` makes batch norms
+    use their running statistics in training too. `dilate_first_block` False leaves the first block
     of a dilated stage undilated, as facebookresearch's DC5 does.
     Source: mmdet/models/backbones/resnet.py.
     """
@@ -140,7 +140,9 @@ class ResNet(nn.Module):
         if style not in ("pytorch", "caffe"):
             raise ValueError(f"ResNet style is 'pytorch' or 'caffe', got {style!r}")
         if not out_indices or max(out_indices) >= num_stages:
-            raise ValueError(f"out_indices {tuple(out_indices)} must lie below {num_stages} stages")
+            raise ValueError(
+                f"out_indices {tuple(out_indices)} must be below num_stages, {num_stages}"
+            )
         block, blocks = ARCHITECTURES[depth]
         self.init_cfg = init_cfg or (
             {"type": "Pretrained", "checkpoint": pretrained} if pretrained else None

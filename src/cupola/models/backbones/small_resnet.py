@@ -17,7 +17,7 @@ class SmallResNet(nn.Module):
     """x [B, 3, H, W] -> one map [B, channels[-1], H/s, W/s], s = 2 * prod(strides).
 
     A 3x3 stem of stride 2, then one stage of `blocks` residual blocks per entry of `channels`.
-    Every batch norm trains, unlike the frozen ones of a pretrained ResNet.
+    Batch norms are trained, unlike those of a pretrained ResNet.
     """
 
     def __init__(

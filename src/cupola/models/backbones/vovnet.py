@@ -22,7 +22,7 @@ SLIM = ((64, 80, 96, 112), (112, 256, 384, 512))
 
 @dataclass(frozen=True)
 class Spec:
-    """Sizes of one published VoVNet; entries per stage where there are four."""
+    """Sizes of a published VoVNet; tuples of four have one entry per stage."""
 
     stem: tuple[int, int, int] = (64, 64, 128)
     widths: tuple[tuple[int, ...], tuple[int, ...]] = BIG  # inside a block, after a block
@@ -82,7 +82,7 @@ class EffectiveSqueezeExcitation(nn.Module):
 
 
 class OneShotAggregation(nn.Module):
-    """A chain of 3x3 convolutions whose every output is concatenated once, at the end."""
+    """A chain of 3x3 convolutions whose outputs are concatenated once, at the end."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ def _stage(spec: Spec, number: int, cin: int) -> nn.Sequential:
 class VoVNet(nn.Module):
     """x [B, input_ch, H, W] -> the maps named in `out_features`, "stem", "stage2" ... "stage5".
 
-    stem and stage2 have stride 4, every later stage twice the last one's. `frozen_stages` n
+    stem and stage2 have stride 4, each later stage twice that of the one before. `frozen_stages` n
     freezes the stem and the first n stages; `norm_eval` keeps the running statistics in training.
     """
 

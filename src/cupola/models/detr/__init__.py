@@ -1,6 +1,6 @@
 """DETR (arXiv 2005.12872): detection as a set prediction.
 
-Read in this order: transformer, head, detr; `nested` holds the spelling of MMDetection 2.x.
+Suggested reading order: transformer, head, detr. `nested` is the structure of MMDetection 2.x.
 """
 
 from cupola.models.detr.detr import DETR

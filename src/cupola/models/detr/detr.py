@@ -20,14 +20,14 @@ Config = Mapping[str, Any]
 
 @MODELS.register_module()
 class DETR(nn.Module):
-    """End-to-end detection from MMDetection's configs, in both of their spellings.
+    """End-to-end detection from configs of MMDetection 3.x and 2.x.
 
-    In 3.x encoder, decoder and queries are the detector's own; in 2.x the whole transformer is
-    nested in `bbox_head`, and what stands here is only backbone and head.
+    In 3.x encoder, decoder and queries belong to the detector; in 2.x the whole transformer is
+    nested in `bbox_head`, and the detector only has a backbone and a head.
 
-    `training_groups` G > 1 trains G - 1 further groups of queries through the same decoder, each
-    matched on its own, so that every object teaches G queries a step (Group DETR, arXiv
-    2207.13085); in eval mode they take no part.
+    `training_groups` G > 1 trains G - 1 additional groups of queries with the same decoder, each
+    matched separately, so that G queries learn from every object in a step (Group DETR, arXiv
+    2207.13085). They are not used in eval mode.
     Source: mmdet/models/detectors/{detr,base_detr}.py.
     """
 
@@ -136,7 +136,7 @@ class DETR(nn.Module):
         output = self(batch["pixels"], batch.get("padding_mask"))
         targets, sizes = batch["targets"], batch["image_sizes"]
         if self.training and self.training_groups > 1:
-            # every group counts as an image of its own: matched apart, averaged together
+            # each group counts as one more image: matched separately, averaged together
             L, B, _, _ = output.logits.shape
             apart = (L, B * self.training_groups, -1)
             logits = output.logits.reshape(*apart, output.logits.shape[-1])  # [L, B * G, Q, C + 1]
@@ -147,7 +147,7 @@ class DETR(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: Mapping[str, Any]) -> list[Detections]:
-        """Detections per image, in pixels of the original where `scale_factors` are given."""
+        """Detections per image, in pixels of the original image if `scale_factors` are given."""
         output = self(batch["pixels"], batch.get("padding_mask"))
         sizes = batch["image_sizes"]
         factors = batch.get("scale_factors") or [None] * len(sizes)
@@ -156,7 +156,7 @@ class DETR(nn.Module):
 
 
 def feature_mask(padding_mask: Tensor | None, features: Tensor) -> Tensor | None:
-    """The image's mask at the size of its feature map: [B, H, W] -> [B, h, w], by nearest."""
+    """The padding mask at the size of the feature map, by nearest: [B, H, W] -> [B, h, w]."""
     if padding_mask is None:
         return None
     resized = F.interpolate(padding_mask[None].float(), size=features.shape[-2:])

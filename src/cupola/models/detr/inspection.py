@@ -1,4 +1,4 @@
-"""What DETR attended to: the last decoder layer's cross-attention, for `cupola explain`."""
+"""Cross-attention of DETR's last decoder layer, for `cupola explain`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""DETR as MMDetection 2.x spells it: projection, transformer and queries live in the head."""
+"""DETR as structured in MMDetection 2.x: projection, transformer and queries are in the head."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ POSITIONS: Config = {"type": "SinePositionalEncoding", "num_feats": 128, "normal
 
 
 def batch_first(transformerlayers: Config | Sequence[Config]) -> Any:
-    """The layers' config with batches first: these sequences keep one order of dimensions."""
+    """The layers' config with batch_first, which these sequences require."""
     if isinstance(transformerlayers, Mapping):
         return {**transformerlayers, "batch_first": True}
     return [batch_first(layer) for layer in transformerlayers]
@@ -29,7 +29,7 @@ def batch_first(transformerlayers: Config | Sequence[Config]) -> Any:
 
 @NESTED.register_module("DetrTransformerEncoder")
 class NestedEncoder(TransformerLayerSequence):
-    """Encoder layers by operation_order; a final norm only after pre-norm layers."""
+    """Encoder layers by operation_order, with a final norm if they are pre-norm."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class NestedEncoder(TransformerLayerSequence):
 
 @NESTED.register_module("DetrTransformerDecoder")
 class NestedDecoder(TransformerLayerSequence):
-    """Decoder layers by operation_order, the final norm over each one's output."""
+    """Decoder layers by operation_order; the final norm is applied to the output of each."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class NestedDecoder(TransformerLayerSequence):
 
 @MODELS.register_module()
 class Transformer(nn.Module):
-    """Encoder and decoder, every weight matrix of theirs drawn by Xavier's rule.
+    """Encoder and decoder, with Xavier initialization of all weight matrices.
 
     Source: mmdet 2.x mmdet/models/utils/transformer.py.
     """

@@ -1,4 +1,4 @@
-"""From a decoder layer's logits and boxes to detections in pixels."""
+"""Logits and boxes of a decoder layer -> detections in pixels."""
 
 from collections.abc import Sequence
 

@@ -16,7 +16,7 @@ class DetDataPreprocessor(nn.Module):
     """Swaps channels, normalizes, then pads with zeros to a multiple of `pad_size_divisor`.
 
     Source: mmdet/models/data_preprocessors/data_preprocessor.py. `mean` and `std` are those of
-    0..255 values, in the order that the swap leaves.
+    0..255 values, in the channel order after the swap.
     """
 
     mean: Tensor

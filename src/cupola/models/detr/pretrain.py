@@ -1,7 +1,7 @@
-"""A dense task that gives a small backbone its start, as ImageNet gives DETR's.
+"""Dense pretraining of a small backbone, in place of ImageNet pretraining.
 
-DETR from scratch sits on a plateau where every query predicts the average image. A backbone
-that already knows what stands in each feature cell takes it past that plateau.
+From scratch, DETR's loss stays on a plateau where all queries predict the average image. A backbone
+that already classifies the object in each feature cell avoids the plateau.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
-"""DETR's encoder and decoder, in the spelling of MMDetection 3.x.
+"""DETR's encoder and decoder, as in MMDetection 3.x.
 
 B images, HW feature cells, Q queries, C channels, L decoder layers. Post-norm by default;
-`pre_norm` is the variant of facebookresearch/detr, whose encoder then ends with a norm too.
+`pre_norm` is the variant of facebookresearch/detr, whose encoder also ends with a norm.
 """
 
 from collections.abc import Mapping
@@ -75,7 +75,7 @@ class DetrTransformerDecoderLayer(nn.Module):
     ) -> Tensor:
         """x, query_pos [B, Q, C]; memory [B, HW, C]; key = memory + its position -> [B, Q, C].
 
-        With several groups, Q holds them one after the other, and a query attends only to its own.
+        With several groups, Q holds one after the other; queries attend only to their own group.
         """
         if self.pre_norm:
             x = self._among_queries(self.norms[0](x), x, query_pos, groups)
@@ -115,7 +115,7 @@ class DetrTransformerEncoder(nn.Module):
 
 @MODELS.register_module()
 class DetrTransformerDecoder(nn.Module):
-    """num_layers decoder layers; the final norm is applied to the output of every one of them."""
+    """num_layers decoder layers; the final norm is applied to the output of each."""
 
     def __init__(
         self,
@@ -144,8 +144,8 @@ class DetrTransformerDecoder(nn.Module):
     ) -> Tensor:
         """query_pos [B, Q, C], memory and memory_pos [B, HW, C] -> [L, B, Q, C].
 
-        Q holds `groups` groups of queries that do not see each other. The first layer starts from
-        zeros. Layers pass on what is not yet normed.
+        Q holds `groups` groups of queries that do not attend to each other. The input of the first
+        layer is zero. The final norm is not part of what layers pass on.
         """
         x = torch.zeros_like(query_pos)
         key = memory + memory_pos  # the same for every layer

@@ -1,4 +1,4 @@
-"""NMSFreeCoder: the best (query, class) pairs of a sample, as boxes."""
+"""NMSFreeCoder: decodes the best (query, class) pairs of a sample to boxes."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from cupola.structures import Detections3D, boxes3d
 
 @TASK_UTILS.register_module()
 class NMSFreeCoder:
-    """Sigmoid, top `max_num` of queries x classes, a filter on the center, no suppression.
+    """Top `max_num` sigmoid scores of queries x classes, filtered by box center; no NMS.
 
     A query may appear several times with different classes (source: nms_free_coder.py).
     """

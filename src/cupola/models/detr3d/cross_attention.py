@@ -1,4 +1,4 @@
-"""Detr3DCrossAtten: a query looks into the images at the projection of its reference point."""
+"""Detr3DCrossAtten: queries sample image features at the projections of their reference points."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,10 +17,10 @@ from cupola.registry import MODELS
 class Detr3DCrossAtten(nn.Module):
     """query + dropout(output_proj(weighted features)) + position feature of the reference.
 
-    The weights are sigmoids of the query alone, one per camera, point and level; they are not
-    normalized, and cameras that do not see the point count 0. Camera order therefore carries
-    meaning. All `num_points` sample the same place, so only their weights' sum matters; num_heads
-    and im2col_step are accepted and unused, as in the original.
+    The weights are sigmoids of a linear function of the query, one per camera, point and level;
+    they are not normalized, and cameras that do not see the point are skipped. The order of the
+    cameras therefore matters. All `num_points` sample the same location, so only the sum of their
+    weights matters. num_heads and im2col_step are accepted and unused, as in the original.
     Source: DETR3D (arXiv 2110.06922), equations 3 to 5; detr3d_transformer.py.
     """
 
@@ -62,7 +62,7 @@ class Detr3DCrossAtten(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Every camera and level starts with the weight sigmoid(0) = 0.5."""
+        """Initializes all camera and level weights to sigmoid(0) = 0.5."""
         for parameter in (*self.attention_weights.parameters(), *self.output_proj.parameters()):
             nn.init.zeros_(parameter)
         nn.init.xavier_uniform_(self.output_proj.weight)
@@ -82,7 +82,8 @@ class Detr3DCrossAtten(nn.Module):
     ) -> Tensor:
         """query [Q, B, C], reference_points [B, Q, 3] in 0..1 -> [Q, B, C] (batch_first swaps).
 
-        A query of batch 1 serves every sample. key, key_pos and key_padding_mask are unused.
+        A query with batch size 1 is used for all samples. key, key_pos and key_padding_mask are
+        unused.
         """
         residual = query if identity is None else identity
         if query_pos is not None:
@@ -106,13 +107,13 @@ class Detr3DCrossAtten(nn.Module):
         """query [B, Q, C] with positions added -> weights [B, N, Q, L] in 0..num_points."""
         if cameras != self.num_cams:
             raise InputError(
-                f"this model weighs {self.num_cams} cameras, got {cameras}; the order and the "
-                "number of cameras are those of its training (num_cams in the config)"
+                f"this model expects {self.num_cams} cameras, got {cameras}; number and order "
+                "must be those of its training (num_cams in the config)"
             )
         return self.split_weights(self.attention_weights(query))
 
     def split_weights(self, logits: Tensor) -> Tensor:
-        """[B, Q, N * points * L] as the linear layer lays them out -> weights [B, N, Q, L]."""
+        """[B, Q, N * points * L] in the layout of the linear layer -> weights [B, N, Q, L]."""
         shape = (self.num_cams, self.num_points, self.num_levels)
         weights = torch.unflatten(logits.sigmoid(), -1, shape)  # [B, Q, N, points, L]
         return weights.sum(3).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""The decoder: layer by layer, queries look, and their reference points move.
+"""The decoder: each layer samples the images and refines the reference points.
 
 Letters: L layers, B samples, Q queries, C channels.
 """
@@ -20,11 +20,11 @@ from cupola.registry import MODELS
 
 @dataclass(frozen=True)
 class DecoderOutput:
-    """What the decoder hands to the head.
+    """The output of the decoder.
 
     states: [L, B, Q, C]. references: [L, B, Q, 3], 0..1, from BEFORE each layer's refinement.
-    refined: [B, Q, 3] after the last layer. regressions: [L, B, Q, 10], or None where the
-    reference points do not move.
+    refined: [B, Q, 3] after the last layer. regressions: [L, B, Q, 10], or None if the
+    reference points are not refined.
     """
 
     states: Tensor
@@ -35,7 +35,7 @@ class DecoderOutput:
 
 @MODELS.register_module()
 class Detr3DTransformerDecoder(TransformerLayerSequence):
-    """Layers without a final norm; each regression branch runs once and serves the head too."""
+    """Layers without a final norm; the head reuses the regressions used for refinement."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Detr3DTransformerDecoder(TransformerLayerSequence):
 
 @MODELS.register_module()
 class Detr3DTransformer(nn.Module):
-    """Turns the query embedding into queries and reference points, and runs the decoder."""
+    """Computes queries and reference points from the query embedding, and runs the decoder."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Detr3DTransformer(nn.Module):
         self.reference_points = nn.Linear(self.embed_dims, 3)
 
     def init_weights(self) -> None:
-        """Xavier for every matrix, then what the cross-attentions want for themselves."""
+        """Xavier initialization of all matrices, then that of the cross-attentions."""
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -124,7 +124,7 @@ class Detr3DTransformer(nn.Module):
         B = cameras.lidar2img.shape[0]
         references = self.reference_points(position).sigmoid().transpose(0, 1)  # [1, Q, 3]
         if self.training:
-            # Only dropout tells the samples apart before the first look into the images.
+            # Before the first cross-attention, samples differ only by dropout.
             query = query.expand(-1, B, -1)
         references = references.expand(B, -1, -1)
         return self.decoder(query, position, references, pyramid, cameras, reg_branches)

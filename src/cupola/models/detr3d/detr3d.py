@@ -1,4 +1,4 @@
-"""DETR3D: images of several calibrated cameras -> boxes in space.
+"""DETR3D: images of several calibrated cameras -> 3-D boxes.
 
 Letters: B samples, N cameras, L decoder layers, Q queries, C classes.
 """
@@ -23,12 +23,12 @@ ImageSize = tuple[int, int] | Tensor
 
 @MODELS.register_module(["DETR3D", "Detr3D"])
 class DETR3D(nn.Module):
-    """Backbone and neck see every image alone; the head's queries look into all of them.
+    """Backbone and neck process every image separately; the head's queries sample all of them.
 
-    The head is built before the backbone, as in the original (the random draws follow the order).
-    `first_sample_size` True divides every sample's projections by the first sample's image size,
-    as the original does; False uses each sample's own. Sources: DETR3D (arXiv 2110.06922);
-    WangYueFt/detr3d; MMDetection3D projects/DETR3D.
+    The head is built before the backbone, as in the original (which determines the random initial
+    weights). `first_sample_size` True divides the projections of all samples by the image size of
+    the first one, as the original does; False uses the size of each sample.
+    Sources: DETR3D (arXiv 2110.06922); WangYueFt/detr3d; MMDetection3D projects/DETR3D.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class DETR3D(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Draws the head's starting values; backbone and neck drew theirs when built."""
+        """Initializes the head; backbone and neck were initialized when built."""
         self.pts_bbox_head.init_weights()
 
     def extract(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -77,9 +77,9 @@ class DETR3D(nn.Module):
         return tuple(each.unflatten(0, pixels.shape[:2]) for each in maps)
 
     def cameras(self, lidar2img: Tensor, image_size: ImageSize) -> Cameras:
-        """Checks the matrices [B, N, 4, 4] and joins them with the image size."""
+        """Checks the matrices [B, N, 4, 4] and combines them with the image size."""
         B = lidar2img.shape[0]
-        # Matrices come from files in double; pixels of half precision would be useless.
+        # At least float32: pixel coordinates in half precision would be useless.
         dtype = self.pts_bbox_head.query_embedding.weight.dtype
         lidar2img = lidar2img.to(torch.promote_types(dtype, torch.float32))
         size = torch.as_tensor(image_size, dtype=lidar2img.dtype, device=lidar2img.device)
@@ -87,7 +87,7 @@ class DETR3D(nn.Module):
         if self.first_sample_size:
             size = size[:1].expand(B, 2)
         if not torch.compiler.is_exporting():
-            _name_broken_cameras(lidar2img)
+            _warn_of_broken_cameras(lidar2img)
         return Cameras(lidar2img, size)
 
     def forward(self, pixels: Tensor, lidar2img: Tensor, image_size: ImageSize) -> DETR3DOutput:
@@ -101,13 +101,13 @@ class DETR3D(nn.Module):
         return output
 
     def ready(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, ImageSize]:
-        """What forward takes: of pixels as they are, or of raw images by data_preprocessor."""
+        """The arguments of forward, with raw images normalized by data_preprocessor."""
         if "pixels" in batch:
             return batch["pixels"], batch["lidar2img"], batch["image_size"]
         if self.data_preprocessor is None:
             raise ValueError(
                 "the batch holds raw images, and this DETR3D has no data_preprocessor; "
-                "give it one, or give the dataset `images` with mean and std"
+                "add one to the model, or add `images` with mean and std to the dataset"
             )
         pixels = self.data_preprocessor(batch["raw_images"])
         return pixels, batch["lidar2img"], (pixels.shape[-2], pixels.shape[-1])
@@ -119,7 +119,7 @@ class DETR3D(nn.Module):
         return losses
 
     def predict(self, batch: Mapping[str, Any]) -> list[Detections3D]:
-        """Detections of every sample of a batch as `loss` takes it; targets may be missing."""
+        """Detections of all samples of a batch, as for `loss`; targets are not needed."""
         output = self(*self.ready(batch))
         found: list[Detections3D] = self.pts_bbox_head.predict(output)
         return found
@@ -127,13 +127,13 @@ class DETR3D(nn.Module):
     def inspect(
         self, pixels: Tensor, lidar2img: Tensor, image_size: ImageSize
     ) -> dict[str, Tensor]:
-        """Where the queries of one sample looked, layer by layer; see inspect_detr3d."""
+        """Where each layer's queries of one sample read the images; see inspect_detr3d."""
         return inspect_detr3d(self, pixels, lidar2img, image_size)
 
 
-def _name_broken_cameras(lidar2img: Tensor) -> None:
-    """Warns of matrices with NaN or infinity, whose cameras the projection leaves out."""
+def _warn_of_broken_cameras(lidar2img: Tensor) -> None:
+    """Warns of matrices with NaN or infinity, whose cameras are skipped."""
     finite = lidar2img.isfinite().flatten(2).all(-1)  # [B, N]
     if not bool(finite.all()):
         where = ", ".join(f"camera {n} of sample {b}" for b, n in (~finite).nonzero().tolist())
-        warnings.warn(f"lidar2img is not finite: {where} sees nothing", stacklevel=3)
+        warnings.warn(f"lidar2img is not finite: {where} is skipped", stacklevel=3)

@@ -1,4 +1,4 @@
-"""From points in space to features in the images: projection, visibility, sampling.
+"""Projects 3-D points into the cameras and samples image features there.
 
 Letters: B samples, N cameras, Q queries (points), C channels, L feature levels. "Rows" are the
 pixels of all levels of all cameras of all samples, one row of C channels each.
@@ -20,7 +20,7 @@ MIN_DEPTH = 1e-5
 
 @dataclass(frozen=True)
 class Cameras:
-    """How the cameras see the ego's frame.
+    """Projection from the ego's frame into the cameras.
 
     lidar2img: [B, N, 4, 4], meters -> pixels times depth.
     image_size: [B, 2], (height, width) in pixels, padding included.
@@ -30,10 +30,10 @@ class Cameras:
     image_size: Tensor
 
     def project(self, points: Tensor) -> "Projection":
-        """Points [B, Q, 3] in meters -> where each camera sees them.
+        """Points [B, Q, 3] in meters -> their locations in each camera.
 
-        A point is visible in front of the camera and strictly inside the image. Every comparison
-        with NaN is false, so that a camera whose matrix is broken sees nothing.
+        A point is visible if it is in front of the camera and strictly inside the image.
+        Comparisons with NaN are false, so a camera with NaN in its matrix sees nothing.
         """
         points = points.to(self.lidar2img.dtype)
         flat = torch.cat((points, torch.ones_like(points[..., :1])), dim=-1)
@@ -55,7 +55,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class Pyramid:
-    """The feature maps that one forward pass samples again and again.
+    """The feature maps that all decoder layers of a forward pass sample.
 
     levels: L maps [B, N, C, H_l, W_l].
     """
@@ -64,7 +64,7 @@ class Pyramid:
 
     @cached_property
     def rows(self) -> Tensor:
-        """All pixels as rows [sum over levels of B * N * H_l * W_l, C]; made once, on first use."""
+        """All pixels as rows [sum over levels of B * N * H_l * W_l, C]; created on first use."""
         flat = [level.flatten(3).transpose(2, 3).flatten(0, 2) for level in self.levels]
         return torch.cat(flat)
 
@@ -81,16 +81,14 @@ class Pyramid:
         pairs = read(uv, sample * N + camera, weight)  # [P, C]
         out = pairs.new_zeros(B * Q, pairs.shape[1])
         out = out.index_add(0, sample * Q + query, pairs).view(B, Q, -1)
-        if not bool(
-            out.isfinite().all()
-        ):  # a broken feature counts 0, each sample of it for itself
+        if not bool(out.isfinite().all()):  # non-finite samples count as 0, one by one
             return gather_dense(self.levels, projection, weights)
         return out
 
     def _table_pays(self, pairs: int) -> bool:
-        """Laying out all rows costs as much as some reads across planes, per decoder layer.
+        """Whether building the table of rows is cheaper than reading the maps directly.
 
-        The factor was measured on a CPU; in training the table's gradient is far cheaper too.
+        The factor was measured on a CPU; in training the gradient of the table is cheaper too.
         """
         rows = sum(level[:, :, 0].numel() for level in self.levels)
         reads = pairs * 4 * len(self.levels)
@@ -111,7 +109,7 @@ class Pyramid:
         )
 
     def _read_levels(self, uv: Tensor, image: Tensor, weight: Tensor) -> Tensor:
-        """The same, straight from the maps."""
+        """The same, directly from the maps."""
         total = uv.new_zeros(len(uv), self.levels[0].shape[2])
         for number, level in enumerate(self.levels):
             index, corner_weight = self._corners(number, uv)
@@ -123,7 +121,7 @@ class Pyramid:
     def _corners(self, level: int, uv: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels and bilinear weights around uv [P, 2] in one level: both [P, 4]."""
         height, width = self.levels[level].shape[-2:]
-        # Pixel centers lie at half-integers of the map: align_corners=False.
+        # Pixel centers are at half-integers: align_corners=False.
         place = uv * uv.new_tensor([width, height]) - 0.5
         return bilinear_corners(place[:, 1], place[:, 0], (height, width))
 
@@ -131,7 +129,7 @@ class Pyramid:
 def sample_levels(levels: Sequence[Tensor], projection: Projection) -> Tensor:
     """Every camera's feature at every point, visible or not: [B, C, Q, N, L]; NaN becomes 0.
 
-    This is how the original samples; we use it where a graph is exported.
+    This is the original's method; exported graphs use it.
     """
     B, N, Q, _ = projection.uv.shape
     grid = (projection.uv * 2 - 1).view(B * N, Q, 1, 2)
@@ -143,6 +141,6 @@ def sample_levels(levels: Sequence[Tensor], projection: Projection) -> Tensor:
 
 
 def gather_dense(levels: Sequence[Tensor], projection: Projection, weights: Tensor) -> Tensor:
-    """What Pyramid.gather computes, without indices that depend on the data."""
+    """The result of Pyramid.gather without data-dependent indices."""
     masked = weights * projection.visible[..., None]  # [B, N, Q, L]
     return torch.einsum("bcqnl,bnql->bqc", sample_levels(levels, projection), masked)

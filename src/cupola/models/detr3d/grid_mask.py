@@ -1,4 +1,4 @@
-"""GridMask (arXiv 2001.04086): an augmentation that blanks a grid of squares."""
+"""GridMask (arXiv 2001.04086): an augmentation that zeroes a grid of squares."""
 
 import numpy as np
 import torch
@@ -11,8 +11,8 @@ from cupola import nn
 class GridMask(nn.Module):
     """Multiplies all images of a batch by one random grid; the identity outside training.
 
-    `mode` 1 keeps the stripes and blanks the rest. Draws from numpy's global generator in the
-    original's order (source: grid_mask.py).
+    `mode` 1 keeps the stripes and zeroes the rest. Uses numpy's global generator in the same order
+    as the original (source: grid_mask.py).
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class GridMask(nn.Module):
         return x * mask + noise * (1 - mask)
 
     def _mask(self, height: int, width: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        """[height, width] of 0 and 1, cut from the middle of a larger, rotated grid."""
+        """[height, width] of 0 and 1, cropped from the center of a larger, rotated grid."""
         tall, wide = int(1.5 * height), int(1.5 * width)
         period = np.random.randint(2, height)
         stripe = min(max(int(period * self.ratio + 0.5), 1), period - 1)

@@ -28,9 +28,9 @@ from cupola.registry import MODELS, TASK_UTILS
 from cupola.structures import Detections3D, boxes3d
 
 RELU: Mapping[str, Any] = {"type": "ReLU", "inplace": True}
-# (cx, cy, l, w, cz, h, sin, cos, vx, vy): velocity is the hardest to see, and weighs least.
+# (cx, cy, l, w, cz, h, sin, cos, vx, vy): velocity is the hardest to infer and has less weight.
 CODE_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2)
-PRIOR_PROBABILITY = 0.01  # of any class before training, which keeps the first focal losses small
+PRIOR_PROBABILITY = 0.01  # of each class before training, which keeps the first losses small
 
 
 class DETR3DOutput(NamedTuple):
@@ -44,9 +44,9 @@ class DETR3DOutput(NamedTuple):
 class DETR3DHead(nn.Module):
     """The published head: transformer, branches per layer, matching, losses, box coder.
 
-    Parts are built in the original's order, which is the order of the random draws. The position
-    encoding and the IoU loss are built and never used, as there. Sources: DETR3D (arXiv
-    2110.06922), section 3.4; detr3d_head.py of both repositories.
+    Parts are built in the original's order, which determines the random initial weights. The
+    position encoding and the IoU loss are built but not used, as in the original.
+    Sources: DETR3D (arXiv 2110.06922), section 3.4; detr3d_head.py of both repositories.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class DETR3DHead(nn.Module):
     ) -> None:
         super().__init__()
         if as_two_stage:
-            raise ValueError("DETR3DHead: as_two_stage has no meaning in 3-D; set it to False")
+            raise ValueError("DETR3DHead: as_two_stage is not defined in 3-D; set it to False")
         self.init_cfg = init_cfg
         self.num_classes = num_classes
         self.in_channels = in_channels
@@ -121,9 +121,10 @@ class DETR3DHead(nn.Module):
         return nn.Sequential(*parts, nn.Linear(self.embed_dims, self.code_size))
 
     def _branches(self, make: Callable[[], nn.Module], count: int) -> nn.ModuleList:
-        """Per layer a branch with equal values; without refinement the same one every time.
+        """One branch per layer with equal values; without refinement, one for all layers.
 
-        The original draws once and copies; so that later draws agree, ours are undone.
+        The original initializes one branch and copies it, so the copies must not advance the random
+        generator.
         """
         first = make()
         if not self.with_box_refine:
@@ -136,7 +137,7 @@ class DETR3DHead(nn.Module):
         return nn.ModuleList([first, *others])
 
     def init_weights(self) -> None:
-        """Xavier in the transformer, and a prior of 0.01 for every class."""
+        """Xavier initialization of the transformer, and a prior of 0.01 for every class."""
         self.transformer.init_weights()
         bias = -torch.log(torch.tensor((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)).item()
         for branch in self.cls_branches:
@@ -147,13 +148,13 @@ class DETR3DHead(nn.Module):
         return self.read(self.decode(levels, cameras))
 
     def decode(self, levels: Sequence[Tensor], cameras: Cameras) -> DecoderOutput:
-        """The decoder's states and reference points."""
+        """States and reference points of all decoder layers."""
         branches = self.reg_branches if self.with_box_refine else None
         pyramid = Pyramid(tuple(levels))
         return self.transformer(pyramid, self.query_embedding.weight, cameras, branches)
 
     def read(self, decoded: DecoderOutput) -> DETR3DOutput:
-        """Classes and boxes from what the decoder saw."""
+        """Classes and boxes from the output of the decoder."""
         logits, regressions = [], []
         for layer, state in enumerate(decoded.states):
             logits.append(self.cls_branches[layer](state))

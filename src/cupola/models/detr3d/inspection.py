@@ -1,4 +1,4 @@
-"""What the queries of a DETR3D saw: where they looked, and how much each look weighed."""
+"""Where the queries of a DETR3D sampled the images, and with which weights."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -14,7 +14,7 @@ from cupola.structures import boxes3d
 def inspect_detr3d(
     model: Any, pixels: Tensor, lidar2img: Tensor, image_size: Any
 ) -> dict[str, Tensor]:
-    """One sample: pixels [1, N, 3, H, W], lidar2img [1, N, 4, 4] -> what each layer looked at.
+    """One sample: pixels [1, N, 3, H, W], lidar2img [1, N, 4, 4] -> what each layer sampled.
 
     Letters: D decoder layers, N cameras, Q queries, C classes, L feature levels.
     Returns logits [Q, C] and boxes [Q, 9] of the last layer, z at the bottom; references [D, Q, 3]
@@ -38,8 +38,8 @@ def inspect_detr3d(
         decoded = head.decode(maps, cameras)
         output = head.read(decoded)
     points = to_meters(decoded.references[:, 0], head.pc_range)  # [D, Q, 3]
-    looks = [cameras.project(layer[None]) for layer in points]
-    visible = torch.stack([look.visible[0] for look in looks])  # [D, N, Q]
+    projections = [cameras.project(layer[None]) for layer in points]
+    visible = torch.stack([each.visible[0] for each in projections])  # [D, N, Q]
     weights = torch.stack(
         [layer.split_weights(logits[None])[0] for layer, logits in zip(layers, raw, strict=True)]
     )  # [D, N, Q, L]
@@ -47,7 +47,7 @@ def inspect_detr3d(
         "logits": output.logits[-1, 0],
         "boxes": boxes3d.center_to_bottom(boxes3d.decode_boxes(output.boxes[-1, 0])),
         "references": points,
-        "uv": torch.stack([look.uv[0] for look in looks]),
+        "uv": torch.stack([each.uv[0] for each in projections]),
         "visible": visible,
         "weights": weights * visible[..., None],
         "levels": torch.tensor([level.shape[-2:] for level in maps]),

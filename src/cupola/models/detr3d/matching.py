@@ -1,4 +1,4 @@
-"""HungarianAssigner3D: every query's ground-truth object, or none."""
+"""HungarianAssigner3D: the object of every query, or none."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from cupola.models.matching import MatchInputs, solve_assignments
 from cupola.registry import TASK_UTILS
 
-MATCHED_CHANNELS = 8  # velocity takes no part in the matching
+MATCHED_CHANNELS = 8  # velocity is not used for matching
 
 
 @TASK_UTILS.register_module()
@@ -29,7 +29,7 @@ class BBox3DL1Cost:
 
 @TASK_UTILS.register_module()
 class HungarianAssigner3D:
-    """Focal cost of the class plus L1 cost of the code; the IoU cost is built and never used.
+    """Focal cost of the class plus L1 cost of the code; the IoU cost is built but not used.
 
     Source: hungarian_assigner_3d.py.
     """
@@ -70,7 +70,7 @@ def _usable(codes: Tensor, sample: int) -> Tensor:
     if not bool(fine.all()):
         broken = (~fine).nonzero()[:, 0].tolist()
         warnings.warn(f"targets of sample {sample}: boxes {broken} have NaN or a side of 0; "
-                      "they are left out", stacklevel=4)  # fmt: skip
+                      "they are skipped", stacklevel=4)  # fmt: skip
     return fine.nonzero()[:, 0]
 
 
@@ -83,4 +83,4 @@ def _renumbered(assigned: Tensor, usable: Tensor) -> Tensor:
 
 @TASK_UTILS.register_module()
 class PseudoSampler:
-    """Keeps every query; configs of anchor-based ancestors still build one."""
+    """Keeps all queries; built for compatibility with anchor-based heads."""

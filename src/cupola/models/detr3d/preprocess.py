@@ -1,4 +1,4 @@
-"""Det3DDataPreprocessor: images as they come from a file -> what the backbone wants."""
+"""Det3DDataPreprocessor: raw images -> normalized, padded images."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from cupola.registry import MODELS
 
 @MODELS.register_module()
 class Det3DDataPreprocessor(nn.Module):
-    """The 2-D preprocessor on every camera's image (its arguments are those of that one)."""
+    """Applies DetDataPreprocessor, whose arguments it takes, to the images of all cameras."""
 
     def __init__(self, **images: Any) -> None:
         super().__init__()

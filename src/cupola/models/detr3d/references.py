@@ -1,4 +1,4 @@
-"""Reference points: where in space a query looks. Fractions 0..1 of a range, or meters."""
+"""Reference points: the 3-D location of a query, as fractions 0..1 of a range or in meters."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """log(x / (1 - x)) with x and 1 - x kept within eps..1, so that 0 and 1 stay finite."""
+    """log(x / (1 - x)) with x and 1 - x clamped to eps..1, so that 0 and 1 stay finite."""
     return torch.log(x.clamp(eps, 1.0) / (1 - x).clamp(eps, 1.0))
 
 
@@ -18,7 +18,7 @@ def to_meters(references: Tensor, pc_range: Sequence[float]) -> Tensor:
 
 
 def refine(references: Tensor, regression: Tensor) -> Tensor:
-    """Moves references [B, Q, 3] by channels 0, 1 and 4 of a regression [B, Q, 10], as logits."""
+    """Adds channels 0, 1 and 4 of a regression [B, Q, 10] to the logits of references [B, Q, 3]."""
     step = torch.cat((regression[..., :2], regression[..., 4:5]), dim=-1)
     return (inverse_sigmoid(references) + step).sigmoid()
 

@@ -1,4 +1,4 @@
-"""Multi-head attention with positions and a residual, as the transformer layers use it."""
+"""Multi-head attention with positions and a residual."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +14,7 @@ class MultiheadAttention(nn.Module):
     """identity + dropout(attention(query + query_pos, key + key_pos, value)).
 
     Positions are added to queries and keys, never to values. `dropout` sets both the dropout of
-    the attention weights and that of the result, as the published configs spell it
-    (source: mmcv/cnn/bricks/transformer.py).
+    the attention weights and that of the result (source: mmcv/cnn/bricks/transformer.py).
     """
 
     def __init__(
@@ -57,8 +56,8 @@ class MultiheadAttention(nn.Module):
     ) -> Tensor:
         """[B, Q, C] (or [Q, B, C] unless batch_first) -> the same shape.
 
-        key and value default to the query, the identity to the query, and key_pos to query_pos
-        where the shapes agree. key_padding_mask [B, K] is True at padding.
+        key, value and identity default to the query, and key_pos to query_pos if the shapes
+        agree. key_padding_mask [B, K] is True at padding.
         """
         if key is None:
             key = query

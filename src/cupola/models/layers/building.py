@@ -1,4 +1,4 @@
-"""The small parts that configs name by short aliases: norms, activations, convolutions."""
+"""Norms, activations and convolutions by the aliases of configs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -43,7 +43,7 @@ def build_norm(cfg: Config, features: int) -> nn.Module:
 
 
 def build_activation(cfg: Config) -> nn.Module:
-    """An activation; `inplace` is dropped for those that have no such mode."""
+    """An activation; `inplace` is ignored by those without such a mode."""
     settings = dict(cfg)
     if settings["type"] in ("GELU", "Sigmoid", "Tanh"):
         settings.pop("inplace", None)
@@ -51,7 +51,7 @@ def build_activation(cfg: Config) -> nn.Module:
 
 
 def build_conv(cfg: Config | None, *args: Any, **kwargs: Any) -> nn.Module:
-    """A convolution: plain 2-D without a config, else the type that it names (DCNv2, ...)."""
+    """A convolution: plain 2-D without a config, otherwise of its type (DCNv2, ...)."""
     if cfg is None:
         return nn.Conv2d(*args, **kwargs)
     settings = {k: v for k, v in cfg.items() if k not in ("type", "fallback_on_stride")}

@@ -14,9 +14,9 @@ RELU: Mapping[str, Any] = {"type": "ReLU", "inplace": True}
 
 @MODELS.register_module()
 class ConvModule(nn.Module):
-    """Convolution, then norm, then activation; a None config leaves that step out.
+    """Convolution, norm, activation; a None config omits that step.
 
-    x [B, in_channels, H, W] -> [B, out_channels, H', W']. The convolution has a bias only where
+    x [B, in_channels, H, W] -> [B, out_channels, H', W']. The convolution has a bias only if
     no norm follows (source: mmcv/cnn/bricks/conv_module.py; state keys conv, bn).
     """
 

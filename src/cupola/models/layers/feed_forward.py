@@ -14,7 +14,7 @@ RELU: Mapping[str, Any] = {"type": "ReLU", "inplace": True}
 
 @MODELS.register_module()
 class FFN(nn.Module):
-    """num_fcs linear layers with an activation between them, and a residual unless told not to.
+    """num_fcs linear layers with activations in between, and a residual unless disabled.
 
     x [..., embed_dims] -> [..., embed_dims]. State keys layers.0.0, layers.1
     (source: mmcv/cnn/bricks/transformer.py).

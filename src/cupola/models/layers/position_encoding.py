@@ -12,7 +12,7 @@ from cupola.registry import MODELS
 
 @MODELS.register_module()
 class SinePositionalEncoding(nn.Module):
-    """Sines and cosines of how far a cell lies along y and x within the image's valid part.
+    """Sines and cosines of the y and x position of a cell within the valid part of the image.
 
     Always float32. Source: facebookresearch/detr models/position_encoding.py; "Attention is all
     you need" (arXiv 1706.03762), section 3.5, in two dimensions.

@@ -1,6 +1,6 @@
-"""A transformer layer whose steps stand in its config, and a stack of such layers.
+"""A transformer layer whose steps are configured, and a stack of such layers.
 
-This is how MMDetection 2.x and DETR3D spell their transformers: a list of attentions and an
+MMDetection 2.x and DETR3D describe their transformers by a list of attentions and an
 `operation_order` such as ("self_attn", "norm", "cross_attn", "norm", "ffn", "norm").
 """
 
@@ -20,7 +20,7 @@ Config = Mapping[str, Any]
 
 @MODELS.register_module(["BaseTransformerLayer", "DetrTransformerDecoderLayer"])
 class TransformerLayer(nn.Module):
-    """Runs its operations in the configured order; pre-norm where the first of them is a norm.
+    """Runs its operations in the configured order; pre-norm if the first one is a norm.
 
     State keys attentions.i, ffns.i, norms.i (source: mmcv/cnn/bricks/transformer.py).
     """
@@ -42,7 +42,7 @@ class TransformerLayer(nn.Module):
         for name in operation_order:
             if name not in OPERATIONS:
                 hint = did_you_mean(name, OPERATIONS)
-                raise BuildError(f"operation_order: {name!r} is none of {OPERATIONS}{hint}")
+                raise BuildError(f"operation_order: {name!r} is not one of {OPERATIONS}{hint}")
         self.init_cfg = init_cfg
         self.operation_order = tuple(operation_order)
         self.pre_norm = self.operation_order[0] == "norm"
@@ -67,7 +67,7 @@ class TransformerLayer(nn.Module):
         each = [cfgs] * wanted if isinstance(cfgs, Mapping) else list(cfgs)
         if len(each) != wanted:
             raise BuildError(
-                f"attn_cfgs: {wanted} attentions in operation_order, {len(each)} given"
+                f"attn_cfgs: operation_order has {wanted} attentions, but {len(each)} are given"
             )
         return [MODELS.build({"batch_first": batch_first, **cfg}) for cfg in each]
 
@@ -84,7 +84,7 @@ class TransformerLayer(nn.Module):
     ) -> Tensor:
         """[B, Q, C] -> [B, Q, C] (or sequence first). The masks [B, K] are True at padding.
 
-        Further keywords go to the cross-attentions: reference points, camera matrices.
+        Other keyword arguments go to the cross-attentions: reference points, camera matrices.
         """
         attentions, ffns, norms = iter(self.attentions), iter(self.ffns), iter(self.norms)
         identity = query
@@ -121,7 +121,7 @@ class TransformerLayer(nn.Module):
 
 
 class TransformerLayerSequence(nn.Module):
-    """num_layers layers built from one config, or from a list of as many."""
+    """num_layers layers built from one config, or from one config each."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class TransformerLayerSequence(nn.Module):
             transformerlayers = [transformerlayers] * num_layers
         cfgs = list(transformerlayers)
         if len(cfgs) != num_layers:
-            raise BuildError(f"transformerlayers: {num_layers} wanted, {len(cfgs)} given")
+            raise BuildError(f"transformerlayers: expected {num_layers} configs, got {len(cfgs)}")
         self.init_cfg = init_cfg
         self.num_layers = num_layers
         self.layers = nn.ModuleList(MODELS.build(cfg) for cfg in cfgs)

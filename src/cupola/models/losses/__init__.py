@@ -1,4 +1,4 @@
-"""Losses that configs name; each takes predictions, targets, weights and an average factor."""
+"""Losses; each takes predictions, targets, weights and an average factor."""
 
 from cupola.models.losses.boxes import GIoULoss, L1Loss
 from cupola.models.losses.classification import CrossEntropyLoss, FocalLoss, QualityFocalLoss

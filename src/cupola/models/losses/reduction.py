@@ -1,14 +1,14 @@
-"""How element-wise losses become one number."""
+"""Reduction of element-wise losses to a scalar."""
 
 import torch
 from torch import Tensor
 
-# MMDetection adds it to every average factor; facebookresearch/detr does not. 1.2e-7 relative.
+# MMDetection adds it to every average factor; facebookresearch/detr does not (1.2e-7 relative).
 EPS = torch.finfo(torch.float32).eps
 
 
 def weighted_mean(loss: Tensor, weight: Tensor | None, avg_factor: Tensor | float | None) -> Tensor:
-    """sum(loss * weight) / avg_factor, or the plain mean where no factor is given."""
+    """sum(loss * weight) / avg_factor, or the plain mean if there is no factor."""
     if weight is not None:
         loss = loss * weight
     return loss.mean() if avg_factor is None else loss.sum() / (avg_factor + EPS)

@@ -1,4 +1,4 @@
-"""What it costs to match a prediction with a ground-truth object.
+"""Costs of matching a prediction with a ground-truth object.
 
 Q queries, N objects of one image; any leading dimensions (decoder layers) are kept.
 """
@@ -54,7 +54,7 @@ class ClassificationCost:
 
 @TASK_UTILS.register_module()
 class FocalLossCost:
-    """Focal loss of a hit minus that of a miss, on sigmoid scores. -> [..., Q, N]
+    """Focal loss of a positive minus that of a negative, on sigmoid scores. -> [..., Q, N]
 
     Source: mmdet/models/task_modules/assigners/match_cost.py.
     """

@@ -1,4 +1,4 @@
-"""The Hungarian assigner: one query per object, at the least total cost."""
+"""The Hungarian assigner: one query per object, with minimum total cost."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ Config = Mapping[str, Any]
 class HungarianAssigner:
     """Adds up its costs and solves the assignment with scipy.
 
-    Takes the 3.x spelling (`match_costs`, a list) and that of 2.x (`cls_cost`, `reg_cost`,
-    `iou_cost`).
+    Accepts the arguments of MMDetection 3.x (`match_costs`, a list) and 2.x (`cls_cost`,
+    `reg_cost`, `iou_cost`).
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class HungarianAssigner:
     def assign(self, matches: Sequence[MatchInputs]) -> list[Tensor]:
         """Per image the object of every query [..., Q], int64, -1 for background.
 
-        The costs of all images and layers travel to the CPU in one transfer.
+        The costs of all images and layers are copied to the CPU in one transfer.
         """
         return solve_assignments([self.cost(match) for match in matches])
 
@@ -60,7 +60,7 @@ def solve_assignments(costs: Sequence[Tensor]) -> list[Tensor]:
     flat = torch.cat([cost.reshape(-1) for cost in costs]).float().cpu().numpy()
     if not np.isfinite(flat).all():
         raise FloatingPointError(
-            "the matching cost holds NaN or infinity: the model's logits or boxes have diverged"
+            "the matching cost is NaN or infinite: the model's logits or boxes have diverged"
         )
     solved, start = [], 0
     for cost in costs:

@@ -1,4 +1,4 @@
-"""Necks: from a backbone's feature maps to those that the head reads."""
+"""Necks: feature maps of a backbone -> feature maps for a head."""
 
 from cupola.models.necks.channel_mapper import ChannelMapper
 from cupola.models.necks.fpn import FPN

@@ -1,4 +1,4 @@
-"""ChannelMapper: every feature map to the same number of channels."""
+"""ChannelMapper: converts all feature maps to the same number of channels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from cupola.registry import MODELS
 
 @MODELS.register_module()
 class ChannelMapper(nn.Module):
-    """One convolution per map; `num_outs` beyond their number adds stride-2 levels on the last.
+    """One convolution per map; a larger `num_outs` adds stride-2 levels after the last.
 
     (maps [B, in_channels[i], H_i, W_i]) -> tuple of [B, out_channels, H_i, W_i]
     (source: mmdet/models/necks/channel_mapper.py; state keys convs.i.conv, extra_convs.i.conv).

@@ -1,4 +1,4 @@
-"""FPN: a pyramid whose levels all have the same number of channels."""
+"""FPN: a feature pyramid with the same number of channels on all levels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
