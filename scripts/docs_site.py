@@ -122,15 +122,21 @@ def _names(node: ast.stmt) -> set[str]:
 
 def _add_reference(files: Files, config: MkDocsConfig) -> list[Any]:
     """A page for each package with what its modules define; returns their navigation."""
-    names = ast.literal_eval(_all_of(ROOT / "src/cupola/__init__.py"))
-    public = [f"::: cupola.{name}" for name in names if name != "__version__"]
+    import cupola
+
+    public = []
+    for name in (name for name in cupola.__all__ if name != "__version__"):
+        found = getattr(cupola, name)
+        options = f"options: {{ heading: cupola.{name}, toc_label: {name} }}"
+        public.append(f"::: {found.__module__}.{found.__qualname__}\n    {options}")
     intro = "Names that can be imported from `cupola` directly."
     _add_generated(files, config, "index", ["# cupola", intro, *public])
     nav: list[Any] = ["reference/index.md"]
     for package in sorted(p.parent for p in (ROOT / "src/cupola").glob("*/**/__init__.py")):
         name = ".".join(package.relative_to(ROOT / "src").parts)
         modules = [f"::: {name}.{p.stem}" for p in sorted(package.glob("[a-z]*.py"))]
-        about = f"::: {name}\n    options: {{ members: false, show_root_heading: false }}"
+        about = f"::: {name}\n    options: {{ members: false, show_root_heading: false, "
+        about += "show_root_toc_entry: false }"
         short = name.removeprefix("cupola.")
         _add_generated(files, config, short, [f"# {name}", about, *modules])
         nav.append({short: f"reference/{short}.md"})
@@ -140,9 +146,3 @@ def _add_reference(files: Files, config: MkDocsConfig) -> list[Any]:
 def _add_generated(files: Files, config: MkDocsConfig, name: str, blocks: list[str]) -> None:
     page = f"reference/{name}.md"
     files.append(File.generated(config, page, content="\n\n".join(blocks) + "\n"))
-
-
-def _all_of(path: Path) -> ast.expr:
-    """The list assigned to `__all__`."""
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    return next(n.value for n in body if isinstance(n, ast.Assign) and "__all__" in _names(n))
