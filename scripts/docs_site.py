@@ -127,7 +127,9 @@ def _add_reference(files: Files, config: MkDocsConfig) -> list[Any]:
     public = []
     for name in (name for name in cupola.__all__ if name != "__version__"):
         found = getattr(cupola, name)
-        options = f"options: {{ heading: cupola.{name}, toc_label: {name} }}"
+        options = (
+            f"options: {{ heading: cupola.{name}, toc_label: {name}, skip_local_inventory: true }}"
+        )
         public.append(f"::: {found.__module__}.{found.__qualname__}\n    {options}")
     intro = "Names that can be imported from `cupola` directly."
     _add_generated(files, config, "index", ["# cupola", intro, *public])
