@@ -95,11 +95,12 @@ def test_write_with_the_finger(page: Any) -> None:
 def test_a_file_that_is_no_image(page: Any) -> None:
     page.evaluate(DROP, [base64.b64encode(b"no image").decode(), "x.png"])
     page.wait_for_selector("#error:not([hidden])")
-    assert "no image" in page.inner_text("#error")
+    assert "cannot read this file as an image" in page.inner_text("#error")
 
 
 def test_text_streams_into_the_page(page: Any) -> None:
     page.select_option("#model", "speaker")
+    page.wait_for_url("**/pages/language.html?model=speaker")
     page.click("#continue")
     sync_api.expect(page.locator("#text")).to_contain_text("w4 ", timeout=15_000)
 

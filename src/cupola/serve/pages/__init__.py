@@ -1,12 +1,21 @@
-"""The web pages: static files of this folder."""
+"""The web pages: one for each task that has one, and the status page.
 
-from functools import cache
-from importlib.resources import files
+A page is a folder with `page.html`, whose first line goes into the head of shell.html and whose
+rest is its content, `page.js`, perhaps `page.css`, and other files. It is at /pages/NAME.html and
+its files are at /pages/NAME/. A task of a plug-in names a folder of its own.
+"""
 
-from cupola.serve.http.messages import HTTPError, Request, Response
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from cupola.serve.http.messages import HTTPError, Request, Response, json_response
 from cupola.serve.http.routing import Route
 from cupola.serve.worker.context import WorkerContext
 
+FOLDER = Path(__file__).parent
+OTHER = "other"  # the page of models whose task has none
 _TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
@@ -15,36 +24,106 @@ _TYPES = {
     "jpg": "image/jpeg",
     "png": "image/png",
 }
-_SECURITY = [
+_HEADERS = [
     ("Content-Security-Policy", "default-src 'self'; img-src 'self' blob: data:; "
      "style-src 'self' 'unsafe-inline'"),
     ("X-Content-Type-Options", "nosniff"),
+    ("Cache-Control", "no-cache"),
 ]  # fmt: skip
 
 
+def start_page(context: WorkerContext, request: Request) -> Response:
+    """The page of the model whose task has the lowest rank."""
+    models = _models(context)
+    return _page(context, models[0]["page"] if models else OTHER, "pages/")
+
+
+def status_page(context: WorkerContext, request: Request) -> Response:
+    """Processes, generations and signals."""
+    return _page(context, "status", "pages/")
+
+
+def models(context: WorkerContext, request: Request) -> Response:
+    """The models with their pages, for the list in the header."""
+    return json_response(_models(context))
+
+
+def file(context: WorkerContext, request: Request, name: str) -> Response:
+    """A page, or a file that all pages share."""
+    if name.endswith(".html"):
+        return _page(context, name.removesuffix(".html"), "")
+    return _response(context, FOLDER, name)
+
+
+def page_file(context: WorkerContext, request: Request, page: str, name: str) -> Response:
+    """A file of one page."""
+    return _response(context, _folder(context, page), name)
+
+
+def _models(context: WorkerContext) -> list[dict[str, Any]]:
+    """Name, task and page of each model, in the order of their pages' ranks."""
+    found = []
+    for name in context.directory.models:
+        about = context.directory.find(name).description
+        if "page" in about:
+            page = about["page"]
+            entry = {"name": name, "task": about["task"], "page": page["name"] or OTHER}
+            found.append((page["rank"], name, entry))
+    return [entry for *_, entry in sorted(found, key=lambda each: each[:2])]
+
+
+def _plugin_folders(context: WorkerContext) -> Iterator[tuple[str, Path]]:
+    for versions in context.directory.models.values():
+        for model in versions.values():
+            page = model.description.get("page", {})
+            if page.get("folder"):
+                yield page["name"], Path(page["folder"])
+
+
+def _folder(context: WorkerContext, page: str) -> Path:
+    found = dict(_plugin_folders(context)).get(page, FOLDER / page)
+    if page.startswith(".") or not (found / "page.html").is_file():
+        raise HTTPError(404, f"no such page: {page}")
+    return found
+
+
+def _page(context: WorkerContext, name: str, prefix: str) -> Response:
+    """The page in its shell; `prefix` leads to /pages/ from where the page is."""
+    if not context.settings.pages:
+        raise HTTPError(404, "the pages are off")
+    body = _assemble(_folder(context, name), f"{prefix}{name}/")
+    return Response(200, body, [*_HEADERS], _TYPES["html"])
+
+
 @cache
-def _read(name: str) -> bytes | None:
-    file = files(__name__) / name
-    known = name.rpartition(".")[2] in _TYPES and "/" not in name and not name.startswith(".")
-    return file.read_bytes() if known and file.is_file() else None
+def _assemble(folder: Path, base: str) -> bytes:
+    head, _, main = (folder / "page.html").read_text(encoding="utf-8").partition("\n")
+    if (folder / "page.css").is_file():
+        head += '\n<link rel="stylesheet" href="page.css">'
+    shell = (FOLDER / "shell.html").read_text(encoding="utf-8")
+    for slot, text in (("base", base), ("head", head), ("main", main.strip())):
+        shell = shell.replace(f"{{{{{slot}}}}}", text)
+    return shell.encode()
 
 
-def asset(context: WorkerContext, request: Request, name: str) -> Response:
-    """A file of this folder."""
-    body = _read(name) if context.settings.pages else None
+def _response(context: WorkerContext, folder: Path, name: str) -> Response:
+    body = _read(folder, name) if context.settings.pages else None
     if body is None:
         raise HTTPError(404, f"no such page: {name}")
     kind = _TYPES[name.rpartition(".")[2]]
-    return Response(200, body, [*_SECURITY, ("Cache-Control", "no-cache")], kind)
+    return Response(200, body, [*_HEADERS], kind)
 
 
-def page(context: WorkerContext, request: Request) -> Response:
-    """The page at / (try a model) and the one at /status."""
-    return asset(context, request, "status.html" if request.path == "/status" else "index.html")
+@lru_cache(256)  # names come from requests
+def _read(folder: Path, name: str) -> bytes | None:
+    known = name.rpartition(".")[2] in _TYPES and "/" not in name and not name.startswith(".")
+    return (folder / name).read_bytes() if known and (folder / name).is_file() else None
 
 
 ROUTES = [
-    Route("GET", "/", page),
-    Route("GET", "/status", page),
-    Route("GET", "/pages/{name}", asset),
+    Route("GET", "/", start_page),
+    Route("GET", "/status", status_page),
+    Route("GET", "/pages/models.json", models),
+    Route("GET", "/pages/{name}", file),
+    Route("GET", "/pages/{page}/{name}", page_file),
 ]

@@ -10,9 +10,11 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cupola.errors import CupolaError
+from cupola.runtime import tasks
 from cupola.runtime.predictor import Predictor, Resumable
 from cupola.serve.ipc.channel import FATAL
 from cupola.serve.runners.loading import in_background, load_predictor
@@ -115,10 +117,18 @@ def _load_verified(slot: RunnerSlot, ranks: RankSockets | None, group: Any) -> A
     return predictor
 
 
+def describe_page(task: tasks.Task) -> dict[str, object]:
+    """The server's page for a task: its name in addresses, its folder if it is a plug-in's."""
+    own = isinstance(task.page, Path)
+    name = task.name if own else task.page
+    return {"name": name, "folder": str(task.page) if own else None, "rank": task.page_rank}
+
+
 def describe(predictor: Predictor, runner: Runner) -> dict[str, object]:
     """The description of the model for workers and clients."""
     return {
         "task": predictor.task,
+        "page": describe_page(tasks.find(predictor.task)),
         "inputs": [asdict(spec) for spec in predictor.inputs],
         "outputs": [asdict(spec) for spec in predictor.outputs],
         "deterministic": predictor.deterministic,

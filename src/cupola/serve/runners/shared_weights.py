@@ -45,7 +45,7 @@ def _fold(predictor: Predictor) -> bool:
     """Folds the batch norms of the model; False if it has none."""
     from cupola.runtime.optimize.folding import foldable, prepare
 
-    if not foldable(predictor.model):
+    if predictor.model is None or not foldable(predictor.model):
         return False
     predictor.model = prepare(predictor.model)
     return True

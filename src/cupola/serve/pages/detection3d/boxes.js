@@ -2,10 +2,11 @@
 // lidar's frame, x to the right, y ahead, z up, yaw counter-clockwise from x. A matrix is a
 // camera's lidar2img, 16 numbers row by row: meters -> pixels times depth.
 
-export const HUES = ["#2f7bf0", "#e0662a", "#e0317f", "#d9a400", "#1f9d5c", "#9b51d6", "#0497a7", "#8a9a16", "#d93a2f", "#5a6acf"];
+import { HUES } from "../common.js";
+
 const EDGES = [[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]];
 const FRONT = [0, 3, 7, 4];
-const NEAR = 0.3; // meters: what is nearer to a camera is cut off
+const NEAR = 0.3; // meters: edges are cut where they come nearer to a camera
 const REACH = 36; // meters that the view from above shows ahead and behind
 const INK = "#5d6674";
 
@@ -31,7 +32,7 @@ function cut(a, b) {
   return [at(a, b), at(b, a)].map(([u, v, depth]) => [u / depth, v / depth]);
 }
 
-function ready(canvas) {
+function prepare(canvas) {
   // As many pixels as the screen shows; drawing is in CSS pixels.
   const ratio = devicePixelRatio || 1;
   const width = canvas.clientWidth, height = canvas.clientHeight;
@@ -51,7 +52,7 @@ const path = (pen, points) => {
 const farFirst = (boxes) => [...boxes].sort((a, b) => Math.hypot(b.box[0], b.box[1]) - Math.hypot(a.box[0], a.box[1]));
 
 export function drawView(canvas, sample, camera, boxes, hot) {
-  const [pen, width, height] = ready(canvas);
+  const [pen, width, height] = prepare(canvas);
   const image = sample.images[camera], zoom = width / image.width;
   pen.imageSmoothingQuality = "high";
   pen.drawImage(image, 0, 0, width, height);
@@ -84,7 +85,7 @@ function drawBox(pen, one, matrix, zoom, hot, faded) {
 }
 
 function label(pen, one, color, x, y, wanted) {
-  if (!wanted) return; // small boxes would vanish behind their names
+  if (!wanted) return; // the name would hide a small box
   pen.font = "600 10.5px system-ui, sans-serif";
   const text = one.name.replaceAll("_", " "), width = pen.measureText(text).width + 8;
   pen.fillStyle = color;
@@ -101,7 +102,7 @@ function place(width, height) {
 }
 
 export function drawAbove(canvas, sample, boxes, hot) {
-  const [pen, width, height] = ready(canvas);
+  const [pen, width, height] = prepare(canvas);
   const { scale, to } = place(width, height);
   drawSight(pen, sample, to, scale);
   drawRings(pen, to, scale);
@@ -171,9 +172,12 @@ function drawAboveBox(pen, one, to, hot, faded) {
 
 export function nearestAbove(boxes, canvas, event) {
   const { to } = place(canvas.clientWidth, canvas.clientHeight);
-  const away = (one) => { const [x, y] = to(one.box[0], one.box[1]); return Math.hypot(x - event.offsetX, y - event.offsetY); };
-  const best = boxes.reduce((least, one) => (!least || away(one) < away(least) ? one : least), null);
-  return best && away(best) < 24 ? best : null;
+  const distance = (one) => {
+    const [x, y] = to(one.box[0], one.box[1]);
+    return Math.hypot(x - event.offsetX, y - event.offsetY);
+  };
+  const best = boxes.reduce((least, one) => (!least || distance(one) < distance(least) ? one : least), null);
+  return best && distance(best) < 24 ? best : null;
 }
 
 export function nearestInView(boxes, sample, camera, canvas, event) {

@@ -1,0 +1,200 @@
+// 3-D detection: images of calibrated cameras go to the server; boxes come back and are drawn into
+// every image and into the street seen from above.
+import {
+  $, LOWEST, checked, chooseModel, element, modelURL, onDrop, resultRow, showError, summarize,
+} from "../common.js";
+import { corners, drawAbove, drawView, nearestAbove, nearestInView } from "./boxes.js";
+
+const ORDER = [2, 0, 1, 4, 3, 5]; // of the usual six cameras on the page: front row, back row
+const NAMES = ["Front", "Front right", "Front left", "Back", "Back left", "Back right"];
+
+// sample: {images, matrices [N][16], names}; found: [{score, label, name, box [9], corners}]
+const state = { model: null, sample: null, example: 0, found: [], hot: null, request: 0, milliseconds: 0 };
+const inferURL = () => modelURL(state.model.name, "infer");
+
+// ---- requests: the Open Inference Protocol with binary tensors
+
+async function infer(request, tail = []) {
+  const text = new TextEncoder().encode(JSON.stringify(request));
+  const response = await checked(await fetch(inferURL(), {
+    method: "POST",
+    headers: { "Inference-Header-Content-Length": text.length },
+    body: new Blob([text, ...tail]),
+  }));
+  const body = await response.arrayBuffer();
+  const size = Number(response.headers.get("Inference-Header-Content-Length") ?? body.byteLength);
+  let start = size;
+  const { outputs } = JSON.parse(new TextDecoder().decode(body.slice(0, size)));
+  return Object.fromEntries(outputs.map(({ name, shape, data, parameters }) => {
+    if (data) return [name, { shape, data }];
+    const end = start + parameters.binary_data_size;
+    const bytes = new Uint8ClampedArray(body.slice(start, end));
+    start = end;
+    return [name, { shape, data: bytes }];
+  }));
+}
+
+async function inferExample(number) {
+  const names = ["boxes", "scores", "labels", "names", "lidar2img", "examples"];
+  const answer = await infer({
+    inputs: [],
+    parameters: { example: number, return_images: true, threshold: LOWEST },
+    outputs: [...names.map((name) => ({ name })), { name: "pixels", parameters: { binary_data: true } }],
+  });
+  const images = await bitmaps(answer.pixels);
+  const flat = answer.lidar2img.data;
+  const matrices = images.map((_, n) => flat.slice(16 * n, 16 * n + 16));
+  state.example = number;
+  listExamples(answer.examples.data[0]);
+  return [{ images, matrices, names: NAMES }, answer];
+}
+
+function bitmaps({ shape: [count, height, width], data }) {
+  // Pixels [N, H, W, 3] as images.
+  const size = height * width;
+  return Promise.all(Array.from({ length: count }, (_, n) => {
+    const image = new ImageData(width, height);
+    for (let i = 0; i < size; i++) {
+      const at = 3 * (n * size + i);
+      image.data.set([data[at], data[at + 1], data[at + 2], 255], 4 * i);
+    }
+    return createImageBitmap(image);
+  }));
+}
+
+async function inferFiles(files) {
+  const [sample, chosen] = await readSample([...files]);
+  const tail = [];
+  for (const file of chosen) {
+    const length = new DataView(new ArrayBuffer(4));
+    length.setUint32(0, file.size, true); // each element of BYTES follows its length
+    tail.push(length.buffer, file);
+  }
+  const size = chosen.reduce((sum, file) => sum + 4 + file.size, 0);
+  const N = chosen.length;
+  const answer = await infer({
+    inputs: [
+      { name: "lidar2img", datatype: "FP32", shape: [N, 4, 4], data: sample.matrices.flat() },
+      { name: "images", datatype: "BYTES", shape: [N], parameters: { binary_data_size: size } },
+    ],
+    parameters: { threshold: LOWEST },
+  }, tail);
+  state.example = null;
+  return [sample, answer];
+}
+
+async function readSample(files) {
+  const described = files.find((file) => file.name.endsWith(".json"));
+  if (!described) throw new Error("choose sample.json and the images that it names");
+  const { cameras } = JSON.parse(await described.text());
+  const chosen = cameras.map((camera) => {
+    const file = files.find((each) => each.name === camera.file);
+    if (!file) throw new Error(`${described.name} names ${camera.file}, which was not chosen`);
+    return file;
+  });
+  const images = await Promise.all(chosen.map((file) => createImageBitmap(file)));
+  const matrices = cameras.map((camera) => camera.lidar2img.flat());
+  return [{ images, matrices, names: cameras.map((camera) => camera.name) }, chosen];
+}
+
+async function show(coming) {
+  const number = ++state.request;
+  const started = performance.now();
+  try {
+    const [sample, answer] = await coming;
+    if (number !== state.request) return; // a newer request has been sent
+    state.milliseconds = performance.now() - started;
+    state.sample = sample;
+    state.found = answer.scores.data.map((score, i) => {
+      const box = answer.boxes.data.slice(9 * i, 9 * i + 9);
+      return { score, label: answer.labels.data[i], name: answer.names.data[i], box, corners: corners(box) };
+    });
+    showError("");
+    layOut();
+  } catch (error) {
+    showError(error.message);
+  }
+  showCommand();
+}
+
+// ---- the page
+
+function layOut() {
+  const { images, names } = state.sample;
+  const order = images.length === 6 ? ORDER : images.map((_, n) => n);
+  $("views").replaceChildren(...order.map((n) => {
+    const figure = element("figure"), canvas = element("canvas");
+    canvas.dataset.camera = n;
+    canvas.style.aspectRatio = `${images[n].width} / ${images[n].height}`;
+    canvas.onpointermove = (event) => highlight(nearestInView(visible(), state.sample, n, canvas, event));
+    canvas.onpointerleave = () => highlight(null);
+    figure.append(canvas, element("figcaption", "", names[n] ?? `Camera ${n + 1}`));
+    return figure;
+  }));
+  for (const button of $("examples").children) {
+    button.setAttribute("aria-pressed", Number(button.value) === state.example);
+  }
+  list();
+}
+
+const visible = () => state.found.filter((one) => one.score >= Number($("threshold").value));
+
+function list() {
+  const boxes = visible();
+  summarize(boxes.length, state.milliseconds);
+  $("results").replaceChildren(...boxes.map((one) => {
+    const [x, y] = one.box;
+    const where = `${Math.hypot(x, y).toFixed(1)} m ${y >= 0 ? "ahead" : "behind"}, ${x >= 0 ? "right" : "left"}`;
+    return resultRow(one, element("span", "where", where), (over) => highlight(over ? one : null));
+  }));
+  document.body.dataset.found = boxes.map((one) => one.name).join(" ");
+  draw();
+}
+
+function highlight(one) {
+  if (one === state.hot) return;
+  state.hot = one;
+  visible().forEach((each, i) => $("results").children[i].classList.toggle("hot", each === one));
+  draw();
+}
+
+function draw() {
+  if (!state.sample) return;
+  const boxes = visible();
+  for (const canvas of $("views").querySelectorAll("canvas")) {
+    drawView(canvas, state.sample, Number(canvas.dataset.camera), boxes, state.hot);
+  }
+  drawAbove($("above"), state.sample, boxes, state.hot);
+}
+
+function listExamples(count) {
+  if ($("examples").children.length === count) return;
+  $("examples").replaceChildren(...Array.from({ length: count }, (_, n) => {
+    const button = element("button", "", n + 1);
+    button.setAttribute("aria-label", `Example ${n + 1}`);
+    button.value = n;
+    button.onclick = () => show(inferExample(n));
+    return button;
+  }));
+}
+
+function showCommand() {
+  $("curl").textContent = state.example === null
+    ? `curl '${inferURL()}' \\\n  -F images=@CAM_FRONT.png -F images=@... \\\n  -F lidar2img=@lidar2img.npy`
+    : `curl '${inferURL()}' \\\n  -d '${JSON.stringify({ inputs: [], parameters: { example: state.example } })}'`;
+}
+
+$("threshold").oninput = list;
+$("choose").onclick = () => $("files").click();
+$("files").onchange = (event) => show(inferFiles(event.target.files));
+$("above").onpointermove = (event) => highlight(nearestAbove(visible(), $("above"), event));
+$("above").onpointerleave = () => highlight(null);
+addEventListener("resize", draw);
+onDrop(document.body, (files) => show(inferFiles(files)));
+
+async function start() {
+  state.model = await chooseModel();
+  await show(inferExample(0));
+}
+
+start().catch((error) => showError(error.message));
