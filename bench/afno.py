@@ -1,10 +1,10 @@
-"""AFNO against nvidia-physicsnemo's, with the same weights in one run; below 1 ours is better.
+"""AFNO against nvidia-physicsnemo's, same weights, one run; a ratio below 1 means ours is better.
 
 pip install --no-deps --target FOLDER nvidia-physicsnemo==2.2.2 jaxtyping wadler-lindig
 python bench/afno.py --peer FOLDER [--depth 2] [--rounds 5] [--threads 1] [--device cpu]
 
-FourCastNet's sizes: 720 x 1440, patch 8, width 768, 8 blocks. Time is the median over rounds in
-which the two take turns; memory is the peak above what stood before the call.
+FourCastNet's sizes: 720 x 1440, patch 8, width 768, 8 blocks. Time is the median over rounds
+in which the two alternate; memory is the peak above the level before the call.
 """
 
 import argparse
@@ -31,7 +31,7 @@ Job = Callable[[], Any]
 
 
 def peer_model(depth: int) -> Any:
-    """physicsnemo's AFNO, its filters' matrices large enough to matter."""
+    """physicsnemo's AFNO with filter weights large enough to affect the output."""
     from physicsnemo.models.afno import AFNO
 
     model = AFNO(
@@ -66,13 +66,13 @@ def seconds(job: Job, device: torch.device) -> float:
 
 
 def memory(job: Job, device: torch.device) -> float:
-    """The peak of one call above what stood before it, in MB."""
+    """The peak of one call above the level before it, in MB."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         job()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # or freed memory would be used again unseen
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # otherwise freed memory is reused unnoticed
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = status("VmRSS")
     job()
@@ -86,7 +86,7 @@ def status(name: str) -> float:
 
 
 def compare(name: str, theirs: Job, ours: Job, rounds: int, device: torch.device) -> None:
-    """Prints one row: both medians, their ratio, and that of the peaks."""
+    """Prints one row: both medians, their ratio, and the ratio of the peaks."""
     peaks = memory(theirs, device), memory(ours, device)  # also the warm-up
     times = [(seconds(theirs, device), seconds(ours, device)) for _ in range(rounds)]
     their, our = (statistics.median(side) for side in zip(*times, strict=True))
@@ -103,7 +103,7 @@ def difference(theirs: Tensor, ours: Tensor) -> float:
 
 
 def training_step(model: Any, x: Tensor) -> Job:
-    """Forward, backward, and the gradients thrown away."""
+    """Forward and backward; the gradients are discarded."""
 
     def job() -> None:
         model(x).square().mean().backward()

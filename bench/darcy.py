@@ -1,10 +1,10 @@
-"""Darcy flow on neuraloperator's data: our AFNO, our FNO and neuraloperator's own FNO.
+"""Darcy flow on neuraloperator's data: Cupola's AFNO and FNO, and neuraloperator's FNO.
 
 pip install --no-deps --target FOLDER neuraloperator==0.3.0 tensorly tensorly-torch opt-einsum
 python bench/darcy.py --peer FOLDER [--epochs 25] [--seeds 3] [--threads 1] [--only NAME]
 
-That version's wheel holds the data: 1000 samples of 16 x 16 to train, 50 of 16 x 16 and 50 of
-32 x 32 to test. One budget for all: the same epochs, batches, optimizer, schedule and loss.
+The wheel of that version contains the data: 1000 samples of 16 x 16 to train, 50 of 16 x 16 and 50
+of 32 x 32 to test. All models have the same epochs, batches, optimizer, schedule and loss.
 """
 
 import argparse
@@ -55,10 +55,10 @@ def our_fno() -> Any:
     return FNO(modes=8, width=32, depth=4)
 
 
-class WithPlaces(torch.nn.Module):
-    """A model of [N, 3, H, W]: the field and the coordinates of its points, 0 to 1.
+class WithCoordinates(torch.nn.Module):
+    """Appends coordinates, 0 to 1, to the field: a model of [N, 3, H, W].
 
-    The peer's own data loader appends them; without, it cannot know where the walls are.
+    The peer's data loader does it too; without coordinates the model cannot know the boundaries.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -69,15 +69,15 @@ class WithPlaces(torch.nn.Module):
         height, width = x.shape[-2:]
         rows = torch.arange(height).div(height)[:, None].expand(height, width)
         columns = torch.arange(width).div(width)[None, :].expand(height, width)
-        places = torch.stack([rows, columns]).expand(len(x), -1, -1, -1)
-        return self.model(torch.cat([x, places], 1))
+        coordinates = torch.stack([rows, columns]).expand(len(x), -1, -1, -1)
+        return self.model(torch.cat([x, coordinates], 1))
 
 
 def peer_fno() -> Any:
     from neuralop import models
 
     size = {"hidden_channels": 32, "in_channels": 3, "projection_channels": 128}
-    return WithPlaces(models.FNO(n_modes=(16, 16), **size))
+    return WithCoordinates(models.FNO(n_modes=(16, 16), **size))
 
 
 def train(model: Any, data: Pair, epochs: int, scale: Pair) -> None:
@@ -104,7 +104,7 @@ def error(predict: Callable[[Tensor], Tensor], data: Pair, scale: Pair) -> float
 
 
 def on_trained_grid(model: Any) -> Callable[[Tensor], Tensor]:
-    """Predicts on every other point and interpolates: what a finer grid is worth without it."""
+    """Predicts on every other point and interpolates: the baseline for the finer grid."""
 
     def predict(x: Tensor) -> Tensor:
         coarse = model(x[..., ::2, ::2])
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", help="The one model to train, by a part of its name.")
+    parser.add_argument("--only", help="Train only models with this in their name.")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")  # the peer indexes with lists

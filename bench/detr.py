@@ -1,4 +1,4 @@
-"""DETR-R50 at 800 x 1066, batch 1, float32, CPU: ours against transformers, same weights.
+"""DETR-R50 at 800 x 1066, batch 1, float32, CPU: Cupola against transformers, same weights.
 
 Prints the time ratio (below 1 = ours is faster) and the largest difference of the outputs.
     python bench/detr.py [--rounds 5] [--threads 2]
@@ -21,7 +21,7 @@ warnings.filterwarnings("ignore")
 
 
 def peer() -> transformers.DetrForObjectDetection:
-    """transformers' DETR-R50 with random weights and lively batch-norm statistics."""
+    """transformers' DETR-R50 with random weights."""
     torch.manual_seed(0)
     backbone = transformers.ResNetConfig(out_features=["stage4"])
     config = transformers.DetrConfig(
@@ -35,7 +35,7 @@ def peer() -> transformers.DetrForObjectDetection:
 
 
 def ours(reference: transformers.DetrForObjectDetection) -> cupola.nn.Module:
-    """Our DETR with the peer's weights, through the folder that the peer writes."""
+    """Cupola's DETR with the peer's weights, loaded from the folder that the peer writes."""
     name = "src/cupola/configs/detr/detr_r50_facebook.py"
     with tempfile.TemporaryDirectory() as folder:
         reference.save_pretrained(folder)

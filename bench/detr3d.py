@@ -1,11 +1,11 @@
-"""DETR3D on one CPU against the original's computation: time, and peak memory.
+"""DETR3D on a CPU against the original's computation: time and peak memory.
 
     python bench/detr3d.py [--full] [--mmcv mmcv-2.1.0] [--only-peaks] [--rounds 5]
 
 The original's computation is bench/detr3d_original.py with the same weights. --full adds
 6 x 928 x 1600 with ResNet-101 and DCN, the published size. --mmcv names the unpacked source of
-mmcv 2.1.0, whose CPU kernel is then compiled and used by the original, as it was made for; without
-it the original gets our deformable convolution. A ratio below 1 is ours faster.
+mmcv 2.1.0, whose CPU kernel is then compiled and used in the original's computation; without it
+the original uses Cupola's deformable convolution. A ratio below 1 means Cupola is faster.
 """
 
 import argparse
@@ -42,7 +42,7 @@ Size = tuple[int, int]
 
 
 def rig(size: Size) -> torch.Tensor:
-    """The generator's six cameras, [1, 6, 4, 4]."""
+    """The six cameras of driving-scenes, [1, 6, 4, 4]."""
     return torch.stack([torch.from_numpy(c.lidar2img).float() for c in camera_rig(size)])[None]
 
 
@@ -51,7 +51,7 @@ def say(what: str, ours: float, peer: float, name: str) -> None:
 
 
 def cross_attention(size: Size, rounds: int) -> None:
-    """Projecting, sampling and weighing for six decoder layers, as one forward pass does them."""
+    """Projection, sampling and weighting for six decoder layers, as in one forward pass."""
     levels = [
         torch.randn(1, 6, 256, -(-size[0] // stride), -(-size[1] // stride))
         for stride in (8, 16, 32, 64)
@@ -95,7 +95,7 @@ def deformable(rounds: int, mmcv: Convolution | None) -> None:
 
 
 def forwards(size: Size, mmcv: Convolution | None) -> dict[str, Callable[[], object]]:
-    """The whole model in eval mode, three ways; random weights, the same for all."""
+    """The whole model in eval mode in three ways, with the same random weights."""
     torch.manual_seed(0)
     model = cupola.build(Config.load(CONFIG).to_dict()["model"]).eval()
     prepared = prepare(model)
@@ -113,7 +113,7 @@ def forwards(size: Size, mmcv: Convolution | None) -> dict[str, Callable[[], obj
 
 
 def _measure(size: Size, threads: int, mmcv: Path | None, which: str, report: Any) -> None:
-    """One pass in a process of its own, for its peak memory."""
+    """One pass in a separate process, for its peak memory."""
     torch.set_num_threads(threads)
     with torch.inference_mode():
         call = forwards(size, mmcv_convolution(mmcv) if mmcv else None)[which]

@@ -1,4 +1,4 @@
-"""DETR3D as the original computes it, with our modules' weights, for bench/detr3d.py.
+"""DETR3D as the original computes it, with the weights of Cupola's modules, for bench/detr3d.py.
 
 Written from the published description: every (camera, query) pair is sampled on every level, each
 layer projects and samples again, the regression branches run in the decoder and again in the head,
@@ -42,7 +42,7 @@ def sample_every_pair(
     return torch.nan_to_num(torch.cat(sampled, -1)), mask
 
 
-def look(
+def cross_attention(
     attention: Any, query: Tensor, position: Tensor, levels: list[Tensor], references: Tensor,
     cameras: tuple[Tensor, tuple[int, int]],
 ) -> Tensor:  # fmt: skip
@@ -67,7 +67,7 @@ def original_head(head: Any, levels: list[Tensor], lidar2img: Tensor, size: tupl
     for layer, branch in zip(head.transformer.decoder.layers, head.reg_branches, strict=True):
         itself, cross = layer.attentions
         query = layer.norms[0](itself(query, query, query, query_pos=position))
-        query = look(cross, query, position, levels, references, (lidar2img, size))
+        query = cross_attention(cross, query, position, levels, references, (lidar2img, size))
         query = layer.norms[2](layer.ffns[0](layer.norms[1](query)))
         states.append(query.transpose(0, 1))
         before.append(references)
@@ -122,7 +122,7 @@ def mmcv_convolution(folder: Path) -> Convolution:
 
 @contextmanager
 def convolution(which: Convolution | None) -> Iterator[None]:
-    """Within the block, deformable convolutions are computed by `which`; None leaves ours."""
+    """Within the block, `which` computes deformable convolutions; None means Cupola's."""
     ours = deform_conv.deform_conv2d
     deform_conv.deform_conv2d = which or ours
     try:

@@ -1,12 +1,11 @@
-"""What detr3d-scenes is worth: its nuScenes scores beside two baselines, on the same streets.
+"""nuScenes scores of detr3d-scenes and of two baselines on the same scenes.
 
     python bench/driving_baselines.py [--streets 100] [--known 400]
 
-"mean layout" has learned where things stand, from training streets, and answers the same for every
-street: for each class the cells of a grid in which most were seen, most frequent first. "size
-prior" is told everything that one image shows, perfectly: the class and outline of what is
-visible in the camera that sees most of it. It takes the distance from the outline's height and the
-class's mean height, and the heading from the road's. Neither is trained further.
+"mean layout" predicts the same for every scene: for each class the grid cells with the most agents
+in the training scenes, most frequent first. "size prior" knows the true class and outline of every
+agent in the image where most of it is visible. It derives the distance from the height of the
+outline and the mean height of the class, and the heading from the direction of the road.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from cupola.structures import Detections3D
 NAME = "detr3d-scenes"
 SIZE = (96, 160)
 CELL = 2.0  # meters: the side of the mean layout's cells
-MOST = 60  # boxes of each class, as many as the model's coder gives
+MOST = 60  # boxes of each class
 AHEAD = math.pi / 2  # the road runs along y
 
 Row = tuple[list[float], float, int]  # box, score, label
@@ -45,7 +44,7 @@ def detections(rows: Sequence[Row]) -> Detections3D:
 
 
 def mean_layout(streets: int) -> Detections3D:
-    """Per class the most frequented cells of `streets` training streets, with their mean box."""
+    """Per class the cells with most agents in `streets` training scenes, with their mean box."""
     cells: dict[tuple[int, int, int], list[Any]] = {}
     for index in range(streets):
         scene, _ = scene_at(0, "train", index, SIZE)
@@ -65,7 +64,7 @@ def mean_layout(streets: int) -> Detections3D:
 
 
 def size_prior(scene: Scene, rig: Sequence[Camera], views: Sequence[View]) -> Detections3D:
-    """A box for every agent that some image shows, as far away as its height there says."""
+    """A box for every visible agent, at the distance given by its height in the image."""
     covered = np.stack([view.visible(len(scene.agents)) for view in views])  # [cameras, agents]
     rows: list[Row] = []
     for index, agent in enumerate(scene.agents):
@@ -81,18 +80,18 @@ def size_prior(scene: Scene, rig: Sequence[Camera], views: Sequence[View]) -> De
 
 
 def _place(camera: Camera, pixels: Any, height: float, length: float) -> tuple[float, float]:
-    """Where an outline's middle column lies, at the distance at which `height` looks as tall."""
+    """The position of an outline, at the distance where `height` has its size in pixels."""
     top, bottom = pixels[:, 0].min(), pixels[:, 0].max() + 1
     column = (pixels[:, 1].min() + pixels[:, 1].max() + 1) / 2
     depth = camera.intrinsic[1, 1] * height / (bottom - top)
     ray = np.array([column, (top + bottom) / 2, 1.0]) @ np.linalg.inv(camera.intrinsic).T
-    near = camera.position + camera.rotation @ ray * depth  # its side that is nearest
+    near = camera.position + camera.rotation @ ray * depth  # its nearest side
     middle = near + camera.rotation[:, 2] * length / 4  # between an end-on and a side-on view
     return float(middle[0]), float(middle[1])
 
 
 def streets(count: int) -> Iterator[tuple[SceneImages, Scene, list[Camera], list[View]]]:
-    """The test streets of the bundle's card."""
+    """The test scenes of the bundle's card."""
     data = DrivingScenes(split="val", seed=1, size=SIZE)
     for index in range(count):
         scene, rig = scene_at(1, "val", index, SIZE)
@@ -115,7 +114,7 @@ def main() -> None:
         truth = {"boxes": torch.from_numpy(drawn.boxes), "labels": torch.from_numpy(drawn.labels)}
         for name, way in ways.items():
             metrics[name].update({"targets": [truth]}, [way(drawn, *rest)])
-    print(f"{arguments.streets} streets that nobody trained on")
+    print(f"{arguments.streets} scenes that were not used for training")
     for name, metric in metrics.items():
         scores = metric.compute()
         print(f"{name:14}" + "".join(f"  {key} {value:.3f}" for key, value in scores.items()))

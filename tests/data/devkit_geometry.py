@@ -1,4 +1,4 @@
-"""Writes nuscenes_devkit_geometry.json; runs in nuscenes-devkit's own environment.
+"""Writes nuscenes_devkit_geometry.json; runs in nuscenes-devkit's environment.
 
 python -c "from pathlib import Path; from cupola.data.driving.tables import write_scenes;
            write_scenes(Path('scenes'), count=2, frames=3, size=(60, 100))"

@@ -59,7 +59,7 @@ def test_labels_follow_the_ids_and_boxes_are_clipped(folder: Path) -> None:
     assert float(sample["image"][0, 0, 0]) == pytest.approx(red)
 
 
-def test_crowds_count_in_tests_only(folder: Path) -> None:
+def test_crowds_are_kept_only_in_test_mode(folder: Path) -> None:
     assert CocoDataset(str(folder), test_mode=True)[0]["crowd"].tolist() == [False, False, True]
     assert CocoDataset(str(folder))[0]["crowd"].tolist() == [False, False]
 
@@ -82,7 +82,7 @@ def test_a_batch_is_padded_and_masked(folder: Path) -> None:
     assert torch.equal(batch["pixels"][0][:, 30:], torch.zeros(3, 20, 40))
 
 
-def test_random_samples_repeat_by_epoch(folder: Path) -> None:
+def test_random_samples_depend_on_the_epoch(folder: Path) -> None:
     pipeline = [{"type": "RandomCrop", "crop_size": (9, 9), "allow_negative_crop": True}]
     data, again = (CocoDataset(str(folder), pipeline=pipeline) for _ in range(2))
     assert data[0]["boxes"].tolist() == again[0]["boxes"].tolist()
@@ -118,7 +118,7 @@ def test_flip_mirrors_image_and_boxes() -> None:
     )
 
 
-def test_resize_scales_boxes_and_says_by_how_much() -> None:
+def test_resize_scales_boxes_and_records_the_factor() -> None:
     done = apply(0, {"type": "Resize", "scale": (80, 90)})
     assert done["image"].size == (80, 90)
     assert done["boxes"][1].tolist() == [60, 15, 80, 90]
@@ -126,7 +126,7 @@ def test_resize_scales_boxes_and_says_by_how_much() -> None:
 
 
 @given(seed=st.integers(0, 10_000), width=st.integers(41, 90), height=st.integers(31, 90))
-def test_crops_keep_what_lies_inside(seed: int, width: int, height: int) -> None:
+def test_crops_keep_the_boxes_inside(seed: int, width: int, height: int) -> None:
     crop = {
         "type": "RandomCrop",
         "crop_type": "absolute_range",
@@ -141,7 +141,7 @@ def test_crops_keep_what_lies_inside(seed: int, width: int, height: int) -> None
     assert (boxes[:, 2:] > boxes[:, :2]).all()
 
 
-def test_a_crop_without_objects_is_refused() -> None:
+def test_a_crop_without_objects_is_not_applied() -> None:
     tight = {"type": "RandomCrop", "crop_size": (3, 3)}
     for seed in range(20):
         done = apply(seed, tight)
@@ -176,7 +176,7 @@ def test_published_pipelines_build() -> None:
     assert sizes <= set(range(300, 1334))
 
 
-def test_what_is_wrong_with_a_dataset_is_said(folder: Path) -> None:
+def test_errors_of_a_coco_dataset(folder: Path) -> None:
     with pytest.raises(DataError, match="not a readable COCO file"):
         CocoDataset(str(folder), ann_file="images/0.png")
     with pytest.raises(DataError, match=r"none of the classes \['cat'\]"):

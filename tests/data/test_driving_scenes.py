@@ -1,4 +1,4 @@
-"""The street generator: geometry, determinism, mirroring, motion."""
+"""The scene generator: geometry, determinism, mirroring, motion."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_boxes_project_onto_the_pixels_of_their_agents() -> None:
     assert checked >= 4
 
 
-def test_near_things_hide_far_ones() -> None:
+def test_near_objects_occlude_far_ones() -> None:
     rng = np.random.default_rng(0)
     scene = make_scene(rng, SceneStyle(fewest=12, most=12))
     for camera in camera_rig(SIZE):
@@ -116,6 +116,6 @@ def test_kept_samples_are_the_same(scenes: DrivingScenes) -> None:
     assert torch.equal(first, scenes[3]["images"])
 
 
-def test_an_unknown_split_is_named() -> None:
+def test_an_unknown_split_is_an_error() -> None:
     with pytest.raises(DataError, match="unknown split 'test'"):
         DrivingScenes(split="test")[0]

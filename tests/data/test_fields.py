@@ -1,4 +1,4 @@
-"""Fields written and read again: HDF5 as FourCastNet has it, netCDF, zarr, CF forecasts."""
+"""Writing and reading fields: FourCastNet's HDF5, netCDF, zarr, CF forecasts."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def test_levels_become_channels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.read(0, 2), values[2])
 
 
-def test_nan_is_named(tmp_path: Path) -> None:
+def test_nan_is_an_error(tmp_path: Path) -> None:
     values = np.zeros((3, 4, 8), np.float32)
     values[1, 2, 5] = np.nan
     xarray.Dataset({"sst": (("time", "lat", "lon"), values)}).to_netcdf(

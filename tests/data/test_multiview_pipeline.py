@@ -1,4 +1,4 @@
-"""Published multi-camera pipelines: what they ask for, and that samples undergo it."""
+"""Published multi-camera pipelines: their settings, and the effect on samples."""
 
 import colorsys
 from pathlib import Path
@@ -52,7 +52,7 @@ def dataset(root: Path, **settings: object) -> NuScenesDataset:
     return NuScenesDataset(root, version="v1.0-mini", **settings)
 
 
-def test_both_repositories_spellings_are_read() -> None:
+def test_pipelines_of_both_repositories_are_read() -> None:
     first, second = read_pipeline(ORIGINAL), read_pipeline(PROJECT)
     assert first["point_cloud_range"] == second["point_cloud_range"] == RANGE
     assert first["classes"] == ("car", "truck")
@@ -72,12 +72,12 @@ def test_both_repositories_spellings_are_read() -> None:
         ({"type": "PadMultiViewImage", "size": (9, 9)}, "needs size_divisor"),
     ],
 )
-def test_what_is_not_known_is_named(step: dict, message: str) -> None:
+def test_unknown_steps_and_settings_are_errors(step: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_pipeline([step])
 
 
-def test_a_dataset_does_what_its_pipeline_says(root: Path) -> None:
+def test_a_dataset_follows_its_pipeline(root: Path) -> None:
     plain = dataset(root, images={**CAFFE, "pad_size_divisor": 32})
     steps = [step for step in ORIGINAL if "PhotoMetric" not in step["type"]]
     piped = dataset(root, pipeline=steps)
@@ -92,7 +92,7 @@ def test_a_dataset_does_what_its_pipeline_says(root: Path) -> None:
     assert not torch.equal(first, distorted[0]["images"])
 
 
-def test_the_model_s_preprocessor_gives_what_the_dataset_s_settings_give(root: Path) -> None:
+def test_model_preprocessor_and_dataset_settings_give_the_same_pixels(root: Path) -> None:
     raw = dataset(root, pipeline=PROJECT[:1])
     preprocessor = {"type": "Det3DDataPreprocessor", **CAFFE, "pad_size_divisor": 32}
     model = build({**small_config(), "data_preprocessor": preprocessor}).eval()
@@ -111,7 +111,7 @@ def test_the_model_s_preprocessor_gives_what_the_dataset_s_settings_give(root: P
 NOTHING = Distortion(None, False, None, None, None, None)
 
 
-def test_nothing_drawn_changes_nothing() -> None:
+def test_an_empty_distortion_changes_nothing() -> None:
     image = np.random.default_rng(0).uniform(0, 255, (5, 7, 3)).astype(np.float32)
     np.testing.assert_array_equal(distort(image, NOTHING), image)
     still = Distortion(None, False, None, 1.0, 0.0, None)
@@ -128,7 +128,7 @@ def test_saturation_and_hue_are_those_of_the_hsv_cylinder() -> None:
         np.testing.assert_allclose(after / 255, expected, atol=1e-4)
 
 
-def test_contrast_stands_before_or_after_the_colors() -> None:
+def test_contrast_is_applied_before_or_after_the_colors() -> None:
     image = np.full((1, 1, 3), 100.0, np.float32)
     drawn = Distortion(20.0, True, 1.5, None, None, (2, 1, 0))
     np.testing.assert_allclose(distort(image, drawn), 180.0)
@@ -140,7 +140,7 @@ def test_contrast_stands_before_or_after_the_colors() -> None:
     ]
 
 
-def test_cameras_are_distorted_alike_or_each_for_itself() -> None:
+def test_cameras_share_a_distortion_or_have_their_own() -> None:
     image = np.random.default_rng(2).uniform(0, 255, (4, 4, 3)).astype(np.float32)
     six = np.stack([image] * 6)
     shared = PhotometricDistortion(shared=True)(six, np.random.default_rng(5))

@@ -76,7 +76,7 @@ def test_corners_and_projection_equal_the_devkit_s(tables: Tables) -> None:
     assert checked > 30
 
 
-def test_the_dataset_gives_samples(root: Path) -> None:
+def test_samples_of_the_dataset(root: Path) -> None:
     data = DATASETS.build(
         {
             "type": "NuScenesDataset",
@@ -169,7 +169,7 @@ def test_both_info_layouts_equal_the_tables(root: Path, tables: Tables) -> None:
         assert data[0]["raw_images"].shape == (6, 3, 60, 100)
 
 
-def test_old_boxes_are_turned(root: Path, tables: Tables) -> None:
+def test_boxes_of_the_old_convention_are_converted(root: Path, tables: Tables) -> None:
     content, _ = infos(tables)
     for info in content["infos"]:
         boxes = info["gt_boxes"].copy()
@@ -197,7 +197,7 @@ class Bomb:
         return (print, ("this must not be printed",))
 
 
-def test_an_info_file_with_code_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_info_file_with_code_is_rejected(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = root / "bomb.pkl"
     path.write_bytes(pickle.dumps({"infos": [Bomb()]}))
     with pytest.raises(DataError, match=r"contains builtins\.print"):
@@ -205,7 +205,7 @@ def test_an_info_file_with_code_is_refused(root: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == ""
 
 
-def test_errors_name_files(root: Path, tmp_path: Path) -> None:
+def test_errors_contain_the_file(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="folder of nuScenes tables not found"):
         NuScenesDataset(root, version="v9")
     with pytest.raises(DataError, match="cannot be read"):
@@ -224,7 +224,7 @@ def test_errors_name_files(root: Path, tmp_path: Path) -> None:
     file.write_bytes(content)
 
 
-def test_a_damaged_table_is_named(tmp_path: Path) -> None:
+def test_a_damaged_table_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "v1.0-mini").mkdir()
     (tmp_path / "v1.0-mini" / "scene.json").write_text("{")
     with pytest.raises(DataError, match=r"scene\.json: not a nuScenes table"):

@@ -21,7 +21,7 @@ TOKENIZER = train_tokenizer(LINES, 300)
 
 
 @given(st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=40))
-def test_any_text_comes_back(text: str) -> None:
+def test_any_text_is_decoded_unchanged(text: str) -> None:
     assert TOKENIZER.decode(TOKENIZER.encode(text).ids) == text
 
 
@@ -42,13 +42,13 @@ def prepared(folder: Path) -> Path:
     return folder
 
 
-def test_a_prepared_folder(tmp_path: Path) -> None:
+def test_a_packed_folder(tmp_path: Path) -> None:
     about = json.loads((prepared(tmp_path) / "about.json").read_text())
     assert (about["train"]["documents"], about["val"]["documents"]) == (57, 3)
     assert about["val"]["tokens"] == len(np.load(tmp_path / "val.npy"))
 
 
-def test_windows_tile_the_row_and_move_with_the_epoch(tmp_path: Path) -> None:
+def test_windows_tile_the_sequence_and_move_with_the_epoch(tmp_path: Path) -> None:
     train = PackedText(prepared(tmp_path), "train", length=8)
     first = train[1]["input_ids"].tolist()
     assert first == train.tokens[8:17].tolist()
@@ -63,7 +63,7 @@ def test_windows_tile_the_row_and_move_with_the_epoch(tmp_path: Path) -> None:
     assert batch["input_ids"].shape == batch["labels"].shape == (2, 9)
 
 
-def test_attention_can_stay_inside_documents(tmp_path: Path) -> None:
+def test_attention_can_be_limited_to_documents(tmp_path: Path) -> None:
     data = PackedText(prepared(tmp_path), "train", 40, separate_documents=True)
     batch = data.collate([data[0], data[1]])
     ids, documents = batch["input_ids"], batch["documents"]
@@ -73,7 +73,7 @@ def test_attention_can_stay_inside_documents(tmp_path: Path) -> None:
     assert "documents" not in PackedText(tmp_path, "train", 40).collate([data[0]])
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_texts_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="write it with `cupola data text`"):
         PackedText(tmp_path, "train", 8)
     with pytest.raises(DataError, match="are fewer than two windows of 100000"):
@@ -85,12 +85,12 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         read_texts([tmp_path / "bad.txt"])
 
 
-def test_empty_lines_part_documents(tmp_path: Path) -> None:
+def test_empty_lines_separate_documents(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\n\n \nthree\n")
     assert read_texts([tmp_path / "a.txt"]) == ["one\ntwo", "three"]
 
 
-def test_the_command_packs_texts_of_your_own(tmp_path: Path) -> None:
+def test_the_command_packs_text_files(tmp_path: Path) -> None:
     source = tmp_path / "mine.txt"
     source.write_text("\n\n".join(f"{n} {LINES[n % 2]}" for n in range(60)))
     command = ["data", "text", str(tmp_path / "out"), "--file", str(source), "--vocabulary", "300"]
@@ -101,7 +101,7 @@ def test_the_command_packs_texts_of_your_own(tmp_path: Path) -> None:
 
 
 def r_database(lines: list[str]) -> bytes:
-    """What R's lazy-load database holds for one character vector."""
+    """The content of R's lazy-load database for one character vector."""
     raw = b"X\n" + struct.pack(">IIII", 3, 0x40201, 0x30500, 5) + b"UTF-8"
     raw += struct.pack(">II", 16, len(lines))
     for line in lines:
@@ -120,7 +120,7 @@ def test_chapters_of_an_r_database() -> None:
         list(chapters(b"\0\0\0\0" + zlib.compress(raw)))
 
 
-def test_only_classical_pieces_are_taken(tmp_path: Path) -> None:
+def test_only_classical_pieces_are_kept(tmp_path: Path) -> None:
     data = tmp_path / "usr/lib/R/site-library/janeaustenr/data"
     data.mkdir(parents=True)
     (data / "Rdata.rdb").write_bytes(r_database(["CHAPTER I", "A " * 400]))

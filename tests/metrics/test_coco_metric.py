@@ -1,4 +1,4 @@
-"""COCO AP: against pycocotools run by hand on files, and in the corner cases."""
+"""COCO AP against pycocotools on files, and corner cases."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def found(boxes: list[list[float]], scores: list[float], labels: list[int]) -> l
 BOXES = [[10.0, 10, 40, 40], [50.0, 50, 90, 95]]
 
 
-def test_the_truth_scores_one() -> None:
+def test_perfect_detections_score_one() -> None:
     metric = CocoMetric()
     metric.update(batch_of(BOXES, [0, 1]), found(BOXES, [0.9, 0.8], [0, 1]))
     scores = metric.compute()
@@ -33,7 +33,7 @@ def test_the_truth_scores_one() -> None:
     assert scores["AP_large"] == -1  # no such object
 
 
-def test_wrong_classes_and_nothing_found_score_zero() -> None:
+def test_wrong_classes_and_no_detections_score_zero() -> None:
     metric = CocoMetric()
     metric.update(batch_of(BOXES, [0, 1]), found(BOXES, [0.9, 0.8], [1, 0]))
     assert metric.compute()["AP50"] == 0
@@ -50,7 +50,7 @@ def test_boxes_of_resized_images_are_mapped_back() -> None:
     assert metric.compute()["AP"] == pytest.approx(1.0)
 
 
-def test_crowds_excuse_what_lies_in_them() -> None:
+def test_detections_in_crowds_are_ignored() -> None:
     crowd = torch.tensor([False, True])
     metric = CocoMetric()
     boxes = [*BOXES, [55.0, 55, 80, 80]]
@@ -63,7 +63,7 @@ def test_no_images_is_an_error() -> None:
         CocoMetric().compute()
 
 
-def test_random_detections_score_as_pycocotools_says(tmp_path: Path) -> None:
+def test_random_detections_score_as_in_pycocotools(tmp_path: Path) -> None:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

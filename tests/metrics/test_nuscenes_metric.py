@@ -21,7 +21,7 @@ RECORDED = json.loads(Path(__file__).with_name("nuscenes_devkit.json").read_text
 
 
 def boxes() -> tuple[list[Box], list[Box]]:
-    """Sixty objects, and guesses that are near, far, doubled, misnamed and equally sure."""
+    """Sixty objects, and detections that are near, far, duplicated, misclassified or tied."""
     uniform = seeded.seeded_uniform("nuscenes", (60, 12)).astype(float)
     truth, found = [], []
     for i, u in enumerate(uniform):
@@ -102,7 +102,7 @@ def test_default_attributes(name: str, speed: float, attribute: str) -> None:
     assert default_attribute(name, (speed, 0.0)) == attribute
 
 
-def test_a_missing_devkit_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_devkit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     with pytest.raises(DataError, match="pip install nuscenes-devkit"):
         official_scores([], [], NAMES)
@@ -110,7 +110,7 @@ def test_a_missing_devkit_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
         official_scores([], [], NAMES, python="/nowhere/python")
 
 
-def test_a_failing_devkit_is_quoted(tmp_path: Path) -> None:
+def test_the_error_of_a_failing_devkit_is_included(tmp_path: Path) -> None:
     fake = tmp_path / "python"
     fake.write_text("#!/bin/sh\necho 'no such module' >&2\nexit 1\n")
     fake.chmod(0o755)

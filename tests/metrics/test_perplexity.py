@@ -1,4 +1,4 @@
-"""Perplexity, and the counting models that a language model must beat."""
+"""Perplexity and the n-gram baseline."""
 
 import math
 
@@ -23,7 +23,7 @@ def test_ngram_probabilities_sum_to_one(order: int, history: list[int]) -> None:
     assert sum(model.probability(history, token) for token in range(5)) == pytest.approx(1.0)
 
 
-def test_longer_contexts_know_more() -> None:
+def test_longer_contexts_predict_better() -> None:
     row = [0, 1, 0, 2] * 50
     losses = [NGram(order, 3).fit(row).nats_per_token(row) for order in (1, 2, 3)]
     assert losses == sorted(losses, reverse=True)

@@ -94,7 +94,7 @@ def test_a_fresh_pack_is_half_a_plain_convolution() -> None:
     torch.testing.assert_close(layer(x), 0.5 * plain, rtol=0, atol=1e-5)
 
 
-def test_a_wrong_offset_is_named() -> None:
+def test_an_offset_of_the_wrong_shape_is_an_error() -> None:
     layer = build("ModulatedDeformConv2d", CASES[0])
     with pytest.raises(ValueError, match=r"offset should be \(1, 18, 5, 5\), got \(1, 9, 5, 5\)"):
         layer(torch.zeros(1, 16, 5, 5), torch.zeros(1, 9, 5, 5), torch.zeros(1, 9, 5, 5))

@@ -36,7 +36,7 @@ bundle = dict(
 """
 
 
-def test_a_run_ends_in_a_bundle(tmp_path: Path) -> None:
+def test_a_run_writes_a_bundle(tmp_path: Path) -> None:
     (tmp_path / "toy.py").write_text(CONFIG)
     train_recipe(str(tmp_path / "toy.py"), work_dir=tmp_path / "run", quiet=True)
     folder = tmp_path / "run" / "toy-flow"

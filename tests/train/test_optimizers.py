@@ -42,7 +42,7 @@ def test_a_resumed_optimizer_takes_the_configs_rate() -> None:
     assert new.param_groups[0]["base_lr"] == 3.0
 
 
-def test_what_is_wrong_with_an_optimizer_is_said() -> None:
+def test_errors_of_an_optimizer_config() -> None:
     with pytest.raises(BuildError, match="unknown optimizer 'AdamV'; did you mean 'Adam'"):
         build_optimizer(TinyRegression(), {"optimizer": {"type": "AdamV", "lr": 1}})
     with pytest.raises(BuildError, match="needs lr"):
@@ -82,7 +82,7 @@ def test_clipping_bounds_the_norm() -> None:
     assert torch.cat([g.flatten() for g in clipped]).norm() == pytest.approx(0.01, rel=1e-3)
 
 
-def test_bfloat16_is_near_float32() -> None:
+def test_bfloat16_is_close_to_float32() -> None:
     half = gradients(16, 1, type="AmpOptimWrapper", dtype="bfloat16")
     for exact, rough in zip(gradients(16, 1), half, strict=True):
         assert rough.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""`cupola train`: finding configs, and a few steps of detr-digits up to a bundle that answers."""
+"""`cupola train`: finding configs, and a few steps of detr-digits up to a bundle that predicts."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_configs_are_found_by_path_and_by_name() -> None:
         find_config("detr-digit")
 
 
-def test_a_few_steps_end_in_a_bundle_that_answers(tmp_path: Path) -> None:
+def test_a_few_steps_write_a_bundle_that_predicts(tmp_path: Path) -> None:
     options = [option for text in SMALL for option in ("--set", text)]
     done = CliRunner().invoke(app, ["detr-digits", "--work-dir", str(tmp_path), *options])
     assert done.exit_code == 0, done.output
@@ -48,7 +48,7 @@ def test_a_few_steps_end_in_a_bundle_that_answers(tmp_path: Path) -> None:
     assert [output["name"] for output in response["outputs"]] == [o.name for o in predictor.outputs]
 
 
-def test_a_bundle_needs_a_checkpoint_and_a_config_that_wants_one(tmp_path: Path) -> None:
+def test_a_bundle_needs_a_checkpoint_and_a_bundle_section(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no checkpoint to write a bundle from"):
         train_recipe("detr-digits", tmp_path, SMALL, quiet=True, bundle_only=True)
     with pytest.raises(ConfigError, match="has no `bundle`"):

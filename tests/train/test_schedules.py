@@ -1,4 +1,4 @@
-"""Schedules against torch's own, and their errors."""
+"""Schedules against torch's, and their errors."""
 
 import pytest
 import torch
@@ -46,13 +46,13 @@ def peer_rates(make: object) -> list[float]:
         ),
     ],
 )
-def test_rates_are_those_of_torch(cfg: dict[str, object], peer: object) -> None:
+def test_rates_equal_torch_s(cfg: dict[str, object], peer: object) -> None:
     schedule = build_schedule({**cfg, "by_epoch": False}, 1, STEPS)
     mine = [schedule(0.5, step) for step in range(STEPS)]
     assert mine == pytest.approx(peer_rates(peer), abs=1e-7)
 
 
-def test_epochs_count_in_steps() -> None:
+def test_epochs_are_converted_to_steps() -> None:
     schedule = build_schedule({"type": "MultiStepLR", "milestones": [2]}, 10, 40)
     assert [schedule(1.0, step) for step in (0, 19, 20, 39)] == pytest.approx([1, 1, 0.1, 0.1])
 
@@ -67,7 +67,7 @@ def test_warm_up_then_cosine() -> None:
     assert rates == pytest.approx([0.5, 0.75, 1.0, 0.5, 0.0])
 
 
-def test_unknown_schedules_and_arguments_say_so() -> None:
+def test_unknown_schedules_and_arguments_are_errors() -> None:
     with pytest.raises(BuildError, match=r"type 'MultistepLR'; did you mean 'MultiStepLR'"):
         build_schedule({"type": "MultistepLR"}, 1, 1)
     with pytest.raises(BuildError, match="unexpected keyword argument 'speed'"):

@@ -1,4 +1,4 @@
-"""Runs from start to end, killed and resumed, and under two ranks."""
+"""Complete, killed and resumed runs, and runs with two ranks."""
 
 import json
 import os
@@ -97,7 +97,9 @@ def test_a_killed_run_resumes_exactly(tmp_path: Path) -> None:
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")
 
 
-def test_a_checkpoint_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_complete_or_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / LATEST
     save_atomically({"step": 1}, path)
 
@@ -111,7 +113,7 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Mon
     assert load_checkpoint(path)["step"] == 1
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_checkpoints_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load_checkpoint(tmp_path / "none.pth")
     (tmp_path / "noise.pth").write_bytes(b"noise")
@@ -122,7 +124,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "plain.pth")
 
 
-def test_load_from_takes_a_part(tmp_path: Path) -> None:
+def test_load_from_can_load_a_part(tmp_path: Path) -> None:
     Trainer(tiny_config(), tmp_path, quiet=True).run()
     model = TinyRegression()
     head = model.head.weight.detach().clone()
@@ -134,7 +136,7 @@ def test_load_from_takes_a_part(tmp_path: Path) -> None:
         load_initial_weights(model, {"path": str(tmp_path / LATEST), "prefix": "neck"})
 
 
-def test_what_is_wrong_with_a_config_is_said(tmp_path: Path) -> None:
+def test_errors_of_a_training_config(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="max_iters or max_epochs"):
         Trainer(tiny_config(train_cfg={}), tmp_path, quiet=True)
     hooks = {"checkpoint": {"save_best": "AP"}}
@@ -152,7 +154,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
         Trainer(cfg, tmp_path, quiet=True).run()
 
 
-def test_modules_get_the_ranks_that_read_other_data(
+def test_modules_get_the_data_parallel_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = Group("data", (0,), 0)

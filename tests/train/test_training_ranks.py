@@ -1,4 +1,4 @@
-"""BLOOM trained by data x tensor ranks under torchrun: one curve, whatever the layout."""
+"""BLOOM trained by data x tensor ranks under torchrun: the same curve for every layout."""
 
 import json
 import subprocess
@@ -65,7 +65,7 @@ def test_one_process_learns(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.parametrize(("data", "tensor"), [(2, 1), (1, 2), (2, 2)])
-def test_every_layout_follows_one_curve(tmp_path: Path, data: int, tensor: int) -> None:
+def test_every_layout_has_the_same_curve(tmp_path: Path, data: int, tensor: int) -> None:
     config = write_config(tmp_path, 50)
     train_recipe(str(config), work_dir=tmp_path / "one", quiet=True)
     torchrun(config, data, tensor, tmp_path / "many")

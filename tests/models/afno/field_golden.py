@@ -1,4 +1,4 @@
-"""The shared golden reader, with what the AFNO goldens need besides."""
+"""The golden reader with additions for the AFNO goldens."""
 
 import torch
 from torch import Tensor

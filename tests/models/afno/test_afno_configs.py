@@ -39,7 +39,7 @@ def test_precipitation_has_the_published_size() -> None:
     assert all(not p.requires_grad for p in model.wind.parameters())
 
 
-def test_wind_model_is_filled_from_its_own_run(tmp_path: Path) -> None:
+def test_wind_model_is_loaded_from_its_own_run(tmp_path: Path) -> None:
     wind = AFNONet(**SMALL, in_chans=3, out_chans=3)
     save_atomically({"step": 1, "model": dict(wind.state_dict())}, tmp_path / "best.pth")
     rain = PrecipNet(

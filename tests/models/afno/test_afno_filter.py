@@ -1,4 +1,4 @@
-"""The filter against a plain one written from the paper, and its choice of modes."""
+"""The filter against a plain implementation of the paper, and its selection of modes."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from cupola.models.afno.modes import lowpass_modes, mode_rule
 
 
 def plain_filter(layer: AFNO2D, x: Tensor) -> Tensor:
-    """Real arithmetic on zero-filled spectra, as the published codes do it."""
+    """Real arithmetic on zero-filled spectra, as in the published implementations."""
     B, H, W, _ = x.shape
     shape = (B, H, W // 2 + 1, layer.num_blocks, layer.block_size)
     z = torch.fft.rfft2(x, dim=(1, 2), norm="ortho").reshape(shape)
@@ -60,7 +60,7 @@ def test_equals_the_plain_filter_on_any_grid(
 
 
 @pytest.mark.parametrize("grid", [(16, 32), (14, 14), (30, 60), (90, 180)])
-def test_exact_filter_equals_the_plain_one_to_the_last_bits(grid: tuple[int, int]) -> None:
+def test_exact_filter_is_bit_equal_to_the_plain_one(grid: tuple[int, int]) -> None:
     layer = lively(96, 8, exact=True)
     x = torch.randn(1, *grid, 96)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_all_blocks_at_once_as_on_a_gpu_equal_one_by_one() -> None:
     torch.testing.assert_close(layer._mix_blocks(x, first, second, None, modes) + x, layer(x))
 
 
-def test_gain_makes_a_shift_which_the_plain_filter_cannot() -> None:
+def test_gain_can_represent_a_shift_but_the_plain_filter_cannot() -> None:
     layer = AFNO2D(4, 2, modes="lowpass", gain_grid=(8, 8))
     for parameter in (layer.w1, layer.b1, layer.w2, layer.b2):
         parameter.data.zero_()
@@ -108,7 +108,7 @@ def test_gradients_in_double_precision() -> None:
     assert torch.autograd.gradcheck(layer, (x,))
 
 
-def test_half_precision_comes_back_as_it_went_in() -> None:
+def test_half_precision_inputs_give_half_precision_outputs() -> None:
     out = lively()(torch.randn(1, 4, 6, 24, dtype=torch.bfloat16))
     assert out.dtype == torch.bfloat16
 

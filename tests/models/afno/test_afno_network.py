@@ -25,7 +25,7 @@ def test_published_size() -> None:
     assert sum(p.numel() for p in model.parameters()) == 74_691_840
 
 
-def test_features_and_head_are_parts_of_their_own() -> None:
+def test_features_and_head_can_be_called_separately() -> None:
     model = AFNONet(**SMALL)
     x = torch.randn(2, 3, 8, 16)
     features = model.forward_features(x)
@@ -45,7 +45,9 @@ def test_inference_equals_training_arithmetic() -> None:
 
 
 @pytest.mark.parametrize("double_skip", [True, False])
-def test_slices_of_the_mlp_do_not_show(double_skip: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slicing_the_mlp_does_not_change_the_result(
+    double_skip: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = AFNONet(**SMALL, double_skip=double_skip).eval()
     x = torch.randn(3, 3, 8, 16)
     with torch.no_grad():
@@ -68,7 +70,7 @@ def test_gradients_of_the_sliced_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(mlp(x), mlp._plain(x))
 
 
-def test_dropout_is_not_lost_in_slices() -> None:
+def test_dropout_is_applied_in_slices() -> None:
     mlp = Mlp(4, 8, drop=1.0)
     assert torch.equal(mlp(torch.randn(5, 4)), torch.zeros(5, 4))
 
@@ -89,7 +91,7 @@ def test_other_grids() -> None:
         AFNONet(**SMALL)(torch.randn(1, 4, 8, 16))
 
 
-def test_unknown_settings_are_named() -> None:
+def test_unknown_settings_are_an_error() -> None:
     with pytest.raises(BuildError, match=r"no setting 'embed_dims'; did you mean 'embed_dim'"):
         AFNOSettings.of(embed_dims=3)
 

@@ -1,4 +1,4 @@
-"""ResNet with the norms that configs name: batch norm, also synchronised; frozen statistics."""
+"""ResNet with the norms that configs name: batch norm, also synchronized; frozen statistics."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def sync_norms(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, nn.SyncBatchNorm)]
 
 
-def test_sync_bn_is_a_norm_that_configs_can_name() -> None:
+def test_configs_can_use_sync_bn() -> None:
     layer = build_norm({"type": "SyncBN", "requires_grad": False}, 8)
     assert isinstance(layer, nn.SyncBatchNorm)
     assert layer.weight is not None and not layer.weight.requires_grad
@@ -31,7 +31,7 @@ def test_a_published_config_builds_with_sync_bn() -> None:
 
 
 @pytest.mark.parametrize("kind", ["BN", "SyncBN"])
-def test_training_leaves_the_statistics_of_every_batch_norm(kind: str) -> None:
+def test_training_does_not_change_batch_norm_statistics(kind: str) -> None:
     net = ResNet(18, norm_cfg={"type": kind}, norm_eval=True).train()
     before = net.bn1.running_mean.clone()
     net(torch.randn(2, 3, 32, 32))
@@ -39,7 +39,7 @@ def test_training_leaves_the_statistics_of_every_batch_norm(kind: str) -> None:
     assert net.training and not net.layer4[1].bn2.training
 
 
-def test_sync_bn_computes_what_batch_norm_does_in_one_process() -> None:
+def test_sync_bn_equals_batch_norm_in_one_process() -> None:
     plain = ResNet(18, norm_cfg={"type": "BN"}, norm_eval=False)
     synced = ResNet(18, norm_cfg={"type": "SyncBN"}, norm_eval=False)
     synced.load_state_dict(plain.state_dict())

@@ -32,7 +32,7 @@ def test_freezing_and_eval_norms_survive_train() -> None:
     assert not any(m.training for m in net.modules() if type(m).__name__ == "BatchNorm2d")
 
 
-def test_an_unknown_spec_is_named() -> None:
+def test_an_unknown_spec_is_an_error() -> None:
     with pytest.raises(ValueError, match="spec_name is one of"):
         VoVNet("V-1000")
     assert "V-99-eSE" in SPECS

@@ -1,4 +1,4 @@
-"""DETR at full size against mmdet 3.3.0, number by number, in both spellings of the config."""
+"""DETR at full size against mmdet 3.3.0, number by number, from configs of both versions."""
 
 import copy
 from collections.abc import Iterator

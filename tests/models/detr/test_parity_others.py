@@ -1,4 +1,4 @@
-"""DETR against facebookresearch/detr and transformers: the weights come in by dialect."""
+"""DETR against facebookresearch/detr and transformers: weights are loaded by dialect."""
 
 import copy
 from typing import Any
@@ -179,8 +179,8 @@ NESTED_2X = {
 }
 
 
-def test_both_spellings_are_one_model() -> None:
-    """The 2.x build takes a 3.x checkpoint, and gives back the same outputs and checkpoint."""
+def test_configs_of_both_versions_build_the_same_model() -> None:
+    """The 2.x build loads a 3.x checkpoint, and has the same outputs and checkpoint."""
     weights = golden("detr_mmdet").weights()
     ours, theirs = build(MMDET).eval(), build(NESTED_2X).eval()
     assert load_weights(ours, weights).dialect == "cupola"

@@ -1,4 +1,4 @@
-"""DETRHead with one sigmoid per class, as the successors of DETR train it."""
+"""DETRHead with sigmoid class losses, as used by the successors of DETR."""
 
 from itertools import permutations
 from typing import Any

@@ -1,4 +1,4 @@
-"""Group DETR: further groups of queries teach, and take no part in answering."""
+"""Group DETR: additional groups of queries are trained, and not used in eval mode."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def test_the_loss_is_the_mean_over_groups() -> None:
         torch.testing.assert_close(value, mean, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_further_groups_take_no_part_in_answering() -> None:
+def test_additional_groups_are_not_used_in_eval_mode() -> None:
     grouped, alone = detr(3).eval(), detr(1).eval()
     alone.load_state_dict({name: grouped.state_dict()[name] for name in alone.state_dict()})
     pixels = batch()["pixels"]

@@ -1,4 +1,4 @@
-"""DETR3D against plain loops over every sample, camera, query and level: what no golden holds.
+"""DETR3D against plain loops over samples, cameras, queries and levels: cases without a golden.
 
 The reference follows the original's statements one by one, in float64 and without any of our
 functions: several samples, other numbers of cameras and points, images of different sizes, NaN,
@@ -65,7 +65,7 @@ def scene(cameras: int) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("cameras", [1, 3, 6, 8])
-def test_looks(cameras: int) -> None:
+def test_cross_attention_by_plain_loops(cameras: int) -> None:
     levels, points, matrices, weights = scene(cameras)
     expected = plain_look(levels, points, matrices, SIZES, weights)
     assert expected.any()
@@ -74,7 +74,7 @@ def test_looks(cameras: int) -> None:
     torch.testing.assert_close(gather_dense(levels, projection, weights), expected)
 
 
-def test_broken_features_and_matrices_count_nothing() -> None:
+def test_non_finite_features_and_matrices_count_as_zero() -> None:
     levels, points, matrices, weights = scene(6)
     levels[0][0, 0, 1] = math.nan
     matrices[1, 3, 0, 2] = math.nan
@@ -85,7 +85,7 @@ def test_broken_features_and_matrices_count_nothing() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_the_first_sample_s_size_serves_all() -> None:
+def test_the_size_of_the_first_sample_is_used_for_all() -> None:
     model = build(small_config()).eval()
     batch = small_batch(samples=2)
     pair = torch.tensor([[64, 96], [48, 80]])
@@ -153,7 +153,7 @@ def plain_losses(logits: Tensor, codes: Tensor, targets: list[dict[str, Tensor]]
 
 
 def targets() -> list[dict[str, Tensor]]:
-    """Three samples: four objects, one of them of unknown speed; none; one."""
+    """Three samples: four objects, one with an unknown velocity; none; one."""
     generator = torch.Generator().manual_seed(3)
     boxes = torch.rand(5, 9, generator=generator).double() * 4 + 0.5
     boxes[:, :2] = boxes[:, :2] * 10 - 25
@@ -190,7 +190,7 @@ def test_losses_of_several_samples(output) -> None:
         assert losses[f"{prefix}loss_bbox"].item() == pytest.approx(expected[1], rel=1e-6)
 
 
-def test_a_box_without_a_side_is_named_and_left_out(output) -> None:
+def test_a_box_with_a_zero_side_is_reported_and_skipped(output) -> None:
     model, found = output
     flat = targets()
     flat[0]["boxes"] = flat[0]["boxes"].clone()

@@ -1,4 +1,4 @@
-"""The published configs build, in both repositories' spellings and in the original's order."""
+"""The published configs of both repositories build, in the original's order."""
 
 from pathlib import Path
 
@@ -49,13 +49,13 @@ def build_without_data(model: dict) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_our_words_build_the_published_models(name: str) -> None:
+def test_our_configs_build_the_published_models(name: str) -> None:
     model = build_without_data(Config.load(CONFIGS / f"{name}.py").to_dict()["model"])
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     assert millions == pytest.approx(SIZES[name], abs=0.005)
 
 
-def test_our_words_equal_the_golden_s_config() -> None:
+def test_our_config_equals_the_golden_s() -> None:
     ours = Config.load(CONFIGS / "detr3d_r101_gridmask.py").to_dict()["model"]
     theirs = golden("detr3d_r101_dcn").config["model"]
     keys = [list(build_without_data(cfg).state_dict()) for cfg in (ours, theirs)]
@@ -63,7 +63,7 @@ def test_our_words_equal_the_golden_s_config() -> None:
     assert len(keys[0]) == 946
 
 
-def test_the_original_repository_s_spelling(tmp_path: Path) -> None:
+def test_a_config_of_the_original_repository_builds(tmp_path: Path) -> None:
     text = (CONFIGS / "detr3d_r101_gridmask.py").read_text()
     text = text.replace('"DETR3D"', '"Detr3D"').replace('"DETR3DHead"', '"Detr3DHead"')
     text = "plugin = True\nplugin_dir = 'projects/mmdet3d_plugin/'\n" + text
@@ -81,7 +81,7 @@ def test_the_parts_are_built_in_the_original_s_order() -> None:
     assert first == sorted(first)
 
 
-def test_branches_start_equal_and_draw_once() -> None:
+def test_branches_start_equal_and_advance_the_generator_once() -> None:
     import torch
 
     from models.detr3d.small import small_config

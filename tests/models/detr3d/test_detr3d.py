@@ -1,4 +1,4 @@
-"""What DETR3D does beyond the goldens: odd inputs, settings, errors."""
+"""DETR3D beyond the goldens: unusual inputs, settings, errors."""
 
 import warnings
 
@@ -54,7 +54,7 @@ def test_any_number_of_cameras_and_any_size(cameras: int, size: tuple[int, int])
     total(model.train(), batch).backward()
 
 
-def test_a_wrong_number_of_cameras_is_named(model) -> None:
+def test_a_wrong_number_of_cameras_is_an_error(model) -> None:
     with pytest.raises(InputError, match=r"expects 6 cameras, got 5.*num_cams"):
         run(model, small_batch(cameras=5))
 
@@ -76,7 +76,7 @@ def test_a_sample_without_ground_truth_has_a_loss(model) -> None:
     sum(losses.values()).backward()
 
 
-def test_a_broken_matrix_is_named_and_its_camera_blind(model) -> None:
+def test_a_broken_matrix_is_reported_and_its_camera_skipped(model) -> None:
     batch = small_batch()
     batch["lidar2img"][0, 2, 0, 0] = torch.nan
     with pytest.warns(UserWarning, match=r"not finite: camera 2 of sample 0 is skipped"):
@@ -100,7 +100,7 @@ def test_first_sample_size_is_a_setting() -> None:
         assert cameras.image_size[1].tolist() == ([64, 96] if first else [32, 48])
 
 
-def test_several_points_weigh_as_their_sum() -> None:
+def test_the_weights_of_several_points_add_up() -> None:
     config = small_config(points=3)
     model = build(config).eval()
     attention = model.pts_bbox_head.transformer.decoder.layers[0].attentions[1]
@@ -155,7 +155,7 @@ def test_both_ways_of_reading_agree(model) -> None:
             torch.testing.assert_close(straight, pyramid.gather(projection, weights))
 
 
-def test_inspect_tells_where_queries_looked(model) -> None:
+def test_inspect_returns_where_queries_sampled(model) -> None:
     batch = small_batch()
     seen = model.inspect(batch["pixels"], batch["lidar2img"], batch["image_size"])
     assert seen["references"].shape == (2, 12, 3)
@@ -165,21 +165,21 @@ def test_inspect_tells_where_queries_looked(model) -> None:
     torch.testing.assert_close(seen["logits"], run(model, batch).logits[-1, 0])
 
 
-def test_two_stage_is_refused() -> None:
+def test_two_stage_is_an_error() -> None:
     config = small_config()
     config["pts_bbox_head"]["as_two_stage"] = True
     with pytest.raises(ValueError, match="as_two_stage is not defined in 3-D"):
         build(config)
 
 
-def test_a_head_without_training_parts_says_so() -> None:
+def test_the_loss_of_a_head_without_training_parts_is_an_error() -> None:
     config = small_config()
     del config["train_cfg"]
     with pytest.raises(ValueError, match="built without training parts"):
         build(config).loss(small_batch())
 
 
-def test_images_of_the_wrong_rank_are_named(model) -> None:
+def test_images_of_the_wrong_rank_are_an_error(model) -> None:
     with pytest.raises(
         ValueError, match=r"pixels should be \[B, N, 3, H, W\], got \(6, 3, 64, 96\)"
     ):
@@ -213,7 +213,7 @@ def test_coder_filters_and_orders() -> None:
     assert found.to_list()[0]["name"] == "0"
 
 
-def test_grid_mask_draws_as_the_original() -> None:
+def test_grid_mask_equals_the_original() -> None:
     images = torch.ones(2, 3, 40, 60)
     mask = GridMask(True, True, rotate=1, ratio=0.5, mode=1, prob=1.0)
     assert mask.eval()(images) is images

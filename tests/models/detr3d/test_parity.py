@@ -177,7 +177,7 @@ def test_gradients_in_double_precision(case: Case) -> None:
         assert case.golden.relative(name, gradient) < bound, name
 
 
-def test_visible_pairs_give_what_all_pairs_give(case: Case, seen: dict[str, Any]) -> None:
+def test_sampling_visible_pairs_equals_sampling_all_pairs(case: Case, seen: dict[str, Any]) -> None:
     levels = tuple(level.detach() for level in seen["levels"])
     projection = seen["cameras"].project(
         to_meters(seen["decoded"].references[0], case.model.pts_bbox_head.pc_range)

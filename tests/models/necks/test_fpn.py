@@ -26,13 +26,13 @@ def test_extra_levels_halve_the_last(source) -> None:
     ]
 
 
-def test_start_level_leaves_out_the_finest() -> None:
+def test_start_level_skips_the_finest() -> None:
     fpn = build(num_outs=2, start_level=1)
     assert len(fpn.lateral_convs) == 2
     assert [out.shape[-1] for out in fpn(maps())] == [12, 6]
 
 
-def test_odd_sizes_meet_at_the_finer_one() -> None:
+def test_odd_sizes_are_resized_to_the_finer_level() -> None:
     outs = build(num_outs=3)(maps(((15, 23), (8, 12), (4, 6))))
     assert outs[0].shape[-2:] == (15, 23)
 
