@@ -23,6 +23,7 @@ from cupola.data.photometric import PhotometricDistortion
 from cupola.errors import DataError
 from cupola.registry import DATASETS
 from cupola.structures import normalize, pad_to_multiple
+from cupola.structures.images import fit_size
 
 Array = NDArray[np.float64]
 
@@ -132,8 +133,7 @@ class NuScenesDataset:
         if self.images.scale is None:
             return image, (1.0, 1.0)
         height, width = image.shape[:2]
-        ratio = min(self.images.scale[0] / width, self.images.scale[1] / height)
-        size = (round(width * ratio), round(height * ratio))
+        size = fit_size((width, height), min(self.images.scale), max(self.images.scale))
         if size == (width, height):
             return image, (1.0, 1.0)
         scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
