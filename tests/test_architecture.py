@@ -15,7 +15,8 @@ SRC = TESTS.parent / "src" / "cupola"
 # data flows.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "config": set(),
+    "files": set(),
+    "config": {"files"},
     "nn": set(),
     "structures": set(),
     "ops": {"structures"},
@@ -23,10 +24,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "parallel": {"nn"},
     "generation": {"nn", "parallel"},
     "models": {"nn", "registry", "parallel", "structures", "ops", "generation"},
-    "weights": {"nn", "parallel"},
-    "bundles": {"config", "weights"},
+    "weights": {"files", "nn", "parallel"},
+    "bundles": {"files", "config", "weights"},
     "metrics": {"structures", "registry"},
-    "data": {"registry", "structures", "config"},
+    "data": {"files", "registry", "structures", "config"},
 }
 MAY_IMPORT["runtime"] = set(MAY_IMPORT) - {"data", "ops"}
 MAY_IMPORT["train"] = set(MAY_IMPORT) - {"runtime"}

@@ -13,38 +13,18 @@ from numpy.typing import NDArray
 
 from cupola.data.nuscenes_samples import CameraView, SampleRecord, pinhole
 from cupola.errors import DataError
+from cupola.files import load_plain_pickle
 
 Array = NDArray[np.float64]
-
-# The only globals that these files need. Anything else is rejected, not imported.
-ALLOWED_GLOBALS = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("collections", "OrderedDict"),
-}
-
-
-class PlainUnpickler(pickle.Unpickler):
-    """Unpickles only plain values and numpy arrays, so that no code can run."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED_GLOBALS:
-            raise pickle.UnpicklingError(f"it contains {module}.{name}, which is not plain data")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
 def read_infos(path: Path) -> Any:
     """The content of an info file; DataError if it is missing, damaged or not plain data."""
     try:
-        with path.open("rb") as file:
-            return PlainUnpickler(file).load()
+        return load_plain_pickle(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError) as error:
+    except pickle.UnpicklingError as error:
         raise DataError(f"{path}: not accepted as an info file ({error})") from None
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from cupola.errors import CheckpointError
+from cupola.weights.reading import read_torch
 
 LATEST = "latest.pth"
 BEST = "best.pth"
@@ -34,16 +35,13 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a training checkpoint with the weights-only unpickler.
+    """Read a training checkpoint.
 
-    Raises CheckpointError if the file is missing or is not one.
+    Raises CheckpointError when the file is missing or holds no training state.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; nothing to resume")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path} is not a training checkpoint: {error}") from error
+    state = read_torch(path)
     if not isinstance(state, dict) or "step" not in state:
         raise CheckpointError(f"{path} has no training state; use load_from for plain weights")
     return state

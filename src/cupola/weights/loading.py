@@ -1,5 +1,6 @@
 """load_weights: a checkpoint in any known dialect -> a model."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from cupola.errors import CheckpointError, did_you_mean
+from cupola.weights.cleaning import without_averages, without_prefixes
 from cupola.weights.dialects import DIALECTS, Dialect
 from cupola.weights.reading import read_checkpoint
 
 NATIVE = "cupola"
+logger = logging.getLogger("cupola")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class LoadReport:
     loaded: int
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was removed before the keys were read
 
     def __str__(self) -> str:
         text = f"{self.loaded} tensors loaded, dialect {self.dialect}"
@@ -29,6 +33,7 @@ class LoadReport:
             text += f"; missing: {_shortened(self.missing)}"
         if self.unexpected:
             text += f"; not used: {_shortened(self.unexpected)}"
+        text += "".join(f"; {note}" for note in self.notes)
         return text
 
 
@@ -57,7 +62,9 @@ def load_weights(
     state = dict(source) if isinstance(source, Mapping) else read_checkpoint(source)
     where = "state dict" if isinstance(source, Mapping) else str(source)
     own = model.state_dict()
-    found, state = translate(state, own, dialect, where)
+    found, state, notes = _understood(state, own, dialect, where)
+    for note in notes:
+        logger.warning("%s: %s", where, note)
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
     problems = [
@@ -78,7 +85,26 @@ def load_weights(
     if assign:
         fitting = {key: value.to(own[key].dtype) for key, value in fitting.items()}
     model.load_state_dict(fitting, strict=False, assign=assign)
-    return LoadReport(found, len(fitting), missing, unexpected)
+    return LoadReport(found, len(fitting), missing, unexpected, notes)
+
+
+def _understood(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], dialect: str | None, where: str
+) -> tuple[str, dict[str, Tensor], list[str]]:
+    """The state dict under our names, after removing what training tools added to it."""
+    state, notes = without_averages(state)
+    for cleaned, removed in without_prefixes(state):
+        if dialect is not None or _is_known(cleaned, own):
+            found, ours = translate(cleaned, own, dialect, where)
+            if ours.keys() & own.keys():
+                return found, ours, notes + removed
+    return *translate(state, own, dialect, where), notes
+
+
+def _is_known(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    return bool(own.keys() & state.keys()) or any(
+        each.speaks(state, own) for each in DIALECTS.values()
+    )
 
 
 def translate(

@@ -1,27 +1,29 @@
-"""Reads checkpoint files without running anything that stands in them.
+"""Reads checkpoint files without executing anything in them.
 
-Safetensors files hold only tensors. PyTorch's own files are pickles: they are read by its
-weights-only unpickler, and the few harmless objects that training frameworks leave beside the
-tensors (a log buffer, numpy scalars, a Namespace of arguments) become inert placeholders.
+Safetensors files hold only tensors. PyTorch's own files are pickles: tensors are rebuilt by
+`torch_files`, and the objects that training frameworks save next to them (log buffers, configs,
+arguments) become inert placeholders. A file's content decides what it is, not its suffix.
 """
 
 import json
 import math
 import mmap
 import pickle
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cupola.errors import CheckpointError
 from cupola.weights.mdlus import extract_state
+from cupola.weights.torch_files import read_torch_file
+from cupola.weights.torch_objects import UnsupportedTensor
 
 # Where frameworks put the state dict: plain PyTorch and facebookresearch, mmengine and mmcv,
 # FourCastNet, Lightning-like.
@@ -43,33 +45,6 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 
-# Names that published checkpoints hold beside their tensors. None of them is imported.
-TOLERATED = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "argparse.Namespace",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy.ndarray",
-    "numpy.dtype",
-    "numpy.dtypes.Float32DType",
-    "numpy.dtypes.Float64DType",
-    "numpy.dtypes.Int64DType",
-    "_codecs.encode",
-    "builtins.slice",
-    "pathlib.PosixPath",
-)
-
-
-def _inert(name: str) -> type:
-    """A class that takes any arguments and any state, and does nothing."""
-
-    def swallow(self: Any, *args: Any, **kwargs: Any) -> None:
-        return None
-
-    return type(name.rsplit(".", 1)[-1], (), {"__init__": swallow, "__setstate__": swallow})
-
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Every tensor of a checkpoint by its key, on the CPU.
@@ -83,12 +58,41 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         return _read_folder(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file or folder")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+    if foreign := recognize_foreign(path):
+        raise CheckpointError(f"{path}: {foreign}")
     if path.suffix == ".mdlus":
         with TemporaryDirectory() as folder:
-            return _tensors(_read_pickle(extract_state(path, Path(folder))), path)
-    return _tensors(_read_pickle(path), path)
+            return _tensors(read_torch(extract_state(path, Path(folder))), path)
+    if path.suffix == ".safetensors" or _is_safetensors(path):
+        return _read_safetensors(path)
+    return _tensors(read_torch(path), path)
+
+
+def recognize_foreign(path: Path) -> str | None:
+    """What a file is that is often found in place of a checkpoint, and what to do; or None."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    text = start.lstrip().lower()
+    if not start:
+        return "the file is empty; download or copy it again"
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "a Git LFS pointer, not the weights themselves; fetch them with `git lfs pull`"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page, not a checkpoint; the download led to a login or error page"
+    if text.startswith((b'{"error', b'{"message', b'{"detail')):
+        return "an error message of a server, not a checkpoint; download it again"
+    if start.startswith(b"\x89HDF\r\n"):
+        return "an HDF5 file (Keras?), not a PyTorch checkpoint"
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf")):
+        return "a compressed file; unpack it first"
+    return None
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(9)
+    size = int.from_bytes(start[:8], "little")
+    return start[8:] == b"{" and 2 <= size <= path.stat().st_size - 8
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
@@ -152,37 +156,45 @@ def _map(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_pickle(path: Path) -> Any:
-    stand_ins: list[Any] = [(_inert(name), name) for name in TOLERATED]
+def read_torch(path: Path) -> Any:
+    """The content of a PyTorch file; CheckpointError, in one line, where it is not readable."""
     try:
-        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an unusual pickle protocol is no news to the user
-            return torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
+        return read_torch_file(path)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: refused, since reading it would run code or it is damaged. Save it anew as "
-            f"safetensors where you trust it. ({str(error).splitlines()[0]})"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a readable checkpoint ({reason})") from None
+        raise CheckpointError(f"{path}: refused as a checkpoint ({_first_line(error)})") from None
+    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint ({_first_line(error)})") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     """The state dict inside a checkpoint's wrappers."""
-    while isinstance(content, Mapping) and not _is_state_dict(content):
-        inner = next((content[key] for key in WRAPPERS if key in content), None)
-        if inner is None:
+    while isinstance(content, Mapping):
+        inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+        if not inner:
             break
-        content = inner
-    if not isinstance(content, Mapping) or not _is_state_dict(content):
+        content = inner[0]
+    state = _as_tensors(content) if isinstance(content, Mapping) else {}
+    if not state:
         raise CheckpointError(
             f"{path}: holds no state dict; looked for tensors at the top and under {WRAPPERS}"
         )
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    for key, value in state.items():
+        if isinstance(value, UnsupportedTensor):
+            raise CheckpointError(f"{path}: {key} is sparse or quantized; only plain tensors load")
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 
-def _is_state_dict(content: Mapping[Any, Any]) -> bool:
-    return bool(content) and any(isinstance(value, Tensor) for value in content.values())
+def _as_tensors(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """A mapping's tensors by their key; arrays of plain pickles become tensors."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, (Tensor, UnsupportedTensor)):
+            found[str(key)] = value
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            native = value.astype(value.dtype.newbyteorder("="))
+            found[str(key)] = torch.from_numpy(np.ascontiguousarray(native).view(np.ndarray))
+    return found

@@ -19,7 +19,7 @@ from cupola.errors import CheckpointError
 from cupola.weights.dialects import megatron
 from cupola.weights.families import LanguageFamily, family_of
 from cupola.weights.families.bloom import BLOOM
-from cupola.weights.reading import read_checkpoint, weight_files
+from cupola.weights.reading import read_checkpoint, read_torch, weight_files
 
 Shape = tuple[int, ...]
 
@@ -196,7 +196,7 @@ def _megatron_ranks(
         raise CheckpointError(f"{folder}: version {version} needs heads= to reorder its rows")
     ranks: list[dict[str, Callable[[], Tensor]]] = [{} for _ in range(size)]
     for match, path in sorted(found, key=lambda pair: pair[1].name):
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = read_torch(path)
         for key, tensor in state.items():
             if isinstance(tensor, Tensor):
                 name = megatron.our_key(int(match[1]), key, last)
