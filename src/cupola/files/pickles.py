@@ -238,7 +238,7 @@ class RestrictedUnpickler(pickle.Unpickler):
         if full in self._known:
             return self._known[full]
         if self._strict:
-            raise pickle.UnpicklingError(f"it wants {full[:200]}, which plain data does not")
+            raise pickle.UnpicklingError(f"it contains {full[:200]}, which is not plain data")
         if full not in self._placeholders:
             self._placeholders[full] = type("Placeholder", (Placeholder,), {"name": full[:200]})
         return self._placeholders[full]
