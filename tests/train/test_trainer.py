@@ -117,11 +117,7 @@ def test_files_that_are_not_checkpoints_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load_checkpoint(tmp_path / "none.pth")
     (tmp_path / "noise.pth").write_bytes(b"noise")
-<<<<<<< HEAD
-    with pytest.raises(CheckpointError, match="not a training checkpoint"):
-=======
     with pytest.raises(CheckpointError, match="noise.pth: refused as a checkpoint"):
->>>>>>> d8eb746 (Tests of what is removed from the keys of a checkpoint)
         load_checkpoint(tmp_path / "noise.pth")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "plain.pth")
     with pytest.raises(CheckpointError, match="use load_from"):
