@@ -161,7 +161,9 @@ def read_torch(path: Path) -> Any:
     try:
         return read_torch_file(path)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: not accepted as a checkpoint ({_first_line(error)})") from None
+        raise CheckpointError(
+            f"{path}: not accepted as a checkpoint ({_first_line(error)})"
+        ) from None
     except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({_first_line(error)})") from None
 
