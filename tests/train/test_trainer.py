@@ -117,7 +117,7 @@ def test_files_that_are_not_checkpoints_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load_checkpoint(tmp_path / "none.pth")
     (tmp_path / "noise.pth").write_bytes(b"noise")
-    with pytest.raises(CheckpointError, match="noise.pth: not accepted as a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"noise\.pth: not accepted as a checkpoint"):
         load_checkpoint(tmp_path / "noise.pth")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "plain.pth")
     with pytest.raises(CheckpointError, match="use load_from"):
