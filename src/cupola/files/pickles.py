@@ -56,6 +56,8 @@ class Sealed:
     """A function that a pickle may call, and may not alter: BUILD sets attributes of any object."""
 
     __slots__ = ("_function", "name")
+    _function: Callable[..., Any]
+    name: str
 
     def __init__(self, function: Callable[..., Any], name: str = "") -> None:
         object.__setattr__(self, "_function", function)
@@ -122,7 +124,8 @@ class _Array(np.ndarray[Any, Any]):
 def _restore(array: Any, shape: tuple[int, ...], values: Any, fortran: Any) -> None:
     """Gives an empty array its values, by NumPy's own rule for state that we made ourselves."""
     raw = list(values) if values.dtype == object else values.tobytes()
-    np.ndarray.__setstate__(array, (1, shape, values.dtype, bool(fortran), raw))
+    state: Any = (1, shape, values.dtype, bool(fortran), raw)
+    np.ndarray.__setstate__(array, state)
 
 
 def _check_shape(shape: Any) -> None:

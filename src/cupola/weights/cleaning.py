@@ -22,7 +22,8 @@ def without_averages(state: State) -> tuple[dict[str, Tensor], list[str]]:
 
 def without_prefixes(state: State) -> Iterator[tuple[dict[str, Tensor], list[str]]]:
     """The state dict as it is, then with each prefix that all its keys share removed, and notes."""
-    current, notes = dict(state), []
+    current = dict(state)
+    notes: list[str] = []
     yield current, list(notes)
     while prefix := next((each for each in PREFIXES if _shared(each, current)), None):
         left = [key for key in current if not key.startswith(prefix)]

@@ -100,7 +100,7 @@ def _size(values: Any = ()) -> tuple[int, ...]:
     return tuple(values)
 
 
-REBUILD = {
+REBUILD: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _rebuild,
     "torch._utils._rebuild_tensor_v2": _rebuild,
     "torch._utils._rebuild_tensor_v3": _rebuild_typed,
