@@ -4,8 +4,18 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+def printable(text: str) -> str:
+    """The text with control characters and lone surrogates as escapes, safe on any terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
 class CupolaError(Exception):
     """Base of every error meant for the user; the command line prints it and exits with 2."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(printable(each) if isinstance(each, str) else each for each in args))
 
 
 class ConfigError(CupolaError, ValueError):

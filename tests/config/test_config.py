@@ -1,5 +1,6 @@
 """Config: reading, merging, overrides, attributes, origins."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,17 +54,37 @@ def test_values_of_a_base_can_be_read_and_changed(tmp_path: Path) -> None:
     assert made["schedule"] == {"steps": [1, 2], "inner": {"a": 1, "b": 2}}
 
 
+VARIABLES = """
+    work = './work/{{ fileBasenameNoExtension }}'
+    root = '{{$DATA_ROOT:/default}}/images'
+    classes = {{'$CLASSES:80'}}
+"""
+
+
 def test_file_and_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUPOLA_ROOT", "/data")
-    made = load(
-        tmp_path,
-        here="""
-        work = './work/{{ fileBasenameNoExtension }}'
-        root = '{{$CUPOLA_ROOT:/default}}/images'
-        classes = {{'$CUPOLA_CLASSES:80'}}
-        """,
-    )
-    assert made == {"work": "./work/here", "root": "/data/images", "classes": 80}
+    path = write(tmp_path, here=VARIABLES)
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    monkeypatch.delenv("CLASSES", raising=False)
+    default = {"work": "./work/here", "root": "/default/images", "classes": 80}
+    assert Config.load(path).to_dict() == default
+    monkeypatch.setenv("DATA_ROOT", "/data")
+    for allowed in (["DATA_ROOT"], os.environ):
+        assert Config.load(path, env=allowed).root == "/data/images"
+    monkeypatch.setenv("CUPOLA_CONFIG_ENV", "OTHER,DATA_ROOT")
+    assert Config.load(path).root == "/data/images"
+
+
+def test_an_environment_variable_is_read_only_where_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_TOKEN", "hunter2")
+    path = write(tmp_path, base="token = '{{$API_TOKEN:}}'", here="x = 1\n_base_ = 'base.py'")
+    with pytest.raises(ConfigError, match=r"base\.py:1: .*API_TOKEN.*--env API_TOKEN") as caught:
+        Config.load(path)
+    assert "hunter2" not in str(caught.value)
+    monkeypatch.setenv("LONG", "x" * 200_000)
+    with pytest.raises(ConfigError, match=r"what stands for the \{\{...\}\} is too large"):
+        Config.load(write(tmp_path, here="x = '{{$LONG:}}'"), env=["LONG"])
 
 
 def test_attributes_and_overrides() -> None:

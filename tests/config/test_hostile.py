@@ -1,5 +1,6 @@
 """Hostile files: one clear error that names file and line, within a second and 200 MB."""
 
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from config.bombs import DATA, LINEAR, PYTHON
 from config.hostile import HOSTILE
 from cupola.config import Config
 from cupola.errors import ConfigError
@@ -50,6 +52,53 @@ def test_all_of_them_together_stay_under_200_megabytes(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) * 1024 < 200e6
+
+
+CHILD = """
+import json, re, resource, sys, time
+from pathlib import Path
+from cupola.config import Config
+from cupola.errors import ConfigError
+resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9, 2 * 10**9))
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    began, end = time.process_time(), ""
+    try:
+        Config.load(path)
+    except ConfigError as error:
+        end = str(error)
+    peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
+    print(json.dumps([path.name, time.process_time() - began, int(peak) * 1024, end]))
+"""
+
+
+def outcomes(folder: Path, files: list[tuple[str, str]]) -> list[str]:
+    """Reads the files in a process with little memory; the error of each, or an empty text."""
+    for index, (suffix, text) in enumerate(files):
+        (folder / f"f{index:03d}{suffix}").write_text(text)
+    done = subprocess.run([sys.executable, "-c", CHILD, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ends = []
+    for line in done.stdout.splitlines():
+        name, seconds, peak, end = json.loads(line)
+        assert seconds < 1.0, (name, end)
+        assert peak < 200e6, (name, end)
+        assert "\n" not in end
+        if end:
+            assert re.match(rf"{re.escape(str(folder / name))}:(\d+:)? ", end), end
+        ends.append(end)
+    return ends
+
+
+@pytest.mark.parametrize("kind", [*PYTHON, *DATA])
+def test_what_would_cost_memory_or_time_is_refused(kind: str, tmp_path: Path) -> None:
+    files = DATA[kind] if kind in DATA else [(".py", text) for text in PYTHON[kind]]
+    for end, (_, text) in zip(outcomes(tmp_path, files), files, strict=True):
+        assert end, f"this was read: {text[:60]}...{text[-60:]}"
+
+
+def test_a_text_that_nearly_holds_substitutions_takes_linear_time(tmp_path: Path) -> None:
+    ends = outcomes(tmp_path, [(".py", text) for text in LINEAR])
+    assert ends == [""] * len(LINEAR)
 
 
 def test_files_that_are_no_text(tmp_path: Path) -> None:

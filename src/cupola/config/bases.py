@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 from cupola.errors import ConfigError, did_you_mean
@@ -43,11 +44,14 @@ class Roots:
 
     def check(self, path: Path, where: str) -> Path:
         """The path without `..`; ConfigError if it, or what it links to, leaves the folders."""
-        real = Path(os.path.realpath(path))
-        if not any(real.is_relative_to(folder) for folder in self.folders):
+        try:
+            real = os.path.realpath(path)
+        except ValueError:  # half a surrogate pair
+            raise ConfigError(f"{where}: {str(path)!r} is no path") from None
+        if not any(real.startswith(f"{folder}{os.sep}") for folder in self.folders):
             allowed = " or ".join(str(folder) for folder in self.folders)
             raise ConfigError(f"{where}: the base {path} lies outside {allowed}")
-        return real
+        return Path(real)
 
     def base_path(self, file: Path, line: int, name: str) -> tuple[Path, str | None]:
         """The file that `_base_ = name` stands for, and the scope of a `scope::path`."""
@@ -58,11 +62,11 @@ class Roots:
             scope, _, inner = name.partition("::")
             return self._package_file(scope, inner, where), scope
         package = CHECKOUT.search(name)
-        if package and not (file.parent / name).exists():
+        if package and not _is_file(file.parent / name):
             return self._package_file(PACKAGES[package[1]], package[2], where), None
         found = self.check(file.parent / name, where)
-        if not found.is_file():
-            siblings = [p.name for p in found.parent.glob("*") if p.is_file()][:2000]
+        if not _is_file(found):
+            siblings = (each.name for each in islice(found.parent.glob("*"), 2000))
             hint = did_you_mean(found.name, siblings)
             raise ConfigError(f"{where}: the base {name!r} does not exist{hint}")
         return found, None
@@ -97,7 +101,14 @@ class Roots:
         folder = self._package_folder(package, where)
         for configs in (folder / ".mim" / "configs", folder / "configs"):
             found = (configs / name).resolve()
-            if found.is_relative_to(configs) and found.is_file():
+            if found.is_relative_to(configs) and _is_file(found):
                 self.folders.append(configs)
                 return found
         raise ConfigError(f"{where}: the package {package!r} has no config {name!r}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or half a surrogate pair
+        return False

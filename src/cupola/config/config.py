@@ -1,7 +1,7 @@
 """Config: a config file as data - attributes, overrides, and where each value was written."""
 
 import copy
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,21 @@ class Config(MutableMapping[str, Any]):
         object.__setattr__(self, "filename", filename)
 
     @classmethod
-    def load(cls, path: str | Path, roots: Sequence[str | Path] = ()) -> "Config":
+    def load(
+        cls, path: str | Path, roots: Sequence[str | Path] = (), env: Iterable[str] = ()
+    ) -> "Config":
         """Reads a config file with its bases.
 
         Bases may lie in the file's own project, in the folders `roots`, or in an installed
-        package (``mmdet::detr/x.py``). ConfigError names file, line and construct.
+        package (``mmdet::detr/x.py``). ``{{$NAME:default}}`` reads the environment variables
+        named in `env` only (``env=os.environ`` allows all). ConfigError names file, line and
+        construct.
         """
         from cupola.config.reader import read
 
         path = Path(path).expanduser()
         config = cls(filename=path)
-        object.__setattr__(config, "_data", read(path, [Path(root) for root in roots]))
+        object.__setattr__(config, "_data", read(path, [Path(root) for root in roots], env))
         return config
 
     def to_dict(self) -> dict[str, Any]:

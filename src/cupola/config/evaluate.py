@@ -2,49 +2,62 @@
 # ruff: noqa: N802 - methods are named after the node classes that they evaluate
 
 import ast
-import operator
-from collections.abc import Callable, Mapping
+import builtins
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from cupola.config.budget import Budget
 from cupola.config.dicts import ConfigDict, Origin, TracedDict
-from cupola.config.functions import MODULES, Functions
+from cupola.config.functions import Functions, Module
 from cupola.config.lazy import LazyName
+from cupola.config.operators import Operators
+from cupola.config.streams import Stream
 from cupola.errors import ConfigError, did_you_mean
 
-_BINARY: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-    ast.LShift: operator.lshift,
-    ast.RShift: operator.rshift,
-    ast.BitAnd: operator.and_,
-    ast.BitOr: operator.or_,
-    ast.BitXor: operator.xor,
-}
-_UNARY: dict[type, Callable[[Any], Any]] = {
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
-    ast.Not: operator.not_,
-    ast.Invert: operator.invert,
-}
-_COMPARE: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Is: operator.is_,
-    ast.IsNot: operator.is_not,
-    ast.In: lambda a, b: a in b,
-    ast.NotIn: lambda a, b: a not in b,
-}
+_CONVERSIONS: dict[str, Callable[[Any], str]] = {"r": repr, "a": ascii, "s": str}
 _CONSTANTS = {"__name__": "config"}
+_ENVIRONMENT = ["environ", "environb", "getenv"]
+# What a person calls the nodes of `ast` that a config may not hold.
+_WORDS = {
+    "AsyncFor": "an async loop",
+    "AsyncFunctionDef": "an async function",
+    "AsyncWith": "an async with",
+    "Await": "await",
+    "Break": "break",
+    "ClassDef": "a class definition",
+    "Continue": "continue",
+    "Global": "a global statement",
+    "Lambda": "a lambda",
+    "Match": "a match statement",
+    "NamedExpr": "an assignment inside an expression (`:=`)",
+    "Nonlocal": "a nonlocal statement",
+    "Raise": "a raise statement",
+    "Return": "return outside a function",
+    "Starred": "a starred name (`*name`)",
+    "Try": "a try statement",
+    "TryStar": "a try statement",
+    "While": "a while loop",
+    "Yield": "yield",
+    "YieldFrom": "yield",
+}
+_MAX_TEXT = 300  # characters of Python's own messages, which may hold whole values
+
+
+def words(node: ast.AST) -> str:
+    """What a person calls a node."""
+    return _WORDS.get(type(node).__name__, type(node).__name__)
+
+
+def shown(node: ast.expr) -> str:
+    """The source of a short expression."""
+    ends = (node.end_lineno or node.lineno, node.end_col_offset or 0)
+    is_short = ends[0] - node.lineno < 3 and ends[1] - node.col_offset < _MAX_TEXT
+    return ast.unparse(node)[:80] if is_short else "an expression"
+
+
+def explained(error: Exception) -> str:
+    """The message of an exception, bounded."""
+    text = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+    return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "..."
 
 
 class LocatedConfigError(ConfigError):
@@ -58,11 +71,13 @@ class Expressions:
     is refused with its name and line.
     """
 
-    def __init__(self, file: str, names: dict[str, Any], budget: Budget) -> None:
+    def __init__(self, file: str, names: dict[str, Any], functions: Functions) -> None:
         self.file = file
         self.names = names
-        self.budget = budget
-        self.functions = Functions(budget)
+        self.functions = functions
+        self.budget = functions.budget
+        self.operators = Operators(self.budget, functions.texts)
+        self.defined: dict[str, int] = {}  # function -> line of its definition
         self._scopes: list[dict[str, Any]] = []  # variables of comprehensions, innermost last
 
     def value(self, node: ast.expr) -> Any:
@@ -72,17 +87,15 @@ class Expressions:
         self.budget.step()
         evaluate = getattr(self, type(node).__name__, None)
         if evaluate is None:
-            raise self.error(node, f"{type(node).__name__} is not allowed in a config")
+            raise self.error(node, f"{words(node)} is not allowed in a config")
         try:
             return evaluate(node)
         except LocatedConfigError:
             raise
-        except ConfigError as error:
-            raise self.error(node, str(error)) from None
         except RecursionError:
             raise self.error(node, "expressions are nested too deep") from None
         except Exception as error:
-            raise self.error(node, f"{type(error).__name__}: {error}") from None
+            raise self.error(node, explained(error)) from None
 
     def error(self, node: ast.AST, message: str) -> "LocatedConfigError":
         """The error to raise about a node: file and line first."""
@@ -101,7 +114,7 @@ class Expressions:
         return tuple(self._elements(node.elts))
 
     def Set(self, node: ast.Set) -> Any:
-        return set(self._elements(node.elts))
+        return {self._key(each) for each in self._elements(node.elts)}
 
     def Dict(self, node: ast.Dict) -> TracedDict:
         made = TracedDict()
@@ -109,26 +122,27 @@ class Expressions:
             if key is None:
                 self._spread(made, self.value(value))
             else:
-                name = self.value(key)
+                name = self._key(self.value(key))
                 made[name] = self.value(value)
                 made.origins[name] = self.origin(key)
         return made
 
+    def _key(self, key: Any) -> Any:
+        """A key or an element of a set, whose hash walks through all of it."""
+        self.budget.weigh(key)
+        return key
+
     def JoinedStr(self, node: ast.JoinedStr) -> str:
-        text = "".join(self.value(part) for part in node.values)
-        self.budget.charge(len(text))
-        return text
+        return "".join([self.value(part) for part in node.values])
 
     def FormattedValue(self, node: ast.FormattedValue) -> str:
         value = self.value(node.value)
-        self.budget.weigh(value)
-        if isinstance(value, str):
-            self.budget.charge(len(value))
         spec = self.value(node.format_spec) if node.format_spec else ""
+        self.budget.weigh(value, as_text=True)
         self.budget.check_format(spec)
         if node.conversion != -1:
-            value = repr(value) if node.conversion == ord("r") else str(value)
-        return format(value, spec)
+            value = _CONVERSIONS[chr(node.conversion)](value)
+        return self.budget.pay(format(value, spec))
 
     def _elements(self, nodes: list[ast.expr]) -> list[Any]:
         made: list[Any] = []
@@ -142,6 +156,8 @@ class Expressions:
         return made
 
     def _spread(self, target: TracedDict, source: Mapping[Any, Any]) -> None:
+        if not isinstance(source, Mapping):
+            raise TypeError(f"{type(source).__name__!r} object is not a mapping")
         self.budget.charge(len(source))
         target.update(source)
         target.origins.update(getattr(source, "origins", {}))
@@ -149,41 +165,10 @@ class Expressions:
     # -- operators ---------------------------------------------------------------------------
 
     def BinOp(self, node: ast.BinOp) -> Any:
-        return self.binary(node.op, self.value(node.left), self.value(node.right))
-
-    def binary(self, op: ast.operator, left: Any, right: Any) -> Any:
-        """`left op right`, refused when the result would be too large."""
-        if isinstance(left, int | float) and isinstance(right, int | float):
-            self._check_numbers(op, left, right)
-        else:
-            self._check_sequences(op, left, right)
-        return _BINARY[type(op)](left, right)
-
-    def _check_numbers(self, op: ast.operator, left: float, right: float) -> None:
-        if isinstance(left, int) and isinstance(right, int):
-            bits = left.bit_length()
-            if isinstance(op, ast.Pow):
-                self.budget.check_int(bits * max(right, 1))
-            elif isinstance(op, ast.LShift):
-                self.budget.check_int(bits + max(right, 0))
-            elif isinstance(op, ast.Mult):
-                self.budget.check_int(bits + right.bit_length())
-
-    def _check_sequences(self, op: ast.operator, left: Any, right: Any) -> None:
-        sizes = [len(each) for each in (left, right) if hasattr(each, "__len__")]
-        times = [each for each in (left, right) if isinstance(each, int)]
-        if isinstance(op, ast.Mult) and sizes and times:
-            self.budget.charge(sizes[0] * max(times[0], 0))
-        elif isinstance(op, ast.Mod) and isinstance(left, str | bytes):
-            self.budget.check_format(str(left).replace("%", ""))
-            self.budget.weigh(right)
-            if "*" in str(left):
-                raise ConfigError("a format width that is computed")
-        else:
-            self.budget.charge(sum(sizes))
+        return self.operators.binary(node.op, self.value(node.left), self.value(node.right))
 
     def UnaryOp(self, node: ast.UnaryOp) -> Any:
-        return _UNARY[type(node.op)](self.value(node.operand))
+        return self.operators.unary(node.op, self.value(node.operand))
 
     def BoolOp(self, node: ast.BoolOp) -> Any:
         stop_at = isinstance(node.op, ast.Or)
@@ -194,26 +179,16 @@ class Expressions:
                 break
         return value
 
-    def Compare(self, node: ast.Compare) -> bool:
+    def Compare(self, node: ast.Compare) -> Any:
         left = self.value(node.left)
+        found: Any = True
         for op, each in zip(node.ops, node.comparators, strict=True):
             right = self.value(each)
-            for side in (left, right):
-                self.budget.weigh(side)
-            if isinstance(op, ast.In | ast.NotIn):
-                right = self._searchable(left, right)
-            if not _COMPARE[type(op)](left, right):
-                return False
+            found = self.operators.compare(op, left, right)
+            if not found:
+                break
             left = right
-        return True
-
-    def _searchable(self, left: Any, right: Any) -> Any:
-        """What `left in right` may search: what it would walk through is paid for."""
-        if isinstance(right, str | bytes | list | tuple | dict | set | frozenset):
-            return right
-        if isinstance(right, range) and isinstance(left, int):
-            return right
-        return list(self.budget.iterate(right))
+        return found
 
     def IfExp(self, node: ast.IfExp) -> Any:
         return self.value(node.body if self.value(node.test) else node.orelse)
@@ -224,9 +199,21 @@ class Expressions:
         for scope in reversed(self._scopes):
             if node.id in scope:
                 return scope[node.id]
-        for table in (self.names, self.functions.table, _CONSTANTS):
+        if node.id in self.names:
+            return self.names[node.id]
+        if node.id in self.defined:
+            raise ConfigError(
+                f"{node.id!r} is a function that this config defines on line "
+                f"{self.defined[node.id]}; functions of a config are never called, so write "
+                "the value itself"
+            )
+        for table in (self.functions.table, _CONSTANTS):
             if node.id in table:
                 return table[node.id]
+        if hasattr(builtins, node.id):
+            raise ConfigError(
+                f"Python's {node.id!r} is not available in a config, which is read as data"
+            )
         known = [*self.names, *self.functions.table]
         raise ConfigError(f"the name {node.id!r} is not defined{did_you_mean(node.id, known)}")
 
@@ -236,18 +223,36 @@ class Expressions:
             raise ConfigError(f"the attribute .{node.attr} is not allowed")
         if isinstance(owner, LazyName):
             return owner.attribute(node.attr)
-        if isinstance(owner, ConfigDict):
-            return getattr(owner, node.attr) if node.attr in owner else self._no_key(owner, node)
-        if isinstance(owner, dict) and any(owner is module for module in MODULES.values()):
-            return owner[node.attr] if node.attr in owner else self._no_key(owner, node)
-        raise ConfigError(f"the attribute .{node.attr} of a {type(owner).__name__} is not allowed")
+        if isinstance(owner, Module):
+            return self.member(owner, node.attr)
+        if not isinstance(owner, ConfigDict):
+            kind = type(owner).__name__
+            raise ConfigError(f"the attribute .{node.attr} of a {kind} is not allowed")
+        if node.attr not in owner:
+            known = [key for key in owner if isinstance(key, str)]
+            raise ConfigError(f"no key {node.attr!r} here{did_you_mean(node.attr, known)}")
+        return owner[node.attr]
 
-    def _no_key(self, owner: Mapping[Any, Any], node: ast.Attribute) -> Any:
-        known = [key for key in owner if isinstance(key, str)]
-        raise ConfigError(f"no key {node.attr!r} here{did_you_mean(node.attr, known)}")
+    def member(self, module: Module, name: str) -> Any:
+        """What `module.name` stands for."""
+        if name in module.members:
+            return module.members[name]
+        if module.name == "os" and name in _ENVIRONMENT:
+            raise ConfigError(
+                f"os.{name} is not read; write '{{{{$NAME:default}}}}' for the environment "
+                "variable NAME, and allow it with --env NAME"
+            )
+        offered = ", ".join(module.members)
+        raise ConfigError(
+            f"{module.name}.{name} is not allowed; a config may use of {module.name} only {offered}"
+        )
 
     def Subscript(self, node: ast.Subscript) -> Any:
-        return self.value(node.value)[self.value(node.slice)]
+        owner = self.value(node.value)
+        key = self.value(node.slice)
+        self.budget.weigh(key)
+        made = owner[key]
+        return self.budget.pay(made) if type(key) is slice else made
 
     def Slice(self, node: ast.Slice) -> slice:
         parts = (node.lower, node.upper, node.step)
@@ -256,46 +261,43 @@ class Expressions:
     # -- calls and comprehensions --------------------------------------------------------------
 
     def Call(self, node: ast.Call) -> Any:
-        args = self._elements(node.args)
-        if isinstance(node.func, ast.Name) and self.Name(node.func) is TracedDict:
-            return self._call_dict(node, args)
-        kwargs = self._keywords(node)
         if isinstance(node.func, ast.Attribute):
             owner = self.value(node.func.value)
-            if not isinstance(owner, LazyName) and not self._is_module(owner):
+            if not isinstance(owner, LazyName | Module):
+                args, kwargs = self._elements(node.args), self._keywords(node)
                 made = self.functions.call_method(owner, node.func.attr, args, dict(kwargs))
                 self._trace_update(owner, node.func.attr, args, kwargs)
                 return made
         function = self.value(node.func)
         if not self.functions.is_allowed(function):
-            raise ConfigError(f"a call of {ast.unparse(node.func)[:60]} is not allowed")
-        return self.functions.call(function, args, dict(kwargs))
-
-    def _is_module(self, owner: Any) -> bool:
-        return any(owner is module for module in MODULES.values())
-
-    def _call_dict(self, node: ast.Call, args: list[Any]) -> TracedDict:
-        if not args:
-            return self._keywords(node)
-        if len(args) > 1:
-            raise ConfigError("dict() takes at most one positional argument")
-        made = TracedDict()
-        source = args[0]
-        pairs = source if isinstance(source, Mapping) else dict(self.budget.iterate(source))
-        self._spread(made, pairs)
-        self._spread(made, self._keywords(node))
+            raise ConfigError(f"a call of {shown(node.func)} is not allowed")
+        args, kwargs = self._elements(node.args), self._keywords(node)
+        if function is self.functions.table["dict"] and not args:
+            return kwargs
+        made = self.functions.call(function, args, dict(kwargs))
+        if isinstance(made, TracedDict):
+            made.origins.update(kwargs.origins)
         return made
 
     def _keywords(self, node: ast.Call) -> TracedDict:
         made = TracedDict()
+        origins = made.origins
         for keyword in node.keywords:
-            value = self.value(keyword.value)
-            if keyword.arg is None:
-                self._spread(made, value)
-            else:
-                made[keyword.arg] = value
-                made.origins[keyword.arg] = Origin(self.file, keyword.lineno)
+            name, value = keyword.arg, keyword.value
+            if name is None:
+                self._spread_keywords(made, self.value(value))
+                continue
+            if name in made:
+                raise TypeError(f"the keyword argument {name!r} is given twice")
+            made[name] = value.value if type(value) is ast.Constant else self.value(value)
+            origins[name] = Origin(self.file, keyword.lineno)
         return made
+
+    def _spread_keywords(self, made: TracedDict, source: Mapping[Any, Any]) -> None:
+        before = len(made)
+        self._spread(made, source)
+        if len(made) != before + len(source) or not all(isinstance(key, str) for key in source):
+            raise TypeError("a keyword argument is given twice, or is not a text")
 
     def _trace_update(self, owner: Any, method: str, args: list[Any], kwargs: TracedDict) -> None:
         if method == "update" and isinstance(owner, TracedDict):
@@ -303,51 +305,78 @@ class Expressions:
                 owner.origins.update(getattr(source, "origins", {}))
 
     def ListComp(self, node: ast.ListComp) -> list[Any]:
-        made: list[Any] = []
-        self._comprehend(node.generators, lambda: made.append(self.value(node.elt)))
-        return made
+        return [self.value(node.elt) for _ in self._comprehend(node.generators)]
 
     def SetComp(self, node: ast.SetComp) -> set[Any]:
-        return set(self.ListComp(ast.ListComp(node.elt, node.generators)))
+        return {self._key(self.value(node.elt)) for _ in self._comprehend(node.generators)}
 
-    def GeneratorExp(self, node: ast.GeneratorExp) -> list[Any]:
-        return self.ListComp(ast.ListComp(node.elt, node.generators))
+    def GeneratorExp(self, node: ast.GeneratorExp) -> Stream:
+        source = iter(self.value(node.generators[0].iter))
+        return Stream(self._generate(node, source, list(self._scopes)), [source])
+
+    def _generate(
+        self, node: ast.GeneratorExp, source: Iterator[Any], own: list[dict[str, Any]]
+    ) -> Iterator[Any]:
+        """Each item when it is asked for, with the comprehension variables of the expression."""
+        steps = self._comprehend(node.generators, source)
+        while True:
+            others, self._scopes = self._scopes, own
+            try:
+                next(steps)
+                item = self.value(node.elt)
+            except StopIteration:
+                return
+            finally:
+                self._scopes = others
+            yield item
 
     def DictComp(self, node: ast.DictComp) -> TracedDict:
         made = TracedDict()
-
-        def add() -> None:
-            key = self.value(node.key)
+        origin = self.origin(node)
+        for _ in self._comprehend(node.generators):
+            key = self._key(self.value(node.key))
             made[key] = self.value(node.value)
-            made.origins[key] = self.origin(node)
-
-        self._comprehend(node.generators, add)
+            made.origins[key] = origin
         return made
 
-    def _comprehend(self, generators: list[ast.comprehension], emit: Callable[[], None]) -> None:
+    def _comprehend(
+        self, generators: list[ast.comprehension], source: Iterable[Any] | None = None
+    ) -> Iterator[None]:
+        """Stops once for each item that a comprehension makes, with its variables in scope."""
         first, rest = generators[0], generators[1:]
-        items = self.budget.iterate(self.value(first.iter))
-        self._scopes.append({})
+        if first.is_async:
+            raise ConfigError("an async comprehension is not allowed in a config")
+        items = self.budget.iterate(self.value(first.iter) if source is None else source)
+        scope: dict[str, Any] = {}
+        scopes = self._scopes  # an abandoned generator ends while others are current
+        scopes.append(scope)
         try:
             for item in items:
-                self.bind(first.target, item, self._scopes[-1])
+                self.bind(first.target, item, scope)
                 if all(self.value(test) for test in first.ifs):
                     if rest:
-                        self._comprehend(rest, emit)
+                        yield from self._comprehend(rest)
                     else:
-                        emit()
+                        yield
         finally:
-            self._scopes.pop()
+            scopes.pop()
 
     def bind(self, target: ast.expr, value: Any, names: dict[str, Any]) -> None:
         """Assigns `value` to a name or, piece by piece, to a tuple of names."""
         if isinstance(target, ast.Name):
             names[target.id] = value
         elif isinstance(target, ast.Tuple | ast.List):
-            values = list(self.budget.iterate(value))
-            if len(values) != len(target.elts):
-                raise ConfigError(f"{len(target.elts)} names for {len(values)} values")
-            for each, item in zip(target.elts, values, strict=True):
+            for each, item in self.unpack(target, value):
                 self.bind(each, item, names)
         else:
-            raise ConfigError(f"an assignment to {type(target).__name__} is not allowed here")
+            raise ConfigError(f"an assignment to {shown(target)} is not allowed here")
+
+    def unpack(self, target: ast.Tuple | ast.List, value: Any) -> Iterator[tuple[ast.expr, Any]]:
+        """The targets of `a, b = value`, each with its item."""
+        for each in target.elts:
+            if isinstance(each, ast.Starred):
+                raise self.error(each, f"{words(each)} is not allowed in a config")
+        values = list(self.budget.iterate(value))
+        if len(values) != len(target.elts):
+            raise ConfigError(f"{len(target.elts)} names for {len(values)} values")
+        return zip(target.elts, values, strict=True)

@@ -1,6 +1,7 @@
 """JSON, YAML and TOML configs: reading under the same limits as Python files, and writing."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,17 @@ from cupola.errors import ConfigError
 
 # The suffixes of config files; a path that ends in one is never taken for a bundle.
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml", ".toml")
-MAX_DEPTH = 80  # of nested values in YAML, whose parser slows down with depth
+MAX_DEPTH = 80  # of nested values; the parsers of YAML and TOML slow down with depth
+_KEY = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_KEY}[ \t]*+\.[ \t]*+){{{MAX_DEPTH}}}")
+_YAML = "tag:yaml.org,2002:"
+_YAML_TAGS = ["bool", "float", "int", "map", "null", "seq", "str"]
+_YAML_NUMBER = re.compile(r"[-+]?[0-9.]")
+_YAML_DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:$|[Tt \t])")
+# Control characters, halves of surrogate pairs, and what changes the direction of text.
+_UNPRINTABLE = re.compile(
+    "[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 def parse_data(path: Path, text: str, budget: Budget) -> dict[str, Any]:
@@ -20,20 +31,23 @@ def parse_data(path: Path, text: str, budget: Budget) -> dict[str, Any]:
         if path.suffix == ".json":
             data = json.loads(text)
         elif path.suffix == ".toml":
-            data = tomllib.loads(text)
+            data = _load_toml(path, text)
         else:
             data = _load_yaml(path, text)
+        budget.weigh(data)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
     except RecursionError:
-        raise ConfigError(f"{path}: values are nested too deep") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}:1: values are nested too deep") from None
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith(str(path)) else f"{path}:1: {text}") from None
+    except ValueError as error:  # Python converts no integer of more digits
+        is_long = "integer string conversion" in str(error)
+        text = "an integer of more than 4300 digits" if is_long else str(error)[:200]
+        raise ConfigError(f"{path}:1: {text}") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: a config is a mapping, and this is a {type(data).__name__}")
-    budget.weigh(data)
+        raise ConfigError(f"{path}:1: a config is a mapping, and this is a {type(data).__name__}")
     return data
 
 
@@ -41,14 +55,32 @@ def write(data: dict[str, Any], suffix: str) -> str:
     """The text of a config in the format of a file suffix; ConfigError for any other."""
     if suffix == ".py":
         return to_python(data)
+    if suffix not in (".json", ".yaml", ".yml"):
+        raise ConfigError(
+            f"a config is written as .py, .json or .yaml, not {suffix or 'nothing'!r}"
+        )
+    try:
+        text = json.dumps(data, indent=2, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"the config cannot be written as {suffix[1:]}: {error}") from None
     if suffix == ".json":
-        return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-    if suffix in (".yaml", ".yml"):
-        import yaml
+        return _UNPRINTABLE.sub(lambda match: json.dumps(match[0])[1:-1], text) + "\n"
+    import yaml
 
-        listed = json.loads(json.dumps(data))  # tuples as lists, and no shared parts
-        return yaml.safe_dump(listed, sort_keys=False, allow_unicode=True)
-    raise ConfigError(f"a config is written as .py, .json or .yaml, not {suffix or 'nothing'!r}")
+    listed = json.loads(text)  # tuples as lists, and no shared parts
+    return yaml.safe_dump(listed, sort_keys=False, allow_unicode=not _UNPRINTABLE.search(text))
+
+
+def _load_toml(path: Path, text: str) -> Any:
+    if found := _LONG_KEY.search(text):
+        line = text.count("\n", 0, found.start()) + 1
+        raise ConfigError(f"{path}:{line}: values are nested more than {MAX_DEPTH} deep")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"at line (\d+)", str(error))
+        line = int(found[1]) if found else text.count("\n") + 1
+        raise ConfigError(f"{path}:{line}: not valid TOML: {error}") from None
 
 
 def _load_yaml(path: Path, text: str) -> Any:
@@ -60,19 +92,36 @@ def _load_yaml(path: Path, text: str) -> Any:
         for event in yaml.parse(text, Loader=loader):
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
-            where = f"{path}:{_line(event.start_mark)}"
-            if isinstance(event, yaml.AliasEvent):
-                raise ConfigError(f"{where}: YAML aliases are not allowed")
-            if depth > MAX_DEPTH:
-                raise ConfigError(f"{where}: values are nested more than {MAX_DEPTH} deep")
-            tag = str(getattr(event, "tag", None) or "")
-            if tag and (not tag.startswith("tag:yaml.org,2002:") or "python" in tag):
-                raise ConfigError(f"{where}: the YAML tag {tag[:60]!r} is not allowed")
+            problem = _yaml_problem(event, depth)
+            if problem:
+                raise ConfigError(f"{path}:{_line(event.start_mark)}: {problem}")
         return yaml.load(text, Loader=loader)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}:1: not valid YAML: a value does not fit its tag") from None
     except yaml.YAMLError as error:
         line = _line(getattr(error, "problem_mark", None))
-        problem = getattr(error, "problem", None) or str(error)
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise ConfigError(f"{path}:{line}: not valid YAML: {problem}") from None
+
+
+def _yaml_problem(event: Any, depth: int) -> str | None:
+    """What a config may not hold, in one event of the YAML parser."""
+    kind = type(event).__name__
+    if kind == "AliasEvent":
+        return "YAML aliases are not allowed"
+    if depth > MAX_DEPTH:
+        return f"values are nested more than {MAX_DEPTH} deep"
+    tag = str(getattr(event, "tag", None) or "")
+    if tag not in ("", "!") and tag.removeprefix(_YAML) not in _YAML_TAGS:
+        return f"the YAML tag {tag[:60]!r} is not allowed"
+    if kind == "ScalarEvent" and (tag or event.implicit[0]):
+        if len(event.value) > 4_300 and _YAML_NUMBER.match(event.value):
+            return "a number of more than 4300 digits"
+        if _YAML_DATE.match(event.value) and not tag:
+            return f"{event.value[:30]} is a date, which is not data; put it in quotes"
+    return None
 
 
 def _line(mark: Any) -> int:

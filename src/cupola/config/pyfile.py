@@ -5,10 +5,9 @@ import ast
 from collections.abc import Callable
 from typing import Any
 
-from cupola.config.budget import Budget
 from cupola.config.dicts import ConfigDict, TracedDict
-from cupola.config.evaluate import Expressions, LocatedConfigError
-from cupola.config.functions import MODULES
+from cupola.config.evaluate import Expressions, LocatedConfigError, explained, shown, words
+from cupola.config.functions import Functions, Module
 from cupola.config.lazy import LazyName
 from cupola.errors import ConfigError
 
@@ -26,11 +25,12 @@ class PythonFile(Expressions):
     """
 
     def __init__(
-        self, file: str, names: dict[str, Any], budget: Budget, read_base: ReadBase
+        self, file: str, names: dict[str, Any], functions: Functions, read_base: ReadBase
     ) -> None:
-        super().__init__(file, names, budget)
+        super().__init__(file, names, functions)
         self.lines: dict[str, int] = {}  # name -> line of its last assignment
         self.imported: set[str] = set()  # names that stand for imports, and not for data
+        self.constants: set[str] = set()  # numbers and texts imported from Python's library
         self._read_base = read_base
 
     def run(self, body: list[ast.stmt]) -> None:
@@ -39,8 +39,7 @@ class PythonFile(Expressions):
             self.budget.step()
             do = getattr(self, f"do_{type(statement).__name__}", None)
             if do is None:
-                kind = type(statement).__name__
-                raise self.error(statement, f"{kind} is not allowed in a config")
+                raise self.error(statement, f"{words(statement)} is not allowed in a config")
             try:
                 do(statement)
             except LocatedConfigError:
@@ -48,8 +47,7 @@ class PythonFile(Expressions):
             except RecursionError:
                 raise self.error(statement, "statements are nested too deep") from None
             except Exception as error:
-                text = str(error) if isinstance(error, ConfigError) else repr(error)
-                raise self.error(statement, text) from None
+                raise self.error(statement, explained(error)) from None
 
     # -- assignments ---------------------------------------------------------------------------
 
@@ -65,41 +63,51 @@ class PythonFile(Expressions):
             self.assign(node.target, self.value(node.value))
 
     def do_AugAssign(self, node: ast.AugAssign) -> None:
-        old = self.value(node.target)
-        self.assign(node.target, self.binary(node.op, old, self.value(node.value)))
+        if isinstance(node.target, ast.Name):
+            old = self.value(node.target)
+            made = self.operators.in_place(node.op, old, self.value(node.value))
+            self.assign(node.target, made)
+        else:
+            owner, key = self._element(node.target)
+            old = owner[key]
+            made = self.operators.in_place(node.op, old, self.value(node.value))
+            self._put(owner, key, made, node.target)
 
     def assign(self, target: ast.expr, value: Any) -> None:
         """Assigns to a name, an element, an attribute of a base's dict, or a tuple of those."""
-        if isinstance(target, ast.Tuple | ast.List):
-            values = list(self.budget.iterate(value))
-            if len(values) != len(target.elts):
-                raise ConfigError(f"{len(target.elts)} names for {len(values)} values")
-            for each, item in zip(target.elts, values, strict=True):
-                self.assign(each, item)
-        elif isinstance(target, ast.Name):
+        if isinstance(target, ast.Name):
             self.names[target.id] = value
             self.lines[target.id] = target.lineno
+            self.defined.pop(target.id, None)
+        elif isinstance(target, ast.Tuple | ast.List):
+            for each, item in self.unpack(target, value):
+                self.assign(each, item)
         elif isinstance(target, ast.Subscript | ast.Attribute):
-            self._assign_element(target, value)
+            owner, key = self._element(target)
+            self._put(owner, key, value, target)
         else:
-            raise ConfigError(f"an assignment to {type(target).__name__} is not allowed")
+            raise ConfigError(f"{words(target)} is not allowed in a config")
 
-    def _assign_element(self, target: ast.Subscript | ast.Attribute, value: Any) -> None:
-        owner, key = self._element(target)
+    def _put(self, owner: Any, key: Any, value: Any, target: ast.expr) -> None:
         if isinstance(owner, list) and isinstance(key, slice):
             value = list(self.budget.iterate(value))
+            self.budget.charge(len(owner) // 64)
+        if isinstance(owner, ConfigDict):
+            self.budget.weigh(value)  # it is copied, with every dict as a ConfigDict
         owner[key] = value
         if isinstance(owner, TracedDict):
             owner.origins[key] = self.origin(target)
 
     def _element(self, target: ast.Subscript | ast.Attribute) -> tuple[Any, Any]:
         owner = self.value(target.value)
-        if any(owner is module for module in MODULES.values()):
+        if isinstance(owner, Module):
             raise ConfigError("a module cannot be changed")
         if isinstance(target, ast.Subscript):
             if not isinstance(owner, dict | list):
                 raise ConfigError(f"elements of a {type(owner).__name__} cannot be set")
-            return owner, self.value(target.slice)
+            key = self.value(target.slice)
+            self.budget.weigh(key)
+            return owner, key
         if not isinstance(owner, ConfigDict) or target.attr.startswith("__"):
             raise ConfigError(f"the attribute .{target.attr} cannot be set")
         return owner, target.attr
@@ -107,10 +115,14 @@ class PythonFile(Expressions):
     def do_Delete(self, node: ast.Delete) -> None:
         for target in node.targets:
             if isinstance(target, ast.Name):
-                del self.names[target.id]
+                self.value(target)  # says so when there is no such name
+                self.names.pop(target.id, None)
             elif isinstance(target, ast.Subscript | ast.Attribute):
                 owner, key = self._element(target)
+                self.budget.charge(len(owner) // 64)
                 del owner[key]
+            else:
+                raise ConfigError(f"`del {shown(target)}` is not allowed in a config")
 
     # -- control -------------------------------------------------------------------------------
 
@@ -131,11 +143,17 @@ class PythonFile(Expressions):
 
     def do_Assert(self, node: ast.Assert) -> None:
         if not self.value(node.test):
-            raise ConfigError(f"the config asserts {ast.unparse(node.test)[:80]}, which is false")
+            raise ConfigError(f"the config asserts {shown(node.test)}, which is false")
 
     def do_FunctionDef(self, node: ast.FunctionDef) -> None:
-        """A function may stand in a file (some scripts lie among configs), but not be called."""
+        """A file may define functions, as some scripts among configs do, but not call them."""
+        if node.decorator_list:
+            raise ConfigError("a decorator is not allowed in a config")
+        for default in (*node.args.defaults, *node.args.kw_defaults):
+            if default is not None:
+                self.value(default)
         self.names.pop(node.name, None)
+        self.defined[node.name] = node.lineno
 
     # -- imports -------------------------------------------------------------------------------
 
@@ -151,18 +169,17 @@ class PythonFile(Expressions):
         for alias in node.names:
             if alias.name == "*":
                 raise ConfigError("`import *` is allowed only inside `with read_base():`")
-            owner = MODULES.get(node.module or "")
+            owner = self.functions.modules.get(node.module or "") if not node.level else None
             name = alias.asname or alias.name
-            if owner is not None and alias.name not in owner:
-                raise ConfigError(f"an import of {node.module}.{alias.name} is not allowed")
-            if owner is not None:
-                self.names[name] = owner[alias.name]
-                self.imported.add(name)
-            else:
+            if owner is None:
                 self._import(name, f"{'.' * node.level}{node.module or ''}.{alias.name}")
+                continue
+            self.names[name] = self.member(owner, alias.name)
+            is_data = isinstance(self.names[name], str | float)
+            (self.constants if is_data else self.imported).add(name)
 
     def _import(self, name: str, path: str) -> None:
-        self.names[name] = MODULES.get(path, LazyName(path))
+        self.names[name] = self.functions.modules.get(path) or LazyName(path)
         self.imported.add(name)
 
     def do_With(self, node: ast.With) -> None:

@@ -1,9 +1,9 @@
 """Reads a config file and its bases into one dict."""
 
 import ast
-import copy
+import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,36 +12,48 @@ from cupola.config.bases import Roots
 from cupola.config.budget import Budget
 from cupola.config.dicts import ConfigDict, Origin
 from cupola.config.formats import CONFIG_SUFFIXES, parse_data
-from cupola.config.functions import is_import
-from cupola.config.lazy import names_as_text
+from cupola.config.functions import Functions, Module
+from cupola.config.lazy import LazyName, names_as_text
 from cupola.config.merge import merge
 from cupola.config.pyfile import BASE, PythonFile
-from cupola.config.source import fill_variables, parse, read_text
-from cupola.errors import ConfigError
+from cupola.config.source import ENV_VARIABLE, fill_variables, parse, read_text
+from cupola.config.vetting import vet
+from cupola.errors import ConfigError, printable
 
 RESERVED = ("filename", "text", "pretty_text", "env_variables")
 
 
-def read(path: Path, roots: Sequence[Path] = (), budget: Budget | None = None) -> ConfigDict:
+def read(
+    path: Path,
+    roots: Sequence[Path] = (),
+    env: Iterable[str] = (),
+    budget: Budget | None = None,
+) -> ConfigDict:
     """Everything that the file and its bases say; ConfigError names file and line.
 
     Bases may lie in the project of the file, in `roots`, or in an installed package (pkg::path).
+    `env` are names of environment variables that may be read, besides those that the variable
+    CUPOLA_CONFIG_ENV lists.
     """
-    reader = Reader(Roots.around(path, roots), budget or Budget())
+    listed = os.environ.get(ENV_VARIABLE, "").replace(",", " ").split()
+    reader = Reader(Roots.around(path, roots), budget or Budget(), {*env, *listed})
     made = reader.read(path.absolute())
     for key in RESERVED:
         if key in made:
             raise ConfigError(f"{made.origins.get(key, path)}: the key {key!r} is reserved")
     if reader.has_imports:
         names_as_text(made)
+    vet(made, path)
     return made
 
 
 class Reader:
     """One reading: what may be read, what it may cost, and which files are open."""
 
-    def __init__(self, roots: Roots, budget: Budget) -> None:
+    def __init__(self, roots: Roots, budget: Budget, env: Collection[str] = ()) -> None:
         self.budget = budget
+        self._functions = Functions(budget)
+        self._env = env
         self._roots = roots
         self._open: list[Path] = []
         self.has_imports = False
@@ -59,7 +71,9 @@ class Reader:
             raise ConfigError(f"{path}: the bases form a circle: {chain}")
         if path.suffix not in CONFIG_SUFFIXES:
             raise ConfigError(f"{path}: a config ends in one of {', '.join(CONFIG_SUFFIXES)}")
-        text, placeholders = fill_variables(read_text(path, self.budget), path)
+        text, placeholders = fill_variables(
+            read_text(path, self.budget), path, self.budget, self._env
+        )
         self._open.append(path)
         try:
             if path.suffix == ".py":
@@ -76,18 +90,21 @@ class Reader:
         tree = parse(text, str(path))
         base = self._python_bases(path, tree)
         names: dict[str, Any] = {BASE: base}
-        file = PythonFile(str(path), names, self.budget, self._lazy_base)
+        file = PythonFile(str(path), names, self._functions, self._lazy_base)
         file.run(tree.body)
         names.pop(BASE, None)
         self.has_imports |= bool(file.imported)
+        if any(isinstance(names.get(name), LazyName) for name in file.imported):
+            file.imported |= file.constants  # a lazy config keeps nothing that it imports
         made = ConfigDict()
         for name, value in names.items():
-            if not name.startswith("__") and not is_import(value):
+            is_import = name in file.imported and not isinstance(value, LazyName)
+            if not name.startswith("__") and not is_import and not isinstance(value, Module):
                 line = file.lines.get(name)
                 if line:
                     made.origins[name] = Origin(str(path), line)
                 with _located(f"{path}:{line or 1}: {name}"):
-                    fresh = _fill(self.budget.adopt(value), placeholders, base)
+                    fresh = self._fill(self.budget.adopt(value), placeholders, base)
                 dict.__setitem__(made, name, fresh)
         _pop_deprecation(path, made)
         with _located(str(path)):
@@ -98,7 +115,7 @@ class Reader:
             if isinstance(statement, ast.Assign):
                 target = statement.targets[0]
                 if isinstance(target, ast.Name) and target.id == BASE:
-                    value = PythonFile(str(path), {}, self.budget, self._lazy_base).value(
+                    value = PythonFile(str(path), {}, self._functions, self._lazy_base).value(
                         statement.value
                     )
                     return self._bases(path, value, statement.lineno)
@@ -114,8 +131,8 @@ class Reader:
     def _read_data(self, path: Path, text: str, placeholders: dict[str, str]) -> ConfigDict:
         data = parse_data(path, text, self.budget)
         base = self._bases(path, data.pop(BASE, []), 1)
-        with _located(str(path)):
-            made = _fill(self.budget.adopt(data), placeholders, base)
+        with _located(f"{path}:1"):
+            made = self._fill(self.budget.adopt(data), placeholders, base)
         made.origins.update(dict.fromkeys(made, Origin(str(path), 1)))
         _pop_deprecation(path, made)
         with _located(str(path)):
@@ -128,6 +145,7 @@ class Reader:
         together = ConfigDict()
         for name in value if isinstance(value, list) else [value]:
             if not isinstance(name, str):
+                self.budget.weigh(name, as_text=True)
                 raise ConfigError(f"{path}:{line}: {BASE} holds {name!r:.40}, which is no path")
             found, scope = self._roots.base_path(path, line, name)
             base = self.read(found)
@@ -139,6 +157,26 @@ class Reader:
             _mark_scope(base, scope)
             together.update(base)
         return together
+
+    def _fill(self, value: Any, placeholders: dict[str, str], base: ConfigDict) -> Any:
+        """Replaces each placeholder in a tree by a copy of the base's value it stands for."""
+        if not placeholders:
+            return value
+        if isinstance(value, str) and value in placeholders:
+            found: Any = base
+            for key in placeholders[value].split("."):
+                if not isinstance(found, dict) or key not in found:
+                    raise ConfigError(f"no base has {{{{ _base_.{placeholders[value]} }}}}")
+                found = found[key]
+            self.budget.step()
+            return self.budget.adopt(found)
+        if isinstance(value, dict):
+            for key, item in value.items():
+                dict.__setitem__(value, key, self._fill(item, placeholders, base))
+            return value
+        if isinstance(value, list | tuple):
+            return type(value)([self._fill(item, placeholders, base) for item in value])
+        return value
 
 
 @contextmanager
@@ -156,7 +194,8 @@ def _pop_deprecation(path: Path, made: ConfigDict) -> None:
     if isinstance(notice, dict):
         advice = f"; use {notice['expected']}" if "expected" in notice else ""
         more = f" (see {notice['reference']})" if "reference" in notice else ""
-        warnings.warn(f"{path} is to be replaced{advice}{more}", FutureWarning, stacklevel=2)
+        text = printable(f"{path} is to be replaced{advice[:200]}{more[:200]}")
+        warnings.warn(text, FutureWarning, stacklevel=2)
 
 
 def _mark_scope(value: Any, scope: str | None) -> None:
@@ -171,23 +210,3 @@ def _mark_scope(value: Any, scope: str | None) -> None:
     if isinstance(value, list | tuple):
         for item in value:
             _mark_scope(item, scope)
-
-
-def _fill(value: Any, placeholders: dict[str, str], base: ConfigDict) -> Any:
-    """Puts in place of each placeholder, in a tree, a copy of the base's value it stands for."""
-    if not placeholders:
-        return value
-    if isinstance(value, str) and value in placeholders:
-        found: Any = base
-        for key in placeholders[value].split("."):
-            if not isinstance(found, dict) or key not in found:
-                raise ConfigError(f"no base has {{{{ _base_.{placeholders[value]} }}}}")
-            found = found[key]
-        return copy.deepcopy(found)
-    if isinstance(value, dict):
-        for key, item in value.items():
-            dict.__setitem__(value, key, _fill(item, placeholders, base))
-        return value
-    if isinstance(value, list | tuple):
-        return type(value)([_fill(item, placeholders, base) for item in value])
-    return value
