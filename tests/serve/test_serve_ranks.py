@@ -42,6 +42,13 @@ def ranks(server: Running) -> list[int]:
     return list(found[0]["pids"])
 
 
+def wait_replaced(server: Running, before: list[int]) -> None:
+    """Waits until the processes of a group are gone and a whole new group is ready."""
+    until(lambda: not any(psutil.pid_exists(pid) for pid in before))
+    until(lambda: not set(ranks(server)) & set(before))  # the zygote may not have noticed yet
+    assert len(ranks(server)) == 2
+
+
 def pieces(server: Running, prompt: str) -> Iterator[dict[str, Any]]:
     """The chunks of a streamed completion."""
     body = {"model": "toy-text", "prompt": prompt, "stream": True, **HOW}
@@ -81,16 +88,14 @@ def test_when_a_rank_dies_the_group_is_replaced_and_streams_continue(
         if number == 15:
             os.kill(before[rank], signal.SIGKILL)
     assert "".join(written) == expected
-    until(lambda: not any(psutil.pid_exists(pid) for pid in before))
-    assert len(ranks(split)) == 2 and not set(ranks(split)) & set(before)
+    wait_replaced(split, before)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_when_a_rank_dies_idle_the_group_is_replaced(split: Running, rank: int) -> None:
     before = ranks(split)
     os.kill(before[rank], signal.SIGKILL)
-    until(lambda: not any(psutil.pid_exists(pid) for pid in before))
-    assert len(ranks(split)) == 2 and not set(ranks(split)) & set(before)
+    wait_replaced(split, before)
 
 
 def test_when_a_rank_hangs_the_group_is_replaced(serve, bundle: Path) -> None:
