@@ -45,7 +45,7 @@ def rank_of(rank: int, port: int, how: str, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("how", "cause"),
-    [("dies", "rank 2 is dead or stopped"), ("hangs", "rank 2 did not come")],
+    [("dies", "rank 2 is dead or stopped"), ("hangs", "rank 2 did not join")],
 )
 def test_the_missing_rank_is_named(how: str, cause: str, tmp_path: Path) -> None:
     port = free_port()

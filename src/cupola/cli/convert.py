@@ -13,10 +13,12 @@ def convert(
     model: Annotated[str, typer.Argument(help="The config or bundle that the weights belong to.")],
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint file or folder to read.")],
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    source: Annotated[str | None, typer.Option("--from", help="Its dialect, if not found.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="Its dialect; found by default.")
+    ] = None,
     to: Annotated[str, typer.Option(help="The dialect to write.")] = "cupola",
 ) -> None:
-    """Reads a checkpoint safely, checks it against the model, and writes it in another dialect."""
+    """Read a checkpoint safely, check it against the model, and write it in another dialect."""
     from safetensors.torch import save_file
 
     from cupola.errors import CheckpointError, did_you_mean
@@ -29,7 +31,7 @@ def convert(
     writers = {name: d.to_theirs for name, d in DIALECTS.items() if d.to_theirs is not None}
     if to != "cupola" and to not in writers:
         known = ["cupola", *sorted(writers)]
-        raise CheckpointError(f"--to: {to!r} is none of {known}{did_you_mean(to, known)}")
+        raise CheckpointError(f"--to: {to!r} is not one of {known}{did_you_mean(to, known)}")
     state = build(model_config(model), weights=checkpoint, dialect=source).state_dict()
     if to != "cupola":
         state = writers[to](state)

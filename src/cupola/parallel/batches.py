@@ -13,7 +13,7 @@ from cupola.parallel.groups import Group
 def broadcast_batch(batch: dict[str, Tensor] | None, group: Group) -> dict[str, Tensor]:
     """The batch of the group's first rank, on every rank; the others may pass None.
 
-    Shapes and dtypes travel first, then the tensors, so ranks need not know them.
+    Shapes and dtypes are sent first, then the tensors, so the other ranks need not know them.
     """
     if group.size == 1:
         assert batch is not None

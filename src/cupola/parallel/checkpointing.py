@@ -1,4 +1,4 @@
-"""Activation checkpointing whose saved input is cut over the tensor ranks.
+"""Activation checkpointing whose saved input is split over the tensor ranks.
 
 The input of a block is the same on every rank, so each keeps 1/P of it and gathers the rest when
 the backward pass recomputes the block (Megatron-LM mpu/random.py).
@@ -33,7 +33,7 @@ class _Checkpoint(torch.autograd.Function):
         flat = part if ctx.whole else all_gather(part, ctx.group, 0)
         x = flat.view(ctx.shape).requires_grad_()
         after = torch.get_rng_state()
-        torch.set_rng_state(ctx.random)  # dropout must fall as it did
+        torch.set_rng_state(ctx.random)  # the same dropout as in the forward pass
         with torch.enable_grad():
             y = ctx.run(x)
         torch.set_rng_state(after)
@@ -47,7 +47,7 @@ class _Checkpoint(torch.autograd.Function):
 def checkpoint(
     run: Callable[[Tensor], Tensor], x: Tensor, parameters: list[Tensor], group: Group
 ) -> Tensor:
-    """`run(x)`, keeping only 1/P of `x` for the backward pass.
+    """`run(x)`, of which only 1/P of `x` is kept for the backward pass.
 
     `parameters` are those that `run` uses; random numbers repeat in the second run.
     """

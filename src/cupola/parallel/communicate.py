@@ -1,4 +1,4 @@
-"""The collectives themselves, without autograd: guarded, and no-ops at size 1."""
+"""The collectives themselves, without autograd. Each is guarded, and a no-op at size 1."""
 
 import torch
 import torch.distributed as dist
@@ -10,7 +10,7 @@ SUM, MAX = dist.ReduceOp.SUM, dist.ReduceOp.MAX
 
 
 def all_reduce(tensor: Tensor, group: Group, op: dist.ReduceOp.RedOpType = SUM) -> Tensor:
-    """The sum (or maximum) over the ranks; the argument stays as it is."""
+    """The sum (or maximum) over the ranks; the argument is not changed."""
     if group.size == 1:
         return tensor
     if group.fixed_order and op == SUM:
@@ -22,7 +22,7 @@ def all_reduce(tensor: Tensor, group: Group, op: dist.ReduceOp.RedOpType = SUM) 
 
 
 def start_all_reduce(tensor: Tensor, group: Group) -> tuple[Tensor, dist.Work | None]:
-    """Begins the sum of `tensor` in place and returns at once; see `finish`."""
+    """Starts summing `tensor` in place and returns at once; see `finish`."""
     if group.size == 1:
         return tensor, None
     if group.fixed_order:
@@ -33,7 +33,7 @@ def start_all_reduce(tensor: Tensor, group: Group) -> tuple[Tensor, dist.Work | 
 
 
 def finish(work: dist.Work | None, group: Group) -> None:
-    """Waits for what `start_all_reduce` began."""
+    """Waits for what `start_all_reduce` started."""
     if work is not None:
         with group.guard("all_reduce (waiting)"):
             work.wait()
@@ -51,7 +51,7 @@ def all_gather(tensor: Tensor, group: Group, dim: int) -> Tensor:
 
 
 def reduce_scatter(tensor: Tensor, group: Group, dim: int) -> Tensor:
-    """Our slice along `dim` of the sum over the ranks."""
+    """This rank's slice along `dim` of the sum over the ranks."""
     if group.size == 1:
         return tensor
     if group.fixed_order:
@@ -64,7 +64,7 @@ def reduce_scatter(tensor: Tensor, group: Group, dim: int) -> Tensor:
 
 
 def broadcast(tensor: Tensor, group: Group) -> Tensor:
-    """The first rank's tensor, written over ours."""
+    """Overwrites `tensor` with the first rank's, and returns it."""
     if group.size > 1:
         with group.guard("broadcast"):
             dist.broadcast(tensor, group.source, group.handle)
@@ -79,7 +79,7 @@ def barrier(group: Group) -> None:
 
 
 def own_slice(tensor: Tensor, group: Group, dim: int) -> Tensor:
-    """Our equal part of `tensor` along `dim`; ValueError if it does not divide."""
+    """This rank's equal part of `tensor` along `dim`; ValueError if it does not divide."""
     length = group.share(tensor.shape[dim], "length")
     return tensor.narrow(dim, group.rank * length, length)
 

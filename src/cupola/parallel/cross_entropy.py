@@ -2,7 +2,7 @@
 
 Per token: m = max over ranks, Z = sum over ranks of exp(z - m), loss = log Z - (z_target - m).
 Three small all-reduces of one number a token (Megatron-LM mpu/cross_entropy.py). The original
-overwrites its logits; ours leaves them alone.
+overwrites its logits; this version does not.
 """
 
 from typing import Any
@@ -41,5 +41,5 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def vocab_parallel_cross_entropy(logits: Tensor, targets: Tensor, group: Group) -> Tensor:
-    """Loss per token [...], float32, from our logits [..., V/P] and the whole targets [...]."""
+    """Loss per token [...], float32, from this rank's logits [..., V/P] and all targets [...]."""
     return _CrossEntropy.apply(logits, targets, group)  # type: ignore[no-untyped-call]

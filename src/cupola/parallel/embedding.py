@@ -1,7 +1,7 @@
 """VocabParallelEmbedding: each rank holds an equal range of the rows.
 
-A vocabulary that the ranks do not divide is padded with rows of zeros at the end; nobody can ask
-for them, and `mask_padding` takes them out of the logits of a tied head.
+A vocabulary that the ranks do not divide is padded with rows of zeros at the end. No id selects
+them, and `mask_padding` removes them from the logits of a tied head.
 """
 
 from typing import Any
@@ -68,7 +68,7 @@ class VocabParallelEmbedding(nn.Module):
         return reduce_from_ranks(rows, self.group)
 
     def mask_padding(self, logits: Tensor) -> Tensor:
-        """Our logits [..., ceil(V/P)] with those of padded rows at the lowest finite value."""
+        """This rank's logits [..., ceil(V/P)], those of padded rows at the lowest finite value."""
         rows = self.last - self.first
         if rows == logits.shape[-1]:
             return logits

@@ -1,8 +1,8 @@
-"""Group and Mesh: who computes together, laid out as tensor x data x pipeline ranks.
+"""Group and Mesh: which ranks compute together, laid out as tensor x data x pipeline ranks.
 
 The tensor rank varies fastest, then data, then pipeline (Megatron-LM, arXiv 1909.08053, and its
-mpu/initialize.py): rank = (pipeline * D + data) * T + tensor. Nothing here is global: a layer is
-given its group, and a layer without one runs alone.
+mpu/initialize.py): rank = (pipeline * D + data) * T + tensor. There is no global state: a
+layer is passed its group, and without one it runs on one process.
 """
 
 import atexit
@@ -31,8 +31,8 @@ class GroupError(CupolaError, RuntimeError):
 class Group:
     """An ordered set of ranks. Size 1 needs no process group, and every collective is a no-op.
 
-    `ranks` are the global ranks; `rank` is our place among them. With `fixed_order`, sums are
-    added in the order of the ranks, so that results are bit-equal from run to run.
+    `ranks` are the global ranks; `rank` is this process's index among them. With `fixed_order`,
+    sums are added in the order of the ranks, so that results are bit-equal from run to run.
     """
 
     name: str = "single"
@@ -124,7 +124,7 @@ class Mesh:
     ) -> "Mesh":
         """Joins the ranks of `init_method` (torchrun's environment by default), or of a store.
 
-        `timeout` is in seconds: a rank that does not come to a collective ends the group after it.
+        `timeout` is in seconds; a collective that some rank does not join fails after it.
         `backend` is nccl where there is CUDA, else gloo, unless it is named. Without torchrun and
         with nothing to split, the mesh is this process alone.
         """
@@ -143,11 +143,11 @@ class Mesh:
         dist.init_process_group(backend, store=prefixed, rank=rank, world_size=world, timeout=limit)
         watch = Watch(PrefixStore("cupola", store), rank)
         mesh = _lay_out(tensor, pipeline, rank, world, limit, watch, fixed_order)
-        atexit.register(mesh.stop)  # a thread inside the store would abort the interpreter's end
+        atexit.register(mesh.stop)  # a thread left in the store would abort the exit
         return mesh
 
     def stop(self) -> None:
-        """Leaves every group; a new mesh can be started afterwards. Comes by itself at exit."""
+        """Leaves every group; a new mesh can be started afterwards. Runs at exit by itself."""
         atexit.unregister(self.stop)
         if self.watch is not None:
             self.watch.stop()
@@ -186,7 +186,7 @@ def _lay_out(
     grid = torch.arange(world).view(pipeline, world // (tensor * pipeline), tensor)  # [P, D, T]
     groups = {}
     for axis in ("pipeline", "data", "tensor", "model"):
-        for ranks in axis_ranks(grid, axis):  # every rank must make every group, in one order
+        for ranks in axis_ranks(grid, axis):  # every rank must create every group, in one order
             handle = dist.new_group(list(ranks), timeout=limit)
             if rank in ranks:
                 groups[axis] = Group(axis, ranks, ranks.index(rank), handle, watch, fixed_order)

@@ -1,4 +1,4 @@
-"""ColumnParallelLinear and RowParallelLinear: one matrix, cut over the tensor ranks.
+"""ColumnParallelLinear and RowParallelLinear: one matrix, split over the tensor ranks.
 
 Letters: B batch, S sequence, I inputs, O outputs, P ranks. A column-parallel layer holds rows
 [O/P, I] of the weight (its outputs are split), a row-parallel one columns [O, I/P] (its inputs
@@ -47,7 +47,7 @@ class _CopiedLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
         grad_x, work = start_all_reduce(grad @ weight, ctx.group)
-        grad_weight = grad.flatten(0, -2).t() @ x.flatten(0, -2)  # [O/P, I], while dX travels
+        grad_weight = grad.flatten(0, -2).t() @ x.flatten(0, -2)  # [O/P, I], while dX is summed
         finish(work, ctx.group)
         return grad_x, grad_weight, None
 
@@ -55,7 +55,7 @@ class _CopiedLinear(torch.autograd.Function):
 def sliced_parameter(
     shape: tuple[int, ...], dim: int, group: Group, init: Init, **factory: Any
 ) -> nn.Parameter:
-    """Our slice along `dim` of a master weight that every rank draws alike.
+    """This rank's slice along `dim` of a master weight that all ranks draw identically.
 
     The ranks must share the state of the default random generator; then p ranks hold exactly the
     slices of what one rank would hold.
@@ -75,7 +75,7 @@ class ColumnParallelLinear(nn.Module):
     """y = x W^T + b with the outputs split: [..., I] -> [..., O/P], or [..., O] gathered.
 
     With `skip_bias_add` the result is the pair (y, b), so that the caller can fuse the addition.
-    With `sequence_parallel` the input is our slice [B, S/P, I] of the sequence.
+    With `sequence_parallel` the input is this rank's slice [B, S/P, I] of the sequence.
     """
 
     def __init__(
@@ -121,10 +121,10 @@ class ColumnParallelLinear(nn.Module):
 
 
 class RowParallelLinear(nn.Module):
-    """y = x W^T + b with the inputs split: [..., I/P] (or [..., I], cut here) -> [..., O].
+    """y = x W^T + b with the inputs split: [..., I/P] (or [..., I], split here) -> [..., O].
 
     The bias is whole on every rank and is added after the all-reduce, once. With
-    `sequence_parallel` the result is our slice [B, S/P, O] of the sequence.
+    `sequence_parallel` the result is this rank's slice [B, S/P, O] of the sequence.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""linear: F.linear, by another road where few rows meet a large matrix on a CPU."""
+"""linear: F.linear, computed differently for a few rows and a large matrix on a CPU."""
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,9 @@ FEW_ROWS = 16
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., I], weight [O, I], bias [O] -> [..., O].
 
-    With 2 to 16 rows (some requests writing at once) the weight is read from memory for every few
-    multiplications. Written as W x^T the same product reads it at 17 GB/s where x W^T reads it at
-    11 (float32, AVX-512, two cores), which eight streams feel.
+    With 2 to 16 rows (several requests generating at once) the weight is read from memory for every
+    few multiplications. Written as W x^T the same product reads it at 17 GB/s where x W^T reads it
+    at 11 (float32, AVX-512, two cores), which shows with eight streams.
     """
     rows = x.numel() // x.shape[-1]
     thin = 2 <= rows <= FEW_ROWS and x.device.type == "cpu" and x.dtype == torch.float32

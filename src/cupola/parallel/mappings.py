@@ -4,8 +4,8 @@
 |---|---|
 | copy_to_ranks: identity | all-reduce |
 | reduce_from_ranks: all-reduce | identity |
-| scatter_to_ranks: our slice | all-gather |
-| gather_from_ranks: all-gather | our slice |
+| scatter_to_ranks: this rank's slice | all-gather |
+| gather_from_ranks: all-gather | this rank's slice |
 | gather_sequence: all-gather | reduce-scatter |
 | scatter_sequence_sum: reduce-scatter | all-gather |
 
@@ -98,7 +98,7 @@ def reduce_from_ranks(x: Tensor, group: Group) -> Tensor:
 
 
 def scatter_to_ranks(x: Tensor, group: Group, dim: int = -1) -> Tensor:
-    """Our equal slice of `x` along `dim`; ValueError if it does not divide."""
+    """This rank's equal slice of `x` along `dim`; ValueError if it does not divide."""
     return x if group.size == 1 else _Scatter.apply(x, group, dim)  # type: ignore[no-untyped-call]
 
 
@@ -113,5 +113,5 @@ def gather_sequence(x: Tensor, group: Group, dim: int = 1) -> Tensor:
 
 
 def scatter_sequence_sum(x: Tensor, group: Group, dim: int = 1) -> Tensor:
-    """Leaves a tensor-parallel region for a sequence-parallel one: our slice of the sum."""
+    """Leaves a tensor-parallel region for a sequence-parallel one: a slice of the sum."""
     return x if group.size == 1 else _ScatterSequenceSum.apply(x, group, dim)  # type: ignore[no-untyped-call]

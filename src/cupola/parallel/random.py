@@ -1,4 +1,4 @@
-"""RandomStreams: one stream of random numbers that the tensor ranks share, and one of our own.
+"""RandomStreams: a stream of random numbers that the tensor ranks share, and an own one.
 
 What is replicated (hidden dropout) must draw alike on every rank; what is split (attention
 dropout) must not. The own stream starts at seed + 2718 + tensor rank, as Megatron-LM's does.
@@ -15,7 +15,7 @@ OWN_OFFSET = 2718
 
 
 class RandomStreams:
-    """Seeds torch's default generator with the shared stream and keeps the own one beside it."""
+    """The shared stream seeds torch's default generator; the rank's own is kept apart."""
 
     def __init__(self, seed: int, group: Group | None = None) -> None:
         torch.manual_seed(seed)
@@ -24,7 +24,7 @@ class RandomStreams:
 
     @contextmanager
     def own(self) -> Iterator[None]:
-        """Inside, random numbers come from this rank's stream; outside, the shared one goes on."""
+        """Inside, random numbers come from this rank's stream; outside, from the shared one."""
         shared = torch.get_rng_state()
         torch.set_rng_state(self._own)
         try:

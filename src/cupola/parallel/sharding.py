@@ -1,4 +1,4 @@
-"""Which parameters of a model are split over the tensor ranks, and where our part lies."""
+"""Which parameters of a model are split over the tensor ranks, and which part a rank holds."""
 
 from dataclasses import dataclass
 
@@ -47,7 +47,7 @@ def cut(whole: int, rank: int, size: int) -> Cut:
 
 
 def take(tensor: Tensor, dim: int, group: Group) -> Tensor:
-    """Our part of a whole tensor along `dim`, padded with zeros if it does not divide."""
+    """This rank's part of a whole tensor along `dim`, padded with zeros if it does not divide."""
     part = cut(tensor.shape[dim], group.rank, group.size)
     local = tensor.narrow(dim, part.start, part.stop - part.start)
     missing = part.length - local.shape[dim]

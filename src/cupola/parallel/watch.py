@@ -1,9 +1,8 @@
 """Watch: which rank is missing when a collective fails.
 
-Every rank publishes, four times a second and from a thread of its own, how many collectives it
-has entered. After a failure the others read who stopped publishing (the process is gone) or who
-is behind (it hangs elsewhere), so that the error can name the rank. The collectives themselves
-pay nothing for this.
+Every rank publishes, four times a second from a separate thread, how many collectives it has
+entered. After a failure the others read which rank stopped publishing (its process is gone) or is
+behind (it hangs elsewhere), so that the error can name it. This costs the collectives nothing.
 """
 
 import json
@@ -40,7 +39,7 @@ class Watch:
         self._thread.start()
 
     def enter(self, group: str, collective: str) -> None:
-        """Notes that this rank enters `collective` of `group`."""
+        """Records that this rank enters `collective` of `group`."""
         count, _ = self._entered.get(group, (0, ""))
         self._entered[group] = (count + 1, collective)
 
@@ -50,10 +49,10 @@ class Watch:
         self._thread.join(timeout=5)
 
     def diagnose(self, group: str, ranks: Sequence[int]) -> str:
-        """Says which of `ranks` is missing in `group`, in words.
+        """A description of which of `ranks` is missing in `group`.
 
-        The first rank to find out writes it down for the others: it may leave, and would be
-        missed by those who look later.
+        The first rank to find out stores it for the others: it may exit, and ranks that look later
+        would report it instead.
         """
         others = [rank for rank in ranks if rank != self.rank]
         verdict = f"verdict/{group}"
@@ -63,7 +62,7 @@ class Watch:
             found = self._look(group, others)
             return self.store.compare_set(verdict, "", found).decode()
         except (RuntimeError, OSError):
-            return "rank 0, which held the store, is gone"
+            return "rank 0, which had the store, is gone"
 
     def _look(self, group: str, others: Sequence[int]) -> str:
         before = {rank: self._read(rank) for rank in others}
@@ -76,7 +75,7 @@ class Watch:
         late = [rank for rank in others if after[rank].entered.get(group, (0, ""))[0] < mine]
         if late:
             last = after[late[0]].entered.get(group, (0, "nothing"))[1]
-            return f"rank {late[0]} did not come (its last collective here was {last})"
+            return f"rank {late[0]} did not join (its last collective in this group was {last})"
         return "every rank is alive and in this collective: the network between them failed"
 
     def _run(self) -> None:

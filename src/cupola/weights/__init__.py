@@ -1,4 +1,4 @@
-"""Checkpoints: read safely, translated from the dialect that their keys speak."""
+"""Checkpoints: read safely, and translated from the dialect that their keys belong to."""
 
 from cupola.weights.dialects import DIALECTS, Dialect
 from cupola.weights.loading import LoadReport, load_weights, translate

@@ -50,13 +50,13 @@ def load_weights(
     assign: bool = False,
     partial: bool = False,
 ) -> LoadReport:
-    """Loads a checkpoint into a model; nothing is changed if it does not fit.
+    """Loads a checkpoint into a model, which is not changed if the checkpoint does not fit.
 
-    The dialect is found by the keys unless it is named. With strict, missing and unexpected keys
-    are an error; a wrong shape always is. With `partial`, an ancestor's checkpoint (fcos3d) may
-    fill only its part of the model, as a training wants it that starts from there. With assign the
-    model takes the checkpoint's own tensors, in its parameters' types, instead of copying them: for
-    models built without data.
+    The dialect is recognized by the keys unless it is named. With `strict`, missing and unexpected
+    keys are errors; a wrong shape always is. With `partial`, the checkpoint of a model that this
+    one extends (fcos3d) may fill only a part, as when a training starts from it. With `assign` the
+    model takes the checkpoint's own tensors, in its parameters' types, instead of copying them,
+    for models built without data.
     Raises CheckpointError.
     """
     state = dict(source) if isinstance(source, Mapping) else read_checkpoint(source)
@@ -130,7 +130,7 @@ def _choose(
     if name is not None:
         if name not in DIALECTS:
             hint = did_you_mean(name, DIALECTS)
-            raise CheckpointError(f"dialect {name!r} is none of {sorted(DIALECTS)}{hint}")
+            raise CheckpointError(f"dialect {name!r} is not one of {sorted(DIALECTS)}{hint}")
         return DIALECTS[name]
     fitting = [each for each in DIALECTS.values() if each.speaks(state, own)]
     if fitting:
@@ -139,6 +139,6 @@ def _choose(
         return None
     sample = ", ".join(list(state)[:3])
     raise CheckpointError(
-        f"{where}: its keys ({sample}, ...) belong to no dialect we know for this model; "
-        f"name one of {sorted(DIALECTS)} if you know it"
+        f"{where}: its keys ({sample}, ...) belong to no dialect that is known for this "
+        f"model; name one of {sorted(DIALECTS)} if you know which it is"
     )

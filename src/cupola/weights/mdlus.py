@@ -12,7 +12,7 @@ MEMBER = "model.pt"
 def member_bytes(path: Path) -> bytes:
     """The state dict's file inside a package, a zip (today) or a tar (before version 1.3)."""
     try:
-        if not tarfile.is_tarfile(path):  # asked first: a tar that ends in a zip passes as a zip
+        if not tarfile.is_tarfile(path):  # first: such a tar may pass as a zip
             with zipfile.ZipFile(path) as archive:
                 return archive.read(MEMBER)
         with tarfile.open(path) as archive:
@@ -26,7 +26,7 @@ def member_bytes(path: Path) -> bytes:
 
 
 def extract_state(path: Path, folder: Path) -> Path:
-    """Writes the state dict's file alone into `folder`; nothing else of the archive is read."""
+    """Writes the state dict's file into `folder`; nothing else in the archive is read."""
     target = folder / MEMBER
     target.write_bytes(member_bytes(path))
     return target

@@ -33,7 +33,7 @@ WRAPPERS = ("state_dict", "model", "model_state", "module")
 WHOLE_FILES = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
-# The types of safetensors that weights usually have; the rest is left to its own reader.
+# The types of safetensors that weights usually have; its own reader does the rest.
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -51,7 +51,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
     `path` is a .safetensors file, a PyTorch file (.pth, .pt, .bin, ...), or a folder with
     `model.safetensors`, an index of shards, or `pytorch_model.bin` as transformers writes them.
-    Raises CheckpointError, which names the file, when there is none or when it is not safe.
+    Raises CheckpointError, which names the file, if it is missing or not safe to read.
     """
     path = Path(path)
     if path.is_dir():
@@ -122,7 +122,7 @@ def _shards(index: Path) -> list[str]:
         raise CheckpointError(f"{index}: not a shard index ({error!r})") from None
     for name in names:
         if Path(name).name != name:
-            raise CheckpointError(f"{index}: shard {name!r} lies outside the folder")
+            raise CheckpointError(f"{index}: shard {name!r} is outside the folder")
     return names
 
 
@@ -139,7 +139,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _map(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file of usual types, as they lie in the mapped file.
 
-    Asking safe_open for each costs five times as much. Pages that somebody writes to become his.
+    Getting each from safe_open takes five times as long. Pages are copy-on-write.
     """
     with path.open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
@@ -182,7 +182,7 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     state = _as_tensors(content) if isinstance(content, Mapping) else {}
     if not state:
         raise CheckpointError(
-            f"{path}: holds no state dict; looked for tensors at the top and under {WRAPPERS}"
+            f"{path}: contains no state dict; looked for tensors at the top and under {WRAPPERS}"
         )
     for key, value in state.items():
         if isinstance(value, UnsupportedTensor):

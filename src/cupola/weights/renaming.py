@@ -1,4 +1,4 @@
-"""Renames state-dict keys between two spellings, in both directions, from one table."""
+"""Renames state-dict keys between two spellings, in either direction, with one table."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""AFNO-transformer's image classifiers: our names, perhaps under "module."."""
+"""AFNO-transformer's image classifiers: our names, sometimes under "module."."""
 
 from cupola.weights.dialects.base import Dialect, State, StateView
 from cupola.weights.dialects.fourcastnet import bare

@@ -1,4 +1,4 @@
-"""What a dialect is."""
+"""Dialect: the spelling of another project's checkpoints."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ StateView = Mapping[str, Tensor]
 class Dialect:
     """A foreign spelling of one model family's checkpoints.
 
-    speaks(state, own): do these keys look like it, and does the model (`own`, its state dict)
-    belong to the family?
-    to_ours(state, own): the state under the model's own keys; keys that nobody knows keep their
-    name, so that the loader can report them.
-    to_theirs(state): the inverse, for `cupola convert`; None where we do not write it.
-    partial: an ancestor's checkpoint, from which a training may start: it fills only a part of the
-    model, and holds parts that the model does not have.
+    speaks(state, own): whether these keys look like it, and the model (`own` is its state dict)
+    belongs to the family.
+    to_ours(state, own): the state under the model's own keys; unknown keys keep their name, so that
+    the loader can report them.
+    to_theirs(state): the inverse, for `cupola convert`; None if it is not implemented.
+    partial: whether it is the checkpoint of a model that this one extends, from which a training
+    may start; it fills only a part of the model and has parts that the model does not have.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """DETR's checkpoints: MMDetection 3.x and 2.x, facebookresearch/detr, Hugging Face transformers.
 
-Our own keys are those of MMDetection 3.x; a model built from a 2.x config carries the nested
-ones of 2.x, and the last step of every translation renames to these.
+Our own keys are those of MMDetection 3.x. A model built from a 2.x config has the nested keys of
+2.x, and the last step of every translation renames to these.
 """
 
 import re
@@ -59,7 +59,7 @@ NESTED = Renaming(
     ]
 )
 
-# Before 2.8 MMDetection named attentions and FFN apart, as the 20201130 checkpoint still does.
+# Before 2.8 MMDetection named attentions and FFN differently, as the 20201130 checkpoint does.
 BEFORE_2_8 = (
     (".multihead_attn.", ".attentions.1."),
     (".self_attn.", ".attentions.0."),

@@ -1,13 +1,13 @@
 """DETR3D's checkpoints: WangYueFt/detr3d and MMDetection3D 1.x.
 
-Both use our keys. They differ in what the box channels mean: MMDetection3D 1.0 swapped length and
-width and turned the yaw, yaw_old = -yaw - pi/2, so that the last layer of every regression branch
-has to be rewritten. Nothing in the keys tells the two apart: a checkpoint is taken as MMDetection3D
-1.x's unless `dialect="detr3d-original"` asks for the conversion.
+Both use our keys. They differ in the meaning of the box channels: MMDetection3D 1.0 swapped length
+and width and turned the yaw, yaw_old = -yaw - pi/2, so the last layer of every regression branch
+has to be rewritten. The keys do not tell the two apart: a checkpoint is read as one of
+MMDetection3D 1.x unless `dialect="detr3d-original"` requests the conversion.
 
-A third kind of checkpoint is no DETR3D's: the published trainings start from an FCOS3D detector,
-whose backbone and neck are DETR3D's, or with VoVNet from DD3D, whose backbone is. Their heads, and
-the neck's further levels, have no place here.
+The published trainings start from other checkpoints: an FCOS3D detector, which has DETR3D's
+backbone and neck, or with VoVNet a DD3D detector, which has its backbone. Their heads, and the
+further levels of their neck, are not used.
 """
 
 import re
@@ -40,7 +40,7 @@ def _swap_rows(value: Tensor) -> Tensor:
     return rows
 
 
-# FCOS3D's own names, those under which the original repository hands its weights out, and DD3D's.
+# FCOS3D's own names, those in the original repository's downloads, and DD3D's.
 ANCESTOR = re.compile(r"(?:img_)?((?:backbone|neck)\.)(?:bottom_up\.)?(.+)")
 
 

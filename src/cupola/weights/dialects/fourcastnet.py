@@ -1,7 +1,7 @@
-"""FourCastNet's checkpoints: our own names, under "module." and beside a stray "ged" entry.
+"""FourCastNet's checkpoints: our own names under "module.", and an unused entry "ged".
 
 Published backbone.ckpt and precip.ckpt are {"iters", "epoch", "model_state",
-"optimizer_state_dict"}; the reader has taken model_state out already. Their keys carry the prefix
+"optimizer_state_dict"}; the reader has already taken model_state out. Their keys carry the prefix
 of DistributedDataParallel, and `ged` is left over from an experiment (inference.py skips it too).
 """
 
@@ -14,7 +14,7 @@ UNUSED = tuple(f"{part}norm.{name}" for part in ("", "backbone.") for name in ("
 
 
 def is_operator(own: StateView) -> bool:
-    """Does a model's state belong to an AFNO that maps fields to fields?"""
+    """Whether a model's state belongs to an AFNO that maps fields to fields."""
     return any(key.endswith("blocks.0.filter.w1") for key in own) and "head.bias" not in own
 
 
