@@ -45,7 +45,7 @@ def test_calls_in_a_pickle_become_placeholders(tmp_path, zipped) -> None:
     torch.save(content, tmp_path / "c.pth", _use_new_zipfile_serialization=zipped)
     assert read_checkpoint(tmp_path / "c.pth")["w"].tolist() == [1]
     (tmp_path / "raw.pkl").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(CheckpointError, match="holds no state dict"):
+    with pytest.raises(CheckpointError, match="contains no state dict"):
         read_checkpoint(tmp_path / "raw.pkl")
     assert not os.path.exists("/tmp/cupola-was-here")
 
