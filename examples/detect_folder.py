@@ -9,8 +9,8 @@ from pathlib import Path
 
 import cupola
 from cupola.errors import InputError
+from cupola.files.images import read_image
 from cupola.runtime.io.drawing import draw
-from cupola.runtime.io.images import read_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 

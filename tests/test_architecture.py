@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"nn", "registry", "parallel", "structures", "ops", "generation"},
     "weights": {"files", "nn", "parallel"},
     "bundles": {"files", "config", "weights"},
-    "metrics": {"structures", "registry"},
+    "metrics": {"files", "structures", "registry"},
     "data": {"files", "registry", "structures", "config"},
 }
 MAY_IMPORT["runtime"] = set(MAY_IMPORT) - {"data", "ops"}

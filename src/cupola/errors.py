@@ -1,4 +1,4 @@
-"""What Cupola raises when the user can mend it: what, where, and what to do."""
+"""Errors the user can fix; each says what is wrong, where, and what to do."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -227,7 +227,7 @@ def test_errors_contain_the_file(root: Path, tmp_path: Path) -> None:
 def test_a_damaged_table_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "v1.0-mini").mkdir()
     (tmp_path / "v1.0-mini" / "scene.json").write_text("{")
-    with pytest.raises(DataError, match=r"scene\.json: not a nuScenes table"):
+    with pytest.raises(DataError, match=r"scene\.json: is not JSON"):
         NuScenesDataset(tmp_path, version="v1.0-mini")
 
 

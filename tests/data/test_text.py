@@ -81,7 +81,7 @@ def test_missing_texts_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="too few to hold some out"):
         write_packed(LINES[:1], tmp_path, 300)
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="not readable as UTF-8"):
+    with pytest.raises(DataError, match="is not UTF-8 text"):
         read_texts([tmp_path / "bad.txt"])
 
 

@@ -123,7 +123,7 @@ def test_bad_folders_are_named(predictor, folder, tmp_path) -> None:
         predictor(folder)
     text = json.dumps({"cameras": [{"file": "../x.png", "lidar2img": []}]})
     (folder / "sample.json").write_text(text)
-    with pytest.raises(InputError, match="is outside the folder"):
+    with pytest.raises(InputError, match="leads out of"):
         predictor(folder)
 
 

@@ -101,8 +101,8 @@ def view_of(model: Any, bundle: "Bundle | None", image: Path) -> dict[str, Any]:
 
     A bundle resizes the image and names the classes.
     """
+    from cupola.files.images import read_image
     from cupola.inspect.image_view import view_of_image
-    from cupola.runtime.io.images import read_image
     from cupola.runtime.predictors.detection import DetectionPredictor
 
     predictor = load_with(model, bundle)

@@ -1,6 +1,5 @@
 """CocoDataset: a folder of images with a COCO instances file."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,17 @@ from PIL import Image
 from cupola.data.detection import collate_detection
 from cupola.data.transforms import Compose
 from cupola.errors import DataError
+from cupola.files import locate, read_json
+from cupola.files.images import read_image
 from cupola.registry import DATASETS
 from cupola.structures import IMAGENET_MEAN, IMAGENET_STD, normalize
 
 
 def read_instances(path: Path) -> dict[str, Any]:
     """The content of a COCO instances file. Raises DataError if it is not one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable COCO file ({error})") from None
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: not a COCO file, its top is not an object")
     missing = [key for key in ("images", "annotations", "categories") if key not in content]
     if missing:
         raise DataError(f"{path}: not a COCO file, {', '.join(missing)} missing")
@@ -117,7 +117,7 @@ class CocoDataset:
 
     def path(self, index: int) -> Path:
         """The file of image `index`."""
-        return self.folder / str(self.images[index]["file_name"])
+        return locate(self.folder, str(self.images[index]["file_name"]))
 
     def truth(self, index: int) -> tuple[tuple[int, int], dict[str, torch.Tensor]]:
         """(height, width) of image `index` and its target, in its own pixels."""
@@ -127,11 +127,7 @@ class CocoDataset:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, path = self.images[index], self.path(index)
-        try:
-            with Image.open(path) as opened:
-                rgb = opened.convert("RGB")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error})") from None
+        rgb = Image.fromarray(read_image(path, error=DataError))
         sample = {"image": rgb, "scale_factor": (1.0, 1.0), **self._objects(image)}
         sample = self.pipeline(sample, np.random.default_rng((self.seed, self.epoch, index)))
         pixels = np.asarray(sample["image"]).transpose(2, 0, 1).copy()  # [3, H, W]

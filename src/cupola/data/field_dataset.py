@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cupola.data.fields import open_fields
 from cupola.errors import DataError
+from cupola.files.scientific import read_array
 from cupola.registry import DATASETS
 from cupola.structures.grids import name_bad_values
 
@@ -23,7 +24,7 @@ def read_statistic(value: Statistic, count: int) -> Tensor:
     """
     if isinstance(value, int | float):
         return torch.full((count, 1, 1), float(value))
-    numbers = np.load(value) if isinstance(value, str | Path) else np.asarray(value)
+    numbers = read_array(value) if isinstance(value, str | Path) else np.asarray(value)
     flat = torch.from_numpy(np.asarray(numbers, np.float32)).flatten()
     if len(flat) < count:
         raise DataError(f"{value}: {len(flat)} numbers for {count} channels")

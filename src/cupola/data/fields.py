@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cupola.errors import DataError, did_you_mean
+from cupola.files.scientific import check_scientific
 from cupola.structures.grids import Grid
 
 Array = NDArray[np.float32]
@@ -23,6 +24,7 @@ FOURCASTNET_CHANNELS = (
     *("z850", "u500", "v500", "z500", "t500", "z50", "r500", "r850", "tcwv"),
 )
 
+MOST_CHANNELS = 10_000
 ROW_NAMES = ("latitude", "lat", "y")
 COLUMN_NAMES = ("longitude", "lon", "x")
 TIME_NAMES = ("time", "valid_time", "t")
@@ -58,8 +60,10 @@ class FourCastNetFiles(FieldSource):
     def __init__(self, paths: Sequence[Path]) -> None:
         import h5py
 
+        for path in paths:
+            check_scientific(path)
         self._files = [h5py.File(path, "r") for path in paths]
-        shapes = {file["fields"].shape[1:] for file in self._files}
+        shapes = {_shape(file, path) for file, path in zip(self._files, paths, strict=True)}
         if len(shapes) != 1:
             raise DataError(f"the files differ in shape: {sorted(shapes)}")
         C, H, W = shapes.pop()
@@ -72,6 +76,17 @@ class FourCastNetFiles(FieldSource):
     def read(self, segment: int, time: int) -> Array:
         """One snapshot, [C, H, W]."""
         return np.asarray(self._files[segment]["fields"][time], np.float32)
+
+
+def _shape(file: Any, path: Path) -> tuple[int, ...]:
+    """Channels, rows and columns of a file's dataset `fields`."""
+    fields = file.get("fields")
+    shape = getattr(fields, "shape", ())
+    if len(shape) != 4:
+        raise DataError(f"{path}: has no dataset `fields` of 4 dimensions; it has {list(file)[:8]}")
+    if not 0 < shape[1] <= MOST_CHANNELS:
+        raise DataError(f"{path}: `fields` has {shape[1]} channels; 1 to {MOST_CHANNELS} are read")
+    return tuple(shape[1:])
 
 
 class XarrayFields(FieldSource):
@@ -154,6 +169,7 @@ def open_fields(path: str | Path, variables: Sequence[str] | None = None) -> Fie
         return FourCastNetFiles([path])
     if path.is_dir() and (years := sorted(path.glob("*.h5"))):
         return FourCastNetFiles(years)
+    check_scientific(path)
     try:
         import xarray
     except ImportError:
@@ -163,5 +179,6 @@ def open_fields(path: str | Path, variables: Sequence[str] | None = None) -> Fie
             warnings.simplefilter("ignore", xarray.SerializationWarning)
             dataset = xarray.open_zarr(path) if path.is_dir() else xarray.open_dataset(path)
     except (ValueError, OSError, KeyError) as error:
-        raise DataError(f"{path}: neither netCDF nor zarr ({error})") from None
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{path}: neither netCDF nor zarr ({reason})") from None
     return XarrayFields(dataset, variables)

@@ -21,6 +21,8 @@ from cupola.data.nuscenes_infos import info_samples
 from cupola.data.nuscenes_tables import Tables
 from cupola.data.photometric import PhotometricDistortion
 from cupola.errors import DataError
+from cupola.files import locate
+from cupola.files.images import read_image
 from cupola.registry import DATASETS
 from cupola.structures import normalize, pad_to_multiple
 from cupola.structures.images import fit_size
@@ -122,11 +124,13 @@ class NuScenesDataset:
         }
 
     def _read(self, file: str) -> NDArray[np.uint8]:
-        path = next((p for p in (self.root / file, Path(file)) if p.is_file()), None)
-        if path is None:
-            raise DataError(f"{self.root / file}: the image is missing")
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+        name = Path(file)
+        if name.is_absolute() and name.is_relative_to(self.root):
+            name = name.relative_to(self.root)
+        path = locate(self.root, name)
+        if not path.exists():
+            raise DataError(f"{path}: the image is missing")
+        return read_image(path, error=DataError)
 
     def _resize(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[float, float]]:
         """The image at the largest size within `scale`, and the factors of width and height."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cupola.data.nuscenes_samples import CameraView, SampleRecord, pinhole
 from cupola.errors import DataError
 from cupola.files import load_plain_pickle
+from cupola.files.opening import read_bytes
 
 Array = NDArray[np.float64]
 
@@ -21,9 +22,7 @@ Array = NDArray[np.float64]
 def read_infos(path: Path) -> Any:
     """The content of an info file; DataError if it is missing, damaged or not plain data."""
     try:
-        return load_plain_pickle(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        return load_plain_pickle(read_bytes(path))
     except pickle.UnpicklingError as error:
         raise DataError(f"{path}: not accepted as an info file ({error})") from None
 
@@ -79,10 +78,9 @@ def _from_layout2(info: dict[str, Any], names: dict[int, str]) -> SampleRecord:
 
 def _relative(file: str) -> str:
     """The path as stored by the converter -> the path relative to the root of the data set."""
-    for part in ("samples/", "sweeps/"):
-        if part in file:
-            return part + file.split(part, 1)[1]
-    return file
+    parts = Path(file).parts
+    starts = [at for at, part in enumerate(parts) if part in ("samples", "sweeps")]
+    return str(Path(*parts[starts[-1] :])) if starts else file
 
 
 def _samples(camera: str, file: str) -> str:

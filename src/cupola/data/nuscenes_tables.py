@@ -1,6 +1,5 @@
 """Reads nuScenes tables, each when it is first needed."""
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from cupola.data.nuscenes_samples import CameraView, SampleRecord, pinhole, rigid
 from cupola.errors import DataError
+from cupola.files import read_json
 
 Array = NDArray[np.float64]
 Record = dict[str, Any]
@@ -62,9 +62,8 @@ class Tables:
         if name not in self._read:
             path = self.root / self.version / f"{name}.json"
             try:
-                records = json.loads(path.read_text(encoding="utf-8"))
-                self._read[name] = {record["token"]: record for record in records}
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                self._read[name] = {record["token"]: record for record in read_json(path)}
+            except (KeyError, TypeError) as error:
                 raise DataError(f"{path}: not a nuScenes table ({error!r})") from None
         return self._read[name]
 

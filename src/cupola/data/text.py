@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from cupola.errors import DataError
+from cupola.files import check_regular, read_text
 from cupola.registry import DATASETS
 
 # The special tokens of BLOOM's own tokenizer, in its order: their ids are 0 to 3.
@@ -30,10 +31,7 @@ def read_texts(paths: Iterable[Path]) -> list[str]:
     """The documents of UTF-8 files; an empty line or more ends a document. Raises DataError."""
     texts: list[str] = []
     for path in paths:
-        try:
-            content = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: not readable as UTF-8 text ({error})") from None
+        content = read_text(path)
         texts += [part.strip() for part in re.split(r"\n\s*\n", content) if part.strip()]
     return texts
 
@@ -107,7 +105,8 @@ class PackedText:
         path = self.folder / f"{split}.npy"
         if not path.is_file():
             raise DataError(f"{path}: no such packed text; write it with `cupola data text`")
-        self.tokens = np.load(path, mmap_mode="r")
+        check_regular(path)
+        self.tokens = np.load(path, mmap_mode="r", allow_pickle=False)
         self.length, self.split, self.seed = length, split, seed
         if len(self.tokens) < 2 * length:
             raise DataError(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cupola.files.scientific import read_array
 from cupola.registry import METRICS
 from cupola.structures.grids import (
     Grid,
@@ -67,7 +68,7 @@ class ForecastMetric:
 
     def __init__(self, latitude_weights: bool = False, climate: str | Path | None = None) -> None:
         self.latitude_weights = latitude_weights
-        means = None if climate is None else np.asarray(np.load(climate), np.float32)
+        means = None if climate is None else np.asarray(read_array(climate), np.float32)
         self.climate = None if means is None else torch.from_numpy(means)[0]
         self.reset()
 

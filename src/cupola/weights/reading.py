@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cupola.errors import CheckpointError
+from cupola.files import check_regular, read_json
 from cupola.weights.mdlus import extract_state
 from cupola.weights.torch_files import read_torch_file
 from cupola.weights.torch_objects import UnsupportedTensor
@@ -32,6 +33,8 @@ WRAPPERS = ("state_dict", "model", "model_state", "module")
 # What transformers and we call a folder's weights, in one file or in shards; the first one counts.
 WHOLE_FILES = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+LARGEST_HEADER = 16 * 2**20  # bytes of a safetensors header; BLOOM-176B's have 0.1 MB
 
 # The types of safetensors that weights usually have; its own reader does the rest.
 DTYPES = {
@@ -56,8 +59,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.is_dir():
         return _read_folder(path)
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint file or folder")
+    check_regular(path, CheckpointError)
     if foreign := recognize_foreign(path):
         raise CheckpointError(f"{path}: {foreign}")
     if path.suffix == ".mdlus":
@@ -116,17 +120,22 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[str]:
+    content = read_json(index, LARGEST_HEADER, CheckpointError)
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
+        names = sorted(set(content["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: not a shard index ({error!r})") from None
     for name in names:
-        if Path(name).name != name:
+        if not isinstance(name, str) or Path(name).name != name:
             raise CheckpointError(f"{index}: shard {name!r} is outside the folder")
     return names
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as start:
+        header = int.from_bytes(start.read(8), "little")
+    if header > LARGEST_HEADER:
+        raise CheckpointError(f"{path}: its header claims {header} bytes, which no model needs")
     try:
         with safe_open(path, framework="pt") as file:  # refuses headers that do not fit the file
             mapped = _map(path)

@@ -5,7 +5,6 @@ A folder holds the images and `sample.json`:
 A bundle's `example` folder is one, and its folders 1, 2, ... are further ones.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cupola.errors import InputError
-from cupola.runtime.io.images import read_image
+from cupola.files import locate, read_json
+from cupola.files.images import read_image
 
 Pixels = NDArray[np.uint8]
 SAMPLE = "sample.json"
@@ -23,17 +23,12 @@ def read_sample(folder: Path) -> tuple[list[Pixels], NDArray[np.float32]]:
     """Images and matrices [N, 4, 4] of a sample folder; InputError names what is wrong in it."""
     path = folder / SAMPLE
     try:
-        cameras = json.loads(path.read_text(encoding="utf-8"))["cameras"]
+        cameras = read_json(path, error=InputError)["cameras"]
         files = [str(camera["file"]) for camera in cameras]
         matrices = [camera["lidar2img"] for camera in cameras]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a sample of cameras ({error!r})") from None
-    for file in files:
-        if Path(file).is_absolute() or ".." in Path(file).parts:
-            raise InputError(f"{path}: the image {file!r} lies outside the folder")
-    images = [read_image(folder / file) for file in files]
+    images = [read_image(locate(folder, file, InputError)) for file in files]
     return images, read_matrices(matrices, len(images))
 
 
@@ -56,7 +51,7 @@ def read_matrices(value: Any, cameras: int) -> NDArray[np.float32]:
 
 
 def example_folders(bundle: Path | None) -> list[Path]:
-    """The sample folders that a bundle brings along, its first example first."""
+    """The sample folders in a bundle, its first example first."""
     if bundle is None:
         return []
     first = bundle / "example"

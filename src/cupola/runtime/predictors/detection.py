@@ -12,8 +12,8 @@ from torch import Tensor
 from cupola import nn
 from cupola.bundles import Bundle
 from cupola.errors import InputError
+from cupola.files.images import read_image, resize
 from cupola.runtime.export import Program
-from cupola.runtime.io.images import read_image, resize
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.structures import Detections
 from cupola.structures.images import fit_size

@@ -13,8 +13,8 @@ from torch import Tensor
 from cupola import nn
 from cupola.bundles import Bundle
 from cupola.errors import InputError
+from cupola.files.images import read_image, resize
 from cupola.runtime.export import Program
-from cupola.runtime.io.images import read_image, resize
 from cupola.runtime.io.sample_folder import Pixels, example_folders, read_matrices, read_sample
 from cupola.runtime.parameters import whole_number
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec

@@ -49,7 +49,7 @@ class Detection(Task):
         return path if path.is_file() else None
 
     def read(self, source: Path) -> Any:
-        from cupola.runtime.io.images import read_image
+        from cupola.files.images import read_image
 
         return read_image(source)
 

@@ -64,14 +64,11 @@ class Forecast(Task):
 
 def channel_statistics(path: str | Path | None, what: str, count: int) -> list[float]:
     """One number for each channel, from a .npy file of any shape, as FourCastNet publishes it."""
-    import numpy as np
+    from cupola.files.scientific import read_array
 
     if path is None or not Path(path).is_file():
         raise ConfigError(f"{path}: no file with the channels' {what}; name one with --{what}")
-    try:
-        values = np.load(path, allow_pickle=False).reshape(-1)
-    except ValueError as error:
-        raise ConfigError(f"{path}: not an array of numbers ({error})") from None
+    values = read_array(path, ConfigError).reshape(-1)
     if len(values) < count:
         raise ConfigError(f"{path}: {len(values)} {what} for {count} channels")
     return [float(value) for value in values[:count]]

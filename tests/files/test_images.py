@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cupola.errors import InputError
-from cupola.runtime.io.images import read_image
+from cupola.files.images import read_image
 from cupola.structures.images import fit_size
 
 

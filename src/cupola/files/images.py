@@ -1,0 +1,102 @@
+"""Untrusted images -> RGB arrays, for datasets, prediction and serving. Size is limited."""
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cupola.errors import CupolaError, InputError
+from cupola.files.opening import read_bytes
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+# Formats whose decoders run in this process alone: EPS, for one, starts Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 50_000_000  # 150 MB as RGB: a 50-megapixel camera's image, not a bomb
+
+
+def read_image(
+    source: str | Path | bytes, name: str = "image", error: type[CupolaError] = InputError
+) -> Pixels:
+    """[H, W, 3] uint8, RGB, upright as its EXIF says.
+
+    Gray, palette, alpha (over white), 16-bit and CMYK images are converted. Raises `error` for
+    what is missing, not a regular file, empty, broken, of another format, or too large.
+    """
+    if not isinstance(source, bytes):
+        name = str(source)
+        source = read_bytes(Path(source), MAX_BYTES, error)
+    if not source:
+        raise error(f"{name}: the image is empty (0 bytes)")
+    if len(source) > MAX_BYTES:
+        raise error(f"{name}: {len(source)} bytes is more than the {MAX_BYTES} accepted")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _decode(source)
+    except UnidentifiedImageError:
+        raise error(f"{name}: not an image; send one of {', '.join(_formats())}") from None
+    except _TooManyPixelsError as problem:
+        raise error(f"{name}: {problem} pixels is more than the {MAX_PIXELS} accepted") from None
+    except Image.DecompressionBombError:
+        raise error(f"{name}: its pixels are more than the {MAX_PIXELS} accepted") from None
+    except Exception as problem:  # decoders raise whatever a damaged file makes them stumble over
+        raise error(f"{name}: the image is broken ({_first_line(problem)})") from None
+
+
+class _TooManyPixelsError(Exception):
+    pass
+
+
+def _formats() -> list[str]:
+    """Those of FORMATS that this Pillow can read."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _decode(data: bytes) -> Pixels:
+    with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise _TooManyPixelsError(f"{width} x {height}")
+        return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem) or type(problem).__name__).splitlines()[0]
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode -> RGB; transparency over white, 16 bits scaled to 8."""
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_to_8_bits(np.asarray(image), image.mode))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(canvas, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(values: np.ndarray[Any, Any], mode: str) -> Pixels:
+    """Integers of 16 bits, or floats up to their largest value, scaled to 0..255 row by row.
+
+    Pillow opens 16-bit grays as I;16 or I; the rest of the range of I stays unused.
+    """
+    top = 65535.0 if mode.startswith("I") else max(float(np.nanmax(values, initial=0.0)), 1.0)
+    scaled = np.empty(values.shape, np.uint8)
+    for row, target in zip(values, scaled, strict=True):
+        target[:] = (np.nan_to_num(row.astype(np.float64)) / top * 255).round().clip(0, 255)
+    return scaled
+
+
+def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """[H, W, 3] -> [*size, 3] by bilinear interpolation with antialiasing."""
+    if pixels.shape[:2] == size:
+        return pixels
+    height, width = size
+    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)

@@ -1,0 +1,116 @@
+"""Checks before a scientific library opens an untrusted file: nothing outside it is read or run.
+
+HDF5 can store values in other files (external storage, external links, virtual datasets) and zarr
+can name codecs that unpickle. Both are refused.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cupola.errors import CupolaError, DataError
+from cupola.files.opening import check_regular, read_json
+
+HDF5_START = b"\x89HDF\r\n\x1a\n"
+MOST_OBJECTS = 10_000  # datasets, groups and chunk files of one store
+METADATA = (".zarray", ".zgroup", ".zattrs", ".zmetadata", "zarr.json")
+CODECS_THAT_UNPICKLE = {"pickle"}
+LARGEST_METADATA = 16 * 2**20
+
+
+def check_scientific(path: Path) -> None:
+    """Raise DataError unless a file (netCDF, HDF5) or folder (zarr) only holds its own values."""
+    if path.is_dir():
+        check_zarr(path)
+        return
+    check_regular(path)
+    with path.open("rb") as file:
+        is_hdf5 = file.read(len(HDF5_START)) == HDF5_START
+    if is_hdf5 or path.suffix in (".h5", ".hdf5"):
+        check_hdf5(path)
+
+
+def read_array(path: str | Path, error: type[CupolaError] = DataError) -> Any:
+    """The array of an .npy file, copied. Pickled objects are refused, as are sizes that lie."""
+    check_regular(Path(path), error)
+    try:
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except Exception as problem:  # the header of a damaged file raises many kinds
+        reason = (str(problem) or type(problem).__name__).splitlines()[0]
+        raise error(f"{path}: not a readable .npy file ({reason})") from None
+
+
+def check_hdf5(path: Path) -> None:
+    """Raise DataError for external storage, external links, virtual datasets, too many objects."""
+    try:
+        import h5py
+    except ImportError:
+        raise DataError(f"{path}: reading it needs `pip install cupola[weather]`") from None
+    try:
+        with h5py.File(path, "r") as file:
+            for count, (name, item) in enumerate(_members(file, h5py)):
+                if count >= MOST_OBJECTS:
+                    raise DataError(f"{path}: holds more than {MOST_OBJECTS} datasets and groups")
+                _check_dataset(path, name, item, h5py)
+    except CupolaError:
+        raise
+    except Exception as error:  # h5py raises many kinds for a damaged file
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path}: not a readable HDF5 file ({reason})") from None
+
+
+def _members(group: Any, h5py: Any) -> Iterator[tuple[str, Any]]:
+    """Everything below a group by hard links, each object once; other links as they are."""
+    waiting, seen = [("", group)], set()
+    while waiting:
+        prefix, current = waiting.pop()
+        for name in current:
+            full, link = f"{prefix}/{name}", current.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                yield full, link
+                continue
+            item = current[name]
+            address = h5py.h5o.get_info(item.id).addr
+            if address in seen:
+                continue
+            seen.add(address)
+            yield full, item
+            if isinstance(item, h5py.Group):
+                waiting.append((full, item))
+
+
+def _check_dataset(path: Path, name: str, item: Any, h5py: Any) -> None:
+    if isinstance(item, h5py.ExternalLink):
+        raise DataError(f"{path}: {name} is a link to the file {item.filename!r}")
+    if isinstance(item, h5py.Dataset):
+        if item.external:
+            raise DataError(f"{path}: {name} keeps its values in the file {item.external[0][0]!r}")
+        if item.is_virtual:
+            raise DataError(f"{path}: {name} is a virtual dataset, which reads other files")
+
+
+def check_zarr(path: Path) -> None:
+    """Raise DataError for codecs that unpickle, and for links or other odd files in the store."""
+    for file in path.rglob("*"):
+        if file.is_symlink():
+            raise DataError(f"{file}: is a link; copy the store without links")
+        if file.name in METADATA:
+            for name in _names(read_json(file, LARGEST_METADATA)):
+                if name in CODECS_THAT_UNPICKLE:
+                    raise DataError(f"{file}: the codec {name!r} executes code when it reads")
+        elif not file.is_dir() and not file.is_file():
+            raise DataError(f"{file}: is not a regular file")
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names of codecs anywhere in the metadata."""
+    waiting = [value]
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current, dict):
+            yield from (str(current[key]) for key in ("id", "name") if key in current)
+            waiting += current.values()
+        elif isinstance(current, list):
+            waiting += current
