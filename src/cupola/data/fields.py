@@ -81,7 +81,7 @@ class FourCastNetFiles(FieldSource):
 def _shape(file: Any, path: Path) -> tuple[int, ...]:
     """Channels, rows and columns of a file's dataset `fields`."""
     fields = file.get("fields")
-    shape = getattr(fields, "shape", ())
+    shape: tuple[int, ...] = getattr(fields, "shape", ())
     if len(shape) != 4:
         raise DataError(f"{path}: has no dataset `fields` of 4 dimensions; it has {list(file)[:8]}")
     if not 0 < shape[1] <= MOST_CHANNELS:
