@@ -4,7 +4,6 @@ import json
 import os
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -20,6 +19,8 @@ def secret(folder: Path) -> Path:
 
 
 def test_hdf5_that_reads_other_files(tmp_path: Path) -> None:
+    import h5py
+
     where = secret(tmp_path)
     with h5py.File(tmp_path / "external.h5", "w") as file:
         storage = [(str(where), 0, 64)]
@@ -45,6 +46,8 @@ def test_hdf5_that_reads_other_files(tmp_path: Path) -> None:
 
 
 def test_counts_of_hdf5_are_bounded(tmp_path: Path) -> None:
+    import h5py
+
     with h5py.File(tmp_path / "wide.h5", "w") as file:
         file.create_dataset("fields", (1, 10**8, 4, 4), "f4", chunks=(1, 1, 4, 4))
     with pytest.raises(DataError, match="100000000 channels"):
