@@ -66,14 +66,26 @@ def test_pack_predicts_its_offsets(i: int) -> None:
 
 
 @pytest.mark.parametrize("i", range(len(CASES)))
-def test_both_ways_of_sampling_agree(i: int) -> None:
-    case, tensors = CASES[i], inputs(i)
-    settings = [(case[key],) * 2 for key in ("k", "s", "p", "d")]
-    rows, columns = deform_conv.tap_positions(tensors["offset"], *settings)
-    mask = tensors["mask"].view(case["B"], case["dg"], case["k"] ** 2, *rows.shape[-2:])
-    by_rows = deform_conv._sample_rows(tensors["x"], rows, columns, mask)
-    by_grid = deform_conv._sample_grid(tensors["x"], rows, columns, mask)
-    torch.testing.assert_close(by_rows, by_grid, rtol=0, atol=2e-5)
+def test_exported_graphs_compute_the_same(i: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = build("ModulatedDeformConv2d", CASES[i])
+    tensors = {name: inputs(i)[name] for name in ("x", "offset", "mask")}
+    with torch.no_grad():
+        eager = layer(**tensors)
+        monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+        exported = layer(**tensors)
+    torch.testing.assert_close(exported, eager, rtol=0, atol=2e-5)
+
+
+def test_offsets_that_are_not_finite_read_nothing() -> None:
+    x, offset, weight = torch.randn(1, 4, 6, 7), torch.zeros(1, 18, 6, 7), torch.randn(4, 4, 3, 3)
+    expected = deform_conv.deform_conv2d(x, offset, weight, padding=1)
+    offset[0, 8, 2, 3] = float("nan")  # row of the central tap
+    offset[0, 9, 4, 5] = float("inf")  # its column
+    out = deform_conv.deform_conv2d(x, offset, weight, padding=1)
+    for row, column in ((2, 3), (4, 5)):
+        missing = weight[:, :, 1, 1] @ x[0, :, row, column]
+        expected[0, :, row, column] -= missing
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("i", range(len(CASES)))

@@ -10,10 +10,9 @@ kernel, (H, W) input size, (h, w) output size.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from cupola.ops.bilinear import bilinear_corners
+from cupola.ops.bilinear import bilinear_corners, weighted_rows
 
 IntPair = int | tuple[int, int]
 
@@ -52,8 +51,7 @@ def deform_conv2d(
     )
     if mask is not None:
         mask = mask.view(B, deform_groups, K, h, w)
-    sample = _sample_grid if torch.compiler.is_exporting() else _sample_rows
-    samples = sample(x, rows, columns, mask)
+    samples = _sample(x, rows, columns, mask)
     samples = samples.permute(0, 2, 3, 1, 4).reshape(B, h * w, K, groups, C // groups)
     samples = samples.permute(0, 3, 1, 2, 4).reshape(B, groups, h * w, K * (C // groups))
     filters = weight.view(groups, O // groups, C // groups, K).permute(0, 3, 2, 1)
@@ -90,12 +88,8 @@ def tap_positions(
     return rows, columns
 
 
-def _sample_rows(x: Tensor, rows: Tensor, columns: Tensor, mask: Tensor | None) -> Tensor:
-    """Masked samples [B, D, h * w, K, C / D]: a weighted sum of four pixels per tap.
-
-    embedding_bag reads whole rows of channels, which makes it several times faster on a CPU than
-    grid_sample, forward and backward.
-    """
+def _sample(x: Tensor, rows: Tensor, columns: Tensor, mask: Tensor | None) -> Tensor:
+    """Masked samples [B, D, h * w, K, C / D]."""
     B, C, H, W = x.shape
     D, K, h, w = rows.shape[1:]
     index, weight = bilinear_corners(rows, columns, (H, W))  # [B, D, K, h, w, 4]
@@ -105,19 +99,4 @@ def _sample_rows(x: Tensor, rows: Tensor, columns: Tensor, mask: Tensor | None) 
     index = (index + start).permute(0, 1, 3, 4, 2, 5).reshape(-1, 4)
     weight = weight.permute(0, 1, 3, 4, 2, 5).reshape(-1, 4)
     pixels = x.reshape(B, D, C // D, H * W).transpose(2, 3).reshape(-1, C // D)
-    samples = F.embedding_bag(index, pixels, mode="sum", per_sample_weights=weight.to(x.dtype))
-    return samples.view(B, D, h * w, K, C // D)
-
-
-def _sample_grid(x: Tensor, rows: Tensor, columns: Tensor, mask: Tensor | None) -> Tensor:
-    """The same samples by grid_sample, which ONNX and other compilers support."""
-    B, C, H, W = x.shape
-    D, K, h, w = rows.shape[1:]
-    grid = torch.stack(((2 * columns + 1) / W - 1, (2 * rows + 1) / H - 1), dim=-1)
-    samples = F.grid_sample(
-        x.reshape(B * D, C // D, H, W), grid.view(B * D, K * h, w, 2), align_corners=False
-    )
-    samples = samples.view(B, D, C // D, K, h * w)
-    if mask is not None:
-        samples = samples * mask.reshape(B, D, 1, K, h * w)
-    return samples.permute(0, 1, 4, 3, 2)  # [B, D, h * w, K, C / D]
+    return weighted_rows(pixels, index, weight).view(B, D, h * w, K, C // D)
