@@ -2,19 +2,20 @@
 
 The zygote reads it to tell a hung runner from a busy one. After a crash, the workers read it to
 learn which requests were in the batch that crashed. A write is a memory copy, not a system call.
+Each number is stored at once as 8 aligned bytes, so that no reader sees half of it;
+struct.pack_into would clear the bytes first.
 """
 
-import mmap
-import os
-import struct
 import time
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
-_HEAD = struct.Struct("<dQ")  # time of the last heartbeat, number of ids; the ids follow
-_IDS = _HEAD.size
+from cupola.serve.ipc.shared_page import open_page
+
 SIZE = 64 * 1024
-_MAX_IDS = (SIZE - _IDS) // 8
+_COUNT, _IDS = 1, 2  # the number before them is the time of the last heartbeat
+_MAX_IDS = SIZE // 8 - _IDS
 
 
 class Scoreboard:
@@ -22,42 +23,40 @@ class Scoreboard:
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
-        flags = os.O_RDWR | (os.O_CREAT if create else 0)
-        fd = os.open(path, flags, 0o644)
-        try:
-            if create:
-                os.ftruncate(fd, SIZE)
-            self._page = mmap.mmap(fd, SIZE)
-        finally:
-            os.close(fd)
-
-    def _head(self) -> tuple[float, int]:
-        return _HEAD.unpack_from(self._page)
+        self._page = open_page(path, SIZE, create=create)
+        whole = memoryview(self._page)
+        self._times, self._numbers = whole.cast("d"), whole.cast("Q")
 
     def heartbeat(self) -> None:
         """Records that the runner's loop is running."""
-        struct.pack_into("<d", self._page, 0, time.monotonic())
+        self._times[0] = time.monotonic()
 
     def begin(self, ids: Sequence[int]) -> None:
         """Records that decoding or a batch with these requests starts."""
         count = min(len(ids), _MAX_IDS)
-        struct.pack_into(f"<{count}Q", self._page, _IDS, *ids[:count])
-        _HEAD.pack_into(self._page, 0, time.monotonic(), count)
+        self._numbers[_COUNT] = 0
+        self._numbers[_IDS : _IDS + count] = memoryview(array("Q", ids[:count]))
+        self._numbers[_COUNT] = count
+        self.heartbeat()
 
     def end(self) -> None:
         """Records that no request is being processed."""
-        _HEAD.pack_into(self._page, 0, time.monotonic(), 0)
+        self._numbers[_COUNT] = 0
+        self.heartbeat()
 
     @property
     def suspects(self) -> set[int]:
         """The requests being processed; after a crash, those that may have caused it."""
-        return set(struct.unpack_from(f"<{self._head()[1]}Q", self._page, _IDS))
+        count = min(self._numbers[_COUNT], _MAX_IDS)
+        return set(self._numbers[_IDS : _IDS + count])
 
     @property
     def idle_for(self) -> float:
         """Seconds since the last heartbeat."""
-        return time.monotonic() - self._head()[0]
+        return time.monotonic() - self._times[0]
 
     def close(self) -> None:
         """Unmaps the page."""
+        self._times.release()
+        self._numbers.release()
         self._page.close()
