@@ -7,11 +7,13 @@ touched; if any step fails, the old one keeps running with the same processes.
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cupola.serve.ipc import paths
 from cupola.serve.ipc.listeners import Listener, open_listeners
-from cupola.serve.logs import Log, LogFile
+from cupola.serve.logs import STREAMS, Log, LogFile
 from cupola.serve.process_setup import identity
 from cupola.serve.settings.models import ModelPlan, plan_models
 from cupola.serve.settings.settings import Settings
@@ -43,14 +45,20 @@ class Generation:
         return self.home.parent / "metrics"
 
     @property
+    def quarantine(self) -> Path:
+        """Folder of the requests that crashed two runners."""
+        return self.settings.quarantine or self.home.parent / "quarantine"
+
+    @property
     def spool(self) -> Path:
         """Folder of the bodies that are too large for a socket."""
         return self.home / "spool"
 
     def sweep_spool(self, pid: int) -> None:
         """Removes the spooled bodies of a process that exited."""
-        for left in self.spool.glob(f"{pid}-*"):
-            left.unlink(missing_ok=True)
+        with suppress(OSError):
+            for left in self.spool.glob(f"{pid}-*"):
+                left.unlink(missing_ok=True)
 
     def reopen_logs(self) -> None:
         """Reopens the log files; one that cannot be opened keeps its old descriptor."""
@@ -80,39 +88,52 @@ def build_generation(
     """Builds a generation. On CupolaError or OSError, nothing is left open."""
     plans = plan_models(settings, offline=number > 1)  # a reload must not wait for a network
     _check_files(settings)
-    log = Log(settings.error_log, settings.log_level)
-    access_log = None if settings.access_log == "off" else LogFile(settings.access_log)
-    kept = list(kept)
-    try:
+    kept, folder = list(kept), home / f"g{number}"
+    with ExitStack() as undo:
+        log = Log(settings.error_log, settings.log_level)
+        undo.callback(log.file.close)
+        access_log = None if settings.access_log == "off" else LogFile(settings.access_log)
+        if access_log:
+            undo.callback(access_log.close)
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        quarantine = settings.quarantine or home / "quarantine"
+        _make_folders(folder, quarantine, identity(settings))
+        give_logs_to_workers(settings, log, access_log)
         listeners = open_listeners(
             _expand(_addresses(settings), kept),
             kept,
             per_worker=workers if settings.reuseport else 1,
             backlog=settings.backlog,
+            private=[settings.admin],
         )
-    except OSError:
-        log.file.close()
-        if access_log:
-            access_log.close()
-        raise
-    folder = home / f"g{number}"
-    (folder / "spool").mkdir(parents=True, exist_ok=True)
-    (home / "metrics").mkdir(exist_ok=True)
-    generation = Generation(number, settings, plans, listeners, log, access_log, folder, workers)
-    chown_to_workers(generation)
-    return generation
+        undo.pop_all()
+    return Generation(number, settings, plans, listeners, log, access_log, folder, workers)
 
 
-def chown_to_workers(generation: Generation) -> None:
-    """As root with `user` set: gives that user the files that workers write."""
-    owner = identity(generation.settings)
+def _make_folders(folder: Path, quarantine: Path, owner: tuple[int, int] | None) -> None:
+    """The folders that workers and runners write to, which are theirs alone."""
+    if owner is not None:
+        paths.admit_group(folder.parent, owner[1])
+    if not quarantine.exists():
+        quarantine.mkdir(mode=0o700, parents=True)
+        if owner is not None:
+            os.chown(quarantine, *owner)
+    shared = (folder.parent / "metrics",)
+    for path in (folder, folder / "spool", *shared):
+        path.mkdir(mode=0o700, exist_ok=path in shared)
+        path.chmod(0o700)
+        if owner is not None:
+            os.chown(path, *owner)
+
+
+def give_logs_to_workers(settings: Settings, log: Log, access_log: LogFile | None) -> None:
+    """As root with `user` set: gives that user the log files."""
+    owner = identity(settings)
     if owner is None:
         return
-    for path in (generation.home, generation.spool, generation.metrics):
-        os.chown(path, *owner)
-    for target in (generation.log.file, generation.access_log):
-        if target is not None and target.target not in ("stderr", "stdout"):
-            os.chown(target.target, *owner)
+    for target in (log.file, access_log):
+        if target is not None and target.target not in STREAMS:
+            target.give_to(*owner)
 
 
 def _addresses(settings: Settings) -> list[str]:

@@ -1,12 +1,15 @@
 """Log files that survive rotation: reopened in place; the old descriptor is kept on failure.
 
-A full disk or a closed pipe must not stop the server, so a write that fails is dropped.
+A full disk or a closed pipe must not stop the server, so a write that fails is dropped. A log file
+is never opened through a symbolic link, which somebody else may have put in its place.
 """
 
 import os
+import stat
 import sys
 import time
 
+STREAMS = {"stderr": 2, "/dev/stderr": 2, "stdout": 1, "/dev/stdout": 1}
 LEVELS = ("debug", "info", "notice", "warning", "error")
 
 
@@ -18,12 +21,34 @@ class LogFile:
         self.fd = self._open()
 
     def _open(self) -> int:
-        if self.target == "stderr":
-            return os.dup(sys.__stderr__.fileno() if sys.__stderr__ else 2)
-        if self.target == "stdout":
-            return os.dup(1)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        return os.open(self.target, flags, 0o644)
+        stream = STREAMS.get(self.target)
+        if stream is not None:
+            return os.dup(sys.__stderr__.fileno() if stream == 2 and sys.__stderr__ else stream)
+        # O_NONBLOCK: a pipe without a reader must not stop the server
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            fd = os.open(self.target, flags | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            return self._open_existing(flags)
+        os.fchmod(fd, 0o644)  # whatever the umask
+        return fd
+
+    def _open_existing(self, flags: int) -> int:
+        try:
+            return os.open(self.target, flags)
+        except OSError as error:
+            if not os.path.islink(self.target):  # noqa: PTH114
+                raise
+            text = f"{self.target} is a symbolic link; name the file it leads to"
+            raise OSError(error.errno, text) from None
+
+    def give_to(self, user: int, group: int) -> None:
+        """Makes `user` the owner of the open file, if it is a plain file with no other name."""
+        found = os.fstat(self.fd)
+        if stat.S_ISREG(found.st_mode) and found.st_uid != user:
+            if found.st_nlink != 1 or found.st_uid != os.geteuid():
+                raise OSError(f"{self.target} is a link, or belongs to user {found.st_uid}")
+            os.fchown(self.fd, user, group)
 
     def write(self, text: str) -> None:
         """Appends text; it is lost if the disk is full."""
@@ -43,6 +68,13 @@ class LogFile:
         os.close(self.fd)
 
 
+def escape(text: str) -> str:
+    """The text without characters that could start a line or confuse a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class Log:
     """The error log: time, level, process, message."""
 
@@ -53,4 +85,4 @@ class Log:
     def __call__(self, level: str, message: str) -> None:
         if LEVELS.index(level) >= self._threshold:
             now = time.strftime("%Y-%m-%d %H:%M:%S")
-            self.file.write(f"{now} [{level}] {os.getpid()}: {message}\n")
+            self.file.write(f"{now} [{level}] {os.getpid()}: {escape(message)}\n")

@@ -1,4 +1,4 @@
-"""The first steps of a worker or runner: environment, priority, limits, user, CPUs, folder."""
+"""The first steps of a worker or runner: umask, environment, limits, user, CPUs, folder."""
 
 import grp
 import os
@@ -23,6 +23,7 @@ def identity(settings: Settings) -> tuple[int, int] | None:
 
 def setup_process(settings: Settings, index: int = 0, priority: int = 0) -> None:
     """Applies the settings to this process, in nginx's order; any failure is fatal at start."""
+    os.umask(0o077)
     os.environ.update(settings.environment)
     if priority:
         os.setpriority(os.PRIO_PROCESS, 0, priority)

@@ -31,6 +31,7 @@ class Command(IntEnum):
     FAILED = 7
 
 
+_KNOWN = frozenset(Command)
 SIGNAL_OF = {
     Command.QUIT: signal.SIGQUIT,
     Command.TERMINATE: signal.SIGTERM,
@@ -103,7 +104,10 @@ class Channel:
         found = []
         for command, slot, pid, generation in _LAYOUT.iter_unpack(data[:whole]):
             fd = next(waiting, None) if command == Command.OPEN_CHANNEL else None
-            found.append(ChannelMessage(Command(command), slot, pid, generation, fd))
+            if command in _KNOWN:
+                found.append(ChannelMessage(Command(command), slot, pid, generation, fd))
+        for fd in waiting:  # of no message
+            os.close(fd)
         return found
 
     def close(self) -> None:

@@ -117,10 +117,15 @@ def _frame(head: tuple[Any, ...], extra: memoryview, body: memoryview) -> Frame:
 
 
 def spill(body: Body, spool: Path) -> str:
-    """Writes a large body to the spool; returns its path."""
+    """Writes a large body to the spool; returns its path. OSError leaves nothing behind."""
     path = spool / f"{os.getpid()}-{next(_spool_numbers)}"
-    with path.open("xb") as file:
-        file.write(body)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(body)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
     return str(path)
 
 

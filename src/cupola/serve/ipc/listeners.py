@@ -65,11 +65,13 @@ def open_listeners(
     per_worker: int = 1,
     backlog: int = 1024,
     tries: int = TRIES,
+    private: Sequence[str] = (),
 ) -> list[Listener]:
     """Listeners for `addresses`: those in `kept` are reused, the rest are bound.
 
     An address in use is tried five times, half a second apart. On failure, closes the sockets
-    opened here, leaves those in `kept` alone and raises OSError.
+    opened here, leaves those in `kept` alone and raises OSError. Every user may connect to a unix
+    socket, as with nginx, but to those in `private` only the server's own.
     """
     known = {listener.address: listener.sockets for listener in kept}
     opened: list[socket.socket] = []
@@ -78,7 +80,8 @@ def open_listeners(
         for address in dict.fromkeys(addresses):
             have = list(known.get(address, []))
             while len(have) < (per_worker if parse_address(address)[0] != socket.AF_UNIX else 1):
-                have.append(_bind(address, reuseport=per_worker > 1, backlog=backlog, tries=tries))
+                mode = 0o600 if address in private else 0o666
+                have.append(_bind(address, per_worker > 1, backlog, tries, mode))
                 opened.append(have[-1])
             found.append(Listener(address, have))
     except OSError:
@@ -88,13 +91,28 @@ def open_listeners(
     return found
 
 
-def _bind(address: str, *, reuseport: bool, backlog: int, tries: int) -> socket.socket:
+def private_listener(path: Path) -> socket.socket:
+    """A unix socket between the server's own processes; ConfigError."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(256)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"runtime_dir: cannot bind {path}: {error}") from None
+    return listener
+
+
+def _bind(address: str, reuseport: bool, backlog: int, tries: int, mode: int) -> socket.socket:
     family, where = parse_address(address)
     for attempt in range(1, tries + 1):
         made = socket.socket(family, socket.SOCK_STREAM)
         try:
             _configure(made, family, where, reuseport)
             made.bind(where)
+            if isinstance(where, str):
+                Path(where).chmod(mode)
             made.listen(backlog)
             made.setblocking(False)
             _open.add(made)

@@ -6,11 +6,12 @@ The files of a master are in RUNTIME_DIR/PID, so its pid is enough to find them.
 import json
 import os
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cupola.errors import CupolaError
+from cupola.errors import ConfigError, CupolaError
 
 
 class NoServerError(CupolaError):
@@ -28,14 +29,48 @@ def runtime_root(configured: Path | None = None) -> Path:
 
 
 def make_home(root: Path, pid: int) -> Path:
-    """Makes the folder of the master `pid`; removes the folders of masters that have exited."""
-    root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    """Makes the folder of the master `pid`; removes the folders of masters that have exited.
+
+    Only this user may enter it. ConfigError if another user could write to an existing `root`.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(mode=0o700)
+        root.chmod(0o700)
+    except FileExistsError:
+        check_root(root)
     for folder in root.iterdir():
-        if folder.name.isdigit() and not is_alive(int(folder.name)):
+        if folder.name.isdigit() and (folder.name == str(pid) or not is_alive(int(folder.name))):
             shutil.rmtree(folder, ignore_errors=True)
     home = root / str(pid)
-    home.mkdir(mode=0o755, exist_ok=True)
+    home.mkdir(mode=0o700)
+    home.chmod(0o700)  # whatever the umask
     return home
+
+
+def admit_group(home: Path, group: int) -> None:
+    """Lets the group of workers that have a user of their own enter the home of a master."""
+    root = home.parent
+    mode = stat.S_IMODE(root.stat().st_mode)
+    if mode & 0o011 != 0o011:
+        root.chmod(mode | 0o011)
+    os.chown(home, -1, group)
+    home.chmod(0o750)
+
+
+def check_root(root: Path) -> None:
+    """ConfigError unless an existing runtime directory is safe from other users."""
+    found = root.lstat()
+    if stat.S_ISLNK(found.st_mode) and found.st_uid in (0, os.geteuid()):
+        found = root.stat()
+    hint = "set runtime_dir to a folder of your own"
+    if not stat.S_ISDIR(found.st_mode):
+        raise ConfigError(f"runtime_dir: {root} is not a folder; {hint}")
+    if found.st_uid not in (0, os.geteuid()):
+        raise ConfigError(f"runtime_dir: {root} belongs to user {found.st_uid}; {hint}")
+    if found.st_mode & 0o022:
+        mode = stat.S_IMODE(found.st_mode)
+        raise ConfigError(f"runtime_dir: other users may write to {root} (mode {mode:o}); {hint}")
 
 
 def remove_home(home: Path) -> None:
@@ -54,13 +89,23 @@ def is_alive(pid: int) -> bool:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file's text as a whole; a full disk leaves the old text."""
+    with suppress(OSError):
+        replace_text(path, text)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replaces a file's text as a whole, readable by all; OSError leaves the old text."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.unlink(missing_ok=True)
     try:
-        part.write_text(text)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w") as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(text)
         part.replace(path)
     except OSError:
         with suppress(OSError):
             part.unlink()
+        raise
 
 
 def read_pid(pid_file: Path) -> int:

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cupola.errors import ConfigError
+from cupola.serve.ipc import paths
 from cupola.serve.ipc.listeners import open_listeners
+from cupola.serve.logs import STREAMS
+from cupola.serve.master.pid_file import PidFile
 from cupola.serve.process_setup import identity
 from cupola.serve.settings.file import load_settings
 from cupola.serve.settings.models import plan_models
@@ -25,9 +28,13 @@ def check_settings(file: Path | None, flags: dict[str, Any]) -> Settings:
         if path is not None:
             with closing(path.open("rb")):
                 pass
+    PidFile(settings.pid_file).check()
+    root = paths.runtime_root(settings.runtime_dir)
+    if root.exists():
+        paths.check_root(root)
     for name in ("error_log", "access_log"):
         target = getattr(settings, name)
-        if target not in ("stderr", "stdout", "off") and not Path(target).parent.is_dir():
+        if target not in ("off", *STREAMS) and not Path(target).parent.is_dir():
             raise ConfigError(f"{name}: folder {Path(target).parent} does not exist")
     return settings
 

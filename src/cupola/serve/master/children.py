@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import NoReturn
@@ -60,12 +61,21 @@ class Child:
     def alive(self) -> bool:
         return self.pid > 0
 
+    def kill(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(self.pid, number)
+
 
 class ChildTable:
-    """All children. A slot number is reused only after its child was reaped."""
+    """All children. A slot number is reused only after its child was reaped.
+
+    `on_spawn_failure` is called when the system has no room for another process or descriptor.
+    """
 
     def __init__(self, parent_pipe: tuple[int, int]) -> None:
         self.children: dict[int, Child] = {}
+        self.on_spawn_failure: Callable[[Child, OSError], None] = _raise
         self._parent_pipe = parent_pipe  # only the master holds the write end
 
     def __iter__(self) -> Iterator[Child]:
@@ -87,23 +97,37 @@ class ChildTable:
         main: Callable[[Child, Channel], NoReturn],
         kind: ChildKind,
     ) -> Child:
-        """Starts a child in the lowest free slot."""
+        """Starts a child in the lowest free slot. One that is not respawned may fail to start."""
         slot = next(n for n in range(len(self.children) + 1) if n not in self.children)
         child = Child(slot, role, index, generation, main, kind, kind.respawns)
         self.children[slot] = child
         self.spawn(child)
+        if not (child.alive or child.respawn):
+            self.remove(child)
         return child
 
     def spawn(self, child: Child) -> None:
-        """Forks `child` in its slot and announces its channel to the other children."""
-        ours, theirs = Channel.pair()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if pid == 0:
-            self._run_child(child, ours, theirs)
+        """Forks `child` in its slot, or reports that this failed."""
+        try:
+            self._fork(child)
+        except OSError as error:
+            self.on_spawn_failure(child, error)
+
+    def _fork(self, child: Child) -> None:
+        """Forks `child` and announces its channel to the other children."""
+        with ExitStack() as undo:
+            ours, theirs = Channel.pair()
+            undo.callback(theirs.close)
+            undo.callback(ours.close)
+            ours.raise_sigio()
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            pid = os.fork()
+            if pid == 0:
+                self._run_child(child, ours, theirs)
+            undo.pop_all()
         theirs.close()
-        ours.raise_sigio()
         child.pid, child.channel, child.started = pid, ours, time.monotonic()
         child.ready, child.due, child.just_spawned = False, None, child.kind.just_spawned
         self._announce(child)
@@ -156,9 +180,9 @@ class ChildTable:
         if not child.alive or child.kind is ChildKind.DETACHED:
             return
         if command is None:
-            os.kill(child.pid, signal.SIGKILL)
+            child.kill(signal.SIGKILL)
         elif child.channel is None or not child.channel.send(ChannelMessage(command)):
-            os.kill(child.pid, SIGNAL_OF[command])
+            child.kill(SIGNAL_OF[command])
         if command in (Command.QUIT, Command.TERMINATE):
             child.exiting = True
 
@@ -168,3 +192,7 @@ class ChildTable:
             if command in (Command.QUIT, Command.TERMINATE):
                 child.respawn, child.due = False, None
             self.signal(child, command)
+
+
+def _raise(child: Child, error: OSError) -> None:
+    raise error

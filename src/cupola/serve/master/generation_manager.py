@@ -5,7 +5,6 @@ every process of the new generation has reported READY. If one cannot, the new g
 stopped and the old one stays untouched.
 """
 
-import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -40,6 +39,7 @@ class GenerationManager:
         self.retired: list[Generation] = []
         self.number = 0
         self.extra_workers = 0
+        table.on_spawn_failure = self._on_spawn_failure
 
     def all(self) -> Iterator[Generation]:
         """All generations with processes, the current one first."""
@@ -82,6 +82,7 @@ class GenerationManager:
         for child in self.table:
             if child.due is not None and child.due <= now:
                 child.respawns += 1
+                child.due = None
                 self.table.spawn(child)
         if self.pending is None:
             return True
@@ -112,10 +113,10 @@ class GenerationManager:
         self.pending = None
         self.log("error", f"generation {failed.number} failed: {reason}")
         for child in self.children_of(failed):
-            child.respawn = False
+            child.respawn, child.due = False, None
             self.table.signal(child, Command.TERMINATE)
             if child.alive:  # it may hang during start, when it does not read its channel
-                os.kill(child.pid, signal.SIGKILL)
+                child.kill(signal.SIGKILL)
         if self.current is None:
             self.current = failed
             return False
@@ -157,13 +158,19 @@ class GenerationManager:
         self.table.broadcast(Command.QUIT, [max(workers, key=lambda child: child.index)])
         return True
 
-    # ---- exits
+    # ---- exits and failures
+
+    def _on_spawn_failure(self, child: Child, error: OSError) -> None:
+        """Tries again later, unless it is a process that runs once."""
+        self.log("error", f"cannot start a {child.role}: {error}")
+        if child.respawn:
+            self.schedule_respawn(child, 0.0)
 
     def schedule_respawn(self, child: Child, uptime: float) -> None:
         """Respawns at once, or after a doubling delay if the child exited early several times."""
         settings = self.settings_of(child)
         child.early_exits = child.early_exits + 1 if uptime < settings.min_uptime else 0
-        delay = settings.respawn_delay * 2 ** (child.early_exits - 2)
+        delay = settings.respawn_delay * 2 ** min(child.early_exits - 2, 32)
         wait = delay if child.early_exits > 1 else 0.0
         child.due = time.monotonic() + min(wait, settings.respawn_delay_max)
 

@@ -1,16 +1,17 @@
 """The master supervises its children and does nothing else.
 
 It opens the listening sockets but never accepts on them, and it never imports torch. Its loop
-sleeps until a signal arrives, then processes the flags in nginx's order.
+sleeps until a signal arrives, then processes the flags in nginx's order. Once the first generation
+has started, no failure ends it: a step that fails is logged, and what it was for is retried.
 """
 
 import os
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
-from cupola.errors import CupolaError
-from cupola.serve.generation import chown_to_workers
+from cupola.serve.generation import give_logs_to_workers
 from cupola.serve.ipc import listeners, paths, signals
 from cupola.serve.ipc.channel import FATAL, Command
 from cupola.serve.ipc.signals import Flag
@@ -25,6 +26,7 @@ from cupola.serve.settings.settings import Settings
 
 # TERM is repeated after 50, 100, 200 ... ms, up to a delay of 1 s; then KILL. In seconds.
 FIRST_DELAY, LAST_TERM = 0.05, 1.0
+LONGEST_SLEEP = 3600.0  # seconds; sigtimedwait takes no arbitrarily large number
 
 
 class Master:
@@ -53,6 +55,7 @@ class Master:
         settings = self._load()
         self.home = paths.make_home(paths.runtime_root(settings.runtime_dir), os.getpid())
         self.pid_file = PidFile(settings.pid_file)
+        self.pid_file.check()
         self.generations.home = self.home
         self.generations.log = Log(settings.error_log, settings.log_level)
         try:
@@ -61,13 +64,24 @@ class Master:
             self.log("error", str(error))
             self._leave()
             return 1
-        self.pid_file.write()
-        self._write_status()
+        try:
+            self.pid_file.write()
+        except OSError as error:
+            self.log("error", f"pid_file: {error}")
+            self._fail()
+        self._attempt(self._write_status)
         self.log("notice", f"master {os.getpid()} started")
         while not self._turn():
             pass
         self._leave()
         return self.exit_code
+
+    def _attempt(self, step: Callable[..., object], *arguments: Any) -> None:
+        """Runs a step; a failure is logged and does not end the master."""
+        try:
+            step(*arguments)
+        except Exception as error:
+            self.log("error", f"master: {step.__name__.strip('_')} failed: {error!r}")
 
     def log(self, level: str, message: str) -> None:
         """Writes to the error log of the current generation."""
@@ -79,37 +93,49 @@ class Master:
         for flag in arrived:
             self.signals_taken[flag] = self.signals_taken.get(flag, 0) + 1
         self.flags |= arrived
-        self._read_channels()
+        self._attempt(self._read_channels)
         if self._take(Flag.REAP):
-            self._reap()
-        stopping = Flag.TERMINATE in self.flags or Flag.QUIT in self.flags
-        if stopping and all(c.kind is ChildKind.DETACHED for c in self.table.living()):
+            self._attempt(self._reap)
+        if self._stopping and all(c.kind is ChildKind.DETACHED for c in self.table.living()):
             return True
         if Flag.TERMINATE in self.flags:
-            self._terminate()
+            self._attempt(self._terminate)
         elif Flag.QUIT in self.flags:
-            self._quit()
+            self._attempt(self._quit)
         else:
             self._process_flags()
-            self._make_progress()
-            self._write_status()
+            self._attempt(self._make_progress)
+            self._attempt(self._write_status)
         return False
+
+    @property
+    def _stopping(self) -> bool:
+        return Flag.TERMINATE in self.flags or Flag.QUIT in self.flags
 
     def _process_flags(self) -> None:
         for flag, step in ((Flag.GROW, +1), (Flag.SHRINK, -1)):
-            if self._take(flag) and not self.generations.change_workers(step):
-                self.flags.add(Flag.RECONFIGURE)
-        if Flag.RECONFIGURE in self.flags and self.generations.pending is None:
+            if self._take(flag):
+                self._attempt(self._change_workers, step)
+        if self._can_reconfigure:
             self.flags.discard(Flag.RECONFIGURE)
-            self._reconfigure()
+            self._attempt(self._reconfigure)
         if self._take(Flag.RESTART) and self.generations.current:
-            self._restart_workers()
+            self._attempt(self._restart_workers)
         if self._take(Flag.REOPEN):
-            self._reopen()
+            self._attempt(self._reopen)
         if self._take(Flag.CHANGE_BINARY):
-            self._change_binary()
+            self._attempt(self._change_binary)
         if self._take(Flag.NOACCEPT):
-            self._noaccept()
+            self._attempt(self._noaccept)
+
+    @property
+    def _can_reconfigure(self) -> bool:
+        """A reload requested while another one starts is made as soon as that has ended."""
+        return Flag.RECONFIGURE in self.flags and self.generations.pending is None
+
+    def _change_workers(self, step: int) -> None:
+        if not self.generations.change_workers(step):
+            self.flags.add(Flag.RECONFIGURE)
 
     def _take(self, flag: Flag) -> bool:
         if flag in self.flags:
@@ -119,10 +145,16 @@ class Master:
 
     def _sleep(self) -> float | None:
         """Seconds until something is due; None to sleep until a signal."""
+        if self._stopping:
+            return None  # until a child exits, or the timer of `_terminate`
+        if self._can_reconfigure:
+            return 0.0
         moments = [child.due for child in self.table if child.due is not None]
         if pending := self.generations.pending:
             moments.append(pending.started + pending.settings.ready_timeout)
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
+        if not moments:
+            return None
+        return min(LONGEST_SLEEP, max(0.0, min(moments) - time.monotonic()))
 
     # ---- a new generation
 
@@ -135,7 +167,7 @@ class Master:
         self.log("notice", "reloading")
         try:
             self.generations.prepare(self._load())
-        except (CupolaError, OSError) as error:
+        except Exception as error:  # of any kind: the settings file may be anything
             current = self.generations.current
             kept = current.number if current else 0
             self.log("error", f"reload refused, keeping generation {kept}: {error}")
@@ -147,9 +179,13 @@ class Master:
 
     def _make_progress(self) -> None:
         if not self.generations.progress():  # the first generation failed
-            self.exit_code = 1
-            self.flags.add(Flag.TERMINATE)
-            self._terminate()
+            self._fail()
+
+    def _fail(self) -> None:
+        """Stops, because the start failed."""
+        self.exit_code = 1
+        self.flags.add(Flag.TERMINATE)
+        self._terminate()
 
     # ---- stopping
 
@@ -195,6 +231,8 @@ class Master:
             for message in (child.channel.receive() if child.channel else None) or []:
                 if message.command is Command.READY:
                     child.ready = True
+                if message.fd is not None:
+                    os.close(message.fd)
 
     def _reap(self) -> None:
         while True:
@@ -206,7 +244,7 @@ class Master:
                 return
             child = self.table.by_pid(pid)
             if child is not None:
-                self._on_exit(child, os.waitstatus_to_exitcode(status))
+                self._attempt(self._on_exit, child, os.waitstatus_to_exitcode(status))
 
     def _on_exit(self, child: Child, code: int) -> None:
         pid, uptime = child.pid, time.monotonic() - child.started
@@ -218,7 +256,9 @@ class Master:
             return
         how = f"signal {-code}" if code < 0 else f"code {code}"
         self.log("info" if code == 0 else "warning", f"{child.role} {pid} exited with {how}")
-        if child.respawn and code == FATAL:
+        pending = self.generations.pending
+        is_starting = pending is not None and child.generation == pending.number
+        if child.respawn and code == FATAL and is_starting:
             child.respawn = False
             self.log("error", f"{child.role} {pid} exited with fatal code {FATAL}: not respawned")
         stopping = child.exiting or self.flags & {Flag.TERMINATE, Flag.QUIT}
@@ -237,8 +277,8 @@ class Master:
         for generation in filter(None, (self.generations.current, self.generations.pending)):
             generation.reopen_logs()
             try:
-                chown_to_workers(generation)
-            except OSError as error:
+                give_logs_to_workers(generation.settings, generation.log, generation.access_log)
+            except Exception as error:
                 self.log("error", f"cannot give the log files to the workers' user: {error}")
         self.table.broadcast(Command.REOPEN, self.table.living())
 
@@ -249,8 +289,16 @@ class Master:
             self.log("error", "upgrade ignored: another binary is running")
             return
         self.log("notice", "starting a new binary")
-        self.pid_file.set_aside()
-        self.new_binary = start_binary(self.table, current.listeners)
+        try:
+            self.pid_file.set_aside()
+        except OSError as error:
+            self.log("error", f"upgrade refused: cannot rename the pid file: {error}")
+            return
+        new_binary = start_binary(self.table, current.listeners)
+        if new_binary.alive:
+            self.new_binary = new_binary
+        else:
+            self.pid_file.restore()
 
     def _on_new_binary_exit(self) -> None:
         self.log("warning", "the new binary has exited")

@@ -59,6 +59,9 @@ class SingleProcess:
 
     async def run(self) -> int:
         settings = self._load()
+        os.umask(0o077)
+        pid_file = PidFile(settings.pid_file)
+        pid_file.check()
         self.home = paths.make_home(paths.runtime_root(settings.runtime_dir), os.getpid())
         self._handle_signals()
         try:
@@ -67,7 +70,6 @@ class SingleProcess:
             print(f"cupola: {error}", flush=True)
             paths.remove_home(self.home)
             return 1
-        pid_file = PidFile(settings.pid_file)
         pid_file.write()
         systemd.ready("one process")
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_reload)

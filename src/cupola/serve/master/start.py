@@ -30,7 +30,10 @@ def start(file: Path | None, flags: dict[str, Any]) -> int:
 
 
 def daemonize() -> None:
-    """Forks, calls setsid, sets umask 0 and closes stdin and stdout; stderr stays open."""
+    """Forks, calls setsid, sets umask 0 and closes stdin and stdout; stderr stays open.
+
+    The master gives every file its mode explicitly, and its children set a umask of their own.
+    """
     sys.stdout.flush()
     if os.fork():
         os._exit(0)

@@ -12,11 +12,11 @@ def notify(*lines: str) -> bool:
         return False
     if address[0] == "@":
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
             notifier.sendto("\n".join(lines).encode(), address)
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 

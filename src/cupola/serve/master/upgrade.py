@@ -13,7 +13,8 @@ from cupola.serve.master.children import Child, ChildKind, ChildTable
 def start_binary(table: ChildTable, listeners: Sequence[Listener]) -> Child:
     """Forks and executes the command line that started this master; never signals the child.
 
-    An environment variable lists the listening descriptors, as in nginx.
+    The child is not alive if it could not be started. An environment variable lists the listening
+    descriptors, as in nginx.
     """
     variable, fds = to_environment(listeners)
 

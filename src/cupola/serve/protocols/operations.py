@@ -68,6 +68,6 @@ ROUTES = [
     Route("GET", "/status.json", status, "Processes, generations, signals", "operations",
           {200: {JSON: _OBJECT}}, errors=(404,)),
     Route("POST", "/admin/reload", reload, "Reload (admin)", "operations",
-          {200: {JSON: _OBJECT}}, errors=(403,)),
+          {200: {JSON: _OBJECT}}, errors=(403, 415)),
     Route("GET", "/openapi.json", openapi),
 ]  # fmt: skip

@@ -250,7 +250,7 @@ def _repository_route(path: str, handler: Handler, summary: str, **details: Any)
 
 _ADMIN: dict[str, Any] = {
     "responses": {200: {}},
-    "errors": (400, 403, 404, 503),
+    "errors": (400, 403, 404, 415, 503),
     "request": {JSON: RepositoryRequest},
     "parameters": (MODEL_NAME,),
 }

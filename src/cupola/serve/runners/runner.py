@@ -91,10 +91,15 @@ class Runner:
         if frame.kind == frames.CANCEL:
             self._cancel(frame.id)
             return
-        now, deadline = time.monotonic(), frame.times[0]
-        if now > deadline:
+        now = time.monotonic()
+        if now > frame.times[0]:
             return
         self.scoreboard.begin([frame.id])  # decoding a malicious image may crash the process too
+        self._receive(connection, frame, now)
+        self.scoreboard.end()  # not in `finally`: after a crash, the request is a suspect
+
+    def _receive(self, connection: WorkerConnection, frame: frames.Frame, now: float) -> None:
+        """Decodes a request and queues it for a batch."""
         try:
             body = frames.load_body(frame) if frame.extra else frame.body
             request = codec.parse(frame, body, self.specs)
@@ -106,9 +111,7 @@ class Runner:
         except Exception as error:
             self._refuse(connection, frame.id, 500, f"decoding failed: {error!r}")
             return
-        finally:
-            self.scoreboard.end()
-        job = Job(frame.id, connection, request, samples, now, deadline)
+        job = Job(frame.id, connection, request, samples, now, frame.times[0])
         job.alone = "suspect" in frame.extra
         if frame.kind == frames.STREAM:
             self._begin_stream(job, frame.extra.get("written"))
@@ -136,10 +139,7 @@ class Runner:
         began = time.monotonic()
         jobs = list(dict.fromkeys(job for job, _ in batch))
         self.scoreboard.begin([job.id for job in jobs])
-        try:
-            self._execute(batch)
-        finally:
-            self.scoreboard.end()
+        self._execute(batch)
         seconds = time.monotonic() - began
         for job in jobs:
             job.began = job.began or began
@@ -148,6 +148,7 @@ class Runner:
             if not job.missing:
                 self.batcher.jobs.pop(job.id, None)
                 self._answer(job)
+        self.scoreboard.end()
 
     def _execute(self, batch: list[Item]) -> None:
         """Runs a batch. If it fails, runs each sample alone, so one cannot spoil the others."""
@@ -219,11 +220,10 @@ class Runner:
             for job in list(self.streams.values()):
                 self._refuse(job.connection, job.id, 500, f"{type(error).__name__}: {error}")
                 self._cancel(job.id)
-            return
-        finally:
-            self.scoreboard.end()
+            chunks = []
         for chunk in chunks:
             self._send_chunk(chunk)
+        self.scoreboard.end()
 
     def _send_chunk(self, chunk: Chunk) -> None:
         job = self.streams.get(chunk.request_id)

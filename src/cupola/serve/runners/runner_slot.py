@@ -9,13 +9,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, NoReturn
 
-from cupola.errors import ConfigError
 from cupola.serve.generation import Generation
+from cupola.serve.ipc.listeners import private_listener
 from cupola.serve.ipc.scoreboard import Scoreboard
 from cupola.serve.runners.rank_sockets import RankSockets
 from cupola.serve.settings.models import ModelPlan
@@ -47,12 +47,7 @@ class RunnerSlot:
         self.title = f"runner {plan.name}:{plan.version}#{index}"
         self.stem = f"{prefix}-{next(_slot_numbers)}"  # short: a unix path has at most 107 bytes
         self.path = generation.home / f"{self.stem}.sock"
-        self.listener = socket.socket(socket.AF_UNIX)
-        try:
-            self.listener.bind(str(self.path))
-        except OSError as error:
-            raise ConfigError(f"runtime_dir: cannot bind {self.path}: {error}") from None
-        self.listener.listen(256)
+        self.listener = private_listener(self.path)
         self.state = "starting"
         self.pids: list[int] = []
         self.scoreboard: Scoreboard | None = None
@@ -74,33 +69,46 @@ class RunnerSlot:
     def spawn(self, main: Callable[["RunnerSlot", RunnerStart], NoReturn]) -> socket.socket:
         """Forks the runner, and the other ranks of a tensor-parallel model.
 
-        Returns the zygote's end of the report socket.
+        Returns the zygote's end of the report socket. OSError if the system has no room for it;
+        ranks that were forked before are killed.
         """
         self.spawns += 1
         self.due, self.state, self.received = None, "starting", b""
-        self.started_at = time.monotonic()
-        scoreboard = self.generation.home / f"{self.stem}-{self.spawns}.scoreboard"
-        self.scoreboard = Scoreboard(scoreboard, create=True)
-        self.scoreboard.heartbeat()
-        self._remove_old_scoreboards()
-        self.report, theirs = socket.socketpair()
-        self.report.setblocking(False)  # other ranks may hold the write end after one has exited
-        parent_pipe = os.pipe()
-        size = self.plan.tensor_parallel
-        ranks = RankSockets(size) if size > 1 else None
-        sys.stdout.flush()
-        for rank in range(size):
-            pid = os.fork()
-            if pid == 0:
-                main(self, RunnerStart(rank, theirs, parent_pipe, ranks))
-            self.pids.append(pid)
-        theirs.close()
-        os.close(parent_pipe[0])
-        if ranks is not None:
-            ranks.close()
+        self.started_at, self.was_ready, self.exit_code = time.monotonic(), False, 1
+        self._open_scoreboard()
+        with ExitStack() as ours, ExitStack() as theirs:
+            self.report, report = socket.socketpair()
+            ours.callback(self.report.close)
+            theirs.callback(report.close)
+            self.report.setblocking(False)  # other ranks may hold the other end after one exited
+            parent_pipe = os.pipe()
+            theirs.callback(os.close, parent_pipe[0])
+            ours.callback(os.close, parent_pipe[1])
+            size = self.plan.tensor_parallel
+            ranks = RankSockets(size) if size > 1 else None
+            if ranks is not None:
+                theirs.callback(ranks.close)
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+            ours.callback(self.kill)
+            for rank in range(size):
+                pid = os.fork()
+                if pid == 0:
+                    main(self, RunnerStart(rank, report, parent_pipe, ranks))
+                self.pids.append(pid)
+            ours.pop_all()
         self.release()
         self._parent_pipe_write = parent_pipe[1]
         return self.report
+
+    def _open_scoreboard(self) -> None:
+        if self.scoreboard is not None:
+            self.scoreboard.close()
+        self.scoreboard = None
+        path = self.generation.home / f"{self.stem}-{self.spawns}.scoreboard"
+        self.scoreboard = Scoreboard(path, create=True)
+        self.scoreboard.heartbeat()
+        self._remove_old_scoreboards()
 
     def _remove_old_scoreboards(self) -> None:
         """Keeps the last two: workers may still read which requests the last crash affected."""
@@ -137,7 +145,8 @@ class RunnerSlot:
             return False
         if self.removed:
             self.close()
-            self.path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
         return True
 
     def schedule_respawn(self) -> None:
@@ -147,7 +156,7 @@ class RunnerSlot:
         self.early_exits = self.early_exits + 1 if is_early else 0
         if not self.was_ready and self.early_exits >= START_ATTEMPTS and not self.description:
             self.failure = self.failure or "its process exited during start"
-        delay = settings.respawn_delay * 2 ** (self.early_exits - 2)
+        delay = settings.respawn_delay * 2 ** min(self.early_exits - 2, 32)
         wait = delay if self.early_exits > 1 else 0.0
         self.due = time.monotonic() + min(wait, settings.respawn_delay_max)
         self.state = "waiting"

@@ -11,6 +11,7 @@ from typing import Any
 
 from cupola.serve.generation import Generation
 from cupola.serve.ipc import frames
+from cupola.serve.ipc.listeners import private_listener
 from cupola.serve.ipc.scoreboard import Scoreboard
 from cupola.serve.runners.loading import import_plugins, load_predictor
 from cupola.serve.runners.main import describe
@@ -42,10 +43,7 @@ class ThreadedRunners:
         threading.Thread(target=self._send_roster, daemon=True).start()
 
     def _listen(self, name: str) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(self.generation.home / name))
-        listener.listen(256)
-        return listener
+        return private_listener(self.generation.home / name)
 
     def _start(self, number: int, plan: ModelPlan) -> None:
         home = self.generation.home

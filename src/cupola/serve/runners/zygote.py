@@ -3,7 +3,8 @@
 A forked runner needs no imports and shares the zygote's pages, so it is ready once its weights are
 mapped. The zygote holds the runners' listening sockets, so connections made during a respawn wait
 in the kernel. It sends the workers the list of runners (the roster), kills a runner that hangs and
-respawns one that has died.
+respawns one that has died. Once its models are ready, no failure ends it: what fails is logged, and
+retried with a delay.
 """
 
 import json
@@ -17,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
-from cupola.errors import CupolaError
+from cupola.errors import ConfigError, CupolaError
 from cupola.runtime.load import warm
 from cupola.serve.generation import Generation
 from cupola.serve.ipc import frames, paths, signals
@@ -34,6 +35,7 @@ from cupola.serve.settings.models import ModelPlan, plan_model
 from cupola.serve.settings.settings import granted_cpus
 
 CHECK_INTERVAL = 0.25  # seconds between two checks of the scoreboards
+FAILURE_PAUSE = 0.01  # seconds after a step that failed
 LINGER = 0.2  # seconds that a draining zygote stays after its last worker
 
 
@@ -80,11 +82,20 @@ class Zygote:
         self._publish()
         while self.code is None:
             for key, _ in self.selector.select(self._pause()):
-                key.data(key.fileobj)
-            self._supervise()
+                self._attempt(key.data, key.fileobj)
+            self._attempt(self._supervise)
         for slot in self.table.slots:
             slot.kill()
         return self.code
+
+    def _attempt(self, step: Callable[..., object], *arguments: Any) -> None:
+        """Runs a step; a failure is logged and does not end the zygote."""
+        try:
+            step(*arguments)
+        except Exception as error:
+            name = getattr(step, "__name__", "step").strip("_<>")
+            self.generation.log("error", f"zygote: {name} failed: {error!r}")
+            time.sleep(FAILURE_PAUSE)  # the cause may still be there in the next turn
 
     def _listen(self) -> None:
         path = self.generation.home / "zygote.sock"
@@ -139,17 +150,28 @@ class Zygote:
 
     def _add(self, plan: ModelPlan) -> list[RunnerSlot]:
         prefix = str(os.getpid())
-        added = [
-            RunnerSlot(plan, index, prefix, self.generation, self.threads)
-            for index in range(plan.runners)
-        ]
+        added: list[RunnerSlot] = []
+        try:
+            for index in range(plan.runners):
+                added.append(RunnerSlot(plan, index, prefix, self.generation, self.threads))
+        except Exception:
+            for slot in added:
+                slot.close()
+            raise
         self.table.slots += added
         for slot in added:
             self._spawn(slot)
         return added
 
     def _spawn(self, slot: RunnerSlot) -> None:
-        report = slot.spawn(partial(run_process, detach=self._detach))
+        try:
+            report = slot.spawn(partial(run_process, detach=self._detach))
+        except OSError as error:
+            self.generation.log("error", f"cannot start {slot.title}: {error}")
+            slot.failure = f"cannot start: {error}"
+            if not slot.pids:  # else when the ranks that were started have been reaped
+                self._retry(slot)
+            return
         self._watch(report, lambda _: self._on_report(slot))
 
     def _detach(self, keep: RunnerSlot) -> None:
@@ -167,27 +189,35 @@ class Zygote:
     def _on_report(self, slot: RunnerSlot) -> None:
         """Reads a runner's description (it is ready), or why it has failed."""
         assert slot.report is not None
-        data = slot.report.recv(1024 * 1024)
+        try:
+            data = slot.report.recv(1024 * 1024)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
         if not data:
             self.selector.unregister(slot.report)
             return
         slot.received += data
         if not slot.received.endswith(b"\n"):
             return
-        report = json.loads(slot.received.splitlines()[0])  # of several ranks, the first one's
-        slot.received = b""
+        line, slot.received = (
+            slot.received.splitlines()[0],
+            b"",
+        )  # of several ranks, the first one's
+        report = json.loads(line)
         if "failed" in report:
             slot.failure = report["failed"]
             self.generation.log("error", f"{slot.title}: {slot.failure}")
             return
-        slot.state, slot.description = "ready", report
+        slot.state, slot.description, slot.failure = "ready", report, ""
         self.generation.log("info", f"{slot.title} is ready after {slot.uptime * 1000:.0f} ms")
         self._publish()
 
     def _supervise(self) -> None:
         self._reap()
         now = time.monotonic()
-        for slot in self.table.slots:
+        for slot in list(self.table.slots):
             if slot.due is not None and now >= slot.due:
                 slot.respawns += 1
                 self._spawn(slot)
@@ -215,7 +245,7 @@ class Zygote:
             if pid == 0:
                 return
             if (slot := self.table.by_pid(pid)) is not None:
-                self._on_exit(slot, pid, os.waitstatus_to_exitcode(status))
+                self._attempt(self._on_exit, slot, pid, os.waitstatus_to_exitcode(status))
 
     def _on_exit(self, slot: RunnerSlot, pid: int, code: int) -> None:
         self.generation.sweep_spool(pid)
@@ -224,6 +254,8 @@ class Zygote:
         self.generation.log("warning", f"{slot.title} {pid} exited with {how}")
         if not slot.on_exit(pid, code):
             return
+        if slot.report is not None:
+            slot.report.close()
         is_fatal = slot.exit_code == FATAL
         if slot.removed:
             self.table.slots.remove(slot)
@@ -232,14 +264,19 @@ class Zygote:
         elif is_fatal and not slot.description:
             slot.state, slot.due = "failed", None
         else:
-            slot.schedule_respawn()
-            if not self.reported_ready and slot.early_exits >= START_ATTEMPTS:
-                self.code = FATAL
+            self._retry(slot)
         self._publish()
 
+    def _retry(self, slot: RunnerSlot) -> None:
+        """Schedules the respawn; a model that cannot start at first fails the generation."""
+        slot.schedule_respawn()
+        if not self.reported_ready and slot.early_exits >= START_ATTEMPTS:
+            self.code = FATAL
+
     def _read_last_report(self, slot: RunnerSlot) -> None:
-        assert slot.report is not None
-        with suppress(OSError, ValueError, KeyError):
+        if slot.report is None:
+            return
+        with suppress(OSError, ValueError, KeyError, TypeError):
             self._on_report(slot)
         with suppress(KeyError, ValueError):
             self.selector.unregister(slot.report)
@@ -247,6 +284,8 @@ class Zygote:
     # ---- requests of workers
 
     def _on_request(self, worker: socket.socket, request: ControlRequest) -> None:
+        if self.generation.settings.admin == "off":
+            raise ConfigError("the admin endpoints are off; see the setting `admin`")
         if request["op"] == "load":
             self._load(worker, request)
         elif request["op"] == "unload":
@@ -258,7 +297,15 @@ class Zygote:
     def _load(self, worker: socket.socket, request: ControlRequest) -> None:
         """Adds a model or replaces a version; answered once it is in service."""
         model = model_settings(request["model"])
-        plan = plan_model(model, self.generation.settings, offline=True)  # a download would block
+        settings = self.generation.settings
+        plan = plan_model(model, settings, offline=True)  # a download would block
+        wanted = sum(slot.plan.tensor_parallel for slot in self.table.slots)
+        wanted += plan.runners * plan.tensor_parallel
+        if wanted > settings.max_runners:
+            raise ConfigError(
+                f"{plan.name}: there would be {wanted} runner processes, with max_runners = "
+                f"{settings.max_runners}"
+            )
         replaces = self.table.of_model(plan.name, plan.version)
         added = self._add(plan)
         self.table.loads.append(PendingLoad(worker, request["id"], added, replaces))

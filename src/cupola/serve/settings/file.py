@@ -57,6 +57,8 @@ def _read(file: Path) -> str:
         return file.read_text()
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8 text: {error.reason}") from None
 
 
 def _parse(file: Path, text: str) -> dict[str, Any]:
@@ -67,6 +69,8 @@ def _parse(file: Path, text: str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{file}:{line}: {error.problem}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{file}: {error}") from None
     if data is not None and not isinstance(data, dict):
         raise ConfigError(f"{file}:1: expected settings as `name: value`, got {data!r}")
     return data or {}
@@ -78,8 +82,15 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     for name in Settings.model_fields:
         value = environment.get(PREFIX + name.upper())
         if value is not None:
-            found[name] = json.loads(value) if value[:1] in "[{" and value else value
+            found[name] = _from_json(name, value) if value[:1] in "[{" and value else value
     return found
+
+
+def _from_json(name: str, value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ConfigError(f"{PREFIX}{name.upper()}: not valid JSON: {error}") from None
 
 
 def _explain(problem: Any, file: Path | None, text: str, from_file: dict[str, Any]) -> str:

@@ -151,6 +151,9 @@ class Settings(BaseModel):
     compute_threads: PositiveInt | None = Field(
         None, description="Threads per runner; default: the CPUs divided among the runners."
     )
+    max_runners: PositiveInt = Field(
+        64, description="Runner processes above which a request to load a model is refused."
+    )
     hang_timeout: PositiveFloat = Field(
         120.0, description="Time limit for one batch, after which the runner is killed."
     )
@@ -187,8 +190,12 @@ class Settings(BaseModel):
         pattern=r"^(off|on|unix:/.+)$",
         description="Load, unload and reload over HTTP: off, on, or unix:/path.",
     )
+    admin_hosts: list[str] = Field(
+        default_factory=list,
+        description="Host names of admin requests, besides localhost and IP addresses.",
+    )
 
-    @field_validator("listen", "plugins", mode="before")
+    @field_validator("listen", "plugins", "admin_hosts", mode="before")
     @classmethod
     def _split_string(cls, value: object) -> object:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value

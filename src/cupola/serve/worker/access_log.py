@@ -1,10 +1,12 @@
 """One line per request: text like nginx's combined log, with request id and duration, or JSON."""
 
+import json
 import time
 
 import orjson
 
 from cupola.serve.http.messages import Request
+from cupola.serve.logs import escape
 
 
 def format_line(request: Request, status: int, sent: int, seconds: float, form: str) -> str:
@@ -23,13 +25,14 @@ def format_line(request: Request, status: int, sent: int, seconds: float, form: 
             "seconds": round(seconds, 6),
             "agent": agent,
         }
-        return orjson.dumps(fields).decode() + "\n"
+        line = orjson.dumps(fields).decode()
+        return (line if line.isprintable() else json.dumps(fields)) + "\n"
     target = _escape(f"{request.method} {request.path}")
     return (
-        f'{request.peer} [{stamp}] "{target}" {status} {sent} "{_escape(agent)}"'
+        f'{escape(request.peer)} [{stamp}] "{target}" {status} {sent} "{_escape(agent)}"'
         f" {_escape(request.id)} {seconds:.6f}\n"
     )
 
 
 def _escape(text: str) -> str:
-    return "".join(c if c.isprintable() and c != '"' else f"\\x{ord(c):02x}" for c in text)
+    return escape(text).replace('"', "\\x22")

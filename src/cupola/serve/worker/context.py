@@ -11,6 +11,7 @@ from cupola.serve.cache.response_cache import ResponseCache, request_key
 from cupola.serve.generation import Generation
 from cupola.serve.http.connection import Server
 from cupola.serve.http.messages import HTTPError, Request, Response
+from cupola.serve.http.origin import refuse_foreign_sites
 from cupola.serve.http.routing import Router
 from cupola.serve.ipc.frames import Frame
 from cupola.serve.settings.settings import Settings
@@ -35,10 +36,16 @@ class WorkerContext:
         return self.generation.settings
 
     def require_admin(self, request: Request) -> None:
-        """HTTPError 403 unless the admin endpoints are open for this connection."""
+        """HTTPError unless the admin endpoints are open for this connection and this client.
+
+        Over TCP, a request that a browser was made to send by another site is refused.
+        """
         admin = self.settings.admin
-        if admin != "on" and not (admin.startswith("unix:") and request.peer == admin):
+        if admin.startswith("unix:") and request.peer == admin:
+            return
+        if admin != "on":
             raise HTTPError(403, "the admin endpoints are off; see the setting `admin`")
+        refuse_foreign_sites(request, self.settings.admin_hosts)
 
     def timeout_of(self, request: Request) -> float:
         """The X-Request-Timeout of the client in seconds, limited by `request_timeout`."""

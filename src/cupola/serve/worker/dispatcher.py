@@ -85,10 +85,9 @@ class Dispatcher:
 
     def reject(self, call: Call) -> None:
         """Quarantines a request that was being processed in too many runner crashes."""
-        generation = self.generation
-        folder = generation.settings.quarantine or generation.home.parent / "quarantine"
-        quarantine(folder, call)
-        generation.log("error", f"request {call.id:x} crashed {call.crashes} runners: quarantined")
+        where = quarantine(self.generation.quarantine, call)
+        text = f"request {call.id:x} crashed {call.crashes} runners: quarantined, {where}"
+        self.generation.log("error", text)
         error = f"this request crashed {call.crashes} runner processes; it will not be retried"
         self.end(call, frames.failure(call.id, 500, error))
 
