@@ -71,6 +71,8 @@ class Echo(Predictor):
 
     def encode(self, predictions: Any, parameters: Any) -> dict[str, Any]:
         sample, size = predictions[0]
+        if sample["do"] == "die in encode":
+            act("die", 0.0)
         found: dict[str, Any] = {"batch": np.array([size]), "pid": np.array([os.getpid()])}
         if "x" in sample["tensors"]:
             found["y"] = sample["tensors"]["x"] + np.float32(self.config.get("offset", 0))
