@@ -8,7 +8,7 @@ from pathlib import Path
 def open_page(path: Path, size: int, *, create: bool) -> mmap.mmap:
     """Maps the file. With `create` it is made if missing; OSError if there is no room for it.
 
-    The room is allocated here: writing to a page of a sparse file on a full disk is a SIGBUS.
+    The space is allocated here: writing to a page of a sparse file on a full disk is a SIGBUS.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     fd = os.open(path, flags, 0o600)
