@@ -14,7 +14,7 @@ import transformers
 
 import cupola
 from cupola.config import Config
-from cupola.runtime.optimize.folding import prepare
+from cupola.runtime.optimize.folding import fold_batch_norms
 from ratio import alternate
 
 warnings.filterwarnings("ignore")
@@ -51,7 +51,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     reference = peer()
     model = ours(reference)
-    engine = prepare(model)
+    engine = fold_batch_norms(model)
     pixels = torch.randn(1, 3, 800, 1066)
     mask = torch.ones(1, 800, 1066, dtype=torch.long)
     with torch.inference_mode():

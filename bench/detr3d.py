@@ -24,7 +24,7 @@ from cupola.data.driving import camera_rig
 from cupola.models.detr3d.feature_sampling import Cameras, Pyramid
 from cupola.models.detr3d.references import to_meters
 from cupola.ops.deform_conv import deform_conv2d
-from cupola.runtime.optimize.folding import prepare
+from cupola.runtime.optimize.folding import fold_batch_norms
 from detr3d_original import (
     Convolution,
     convolution,
@@ -98,7 +98,7 @@ def forwards(size: Size, mmcv: Convolution | None) -> dict[str, Callable[[], obj
     """The whole model in eval mode in three ways, with the same random weights."""
     torch.manual_seed(0)
     model = cupola.build(Config.load(CONFIG).to_dict()["model"]).eval()
-    prepared = prepare(model)
+    prepared = fold_batch_norms(model)
     pixels, matrices = torch.randn(1, 6, 3, *size), rig(size)
 
     def original() -> object:

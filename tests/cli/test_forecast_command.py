@@ -91,7 +91,7 @@ def test_ensemble_file(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_errors(bundle: Path, observed: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="9 snapshots, none has the number 9"):
+    with pytest.raises(DataError, match="9 snapshots, so there is no number 9"):
         run("forecast", bundle, observed, "--time", 9)
     with pytest.raises(InputError, match="no channel 'w'"):
         run("forecast", bundle, "--channel", "w")

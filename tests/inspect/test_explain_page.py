@@ -114,7 +114,7 @@ def test_the_page_in_a_browser(browser: Any, tmp_path: Path) -> None:
     tab.locator(".queries button", has_text="seven").click()
     assert tab.locator(".queries button[aria-pressed=true]").count() == 1
     tab.locator("#step").fill("2")
-    assert tab.locator("#told").inner_text().startswith("2/")
+    assert tab.locator("#caption").inner_text().startswith("2/")
     assert tab.locator(".row.unmade").count() == 3
     assert tab.evaluate("window.hacked") is None
     assert errors == []

@@ -5,7 +5,7 @@ import torch
 
 import cupola
 from cupola import nn
-from cupola.runtime.optimize.folding import prepare
+from cupola.runtime.optimize.folding import fold_batch_norms
 
 DCN = {"dcn": {"type": "DCNv2", "deform_groups": 1}, "stage_with_dcn": (False, False, True, True)}
 
@@ -22,7 +22,7 @@ def test_folding_changes_rounding_only(more: dict) -> None:
         if name.endswith("conv_offset"):
             nn.init.normal_(module.weight, std=0.05)
     model.eval()
-    prepared = prepare(model)
+    prepared = fold_batch_norms(model)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in prepared.modules())
     assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == 53
     x = torch.randn(1, 3, 64, 96)

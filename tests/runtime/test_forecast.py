@@ -63,14 +63,14 @@ def test_nan_is_named_before_it_spreads(predictor: ForecastPredictor) -> None:
 
 def test_forecast_that_breaks_down_says_when(predictor: ForecastPredictor) -> None:
     predictor.model.head.weight.data.fill_(1e38)
-    with pytest.raises(InputError, match="broke down at step 1: not finite: u"):
+    with pytest.raises(InputError, match="diverged at step 1: not finite: u"):
         predictor(start(), 2)
     engine = predictor.open_stream()
     assert engine is not None
     engine.add("a", predictor.sample(start(), 3))
     (chunk,) = engine.step()
     assert chunk.final
-    assert "broke down at step 1" in chunk.data["error"]
+    assert "diverged at step 1" in chunk.data["error"]
     assert engine.active == 0
 
 

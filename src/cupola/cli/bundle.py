@@ -1,4 +1,4 @@
-"""`cupola bundle CONFIG CHECKPOINT OUT`: a published model becomes a bundle, ready to be served."""
+"""`cupola bundle CONFIG CHECKPOINT OUT`: makes a bundle from a published model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ app = typer.Typer(add_completion=False)
 
 CARD = """# {name}
 
-Made by `cupola bundle` from a published config and checkpoint; nothing was trained here.
+Made by `cupola bundle` from a published config and checkpoint, without any training.
 
 | | |
 |---|---|
@@ -25,12 +25,14 @@ def bundle(
     config: Annotated[Path, typer.Argument(help="The config that the model was trained with.")],
     checkpoint: Annotated[Path, typer.Argument(help="Its weights, in any dialect.")],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    name: Annotated[str | None, typer.Option(help="Its name; the folder's.")] = None,
-    license: Annotated[str, typer.Option(help="What its publisher allows.")] = "not stated",
-    means: Annotated[Path | None, typer.Option(help="Forecasts: .npy of channels' means.")] = None,
-    stds: Annotated[Path | None, typer.Option(help="Forecasts: .npy of their deviations.")] = None,
+    name: Annotated[str | None, typer.Option(help="Its name [the folder's].")] = None,
+    license: Annotated[str, typer.Option(help="License of the weights.")] = "not stated",
+    means: Annotated[
+        Path | None, typer.Option(help="Forecast: .npy file of channel means.")
+    ] = None,
+    stds: Annotated[Path | None, typer.Option(help="Forecast: .npy of channel deviations.")] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Language: its tokenizer.json; beside the weights.")
+        Path | None, typer.Option(help="Language: tokenizer.json [next to the weights].")
     ] = None,
     half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
     set_: Annotated[
@@ -40,7 +42,7 @@ def bundle(
         list[str] | None, typer.Option(help="A module that registers your own classes.")
     ] = None,
 ) -> None:
-    """Make a bundle of a published model, for `predict`, `forecast`, `generate` and `serve`."""
+    """Make a bundle from a published model, for `predict`, `generate`, `serve` and the others."""
     import torch
 
     from cupola.bundles import write_bundle
@@ -57,7 +59,7 @@ def bundle(
     about = {**bundle_config(cfg, name or out.name, **options), "license": license}
     files = tasks.find(about["task"]).bundle_files(checkpoint, options)
     model = build(about["model"], weights=checkpoint)
-    digest = sha256(checkpoint) if checkpoint.is_file() else "of a folder"
+    digest = sha256(checkpoint) if checkpoint.is_file() else "not computed for a folder"
     card = CARD.format(
         name=about["name"],
         config=config.name,

@@ -10,12 +10,10 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def convert(
-    model: Annotated[str, typer.Argument(help="The config or bundle that the weights belong to.")],
+    model: Annotated[str, typer.Argument(help="The config or bundle of the model.")],
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint file or folder to read.")],
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    source: Annotated[
-        str | None, typer.Option("--from", help="Its dialect; found by default.")
-    ] = None,
+    source: Annotated[str | None, typer.Option("--from", help="Its dialect [detected].")] = None,
     to: Annotated[str, typer.Option(help="The dialect to write.")] = "cupola",
 ) -> None:
     """Read a checkpoint safely, check it against the model, and write it in another dialect."""

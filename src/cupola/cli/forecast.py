@@ -25,19 +25,19 @@ app = typer.Typer(add_completion=False)
 def forecast(
     bundle: Annotated[str, typer.Argument(help="A shipped bundle, a folder, or hf://ORG/NAME.")],
     start: Annotated[
-        Path | None, typer.Argument(help="netCDF, zarr or HDF5; without: an example.")
+        Path | None, typer.Argument(help="netCDF, zarr or HDF5 [an example of the bundle].")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="How many steps.")] = 28,
-    out: Annotated[Path | None, typer.Option(help="Where to write, .nc or .zarr.")] = None,
-    time: Annotated[int, typer.Option(min=0, help="Which snapshot of START; or example.")] = 0,
-    truth: Annotated[Path | None, typer.Option(help="What happened; START itself fits.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps.")] = 28,
+    out: Annotated[Path | None, typer.Option(help="File to write, .nc or .zarr.")] = None,
+    time: Annotated[int, typer.Option(min=0, help="Number of the snapshot, or example.")] = 0,
+    truth: Annotated[Path | None, typer.Option(help="The truth, to compare; may be START.")] = None,
     members: Annotated[int, typer.Option(min=1, help="Size of the ensemble.")] = 1,
-    amplitude: Annotated[float, typer.Option(help="Its noise, in standard deviations.")] = 0.3,
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    animation: Annotated[Path | None, typer.Option(help="A GIF of a channel.")] = None,
-    channel: Annotated[str | None, typer.Option(help="Which one; the first.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="An image of the errors' growth.")] = None,
-    spectra: Annotated[Path | None, typer.Option(help="An image of the last spectra.")] = None,
+    amplitude: Annotated[float, typer.Option(help="Noise, in standard deviations.")] = 0.3,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    animation: Annotated[Path | None, typer.Option(help="GIF file of one channel.")] = None,
+    channel: Annotated[str | None, typer.Option(help="Its channel [the first].")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Image file of the errors.")] = None,
+    spectra: Annotated[Path | None, typer.Option(help="Image file of the last spectra.")] = None,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
@@ -75,7 +75,7 @@ def forecast(
 def from_example(
     predictor: "ForecastPredictor", number: int
 ) -> "tuple[NDArray[np.float32], Truth]":
-    """The start and the truth of a recorded example."""
+    """The initial state and the truth of a recorded example."""
     run = predictor.example(number).numpy()
     return run[0], lambda step: run[step] if step < len(run) else None
 
@@ -83,7 +83,7 @@ def from_example(
 def from_files(
     predictor: "ForecastPredictor", start: Path, time: int, truth: Path | None
 ) -> "tuple[NDArray[np.float32], Truth]":
-    """The start, and a reader of the truth that loads one state at a time."""
+    """The initial state, and a reader of the truth that loads one state at a time."""
     from cupola.data.fields import open_fields
     from cupola.errors import DataError
 
@@ -92,7 +92,7 @@ def from_files(
         places = source.select(predictor.channels)
         height = predictor.grid.shape[0]
         if source.segments[0] <= time:
-            raise DataError(f"{path}: {source.segments[0]} snapshots, none has the number {time}")
+            raise DataError(f"{path}: {source.segments[0]} snapshots, so there is no number {time}")
         lengths[path] = source.segments[0]
         return lambda index: source.read(0, index)[places, :height]
 
@@ -107,7 +107,7 @@ def from_files(
 def layout_of(
     predictor: "ForecastPredictor", members: int, start: Path | None, time: int
 ) -> "ForecastLayout":
-    """What the output file holds; it takes over the start's calendar where there is one."""
+    """What the output file holds; with the start's calendar if it has one."""
     import numpy as np
 
     from cupola.data.cf import ForecastLayout
@@ -130,7 +130,7 @@ def layout_of(
 
 
 class Outputs:
-    """The files that grow with the forecast: the fields, and the animation."""
+    """The files written during the forecast: the fields and the animation."""
 
     def __init__(
         self,

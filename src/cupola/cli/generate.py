@@ -1,4 +1,4 @@
-"""`cupola generate BUNDLE PROMPT`: continues a text on the terminal, token by token."""
+"""`cupola generate BUNDLE PROMPT`: continues a text, printed token by token."""
 
 from typing import Annotated, Any
 
@@ -13,15 +13,17 @@ app = typer.Typer(add_completion=False)
 def generate(
     bundle: Annotated[str, typer.Argument(help="A shipped bundle, a folder, or hf://ORG/NAME.")],
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from stdin.")],
-    max_tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = 100,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.8,
-    top_k: Annotated[int, typer.Option(min=0, help="Only the k likeliest tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Only the likeliest that sum to p.")] = 0.95,
+    top_k: Annotated[int, typer.Option(min=0, help="Only the k most likely tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Only the most likely that sum to p.")] = 0.95,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: fewer repeats.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Ends the text; may be repeated.")] = None,
     optimization: Annotated[str, typer.Option(help="none, packed or int8.")] = "none",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a token.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per token.")
+    ] = False,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:

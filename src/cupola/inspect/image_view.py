@@ -52,7 +52,7 @@ def view_of_image(
 
 
 def _normalize(model: Any, pixels: Tensor) -> Tensor:
-    """[1, 3, H, W], 0..255 -> as the model's preprocessor says, if it has one."""
+    """[1, 3, H, W], 0..255 -> normalized as in the model's preprocessor, else divided by 255."""
     preprocessor = getattr(model, "data_preprocessor", None)
     mean = getattr(preprocessor, "mean", None)
     if mean is None:

@@ -1,4 +1,4 @@
-"""`cupola.build`: a model from its config, and if asked from a checkpoint's weights at once."""
+"""`cupola.build`: a model from its config, and optionally a checkpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +17,9 @@ def build(
 ) -> Any:
     """The model that a config dict describes; the dict is not changed.
 
-    With `weights` the parameters are never drawn at random: the model is built without data, then
-    takes the checkpoint's tensors as they lie in the mapped file. `Pretrained` starts in the
-    config are left out, since the checkpoint replaces them. Raises BuildError, CheckpointError.
+    With `weights` nothing is initialized: the model is built on the meta device and takes the
+    checkpoint's tensors from the mapped file. `Pretrained` initializations in the config are
+    ignored, since the checkpoint replaces them. Raises BuildError, CheckpointError.
     """
     if weights is None:
         return registry.build(cfg, **defaults)
@@ -41,7 +41,7 @@ def build_part(cfg: Mapping[str, Any], weights: str | Path, group: Group) -> Any
 
 
 def without_pretrained(cfg: Any) -> Any:
-    """The config without its `Pretrained` starts, `init_cfg` or `pretrained`."""
+    """The config without `pretrained` and without `init_cfg` of type Pretrained."""
     if isinstance(cfg, Mapping):
         return {
             key: without_pretrained(value)

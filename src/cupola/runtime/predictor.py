@@ -1,8 +1,8 @@
-"""Predictor: a built model with its pre- and post-processing, and the contract that serving uses.
+"""Predictor: a model with its pre- and post-processing, and the interface that serving uses.
 
-A request travels decode -> run -> encode. Samples whose `bucket` is equal may run as one batch.
-Models that answer piece by piece (text, forecasts) also offer a StreamEngine, which holds many
-requests at once and advances all of them by one step.
+A request passes through decode, run and encode. Samples with equal `bucket` may run in one batch.
+Models that stream (text, forecasts) also have a StreamEngine, which holds many requests and
+advances all of them by one step.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output, in the words of the Open Inference Protocol.
+    """One input or output, as the Open Inference Protocol describes it.
 
     `datatype` is one of its names ("FP32", "INT64", "UINT8", "BYTES", ...); -1 in `shape` is any
     size. BYTES tensors are numpy object arrays of bytes.
@@ -31,7 +31,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One piece of a streamed answer; `final` on the last piece of a request."""
+    """One piece of a streamed response; `final` marks the last one of a request."""
 
     request_id: str
     data: Mapping[str, Any]
@@ -39,28 +39,28 @@ class Chunk:
 
 
 class StreamEngine(Protocol):
-    """Many streamed requests, advanced together, one step at a time."""
+    """Many streamed requests, advanced together step by step."""
 
     def add(self, request_id: str, sample: Any) -> None:
-        """Takes a decoded sample in; its first chunk comes with the next step."""
+        """Adds a decoded sample; its first chunk comes with the next step."""
 
     def cancel(self, request_id: str) -> None:
-        """Forgets a request whose client has left; unknown ids are ignored."""
+        """Removes a request; unknown ids are ignored."""
 
     def step(self) -> list[Chunk]:
-        """Advances every request once; returns the new chunks."""
+        """Advances every request by one step; returns the new chunks."""
 
     @property
     def active(self) -> int:
-        """How many requests are under way."""
+        """The number of requests in progress."""
 
 
 @runtime_checkable
 class Resumable(StreamEngine, Protocol):
-    """An engine that can go on from what another one had said before it was lost."""
+    """An engine that can continue a request of another one that was lost."""
 
     def resume(self, request_id: str, sample: Any, written: Sequence[int]) -> None:
-        """As `add`, but the tokens `written` are said already; the next chunk follows them."""
+        """As `add`, but the tokens `written` have been sent; the next chunk follows them."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Predictor(ABC):
     model: Any
     config: Mapping[str, Any] = field(default_factory=dict)
 
-    # Predictor.load(source, weights=None, ...): see cupola.runtime.load.load_predictor.
+    # Predictor.load(source, weights=None, ...) is cupola.runtime.load.load_predictor.
     load: ClassVar[Callable[..., "Predictor"]]
     task: ClassVar[str]
     max_batch: ClassVar[int] = 8
@@ -81,12 +81,12 @@ class Predictor(ABC):
     @property
     @abstractmethod
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What a request holds."""
+        """The tensors of a request."""
 
     @property
     @abstractmethod
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What an answer holds."""
+        """The tensors of a response."""
 
     @abstractmethod
     def decode(self, tensors: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Any]:
@@ -102,8 +102,8 @@ class Predictor(ABC):
 
     @abstractmethod
     def encode(self, predictions: Sequence[Any], parameters: Mapping[str, Any]) -> Arrays:
-        """The answer's tensors for the predictions of one request."""
+        """The response's tensors, from the predictions of one request."""
 
     def open_stream(self) -> StreamEngine | None:
-        """An engine for streamed answers, or None if this model answers in one piece."""
+        """An engine for streamed responses; None if the model does not stream."""
         return None

@@ -1,4 +1,4 @@
-// The looks of a multi-camera detector's queries, layer by layer.
+// Where the queries of a multi-camera detector sampled the images, layer by layer.
 const HUES = ["#ffd43b", "#ff922b", "#f06595", "#74c0fc"];
 const SIX = ["front", "front right", "front left", "back", "back left", "back right"];
 
@@ -7,12 +7,12 @@ function cameras(out) {
   const order = six ? [2, 0, 1, 4, 3, 5] : view.images.map((_, n) => n);  // as the cameras look
   const names = six ? SIX : view.images.map((_, n) => "camera " + n);
   const bar = el("div", "queries"), grid = el("div", "views"), table = el("table", "looks");
-  const said = el("output");
+  const where = el("output");
   let chosen = 0, layer = view.queries.length ? view.queries[0].layers.length - 1 : 0;
   const slider = layerSlider(layer, to => { layer = to; draw(); });
   const choice = el("label", "layers");
-  choice.append(el("span", "", "Decoder layer"), slider, said);
-  out.append(el("h2", "", "Where queries looked, and what each look weighed"));
+  choice.append(el("span", "", "Decoder layer"), slider, where);
+  out.append(el("h2", "", "Where queries sampled the images, and the weights"));
   out.append(bar, grid, choice, table);
 
   const images = order.map(number => {
@@ -38,7 +38,7 @@ function cameras(out) {
     }
     const look = query.layers[layer], ways = ["right", "ahead", "up"];
     const place = look.meters.map((m, i) => m.toFixed(1) + " m " + ways[i]).join(", ");
-    said.textContent = `${layer + 1} of ${query.layers.length}, at ${place}`;
+    where.textContent = `${layer + 1} of ${query.layers.length}, at ${place}`;
     weightTable(table, look, names);
   }
 

@@ -17,7 +17,7 @@ function detail() {
 function facts(node) {
   const list = el("dl"), many = n => n ? n.toLocaleString("en") : "";
   const own = node.own && node.own !== node.params ? " (own " + many(node.own) + ")" : "";
-  const told = [
+  const entries = [
     ["class", node.full], ["source", node.source], ["registered as", node.name],
     ["made by", node.by], ["made at", node.at], ["same module as", node.shared],
     ["in", node["in"]], ["out", node.out],
@@ -26,7 +26,7 @@ function facts(node) {
     ["activations", node.bytes ? unit(node.bytes).replace(/([KMGT]?)$/, " $1B") : ""],
     ["time", duration(node.ms)], ["calls", node.calls > 1 ? node.calls : ""],
   ];
-  for (const [key, value] of told) {
+  for (const [key, value] of entries) {
     if (value !== undefined && value !== null && value !== "") {
       list.append(el("dt", "", key), el("dd", "", String(value)));
     }

@@ -1,24 +1,24 @@
-// The build as a story, the keys, and the start of the page.
+// The build step by step, the keys, and the start of the page.
 let timer = null;
 
-function tell() {
+function showStep() {
   const part = D.story[step - 1];
   $("step").value = step;
   if (!part) {
-    $("told").textContent = "before the build";
+    $("caption").textContent = "before the build";
     refresh();
     return;
   }
   const by = part.by ? "  by " + part.by.split(".").pop() : "";
   const what = (part.path || "model") + ": " + part.cls + by + "  " + duration(part.ms);
-  $("told").textContent = step + "/" + D.story.length + "  " + what;
+  $("caption").textContent = step + "/" + D.story.length + "  " + what;
   const up = parentOf(part.path);
   select(part.module ? part.path : byPath.has(up) ? up : "");
 }
 
 function move(to) {
   step = Math.max(0, Math.min(D.story.length, to));
-  tell();
+  showStep();
 }
 
 function play() {
@@ -55,7 +55,7 @@ function act(key) {
     case "]": return move(step + 1);
     case "[": return move(step - 1);
     case " ": return play();
-    default: return false;  // not ours
+    default: return false;  // not handled
   }
 }
 
@@ -88,7 +88,7 @@ document.title = D.title + " - cupola explain";
 $("summary").textContent = D.summary;
 $("step").max = D.story.length;
 $("step").value = step;  // after max, which would cut it
-$("told").textContent = D.story.length + " steps: press ▶ to follow the build";
+$("caption").textContent = D.story.length + " steps: press ▶ to follow the build";
 if (!D.story.length) $("story").style.display = "none";
 buildTree();
 select("", false);

@@ -7,8 +7,8 @@ const rows = new Map();
 const kids = new Map(nodes.map(node => [node.path, []]));
 const open = new Set(nodes.filter(n => depthOf(n.path) < 2 || nodes.length < 60).map(n => n.path));
 let selected = "";
-let wanted = "";  // what is searched for
-let step = D.story.length;  // how far the story of the build is told
+let wanted = "";  // the search text
+let step = D.story.length;  // how many steps of the build are shown
 
 for (const node of nodes) {
   const up = parentOf(node.path);
@@ -95,14 +95,14 @@ function shown(path) {
 }
 
 function refresh() {
-  const telling = D.story.length > 0 && step < D.story.length;
+  const partial = D.story.length > 0 && step < D.story.length;
   const made = new Set(D.story.slice(0, step).map(part => part.path));
   for (const { path } of nodes) {
     const row = rows.get(path), inner = kids.get(path).length > 0;
     row.hidden = !shown(path);
     row.style.display = row.hidden ? "none" : "";
     row.setAttribute("aria-selected", path === selected);
-    row.classList.toggle("unmade", telling && !made.has(path));
+    row.classList.toggle("unmade", partial && !made.has(path));
     row.querySelector(".fold").textContent = inner ? (open.has(path) ? "▾" : "▸") : "";
     if (inner) row.setAttribute("aria-expanded", open.has(path));
   }

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cupola.structures import Detections
 
 
-def draw(pixels: np.ndarray[Any, Any], found: Detections) -> Image.Image:
+def draw_detections(pixels: np.ndarray[Any, Any], found: Detections) -> Image.Image:
     """[H, W, 3] uint8 -> an image with a colored box and a caption per detection."""
     image = Image.fromarray(pixels)
     pen = ImageDraw.Draw(image)
@@ -21,13 +21,13 @@ def draw(pixels: np.ndarray[Any, Any], found: Detections) -> Image.Image:
         pen.rectangle(box, outline=color, width=width)
         caption = f"{row['name']} {row['score']:.2f}"
         left, top, right, bottom = pen.textbbox((box[0], box[1]), caption, font=font, anchor="lb")
-        shift = max(0.0, -top)  # a caption above the image's edge moves inside
+        shift = max(0.0, -top)  # a caption above the image's edge is moved inside
         pen.rectangle((left, top + shift, right + 4, bottom + shift), fill=color)
         pen.text((box[0] + 2, box[1] + shift), caption, fill="white", font=font, anchor="lb")
     return image
 
 
 def class_color(label: int) -> tuple[int, int, int]:
-    """A color of its own for each class: golden-ratio steps around the hue circle."""
+    """A distinct color for each class: golden-ratio steps around the hue circle."""
     red, green, blue = colorsys.hsv_to_rgb((label * 0.618034) % 1, 0.75, 0.85)
     return round(red * 255), round(green * 255), round(blue * 255)

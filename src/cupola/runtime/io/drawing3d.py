@@ -13,7 +13,7 @@ from cupola.structures import Detections3D, boxes3d
 
 NEAR = 0.3  # meters: edges are cut where they come nearer to a camera
 ABOVE = 360  # pixels of the bird's-eye view's side
-# Where each camera of the usual order stands in the sheet: (row, column).
+# The (row, column) of each camera, in the usual order.
 PLACES = ((0, 1), (0, 2), (0, 0), (1, 1), (1, 0), (1, 2))
 GRAY = (70, 74, 80)
 Line = list[tuple[float, float]]  # two pixels (u, v)
@@ -25,10 +25,10 @@ def draw_sample(
     found: Detections3D,
     reach: float = 35.0,
 ) -> Image.Image:
-    """Six views in two rows, the street from above at their right.
+    """Six views in two rows, with the street from above at their right.
 
-    images [N, H, W, 3], lidar2img [N, 4, 4] for them; `reach` in meters is the view from above's
-    half side. Other numbers of cameras are laid out in rows of three.
+    images [N, H, W, 3], lidar2img [N, 4, 4] for them; `reach` is half the side of the view from
+    above, in meters. Other numbers of cameras are laid out in rows of three.
     """
     count, height, width = images.shape[:3]
     places = PLACES if count == 6 else [divmod(i, 3) for i in range(count)]
@@ -73,13 +73,13 @@ def corners_in_view(boxes: torch.Tensor, lidar2img: torch.Tensor) -> NDArray[np.
 
 
 def box_lines(points: NDArray[np.float64]) -> list[Line]:
-    """What is before the camera of a box's edges, and of the cross on its front, in pixels."""
+    """The edges of a box and the cross on its front, as far as they are in front of the camera."""
     lines = [_cut(points[a], points[b]) for a, b in (*boxes3d.CORNER_EDGES, (0, 7), (3, 4))]
     return [line for line in lines if line is not None]
 
 
 def _cut(a: NDArray[np.float64], b: NDArray[np.float64]) -> Line | None:
-    """The part of an edge that lies before the camera, as two pixels; None if there is none."""
+    """The part of an edge in front of the camera, as two pixels; None if there is none."""
     if max(a[2], b[2]) <= NEAR:
         return None
     if a[2] < NEAR:

@@ -23,8 +23,8 @@ def color(field: Field, limit: float, middle: float = 0.0) -> Pixels:
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
-def render(fields: Sequence[Field], limit: float, middle: float = 0.0) -> Image.Image:
-    """Fields [H, W] side by side."""
+def draw_fields(fields: Sequence[Field], limit: float, middle: float = 0.0) -> Image.Image:
+    """Draws fields [H, W] side by side."""
     gap = np.full((fields[0].shape[0], 2, 3), 255, np.uint8)
     parts = [part for field in fields for part in (color(field, limit, middle), gap)]
     image = Image.fromarray(np.concatenate(parts[:-1], axis=1))
@@ -41,10 +41,10 @@ class Animation:
 
     def add(self, fields: Sequence[Field]) -> None:
         """Adds a frame: fields [H, W] side by side (a forecast, and the truth)."""
-        self._frames.append(render(fields, self.limit, self.middle).quantize(64))
+        self._frames.append(draw_fields(fields, self.limit, self.middle).quantize(64))
 
     def save(self, milliseconds: int = 120) -> None:
-        """Writes the GIF; it repeats for ever."""
+        """Writes the GIF; it loops forever."""
         first, *rest = self._frames
         first.save(self.path, save_all=True, append_images=rest, duration=milliseconds, loop=0)
 

@@ -1,7 +1,7 @@
-"""How a built model is executed: as it stands, or prepared for inference.
+"""Batch norms folded into the convolutions before them, for inference.
 
-`prepare` folds every frozen batch norm into the convolution before it and lays the convolutions
-out channels-last. The results differ from the plain model's only in rounding.
+Convolutions are also laid out channels-last. Results differ from the plain model's in rounding
+only.
 """
 
 import copy
@@ -14,31 +14,31 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from cupola import nn
 from cupola.models.layers import ModulatedDeformConv2d, ModulatedDeformConv2dPack
 
-# Linear in their weights, and followed by a norm of their own.
+# Layers that are linear in their weights, so that a scale can be folded into them.
 FOLDED = (nn.Conv2d, ModulatedDeformConv2d, ModulatedDeformConv2dPack)
 
 
-def prepare(model: Any) -> Any:
-    """A copy of an eval-mode model for inference; the model itself stays as it is."""
-    prepared = copy.deepcopy(model).eval().requires_grad_(False)
-    for parent, conv, norm in list(_pairs(prepared)):
+def fold_batch_norms(model: Any) -> Any:
+    """A copy of a model for inference; the model itself is not changed."""
+    folded = copy.deepcopy(model).eval().requires_grad_(False)
+    for parent, conv, norm in list(_pairs(folded)):
         _fold(getattr(parent, conv), getattr(parent, norm))
         setattr(parent, norm, nn.Identity())
-    for module in prepared.modules():
+    for module in folded.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
-    return prepared
+    return folded
 
 
 def foldable(model: Any) -> bool:
-    """Whether `prepare` would change anything: some convolution is followed by its batch norm."""
+    """Whether there is a batch norm to fold."""
     return next(_pairs(model), None) is not None
 
 
 def _pairs(model: Any) -> Iterator[tuple[Any, str, str]]:
     """(parent, name of a convolution, name of the batch norm that follows it).
 
-    They stand beside each other as convN and bnN, conv and bn, or 0 and 1 of a Sequential.
+    They are siblings: convN and bnN, conv and bn, or 0 and 1 of a Sequential.
     """
     for parent in model.modules():
         children = dict(parent.named_children())

@@ -33,8 +33,8 @@ class Sample:
 class DetectionPredictor(Predictor):
     """A detector with its resizing, labels and threshold.
 
-    Images are resized to `exact` (height, width) where that is set, as for a model that has seen
-    one shape only; else by `short` and `long`, which keep the aspect ratio.
+    Images are resized to `exact` (height, width) if it is set, for models trained on one shape,
+    and otherwise by `short` and `long`, which keep the aspect ratio.
 
     `predictor(image)` -> Detections; an image is a path, the bytes of a file, or an array
     [H, W, 3] uint8 RGB.
@@ -66,7 +66,7 @@ class DetectionPredictor(Predictor):
         )
 
     def __call__(self, image: Image, threshold: float | None = None) -> Detections:
-        """What stands in one image, best first, from `threshold` (default: the bundle's) on."""
+        """Detections in one image, best first; `threshold` is the bundle's by default."""
         found = self.run([self.sample(image)])[0]
         return found.above(self.threshold if threshold is None else threshold)
 
@@ -122,7 +122,7 @@ class DetectionPredictor(Predictor):
         ]
 
     def encode(self, predictions: Sequence[Detections], parameters: Mapping[str, Any]) -> Arrays:
-        """Tensors of all images joined; `image_index` says which box belongs to which."""
+        """The tensors of all images, concatenated; `image_index` gives the image of each box."""
         threshold = _threshold(parameters.get("threshold", self.threshold))
         kept = [found.above(threshold) for found in predictions]
         index = [np.full(len(found), i, dtype=np.int64) for i, found in enumerate(kept)]
@@ -154,7 +154,7 @@ def from_bundle(bundle: Bundle, model: Any) -> DetectionPredictor:
 def make(
     name: str, version: str, model: Any, config: Mapping[str, Any], labels: tuple[str, ...]
 ) -> DetectionPredictor:
-    """A predictor with the resizing and the threshold that its config asks for."""
+    """A predictor with the resizing and threshold of its config."""
     resizing = config.get("preprocess", {}).get("resize", {"short": 800, "long": 1333})
     return DetectionPredictor(
         name,

@@ -73,7 +73,7 @@ class Detection3DPredictor(Predictor):
     def __call__(
         self, source: Any, lidar2img: Any = None, threshold: float | None = None
     ) -> Detections3D:
-        """What stands around the ego, best first, from `threshold` (default: the bundle's) on."""
+        """Detections around the vehicle, best first; `threshold` is the bundle's by default."""
         if lidar2img is None:
             images, lidar2img = read_sample(Path(source))
         else:
@@ -81,11 +81,11 @@ class Detection3DPredictor(Predictor):
         return self.predict(self.sample(images, lidar2img), threshold)
 
     def predict(self, sample: CameraSample, threshold: float | None = None) -> Detections3D:
-        """The same for a sample that is ready."""
+        """The same for a prepared sample."""
         return self.run([sample])[0].above(self.threshold if threshold is None else threshold)
 
     def sample(self, images: Sequence[Pixels], lidar2img: Any) -> CameraSample:
-        """Checks, resizes and joins the images of one moment."""
+        """Checks, resizes and stacks the images of one moment."""
         matrices = read_matrices(lidar2img, self.cameras)
         if len(images) != self.cameras:
             raise InputError(f"expected {self.cameras} images, one per camera, got {len(images)}")
@@ -107,7 +107,7 @@ class Detection3DPredictor(Predictor):
     def decode(self, tensors: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Any]:
         """One sample: `images` (files' bytes) or `pixels` [N, H, W, 3], and `lidar2img`.
 
-        Instead of tensors, the parameter `example` (0, 1, ...) names a sample of the bundle's.
+        The parameter `example` (0, 1, ...) selects one of the bundle's samples instead.
         """
         if "example" in parameters:
             if tensors:
@@ -160,10 +160,10 @@ class Detection3DPredictor(Predictor):
         return torch.nn.functional.pad((images - mean) / std, (0, right, 0, bottom))
 
     def encode(self, predictions: Sequence[Detections3D], parameters: Mapping[str, Any]) -> Arrays:
-        """The tensors of one request's sample, from the threshold on.
+        """The tensors of one request's sample, above the threshold.
 
-        With the parameter `return_images`, an example's images and matrices are included, and the
-        number of examples.
+        With the parameter `return_images`, the images and matrices of an example are included, and
+        the number of examples.
         """
         threshold = float(parameters.get("threshold", self.threshold))
         (found,) = (each.above(threshold) for each in predictions)

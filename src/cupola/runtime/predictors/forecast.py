@@ -22,7 +22,7 @@ from cupola.runtime.predictor import Arrays, Predictor, StreamEngine, TensorSpec
 from cupola.runtime.predictors.forecast_stream import ForecastEngine, ForecastSample
 from cupola.structures.grids import Grid, name_bad_values
 
-EXAMPLES = "example/flows.safetensors"  # "fields" [N, T, C, H, W]: starts, and the truth after them
+EXAMPLES = "example/flows.safetensors"  # "fields" [N, T, C, H, W]; each run begins with its start
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class ForecastPredictor(Predictor):
     def __call__(
         self, start: Any, steps: int = 1, members: int = 1, amplitude: float = 0.3, seed: int = 0
     ) -> Forecast:
-        """All states at once; for long forecasts `stream` needs the memory of one."""
+        """All states at once; `stream` needs the memory of one only."""
         return self.run([self.sample(start, steps, members, amplitude, seed)])[0]
 
     def stream(
@@ -76,7 +76,7 @@ class ForecastPredictor(Predictor):
         state = self.sample(start, steps, members, amplitude, seed).state
         for number in range(1, steps + 1):
             state = self.advance(state)
-            self._check(state, f"the forecast broke down at step {number}")
+            self._check(state, f"the forecast diverged at step {number}")
             yield self.physical(state)
 
     def sample(
@@ -87,7 +87,7 @@ class ForecastPredictor(Predictor):
         amplitude: float = 0.3,
         seed: int = 0,
     ) -> ForecastSample:
-        """A checked, normalized start; members after the first get Gaussian noise added.
+        """A checked, normalized initial state; all members but the first get Gaussian noise.
 
         amplitude: of the noise, in standard deviations of the channel (FourCastNet: 0.3).
         """
@@ -171,7 +171,7 @@ class ForecastPredictor(Predictor):
         spreads: list[Tensor] = []
         for number in range(1, samples[0].steps + 1):
             state = self.advance(state)
-            self._check(state, f"the forecast broke down at step {number}")
+            self._check(state, f"the forecast diverged at step {number}")
             members = torch.unflatten(
                 self.physical(state), 0, (len(samples), -1)
             )  # [N, M, C, H, W]

@@ -1,4 +1,4 @@
-"""ForecastEngine: streamed forecasts, all advanced together, each sent state by state."""
+"""ForecastEngine: streamed forecasts, advanced together and sent state by state."""
 
 import base64
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from cupola.structures.grids import name_bad_values
 
 @dataclass(frozen=True)
 class ForecastSample:
-    """A start [M, C, H, W] in the model's units, and what is asked of it.
+    """An initial state [M, C, H, W] in the model's units, and how to continue it.
 
-    truth: [T, C, H, W] in physical units where it is known. encoding: how streamed fields are sent,
-    "list" (nested numbers) or "base64" (little-endian float32).
+    truth: [T, C, H, W] in physical units, if known. encoding: of streamed fields, "list" (nested
+    numbers) or "base64" (little-endian float32).
     """
 
     state: Tensor
@@ -26,7 +26,7 @@ class ForecastSample:
 
 
 class FieldModel(Protocol):
-    """What a roll-out asks of a predictor."""
+    """What a rollout needs of a predictor."""
 
     channels: tuple[str, ...]
     interval: float
@@ -41,7 +41,7 @@ class FieldModel(Protocol):
 
 @dataclass
 class Rollout:
-    """A streamed forecast under way."""
+    """A streamed forecast in progress."""
 
     sample: ForecastSample
     state: Tensor
@@ -49,7 +49,7 @@ class Rollout:
 
 
 class ForecastEngine:
-    """Many roll-outs, each one state further at every `step`; memory does not grow with time."""
+    """Many rollouts, each advanced by one state per `step`; memory does not grow with time."""
 
     def __init__(self, predictor: FieldModel) -> None:
         self.predictor = predictor
@@ -57,15 +57,15 @@ class ForecastEngine:
 
     @property
     def active(self) -> int:
-        """How many forecasts are under way."""
+        """The number of forecasts in progress."""
         return len(self._runs)
 
     def add(self, request_id: str, sample: ForecastSample) -> None:
-        """Takes a forecast in."""
+        """Adds a forecast."""
         self._runs[request_id] = Rollout(sample, sample.state)
 
     def cancel(self, request_id: str) -> None:
-        """Forgets a forecast."""
+        """Removes a forecast."""
         self._runs.pop(request_id, None)
 
     def step(self) -> list[Chunk]:
@@ -86,7 +86,7 @@ class ForecastEngine:
         for member in state:
             if bad := name_bad_values(member, predictor.channels):
                 self.cancel(request_id)
-                text = f"the forecast broke down at step {run.step}: not finite: {bad}"
+                text = f"the forecast diverged at step {run.step}: not finite: {bad}"
                 return Chunk(request_id, {"error": text}, final=True)
         members = predictor.physical(state)
         data = {

@@ -1,6 +1,6 @@
-"""The tasks: what each kind of model is for, and how every command deals with it.
+"""The tasks: one module for each kind of model, which declares and registers it.
 
-Importing this package loads no torch. Each module here declares and registers one task.
+Importing this package loads no torch.
 """
 
 from cupola.runtime.tasks import detection, detection3d, forecast, language

@@ -54,7 +54,7 @@ class Detection(Task):
         return read_image(source)
 
     def predict(self, predictor: Any, content: Any, threshold: float | None) -> Answer:
-        from cupola.runtime.io.drawing import draw
+        from cupola.runtime.io.drawing import draw_detections
 
         found = predictor(content, threshold)
         rows = found.to_list()
@@ -63,7 +63,7 @@ class Detection(Task):
             for row in rows
         ]
         columns = ("class", "score", "left", "top", "right", "bottom")
-        return Answer(rows, columns, cells, partial(draw, content, found))
+        return Answer(rows, columns, cells, partial(draw_detections, content, found))
 
     def evaluate(self, predictor: Any, data: Path, options: Mapping[str, str]) -> dict[str, float]:
         """COCO AP of a predictor, which reads and resizes every image as in use.
@@ -98,7 +98,7 @@ class Detection(Task):
 
 
 def resizing(steps: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last Resize of a test pipeline as a bundle says it; 800 and 1333 without one."""
+    """The last Resize of a test pipeline, as in a bundle's config; 800 and 1333 without one."""
     found: dict[str, Any] = {"short": 800, "long": 1333}
     for step in steps:
         if step["type"] == "Resize" and (scale := step.get("scale", step.get("img_scale"))):

@@ -1,4 +1,4 @@
-"""Task: what Cupola knows of one kind of model, and the table of all tasks.
+"""Task: everything the commands and the server need to know about one kind of model.
 
 Declaring a task loads no torch: its methods import what they need when they are called. A plug-in
 adds a task by calling `register`.
@@ -40,7 +40,7 @@ class Answer:
 
 
 class Task(ABC):
-    """One kind of model. What a task leaves out is refused with an error that names it."""
+    """One kind of model. Methods that a task does not override raise an error that names it."""
 
     name: ClassVar[str]
     # Classes whose models do this task, subclasses included, for `cupola bundle` and configs.

@@ -43,11 +43,11 @@ def load_shared(source: str, folder: Path, name: str) -> Predictor:
 
 def _fold(predictor: Predictor) -> bool:
     """Folds the batch norms of the model; False if it has none."""
-    from cupola.runtime.optimize.folding import foldable, prepare
+    from cupola.runtime.optimize.folding import fold_batch_norms, foldable
 
     if predictor.model is None or not foldable(predictor.model):
         return False
-    predictor.model = prepare(predictor.model)
+    predictor.model = fold_batch_norms(predictor.model)
     return True
 
 
