@@ -63,7 +63,7 @@ def test_damaged_bundles_are_named(tmp_path: Path, config: Any, words: str) -> N
 
 def test_a_config_that_is_not_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(BundleError, match=r"config\.json: not readable as JSON"):
+    with pytest.raises(BundleError, match=r"config\.json: is not JSON"):
         Bundle.load(tmp_path)
 
 

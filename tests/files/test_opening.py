@@ -36,6 +36,20 @@ def test_links_that_leave_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert locate(root, "file") == root / "file"
 
 
+def test_links_of_the_hub_cache(tmp_path: Path) -> None:
+    """A snapshot holds links to the blobs of its own repository."""
+    for repo in ("models--a--b", "models--c--d"):
+        (tmp_path / repo / "blobs").mkdir(parents=True)
+        (tmp_path / repo / "blobs" / "1f").write_text("x")
+    example = tmp_path / "models--a--b/snapshots/9c/example"
+    example.mkdir(parents=True)
+    (example / "own.png").symlink_to("../../../blobs/1f")
+    (example / "other.png").symlink_to(tmp_path / "models--c--d/blobs/1f")
+    assert locate(example, "own.png").read_text() == "x"
+    with pytest.raises(DataError, match="outside its folder"):
+        locate(example, "other.png")
+
+
 READERS: dict[str, Any] = {
     "image": (read_image, InputError),
     "json": (read_json, DataError),

@@ -3,7 +3,6 @@
 Reading one needs no torch, so that the server's settings can.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from cupola.bundles import hub
 from cupola.bundles.transformers import from_transformers, is_transformers
 from cupola.errors import BundleError, did_you_mean
+from cupola.files import read_json
 
 SHIPPED = Path(__file__).parent / "shipped"
 WEIGHTS = "weights.safetensors"
@@ -122,10 +122,7 @@ def _find(source: str | Path) -> Path:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise BundleError(f"{path}: not readable as JSON ({error})") from None
+    config = read_json(path, error=BundleError)
     if not isinstance(config, dict):
         raise BundleError(f"{path}: expected an object, found a {type(config).__name__}")
     return config

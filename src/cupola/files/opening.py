@@ -20,7 +20,8 @@ def locate(root: Path, name: str | Path, error: type[CupolaError] = DataError) -
     """The path of `name` below `root`; `error` if it leads out of it.
 
     Names that are absolute or contain "..", and links that leave the folder, are refused, unless
-    the environment sets CUPOLA_FOLLOW_LINKS=1, which allows such links.
+    the environment sets CUPOLA_FOLLOW_LINKS=1, which allows such links. A snapshot in the cache of
+    the Hugging Face hub consists of links to the blobs of its repository, which are allowed.
     """
     if "\0" in str(name):
         raise error(f"{str(name)!r:.200}: a file name contains a null character")
@@ -30,15 +31,22 @@ def locate(root: Path, name: str | Path, error: type[CupolaError] = DataError) -
     if os.environ.get(FOLLOW_LINKS) == "1":
         return path
     try:
-        inside = path.resolve().is_relative_to(root.resolve())
+        target, home = path.resolve(), root.resolve()
+        inside = target.is_relative_to(home) or _is_blob_of(target, home)
     except (OSError, RuntimeError) as problem:  # a loop of links, a name that is too long
         raise error(f"{path}: cannot be resolved ({problem})") from None
     if not inside:
         raise error(
-            f"{path}: is a link to {path.resolve()}, outside its folder; point the data set's root "
+            f"{path}: is a link to {target}, outside its folder; point the data set's root "
             f"there, or set {FOLLOW_LINKS}=1 to follow such links"
         )
     return path
+
+
+def _is_blob_of(target: Path, root: Path) -> bool:
+    """Whether `root` is in a snapshot of the repository in the hub's cache that has the blob."""
+    repository = target.parent.parent
+    return target.parent == repository / "blobs" and root.is_relative_to(repository / "snapshots")
 
 
 def open_regular(
