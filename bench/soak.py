@@ -23,6 +23,7 @@ from loss_clients import Clients
 
 ALL = ("calm", "reload", "runner", "calm", "worker", "rotate", "broken", "upgrade")
 LASTING = ("calm", "runner", "calm", "rotate", "broken")
+HEAD = b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\n"
 EVERY = 10.0  # seconds between two rows
 GROWTH = 1.1  # maximum ratio of the last third over the second
 
@@ -55,14 +56,14 @@ def look(server: Running) -> Row:
 def hostile(server: Running) -> None:
     """A misbehaving client: partial requests, false lengths, large bodies, early disconnects."""
     with suppress(OSError), server.raw() as client:
-        client.sendall(b"POST /v2/models/echo/infer HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+        client.sendall(HEAD + b"Content-Length: 100\r\n\r\n{")
     with suppress(OSError), server.raw() as client:
         client.sendall(b"nonsense\r\n\r\n")
     with suppress(OSError), server.raw() as client:
         client.sendall(request_bytes(infer_body(do="sleep", s=0.05)))
     with suppress(OSError), server.raw() as client:
         large = b"x" * 3_000_000
-        client.sendall(b"POST /v2/models/echo/infer HTTP/1.1\r\nContent-Length: 3000000\r\n\r\n")
+        client.sendall(HEAD + b"Content-Length: 3000000\r\n\r\n")
         client.sendall(large)
         client.shutdown(socket.SHUT_WR)
         client.recv(65536)

@@ -122,7 +122,7 @@ def test_requests_are_parsed_from_any_split(tmp_path: Path, step: int) -> None:
     one = (
         b"POST /a%20b?c=d HTTP/1.1\r\nHost: t\r\nX-Request-Id: mine\r\nContent-Length: 3\r\n\r\nabc"
     )
-    two = b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"
+    two = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     first, second = parse(one + two, tmp_path, step)
     assert (first.method, first.path, first.query, first.id) == ("POST", "/a b", "c=d", "mine")
     assert bytes(first.body) == b"abc" and first.keep_alive
@@ -130,7 +130,7 @@ def test_requests_are_parsed_from_any_split(tmp_path: Path, step: int) -> None:
 
 
 def test_a_large_body_is_spooled_while_it_arrives(tmp_path: Path) -> None:
-    head = b"POST / HTTP/1.1\r\nContent-Length: 50\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n"
     (request,) = parse(head + b"y" * 50, tmp_path, 9, shm_threshold=16)
     assert request.body == b"" and request.body_bytes() == b"y" * 50
     request.release()

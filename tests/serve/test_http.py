@@ -15,6 +15,7 @@ import pytest
 from serve_harness import infer_body, output, read_answer, request_bytes, until
 
 pytestmark = pytest.mark.processes
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
 SMALL = {
     "header_timeout": 0.8,
     "body_timeout": 0.8,
@@ -49,18 +50,24 @@ def raw_answer(server, data: bytes) -> tuple[int, bytes, bytes]:
     [
         (b"nonsense\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 50, 400),
-        (b"POST / HTTP/1.1\r\nContent-Length: -5\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nContent-Length: 10000000000\r\n\r\n", 413),
-        (b"GET / HTTP/1.1\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431),
-        (b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: a\r\n" % n for n in range(300)) + b"\r\n", 431),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
-        (b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 501),
-        (b"POST / HTTP/1.1\r\nExpect: wonders\r\nContent-Length: 1\r\n\r\n", 417),
-        (b"DELETE /v2 HTTP/1.1\r\n\r\n", 405),
-        (b"GET /nowhere HTTP/1.1\r\n\r\n", 404),
-        (b"GET /pages/..%2f..%2fmaster.py HTTP/1.1\r\n\r\n", 404),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
+        (HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n", 413),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431),
+        (
+            b"GET / HTTP/1.1\r\nHost: x\r\n"
+            + b"".join(b"X%d: a\r\n" % n for n in range(300))
+            + b"\r\n",
+            431,
+        ),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nExpect: wonders\r\nContent-Length: 1\r\n\r\n", 417),
+        (b"DELETE /v2 HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"GET /pages/..%2f..%2fmaster.py HTTP/1.1\r\nHost: x\r\n\r\n", 404),
     ],
 )
 def test_malformed_requests_get_their_status(strict, data: bytes, status: int) -> None:
@@ -70,7 +77,7 @@ def test_malformed_requests_get_their_status(strict, data: bytes, status: int) -
 
 
 def test_a_chunked_body_over_the_limit(strict) -> None:
-    head = b"POST /v2/models/echo/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     with strict.raw() as client:
         client.sendall(head)
         try:
@@ -127,7 +134,7 @@ def test_nan_is_invalid_in_json_but_accepted_in_binary_form(strict) -> None:
 @pytest.mark.parametrize("size", [100, 3_000_000])
 def test_a_truncated_body_leaves_no_files_behind(strict, size: int) -> None:
     with strict.raw() as client:
-        head = f"POST /v2/models/echo/infer HTTP/1.1\r\nContent-Length: {size}\r\n\r\n"
+        head = f"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
         client.sendall(head.encode() + b"x" * (size // 2))
         time.sleep(0.1)
     until(lambda: not list(strict.runtime.glob("*/g*/spool/*")))
@@ -158,7 +165,7 @@ def test_slow_headers_time_out_and_do_not_starve_other_clients(strict) -> None:
     assert strict.infer()[0] == 200
     assert time.monotonic() - began < 5
     body = strict.raw()
-    body.sendall(b"POST /v2/models/echo/infer HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+    body.sendall(b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
     assert read_answer(body)[0] == 408
     body.close()
     for client in slow:
@@ -197,7 +204,7 @@ def test_keep_alive_expect_and_head(strict) -> None:
         assert b"200 OK" in head and head.endswith(b"\r\n\r\n")
         body = infer_body()
         client.sendall(
-            f"POST /v2/models/echo/infer HTTP/1.1\r\nExpect: 100-continue\r\n"
+            f"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
             f"Content-Length: {len(body)}\r\n\r\n".encode()
         )
         assert client.recv(4096).startswith(b"HTTP/1.1 100 Continue")

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cupola.serve.http.messages import HTTPError, Request, Response, head_of
-from cupola.serve.http.parser import RequestParser
+from cupola.serve.http.parser import SLICE, RequestParser
 from cupola.serve.settings.settings import Settings
 
-PIPELINE_LIMIT = 16  # requests that may wait behind the current one
+PIPELINE_LIMIT = 16  # requests that may wait behind the current one before reading stops
+LINGER_IDLE, LINGER_TOTAL = 5.0, 30.0  # seconds to discard what a refused client still sends
 SMALL = 64 * 1024  # bytes; joining a smaller body to its head costs less than a second write
 
 
@@ -32,15 +33,19 @@ Reply = Callable[[Request, Response], None]
 
 
 class ChunkedStream:
-    """Chunked writing with back-pressure. A stream that fails is cut without its last chunk."""
+    """Chunked writing with back-pressure. A stream that fails is cut without its last chunk.
 
-    def __init__(self, connection: "Connection") -> None:
-        self._connection = connection
+    plain: for a client of HTTP/1.0, which gets no chunks; the end of the connection is the end.
+    """
+
+    def __init__(self, connection: "Connection", plain: bool) -> None:
+        self._connection, self._plain = connection, plain
 
     async def write(self, data: bytes) -> None:
         """Sends one chunk; waits if the client reads too slowly."""
         await self._connection.writable.wait()
-        self._connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        plain = self._plain
+        self._connection.transport.write(data if plain else b"%x\r\n%b\r\n" % (len(data), data))
 
 
 class Connection(asyncio.Protocol):
@@ -56,9 +61,10 @@ class Connection(asyncio.Protocol):
         self.current: Request | None = None
         self.work: Work | None = None
         self.served = 0
-        self.closing = self.refused = False
+        self.closing = self.refused = self.parsing = False
         self.active_at = time.monotonic()
-        self.blocked_at = 0.0
+        self.blocked_at = self.lingering_since = 0.0
+        self.unparsed = b""  # what was read before reading stopped, at most one read
 
     # ---- asyncio.Protocol
 
@@ -89,10 +95,33 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.active_at = time.monotonic()
+        if self.lingering_since:
+            return
+        self.unparsed += data
+        self._parse()
+
+    def _parse(self) -> None:
+        """Parses what was read; stops reading while answers pile up that the client must read."""
+        if self.parsing:  # a request answered at once, from within the parser
+            return
+        self.parsing = True
         try:
-            self.parser.feed(data, self.active_at)
-        except HTTPError as error:
-            self._refuse(error)
+            self._parse_slices()
+        finally:
+            self.parsing = False
+
+    def _parse_slices(self) -> None:
+        while self.unparsed and not (self.refused or self.closing):
+            if len(self.waiting) >= PIPELINE_LIMIT or not self.writable.is_set():
+                self.transport.pause_reading()
+                return
+            part, self.unparsed = self.unparsed[:SLICE], self.unparsed[SLICE:]
+            try:
+                self.parser.feed(part, self.active_at)
+            except HTTPError as error:
+                self._refuse(error)
+        if not (self.refused or self.closing):
+            self.transport.resume_reading()
 
     def eof_received(self) -> bool:
         return False
@@ -104,12 +133,12 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.blocked_at = 0.0
         self.writable.set()
+        self._next()
+        self._parse()
 
     # ---- callbacks of the parser
 
     def _enqueue(self, request: Request) -> None:
-        if len(self.waiting) >= PIPELINE_LIMIT:
-            raise HTTPError(400, f"more than {PIPELINE_LIMIT} requests in the pipeline")
         self.waiting.append(request)
         self._next()
 
@@ -121,6 +150,8 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         if self.current is not None or not self.waiting or self.closing:
+            return
+        if not self.writable.is_set():  # the client does not read what it was sent already
             return
         request = self.current = self.waiting.popleft()
         self.work = None
@@ -139,9 +170,10 @@ class Connection(asyncio.Protocol):
             and not self.server.draining
             and not self.refused
             and self.served < self.server.settings.keepalive_requests
+            and not (response.stream is not None and request.old_protocol)
         )
         self.closing = not keep
-        head = head_of(request.id, response, keep=keep)
+        head = head_of(request.id, response, keep=keep, old_protocol=request.old_protocol)
         if response.stream is not None:
             self.transport.write(head)
             self.work = self.server.loop.create_task(self._stream(request, response))
@@ -158,12 +190,13 @@ class Connection(asyncio.Protocol):
     async def _stream(self, request: Request, response: Response) -> None:
         assert response.stream is not None
         try:
-            await response.stream(ChunkedStream(self))
+            await response.stream(ChunkedStream(self, request.old_protocol))
         except Exception as error:
             self.server.log_failure(request, error)
             self.transport.abort()  # without the last chunk, so the client sees the failure
             return
-        self.transport.write(b"0\r\n\r\n")
+        if not request.old_protocol:
+            self.transport.write(b"0\r\n\r\n")
         self._finish(request, response, 0)
 
     def _finish(self, request: Request, response: Response, sent: int) -> None:
@@ -177,6 +210,8 @@ class Connection(asyncio.Protocol):
             self.transport.close()
         elif not self.refused or self.waiting:
             self._next()
+            if self.unparsed:
+                self._parse()
 
     def _refuse(self, error: HTTPError) -> None:
         """Answers a request that cannot be parsed with an error and closes the connection."""
@@ -189,15 +224,26 @@ class Connection(asyncio.Protocol):
         request = Request(
             "-", url, "", {}, self.server.next_id(), parser.began_at, parser.peer, keep_alive=False
         )
-        self.transport.pause_reading()
+        self.unparsed = b""
         response = self.server.error_response(error, request)
         if self.current is None:
             self._write(head_of(request.id, response, keep=False), response.body)
-            self.closing = True
-            self.transport.close()
+            self._linger()
         else:
             self.transport.abort()
         self.server.finished(request, response, len(response.body))
+
+    def _linger(self) -> None:
+        """Closes the writing side, and reads on for a while what the client still sends.
+
+        If the socket were closed with unread bytes in it, the kernel would reset the connection
+        and the client could lose the response.
+        """
+        self.closing = True
+        self.lingering_since = time.monotonic()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.transport.resume_reading()
 
     # ---- timeouts
 
@@ -209,6 +255,10 @@ class Connection(asyncio.Protocol):
     def check_timeouts(self, now: float) -> None:
         """Closes the connection if it is too slow or was idle for too long."""
         limits = self.server.settings
+        if self.lingering_since:
+            if now - self.active_at > LINGER_IDLE or now - self.lingering_since > LINGER_TOTAL:
+                self.transport.abort()
+            return
         if self.idle:
             limit = limits.keepalive_timeout if self.served else limits.header_timeout
             if self.server.draining:

@@ -35,6 +35,8 @@ class Request:
     body: bytes | bytearray = b""
     spooled: Path | None = None
     keep_alive: bool = True
+    raw_path: str = ""  # the path before percent-decoding, by which it is routed
+    old_protocol: bool = False  # HTTP/1.0, whose clients do not know chunks
 
     def body_bytes(self) -> bytes:
         """The whole body, from memory or from the spool."""
@@ -96,15 +98,23 @@ def server_sent_event(value: Any) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
-def head_of(request_id: str, response: Response, *, keep: bool) -> bytes:
-    """The status line and the header fields, including the empty line."""
+def head_of(
+    request_id: str, response: Response, *, keep: bool, old_protocol: bool = False
+) -> bytes:
+    """The status line and the header fields, including the empty line.
+
+    A client of HTTP/1.0 (`ab -k`) keeps the connection only if it is told so, and a stream for it
+    ends with the connection instead of chunks.
+    """
     head = _start(response.status, response.content_type) + request_id
     if response.stream is not None:
-        head += "\r\nTransfer-Encoding: chunked"
+        head += "" if old_protocol else "\r\nTransfer-Encoding: chunked"
     elif not response.bodiless:
         head += f"\r\nContent-Length: {len(response.body)}"
     if not keep:
         head += "\r\nConnection: close"
+    elif old_protocol:
+        head += "\r\nConnection: keep-alive"
     for name, value in response.headers:
         head += f"\r\n{name}: {value}"
     return (head + "\r\n\r\n").encode("latin-1", "replace")

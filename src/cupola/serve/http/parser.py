@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 import httptools
@@ -12,6 +12,8 @@ from cupola.serve.http.messages import HTTPError, Request
 from cupola.serve.settings.settings import Settings
 
 MAX_HEADERS = 200
+SLICE = 16 * 1024  # bytes parsed at a time: between slices the connection may stop reading
+SPOOL_BATCH = 256 * 1024  # bytes of a large body that are written at a time
 _UNIQUE = ("content-length", "inference-header-content-length", "host")
 
 
@@ -42,8 +44,10 @@ class RequestParser:
         self.url = b""
         self.headers: dict[str, str] = {}
         self.received = self._parsed = 0
-        self._chunks: list[bytes] = []
+        self._body: bytes | bytearray = b""
         self._spool_path: Path | None = None
+        self._spool_file: BinaryIO | None = None
+        self._upgrade_with_body = False
 
     @property
     def idle(self) -> bool:
@@ -59,6 +63,13 @@ class RequestParser:
             self._header_size += len(data)
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # Upgrades are ignored, as HTTP allows: what follows is HTTP/1.1 as well.
+            rest = data[upgrade.args[0] :]
+            if self._upgrade_with_body:
+                rest = self._head_without_upgrade() + rest
+            if rest:
+                self.feed(rest, now)
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             raise cause if isinstance(cause, HTTPError) else HTTPError(400, str(cause)) from None
@@ -91,8 +102,11 @@ class RequestParser:
     def on_headers_complete(self) -> None:
         self.in_header, self.in_body, self._header_size = False, True, 0
         headers = self.headers
-        if "upgrade" in headers:
-            raise HTTPError(501, "upgrade is not supported")
+        if "host" not in headers and self._parser.get_http_version() == "1.1":
+            raise HTTPError(400, "the header Host is missing")
+        coding = headers.get("transfer-encoding", "chunked").lower()
+        if coding != "chunked":
+            raise HTTPError(501, f"Transfer-Encoding {coding!r}: only chunked is supported")
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             raise HTTPError(400, f"bad Content-Length {length!r}")
@@ -100,6 +114,8 @@ class RequestParser:
             raise HTTPError(413, f"body of {length} bytes, at most {self.settings.max_body}")
         if "transfer-encoding" in headers and "content-length" in headers:
             raise HTTPError(400, "both Content-Length and Transfer-Encoding")
+        has_body = length != "0" or "transfer-encoding" in headers
+        self._upgrade_with_body = "upgrade" in headers and has_body
         if "expect" in headers:
             if headers["expect"].lower() != "100-continue":
                 raise HTTPError(417, f"unknown expectation {headers['expect']!r}")
@@ -109,44 +125,71 @@ class RequestParser:
         self.received += len(data)
         if self.received > self.settings.max_body:
             raise HTTPError(413, f"body over {self.settings.max_body} bytes")
-        self._chunks.append(data)
-        if self.received > self.settings.shm_threshold:
+        if not self._body:
+            self._body = data
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += data
+        is_large = self.received > self.settings.shm_threshold
+        if is_large and (self._spool_file is None or len(self._body) >= SPOOL_BATCH):
             self._spool()
 
     def on_message_complete(self) -> None:
         self.in_body = False
-        path, query = split_url(self.url)
-        chunks = self._chunks
+        if self._upgrade_with_body:  # httptools ends it before its body, which is read after all
+            return
+        if self._spool_file is not None:
+            self._spool()
+            self._spool_file.close()
+        raw_path, query = split_url(self.url)
+        version = self._parser.get_http_version()
         request = Request(
             self._parser.get_method().decode(),
-            path,
+            unquote(raw_path) if "%" in raw_path else raw_path,
             query,
             self.headers,
             self.headers.get("x-request-id", "")[:128] or self._next_id(),
             self.began_at,
             self.peer,
-            chunks[0] if len(chunks) == 1 else b"".join(chunks),
+            self._body,
             self._spool_path,
             bool(self._parser.should_keep_alive()),
+            raw_path,
+            version != "1.1",
         )
-        self._spool_path, self._chunks = None, []
+        self._spool_path, self._spool_file, self._body = None, None, b""
         self._on_request(request)
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head for a new parser, which then takes the body for a body."""
+        method, target = self._parser.get_method().decode(), self.url.decode("latin-1")
+        self._parser = httptools.HttpRequestParser(self)
+        lines = [f"{key}: {value}" for key, value in self.headers.items() if key != "upgrade"]
+        return "\r\n".join([f"{method} {target} HTTP/1.1", *lines, "", ""]).encode("latin-1")
 
     # ---- large bodies
 
     def _spool(self) -> None:
         """Moves the received part of a large body to shared memory."""
-        if self._spool_path is None:
-            self._spool_path = self.spool / f"{os.getpid()}-{self._next_id()}"
         try:
-            with self._spool_path.open("ab") as file:
-                file.writelines(self._chunks)
+            if self._spool_file is None:
+                self._spool_path = self.spool / f"{os.getpid()}-{self._next_id()}"
+                descriptor = os.open(self._spool_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                self._spool_file = os.fdopen(descriptor, "wb", buffering=0)
+            view = memoryview(self._body)
+            while view:
+                view = view[self._spool_file.write(view) :]
         except OSError as error:
+            self.discard()
             raise HTTPError(503, f"no space for the body: {error.strerror}") from None
-        self._chunks = []
+        self._body = b""
 
     def discard(self) -> None:
         """Removes the spooled part of a request that will not be completed."""
+        if self._spool_file is not None:
+            self._spool_file.close()
+            self._spool_file = None
         if self._spool_path is not None:
             self._spool_path.unlink(missing_ok=True)
             self._spool_path = None
@@ -165,12 +208,11 @@ class RequestParser:
 
 
 def split_url(url: bytes) -> tuple[str, str]:
-    """The unquoted path and the query of a request target."""
+    """The path, still percent-encoded, and the query of a request target."""
     if url.startswith(b"/"):
         path, _, query = url.partition(b"?")
         path = path.partition(b"#")[0]
     else:
         parsed = httptools.parse_url(url)
         path, query = parsed.path or b"/", parsed.query or b""
-    text = path.decode("latin-1")
-    return unquote(text) if "%" in text else text, query.decode("latin-1")
+    return path.decode("latin-1"), query.decode("latin-1")

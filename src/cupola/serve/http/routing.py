@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal, TypeAlias
+from urllib.parse import unquote
 
 from cupola.serve.http.messages import HTTPError
 
@@ -70,7 +70,6 @@ class Router:
                 self._templates.setdefault(len(parts), []).append((parts, route))
             else:
                 self._fixed[route.path] = route
-        self.match = lru_cache(1024)(self._match)
 
     def error_body(self, path: str, error: HTTPError) -> dict[str, Any]:
         """The JSON body of an error response."""
@@ -79,19 +78,22 @@ class Router:
                 return format_error(error)
         return {"error": error.message}
 
-    def _match(self, method: str, path: str) -> tuple[Handler, tuple[str, ...]]:
-        """The handler and its path arguments; HTTPError 404 or 405."""
+    def match(self, method: str, path: str) -> tuple[Handler, tuple[str, ...]]:
+        """The handler and its path arguments; HTTPError 404 or 405.
+
+        `path` is percent-encoded, so that an argument may contain an escaped slash (`org%2Fname`).
+        """
         route, arguments = self._find(path if path == "/" else path.rstrip("/"))
         if route is None:
-            raise HTTPError(404, f"no such path: {path}")
+            raise HTTPError(404, f"no such path: {path[:200]}")
         if method != route.method and (method, route.method) != ("HEAD", "GET"):
-            raise HTTPError(405, f"{path} accepts {route.method}", [("Allow", route.method)])
+            raise HTTPError(405, f"{path[:200]} accepts {route.method}", [("Allow", route.method)])
         return route.handler, arguments
 
     def _find(self, path: str) -> tuple[Route | None, tuple[str, ...]]:
-        if (route := self._fixed.get(path)) is not None:
+        if (route := self._fixed.get(unquote(path))) is not None:
             return route, ()
-        parts = path.split("/")
+        parts = [unquote(part) for part in path.split("/")]
         for template, route in self._templates.get(len(parts), ()):
             pairs = list(zip(template, parts, strict=True))
             if all(name == part or name.startswith("{") for name, part in pairs):

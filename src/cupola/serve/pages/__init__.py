@@ -6,7 +6,7 @@ its files are at /pages/NAME/. A task of a plug-in names a folder of its own.
 """
 
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +107,27 @@ def _assemble(folder: Path, base: str) -> bytes:
 
 
 def _response(context: WorkerContext, folder: Path, name: str) -> Response:
-    body = _read(folder, name) if context.settings.pages else None
+    is_known = context.settings.pages and name in _names(folder)
+    body = _read(folder, name) if is_known else None
     if body is None:
         raise HTTPError(404, f"no such page: {name}")
     kind = _TYPES[name.rpartition(".")[2]]
     return Response(200, body, [*_HEADERS], kind)
 
 
-@lru_cache(256)  # names come from requests
-def _read(folder: Path, name: str) -> bytes | None:
-    known = name.rpartition(".")[2] in _TYPES and "/" not in name and not name.startswith(".")
-    return (folder / name).read_bytes() if known and (folder / name).is_file() else None
+@cache
+def _names(folder: Path) -> frozenset[str]:
+    """The files of a page: requests name them, so only these are read and cached."""
+    return frozenset(
+        file.name
+        for file in folder.iterdir()
+        if file.suffix[1:] in _TYPES and file.is_file() and not file.name.startswith(".")
+    )
+
+
+@cache
+def _read(folder: Path, name: str) -> bytes:
+    return (folder / name).read_bytes()
 
 
 ROUTES = [

@@ -46,7 +46,7 @@ class Application(Server):
     def answer(self, request: Request, reply: Reply) -> Work | None:
         """Calls the handler of the request; an exception becomes an error response."""
         try:
-            handler, arguments = self.router.match(request.method, request.path)
+            handler, arguments = self.router.match(request.method, request.raw_path)
             outcome = handler(self.context, request, *arguments)
         except Exception as error:
             outcome = self._exception_response(request, error)

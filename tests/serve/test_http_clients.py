@@ -1,0 +1,160 @@
+"""What real clients send, and what one client may cost: each case was a fault once."""
+
+import http.client
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from serve_harness import Running, infer_body, output, read_answer, request_bytes, write_bundle
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("clients")
+    named = write_bundle(folder / "more", "org/model", folder="named")
+    running = Running(folder, max_body=8_000_000, shm_threshold=65536, models=[])
+    bundles = [write_bundle(folder / "bundles", "echo"), named]
+    running.configure(models=[str(bundle) for bundle in bundles])
+    running.start()
+    running.wait_ready()
+    yield running
+    assert running.infer()[0] == 200
+    running.stop()
+
+
+def exchange(server: Running, *parts: bytes) -> bytes:
+    """Everything the server sends until it closes or is silent for a moment."""
+    with server.raw() as client:
+        for part in parts:
+            client.sendall(part)
+        client.settimeout(2)
+        received = b""
+        try:
+            while data := client.recv(65536):
+                received += data
+        except TimeoutError:
+            pass
+        return received
+
+
+GET = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.2"])
+def test_an_upgrade_is_ignored(server: Running, protocol: bytes) -> None:
+    """Java's HttpClient and `curl --http2` ask for h2c in their first request."""
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: " + protocol + b"\r\n\r\n"
+    found = exchange(server, GET + upgrade, GET + b"Connection: close\r\n\r\n")
+    assert found.count(b"HTTP/1.1 200 OK") == 2
+    body = infer_body().encode()
+    head = b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % len(body)
+    assert exchange(server, head + upgrade + body).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_with_http2(server: Running) -> None:
+    url = f"http://127.0.0.1:{server.port}/v2/health/ready"
+    run = subprocess.run(
+        ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--http2", url],
+        capture_output=True, text=True, timeout=20,
+    )  # fmt: skip
+    assert run.stdout == "200"
+
+
+def test_http_1_0_keeps_the_connection_if_asked(server: Running) -> None:
+    """`ab -k` hangs without `Connection: keep-alive` in the response."""
+    old = b"GET /v2/health/ready HTTP/1.0\r\n"
+    kept = exchange(server, old + b"Connection: keep-alive\r\n\r\n", old + b"\r\n")
+    assert kept.count(b"HTTP/1.1 200 OK") == 2
+    assert kept.count(b"Connection: keep-alive") == 1 and kept.count(b"Connection: close") == 1
+
+
+def test_a_client_that_sends_too_much_can_read_why(server: Running) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection.request("POST", "/v2/models/echo/infer", b"x" * 30_000_000)
+    response = connection.getresponse()
+    assert response.status == 413 and b"at most" in response.read()
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("org%2Fmodel", 200), ("org%2fmodel", 200), ("org/model", 404), ("org%252Fmodel", 404)],
+)
+def test_a_model_name_with_a_slash_is_escaped(server: Running, path: str, status: int) -> None:
+    assert server.ask("GET", f"/v2/models/{path}")[0] == status
+
+
+def worker_memory(server: Running) -> int:
+    return sum(psutil.Process(pid).memory_info().rss for pid in server.pids())
+
+
+def test_answers_that_are_never_read_cost_no_memory(server: Running) -> None:
+    before = worker_memory(server)
+    request = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 50
+    with server.raw() as client:
+        client.settimeout(0.5)
+        sent = 0
+        try:
+            while sent < 20_000_000:
+                sent += client.send(request)
+        except TimeoutError:
+            pass
+        assert server.infer()[0] == 200
+        assert worker_memory(server) - before < 40_000_000
+    assert sent < 20_000_000  # the server stopped reading
+
+
+def test_pipelined_requests_are_all_answered(server: Running) -> None:
+    found = exchange(server, (GET + b"\r\n") * 400 + GET + b"Connection: close\r\n\r\n")
+    assert found.count(b"HTTP/1.1 200 OK") == 401
+
+
+def test_a_body_in_tiny_chunks_delays_nobody(server: Running) -> None:
+    body = infer_body([0.5] * 40_000).encode()
+    head = b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    with server.raw() as client:
+        slowest = 0.0
+        client.sendall(head)
+        for start in range(0, len(chunks), 65536):
+            client.sendall(chunks[start : start + 65536])
+            began = time.monotonic()
+            assert server.get("/v2/health/live")[0] == 200
+            slowest = max(slowest, time.monotonic() - began)
+        status, _, answer = read_answer(client)
+        assert status == 200 and len(output(json.loads(answer), "y")) == 40_000
+    assert slowest < 5  # it was 24 s; a loaded machine is slow, too
+
+
+def test_names_of_clients_are_not_remembered(server: Running) -> None:
+    before = worker_memory(server)
+    for number in range(300):
+        path = f"/pages/{number}{'x' * 7000}.js"
+        assert server.ask("GET", path)[0] == 404
+    assert worker_memory(server) - before < 20_000_000
+
+
+def test_a_refused_pipeline_answers_what_came_before(server: Running) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(request_bytes(infer_body()))
+        assert read_answer(client)[0] == 200
+        client.sendall(b"nonsense\r\n\r\n")
+        assert read_answer(client)[0] == 400
+
+
+def test_spooled_bodies_belong_to_the_server_alone(server: Running, tmp_path: Path) -> None:
+    head = b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n"
+    with server.raw() as client:
+        client.sendall(head + b"x" * 150_000)
+        until = time.monotonic() + 5
+        while not (found := list(server.runtime.rglob("spool/*"))) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert found and all(path.stat().st_mode & 0o777 == 0o600 for path in found)
