@@ -75,7 +75,7 @@ class ChildTable:
 
     def __init__(self, parent_pipe: tuple[int, int]) -> None:
         self.children: dict[int, Child] = {}
-        self.on_spawn_failure: Callable[[Child, OSError], None] = _raise
+        self.on_spawn_failure: Callable[[Child, Exception], None] = _raise
         self._parent_pipe = parent_pipe  # only the master holds the write end
 
     def __iter__(self) -> Iterator[Child]:
@@ -110,7 +110,7 @@ class ChildTable:
         """Forks `child` in its slot, or reports that this failed."""
         try:
             self._fork(child)
-        except OSError as error:
+        except Exception as error:
             self.on_spawn_failure(child, error)
 
     def _fork(self, child: Child) -> None:
@@ -194,5 +194,5 @@ class ChildTable:
             self.signal(child, command)
 
 
-def _raise(child: Child, error: OSError) -> None:
+def _raise(child: Child, error: Exception) -> None:
     raise error

@@ -79,6 +79,7 @@ class GenerationManager:
         False if the first generation failed, so that there is none to serve.
         """
         now = time.monotonic()
+        self._reconcile()
         for child in self.table:
             if child.due is not None and child.due <= now:
                 child.respawns += 1
@@ -160,7 +161,18 @@ class GenerationManager:
 
     # ---- exits and failures
 
-    def _on_spawn_failure(self, child: Child, error: OSError) -> None:
+    def _reconcile(self) -> None:
+        """Mends what a failed step has left: children without a process or a respawn to come."""
+        for child in self.table:
+            if child.alive or child.due is not None or child.kind is ChildKind.DETACHED:
+                continue
+            if child.respawn and not self.is_retired(child):
+                self.schedule_respawn(child, 0.0)
+            elif self.current is not None and child.generation == self.current.number:
+                self.table.remove(child)
+        self.discard_retired()
+
+    def _on_spawn_failure(self, child: Child, error: Exception) -> None:
         """Tries again later, unless it is a process that runs once."""
         self.log("error", f"cannot start a {child.role}: {error}")
         if child.respawn:
@@ -185,10 +197,10 @@ class GenerationManager:
                 continue
             for child in self.children_of(generation):
                 self.table.remove(child)
+            self.retired.remove(generation)
             used = [entry for kept in (self.current, self.pending) if kept
                     for entry in kept.listeners]  # fmt: skip
             generation.discard(used)
-            self.retired.remove(generation)
 
 
 def _close_removed(old: Generation, new: Generation) -> None:

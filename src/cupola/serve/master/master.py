@@ -26,7 +26,7 @@ from cupola.serve.settings.settings import Settings
 
 # TERM is repeated after 50, 100, 200 ... ms, up to a delay of 1 s; then KILL. In seconds.
 FIRST_DELAY, LAST_TERM = 0.05, 1.0
-LONGEST_SLEEP = 3600.0  # seconds; sigtimedwait takes no arbitrarily large number
+LONGEST_SLEEP = 5.0  # seconds; what was missed because of a failure is then seen
 
 
 class Master:
@@ -94,8 +94,8 @@ class Master:
             self.signals_taken[flag] = self.signals_taken.get(flag, 0) + 1
         self.flags |= arrived
         self._attempt(self._read_channels)
-        if self._take(Flag.REAP):
-            self._attempt(self._reap)
+        self._take(Flag.REAP)
+        self._attempt(self._reap)
         if self._stopping and all(c.kind is ChildKind.DETACHED for c in self.table.living()):
             return True
         if Flag.TERMINATE in self.flags:
@@ -143,18 +143,17 @@ class Master:
             return True
         return False
 
-    def _sleep(self) -> float | None:
-        """Seconds until something is due; None to sleep until a signal."""
-        if self._stopping:
-            return None  # until a child exits, or the timer of `_terminate`
+    def _sleep(self) -> float:
+        """Seconds until something is due, unless a signal arrives."""
+        if self._stopping:  # a child exits, or the timer of `_terminate` expires
+            return LONGEST_SLEEP
         if self._can_reconfigure:
             return 0.0
         moments = [child.due for child in self.table if child.due is not None]
         if pending := self.generations.pending:
             moments.append(pending.started + pending.settings.ready_timeout)
-        if not moments:
-            return None
-        return min(LONGEST_SLEEP, max(0.0, min(moments) - time.monotonic()))
+        now = time.monotonic()
+        return max(0.0, min([LONGEST_SLEEP, *(moment - now for moment in moments)]))
 
     # ---- a new generation
 
@@ -250,7 +249,7 @@ class Master:
         pid, uptime = child.pid, time.monotonic() - child.started
         self.table.on_exit(child)
         for generation in self.generations.all():
-            generation.sweep_spool(pid)
+            self._attempt(generation.sweep_spool, pid)
         if child is self.new_binary:
             self._on_new_binary_exit()
             return
