@@ -1,0 +1,1 @@
+_ = dict(type=len)

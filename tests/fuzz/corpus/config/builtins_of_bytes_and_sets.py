@@ -1,0 +1,7 @@
+a = str({1})
+b = str(b"a")
+c = bool(set())
+d = int(b"12")
+e = float(b"1.5")
+f = str(set())
+g = bool(zip())

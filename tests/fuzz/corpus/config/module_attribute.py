@@ -1,0 +1,3 @@
+import math
+
+x = math.__loader__
