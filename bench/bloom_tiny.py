@@ -1,4 +1,4 @@
-"""bloom-tiny against counting: held-out loss of the bundle, of a bigram, and of longer n-grams.
+"""bloom-tiny against n-gram models: held-out loss of the bundle, of a bigram and of longer ones.
 
 All see the same tokens of the same training part; the loss is that of the held-out part.
 

@@ -1,4 +1,4 @@
-"""A rank that dies or hangs ends its group with an error that names it, never in silence."""
+"""A rank that dies or hangs ends its group with an error that names it."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def rank_of(rank: int, port: int, how: str, folder: Path) -> None:
         said = str(error)
     (folder / f"{rank}.txt").write_text(said)
     if rank == 0:
-        time.sleep(TIMEOUT)  # it holds the store from which the others read
+        time.sleep(TIMEOUT)  # it has the store from which the others read
     os._exit(0)
 
 
@@ -70,7 +70,7 @@ def test_the_missing_rank_is_named(how: str, cause: str, tmp_path: Path) -> None
 ENDS_WITHOUT_STOP = """
 import sys, torch
 from cupola.parallel import Mesh, all_reduce, watch
-watch.INTERVAL = 0.0  # its thread is inside the store nearly always
+watch.INTERVAL = 0.0  # so that its thread is nearly always in the store
 rank, port = map(int, sys.argv[1:])
 where = f"tcp://127.0.0.1:{port}"
 mesh = Mesh.start(tensor=2, timeout=20, init_method=where, rank=rank, world_size=2)

@@ -31,7 +31,7 @@ def test_ranks_find_their_groups(ranks: RankPool) -> None:
         assert names == ("pipeline", "data", "tensor")
 
 
-def test_a_mesh_of_one_needs_nothing() -> None:
+def test_a_mesh_of_one_process_needs_no_process_group() -> None:
     with Mesh.start() as mesh:
         assert mesh.tensor is SINGLE
         assert not torch.distributed.is_initialized()

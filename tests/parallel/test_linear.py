@@ -1,4 +1,4 @@
-"""linear equals F.linear on every road."""
+"""linear equals F.linear, whichever way it computes the product."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from cupola.parallel.linear import linear
 @pytest.mark.parametrize("shape", [(1, 24), (2, 24), (16, 24), (17, 24), (2, 3, 24), (1, 1, 24)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_road_leads_to_the_same_product(
+def test_every_way_gives_the_same_product(
     shape: tuple[int, ...], bias: bool, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
@@ -24,7 +24,7 @@ def test_every_road_leads_to_the_same_product(
     )
 
 
-def test_gradients_flow_where_they_are_wanted() -> None:
+def test_gradients_are_computed_where_they_are_enabled() -> None:
     x, weight = torch.randn(4, 6, requires_grad=True), torch.randn(5, 6)
     linear(x, weight).sum().backward()
     assert torch.allclose(x.grad, weight.sum(0).expand(4, 6), atol=1e-6)

@@ -1,4 +1,4 @@
-"""What the goldens do not hold: sequence parallelism, clipping, streams, order, batches, init."""
+"""What the goldens do not cover: sequence parallelism, clipping, streams, order, batches, init."""
 
 import pytest
 import torch
@@ -77,7 +77,7 @@ def test_clipping_counts_replicated_parameters_once(ranks: RankPool, norm_type: 
         assert torch.allclose(copy, bias, atol=1e-6)
 
 
-def test_clipping_is_torchs() -> None:
+def test_clipping_equals_that_of_torch() -> None:
     pair = Pair(SINGLE)
     pair(example()).square().sum().backward()
     before = [p.grad.clone() for p in pair.parameters()]
@@ -103,7 +103,7 @@ def streams(mesh: Mesh) -> tuple[Tensor, Tensor, Tensor]:
 def test_streams_are_shared_and_own(ranks: RankPool) -> None:
     alone = streams(Mesh())
     results = ranks.run(streams)
-    for shared, _, following in results:  # drawing from the own stream moves nothing shared
+    for shared, _, following in results:  # draws from the own stream do not change the shared one
         assert torch.equal(shared, alone[0])
         assert torch.equal(following, alone[2])
     assert len({tuple(own.tolist()) for _, own, _ in results}) == ranks.world
@@ -133,7 +133,7 @@ def received(mesh: Mesh) -> dict[str, Tensor]:
     return broadcast_batch(batch, mesh.tensor)
 
 
-def test_the_first_rank_hands_out_batches(ranks: RankPool) -> None:
+def test_the_first_rank_broadcasts_batches(ranks: RankPool) -> None:
     for batch in ranks.run(received):
         assert torch.equal(batch["ids"], torch.arange(6).view(2, 3))
         assert batch["x"].dtype == torch.bfloat16

@@ -35,7 +35,7 @@ def test_fused_equals_plain(name: str, dtype: torch.dtype) -> None:
     assert torch.allclose(found[0][0].float().sum(-1), torch.ones(2, 3, 5), atol=2e-2)
 
 
-def test_a_wholly_masked_row_is_uniform() -> None:
+def test_a_fully_masked_row_is_uniform() -> None:
     mask = torch.ones(4, dtype=torch.bool)
     assert torch.equal(scale_mask_softmax(torch.randn(3, 4), mask), torch.full((3, 4), 0.25))
 

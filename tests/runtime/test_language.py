@@ -64,7 +64,7 @@ def test_a_stop_string_ends_the_text_before_it(predictor: LanguagePredictor) -> 
 
 
 @pytest.mark.parametrize("stop", [None, "\u672c"])
-def test_a_stream_goes_on_from_any_token(predictor: LanguagePredictor, stop: str | None) -> None:
+def test_a_stream_resumes_from_any_token(predictor: LanguagePredictor, stop: str | None) -> None:
     how = {"max_tokens": 24, "temperature": 1.0, "seed": 5, "repetition_penalty": 1.2}
     pieces = stream(predictor, "\u660e\u6708", stop=stop, **how)
     for cut in range(1, len(pieces)):
@@ -88,7 +88,7 @@ def test_the_same_seed_gives_the_same_text(predictor: LanguagePredictor) -> None
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_characters_of_several_tokens_come_whole(predictor: LanguagePredictor) -> None:
+def test_characters_of_several_tokens_are_not_split(predictor: LanguagePredictor) -> None:
     ids = predictor.tokenizer.encode(LINES[1]).ids
     detokenizer = IncrementalDetokenizer(predictor.tokenizer)
     pieces = [detokenizer.add(token, last=False)[0] for token in ids]
@@ -96,7 +96,9 @@ def test_characters_of_several_tokens_come_whole(predictor: LanguagePredictor) -
     assert not any("\ufffd" in piece for piece in pieces)
 
 
-def test_held_text_is_given_back_when_no_stop_follows(predictor: LanguagePredictor) -> None:
+def test_text_held_back_is_emitted_when_no_stop_string_follows(
+    predictor: LanguagePredictor,
+) -> None:
     detokenizer = IncrementalDetokenizer(predictor.tokenizer, stop=("moon",))
     ids = [i for c in "mo" for i in predictor.tokenizer.encode(c).ids]
     assert [detokenizer.add(i, last=False)[0] for i in ids] == ["", ""]

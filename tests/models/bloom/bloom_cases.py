@@ -1,4 +1,4 @@
-"""Models filled with a golden's weights, whole or cut for a rank."""
+"""Models with a golden's weights, whole or one rank's part."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from cupola.weights.families.bloom import BLOOM
 
 
 def fill(model: BloomForCausalLM, foreign: dict[str, Tensor], group: Group | None = None) -> None:
-    """Copies a Hugging Face state dict into the model, our part of each tensor."""
+    """Copies a Hugging Face state dict into the model, this rank's part of each tensor."""
     ours = dict(model.named_parameters())
     dims, left = shard_dims(model), set(ours)
     with torch.no_grad():

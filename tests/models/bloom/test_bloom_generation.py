@@ -1,4 +1,4 @@
-"""Generation: against transformers' greedy ids, and what neighbors may not change."""
+"""Generation: against transformers' greedy ids, and independent of what else is in the batch."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_a_sample_does_not_depend_on_its_neighbors() -> None:
     assert found == alone
 
 
-def test_requests_wait_for_room_and_leave_it() -> None:
+def test_requests_wait_for_free_blocks_and_return_them() -> None:
     model = model_of(golden("bloom_tiny_h8"))
     scheduler = Scheduler(model, cache_tokens=64)
     for name, prompt in prompts(model).items():
@@ -70,7 +70,7 @@ def test_requests_wait_for_room_and_leave_it() -> None:
     assert scheduler.cache.free_tokens == 64
 
 
-def test_cancelled_requests_give_their_blocks_back() -> None:
+def test_canceled_requests_return_their_blocks() -> None:
     model = model_of(golden("bloom_tiny_h8"))
     scheduler = Scheduler(model, cache_tokens=64)
     scheduler.add("x", [1, 2, 3], SamplingParams(max_tokens=30))

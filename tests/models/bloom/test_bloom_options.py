@@ -1,4 +1,4 @@
-"""The options of the Megatron language model that BLOOM itself leaves alone, and wrong settings."""
+"""The options of the Megatron language model that BLOOM does not use, and wrong settings."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def test_documents_in_one_row_do_not_see_each_other() -> None:
     batch = {"input_ids": packed, "labels": packed}
     plain, separate = (model.loss(batch | more)["loss"] for more in ({}, {"documents": documents}))
     assert (plain - separate).abs() > 1e-3
-    separate.backward()  # the mask has gradients through it, too
+    separate.backward()  # gradients pass through the mask as well
 
 
 def test_kinds_of_gelu_are_as_far_apart_as_they_should_be() -> None:

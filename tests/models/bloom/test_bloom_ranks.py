@@ -13,7 +13,7 @@ from golden import golden
 from goldens import seeded
 from ranks import RankPool
 
-ODD = {"vocab_size": 323}  # no multiple of 2 or 4
+ODD = {"vocab_size": 323}  # not a multiple of 2 or 4
 
 
 def small(group: Any, config: dict[str, Any]) -> Any:
@@ -25,7 +25,7 @@ def small(group: Any, config: dict[str, Any]) -> Any:
 
 
 def step(mesh: Mesh, config: dict[str, Any]) -> dict[str, Tensor]:
-    """Logits, loss and our part of every gradient."""
+    """Logits, loss and this rank's part of every gradient."""
     about = golden("bloom_tiny_h8")
     model = small(mesh.tensor, config)
     batch = {n: about.stored(n) for n in ("input_ids", "attention_mask", "labels")}
