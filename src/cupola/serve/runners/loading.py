@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
+from cupola.bundles import Bundle
 from cupola.errors import ConfigError
 from cupola.runtime.load import load_shard
 from cupola.runtime.predictor import Predictor
-from cupola.serve.runners.shared_weights import load_shared
+from cupola.serve.runners.own_weights import own_weights
+from cupola.serve.runners.shared_weights import load_shared, make_private
 from cupola.serve.settings.models import ModelPlan
 
 T = TypeVar("T")
@@ -64,15 +67,24 @@ def import_plugins(names: Iterable[str]) -> None:
 
 
 def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predictor:
-    """The predictor of a bundle. `folder` is for weights that runners share.
+    """The predictor of a bundle. `folder` is for weights that runners share; beside it are copies
+    of the bundles' own weights, for no file that somebody may change is mapped.
 
     With a `group`, loads this rank's part of the model.
     """
     predictor: Any
+    name = quote(f"{plan.name}-{plan.version}", safe="")
+    bundle = Bundle.load(plan.path)
+    weights = None
+    if "model" in bundle.config:
+        weights = own_weights(bundle.weights_path, folder.with_name("sources"), name)
     if group is not None:
-        predictor = load_shard(plan.path, group)
+        own = Bundle(bundle.path, bundle.config, weights or bundle.weights)
+        predictor = load_shard(own, group)
     else:
-        predictor = load_shared(plan.path, folder, f"{plan.name}-{plan.version}")
+        predictor = load_shared(plan.path, folder, name, weights)
+    if "model" in bundle.config and weights is None:  # no room for a copy
+        make_private(predictor.model)
     predictor.name, predictor.version = plan.name, plan.version
     if plan.optimization is not None:
         predictor.optimization = plan.optimization

@@ -20,8 +20,11 @@ SMALL = 8 * 1024**2  # bytes; smaller models are not shared
 NHWC = "@nhwc"  # name suffix of channels-last weights, which the format cannot represent
 
 
-def load_shared(source: str, folder: Path, name: str) -> Predictor:
-    """Loads a predictor with weights mapped from a shared file, or private ones if impossible."""
+def load_shared(source: str, folder: Path, name: str, weights: Path | None = None) -> Predictor:
+    """Loads a predictor with weights mapped from a shared file, or private ones if impossible.
+
+    `weights` is the server's own copy of the bundle's weights.
+    """
     if "model" not in Bundle.load(source).config:  # there are no weights to share
         return Predictor.load(source)
     folder.mkdir(exist_ok=True)
@@ -29,12 +32,12 @@ def load_shared(source: str, folder: Path, name: str) -> Predictor:
     with (folder / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not shared.exists():
-            predictor = Predictor.load(source)
+            predictor = Predictor.load(source, weights=weights)
             _fold(predictor)
             if not _worth_it(predictor.model) or not _write(predictor.model, shared):
                 return predictor
             del predictor
-    predictor = Predictor.load(source)
+    predictor = Predictor.load(source, weights=weights)
     if _fold(predictor):
         _adopt(predictor.model, shared)
         return predictor
@@ -76,6 +79,13 @@ def mapped_bytes(model: Any) -> int:
         if place >= 0 and tensor.data_ptr() < ends[place]:
             found += tensor.nbytes
     return found
+
+
+def make_private(model: Any) -> None:
+    """Copies weights in mapped files to memory, where nobody else can change them."""
+    tensors = _tensors(model)
+    if tensors and mapped_bytes(model):
+        model.load_state_dict({key: one.clone() for key, one in tensors.items()}, assign=True)
 
 
 def _write(model: Any, path: Path) -> bool:
