@@ -289,6 +289,10 @@ class Server:
         self._number += 1
         return f"{self._prefix}{self._number:x}"
 
+    def new_spool_path(self) -> Path:
+        """A path for a large body. The process id in it tells whose it is."""
+        return self.spool / f"{os.getpid()}-{self.next_id()}"
+
     def answer(self, request: Request, reply: Reply) -> Work | None:
         """Calls `reply` once, now or later; returns the work until then, if any. Never raises."""
         raise NotImplementedError

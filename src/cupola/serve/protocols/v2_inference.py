@@ -6,13 +6,12 @@ here.
 
 from collections.abc import Awaitable
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
 
-from cupola.serve.http.compression import SMALL, compress, decompress
+from cupola.serve.http.compression import SMALL, compress
 from cupola.serve.http.messages import (
     HTTPError,
     Request,
@@ -22,6 +21,7 @@ from cupola.serve.http.messages import (
 )
 from cupola.serve.ipc import frames
 from cupola.serve.worker.context import DeferredResponse, Inference, Outcome, WorkerContext
+from cupola.serve.worker.dispatcher import admit
 from cupola.serve.worker.runner_connections import Model
 
 JSON_LINES, EVENTS = "application/x-ndjson", "text/event-stream"
@@ -40,20 +40,16 @@ def infer(
 
 
 async def _infer_in_steps(context: WorkerContext, request: Request, model: Model) -> Response:
-    await _decompress_body(context, request)
+    await _unpack(context, model, request)
     frame = frame_of(request, frames.INFER)
     response = _respond(request, await context.infer(model, request, frame))
     return response if isinstance(response, Response) else await response
 
 
-async def _decompress_body(context: WorkerContext, request: Request) -> None:
-    body = await decompress(request, context.settings.max_body)
-    if body is None:
-        return
-    request.release()
-    if len(body) > context.settings.shm_threshold:
-        request.spooled, body = Path(frames.spill(body, context.server.spool)), b""
-    request.body = body
+async def _unpack(context: WorkerContext, model: Model, request: Request) -> None:
+    """Decompresses the body, for a model that may be asked at all."""
+    admit(model)
+    await context.decompressor.unpack(request)
 
 
 def frame_of(request: Request, kind: int) -> frames.Frame:
@@ -127,7 +123,7 @@ async def generate_stream(
 ) -> Response:
     """A streamed answer: server-sent events, or JSON lines if the client accepts those."""
     model = context.directory.find(name, version)
-    await _decompress_body(context, request)
+    await _unpack(context, model, request)
     as_lines = JSON_LINES in request.headers.get("accept", "")
     encode = _json_line if as_lines else server_sent_event
     chunks = context.stream(model, request, frame_of(request, frames.STREAM))

@@ -9,6 +9,7 @@ import orjson
 
 from cupola.errors import CupolaError
 from cupola.serve.generation import Generation
+from cupola.serve.http.compression import Decompressor
 from cupola.serve.http.connection import Reply, Server, Work
 from cupola.serve.http.messages import HTTPError, Request, Response
 from cupola.serve.http.routing import Router
@@ -40,7 +41,10 @@ class Application(Server):
         )
         self.generation = generation
         self.router = router
-        self.context = WorkerContext(generation, directory, self, router, metrics, cache)
+        decompressor = Decompressor(settings.max_body, settings.shm_threshold, self.new_spool_path)
+        self.context = WorkerContext(
+            generation, directory, self, router, metrics, cache, decompressor
+        )
         self._tasks: set[asyncio.Task[None]] = set()
 
     def answer(self, request: Request, reply: Reply) -> Work | None:

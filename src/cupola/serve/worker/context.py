@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from cupola.serve.cache.response_cache import ResponseCache, request_key
 from cupola.serve.generation import Generation
+from cupola.serve.http.compression import Decompressor
 from cupola.serve.http.connection import Server
 from cupola.serve.http.messages import HTTPError, Request, Response
 from cupola.serve.http.origin import refuse_foreign_sites
@@ -30,6 +31,7 @@ class WorkerContext:
     router: Router
     metrics: Metrics
     cache: ResponseCache | None
+    decompressor: Decompressor
 
     @property
     def settings(self) -> Settings:

@@ -39,7 +39,7 @@ class Dispatcher:
         `deliver` is called with exactly one ANSWER or final CHUNK (at the deadline, an ANSWER with
         status 504), and never after `cancel`.
         """
-        _admit(model)
+        admit(model)
         frame.id = next(self._ids)
         frame.times = (time.monotonic() + timeout, 0.0, 0.0, 0.0)
         call = Call(frame, model, timeout, deliver)
@@ -109,7 +109,8 @@ class Dispatcher:
             self.cancel(call)
 
 
-def _admit(model: Model) -> None:
+def admit(model: Model) -> None:
+    """HTTPError 429 if too many requests wait for the model, 503 if its runner cannot start."""
     held = model.in_flight.total
     if held >= model.description["queue_limit"]:
         runners = max(1, len(model.ready_connections))
