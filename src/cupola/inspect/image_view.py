@@ -53,13 +53,9 @@ def view_of_image(
 
 def _normalize(model: Any, pixels: Tensor) -> Tensor:
     """[1, 3, H, W], 0..255 -> normalized as in the model's preprocessor, else divided by 255."""
-    preprocessor = getattr(model, "data_preprocessor", None)
-    mean = getattr(preprocessor, "mean", None)
-    if mean is None:
-        return pixels / 255
-    std = preprocessor.std  # type: ignore[union-attr]
-    shape = (1, 3, 1, 1)
-    return (pixels - torch.as_tensor(mean).view(shape)) / torch.as_tensor(std).view(shape)
+    normalize = getattr(getattr(model, "data_preprocessor", None), "normalize", None)
+    normalized: Tensor = pixels / 255 if normalize is None else normalize(pixels[0])[None]
+    return normalized
 
 
 def label_of(labels: tuple[str, ...], index: int) -> str:

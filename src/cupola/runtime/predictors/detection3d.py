@@ -18,7 +18,7 @@ from cupola.runtime.export import Program
 from cupola.runtime.io.sample_folder import Pixels, example_folders, read_matrices, read_sample
 from cupola.runtime.parameters import whole_number
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
-from cupola.structures import Detections3D
+from cupola.structures import IMAGENET_MEAN, Detections3D, normalize, pad_to_multiple
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Detection3DPredictor(Predictor):
 
     labels: tuple[str, ...] = ()
     size: tuple[int, int] = (900, 1600)
-    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     channel_order: str = "rgb"
     divisor: int = 32
@@ -155,9 +155,7 @@ class Detection3DPredictor(Predictor):
         """[..., 3, H, W] RGB 0..255 -> normalized, zero-padded to multiples of the divisor."""
         if self.channel_order == "bgr":
             images = images.flip(-3)
-        mean, std = (torch.tensor(each).view(3, 1, 1) for each in (self.mean, self.std))
-        bottom, right = (-side % self.divisor for side in images.shape[-2:])
-        return torch.nn.functional.pad((images - mean) / std, (0, right, 0, bottom))
+        return pad_to_multiple(normalize(images, self.mean, self.std), self.divisor)
 
     def encode(self, predictions: Sequence[Detections3D], parameters: Mapping[str, Any]) -> Arrays:
         """The tensors of one request's sample, above the threshold.
