@@ -123,3 +123,20 @@ def test_walks_are_generators() -> None:
     for name in ("parameters", "buffers", "modules", "children"):
         assert inspect.isgenerator(getattr(module, name)())
         assert inspect.isgenerator(getattr(module, f"named_{name}")())
+
+
+def test_the_first_parameter_comes_before_the_walk() -> None:
+    """`next(model.parameters())` does not visit what comes after the first parameter."""
+
+    model = nn.Sequential(nn.ReLU(), nn.Linear(1, 1), nn.Linear(1, 1))
+    later = model[2]
+    first = model[1].weight
+    kinds = later.__dict__.pop("_kinds")  # a module that cannot be visited
+    assert next(model.parameters()) is first
+    assert next(model.named_parameters()) == ("1.weight", first)
+    assert next(model.modules()) is model
+    later.__dict__["_kinds"] = kinds
+    assert [name for name, _ in model.named_parameters()] == [
+        f"{i}.{name}" for i in (1, 2) for name in ("weight", "bias")
+    ]
+    assert not list(nn.Sequential(nn.ReLU()).parameters())

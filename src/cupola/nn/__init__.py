@@ -1,6 +1,6 @@
-"""The Module core, and layers on it: use it as ``torch.nn``.
+"""The Module core and its layers, with the names of ``torch.nn``.
 
-``cupola.nn.Module`` is no subclass of ``torch.nn.Module``; :func:`to_torch` turns a tree into one.
+``cupola.nn.Module`` is not a subclass of ``torch.nn.Module``; :func:`to_torch` converts a tree.
 Functions on tensors are torch's own: ``import torch.nn.functional as F``.
 """
 

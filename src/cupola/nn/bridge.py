@@ -1,9 +1,9 @@
-"""The bridge: a tree of our modules as a tree of torch.nn.Modules, in place.
+"""The bridge: converts a tree of cupola modules to torch.nn.Modules in place.
 
-Each module gets a class made of its own class and a torch one: the layer of the same name where
-torch has it, else torch.nn.Module. Nothing is copied; attributes, parameters and hooks stay where
-they are. What our classes define comes first; calls go through torch wherever someone is looking
-(hooks, tracers), so that exporting and sharding see them.
+Each module gets a class that derives from its own class and from a torch class: the layer of the
+same name if torch has one, else torch.nn.Module. Nothing is copied; attributes, parameters and
+hooks stay where they are. Cupola's methods come first, but calls go through torch if there are
+hooks or tracers, so that export and sharding see them.
 """
 
 from typing import Any, cast
@@ -19,26 +19,26 @@ UNTRACED_CALL = torch.nn.Module.__call__
 
 
 class BridgedType(type):
-    """The type of bridged classes. A bridged layer equals its torch twin.
+    """The type of bridged classes. The class of a bridged layer equals its torch counterpart.
 
-    Tools that replace layers look their exact class up in a table (quantization: torch.nn.Linear
-    -> its quantized form). A subclass would not be found there; an equal class is.
+    Tools that replace layers look up the exact class in a table (quantization: torch.nn.Linear ->
+    its quantized form), which would not find a subclass but finds an equal class.
     """
 
-    stands_for: type | None
+    counterpart: type | None
 
     def __eq__(cls, other: object) -> bool:
-        return cls is other or (other is not None and cls.__dict__.get("stands_for") is other)
+        return cls is other or (other is not None and cls.__dict__.get("counterpart") is other)
 
     def __hash__(cls) -> int:
-        twin = cls.__dict__.get("stands_for")
+        twin = cls.__dict__.get("counterpart")
         return type.__hash__(cls) if twin is None else hash(twin)
 
 
 def to_torch(module: Module) -> torch.nn.Module:
-    """Make every module of the tree a torch.nn.Module, in place; return the root.
+    """Make every module of the tree a torch.nn.Module in place; return the root.
 
-    Run it again after adding children of ours to a bridged tree.
+    Call it again after adding cupola modules to a bridged tree.
     """
     for part in list(module.modules()):
         if not isinstance(part, torch.nn.Module):
@@ -48,7 +48,7 @@ def to_torch(module: Module) -> torch.nn.Module:
 
 
 def from_torch(module: AnyModule) -> AnyModule:
-    """Undo :func:`to_torch` for every module of the tree, in place; return the root."""
+    """Undo :func:`to_torch` for every module of the tree in place; return the root."""
     for part in list(module.modules()):
         original = type(part).__dict__.get("bridged_from")
         if original is not None:
@@ -57,7 +57,7 @@ def from_torch(module: AnyModule) -> AnyModule:
 
 
 def bridged_class(cls: type) -> type:
-    """Return the class that a module of a class of ours gets when it is bridged."""
+    """Return the class that modules of a cupola class get when they are bridged."""
     if cls not in _bridged:
         _bridged[cls] = _bridge(cls)
     return _bridged[cls]
@@ -67,24 +67,24 @@ _bridged: dict[type, type] = {}
 
 
 def _bridge(cls: type) -> type:
-    twin = torch_twin(cls)
+    twin = torch_layer(cls)
     exact = cls.__module__.startswith(LAYERS)
     namespace = {
-        # Tracers take modules of torch.nn for leaves.
+        # Tracers treat modules of torch.nn as leaves.
         "__module__": twin.__module__ if twin and exact else cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
         "__call__": _call_through_torch,
         "__reduce_ex__": _reduce,
         "bridged_from": cls,
-        "stands_for": twin if exact else None,
+        "counterpart": twin if exact else None,
         "_torchdynamo_orig_callable": property(_missing),  # torch.compile knows torch modules
     }
     return BridgedType(cls.__name__, (cls, twin or torch.nn.Module), namespace)
 
 
-def torch_twin(cls: type) -> type | None:
-    """Return the torch layer that a class of ours is or extends, or None."""
+def torch_layer(cls: type) -> type | None:
+    """Return the torch layer that corresponds to a class or one of its bases, or None."""
     for base in cls.__mro__:
         if base.__module__.startswith(LAYERS):
             twin = getattr(torch.nn, base.__name__, None)
@@ -94,7 +94,7 @@ def torch_twin(cls: type) -> type | None:
 
 
 def _call_through_torch(self: Any, *args: Any, **kwargs: Any) -> Any:
-    call = torch.nn.Module.__call__  # looked up at each call: tracers replace it while they work
+    call = torch.nn.Module.__call__  # looked up at each call: tracers replace it for a while
     if (
         call is not UNTRACED_CALL
         or self._hooked
@@ -113,7 +113,7 @@ def _missing(self: Any) -> Any:
 
 
 def _reduce(self: Any, protocol: Any) -> Any:
-    # The class itself cannot be imported by its name; it is made again from ours.
+    # A bridged class cannot be imported by its name; it is created again from its cupola class.
     return _rebuild, (type(self).bridged_from,), self.__getstate__()
 
 

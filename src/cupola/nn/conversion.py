@@ -1,4 +1,4 @@
-"""Changing a tree as a whole: device, dtype, mode, gradients."""
+"""Conversion of a whole tree: device, dtype, training mode, gradients."""
 
 import warnings
 from collections.abc import Callable
@@ -9,25 +9,25 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from cupola.nn.store import MODULE
+from cupola.nn.members import MODULE
 from cupola.nn.traversal import Traversal
 
 Convert = Callable[[Tensor], Tensor]
 swap_tensors: Callable[[Tensor, Tensor], None] = torch.utils.swap_tensors
 
 
-class Conversion:
-    """A function on tensors, with what it has replaced, so that shared tensors stay shared."""
+class ConvertOnce:
+    """A function on tensors that converts a shared tensor once, so that it stays shared."""
 
     def __init__(self, fn: Convert) -> None:
         self.fn = fn
-        self.done: dict[int, tuple[Tensor, Tensor]] = {}  # the old one is held: ids are reused
+        self.done: dict[int, tuple[Tensor, Tensor]] = {}  # keeps the old ones alive: ids are reused
 
     def __call__(self, tensor: Tensor) -> Tensor:
         return self.fn(tensor)
 
-    def of_member(self, path: str, old: Tensor) -> Tensor:
-        """Return what a parameter or buffer becomes."""
+    def member(self, path: str, old: Tensor) -> Tensor:
+        """Return the converted parameter or buffer."""
         if id(old) not in self.done:
             if isinstance(old, Parameter):
                 new: Tensor = _convert_parameter(path, old, self.fn)
@@ -37,16 +37,16 @@ class Conversion:
         return self.done[id(old)][1]
 
 
-class Moves(Traversal):
-    """Modes, moves and casts. All but the queries return self or change the tree in place."""
+class Conversion(Traversal):
+    """Changes to all tensors or modules of a tree, in place."""
 
     training: bool = True
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode (dropout drops, batch norm learns) here and below.
+        """Set training mode, which changes what dropout and batch norm do, here and below.
 
         Raises:
-            ValueError: the mode is no bool.
+            ValueError: the mode is not a bool.
         """
         if not isinstance(mode, bool):
             raise ValueError("training mode is expected to be boolean")
@@ -66,7 +66,7 @@ class Moves(Traversal):
         return self
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients, or fill them with zeros."""
+        """Set the gradients to None, or fill them with zeros."""
         for param in self.parameters():
             if param.grad is None:
                 continue
@@ -77,19 +77,19 @@ class Moves(Traversal):
                 param.grad.requires_grad_(False).zero_()
 
     def _apply(self, fn: Convert, recurse: bool = True) -> Self:
-        """Run every tensor through ``fn``, children first.
+        """Pass every tensor through ``fn``, children first.
 
-        Parameters keep their identity where torch can exchange their data, so that optimizers
-        survive; gradients follow; buffers are rebound; what was shared stays shared.
+        Parameters keep their identity where torch can replace their data, so that optimizers
+        remain valid; gradients are converted too; buffers are rebound; shared tensors stay shared.
         """
-        conversion = fn if isinstance(fn, Conversion) else Conversion(fn)
+        conversion = fn if isinstance(fn, ConvertOnce) else ConvertOnce(fn)
         if recurse:
             for child in self.children():
                 child._apply(conversion)
         values = self.__dict__
         for name, kind in self._kinds.items():
             if kind != MODULE and values[name] is not None:
-                values[name] = conversion.of_member(f"{self._get_name()}.{name}", values[name])
+                values[name] = conversion.member(f"{self._get_name()}.{name}", values[name])
         return self
 
     def _get_name(self) -> str:
@@ -98,7 +98,7 @@ class Moves(Traversal):
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move and cast: ``to(device)``, ``to(dtype)``, ``to(tensor)``, ``memory_format=``.
 
-        Only floating and complex tensors are cast; a memory format is given to tensors of four or
+        Only floating and complex tensors are cast; a memory format applies to tensors of four or
         five dimensions.
 
         Raises:
@@ -127,7 +127,7 @@ class Moves(Traversal):
         return self._apply(convert)
 
     def to_empty(self, *, device: torch.types.Device, recurse: bool = True) -> Self:
-        """Allocate every tensor anew on a device, without its values."""
+        """Replace every tensor by an uninitialized one on a device."""
         return self._apply(lambda t: torch.empty_like(t, device=device), recurse=recurse)
 
     def cpu(self) -> Self:
@@ -143,7 +143,7 @@ class Moves(Traversal):
         return self._apply(lambda t: t.xpu(device))
 
     def type(self, dst_type: torch.dtype | str) -> Self:
-        """Cast every tensor, integers too."""
+        """Cast every tensor, including integers."""
         return self._apply(lambda t: t.type(dst_type))
 
     def float(self) -> Self:
@@ -228,7 +228,7 @@ def _can_set_data(old: Tensor, new: Tensor) -> bool:
 
 
 def _swap(path: str, param: Parameter, converted: Tensor, grad: Tensor | None) -> Parameter:
-    old_grad, param.grad = param.grad, None  # a gradient counts as a reference and forbids swaps
+    old_grad, param.grad = param.grad, None  # a gradient is a reference, which prevents the swap
     try:
         swap_tensors(param, Parameter(converted, requires_grad=param.requires_grad))
         if old_grad is not None and grad is not None:

@@ -1,4 +1,4 @@
-"""Loading: ``load_state_dict`` plans the whole tree, checks, and only then changes it."""
+"""Loading: ``load_state_dict`` plans the whole tree and checks the plan, then changes the tree."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -6,43 +6,42 @@ from functools import partial
 from typing import Any, Final
 
 import torch
-from torch.nn.modules.module import _IncompatibleKeys, _WrappedHook
+from torch.nn.modules.module import _IncompatibleKeys
 from torch.nn.parameter import is_lazy
-from torch.utils.hooks import RemovableHandle
 
-from cupola.nn.hooks import Hook, add_hook, table_of
+from cupola.nn.hooks import table_of
 from cupola.nn.plan import Plan
 from cupola.nn.saving import EXTRA_STATE, Saving, own_state
 from cupola.nn.traversal import AnyModule, child_slots
 
 ASSIGN: Final = "assign_to_params_buffers"
-PLAN: Final = "cupola_plan"  # where a load carries its plan through the metadata
+PLAN: Final = "cupola_plan"  # key in a module's metadata that holds the plan
 
 
 class Loading(Saving):
-    """How what was saved comes back."""
+    """Restores what :class:`Saving` saved."""
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Copy tensors into the tree by key; return the missing and the unexpected keys.
+        """Copy tensors into the tree by key; return the missing and unexpected keys.
 
         Args:
-            state_dict: path -> tensor; never changed.
-            strict: raise when keys are missing or unexpected.
-            assign: use the given tensors themselves, without a copy. Dtype and device become
-                theirs, ``requires_grad`` and ties stay.
+            state_dict: path -> tensor; it is not changed.
+            strict: raise if keys are missing or unexpected.
+            assign: use the given tensors themselves instead of copying them. Dtype and device
+                become theirs; ``requires_grad`` and ties stay.
 
         Raises:
             TypeError: the state is not dict-like.
-            RuntimeError: keys or shapes do not fit; nothing has been changed then.
+            RuntimeError: keys or shapes do not match; the module is unchanged.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
         return _Load(self, state_dict, strict, assign).run()
 
     def set_extra_state(self, state: Any) -> None:
-        """Take back what :meth:`get_extra_state` returned."""
+        """Restore what :meth:`get_extra_state` returned."""
         raise RuntimeError("Module.set_extra_state() should never be called: it is not overridden")
 
     def _load_from_state_dict(
@@ -55,9 +54,9 @@ class Loading(Saving):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Load this module alone: what subclasses override to accept older states.
+        """Load this module without its children. Subclasses override it to accept older states.
 
-        Inside :meth:`load_state_dict` it only adds to the plan.
+        Within :meth:`load_state_dict` it only adds to the plan.
         """
         lists = missing_keys, unexpected_keys, error_msgs
         for hook in table_of(self, "_load_state_dict_pre_hooks").values():
@@ -70,23 +69,8 @@ class Loading(Saving):
         if PLAN not in local_metadata:
             error_msgs += plan.apply()
 
-    def register_load_state_dict_pre_hook(self, hook: Hook) -> RemovableHandle:
-        """Run ``hook(module, state_dict, prefix, local_metadata, strict, missing_keys,
-        unexpected_keys, error_msgs)`` before this module is loaded; it may edit what it gets."""
-        return self._register_load_state_dict_pre_hook(hook, with_module=True)
 
-    def _register_load_state_dict_pre_hook(
-        self, hook: Hook, with_module: bool = False
-    ) -> RemovableHandle:
-        wrapped = _WrappedHook(hook, self if with_module else None)  # type: ignore[arg-type]
-        return add_hook(self._load_state_dict_pre_hooks, wrapped)
-
-    def register_load_state_dict_post_hook(self, hook: Hook) -> RemovableHandle:
-        """Run ``hook(module, incompatible_keys)`` after loading; it may edit the key lists."""
-        return add_hook(self._load_state_dict_post_hooks, hook)
-
-
-# Methods that a class has not overridden, in a module of ours or of torch.nn.
+# The methods of a class that does not override them.
 _LOAD_ALONE = {Loading._load_from_state_dict, torch.nn.Module._load_from_state_dict}
 _NO_EXTRA = {
     method
@@ -112,8 +96,8 @@ class _Load:
                 self._set_extra_states()
                 self._plan_tree()
             if self._misfits():
-                # Only a post-hook can still excuse missing and unexpected keys, and it may look
-                # at the loaded tensors: apply, ask, take it back if the keys still do not fit.
+                # A post-hook may remove missing and unexpected keys from the lists, and may need
+                # the loaded tensors for it. So load, run the hooks, and undo it if keys remain.
                 if self.problems or not self.hooked:
                     self._fail()
                 self.undo += self.plan.undo()
@@ -141,21 +125,21 @@ class _Load:
         return bool(self.problems or (self.strict and (self.keys[0] or self.keys[1])))
 
     def _set_extra_states(self) -> None:
-        # An extra state may make the children that further keys name.
+        # Setting an extra state may create the children that other keys name.
         for module, state in self.plan.extras:
             if type(module).get_extra_state not in _NO_EXTRA:
                 self.undo.append(partial(module.set_extra_state, module.get_extra_state()))
             module.set_extra_state(state)
 
     def _visit(self, module: AnyModule, state: dict[str, Any], prefix: str) -> None:
-        """Plan a module and all below it. The state has the keys under the prefix alone."""
+        """Plan a module and all below it. The state has only keys with the prefix."""
         if _is_plain(module):
             visited: list[tuple[AnyModule, str]] = []
             if self._visit_plain(module, state, prefix, visited) < len(state):
                 for each, path in visited:
                     self.keys.unexpected_keys.extend(_unexpected(each, state, path))
             return
-        if not isinstance(module, Loading):  # a module of torch.nn with loading code of its own
+        if not isinstance(module, Loading):  # a torch module with its own loading code
             self.undo += _restorers(module)
         metadata = {**self.metadata.get(prefix[:-1], {}), PLAN: self.plan}
         metadata |= {ASSIGN: True} if self.assign else {}
@@ -165,14 +149,13 @@ class _Load:
         for name, child in child_slots(module):
             if child is not None:
                 self._visit(child, parts.get(name, {}), f"{prefix}{name}.")
-        self._ask_later(module)
+        self._note_post_hooks(module)
 
     def _visit_plain(
         self, module: AnyModule, state: dict[str, Any], prefix: str, visited: list[Any]
     ) -> int:
-        """Plan a module and all below it in a state with further keys; return how many it used.
-
-        Children whose own code may look at the state get their part of it.
+        """Plan a module and all below it in a state that may have other keys; return how many keys
+        it used. Children with loading code of their own get their part of the state.
         """
         visited.append((module, prefix))
         missing = self.keys.missing_keys
@@ -188,10 +171,10 @@ class _Load:
                 part = parts.get(name, {})
                 found += len(part)
                 self._visit(child, part, f"{prefix}{name}.")
-        self._ask_later(module)
+        self._note_post_hooks(module)
         return found
 
-    def _ask_later(self, module: AnyModule) -> None:
+    def _note_post_hooks(self, module: AnyModule) -> None:
         if getattr(module, "_hooked", True) and module._load_state_dict_post_hooks:
             self.hooked.append(module)
 
@@ -216,7 +199,7 @@ class _Load:
 
 
 def _is_plain(module: AnyModule) -> bool:
-    """Tell whether none but our code looks at the state while this module is loaded."""
+    """Whether the module has no loading code of its own that looks at the state."""
     alone = getattr(type(module), "_load_from_state_dict", None) in _LOAD_ALONE
     return alone and not table_of(module, "_load_state_dict_pre_hooks")
 
@@ -240,7 +223,7 @@ def _plan_module(
 
 
 def _unexpected(module: AnyModule, state: Mapping[str, Any], prefix: str) -> list[str]:
-    """Return the keys under the prefix that name nothing of this module and no child."""
+    """Return the keys with the prefix that name neither a child nor a member of the module."""
     children = {name for name, _ in child_slots(module)}
     known = {name for name, _ in own_state(module)}
     if type(module).set_extra_state not in _NO_EXTRA:
@@ -255,7 +238,7 @@ def _unexpected(module: AnyModule, state: Mapping[str, Any], prefix: str) -> lis
 
 
 def _restorers(module: AnyModule) -> list[Callable[[], Any]]:
-    """Return what gives a torch module its present tensors and values back."""
+    """Return functions that restore the present tensors and values of a torch module."""
     found: list[Callable[[], Any]] = []
     for name, tensor in own_state(module):
         if not is_lazy(tensor):

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch.nn.modules import module as torch_module
 
-from cupola.nn.conversion import Moves
+from cupola.nn.conversion import Conversion
 from cupola.nn.loading import Loading
 from cupola.nn.traversal import child_slots
 
 
-class Module(Loading, Moves):
+class Module(Loading, Conversion):
     """A tree of parameters, buffers and children with a ``forward``; use it as torch.nn.Module.
 
     Subclasses call ``super().__init__()``, assign their members, and define ``forward``.
@@ -22,8 +22,8 @@ class Module(Loading, Moves):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # torch.compile caches by code object. A copy for each class keeps one class's guards out
-        # of another's, which would hit the recompile limit.
+        # torch.compile caches by code object. With a copy per class, the classes do not share one
+        # recompile limit.
         inherited = cls.__call__
         if "__call__" not in cls.__dict__ and getattr(inherited, "is_module_call", False):
             cls.__call__ = _copy_of_call()  # type: ignore[method-assign]
@@ -52,8 +52,7 @@ class Module(Loading, Moves):
 
     @property
     def _torchdynamo_orig_callable(self) -> Callable[..., Any]:
-        # torch.compile(module) follows this to what it should compile: the call of this class.
-        # An object as such would share one code object, and one recompile limit, with all others.
+        # torch.compile(module) compiles what this returns: the call of this class.
         return self.__call__
 
     @property
@@ -74,7 +73,7 @@ class Module(Loading, Moves):
         self.__dict__.update(state)
 
     def extra_repr(self) -> str:
-        """Return what the printed form says between the parentheses."""
+        """Return the text between the parentheses of the printed form."""
         return ""
 
     def __repr__(self) -> str:
@@ -84,7 +83,7 @@ class Module(Loading, Moves):
 
 
 def format_module(name: str, own: list[str], children: list[str]) -> str:
-    """Return ``Name(own)`` on one line where that is all there is, else one item a line."""
+    """Return ``Name(own)`` on one line, or with children one item per line."""
     if len(own) <= 1 and not children:
         return f"{name}({''.join(own)})"
     lines = "\n".join(own + children).replace("\n", "\n  ")

@@ -1,4 +1,4 @@
-"""What a load is going to do: found first for the whole tree, then done."""
+"""The plan of a load: which tensor goes into which slot."""
 
 import warnings
 from collections import Counter
@@ -14,14 +14,14 @@ from torch.overrides import is_tensor_like
 
 from cupola.nn.saving import own_state
 
-# A tensor into a slot: module, name, key, present tensor, new tensor.
+# Module, name, key, present tensor, new tensor.
 Put = tuple[Any, str, str, Tensor, Any]
 ORDINARY: Final = frozenset({Tensor, Parameter, Buffer})
 swapping: Callable[[], bool] = torch.__future__.get_swap_module_params_on_conversion
 
 
 class Plan:
-    """Tensors into slots, and extra states back to their modules."""
+    """Tensors to put into slots, and extra states to set."""
 
     def __init__(self, assign: bool) -> None:
         self.assign = assign
@@ -37,7 +37,7 @@ class Plan:
         missing: list[str],
         problems: list[str],
     ) -> int:
-        """Plan one module's own tensors; return how many of its keys the state has."""
+        """Plan the own tensors of a module; return how many of its keys the state has."""
         found = 0
         for name, target in own_state(module):
             key = prefix + name
@@ -89,7 +89,7 @@ class Plan:
             self.puts.append((module, name, key, target, value))
 
     def apply(self) -> list[str]:
-        """Do it all; return what went wrong."""
+        """Carry out the plan; return the errors."""
         with torch.no_grad():
             shared = self._shared() if self.assign else {}
             copied = self.only_ordinary and not self.assign and self._copy_at_once()
@@ -99,13 +99,13 @@ class Plan:
         return [problem for problem in outcomes if problem]
 
     def _copy_at_once(self) -> bool:
-        """Make all copies in one call; tell whether that went well."""
+        """Make all copies in one call; return whether it succeeded."""
         if swapping() or not self.puts:
             return False
         try:
             torch._foreach_copy_([put[3] for put in self.puts], [put[4] for put in self.puts])
         except Exception:
-            return False  # one by one then: that names the tensor which does not go
+            return False  # copying one by one will name the tensor that fails
         return True
 
     def _put(self, put: Put, shared: dict[int, Any]) -> str | None:
@@ -122,14 +122,14 @@ class Plan:
         return None
 
     def _shared(self) -> dict[int, Any]:
-        """Map each target that several slots share to the value that they all get: the last."""
+        """Map each target that several slots share to their common value, which is the last one."""
         counts = Counter(id(put[3]) for put in self.puts)
         return {
             id(put[3]): _as_kind_of(put[3], put[4]) for put in self.puts if counts[id(put[3])] > 1
         }
 
     def undo(self) -> list[Callable[[], Any]]:
-        """Return what puts the present values back."""
+        """Return functions that restore the present values."""
         if self.assign:
             return [partial(setattr, put[0], put[1], put[3]) for put in self.puts]
         return [partial(t.copy_, t.clone()) for t in (put[3].detach() for put in self.puts)]

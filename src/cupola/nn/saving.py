@@ -4,17 +4,15 @@ import warnings
 from collections import OrderedDict
 from typing import Any, Final
 
-from torch.utils.hooks import RemovableHandle
-
-from cupola.nn.hooks import Hook, Hooks, add_hook
-from cupola.nn.store import BUFFER, MODULE, PARAMETER
+from cupola.nn.hooks import Hooks
+from cupola.nn.members import BUFFER, MODULE, PARAMETER
 from cupola.nn.traversal import Traversal, layout
 
 EXTRA_STATE: Final = "_extra_state"
 
 
 class Saving(Traversal, Hooks):
-    """What is saved, and under which keys."""
+    """Saves a tree as a flat dictionary of tensors."""
 
     _version: int = 1
 
@@ -26,9 +24,9 @@ class Saving(Traversal, Hooks):
         ``_metadata`` on it maps each module's path to its ``version``.
 
         Args:
-            destination: a dictionary to fill and return in place of a new one.
-            prefix: put in front of every key.
-            keep_vars: return the tensors themselves, not detached.
+            destination: a dictionary to fill and return instead of a new one.
+            prefix: a prefix of every key.
+            keep_vars: return the tensors themselves instead of detached ones.
         """
         if args:
             warnings.warn(
@@ -45,32 +43,15 @@ class Saving(Traversal, Hooks):
         return _save(self, destination, metadata, prefix, keep_vars)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Save this module alone; what subclasses override to save more."""
+        """Save this module without its children. Subclasses override it to save more."""
         for name, value in own_state(self):
             destination[prefix + name] = value if keep_vars else value.detach()
         if type(self).get_extra_state is not Saving.get_extra_state:
             destination[prefix + EXTRA_STATE] = self.get_extra_state()
 
     def get_extra_state(self) -> Any:
-        """Return what should be saved besides tensors; override together with the setter."""
+        """Return state to save besides tensors; overridden together with ``set_extra_state``."""
         raise RuntimeError("Module.get_extra_state() should never be called: it is not overridden")
-
-    def register_state_dict_pre_hook(self, hook: Hook) -> RemovableHandle:
-        """Run ``hook(module, prefix, keep_vars)`` before this module is saved."""
-        return add_hook(self._state_dict_pre_hooks, hook)
-
-    def register_state_dict_post_hook(self, hook: Hook) -> RemovableHandle:
-        """Run ``hook(module, state_dict, prefix, local_metadata)``, which edits in place."""
-        hook._from_public_api = True  # type: ignore[attr-defined]
-        return add_hook(self._state_dict_hooks, hook)
-
-    def _register_state_dict_hook(self, hook: Hook) -> RemovableHandle:
-        if getattr(hook, "_from_public_api", False):
-            raise RuntimeError(
-                "Cannot register the same function as the state dict post hook that was "
-                "previously registered via register_state_dict_post_hook"
-            )
-        return add_hook(self._state_dict_hooks, hook)
 
 
 def own_state(module: Any) -> list[tuple[str, Any]]:
@@ -96,7 +77,7 @@ _SAVE, _EXTRA, _STATE_DICT = (
 
 
 def _save(module: Any, destination: Any, metadata: Any, prefix: str, keep_vars: bool) -> Any:
-    """Save a module and all below it. Those that save in the plain way are saved inline here."""
+    """Save a module and all below it. Modules without saving code of their own are saved inline."""
     cls, values = type(module), module.__dict__
     local_metadata = {"version": cls._version}
     if metadata is not None:
@@ -127,7 +108,7 @@ def _save(module: Any, destination: Any, metadata: Any, prefix: str, keep_vars: 
         path = f"{prefix}{name}."
         if type(child).state_dict is _STATE_DICT:
             _save(child, destination, metadata, path, keep_vars)
-        else:  # a torch module, or one that saves in its own way
+        else:  # a torch module, or one with its own saving code
             child.state_dict(destination=destination, prefix=path, keep_vars=keep_vars)
     return _run_hooks(module, destination, prefix, local_metadata) if hooked else destination
 

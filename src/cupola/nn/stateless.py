@@ -1,4 +1,4 @@
-"""Calling a module with other tensors in place of its own."""
+"""Calls of a module with other tensors than its own."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,16 +24,16 @@ def functional_call(
     """Call a module as if its parameters and buffers were the given ones.
 
     Args:
-        parameters_and_buffers: path -> tensor, or several such dictionaries; what forward assigns
-            anew is written back. A name that the module lacks exists during the call.
-        args: a tuple of positional arguments, or the only one.
-        tie_weights: give a shared tensor's value to all paths that lead to it.
-        strict: raise RuntimeError unless every path of the module is given, and no other.
+        parameters_and_buffers: path -> tensor, or several such dictionaries. Tensors that forward
+            reassigns are written back. A name that the module lacks exists during the call.
+        args: a tuple of positional arguments, or a single one.
+        tie_weights: use the value of a shared tensor for all paths that lead to it.
+        strict: raise RuntimeError unless exactly the paths of the module are given.
 
     Raises:
-        AttributeError: a path goes through a module that does not exist.
-        TypeError: a value, or the attribute that it would replace, is no tensor.
-        ValueError: two values for one shared tensor or in two dictionaries.
+        AttributeError: a path leads through a module that does not exist.
+        TypeError: a value, or the attribute that it would replace, is not a tensor.
+        ValueError: a shared tensor, or a path in two dictionaries, has two values.
     """
     given = _one_dictionary(parameters_and_buffers)
     values = _spread_over_ties(module, given) if tie_weights else dict(given)
@@ -68,7 +68,7 @@ def _one_dictionary(given: Tensors | Sequence[Tensors]) -> Tensors:
 
 
 def _swap(root: AnyModule, path: str, value: Any) -> Any:
-    """Put a value at a path, past the rules of assignment; return what was there or ABSENT."""
+    """Put a value at a path without the rules of assignment; return the old one or ABSENT."""
     owner, _, name = path.rpartition(".")
     module = root.get_submodule(owner)
     if value is not None and value is not ABSENT and not isinstance(value, Tensor):

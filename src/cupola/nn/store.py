@@ -1,13 +1,13 @@
-"""Where a module keeps what it owns, and the rules of assignment.
+"""Storage of a module's members, and the rules of assignment.
 
-Every parameter, buffer and child lies in the instance's own ``__dict__`` under its name, so reading
-one costs what any attribute costs. One ordered table, ``_kinds``, says which names are more than
-ordinary attributes, and what they are.
+Parameters, buffers and children are in the instance's own ``__dict__`` under their names, so
+reading one costs as much as reading any attribute. One ordered table, ``_kinds``, maps the names of
+members to what they are.
 """
 
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSet
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import torch
@@ -19,19 +19,14 @@ from torch.nn.modules.module import (
     _global_parameter_registration_hooks,
 )
 
-PARAMETER: Final = "parameter"
-BUFFER: Final = "buffer"
-TRANSIENT: Final = "transient buffer"  # registered with persistent=False: not in the state dict
-MODULE: Final = "module"
+from cupola.nn.members import BUFFER, MODULE, PARAMETER, TRANSIENT, Kinds, Members, TransientNames
 
-Kinds = dict[str, str]
-
-# Values of these exact types are never members; asking the type is the quickest way out.
+# Values of these exact types are never members; checking the type is the fastest way to know.
 PLAIN_TYPES: Final = frozenset({int, float, bool, str, bytes, type(None), tuple, torch.dtype})
 
 
 class Store:
-    """Attributes with the rules of a module: the base of everything in this package."""
+    """An object whose attributes follow the rules of a module: the base class of this package."""
 
     call_super_init: bool = False
     _kinds: Kinds
@@ -46,11 +41,11 @@ class Store:
     # Assignment ----------------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Store a member or an ordinary attribute; the first rule that fits decides.
+        """Store a member or an ordinary attribute.
 
         Raises:
-            AttributeError: a member assigned before ``__init__`` has run.
-            TypeError: a name that is a parameter, buffer or child given something else.
+            AttributeError: a member is assigned before ``__init__`` has run.
+            TypeError: the name is a parameter, buffer or child, and the value is not.
         """
         kinds = self.__dict__.get("_kinds")
         is_member = type(value) not in PLAIN_TYPES and isinstance(value, MEMBER_TYPES)
@@ -115,8 +110,8 @@ class Store:
         """Add a parameter, or a slot that holds None.
 
         Raises:
-            TypeError: the name is no string, or the value no Parameter.
-            KeyError: the name is empty, has a dot, or is an attribute already.
+            TypeError: the name is not a string, or the value not a Parameter.
+            KeyError: the name is empty, contains a dot, or is taken by another attribute.
             ValueError: the parameter is the result of an operation.
         """
         self._require_init("parameter")
@@ -137,8 +132,8 @@ class Store:
         self._keep(name, param, PARAMETER)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Add a tensor that is state but no parameter; ``persistent=False`` keeps it out of the
-        state dict. Raises as :meth:`register_parameter` does."""
+        """Add a tensor that is state but not a parameter; ``persistent=False`` keeps it out of the
+        state dict. Raises like :meth:`register_parameter`."""
         self._require_init("buffer")
         self._check_name("buffer", name, (BUFFER, TRANSIENT))
         if tensor is not None and not _is_tensor(tensor):
@@ -150,7 +145,7 @@ class Store:
         self._keep(name, tensor, BUFFER if persistent else TRANSIENT)
 
     def add_module(self, name: str, module: Any) -> None:
-        """Add a child, or a slot that holds None. Raises as :meth:`register_parameter` does."""
+        """Add a child, or a slot that holds None. Raises like :meth:`register_parameter`."""
         if module is not None and not isinstance(module, MODULE_TYPES):
             raise TypeError(f"{torch.typename(module)} is not a Module subclass")
         self._require_init("module")
@@ -159,7 +154,7 @@ class Store:
         self._keep(name, module, MODULE)
 
     def register_module(self, name: str, module: Any) -> None:
-        """Another name of :meth:`add_module`."""
+        """Alias of :meth:`add_module`."""
         self.add_module(name, module)
 
     def _keep(self, name: str, value: Any, kind: str) -> None:
@@ -184,19 +179,19 @@ class Store:
         if hasattr(self, name) and self._kinds.get(name) not in kinds:
             raise KeyError(f"attribute '{name}' already exists")
 
-    # Views: the three mappings that code written for torch.nn expects ---------------------------
+    # Views: the mappings that code written for torch.nn expects ----------------------------------
 
     @property
-    def _parameters(self) -> "Members":
-        return Members(self, PARAMETER)
+    def _parameters(self) -> Members:
+        return Members(self.__dict__, self._kinds, PARAMETER)
 
     @_parameters.setter
     def _parameters(self, members: Mapping[str, Any]) -> None:
         self._replace_members(members, PARAMETER)
 
     @property
-    def _buffers(self) -> "Members":
-        return Members(self, BUFFER, TRANSIENT)
+    def _buffers(self) -> Members:
+        return Members(self.__dict__, self._kinds, BUFFER, TRANSIENT)
 
     @_buffers.setter
     def _buffers(self, members: Mapping[str, Any]) -> None:
@@ -205,15 +200,15 @@ class Store:
         self._non_persistent_buffers_set = transient & set(members)
 
     @property
-    def _modules(self) -> "Members":
-        return Members(self, MODULE)
+    def _modules(self) -> Members:
+        return Members(self.__dict__, self._kinds, MODULE)
 
     @_modules.setter
     def _modules(self, members: Mapping[str, Any]) -> None:
         self._replace_members(members, MODULE)
 
     @property
-    def _non_persistent_buffers_set(self) -> "TransientNames":
+    def _non_persistent_buffers_set(self) -> TransientNames:
         return TransientNames(self._kinds)
 
     @_non_persistent_buffers_set.setter
@@ -228,7 +223,7 @@ class Store:
         self._non_persistent_buffers_set = ()
 
     def _replace_members(self, members: Mapping[str, Any], *kinds: str) -> None:
-        # A new table, not an edited one: a shallow copy of the module may share the old.
+        # A new table instead of an edited one, which a shallow copy of the module may share.
         members = dict(members)
         for name, kind in self._kinds.items():
             if kind in kinds:
@@ -243,79 +238,6 @@ class Store:
 
 MODULE_TYPES: Final = (Store, torch.nn.Module)
 MEMBER_TYPES: Final = (Tensor, Store, torch.nn.Module)
-
-
-class Members(MutableMapping[str, Any]):
-    """The members of some kinds of one module, as a live dictionary."""
-
-    __slots__ = ("_accepted", "_kinds", "_values")
-
-    def __init__(self, owner: Store, *accepted: str) -> None:
-        self._values = owner.__dict__
-        self._kinds = owner._kinds
-        self._accepted = accepted
-
-    def __getitem__(self, name: str) -> Any:
-        if self._kinds.get(name) not in self._accepted:
-            raise KeyError(name)
-        return self._values[name]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if self._kinds.get(name) not in self._accepted:
-            self._kinds.pop(name, None)
-            self._kinds[name] = self._accepted[0]
-        self._values[name] = value
-
-    def __delitem__(self, name: str) -> None:
-        if self._kinds.get(name) not in self._accepted:
-            raise KeyError(name)
-        del self._kinds[name]
-        del self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        accepted = self._accepted
-        return iter([name for name, kind in self._kinds.items() if kind in accepted])
-
-    def __len__(self) -> int:
-        return sum(kind in self._accepted for kind in self._kinds.values())
-
-    def __repr__(self) -> str:
-        return repr(self.copy())
-
-    def copy(self) -> dict[str, Any]:
-        """Return an ordinary dictionary of the members."""
-        return dict(self)
-
-
-class TransientNames(MutableSet[str]):
-    """The names of the buffers that stay out of the state dict, as a live set."""
-
-    __slots__ = ("_kinds",)
-
-    def __init__(self, kinds: Kinds) -> None:
-        self._kinds = kinds
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._kinds.get(name) == TRANSIENT
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([name for name, kind in self._kinds.items() if kind == TRANSIENT])
-
-    def __len__(self) -> int:
-        return sum(kind == TRANSIENT for kind in self._kinds.values())
-
-    def add(self, value: str) -> None:
-        """Keep the buffer of this name out of the state dict."""
-        if self._kinds.get(value) == BUFFER:
-            self._kinds[value] = TRANSIENT
-
-    def discard(self, value: str) -> None:
-        """Let the buffer of this name into the state dict."""
-        if value in self:
-            self._kinds[value] = BUFFER
-
-    def __repr__(self) -> str:
-        return repr(set(self))
 
 
 def _is_tensor(value: Any) -> bool:
@@ -351,7 +273,7 @@ def _warn_of_hidden_modules(owner: str, name: str, value: list[Any] | dict[Any, 
         fix = "ModuleDict" if isinstance(value, dict) else "ModuleList"
         warnings.warn(
             f"{owner}.{name} is a plain {type(value).__name__} of modules: their parameters are "
-            f"neither trained, moved nor saved. Write self.{name} = nn.{fix}(...); if they are "
-            "meant to be hidden, hold them in a tuple.",
+            f"not trained, moved or saved. Write self.{name} = nn.{fix}(...), or use a tuple to "
+            "hide them on purpose.",
             stacklevel=3,
         )

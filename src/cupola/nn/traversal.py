@@ -1,40 +1,40 @@
-"""Walking a tree of modules: children, members, and paths that name them."""
+"""Walking a tree of modules: children, members, and the paths that name them."""
 
 from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from cupola.nn.store import BUFFER, MODULE, MODULE_TYPES, PARAMETER, TRANSIENT, Kinds, Store
+from cupola.nn.members import BUFFER, MODULE, PARAMETER, TRANSIENT, Kinds
+from cupola.nn.store import MODULE_TYPES, Store
 
-# A child is one of our modules or a torch.nn.Module; both have the methods of this file.
+# A cupola module or a torch.nn.Module. Both have the methods of this file.
 AnyModule = Any
+_second = itemgetter(1)
 
 
 class Traversal(Store):
-    """A store that can be walked: a list first, then a generator over it, since nested generators
-    would take twice as long."""
+    """A store that can be walked. Walks yield their first item at once and collect the others in a
+    list, because nested generators would pass every item through all levels above it."""
 
     def children(self) -> Iterator[AnyModule]:
-        """Return the direct children, each once."""
-        yield from [child for _, child in self.named_children()]
+        """Iterate over the direct children, each once."""
+        yield from map(_second, self.named_children())
 
     def named_children(self) -> Iterator[tuple[str, AnyModule]]:
-        """Return (name, child) for the direct children, each once, without empty slots."""
+        """Iterate over (name, child) for the direct children, each once, without empty slots."""
         seen = set()
-        found = []
         for name, child in child_slots(self):
             if child is not None and id(child) not in seen:
                 seen.add(id(child))
-                found.append((name, child))
-        yield from found
+                yield name, child
 
     def modules(self, remove_duplicate: bool = True) -> Iterator[AnyModule]:
-        """Return this module and all below it, in pre-order."""
-        walk = self.named_modules(remove_duplicate=remove_duplicate)
-        yield from [module for _, module in walk]
+        """Iterate over this module and all below it, in pre-order."""
+        yield from map(_second, self.named_modules(remove_duplicate=remove_duplicate))
 
     def named_modules(
         self,
@@ -42,36 +42,39 @@ class Traversal(Store):
         prefix: str = "",
         remove_duplicate: bool = True,
     ) -> Iterator[tuple[str, AnyModule]]:
-        """Return (path, module) in pre-order; a module has the first path that leads to it.
+        """Iterate over (path, module) in pre-order; a module has the first path that leads to it.
 
         Args:
             memo: modules to leave out; those found are added.
             prefix: put in front of every path.
             remove_duplicate: False gives every path of a shared module.
         """
-        found: list[tuple[str, AnyModule]] = []
-        _walk(self, prefix, set() if memo is None else memo, remove_duplicate, found)
-        yield from found
+        memo = set() if memo is None else memo
+        if self not in memo:
+            yield prefix, self
+            found: list[tuple[str, AnyModule]] = []
+            _walk(self, prefix, memo, remove_duplicate, found)
+            yield from found[1:]
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
-        """Return the parameters, each once; ``recurse=False`` leaves out the children's."""
-        yield from [param for _, param in self.named_parameters(recurse=recurse)]
+        """Iterate over the parameters, each once; ``recurse=False`` leaves out the children's."""
+        yield from map(_second, self.named_parameters(recurse=recurse))
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Parameter]]:
-        """Return (path, parameter); a shared parameter has the first path that leads to it."""
-        yield from _members(self, (PARAMETER,), prefix, recurse, remove_duplicate)
+        """Iterate over (path, parameter); a shared one has the first path that leads to it."""
+        return _members(self, (PARAMETER,), prefix, recurse, remove_duplicate)
 
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
-        """Return the buffers, each once; ``recurse=False`` leaves out the children's."""
-        yield from [buffer for _, buffer in self.named_buffers(recurse=recurse)]
+        """Iterate over the buffers, each once; ``recurse=False`` leaves out the children's."""
+        yield from map(_second, self.named_buffers(recurse=recurse))
 
     def named_buffers(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Tensor]]:
-        """Return (path, buffer); a shared buffer has the first path that leads to it."""
-        yield from _members(self, (BUFFER, TRANSIENT), prefix, recurse, remove_duplicate)
+        """Iterate over (path, buffer); a shared one has the first path that leads to it."""
+        return _members(self, (BUFFER, TRANSIENT), prefix, recurse, remove_duplicate)
 
     def _named_members(
         self,
@@ -91,7 +94,7 @@ class Traversal(Store):
 
     def apply(self, fn: Callable[[AnyModule], None]) -> Self:
         """Call ``fn`` on every module below this one, then on this one; return self."""
-        for child in self.children():
+        for _, child in self.named_children():
             child.apply(fn)
         fn(self)
         return self
@@ -100,7 +103,7 @@ class Traversal(Store):
         """Return the module at a dotted path; "" is this module.
 
         Raises:
-            AttributeError: naming the first step that is missing or no module.
+            AttributeError: naming the first step that is missing or not a module.
         """
         module: AnyModule = self
         for name in target.split(".") if target else ():
@@ -115,8 +118,8 @@ class Traversal(Store):
         """Put a module at a dotted path whose parent exists; ``strict`` only replaces.
 
         Raises:
-            ValueError: an empty path, or something that is no module.
-            AttributeError: a step is missing, or the target is no module.
+            ValueError: the path is empty, or ``module`` is not a module.
+            AttributeError: a step is missing, or the target is not a module.
         """
         if target == "":
             raise ValueError("Cannot set the submodule without a target name!")
@@ -154,7 +157,7 @@ class Traversal(Store):
 
 
 def layout(module: AnyModule) -> tuple[dict[str, Any], Kinds]:
-    """Return (values, kinds) of one of our modules, or of a torch module in the same form."""
+    """Return the values and kinds of the members of a cupola or torch module."""
     values = module.__dict__
     if "_kinds" in values:
         return values, values["_kinds"]
@@ -166,7 +169,7 @@ def layout(module: AnyModule) -> tuple[dict[str, Any], Kinds]:
 
 
 def child_slots(module: AnyModule) -> list[tuple[str, AnyModule]]:
-    """Return (name, child or None) for every child slot of one of our modules or torch's."""
+    """Return (name, child or None) for every child slot of a cupola or torch module."""
     values, kinds = layout(module)
     return [(name, values[name]) for name, kind in kinds.items() if kind == MODULE]
 
@@ -193,10 +196,33 @@ def _walk(
 
 def _members(
     module: AnyModule, wanted: tuple[str, ...], prefix: str, recurse: bool, dedupe: bool
-) -> list[tuple[str, Any]]:
+) -> Iterator[tuple[str, Any]]:
+    stem = f"{prefix}." if prefix else ""
     found: list[tuple[str, Any]] = []
-    _gather(module, f"{prefix}." if prefix else "", wanted, recurse, dedupe, set(), found)
-    return found
+    seen: set[int] = set()
+    if recurse and dedupe and PARAMETER in wanted:
+        # `next(model.parameters())` is the usual way to ask for a device: it should cost little.
+        first = _first_parameter(module, stem)
+        if first is None:
+            return
+        yield first
+        seen.add(id(first[1]))
+    _gather(module, stem, wanted, recurse, dedupe, seen, found)
+    yield from found
+
+
+def _first_parameter(module: AnyModule, stem: str) -> tuple[str, Any] | None:
+    values, kinds = layout(module)
+    if PARAMETER in kinds.values():
+        for name, kind in kinds.items():
+            if kind == PARAMETER and values[name] is not None:
+                return stem + name, values[name]
+    for name, kind in kinds.items():
+        if kind == MODULE and values[name] is not None:
+            found = _first_parameter(values[name], f"{stem}{name}.")
+            if found is not None:
+                return found
+    return None
 
 
 def _gather(

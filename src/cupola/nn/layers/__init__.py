@@ -1,4 +1,4 @@
-"""The layers of our own: those that our models use. The rest is torch.nn's (torch_layers)."""
+"""Cupola's layers: those that its models use. All others are torch.nn's (`torch_layers`)."""
 
 from cupola.nn.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
 from cupola.nn.layers.attention import MultiheadAttention

@@ -11,8 +11,9 @@ from typing import Any, Self, overload
 
 import torch
 
+from cupola.nn.members import MODULE
 from cupola.nn.module import Module, format_module
-from cupola.nn.store import MODULE, MODULE_TYPES
+from cupola.nn.store import MODULE_TYPES
 from cupola.nn.traversal import AnyModule, child_slots
 
 
@@ -20,14 +21,18 @@ class NumberedModules(Module):
     """Children with the names "0", "1", ...: the base of Sequential and ModuleList."""
 
     def _items(self) -> list[AnyModule]:
-        return [getattr(self, name) for name in _slots(self)]
+        if torch.compiler.is_compiling():
+            # An exporter names a module by the way it was reached.
+            return [getattr(self, name) for name in _names(self)]
+        values = self.__dict__
+        return [values[name] for name, kind in values["_kinds"].items() if kind == MODULE]
 
     def _name_at(self, index: int) -> str:
-        index = operator.index(index)
-        names = _slots(self)
-        if not -len(names) <= index < len(names):
-            raise IndexError(f"index {index} is out of range")
-        return names[index]
+        names = _names(self)
+        try:
+            return names[operator.index(index)]
+        except IndexError:
+            raise IndexError(f"index {index} is out of range") from None
 
     def _renumber(self, items: Iterable[AnyModule]) -> None:
         self._modules = {str(i): item for i, item in enumerate(items)}
@@ -43,7 +48,7 @@ class NumberedModules(Module):
         self._renumber(items)
 
     def __len__(self) -> int:
-        return len(_slots(self))
+        return list(self._kinds.values()).count(MODULE)
 
     def __iter__(self) -> Iterator[AnyModule]:
         return iter(self._items())
@@ -198,10 +203,10 @@ class ModuleDict(Module):
         del self._modules[key]
 
     def __len__(self) -> int:
-        return len(_slots(self))
+        return list(self._kinds.values()).count(MODULE)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_slots(self))
+        return iter(_names(self))
 
     def __contains__(self, key: object) -> bool:
         return self._kinds.get(key) == MODULE  # type: ignore[call-overload]
@@ -227,7 +232,7 @@ class ModuleDict(Module):
         return self._as_dict().values()
 
     def _as_dict(self) -> dict[str, AnyModule]:
-        return {key: getattr(self, key) for key in _slots(self)}
+        return {key: getattr(self, key) for key in _names(self)}
 
     def update(self, modules: Any) -> None:
         """Add modules from a mapping or from (name, module) pairs.
@@ -240,8 +245,7 @@ class ModuleDict(Module):
             self[key] = module
 
 
-def _slots(container: Module) -> list[str]:
-    # Children are then read as attributes, because exporters name them by how they were reached.
+def _names(container: Module) -> list[str]:
     return [name for name, kind in container._kinds.items() if kind == MODULE]
 
 

@@ -16,7 +16,6 @@ from cupola.nn.layers.factory import empty, empty_if
 from cupola.nn.module import Module
 
 Size = int | Sequence[int]
-Pair = tuple[int, int]
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -32,7 +31,7 @@ class ConvNd(Module):
 
     bias: Parameter | None
     transposed = False  # this and the next: for tools that handle all of torch's convolutions
-    output_padding: Pair = (0, 0)
+    output_padding = (0, 0)
 
     def __init__(
         self,
@@ -119,18 +118,15 @@ class Conv2d(ConvNd):
         return self._conv_forward(input, self.weight, self.bias)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding: Pair | str = self.padding
+        padding = self.padding
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = (0, 0)
         return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
-def _pair(size: Size) -> Pair:
-    if isinstance(size, int):
-        return size, size
-    height, width = size
-    return height, width
+def _pair(size: Size) -> tuple[int, ...]:
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _check_channels(in_channels: int, out_channels: int, groups: int) -> None:

@@ -1,6 +1,6 @@
-"""Lazy layers, which learn their input size from their first input and become the plain layer.
+"""Lazy layers, which take their input size from their first input.
 
-They are torch.nn's until then. Source: torch.nn.modules.lazy.
+Until then they are torch.nn's; then they become the layers of this package.
 """
 
 from typing import Any
@@ -14,8 +14,8 @@ from cupola.nn.layers.linear import Linear
 from cupola.nn.traversal import layout
 
 
-class BecomesOurs(LazyModuleMixin):
-    """A lazy layer of torch.nn whose ``cls_to_become`` is a layer of ours."""
+class BecomesCupola(LazyModuleMixin):
+    """A lazy layer of torch.nn whose ``cls_to_become`` is a cupola class."""
 
     def _infer_parameters(self: Any, module: Any, args: Any, kwargs: Any = None) -> None:
         values, kinds = layout(module)
@@ -26,25 +26,25 @@ class BecomesOurs(LazyModuleMixin):
         module.__dict__.update(values, _kinds=kinds, _hooked=True)
 
 
-class LazyLinear(BecomesOurs, torch.nn.LazyLinear):
+class LazyLinear(BecomesCupola, torch.nn.LazyLinear):
     """:class:`Linear` whose in_features is the last size of the first input."""
 
     cls_to_become: Any = Linear
 
 
-class LazyConv2d(BecomesOurs, torch.nn.LazyConv2d):  # type: ignore[misc]
+class LazyConv2d(BecomesCupola, torch.nn.LazyConv2d):  # type: ignore[misc]
     """:class:`Conv2d` whose in_channels come from the first input [N, C, H, W] or [C, H, W]."""
 
     cls_to_become: Any = Conv2d
 
 
-class LazyBatchNorm1d(BecomesOurs, torch.nn.LazyBatchNorm1d):
+class LazyBatchNorm1d(BecomesCupola, torch.nn.LazyBatchNorm1d):
     """:class:`BatchNorm1d` whose num_features come from the first input [N, C] or [N, C, L]."""
 
     cls_to_become: Any = BatchNorm1d
 
 
-class LazyBatchNorm2d(BecomesOurs, torch.nn.LazyBatchNorm2d):
+class LazyBatchNorm2d(BecomesCupola, torch.nn.LazyBatchNorm2d):
     """:class:`BatchNorm2d` whose num_features come from the first input [N, C, H, W]."""
 
     cls_to_become: Any = BatchNorm2d

@@ -1,7 +1,7 @@
-"""Layers that are torch.nn's own: torch modules can be children of ours without a bridge.
+"""Layers of torch.nn, which cupola modules accept as children.
 
-A torch module, and so a subclass of one of these, does not accept our modules as children; call
-:func:`cupola.nn.to_torch` on them first.
+The opposite does not hold: a torch module, and so a subclass of one of these layers, does not
+register a cupola module that is assigned to it. Call :func:`cupola.nn.to_torch` on the child first.
 """
 # ruff: noqa: I001 - one import statement, not one per name
 
