@@ -184,3 +184,36 @@ def test_spooled_bodies_belong_to_the_server_alone(server: Running, tmp_path: Pa
         client.sendall(head + b"x" * 150_000)
         found = until(lambda: list(server.runtime.rglob("spool/*")), what="the spooled body")
         assert all(path.stat().st_mode & 0o777 == 0o600 for path in found)
+
+
+def connections_of(server: Running) -> int:
+    return sum(len(psutil.Process(pid).net_connections("tcp")) for pid in server.pids())
+
+
+def test_idle_connections_make_room(tmp_path: Path) -> None:
+    """With 400 idle clients and room for 40, 382 were held and honest requests timed out."""
+    server = Running(tmp_path, worker_connections=40)
+    server.start()
+    server.wait_ready()
+    try:
+        with ExitStack() as stack:
+            for _ in range(400):
+                stack.enter_context(server.raw())
+            assert [server.infer()[0] for _ in range(10)] == [200] * 10
+            assert connections_of(server) <= 40 + 2  # the listener, and one that is being closed
+    finally:
+        server.stop()
+
+
+def test_more_connections_than_open_files(tmp_path: Path) -> None:
+    server = Running(tmp_path, worker_connections=4096, worker_rlimit_nofile=128)
+    server.start()
+    server.wait_ready()
+    try:
+        assert "worker_connections lowered from 4096 to 64" in server.log()
+        with ExitStack() as stack:
+            for _ in range(150):
+                stack.enter_context(server.raw())
+            assert server.infer()[0] == 200
+    finally:
+        server.stop()

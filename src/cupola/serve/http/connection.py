@@ -245,6 +245,11 @@ class Connection(asyncio.Protocol):
             self.transport.write_eof()
         self.transport.resume_reading()
 
+    def drop(self) -> None:
+        """Closes a connection that waits for nothing, to make room for another one."""
+        self.closing = True
+        self.transport.close()
+
     # ---- timeouts
 
     @property

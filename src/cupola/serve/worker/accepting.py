@@ -1,6 +1,7 @@
 """Accepts connections for a worker, up to its limit; the rest wait in the kernel."""
 
 import asyncio
+import resource
 import socket
 import ssl
 import time
@@ -10,6 +11,7 @@ from contextlib import suppress
 from cupola.serve.http.connection import Connection, Server
 from cupola.serve.settings.settings import Settings
 
+OTHER_FILES = 64  # open files of a worker besides its clients: listeners, runners, logs, bodies
 BURST = 16  # connections accepted at a time, so that other workers get their share
 
 
@@ -31,6 +33,7 @@ class Acceptor:
         self.server, self.sockets = server, list(sockets)
         self.tls = tls_context(server.settings)
         self.accepting = False
+        self.limit = connection_limit(server.settings)
         self._handshakes: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -61,6 +64,10 @@ class Acceptor:
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(BURST):
+            if not self._make_room():
+                self.pause()
+                self.server.loop.call_later(0.05, self.start)
+                return
             try:
                 accepted, _ = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -75,7 +82,6 @@ class Acceptor:
             task = self.server.loop.create_task(self._connect(accepted))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
-            self._enforce_limit()
 
     async def _connect(self, accepted: socket.socket) -> None:
         try:
@@ -85,21 +91,30 @@ class Acceptor:
         except (OSError, ssl.SSLError):
             accepted.close()
 
-    def _enforce_limit(self) -> None:
-        """At the limit, closes the longest idle connection, or pauses accepting."""
-        limit = self.server.settings.worker_connections
-        if len(self.server.connections) + len(self._handshakes) <= limit:
-            return
-        idle = [one for one in self.server.connections if one.idle]
-        if idle:
-            min(idle, key=lambda one: one.active_at).transport.close()
-            return
-        slow = [one for one in self.server.connections if one.parser.in_header]
-        if slow:  # an incomplete header while others wait: probably not an honest client
-            min(slow, key=lambda one: one.parser.began_at).transport.abort()
-            return
-        self.pause()
-        self.server.loop.call_later(0.05, self.start)
+    def _make_room(self) -> bool:
+        """Whether one more connection may be held; at the limit, one that is not busy is closed.
+
+        The longest idle one goes first, as nginx reuses them; then the one whose header has been
+        incomplete for longest, which is probably not an honest client.
+        """
+        if len(self.server.connections) + len(self._handshakes) < self.limit:
+            return True
+        held = [one for one in self.server.connections if not one.closing]
+        if len(held) + len(self._handshakes) < self.limit:
+            return True
+        if idle := [one for one in held if one.idle]:
+            min(idle, key=lambda one: one.active_at).drop()
+            return True
+        if slow := [one for one in held if one.parser.in_header]:
+            min(slow, key=lambda one: one.parser.began_at).drop()
+            return True
+        return False
+
+
+def connection_limit(settings: Settings) -> int:
+    """`worker_connections`, lowered to what the limit of open files leaves for clients."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return min(settings.worker_connections, max(1, files - OTHER_FILES))
 
 
 def watch_timeouts(server: Server, interval: float) -> None:

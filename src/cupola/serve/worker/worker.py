@@ -75,6 +75,13 @@ class Worker:
         metrics = Metrics(generation.metrics, self.slot)
         self.app = Application(generation, self.directory, metrics, router)
         self.acceptor = Acceptor(self.app, own)
+        if self.acceptor.limit < settings.worker_connections:
+            generation.log(
+                "warning",
+                f"worker_connections lowered from {settings.worker_connections} to "
+                f"{self.acceptor.limit}: the limit of open files is too small; see "
+                "worker_rlimit_nofile",
+            )
         watch_timeouts(self.app, min(1.0, settings.header_timeout / 4, settings.body_timeout / 4))
         if generation.accept_early:
             self.acceptor.start()
