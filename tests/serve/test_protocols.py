@@ -1,10 +1,13 @@
 """The protocols, with the tritonclient and openai packages as clients."""
 
+import io
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from serve_harness import Running, infer_body, output
 
 from lazy import LazyModule
@@ -255,3 +258,21 @@ def test_openai_a_broken_stream_continues_without_repeat_or_gap(speaker, shared:
     )
     assert mark.exists()  # the runner has died
     assert "".join(chunk.choices[0].text for chunk in chunks) == "w0 w1 w2 w3 w4 w5 "
+
+
+def test_a_small_file_of_many_pixels_is_refused(tmp_path: Path) -> None:
+    """A PNG file of 23 kB held a runner for six seconds."""
+    models = [{"bundle": "detr-digits", "max_image_pixels": 1_000_000}]
+    server = Running(tmp_path, models=models, plugins=[])
+    server.start()
+    server.wait_ready()
+    try:
+        for size, status in ((900, 200), (1100, 400)):
+            file = io.BytesIO()
+            Image.new("RGB", (size, size)).save(file, "PNG")
+            kind = {"Content-Type": "image/png"}
+            found = server.ask("POST", "/v2/models/detr-digits/infer", file.getvalue(), kind)
+            assert found[0] == status
+        assert b"1100 x 1100 pixels is more than the 1000000 accepted" in found[2]
+    finally:
+        server.stop()

@@ -20,7 +20,10 @@ MAX_PIXELS = 50_000_000  # 150 MB as RGB: a 50-megapixel camera's image, not a b
 
 
 def read_image(
-    source: str | Path | bytes, name: str = "image", error: type[CupolaError] = InputError
+    source: str | Path | bytes,
+    name: str = "image",
+    error: type[CupolaError] = InputError,
+    max_pixels: int = MAX_PIXELS,
 ) -> Pixels:
     """[H, W, 3] uint8, RGB, upright as its EXIF says.
 
@@ -37,13 +40,13 @@ def read_image(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode(source)
+            return _decode(source, max_pixels)
     except UnidentifiedImageError:
         raise error(f"{name}: not an image; send one of {', '.join(_formats())}") from None
     except _TooManyPixelsError as problem:
-        raise error(f"{name}: {problem} pixels is more than the {MAX_PIXELS} accepted") from None
+        raise error(f"{name}: {problem} pixels is more than the {max_pixels} accepted") from None
     except Image.DecompressionBombError:
-        raise error(f"{name}: its pixels are more than the {MAX_PIXELS} accepted") from None
+        raise error(f"{name}: its pixels are more than the {max_pixels} accepted") from None
     except Exception as problem:  # decoders raise whatever a damaged file makes them stumble over
         raise error(f"{name}: the image is broken ({_first_line(problem)})") from None
 
@@ -58,10 +61,10 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _decode(data: bytes) -> Pixels:
+def _decode(data: bytes, max_pixels: int) -> Pixels:
     with Image.open(io.BytesIO(data), formats=_formats()) as image:
         width, height = image.size
-        if width * height > MAX_PIXELS:
+        if width * height > max_pixels:
             raise _TooManyPixelsError(f"{width} x {height}")
         return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
 

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from cupola.files.images import MAX_PIXELS
+
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
@@ -77,6 +79,7 @@ class Predictor(ABC):
     task: ClassVar[str]
     max_batch: ClassVar[int] = 8
     deterministic: ClassVar[bool] = True
+    max_image_pixels = MAX_PIXELS  # of one image of a request; a server sets its own
 
     @property
     @abstractmethod

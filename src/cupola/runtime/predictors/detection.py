@@ -72,7 +72,9 @@ class DetectionPredictor(Predictor):
 
     def sample(self, image: Image) -> Sample:
         """Reads, resizes and normalizes one image."""
-        array = image if isinstance(image, np.ndarray) else read_image(image)
+        if not isinstance(image, np.ndarray):
+            image = read_image(image, max_pixels=self.max_image_pixels)
+        array = image
         if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
             raise InputError(
                 f"pixels: expected an image [H, W, 3] of uint8, got {array.dtype} "

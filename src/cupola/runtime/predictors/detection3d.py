@@ -121,7 +121,10 @@ class Detection3DPredictor(Predictor):
             images = list(np.asarray(tensors["pixels"]))
         else:
             files = np.asarray(tensors["images"], dtype=object).reshape(-1)
-            images = [read_image(bytes(f), f"camera {i}") for i, f in enumerate(files)]
+            images = [
+                read_image(bytes(f), f"camera {i}", max_pixels=self.max_image_pixels)
+                for i, f in enumerate(files)
+            ]
         return [self.sample(images, tensors["lidar2img"])]
 
     def example(self, parameters: Mapping[str, Any]) -> CameraSample:

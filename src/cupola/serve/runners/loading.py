@@ -86,6 +86,7 @@ def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predicto
     if "model" in bundle.config and weights is None:  # no room for a copy
         make_private(predictor.model)
     predictor.name, predictor.version = plan.name, plan.version
+    predictor.max_image_pixels = plan.max_image_pixels
     if plan.optimization is not None:
         predictor.optimization = plan.optimization
     found: Predictor = predictor

@@ -27,6 +27,7 @@ class ModelPlan:
     max_batch: int | None = None
     batch_delay: float = 0.0
     queue_limit: int = 256
+    max_image_pixels: int = 20_000_000
     cache: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -74,6 +75,7 @@ def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) 
         batch_delay=settings.batch_delay if model.batch_delay is None else model.batch_delay,
         queue_limit=model.queue_limit or settings.queue_limit,
         cache=model.cache,
+        max_image_pixels=model.max_image_pixels or settings.max_image_pixels,
     )
 
 

@@ -44,6 +44,9 @@ class ModelSettings(BaseModel):
         None, description="Requests in flight above which the answer is 429."
     )
     cache: bool = Field(False, description="Store answers in the response cache.")
+    max_image_pixels: PositiveInt | None = Field(
+        None, description="Maximum width x height of an image."
+    )
 
 
 class Settings(BaseModel):
@@ -144,6 +147,11 @@ class Settings(BaseModel):
     )
     batch_delay: NonNegativeFloat = Field(
         0.0, description="Maximum time to wait for a batch to fill."
+    )
+    max_image_pixels: PositiveInt = Field(
+        20_000_000,
+        description="Maximum width x height of an image, of each model: decoding takes about 0.2 s "
+        "for every million pixels of a PNG file, however small it is.",
     )
     queue_limit: PositiveInt = Field(
         256, description="Requests in flight per model, over all workers; more are answered 429."
