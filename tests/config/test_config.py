@@ -83,7 +83,7 @@ def test_an_environment_variable_is_read_only_where_that_is_allowed(
         Config.load(path)
     assert "hunter2" not in str(caught.value)
     monkeypatch.setenv("LONG", "x" * 200_000)
-    with pytest.raises(ConfigError, match=r"what stands for the \{\{...\}\} is too large"):
+    with pytest.raises(ConfigError, match=r"the text for \{\{...\}\} is too large"):
         Config.load(write(tmp_path, here="x = '{{$LONG:}}'"), env=["LONG"])
 
 

@@ -85,7 +85,7 @@ def test_lazy_mistakes(tmp_path: Path) -> None:
     (tmp_path / "base.py").write_text("x = 1")
     with pytest.raises(ConfigError, match=r":2: .*the base has no variable 'y'"):
         load(tmp_path, here="with read_base():\n    from .base import y")
-    with pytest.raises(ConfigError, match=r":2: only `from X import Y` stands in"):
+    with pytest.raises(ConfigError, match=r":2: only `from X import Y` is allowed in"):
         load(tmp_path, here="with read_base():\n    x = 1")
     with pytest.raises(ConfigError, match="'base' is a package, and no config in one"):
         load(tmp_path, here="with read_base():\n    from base import *")
@@ -148,7 +148,7 @@ def test_the_dumped_python_is_readable() -> None:
     assert (
         made == f"x = (1,)\ny = dict(\n    type='T',\n    z=float('inf'),\n    w='{'a' * 80}',\n)\n"
     )
-    with pytest.raises(ConfigError, match="is no data, so it cannot be written"):
+    with pytest.raises(ConfigError, match="is not data and cannot be written"):
         Config({"x": object()}).dump()
     with pytest.raises(ConfigError, match=r"as \.py, \.json or \.yaml, not '\.ini'"):
         Config({}).dump("x.ini")
@@ -182,7 +182,7 @@ def test_values_of_overrides(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("a", "'a' is no override; write key.path=value"),
+        ("a", "'a' is not an override; write key.path=value"),
         ("x.9=1", "x.9: the list has only 2 elements"),
         ("x.b=1", "x.b: a list needs a number here"),
         ("y.z.w=1", "y.z: a dict cannot be merged into 3 of the base"),

@@ -122,17 +122,17 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
         Config.load(tmp_path / "pipe.py")
 
 
-def test_a_circle_over_several_files_and_a_link_that_leads_out(tmp_path: Path) -> None:
+def test_a_cycle_over_several_files_and_a_link_that_leads_out(tmp_path: Path) -> None:
     inside = tmp_path / "project" / "configs"
     inside.mkdir(parents=True)
     (inside / "a.py").write_text("_base_ = 'b.py'")
     (inside / "b.py").write_text("_base_ = 'a.py'")
-    with pytest.raises(ConfigError, match=r"circle: a\.py -> b\.py -> a\.py"):
+    with pytest.raises(ConfigError, match=r"cycle: a\.py -> b\.py -> a\.py"):
         Config.load(inside / "a.py")
     (tmp_path / "outside.py").write_text("secret = 1")
     (inside / "link.py").symlink_to(tmp_path / "outside.py")
     (inside / "c.py").write_text("_base_ = 'link.py'")
-    with pytest.raises(ConfigError, match=r"c\.py:1: the base .*link\.py lies outside"):
+    with pytest.raises(ConfigError, match=r"c\.py:1: the base .*link\.py is outside"):
         Config.load(inside / "c.py")
     assert Config.load(inside / "c.py", roots=[tmp_path]).secret == 1
 

@@ -15,7 +15,7 @@ def tied() -> nn.Sequential:
     return model
 
 
-def test_modes_reach_the_whole_tree_and_return_it() -> None:
+def test_modes_apply_to_the_whole_tree_and_return_it() -> None:
     model = tied()
     assert model.eval() is model
     assert not any(module.training for module in model.modules())
@@ -98,7 +98,7 @@ def test_gradients_follow() -> None:
     assert weight.grad.grad_fn is None
 
 
-def test_requires_grad_reaches_the_whole_tree() -> None:
+def test_requires_grad_applies_to_the_whole_tree() -> None:
     model = tied()
     assert model.requires_grad_(False) is model
     assert not any(p.requires_grad for p in model.parameters())
@@ -130,7 +130,7 @@ def test_torchs_switches_for_conversion_are_honored(flag: str) -> None:
     assert model[0].weight.dtype == model[0].weight.grad.dtype == torch.float64
 
 
-def test_a_swap_that_fails_says_where() -> None:
+def test_a_failed_swap_names_the_parameter() -> None:
     import weakref
 
     model = nn.Linear(2, 2)

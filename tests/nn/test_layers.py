@@ -190,7 +190,7 @@ def test_attention_drops_weights_in_training_only() -> None:
     assert not (attention.eval()(x, x, x)[1] == 0).any()
 
 
-def test_attention_says_what_is_wrong() -> None:
+def test_errors_of_attention() -> None:
     with pytest.raises(ValueError, match="greater than 0"):
         nn.MultiheadAttention(0, 1)
     with pytest.raises(AssertionError, match="divisible by num_heads"):
@@ -256,7 +256,7 @@ def test_embeddings_agree_with_torch() -> None:
         nn.Embedding(5, 3, _weight=table)
 
 
-def test_convolutions_say_what_is_wrong() -> None:
+def test_errors_of_convolutions() -> None:
     for kwargs, message in (
         ({"groups": 2}, "in_channels must be divisible"),
         ({"groups": 3}, "out_channels must be divisible"),
@@ -275,7 +275,7 @@ def test_pooling_gives_indices() -> None:
     assert_same(ours, theirs)
 
 
-def test_other_layers_say_what_is_wrong() -> None:
+def test_errors_of_other_layers() -> None:
     with pytest.raises(ValueError, match="divisible by num_groups"):
         nn.GroupNorm(2, 3)
     with pytest.raises(ValueError, match="between 0 and 1"):

@@ -46,7 +46,7 @@ def test_a_lazy_layer_becomes_the_plain_one(
     assert not ours._forward_pre_hooks
 
 
-def test_lazy_layers_are_told_their_size_by_a_state() -> None:
+def test_loading_a_state_gives_lazy_layers_their_size() -> None:
     lazy = nn.LazyLinear(4)
     plain = nn.Linear(3, 4)
     lazy.load_state_dict(plain.state_dict())
@@ -68,7 +68,7 @@ def test_unknown_parameters_are_saved_copied_and_pickled_as_such() -> None:
         nn.Sequential(nn.Conv2d(2, 4, 3)).load_state_dict(lazy.state_dict())
 
 
-def test_lazy_layers_say_what_is_wrong() -> None:
+def test_errors_of_lazy_layers() -> None:
     with pytest.raises(RuntimeError, match=r"Expected 3D \(unbatched\) or 4D \(batched\)"):
         nn.LazyConv2d(4, 3)(torch.randn(2, 3))
     with pytest.raises(ValueError, match="in_channels must be divisible"):

@@ -65,7 +65,7 @@ def cfg(tmp_path: Path) -> Config:
     return Config.load(tmp_path / "child.py")
 
 
-def test_parts_stand_in_the_order_in_which_they_were_begun(cfg: Config) -> None:
+def test_parts_are_in_the_order_of_construction(cfg: Config) -> None:
     build_record = build(cfg).build_record
     assert [part.path for part in build_record.parts] == [
         "",

@@ -13,16 +13,18 @@ Setting = Annotated[
 
 @app.callback()
 def config() -> None:
-    """Shows a config as it is after all its bases, or compares two. Nothing in it is executed."""
+    """Shows a config with its bases merged, or compares two configs. Nothing is executed."""
 
 
 @app.command()
 def show(
     path: Annotated[Path, typer.Argument(help="A .py, .json, .yaml or .toml config.")],
-    key: Annotated[str | None, typer.Option(help="Only this part: model.backbone.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Show only this part, such as model.backbone.")
+    ] = None,
     set_: Setting = None,
     format_: Annotated[str, typer.Option("--format", help="py, json or yaml.")] = "py",
-    origins: Annotated[bool, typer.Option(help="Say which line wrote each value.")] = False,
+    origins: Annotated[bool, typer.Option(help="Show which line wrote each value.")] = False,
 ) -> None:
     """Prints a config with its bases merged and overrides applied."""
     from cupola.config import Config
@@ -42,10 +44,10 @@ def show(
 @app.command("diff")
 def compare(
     left: Annotated[Path, typer.Argument(help="A config.")],
-    right: Annotated[Path, typer.Argument(help="Another one.")],
-    origins: Annotated[bool, typer.Option(help="Say which lines wrote the values.")] = False,
+    right: Annotated[Path, typer.Argument(help="Another config.")],
+    origins: Annotated[bool, typer.Option(help="Show which lines wrote the values.")] = False,
 ) -> None:
-    """Prints every value in which two configs differ; exit code 1 if there is one."""
+    """Prints every value that differs between two configs; exit code 1 if there is one."""
     from rich.console import Console
 
     from cupola.config import Config, diff

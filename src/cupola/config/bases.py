@@ -1,4 +1,4 @@
-"""Where the bases of a config may lie, and what path a base's name stands for."""
+"""The folders that bases may be read from, and the files that base names refer to."""
 
 import os
 import re
@@ -18,24 +18,24 @@ _LEVELS = 6  # how many folders above a config its project may begin
 
 
 class Roots:
-    """The folders that bases may be read from: the file's project, and those that the user named.
+    """The folders that bases may be read from: the file's project and those that the user named.
 
-    The latter come from `more` and from the environment variable CUPOLA_CONFIG_PATH (folders with
-    colons between). Packages (`pkg::path`) are sought in them before the installed ones, so that
-    an unpacked wheel serves where the package itself does not install.
+    The latter come from `more` and from the environment variable CUPOLA_CONFIG_PATH, which holds
+    folders separated by colons. Packages (`pkg::path`) are looked up in them before the installed
+    ones, so that an unpacked wheel can be used if the package itself cannot be installed.
     """
 
     def __init__(self, project: Path, more: Sequence[Path] = ()) -> None:
         named = [Path(each) for each in os.environ.get(VARIABLE, "").split(os.pathsep) if each]
         self.searched = tuple(each.resolve() for each in (*more, *named))
-        self.folders = [project, *self.searched]  # grows by the packages that are met
+        self.folders = [project, *self.searched]  # and the packages that are used
 
     @classmethod
     def around(cls, path: Path, more: Sequence[Path] = ()) -> "Roots":
         """The project of a config file, plus `more`.
 
-        The project is the outermost of the near folders above the file that looks like one;
-        without any, the folder above the file's own.
+        The project is the outermost of the next folders above the file that looks like one, or
+        else the parent of the file's folder.
         """
         parents = list(path.resolve().parents)
         near = parents[: min(_LEVELS, len(parents) - 1)] or parents
@@ -47,17 +47,17 @@ class Roots:
         try:
             real = os.path.realpath(path)
         except ValueError:  # half a surrogate pair
-            raise ConfigError(f"{where}: {str(path)!r} is no path") from None
+            raise ConfigError(f"{where}: {str(path)!r} is not a path") from None
         if not any(real.startswith(f"{folder}{os.sep}") for folder in self.folders):
             allowed = " or ".join(str(folder) for folder in self.folders)
-            raise ConfigError(f"{where}: the base {path} lies outside {allowed}")
+            raise ConfigError(f"{where}: the base {path} is outside {allowed}")
         return Path(real)
 
     def base_path(self, file: Path, line: int, name: str) -> tuple[Path, str | None]:
-        """The file that `_base_ = name` stands for, and the scope of a `scope::path`."""
+        """The file that `_base_ = name` refers to, and the scope of a `scope::path`."""
         where = f"{file}:{line}"
         if "\0" in name or len(name) > 1000:
-            raise ConfigError(f"{where}: {name[:40]!r} is no path")
+            raise ConfigError(f"{where}: {name[:40]!r} is not a path")
         if "::" in name:
             scope, _, inner = name.partition("::")
             return self._package_file(scope, inner, where), scope
@@ -72,7 +72,7 @@ class Roots:
         return found, None
 
     def module_path(self, file: Path, level: int, module: str) -> Path:
-        """The file that `from ..module import *` stands for in a lazy config."""
+        """The file that `from ..module import *` refers to in a lazy config."""
         parts = module.split(".")
         if level:
             folder = file.parents[min(level, len(file.parents)) - 1]

@@ -1,4 +1,4 @@
-"""Config: a config file as data - attributes, overrides, and where each value was written."""
+"""Config: a config file as data, with attributes, overrides and the origin of each value."""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
@@ -31,7 +31,7 @@ class Config(MutableMapping[str, Any]):
     ) -> "Config":
         """Reads a config file with its bases.
 
-        Bases may lie in the file's own project, in the folders `roots`, or in an installed
+        Bases may be in the file's own project, in the folders `roots`, or in an installed
         package (``mmdet::detr/x.py``). ``{{$NAME:default}}`` reads the environment variables
         named in `env` only (``env=os.environ`` allows all). ConfigError names file, line and
         construct.
@@ -44,7 +44,7 @@ class Config(MutableMapping[str, Any]):
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain nested dicts, lists and tuples."""
+        """The config as plain nested dicts, lists and tuples."""
         return self._data.to_dict()
 
     def override(self, options: Mapping[str, Any] | Sequence[str]) -> "Config":
@@ -66,7 +66,7 @@ class Config(MutableMapping[str, Any]):
         return plain(self._walk(path)[0])
 
     def origin(self, path: str) -> Origin | None:
-        """Where the value at a dotted path was written, or the nearest dict around it."""
+        """The origin of the value at a dotted path, or of the nearest dict around it."""
         return self._walk(path)[1]
 
     def _walk(self, path: str) -> tuple[Any, Origin | None]:

@@ -1,4 +1,4 @@
-"""The dicts that a config is made of: they remember which line of which file gave each value."""
+"""The dicts of a config, which remember the file and line that wrote each value."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ SCALARS = frozenset({str, int, float, bool, type(None)})  # they need no copy an
 
 
 class Origin(NamedTuple):
-    """Where a value was written: a file and a line, counted from 1; 0 where there is none."""
+    """The file and line in which a value was written; lines count from 1, and 0 means none."""
 
     file: str
     line: int
@@ -104,7 +104,7 @@ class ConfigDict(TracedDict):
         return ConfigDict, (plain(self),)
 
     def to_dict(self) -> dict[Any, Any]:
-        """The same as plain nested dicts, lists and tuples."""
+        """The content as plain nested dicts, lists and tuples."""
         return {key: plain(value) for key, value in self.items()}
 
 
@@ -127,7 +127,7 @@ def plain(value: Any) -> Any:
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no dict or list, with its dotted path (``model.neck.0.type``)."""
+    """Every value that is not a dict or list, with its dotted path (``model.neck.0.type``)."""
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
             yield from leaves(item, f"{path}.{key}" if path else str(key))

@@ -1,4 +1,4 @@
-"""What differs between two configs, value by value, with the lines that wrote them."""
+"""The differences between two configs, value by value, with the lines that wrote them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ ABSENT = object()
 
 @dataclass(frozen=True)
 class Change:
-    """One value that differs; `left` or `right` is ABSENT where only the other has it."""
+    """One value that differs; `left` or `right` is ABSENT if only the other one has it."""
 
     path: str
     left: Any

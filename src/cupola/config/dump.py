@@ -11,7 +11,7 @@ WIDTH = 88
 
 
 def to_python(data: Mapping[Any, Any]) -> str:
-    """`key = value` lines in the order of the keys; ConfigError for values that are no data."""
+    """`key = value` lines in the order of the keys; ConfigError for values that are not data."""
     for key in data:
         if not _is_name(key):
             raise ConfigError(f"{key!r} cannot be the name of a variable in a Python config")
@@ -44,7 +44,7 @@ def _flat(value: Any) -> str:
         return f"float({str(value)!r})"
     if isinstance(value, range | str | bytes | int | float | None):
         return repr(value)
-    raise ConfigError(f"{value!r:.60} is no data, so it cannot be written")
+    raise ConfigError(f"{value!r:.60} is not data and cannot be written")
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:

@@ -43,7 +43,7 @@ _MAX_TEXT = 300  # characters of Python's own messages, which may hold whole val
 
 
 def words(node: ast.AST) -> str:
-    """What a person calls a node."""
+    """The usual name of a node."""
     return _WORDS.get(type(node).__name__, type(node).__name__)
 
 
@@ -234,7 +234,7 @@ class Expressions:
         return owner[node.attr]
 
     def member(self, module: Module, name: str) -> Any:
-        """What `module.name` stands for."""
+        """The value of `module.name`."""
         if name in module.members:
             return module.members[name]
         if module.name == "os" and name in _ENVIRONMENT:

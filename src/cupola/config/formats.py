@@ -26,7 +26,7 @@ _UNPRINTABLE = re.compile(
 
 
 def parse_data(path: Path, text: str, budget: Budget) -> dict[str, Any]:
-    """The mapping in a JSON, YAML or TOML text; ConfigError with the line when it is none."""
+    """The mapping in a JSON, YAML or TOML text; ConfigError with the line if it is not one."""
     try:
         if path.suffix == ".json":
             data = json.loads(text)

@@ -1,4 +1,4 @@
-"""What a config file may call: a closed list of builtins, methods and pure helpers."""
+"""The callables that a config may use: a closed list of builtins, methods and pure helpers."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""LazyName: what an import in a config stands for - a dotted name, which is never imported."""
+"""LazyName: the dotted name that an import in a config refers to. It is never imported."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ class LazyName:
     path: str
 
     def attribute(self, name: str) -> "LazyName":
-        """The name that `.name` of this one stands for."""
+        """The name of an attribute of this one."""
         return LazyName(f"{self.path}.{name}")
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""How a config file is laid over its bases (the rules of mmengine's config inheritance)."""
+"""Merging of a config file into its bases, by the rules of mmengine's config inheritance."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ def merge(child: Mapping[Any, Any], base: Any, by_index: bool = False, path: str
 
     A child dict with `_delete_=True` replaces the base's dict. With `by_index`, keys that are
     numbers pick elements of a list in the base. ConfigError if a dict would merge into a value
-    that is none.
+    that is not one.
     """
     merged = base.copy()
     origins = getattr(merged, "origins", {})

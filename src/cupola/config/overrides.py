@@ -13,16 +13,15 @@ def parse_override(text: str) -> tuple[str, Any]:
     """`key.path=value` as path and value; ConfigError without an equals sign."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"{text!r} is no override; write key.path=value")
+        raise ConfigError(f"{text!r} is not an override; write key.path=value")
     return key.strip(), parse_value(value)
 
 
 def parse_value(text: str) -> Any:
-    """A value as it is written in a shell.
+    """The value of a text from the command line.
 
-    Numbers, true/false and None are themselves; ``1,2`` and ``[1,2]`` are lists and ``(1,2)`` is
-    a tuple, nested as deep as wanted; anything else is text. Quotes around the whole are dropped,
-    and spaces too, except in a text that is one word of a quoted value.
+    Numbers, true, false and None are themselves; ``1,2`` and ``[1,2]`` are lists and ``(1,2)`` is
+    a tuple, at any depth; anything else is text. Outer quotes and all spaces are removed.
     """
     text = text.strip().strip("'\"")
     packed = text.replace(" ", "")
@@ -37,7 +36,7 @@ def parse_value(text: str) -> Any:
 
 
 def _split(text: str) -> list[str]:
-    """The parts between the commas that stand outside all brackets."""
+    """The parts between the commas outside all brackets."""
     parts, depth, start = [], 0, 0
     for position, character in enumerate(text):
         depth += (character in "([") - (character in ")]")
@@ -69,7 +68,9 @@ def nested(options: Mapping[str, Any]) -> TracedDict:
         for key in parents:
             inner = inner.setdefault(key, TracedDict())
             if not isinstance(inner, TracedDict):
-                raise ConfigError(f"{path}: another override gives {key!r} a value that is no dict")
+                raise ConfigError(
+                    f"{path}: another override gives {key!r} a value that is not a dict"
+                )
         inner[last] = value
         inner.origins[last] = Origin("override", 0)
     return tree

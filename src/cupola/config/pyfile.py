@@ -1,4 +1,4 @@
-"""Reads a Python config file: statements on the syntax tree, assignments into a dict."""
+"""Reads a Python config file: carries out its statements on the syntax tree."""
 # ruff: noqa: N802 - methods are named after the node classes that they carry out
 
 import ast
@@ -13,7 +13,7 @@ from cupola.errors import ConfigError
 
 BASE = "_base_"
 # Reads the module of `with read_base(): from MODULE import ...`; gets dots and path,
-# gives its variables and the names among them that stand for imports.
+# returns its variables and which of their names are imports.
 ReadBase = Callable[[int, str], tuple[ConfigDict, set[str]]]
 
 
@@ -29,7 +29,7 @@ class PythonFile(Expressions):
     ) -> None:
         super().__init__(file, names, functions)
         self.lines: dict[str, int] = {}  # name -> line of its last assignment
-        self.imported: set[str] = set()  # names that stand for imports, and not for data
+        self.imported: set[str] = set()  # names that are imports and not data
         self.constants: set[str] = set()  # numbers and texts imported from Python's library
         self._read_base = read_base
 
@@ -115,7 +115,7 @@ class PythonFile(Expressions):
     def do_Delete(self, node: ast.Delete) -> None:
         for target in node.targets:
             if isinstance(target, ast.Name):
-                self.value(target)  # says so when there is no such name
+                self.value(target)  # raises if there is no such name
                 self.names.pop(target.id, None)
             elif isinstance(target, ast.Subscript | ast.Attribute):
                 owner, key = self._element(target)
@@ -190,7 +190,9 @@ class PythonFile(Expressions):
             raise ConfigError("`with` is allowed only as `with read_base():`")
         for statement in node.body:
             if not isinstance(statement, ast.ImportFrom) or statement.module is None:
-                raise self.error(statement, "only `from X import Y` stands in `with read_base():`")
+                raise self.error(
+                    statement, "only `from X import Y` is allowed in `with read_base():`"
+                )
             base, imported = self._read_base(statement.level, statement.module)
             for alias in statement.names:
                 if alias.name != "*" and alias.name not in base:

@@ -31,7 +31,7 @@ def read(
 ) -> ConfigDict:
     """Everything that the file and its bases say; ConfigError names file and line.
 
-    Bases may lie in the project of the file, in `roots`, or in an installed package (pkg::path).
+    Bases may be in the project of the file, in `roots`, or in an installed package (pkg::path).
     `env` are names of environment variables that may be read, besides those that the variable
     CUPOLA_CONFIG_ENV lists.
     """
@@ -68,7 +68,7 @@ class Reader:
     def _read(self, path: Path) -> tuple[ConfigDict, set[str]]:
         if path in self._open:
             chain = " -> ".join(each.name for each in (*self._open, path))
-            raise ConfigError(f"{path}: the bases form a circle: {chain}")
+            raise ConfigError(f"{path}: the bases form a cycle: {chain}")
         if path.suffix not in CONFIG_SUFFIXES:
             raise ConfigError(f"{path}: a config ends in one of {', '.join(CONFIG_SUFFIXES)}")
         text, placeholders = fill_variables(
@@ -146,7 +146,7 @@ class Reader:
         for name in value if isinstance(value, list) else [value]:
             if not isinstance(name, str):
                 self.budget.weigh(name, as_text=True)
-                raise ConfigError(f"{path}:{line}: {BASE} holds {name!r:.40}, which is no path")
+                raise ConfigError(f"{path}:{line}: {BASE} holds {name!r:.40}, which is not a path")
             found, scope = self._roots.base_path(path, line, name)
             base = self.read(found)
             if twice := together.keys() & base.keys():
@@ -159,7 +159,7 @@ class Reader:
         return together
 
     def _fill(self, value: Any, placeholders: dict[str, str], base: ConfigDict) -> Any:
-        """Replaces each placeholder in a tree by a copy of the base's value it stands for."""
+        """Replaces each placeholder in a tree by a copy of the value of the base it refers to."""
         if not placeholders:
             return value
         if isinstance(value, str) and value in placeholders:
@@ -189,7 +189,7 @@ def _located(where: str) -> Iterator[None]:
 
 
 def _pop_deprecation(path: Path, made: ConfigDict) -> None:
-    """Warns of a file that its publisher means to replace; the note is no part of the config."""
+    """Warns about a deprecated file and removes the note from the config."""
     notice = made.pop("_deprecation_", None)
     if isinstance(notice, dict):
         advice = f"; use {notice['expected']}" if "expected" in notice else ""

@@ -61,7 +61,7 @@ def fill_variables(
     """Replaces {{ fileBasename }} and friends and {{ $NAME:default }}.
 
     Of the environment only the variables `allowed` are read. Returns the text, and the
-    placeholder strings that stand for {{ _base_.a.b }}, each with its dotted path.
+    placeholders for {{ _base_.a.b }}, each with its dotted path.
     """
     if "{{" not in text:
         return text, {}
@@ -75,7 +75,7 @@ def fill_variables(
     def paid(value: str) -> str:
         budget.source -= len(value)
         if budget.source < 0:
-            raise ConfigError(f"{path}: what stands for the {{{{...}}}} is too large")
+            raise ConfigError(f"{path}: the text for {{{{...}}}} is too large")
         return value
 
     def environment(match: re.Match[str]) -> str:
@@ -109,7 +109,7 @@ def _environment(name: str, default: str, where: str, allowed: Collection[str]) 
 
 
 def parse(text: str, file: str) -> ast.Module:
-    """The syntax tree of a Python config; ConfigError with the line when it is no Python.
+    """The syntax tree of a Python config; ConfigError with the line if it is not Python.
 
     The trees of the last few small files are kept, since configs share their bases.
     """

@@ -81,7 +81,7 @@ class Texts:
             if field and not field.isidentifier() and not field.isdigit():
                 raise ConfigError(f"a format field that reaches into a value: {{{field:.40}}}")
             if conversion or (spec and "{" in spec):
-                raise ConfigError(f"a format field that is too clever: {text[:40]!r}")
+                raise ConfigError(f"a nested format field or conversion: {text[:40]!r}")
             self._budget.check_format(spec or "")
             if field and not field.isdigit():
                 self._charge_shown(kwargs.get(field))
