@@ -48,7 +48,8 @@ def run_process(
         code = FATAL
     except BaseException as error:
         _report(start.report, {"failed": f"{type(error).__name__}: {error}"})
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            slot.generation.log("error", f"{slot.title}: {line}")
         code = 1 if isinstance(error, MemoryError) else FATAL
     finally:
         os._exit(code)
