@@ -219,7 +219,7 @@ def test_a_log_line_cannot_be_forged(serve, tmp_path) -> None:
     server = serve(access_log=str(access))
     server.ask("GET", "/v2%0a%22forged", headers={"User-Agent": 'a"b'})
     lines = until(lambda: [n for n in access.read_text().splitlines() if "forged" in n])
-    assert len(lines) == 1 and "\\n" in lines[0] and lines[0].count('"') == 4
+    assert len(lines) == 1 and "\\x0a" in lines[0] and lines[0].count('"') == 4
 
 
 def test_unix_sockets_and_tls(serve, short_folder, tmp_path) -> None:

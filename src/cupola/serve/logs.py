@@ -72,7 +72,11 @@ def escape(text: str) -> str:
     """The text without characters that could start a line or confuse a terminal."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else _code(ord(c)) for c in text)
+
+
+def _code(number: int) -> str:
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
 
 
 class Log:

@@ -12,8 +12,8 @@ from cupola.serve.http.messages import HTTPError, Request
 
 
 def refuse_foreign_sites(request: Request, names: Sequence[str]) -> None:
-    """HTTPError 403 unless Host is an IP address, localhost or one of `names`, and Origin, if
-    there is one, the same; 415 unless the content is JSON.
+    """HTTPError 403 unless Host is one of `names`, an IP address, or a name without a dot, which no
+    site can have; and Origin, if there is one, the same. 415 unless the content is JSON.
     """
     host = request.headers.get("host", "")
     if not _is_own(host, names):
@@ -35,5 +35,5 @@ def _is_own(host: str, names: Sequence[str]) -> bool:
         name = urlsplit(f"//{host}").hostname or ""
         ip_address(name)
     except ValueError:
-        return name in ("localhost", *(one.lower() for one in names))
+        return bool(name) and ("." not in name or name in [one.lower() for one in names])
     return True

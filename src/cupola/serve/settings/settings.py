@@ -200,7 +200,7 @@ class Settings(BaseModel):
     )
     admin_hosts: list[str] = Field(
         default_factory=list,
-        description="Host names of admin requests, besides localhost and IP addresses.",
+        description="Host names with dots that admin requests may use.",
     )
 
     @field_validator("listen", "plugins", "admin_hosts", mode="before")
