@@ -13,6 +13,7 @@ import pytest
 from serve_harness import infer_body, output, read_answer, request_bytes, until, write_bundle
 
 pytestmark = pytest.mark.processes
+ECHO = "/v2/models/echo/infer"
 
 
 def test_no_request_is_lost_when_a_runner_is_killed(serve) -> None:
@@ -46,6 +47,23 @@ def test_a_hanging_runner_is_killed_and_its_requests_replayed(serve) -> None:
     os.kill(hung, signal.SIGSTOP)
     assert server.infer()[0] == 200
     assert server.runner_pid() != hung
+
+
+def test_a_stopped_runner_gets_no_requests_after_two_deadlines(serve, tmp_path) -> None:
+    """Half of the clients waited for their deadline for as long as one of two runners hung."""
+    bundle = str(write_bundle(tmp_path, "echo"))
+    server = serve(models=[{"bundle": bundle, "runners": 2}], hang_timeout=300.0)
+    stopped = server.runner_pid()
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        body, impatient = infer_body(), {"X-Request-Timeout": "0.5"}
+        first = [server.ask("POST", ECHO, body, impatient)[0] for _ in range(12)]
+        assert first.count(504) <= 2 and first[-6:] == [200] * 6
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    with ThreadPoolExecutor(4) as pool:  # it is used again
+        many = [pool.submit(server.infer, "echo", do="sleep", s=0.2) for _ in range(16)]
+        assert [found.result()[0] for found in many] == [200] * 16
 
 
 def test_health_reports_a_hung_or_dead_runner(serve) -> None:
@@ -173,7 +191,8 @@ def test_a_load_survives_the_loss_of_its_client_and_worker(serve) -> None:
     path = write_bundle(server.folder / "bundles", "late", load_seconds=1.0)
     load = json.dumps({"parameters": {"bundle": str(path)}})
     with server.raw() as client:
-        client.sendall(request_bytes(load, "/v2/repository/models/late/load"))
+        json_type = "Content-Type: application/json\r\n"
+        client.sendall(request_bytes(load, "/v2/repository/models/late/load", json_type))
         time.sleep(0.3)
         os.kill(server.pids()[0], signal.SIGKILL)
     until(lambda: server.infer("late")[0] == 200)

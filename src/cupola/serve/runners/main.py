@@ -65,7 +65,7 @@ def run_runner(slot: RunnerSlot, start: RunnerStart) -> int:
     settings = slot.generation.settings
     parent_pipe = start.parent_pipe[0]
     _set_up(slot)
-    group = start.ranks and start.ranks.join(0, settings.hang_timeout)
+    group = start.ranks and start.ranks.join(0, settings.hang_limit)
     nice = slot.generation.loading_priority
     predictor = in_background(lambda: _load_verified(slot, start.ranks, group), nice, parent_pipe)
     scoreboard = slot.scoreboard
@@ -93,7 +93,7 @@ def run_rank(slot: RunnerSlot, rank: int, ranks: RankSockets) -> int:
     from cupola.generation.tensor_parallel import run_worker
 
     _set_up(slot)
-    group = ranks.join(rank, slot.generation.settings.hang_timeout)
+    group = ranks.join(rank, slot.generation.settings.hang_limit)
     plan, folder = slot.plan, slot.generation.home / "weights"
     nice = slot.generation.loading_priority
     predictor: Any = in_background(lambda: load_predictor(plan, folder, group), nice)

@@ -221,7 +221,7 @@ class Zygote:
             if slot.due is not None and now >= slot.due:
                 slot.respawns += 1
                 self._spawn(slot)
-            elif slot.is_hung(self.generation.settings.hang_timeout):
+            elif slot.is_hung(self.generation.settings.hang_limit):
                 self.generation.log("error", f"{slot.title} hangs: killed")
                 slot.kill()
         if self.quitting:

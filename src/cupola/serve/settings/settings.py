@@ -162,8 +162,10 @@ class Settings(BaseModel):
     max_runners: PositiveInt = Field(
         64, description="Runner processes above which a request to load a model is refused."
     )
-    hang_timeout: PositiveFloat = Field(
-        120.0, description="Time limit for one batch, after which the runner is killed."
+    hang_timeout: PositiveFloat | None = Field(
+        None,
+        description="Time limit for one batch, after which the runner is killed; default: "
+        "three quarters of request_timeout, so that its requests can still be answered.",
     )
     quarantine: Path | None = Field(
         None, description="Folder for requests that crashed two runners."
@@ -216,6 +218,11 @@ class Settings(BaseModel):
         if isinstance(value, list):
             return [{"bundle": item} if isinstance(item, str) else item for item in value]
         return value
+
+    @property
+    def hang_limit(self) -> float:
+        """`hang_timeout` in seconds, or what it follows from."""
+        return self.hang_timeout or 0.75 * self.request_timeout
 
     @property
     def worker_count(self) -> int:

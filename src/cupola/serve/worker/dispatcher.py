@@ -58,6 +58,8 @@ class Dispatcher:
         """Ends expired calls. One timer for all calls costs less than one per call."""
         now = time.monotonic()
         for call in [call for call in self._open if call.frame.times[0] < now]:
+            if call.connection is not None:
+                call.connection.miss()
             error = f"{call.model.name}: no answer within {call.timeout:g} s"
             self.end(call, frames.failure(call.id, 504, error))
         self._sweeping = False

@@ -124,7 +124,7 @@ class ModelDirectory:
 
     def is_ready(self, model: Model) -> bool:
         """Whether a runner of the model is connected and its loop is running."""
-        limit = self.settings.hang_timeout
+        limit = self.settings.hang_limit
         boards = [one.scoreboard for one in model.ready_connections]
         return any(board is not None and board.idle_for < limit for board in boards)
 

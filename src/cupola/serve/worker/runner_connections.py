@@ -20,6 +20,7 @@ from cupola.serve.ipc.in_flight import InFlightCounter
 from cupola.serve.ipc.scoreboard import Scoreboard
 
 RETRY = 0.02  # seconds between two attempts to connect
+MISSED_DEADLINES = 2  # in a row, after which a runner that does not answer gets no calls
 MAX_CRASHES = 2  # crashes of runners that processed a call, after which it is rejected
 
 
@@ -74,8 +75,13 @@ class Model:
             self.dispatch(self.waiting.popleft())
 
     def dispatch(self, call: Call) -> None:
-        """Sends the call to the least loaded runner, or queues it if there is none."""
+        """Sends the call to the least loaded runner, or queues it if there is none.
+
+        A runner that let several deadlines pass gets no more calls until it shows life again.
+        """
         ready = self.ready_connections
+        if len(ready) > 1:
+            ready = [one for one in ready if not one.unresponsive] or ready
         if len(ready) == 1:
             ready[0].send(call)
         elif ready:
@@ -103,6 +109,7 @@ class RunnerConnection:
         self.path, self.model = path, model
         self.pending: dict[int, Call] = {}
         self.ready = self.retired = False
+        self.missed, self.missed_at = 0, 0.0  # deadlines since the runner was last heard of
         self.scoreboard: Scoreboard | None = None
         self._owner, self._on_change = owner, on_change
         self._transport: asyncio.Transport | None = None
@@ -123,6 +130,7 @@ class RunnerConnection:
 
     def on_frame(self, frame: frames.Frame) -> None:
         """Handles a frame from the runner."""
+        self.missed = 0
         if frame.kind == frames.CONTROL:
             self._on_hello(frame.extra)
             return
@@ -194,12 +202,26 @@ class RunnerConnection:
             self._write(frames.Frame(frames.CANCEL, call.id))
         self._close_if_done()
 
+    def miss(self) -> None:
+        """Counts a call whose deadline passed here."""
+        self.missed, self.missed_at = self.missed + 1, time.monotonic()
+
+    @property
+    def unresponsive(self) -> bool:
+        """Whether consecutive deadlines passed and the runner's loop has not turned since."""
+        if self.missed < MISSED_DEADLINES:
+            return False
+        return self.scoreboard is None or self.scoreboard.idle_for > (
+            time.monotonic() - self.missed_at
+        )
+
     def on_disconnect(self) -> None:
         """Dispatches the calls of a dead runner again; counts the crash for the suspects."""
         suspects = self.scoreboard.suspects if self.scoreboard else set()
         if self.scoreboard:
             self.scoreboard.close()
         self.scoreboard, self.ready, self._transport = None, False, None
+        self.missed = 0
         self._on_change()
         orphans, self.pending = list(self.pending.values()), {}
         if not self.retired:
