@@ -269,5 +269,6 @@ def read_answer(client: socket.socket) -> tuple[int, bytes, bytes]:
 def request_bytes(body: str, path: str = "/v2/models/echo/infer", extra: str = "") -> bytes:
     """A POST request as bytes."""
     return (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n{extra}\r\n{body}"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Length: {len(body)}\r\n{extra}\r\n{body}"
     ).encode()
