@@ -124,6 +124,9 @@ def test_the_home_admits_only_the_group_of_the_workers(serve, short_folder: str)
     assert mode(folder) == 0o700 and folder.stat().st_uid == NOBODY
     assert server.infer()[0] == 200
     assert server.get("/status.json")[1]["generation"] == 1
+    assert server.infer(do="die")[0] == 500  # set aside, whatever the user
+    kept = list((home / "quarantine").glob("*.body"))
+    assert len(kept) == 1 and kept[0].stat().st_uid == NOBODY and mode(kept[0]) == 0o600
 
 
 @pytest.mark.processes
