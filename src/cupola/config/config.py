@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequenc
 from pathlib import Path
 from typing import Any
 
-from cupola.config.dicts import ConfigDict, Origin, plain
+from cupola.config.dicts import ConfigDict, Origin, leaves_with_origins, plain
 from cupola.config.formats import write
 from cupola.config.merge import merge
 from cupola.config.overrides import nested, parse_override
@@ -68,6 +68,10 @@ class Config(MutableMapping[str, Any]):
     def origin(self, path: str) -> Origin | None:
         """The origin of the value at a dotted path, or of the nearest dict around it."""
         return self._walk(path)[1]
+
+    def leaves(self) -> Iterator[tuple[str, Any, Origin | None]]:
+        """Every value that is no dict or list, with its dotted path and its origin."""
+        return leaves_with_origins(self._data)
 
     def _walk(self, path: str) -> tuple[Any, Origin | None]:
         value: Any = self._data

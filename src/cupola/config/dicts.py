@@ -126,13 +126,23 @@ def plain(value: Any) -> Any:
     return value
 
 
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any) -> Iterator[tuple[str, Any]]:
     """Every value that is not a dict or list, with its dotted path (``model.neck.0.type``)."""
+    return ((path, leaf) for path, leaf, _ in leaves_with_origins(value))
+
+
+def leaves_with_origins(
+    value: Any, path: str = "", origin: Origin | None = None
+) -> Iterator[tuple[str, Any, Origin | None]]:
+    """Every value that is not a dict or list, with its path and the origin nearest to it."""
     if isinstance(value, Mapping) and value:
+        origins = getattr(value, "origins", {})
         for key, item in value.items():
-            yield from leaves(item, f"{path}.{key}" if path else str(key))
+            inner = f"{path}.{key}" if path else str(key)
+            yield from leaves_with_origins(item, inner, origins.get(key, origin))
     elif isinstance(value, list | tuple) and value:
         for index, item in enumerate(value):
-            yield from leaves(item, f"{path}.{index}" if path else str(index))
+            inner = f"{path}.{index}" if path else str(index)
+            yield from leaves_with_origins(item, inner, origin)
     else:
-        yield path, value
+        yield path, value, origin

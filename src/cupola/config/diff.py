@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cupola.config.config import Config
-from cupola.config.dicts import leaves
+from cupola.errors import printable
 
 ABSENT = object()
 
@@ -21,23 +21,25 @@ class Change:
 
     def __str__(self) -> str:
         if self.left is ABSENT:
-            return f"+ {self.path} = {self.right!r}"
-        if self.right is ABSENT:
-            return f"- {self.path} = {self.left!r}"
-        return f"~ {self.path} = {self.left!r} -> {self.right!r}"
+            text = f"+ {self.path} = {self.right!r}"
+        elif self.right is ABSENT:
+            text = f"- {self.path} = {self.left!r}"
+        else:
+            text = f"~ {self.path} = {self.left!r} -> {self.right!r}"
+        return printable(text)
 
 
 def diff(left: Config, right: Config) -> list[Change]:
     """Every value that differs, in the order of the left config; lists by their elements."""
-    old, new = dict(leaves(left.to_dict())), dict(leaves(right.to_dict()))
+    old, new = _by_path(left), _by_path(right)
     changes = []
     for path in {**old, **new}:
-        a, b = old.get(path, ABSENT), new.get(path, ABSENT)
+        a, left_origin = old.get(path, (ABSENT, ""))
+        b, right_origin = new.get(path, (ABSENT, ""))
         if a is ABSENT or b is ABSENT or a != b or type(a) is not type(b):
-            changes.append(Change(path, a, b, _origin(left, path, a), _origin(right, path, b)))
+            changes.append(Change(path, a, b, left_origin, right_origin))
     return changes
 
 
-def _origin(config: Config, path: str, value: Any) -> str:
-    found = None if value is ABSENT else config.origin(path)
-    return str(found) if found else ""
+def _by_path(config: Config) -> dict[str, tuple[Any, str]]:
+    return {path: (value, str(origin) if origin else "") for path, value, origin in config.leaves()}
