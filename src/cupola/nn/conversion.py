@@ -1,8 +1,7 @@
 """Conversion of a whole tree: device, dtype, training mode, gradients."""
 
-import warnings
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,14 +11,15 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from cupola.nn.members import MODULE
 from cupola.nn.traversal import Traversal
 
-Convert = Callable[[Tensor], Tensor]
+Function = Callable[[Tensor], Tensor]
+TorchModule = torch.nn.Module
 swap_tensors: Callable[[Tensor, Tensor], None] = torch.utils.swap_tensors
 
 
 class ConvertOnce:
     """A function on tensors that converts a shared tensor once, so that it stays shared."""
 
-    def __init__(self, fn: Convert) -> None:
+    def __init__(self, fn: Function) -> None:
         self.fn = fn
         self.done: dict[int, tuple[Tensor, Tensor]] = {}  # keeps the old ones alive: ids are reused
 
@@ -38,9 +38,26 @@ class ConvertOnce:
 
 
 class Conversion(Traversal):
-    """Changes to all tensors or modules of a tree, in place."""
+    """Changes to all tensors or modules of a tree, in place.
+
+    Most methods are torch's: they only call ``_apply``, ``parameters`` or ``train``.
+    """
 
     training: bool = True
+
+    to: Callable[..., Self] = TorchModule.to
+    to_empty: Callable[..., Self] = TorchModule.to_empty
+    cpu: Callable[..., Self] = TorchModule.cpu
+    cuda: Callable[..., Self] = TorchModule.cuda
+    xpu: Callable[..., Self] = TorchModule.xpu
+    type: Callable[..., Self] = TorchModule.type
+    float: Callable[..., Self] = TorchModule.float
+    double: Callable[..., Self] = TorchModule.double
+    half: Callable[..., Self] = TorchModule.half
+    bfloat16: Callable[..., Self] = TorchModule.bfloat16
+    share_memory: Callable[..., Self] = TorchModule.share_memory
+    requires_grad_: Callable[..., Self] = TorchModule.requires_grad_
+    zero_grad: Callable[..., None] = TorchModule.zero_grad
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, which changes what dropout and batch norm do, here and below.
@@ -59,115 +76,24 @@ class Conversion(Traversal):
         """Set evaluation mode here and below."""
         return self.train(False)
 
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Let autograd record operations on the parameters, or not."""
-        for param in self.parameters():
-            param.requires_grad_(requires_grad)
-        return self
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Set the gradients to None, or fill them with zeros."""
-        for param in self.parameters():
-            if param.grad is None:
-                continue
-            if set_to_none:
-                param.grad = None
-            else:
-                param.grad = param.grad.detach_() if param.grad.grad_fn else param.grad
-                param.grad.requires_grad_(False).zero_()
-
-    def _apply(self, fn: Convert, recurse: bool = True) -> Self:
+    def _apply(self, fn: Function, recurse: bool = True) -> Self:
         """Pass every tensor through ``fn``, children first.
 
         Parameters keep their identity where torch can replace their data, so that optimizers
         remain valid; gradients are converted too; buffers are rebound; shared tensors stay shared.
         """
-        conversion = fn if isinstance(fn, ConvertOnce) else ConvertOnce(fn)
+        convert = fn if isinstance(fn, ConvertOnce) else ConvertOnce(fn)
         if recurse:
             for child in self.children():
-                child._apply(conversion)
+                child._apply(convert)
         values = self.__dict__
         for name, kind in self._kinds.items():
             if kind != MODULE and values[name] is not None:
-                values[name] = conversion.member(f"{self._get_name()}.{name}", values[name])
+                values[name] = convert.member(f"{self._get_name()}.{name}", values[name])
         return self
 
     def _get_name(self) -> str:
         return type(self).__name__
-
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move and cast: ``to(device)``, ``to(dtype)``, ``to(tensor)``, ``memory_format=``.
-
-        Only floating and complex tensors are cast; a memory format applies to tensors of four or
-        five dimensions.
-
-        Raises:
-            TypeError: the dtype is neither floating nor complex.
-            NotImplementedError: the tensors are on the meta device and have no data to move.
-        """
-        device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
-        if dtype is not None:
-            _check_dtype(dtype)
-
-        def convert(tensor: Tensor) -> Tensor:
-            castable = tensor.is_floating_point() or tensor.is_complex()
-            target = dtype if castable else None
-            try:
-                if memory_format is not None and tensor.dim() in (4, 5):
-                    return tensor.to(device, target, non_blocking, memory_format=memory_format)
-                return tensor.to(device, target, non_blocking)
-            except NotImplementedError as error:
-                if str(error) != "Cannot copy out of meta tensor; no data!":
-                    raise
-                raise NotImplementedError(
-                    f"{error} Please use torch.nn.Module.to_empty() instead of "
-                    "torch.nn.Module.to() when moving module from meta to a different device."
-                ) from None
-
-        return self._apply(convert)
-
-    def to_empty(self, *, device: torch.types.Device, recurse: bool = True) -> Self:
-        """Replace every tensor by an uninitialized one on a device."""
-        return self._apply(lambda t: torch.empty_like(t, device=device), recurse=recurse)
-
-    def cpu(self) -> Self:
-        """Move to the CPU."""
-        return self._apply(lambda t: t.cpu())
-
-    def cuda(self, device: torch.types.Device = None) -> Self:
-        """Move to a CUDA device, the current one by default."""
-        return self._apply(lambda t: t.cuda(device))
-
-    def xpu(self, device: torch.types.Device = None) -> Self:
-        """Move to an XPU device, the current one by default."""
-        return self._apply(lambda t: t.xpu(device))
-
-    def type(self, dst_type: torch.dtype | str) -> Self:
-        """Cast every tensor, including integers."""
-        return self._apply(lambda t: t.type(dst_type))
-
-    def float(self) -> Self:
-        """Cast floating tensors to float32."""
-        return self._cast(torch.float32)
-
-    def double(self) -> Self:
-        """Cast floating tensors to float64."""
-        return self._cast(torch.float64)
-
-    def half(self) -> Self:
-        """Cast floating tensors to float16."""
-        return self._cast(torch.float16)
-
-    def bfloat16(self) -> Self:
-        """Cast floating tensors to bfloat16."""
-        return self._cast(torch.bfloat16)
-
-    def _cast(self, dtype: torch.dtype) -> Self:
-        return self._apply(lambda t: t.to(dtype) if t.is_floating_point() else t)
-
-    def share_memory(self) -> Self:
-        """Move every tensor to memory that other processes can map."""
-        return self._apply(lambda t: t.share_memory_())  # type: ignore[no-untyped-call]
 
     def _replicate_for_data_parallel(self) -> Self:
         replica = type(self).__new__(type(self))
@@ -177,21 +103,7 @@ class Conversion(Traversal):
         return replica
 
 
-def _check_dtype(dtype: torch.dtype) -> None:
-    if not (dtype.is_floating_point or dtype.is_complex):
-        raise TypeError(
-            "nn.Module.to only accepts floating point or complex dtypes, "
-            f"but got desired dtype={dtype}"
-        )
-    if dtype.is_complex:
-        warnings.warn(
-            "Complex modules are a new feature under active development: some modules might not "
-            "work as expected when using complex tensors as parameters or buffers.",
-            stacklevel=3,
-        )
-
-
-def _convert_parameter(path: str, param: Parameter, fn: Convert) -> Parameter:
+def _convert_parameter(path: str, param: Parameter, fn: Function) -> Parameter:
     grad = param.grad
     with torch.no_grad():
         converted = fn(param)

@@ -1,6 +1,6 @@
 """Walking a tree of modules: children, members, and the paths that name them."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any, Self
 
@@ -76,21 +76,7 @@ class Traversal(Store):
         """Iterate over (path, buffer); a shared one has the first path that leads to it."""
         return _members(self, (BUFFER, TRANSIENT), prefix, recurse, remove_duplicate)
 
-    def _named_members(
-        self,
-        get_members_fn: Callable[[AnyModule], Iterable[tuple[str, Any]]],
-        prefix: str = "",
-        recurse: bool = True,
-        remove_duplicate: bool = True,
-    ) -> Iterator[tuple[str, Any]]:
-        walk = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
-        seen: set[int] = set()
-        for path, module in walk if recurse else [(prefix, self)]:
-            for name, value in get_members_fn(module):
-                if value is not None and id(value) not in seen:
-                    if remove_duplicate:
-                        seen.add(id(value))
-                    yield f"{path}.{name}" if path else name, value
+    _named_members: Callable[..., Iterator[tuple[str, Any]]] = torch.nn.Module._named_members
 
     def apply(self, fn: Callable[[AnyModule], None]) -> Self:
         """Call ``fn`` on every module below this one, then on this one; return self."""

@@ -20,14 +20,14 @@ from cupola.nn.module import Module
 class MultiheadAttention(Module):
     """softmax(Q K^T / sqrt(d)) V in h heads, between an input and an output projection.
 
-    The three input projections are packed: ``in_proj_weight`` [3E, E]. Where keys or values have
-    another width (kdim, vdim) they are ``q_proj_weight``, ``k_proj_weight``, ``v_proj_weight``.
+    The three input projections are packed in ``in_proj_weight`` [3E, E]. If keys or values have
+    another width (kdim, vdim), they are ``q_proj_weight``, ``k_proj_weight``, ``v_proj_weight``.
 
-    Masks: bool, True = may not attend; or float, added to the scores.
+    Masks: bool, True = not attended to; or float, added to the scores.
 
     Raises:
-        ValueError: sizes that are not positive.
-        AssertionError: heads that do not divide embed_dim.
+        ValueError: embed_dim or num_heads is not positive.
+        AssertionError: num_heads does not divide embed_dim.
     """
 
     in_proj_weight: Parameter | None
@@ -94,7 +94,7 @@ class MultiheadAttention(Module):
         self.out_proj = Linear(E, E, bias=bias, device=device, dtype=dtype)
 
     def _reset_parameters(self) -> None:
-        """Weights: Xavier, uniform; biases zero; bias_k and bias_v: Xavier, normal."""
+        """Draw weights by Xavier uniform, bias_k and bias_v by Xavier normal; zero the biases."""
         weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         for weight in (self.in_proj_weight,) if self._qkv_same_embed_dim else weights:
             assert weight is not None
@@ -117,14 +117,14 @@ class MultiheadAttention(Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend. Without ``batch_first`` the first two axes are exchanged; the batch may lack.
+        """Attend. Without ``batch_first`` the first two axes are swapped. The batch is optional.
 
         Args:
             query: [B, L, E]; key: [B, S, kdim]; value: [B, S, vdim].
             key_padding_mask: [B, S].
-            need_weights: return the weights too; without them the fused kernel is used.
+            need_weights: return the weights too, without which a fused kernel can be used.
             attn_mask: [L, S] or [B * h, L, S].
-            average_attn_weights: mean over the heads, else one map for each.
+            average_attn_weights: return their mean over the heads.
             is_causal: a hint that attn_mask is the causal mask.
 
         Returns:
@@ -163,7 +163,7 @@ class MultiheadAttention(Module):
     def _why_not_fused(
         self, query: Tensor, key: Tensor, value: Tensor, *masks: Tensor | None
     ) -> str:
-        """Say what keeps torch's one kernel for inference from doing it all; "" if nothing."""
+        """Return why torch's fused kernel for inference cannot be used, or ""."""
         weights = (self.in_proj_weight, self.in_proj_bias, self.out_proj.weight, self.out_proj.bias)
         tensors = [query, *(weight for weight in weights if weight is not None)]
         if self.training:
@@ -186,7 +186,7 @@ class MultiheadAttention(Module):
             return "masks must be bool, and nested tensors have none"
         traced = torch.compiler.is_compiling() or torch._C._get_tracing_state()
         if traced or self.out_proj._hooked or query.device.type not in ("cpu", "cuda"):
-            return "someone traces or hooks into the parts, or the device has no such kernel"
+            return "the module is traced or has hooks, or the device has no such kernel"
         return "" if torch.backends.mha.get_fastpath_enabled() else "the fast path is disabled"
 
     def _fused(
@@ -253,7 +253,7 @@ class MultiheadAttention(Module):
 
 
 def _swap_batch(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    # Same objects stay same objects: the projection looks for that.
+    # Identical inputs stay identical objects, which allows one projection for all of them.
     q = query.transpose(0, 1)
     k = q if key is query else key.transpose(0, 1)
     v = k if value is key else value.transpose(0, 1)
