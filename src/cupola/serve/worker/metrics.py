@@ -26,12 +26,23 @@ from cupola.serve.ipc.frames import Frame
 from cupola.serve.worker.runner_connections import Model
 from cupola.serve.worker.status_metrics import StatusCollector
 
+FILE_SIZE = 128 * 1024  # bytes of each file, for about 8 models; beyond, the library grows it
 FLUSH_INTERVAL = 0.1  # seconds until a count reaches the files
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 PHASES = ("queue", "batch", "run", "encode")
 _value_by_slot: Any = values.MultiProcessValue  # the library does not annotate these two
 _add_worker_files: Any = MultiProcessCollector
+
+
+def _allocate(folder: Path, slot: int) -> None:
+    """Allocates the files that the library leaves sparse: on a full disk, a write is a SIGBUS."""
+    for kind in ("counter", "histogram", "gauge_sum"):
+        fd = os.open(folder / f"{kind}_{slot}.db", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, FILE_SIZE)
+        finally:
+            os.close(fd)
 
 
 class Metrics:
@@ -42,6 +53,7 @@ class Metrics:
     """
 
     def __init__(self, folder: Path, slot: int) -> None:
+        _allocate(folder, slot)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         values.ValueClass = _value_by_slot(process_identifier=lambda: slot)
         self._folder = str(folder)
