@@ -10,7 +10,7 @@ from pathlib import Path
 import cupola
 from cupola.errors import InputError
 from cupola.files.images import read_image
-from cupola.runtime.io.drawing import draw
+from cupola.runtime.io.drawing import draw_detections
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
@@ -33,7 +33,7 @@ def main() -> None:
             print(f"skipped: {error}")
             continue
         found = predictor(pixels, threshold=args.threshold)
-        draw(pixels, found).save(args.out / f"{path.stem}.png")
+        draw_detections(pixels, found).save(args.out / f"{path.stem}.png")
         results[path.name] = found.to_list()
         print(f"{path.name}: {len(found)} objects")
     (args.out / "detections.json").write_text(json.dumps(results, indent=1))

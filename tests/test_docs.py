@@ -89,6 +89,13 @@ def test_the_table_of_imports_is_the_tested_one() -> None:
     assert above == set(MAY_IMPORT)
 
 
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_layout_lists_every_package(name: str) -> None:
+    (layout,) = re.findall(r"```\nsrc/cupola/\n(.*?)```", (ROOT / name).read_text(), flags=re.S)
+    packages = [path.parent.name for path in (ROOT / "src/cupola").glob("*/__init__.py")]
+    assert sorted(re.findall(r"^  (\w+)/ ", layout, flags=re.M)) == sorted(packages)
+
+
 @pytest.mark.parametrize("name", ["data-flow.svg", "processes.svg"])
 def test_diagrams_are_up_to_date(name: str) -> None:
     diagrams = runpy.run_path(str(ROOT / "scripts/diagrams.py"))["DIAGRAMS"]
