@@ -23,6 +23,7 @@ PAGES = {
     "README.zh-CN.md": "index.zh-CN.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "tests/goldens/README.md": "goldens.md",
 }
 LANGUAGES = {".py": "python", ".json": "json", ".sh": "bash", ".toml": "toml"}

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from cupola.cli.main import app
 from cupola.config import Config, diff
+from cupola.config.budget import Budget
 from cupola.config.formats import write as write_config
+from cupola.config.functions import METHODS, Functions
 from cupola.config.overrides import parse_value
 from cupola.errors import ConfigError
 
@@ -273,3 +275,13 @@ def test_bases_and_variables_that_a_command_allows(
     assert "allow it with --env API_KEY" in str(run(app, found).exception)
     assert run(app, [*found, "--env", "API_KEY"]).output == "key = 'hunter2'\n"
     assert "CUPOLA_CONFIG_PATH" not in os.environ and "CUPOLA_CONFIG_ENV" not in os.environ
+
+
+def test_the_document_lists_what_a_config_may_use() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "configs.md").read_text(encoding="utf-8")
+    functions = Functions(Budget())
+    assert f"`{' '.join(sorted(functions.table))}`" in text
+    for names in METHODS.values():
+        assert f"`{' '.join(sorted(names))}`" in text
+    for name in ("math", "os.path"):
+        assert f"`{' '.join(sorted(functions.modules[name].members))}`" in text
