@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def open_page(path: Path, size: int, *, create: bool) -> mmap.mmap:
-    """Maps the file. With `create` it is made if missing; OSError if there is no room for it.
+    """Maps the file. With `create` it is made if missing; OSError if there is no space for it.
 
     The space is allocated here: writing to a page of a sparse file on a full disk is a SIGBUS.
     """

@@ -70,7 +70,7 @@ class Child:
 class ChildTable:
     """All children. A slot number is reused only after its child was reaped.
 
-    `on_spawn_failure` is called when the system has no room for another process or descriptor.
+    `on_spawn_failure` is called when the system has no process or descriptor left.
     """
 
     def __init__(self, parent_pipe: tuple[int, int]) -> None:

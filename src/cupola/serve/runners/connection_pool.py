@@ -104,14 +104,14 @@ class ConnectionPool:
     def send(self, connection: WorkerConnection, frame: frames.Frame) -> None:
         """Queues a frame for the next flush. A large body is written to the spool.
 
-        If there is no room for it, the answer is a failure with status 503.
+        If there is no space for it, the answer is a failure with status 503.
         """
         if len(frame.body) > self._threshold:
             try:
                 frame.extra = {**frame.extra, "spool": frames.spill(frame.body, self._spool)}
                 frame.body = b""
             except OSError as error:
-                text = f"no room for an answer of {len(frame.body)} bytes in the runtime directory"
+                text = f"no space for an answer of {len(frame.body)} bytes in the runtime directory"
                 frame = frames.failure(frame.id, 503, f"{text}: {error.strerror}")
         connection.outgoing += frames.pack(frame)
         self._unsent.add(connection)

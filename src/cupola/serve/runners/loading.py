@@ -83,7 +83,7 @@ def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predicto
         predictor = load_shard(own, group)
     else:
         predictor = load_shared(plan.path, folder, name, weights)
-    if "model" in bundle.config and weights is None:  # no room for a copy
+    if "model" in bundle.config and weights is None:  # no space for a copy
         make_private(predictor.model)
     predictor.name, predictor.version = plan.name, plan.version
     predictor.max_image_pixels = plan.max_image_pixels

@@ -25,7 +25,7 @@ KINDS = ("*.safetensors", "*.bin", "layer_*")  # of a folder's weights; the firs
 
 
 def own_weights(weights: Path, folder: Path, name: str) -> Path | None:
-    """The copy of a weights file or folder, made if missing; None if there is no room for it.
+    """The copy of a weights file or folder, made if missing; None if there is no space for it.
 
     `folder` is of this generation; those of earlier ones have the same name beside its parent.
     BundleError if a file changes while it is copied.

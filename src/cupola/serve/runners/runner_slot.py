@@ -69,8 +69,8 @@ class RunnerSlot:
     def spawn(self, main: Callable[["RunnerSlot", RunnerStart], NoReturn]) -> socket.socket:
         """Forks the runner, and the other ranks of a tensor-parallel model.
 
-        Returns the zygote's end of the report socket. OSError if the system has no room for it;
-        ranks that were forked before are killed.
+        Returns the zygote's end of the report socket. OSError if the system has no process or
+        descriptor left; ranks that were forked before are killed.
         """
         self.spawns += 1
         self.due, self.state, self.received = None, "starting", b""
