@@ -106,6 +106,15 @@ class Attention(torch.nn.Module):
         return ms_deform_attn(value, SHAPES, locations, weights)
 
 
+def test_compile() -> None:
+    given = [each.requires_grad_() for each in inputs()]
+    compiled = torch.compile(Attention(), backend="aot_eager", fullgraph=True)
+    out = compiled(*given)
+    torch.testing.assert_close(out, ms_deform_attn(given[0], SHAPES, *given[1:]))
+    out.sum().backward()
+    assert all(each.grad is not None for each in given)
+
+
 def test_export() -> None:
     given = tuple(each.float() for each in inputs())
     program = torch.export.export(Attention().eval(), given)

@@ -1,9 +1,13 @@
 """Bilinear interpolation as a weighted sum of four pixels."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+SLICE = 1 << 20  # numbers that the backward pass gathers at once
 EXPORTED_WIDTH = 512  # numbers that an exported graph holds at once for each weighted sum
 
 
@@ -31,12 +35,60 @@ def bilinear_corners(rows: Tensor, columns: Tensor, size: tuple[int, int]) -> tu
 def weighted_rows(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     """Weighted sums of rows: table [T, C], index and weight [N, K] -> [N, C].
 
-    embedding_bag reads whole rows, which makes it several times faster on a CPU than grid_sample,
-    forward and backward. Exported graphs gather and add up a few rows at a time.
+    embedding_bag reads whole rows, which makes it several times faster on a CPU than grid_sample.
+    Exported graphs gather and add up a few rows at a time.
     """
     weight = weight.to(table.dtype)
-    if not torch.compiler.is_exporting():
+    if torch.compiler.is_exporting():
+        step = max(1, EXPORTED_WIDTH // table.shape[1])
+        parts = zip(torch.split(index, step, 1), torch.split(weight, step, 1), strict=True)
+        return torch.stack([(table[i] * w[..., None]).sum(1) for i, w in parts]).sum(0)
+    if table.device.type != "cpu" or torch.compiler.is_compiling():
         return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
-    step = max(1, EXPORTED_WIDTH // table.shape[1])
-    parts = zip(torch.split(index, step, 1), torch.split(weight, step, 1), strict=True)
-    return torch.stack([(table[i] * w[..., None]).sum(1) for i, w in parts]).sum(0)
+    out: Tensor = _WeightedRows.apply(table, index, weight)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _WeightedRows(torch.autograd.Function):
+    """embedding_bag with a backward pass that is about twice as fast as its own on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(table, index, weight)
+        return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        table, index, weight = ctx.saved_tensors
+        needs_table, _, needs_weight = ctx.needs_input_grad
+        return (
+            _scatter_rows(grad, index, weight, len(table)) if needs_table else None,
+            None,
+            _row_products(table, index, grad) if needs_weight else None,
+        )
+
+
+def _scatter_rows(grad: Tensor, index: Tensor, weight: Tensor, count: int) -> Tensor:
+    """The transpose of `weighted_rows`, as weighted sums of its rows: grad [N, C] -> [count, C]."""
+    flat = index.flatten()
+    order = flat.argsort(stable=True)
+    entries = flat.bincount(minlength=count)
+    return F.embedding_bag(
+        order // index.shape[1],
+        grad,
+        entries.cumsum(0) - entries,
+        mode="sum",
+        per_sample_weights=weight.flatten()[order],
+    )
+
+
+def _row_products(table: Tensor, index: Tensor, grad: Tensor) -> Tensor:
+    """table[index[n, k]] . grad[n] -> [N, K], in slices that stay in the cache."""
+    out = grad.new_empty(index.shape)
+    slices = max(1, SLICE // max(1, index.shape[1] * table.shape[1]))
+    parts = (torch.split(tensor, slices) for tensor in (index, grad, out))
+    for i, g, place in zip(*parts, strict=True):
+        rows = table.index_select(0, i.flatten()).view(*i.shape, table.shape[1])
+        torch.sum(rows.mul_(g[:, None]), -1, out=place)
+    return out

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupola.ops.bilinear import bilinear_corners
+from cupola.ops.bilinear import bilinear_corners, weighted_rows
 
 MIN_DEPTH = 1e-5
 
@@ -104,9 +104,7 @@ class Pyramid:
             start += level.shape[0] * level.shape[1] * area
         index = torch.stack([i + s[:, None] for (i, _), s in zip(corners, starts, strict=True)], 1)
         bags = torch.stack([w for _, w in corners], 1) * weight[..., None]  # [P, L, 4]
-        return F.embedding_bag(
-            index.flatten(1), self.rows, mode="sum", per_sample_weights=bags.flatten(1)
-        )
+        return weighted_rows(self.rows, index.flatten(1), bags.flatten(1))
 
     def _read_levels(self, uv: Tensor, image: Tensor, weight: Tensor) -> Tensor:
         """The same, directly from the maps."""
