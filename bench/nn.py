@@ -79,13 +79,15 @@ def jobs(library: object) -> dict[str, tuple[Job, int]]:
     """Return every comparison: name -> (job, repeats)."""
     base = library.Module  # type: ignore[attr-defined]
     linear = library.Linear(8, 8)  # type: ignore[attr-defined]
-    echo = identity_of(base)()
+    echo, hooked = identity_of(base)(), identity_of(base)()
+    hooked.register_forward_hook(lambda *_: None)  # type: ignore[attr-defined]
     model = tree(library)
     x = torch.randn(1, 8)
     state = model.state_dict()  # type: ignore[attr-defined]
     reads = {name: (job, 5) for name, job in attribute_jobs(library).items()}
     return reads | {
         "call of an identity": (lambda: echo(x), 2000),
+        "call with a hook": (lambda: hooked(x), 1000),  # type: ignore[operator]
         "Linear(8, 8) call": (lambda: linear(x), 500),
         "construct 1000 Linear": (lambda: [library.Linear(8, 8) for _ in range(1000)], 1),
         "construct 1000 bare modules": (lambda: [base() for _ in range(1000)], 3),
@@ -93,6 +95,7 @@ def jobs(library: object) -> dict[str, tuple[Job, int]]:
         "load_state_dict": (lambda: model.load_state_dict(state), 3),
         "deepcopy": (lambda: copy.deepcopy(model), 1),
         "list(named_parameters())": (lambda: list(model.named_parameters()), 5),
+        "next(parameters())": (lambda: next(model.parameters()), 500),
     }
 
 
@@ -168,6 +171,7 @@ TARGETS = {
     "read a parameter": 12.0,
     "read a child": 12.0,
     "call of an identity": 2.5,
+    "call with a hook": 0.9,
     "Linear(8, 8) call": 1.4,
     "construct 1000 Linear": 1.6,
     "construct 1000 bare modules": 6.0,
@@ -175,6 +179,7 @@ TARGETS = {
     "load_state_dict": 3.0,
     "deepcopy": 2.5,
     "list(named_parameters())": 1.2,
+    "next(parameters())": 0.9,
     "bridged call": 0.95,
 }
 

@@ -93,6 +93,7 @@ class _HookedCall:
 
     def __init__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.module, self.args, self.kwargs = module, args, kwargs
+        self.tables = module.__dict__
         self.result: Any = None
         self.fired: set[int] = set()
 
@@ -102,7 +103,8 @@ class _HookedCall:
         if backward is not None:
             self.args = backward.setup_input_hook(self.args)  # type: ignore[no-untyped-call]
         self.result = self.module.forward(*self.args, **self.kwargs)
-        for hook_id, hook in _both(torch_module._global_forward_hooks, self._own("_forward_hooks")):
+        own = self.tables.get("_forward_hooks", _NO_HOOKS)
+        for hook_id, hook in _both(torch_module._global_forward_hooks, own):
             self.fired.add(hook_id)
             self._run_forward_hook(hook_id, hook)
         if backward is not None:
@@ -117,14 +119,9 @@ class _HookedCall:
             self._attach_legacy_hooks(legacy)
         return self.result
 
-    def _own(self, name: str) -> Table:
-        return table_of(self.module, name)
-
     def _run_pre_hooks(self) -> None:
-        own, with_kwargs = (
-            self._own("_forward_pre_hooks"),
-            self._own("_forward_pre_hooks_with_kwargs"),
-        )
+        own = self.tables.get("_forward_pre_hooks", _NO_HOOKS)
+        with_kwargs = self.tables.get("_forward_pre_hooks_with_kwargs", _NO_HOOKS)
         for hook_id, hook in _both(torch_module._global_forward_pre_hooks, own):
             if hook_id in with_kwargs:
                 pair = hook(self.module, self.args, self.kwargs)
@@ -143,7 +140,7 @@ class _HookedCall:
 
     def _run_forward_hook(self, hook_id: int, hook: Hook) -> None:
         if (
-            hook_id in self._own("_forward_hooks_with_kwargs")
+            hook_id in self.tables.get("_forward_hooks_with_kwargs", _NO_HOOKS)
             or hook_id in torch_module._global_forward_hooks_with_kwargs
         ):
             result = hook(self.module, self.args, self.kwargs, self.result)
@@ -157,9 +154,9 @@ class _HookedCall:
         everywhere = torch_module._global_forward_hooks
         always = {
             *torch_module._global_forward_hooks_always_called,
-            *self._own("_forward_hooks_always_called"),
+            *self.tables.get("_forward_hooks_always_called", _NO_HOOKS),
         }
-        for hook_id, hook in _both(everywhere, self._own("_forward_hooks")):
+        for hook_id, hook in _both(everywhere, self.tables.get("_forward_hooks", _NO_HOOKS)):
             if hook_id not in always or hook_id in self.fired:
                 continue
             try:
@@ -174,7 +171,8 @@ class _HookedCall:
 
     def _backward_hooks(self) -> tuple[BackwardHook | None, list[Hook]]:
         """Return what runs the full backward hooks, and the hooks of the legacy kind."""
-        own, own_pre = self._own("_backward_hooks"), self._own("_backward_pre_hooks")
+        own = self.tables.get("_backward_hooks", _NO_HOOKS)
+        own_pre = self.tables.get("_backward_pre_hooks", _NO_HOOKS)
         everywhere = torch_module._global_backward_hooks
         pre = [hook for _, hook in _both(torch_module._global_backward_pre_hooks, own_pre)]
         if not (everywhere or own or pre):
