@@ -1,4 +1,4 @@
-"""The rules of assignment: one by one, and as a random walk against a model of them."""
+"""The rules of assignment, one by one and as random sequences against a model of them."""
 
 import warnings
 from typing import Any

@@ -1,4 +1,4 @@
-"""Bridged trees in the hands of torch's tools; every check looks at an effect."""
+"""Bridged trees with torch's tools; every check asserts an effect."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""Hooks: order, arguments, replacement, removal, and what happens after an exception."""
+"""Hooks: order, arguments, replacement, removal, and the handling of exceptions."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Our layers against torch's: printed form, keys, outputs and gradients, in train and eval."""
+"""Cupola's layers against torch's: printed form, keys, outputs, gradients, in train and eval."""
 
 import inspect
 from typing import Any

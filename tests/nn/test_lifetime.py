@@ -1,4 +1,4 @@
-"""A tree that is dropped is freed at once, by reference count; and calls hold nothing."""
+"""A dropped tree is freed at once by reference counting, and calls keep no references."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""The layers that are torch.nn's own work as children of our modules."""
+"""Layers of torch.nn work as children of cupola modules."""
 
 import copy
 import io
