@@ -1,6 +1,7 @@
 """Registry: a named table of classes and callables that configs refer to."""
 
 from collections.abc import Callable, Mapping, Sequence
+from difflib import SequenceMatcher
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from cupola.registry.plugins import load_entry_points
 from cupola.registry.scopes import FOREIGN, current_scope
 from cupola.registry.source import source_file
 
+_TYPO = 0.85  # a published class that is missing often resembles one that is not, less closely
 T = TypeVar("T", bound=Callable[..., Any])
 ListBuilder = Callable[["Registry", Sequence[Any]], Any]
 
@@ -135,9 +137,9 @@ class Registry:
     def _hint(self, name: str) -> str:
         scope, _, short = name.rpartition(".")
         names = nearest(short, self.names())
-        if names:
+        if names and SequenceMatcher(None, short, names[0]).ratio() > _TYPO:
             found = self.find(names[0])
             return f"; did you mean {names[0]!r}, from {source_file(found)}?"
         if scope and scope.split(".")[0] not in FOREIGN:
             return f"; there is no scope {scope!r}, and dotted paths are never imported"
-        return f"; it has {len(self.names())} names" if self.names() else "; it is empty"
+        return "; this family is not included; register it with --plugin"

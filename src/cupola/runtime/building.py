@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from cupola import nn, registry
+from cupola.errors import BuildError
 from cupola.parallel import Group
+from cupola.runtime.missing import missing_classes
 from cupola.weights import load_shard, load_weights
 
 
@@ -21,12 +23,27 @@ def build(
     checkpoint's tensors from the mapped file. `Pretrained` initializations in the config are
     ignored, since the checkpoint replaces them. Raises BuildError, CheckpointError.
     """
-    if weights is None:
-        return registry.build(cfg, **defaults)
-    with nn.on_meta():
-        model = registry.build(without_pretrained(cfg), **defaults)
+    try:
+        if weights is None:
+            return registry.build(cfg, **defaults)
+        with nn.on_meta():
+            model = registry.build(without_pretrained(cfg), **defaults)
+    except BuildError as error:
+        raise _with_missing_classes(error, cfg) from error
     load_weights(model, weights, dialect, assign=True)
     return model
+
+
+def _with_missing_classes(error: BuildError, cfg: Mapping[str, Any]) -> BuildError:
+    """The error itself, or one that lists all missing classes where there are several."""
+    text, found, _ = str(error).partition(" is not in the registry ")
+    missing = sorted(missing_classes(cfg.get("model", cfg), cfg.get("default_scope")))
+    if not found or len(missing) < 2:
+        return error
+    return BuildError(
+        f"{text} is not included, nor are other classes of this config: {', '.join(missing)}; "
+        "this family is not included; register it with --plugin"
+    )
 
 
 def build_part(cfg: Mapping[str, Any], weights: str | Path, group: Group) -> Any:

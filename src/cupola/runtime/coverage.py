@@ -2,20 +2,18 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cupola import nn, registry
 from cupola.config import Config
 from cupola.errors import ConfigError, CupolaError
-from cupola.registry import MODELS, TASK_UTILS, default_scope
-from cupola.registry.initialize import FILLS
 from cupola.runtime.building import without_pretrained
+from cupola.runtime.missing import missing_classes
 
 Status = Literal["unreadable", "no model", "missing", "fails", "builds"]
-OPERATORS = ("nms", "nms_cfg")  # their `type` names a function of mmcv.ops, not a class
 
 
 @dataclass(frozen=True)
@@ -75,34 +73,6 @@ def cover(path: Path) -> Coverage:
     except Exception as error:  # one config that fails must not hide the others
         return Coverage(str(path), "fails", error=f"{type(error).__name__}: {error}")
     return Coverage(str(path), "builds")
-
-
-def missing_classes(cfg: Any, scope: str | None = None) -> set[str]:
-    """The names of classes in a model's config that no registry has; nothing is built."""
-    with default_scope(scope):
-        return {name.rpartition(".")[2] for name in _missing(cfg, ())}
-
-
-def _missing(value: Any, path: tuple[str, ...]) -> Iterator[str]:
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _missing(item, path)
-    if not isinstance(value, Mapping):
-        return
-    with default_scope(value.get("_scope_")):
-        name = value.get("type")
-        if isinstance(name, str) and not _known(name, path):
-            yield name
-        for key, item in value.items():
-            yield from _missing(item, (*path, str(key)))
-
-
-def _known(name: str, path: tuple[str, ...]) -> bool:
-    if path and path[-1] in OPERATORS:
-        return True
-    if "init_cfg" in path:
-        return name in FILLS or name == "Pretrained"
-    return name in MODELS or name in TASK_UTILS
 
 
 def by_class(covered: Iterable[Coverage]) -> list[MissingClass]:
