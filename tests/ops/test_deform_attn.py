@@ -106,6 +106,7 @@ class Attention(torch.nn.Module):
         return ms_deform_attn(value, SHAPES, locations, weights)
 
 
+@pytest.mark.slow
 def test_compile() -> None:
     given = [each.requires_grad_() for each in inputs()]
     compiled = torch.compile(Attention(), backend="aot_eager", fullgraph=True)

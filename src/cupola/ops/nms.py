@@ -1,0 +1,119 @@
+"""Non-maximum suppression: greedy, by group, and soft (arXiv 1704.04503).
+
+Letters: N boxes, K kept boxes. Originals: mmcv/ops/nms.py and its CPU operators.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cupola.structures.boxes import iou
+
+BLOCK = 256  # boxes whose mutual overlaps are resolved together
+
+
+def nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    groups: Tensor | None = None,
+    max_num: int | None = None,
+) -> Tensor:
+    """Indices of the kept boxes, best first: boxes [N, 4] xyxy, scores [N] -> [K] int64.
+
+    A box is dropped if its IoU with a kept box of a higher score exceeds `iou_threshold`. With
+    `groups` [N] (classes, feature levels) only boxes of the same group suppress each other. At
+    most `max_num` are kept.
+    """
+    if torch.compiler.is_exporting():  # ONNX has no stable sort; its TopK is
+        order = scores.argsort(descending=True)
+        later = _overlaps(boxes, groups, order, order) > iou_threshold
+        keep = order[_greedy_loop(later.triu(1)).nonzero()[:, 0]]
+        return keep if max_num is None else keep[:max_num]
+    order = scores.argsort(descending=True, stable=True)
+    kept: list[Tensor] = []
+    count = 0
+    while len(order) and (max_num is None or count < max_num):
+        block, order = order[:BLOCK], order[BLOCK:]
+        block = block[_greedy((_overlaps(boxes, groups, block, block) > iou_threshold).triu(1))]
+        order = order[~(_overlaps(boxes, groups, block, order) > iou_threshold).any(0)]
+        kept.append(block)
+        count += len(block)
+    return torch.cat(kept)[:max_num] if kept else order
+
+
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float = 0.3,
+    groups: Tensor | None = None,
+    *,
+    sigma: float = 0.5,
+    min_score: float = 1e-3,
+    method: str = "linear",
+) -> tuple[Tensor, Tensor]:
+    """Indices [K] in the order of selection and lowered scores [K].
+
+    The score of a box is multiplied, for each better box selected before, by 1 - IoU if the IoU is
+    at least `iou_threshold` ("linear"), by exp(-IoU^2 / sigma) ("gaussian"), or by 0 ("naive").
+    Boxes whose score falls below `min_score` are dropped.
+    """
+    if method not in ("linear", "gaussian", "naive"):
+        raise ValueError(f"soft_nms method is 'linear', 'gaussian' or 'naive', got {method!r}")
+    rest, scores = torch.arange(len(scores), device=scores.device), scores.clone()
+    kept: list[Tensor] = []
+    while len(rest):
+        best = scores[rest].argmax()
+        kept.append(rest[best])
+        rest = torch.cat((rest[:best], rest[best + 1 :]))
+        overlap = _overlaps(boxes, groups, kept[-1][None], rest)[0]
+        if method == "gaussian":
+            factor = torch.exp(-(overlap**2) / sigma)
+        else:
+            lowered = 1 - overlap if method == "linear" else torch.zeros_like(overlap)
+            factor = torch.where(overlap >= iou_threshold, lowered, 1.0)
+        scores[rest] = scores[rest] * factor
+        rest = rest[scores[rest] >= min_score]
+    keep = torch.stack(kept) if kept else rest
+    return keep, scores[keep]
+
+
+def _overlaps(boxes: Tensor, groups: Tensor | None, first: Tensor, second: Tensor) -> Tensor:
+    """IoU of the boxes `first` [A] with `second` [B], 0 between groups: [A, B]."""
+    overlap = iou(boxes[first, None], boxes[None, second])
+    if groups is None:
+        return overlap
+    return torch.where(groups[first, None] == groups[None, second], overlap, 0.0)
+
+
+def _greedy(suppresses: Tensor) -> Tensor:
+    """Who is kept, [N] bool, given whom each box suppresses if it is kept itself, [N, N] bool.
+
+    Only boxes before a box suppress it, so repeating the rule from "all are kept" settles the boxes
+    in order of how many others they depend on.
+    """
+    keep = torch.ones_like(suppresses[0])
+    while True:
+        settled = ~(suppresses & keep[:, None]).any(0)
+        if torch.equal(settled, keep):
+            return keep
+        keep = settled
+
+
+def _greedy_loop(suppresses: Tensor) -> Tensor:
+    """The same as a loop that can be exported."""
+    from torch._higher_order_ops.while_loop import while_loop
+
+    matrix = suppresses.float()
+
+    def changed(keep: Tensor, before: Tensor) -> Tensor:
+        return (keep != before).any()
+
+    def settle(keep: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        return (torch.matmul(keep[None], matrix)[0] == 0).float(), keep.clone()
+
+    first = torch.ones_like(matrix[:, 0])
+    loop: Any = while_loop
+    keep: Tensor = loop(changed, settle, (first, torch.zeros_like(first)))[0]
+    return keep.bool()
