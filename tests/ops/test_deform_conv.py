@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from cupola.ops import deform_conv
 from cupola.registry import MODELS
+from cupola.runtime.optimize.folding import fold_batch_norms
 from golden import golden
 
 GOLDEN = golden("dcnv2_mmcv")
@@ -110,3 +111,26 @@ def test_an_offset_of_the_wrong_shape_is_an_error() -> None:
     layer = build("ModulatedDeformConv2d", CASES[0])
     with pytest.raises(ValueError, match=r"offset should be \(1, 18, 5, 5\), got \(1, 9, 5, 5\)"):
         layer(torch.zeros(1, 16, 5, 5), torch.zeros(1, 9, 5, 5), torch.zeros(1, 9, 5, 5))
+
+
+def test_version_1_in_a_published_backbone() -> None:
+    """Backbone and neck of mmdet's Faster R-CNN with DCN in stages 2 to 4."""
+    reference = golden("dconv_mmdet")
+    config = reference.config["model"]
+    built = {name: MODELS.build(config[name]).eval() for name in ("backbone", "neck")}
+    weights = reference.weights()
+    for name, module in built.items():
+        own = {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(name)}
+        state = module.state_dict()
+        assert [key for key in state if not key.endswith("num_batches_tracked")] == list(own)
+        module.load_state_dict({**state, **own})
+    pixels = reference.image("image", reference.json["image"])
+    for image, (height, width) in zip(pixels, reference.json["img_shapes"], strict=True):
+        image[:, height:] = 0
+        image[:, :, width:] = 0
+    with torch.no_grad():
+        maps = built["neck"](built["backbone"](pixels))
+        folded = built["neck"](fold_batch_norms(built["backbone"])(pixels))
+    for i, (each, quick) in enumerate(zip(maps, folded, strict=True)):
+        assert reference.relative(f"feat.{i}", each) < 1e-4, i
+        assert reference.relative(f"feat.{i}", quick) < 1e-4, i

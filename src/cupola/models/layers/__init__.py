@@ -3,7 +3,12 @@
 from cupola.models.layers.attention import MultiheadAttention
 from cupola.models.layers.building import build_activation, build_conv, build_norm
 from cupola.models.layers.conv_module import ConvModule
-from cupola.models.layers.deform_conv import ModulatedDeformConv2d, ModulatedDeformConv2dPack
+from cupola.models.layers.deform_conv import (
+    DeformConv2d,
+    DeformConv2dPack,
+    ModulatedDeformConv2d,
+    ModulatedDeformConv2dPack,
+)
 from cupola.models.layers.feed_forward import FFN
 from cupola.models.layers.position_encoding import SinePositionalEncoding
 from cupola.models.layers.transformer_layer import TransformerLayer, TransformerLayerSequence
@@ -11,6 +16,8 @@ from cupola.models.layers.transformer_layer import TransformerLayer, Transformer
 __all__ = [
     "FFN",
     "ConvModule",
+    "DeformConv2d",
+    "DeformConv2dPack",
     "ModulatedDeformConv2d",
     "ModulatedDeformConv2dPack",
     "MultiheadAttention",

@@ -12,8 +12,8 @@ from cupola.registry import MODELS
 
 
 @MODELS.register_module()
-class ModulatedDeformConv2d(nn.Module):
-    """DCNv2 whose offsets and masks are passed in; arguments as in a convolution."""
+class DeformConv2d(nn.Module):
+    """DCN (version 1) whose offsets are passed in; arguments as in a convolution."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class ModulatedDeformConv2d(nn.Module):
         dilation: IntPair = 1,
         groups: int = 1,
         deform_groups: int = 1,
-        bias: bool = True,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -43,7 +43,7 @@ class ModulatedDeformConv2d(nn.Module):
         bound = 1 / math.sqrt(in_channels * math.prod(self.kernel_size))
         nn.init.uniform_(self.weight, -bound, bound)
 
-    def forward(self, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
         """See deform_conv2d."""
         return deform_conv2d(
             x,
@@ -58,24 +58,49 @@ class ModulatedDeformConv2d(nn.Module):
             mask=mask,
         )
 
-
-@MODELS.register_module(["DCNv2", "ModulatedDeformConv2dPack"])
-class ModulatedDeformConv2dPack(ModulatedDeformConv2d):
-    """DCNv2 that predicts its own offsets and masks with a convolution, initialized to zero."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        taps = self.deform_groups * math.prod(self.kernel_size)
-        self.conv_offset = nn.Conv2d(
+    def offset_conv(self, numbers: int) -> nn.Conv2d:
+        """A convolution that predicts `numbers` per tap, initialized to zero."""
+        conv = nn.Conv2d(
             self.in_channels,
-            3 * taps,
+            numbers * self.deform_groups * math.prod(self.kernel_size),
             self.kernel_size,
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
         )
-        for parameter in self.conv_offset.parameters():
+        for parameter in conv.parameters():
             nn.init.zeros_(parameter)
+        return conv
+
+
+@MODELS.register_module()
+class ModulatedDeformConv2d(DeformConv2d):
+    """DCNv2 whose offsets and masks are passed in."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"bias": True, **kwargs})
+
+
+@MODELS.register_module(["DCN", "DeformConv2dPack"])
+class DeformConv2dPack(DeformConv2d):
+    """DCN that predicts its own offsets."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conv_offset = self.offset_conv(2)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """x [B, C, H, W] -> [B, O, h, w]."""
+        return super().forward(x, self.conv_offset(x))
+
+
+@MODELS.register_module(["DCNv2", "ModulatedDeformConv2dPack"])
+class ModulatedDeformConv2dPack(ModulatedDeformConv2d):
+    """DCNv2 that predicts its own offsets and masks."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conv_offset = self.offset_conv(3)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """x [B, C, H, W] -> [B, O, h, w]."""

@@ -12,10 +12,16 @@ import torch
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from cupola import nn
-from cupola.models.layers import ModulatedDeformConv2d, ModulatedDeformConv2dPack
+from cupola.models.layers import (
+    DeformConv2d,
+    DeformConv2dPack,
+    ModulatedDeformConv2d,
+    ModulatedDeformConv2dPack,
+)
 
 # Layers that are linear in their weights, so that a scale can be folded into them.
-FOLDED = (nn.Conv2d, ModulatedDeformConv2d, ModulatedDeformConv2dPack)
+DEFORMABLE = (DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d, ModulatedDeformConv2dPack)
+FOLDED = (nn.Conv2d, *DEFORMABLE)
 
 
 def fold_batch_norms(model: Any) -> Any:
