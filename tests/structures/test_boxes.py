@@ -20,9 +20,17 @@ def test_the_two_forms_are_inverse(box: torch.Tensor) -> None:
 @given(BOX, BOX)
 def test_giou_is_symmetric_and_never_above_iou(a: torch.Tensor, b: torch.Tensor) -> None:
     a, b = box_ops.cxcywh_to_xyxy(a), box_ops.cxcywh_to_xyxy(b)
-    generalised, plain = box_ops.giou(a, b), box_ops.iou(a, b)
-    torch.testing.assert_close(generalised, box_ops.giou(b, a))
-    assert -1.001 <= generalised <= plain + 1e-5 <= 1.001
+    generalized, plain = box_ops.giou(a, b), box_ops.iou(a, b)
+    torch.testing.assert_close(generalized, box_ops.giou(b, a))
+    assert -1.001 <= generalized <= plain + 1e-5 <= 1.001
+
+
+def test_pairwise_iou_is_iou_of_all_pairs() -> None:
+    draw = torch.Generator().manual_seed(0)
+    corner, side = torch.rand(2, 7, 2, generator=draw), torch.rand(2, 7, 2, generator=draw)
+    a, b = torch.cat((corner, corner + side), -1)
+    pairs = box_ops.iou(a[:, None], b[None, :4])
+    torch.testing.assert_close(box_ops.pairwise_iou(a, b[:4]), pairs)
 
 
 @given(BOX)

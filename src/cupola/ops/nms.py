@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cupola.structures.boxes import iou
+from cupola.structures.boxes import pairwise_iou
 
 BLOCK = 256  # boxes whose mutual overlaps are resolved together
 
@@ -32,15 +32,14 @@ def nms(
         keep = order[_greedy_loop(later.triu(1)).nonzero()[:, 0]]
         return keep if max_num is None else keep[:max_num]
     order = scores.argsort(descending=True, stable=True)
-    kept: list[Tensor] = []
-    count = 0
-    while len(order) and (max_num is None or count < max_num):
-        block, order = order[:BLOCK], order[BLOCK:]
-        block = block[_greedy((_overlaps(boxes, groups, block, block) > iou_threshold).triu(1))]
-        order = order[~(_overlaps(boxes, groups, block, order) > iou_threshold).any(0)]
-        kept.append(block)
-        count += len(block)
-    return torch.cat(kept)[:max_num] if kept else order
+    kept = order[:0]
+    for block in torch.split(order, BLOCK):
+        block = block[~(_overlaps(boxes, groups, kept, block) > iou_threshold).any(0)]
+        within = _overlaps(boxes, groups, block, block) > iou_threshold
+        kept = torch.cat((kept, block[_greedy(within.triu(1))]))
+        if max_num is not None and len(kept) >= max_num:
+            return kept[:max_num]
+    return kept
 
 
 def soft_nms(
@@ -81,7 +80,7 @@ def soft_nms(
 
 def _overlaps(boxes: Tensor, groups: Tensor | None, first: Tensor, second: Tensor) -> Tensor:
     """IoU of the boxes `first` [A] with `second` [B], 0 between groups: [A, B]."""
-    overlap = iou(boxes[first, None], boxes[None, second])
+    overlap = pairwise_iou(boxes[first], boxes[second])
     if groups is None:
         return overlap
     return torch.where(groups[first, None] == groups[None, second], overlap, 0.0)
@@ -93,7 +92,7 @@ def _greedy(suppresses: Tensor) -> Tensor:
     Only boxes before a box suppress it, so repeating the rule from "all are kept" settles the boxes
     in order of how many others they depend on.
     """
-    keep = torch.ones_like(suppresses[0])
+    keep = torch.ones(len(suppresses), dtype=torch.bool, device=suppresses.device)
     while True:
         settled = ~(suppresses & keep[:, None]).any(0)
         if torch.equal(settled, keep):

@@ -56,6 +56,17 @@ def giou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     return overlap - (enclosing - union) / enclosing
 
 
+def pairwise_iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
+    """IoU of every box of a [N, 4] with every box of b [M, 4], xyxy -> [N, M]."""
+    left, top, right, bottom = (
+        (mine[:, None], theirs) for mine, theirs in zip(a.unbind(-1), b.unbind(-1), strict=True)
+    )
+    width = (torch.minimum(*right) - torch.maximum(*left)).clamp(min=0)
+    height = (torch.minimum(*bottom) - torch.maximum(*top)).clamp(min=0)
+    intersection = width * height
+    return intersection / (area(a)[:, None] + area(b) - intersection).clamp(min=eps)
+
+
 def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
     """GIoU of every box of a [N, 4] with every box of b [M, 4] -> [N, M]."""
     return giou(a[:, None], b[None])
