@@ -7,6 +7,8 @@ import functools
 import os
 import pathlib
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -108,6 +110,23 @@ def test_tensors_equal_those_of_torch(tmp_path, zipped, protocol) -> None:
     torch.save({"a": shared, "b": shared[:2]}, path, _use_new_zipfile_serialization=zipped)
     read = read_checkpoint(path)
     assert read["a"].untyped_storage().data_ptr() == read["b"].untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_reading_does_not_hang_after_parallel_work(tmp_path, zipped) -> None:
+    """OpenMP's threads do not survive a fork, so the child that tries a pickle must not need them."""
+    code = (
+        "import sys, torch\n"
+        "from cupola.weights import read_checkpoint\n"
+        "torch.set_num_threads(2)\n"
+        "torch.randn(5_000_000).exp().sum()\n"
+        f"state = {{'w': torch.randn(3_000_000), 'odd': torch.arange(9).byte()}}\n"
+        f"torch.save(state, sys.argv[1], _use_new_zipfile_serialization={zipped})\n"
+        "assert torch.equal(read_checkpoint(sys.argv[1])['w'], state['w'])\n"
+    )
+    arguments = [sys.executable, "-c", code, str(tmp_path / "c.pth")]
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    subprocess.run(arguments, check=True, timeout=60, env=environment)
 
 
 def test_arrays_of_a_plain_pickle_are_tensors(tmp_path) -> None:

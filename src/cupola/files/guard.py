@@ -15,6 +15,7 @@ from pathlib import Path
 
 CRASHED, REFUSED, TOO_LARGE = "it crashes the reader", "it is damaged", "it needs too much memory"
 TOO_SLOW = "it takes too long to read"
+PATIENCE = 20  # seconds to wait for each second of processor time: the machine may be busy
 _MESSAGE_SIZE = 4096  # bytes; one write of that size to a pipe is atomic
 
 
@@ -22,7 +23,8 @@ def guarded(action: Callable[[], object], *, memory: int, seconds: float) -> str
     """Run `action` in a forked child and return why it failed, or None if it succeeded.
 
     memory: bytes that the child may allocate beyond what this process has mapped.
-    seconds: processor time of the child.
+    seconds: processor time of the child. One that waits for ever, for a lock or for threads that
+    the fork did not copy, is ended as well; `action` must not run torch's parallel operations.
     """
     receive, send = os.pipe()
     with warnings.catch_warnings():
@@ -42,12 +44,14 @@ def _run_in_child(action: Callable[[], object], send: int, memory: int, seconds:
     code = 1
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGSEGV, signal.SIGALRM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGSEGV):
             signal.signal(number, signal.SIG_DFL)
         _limit(resource.RLIMIT_CORE, 0)
         _limit(resource.RLIMIT_AS, _mapped_bytes() + memory)
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends the child
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        for number in (signal.SIGPROF, signal.SIGALRM):
+            signal.signal(number, signal.SIG_DFL)  # either one ends the child
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds * PATIENCE)
         action()
         code = 0
     except MemoryError:
@@ -81,7 +85,7 @@ def _outcome(pid: int, receive: int) -> str | None:
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status == 0:
         return None
-    if status == -signal.SIGPROF:
+    if status in (-signal.SIGPROF, -signal.SIGALRM):
         return TOO_SLOW
     if status < 0:
         return CRASHED

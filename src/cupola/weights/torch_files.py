@@ -160,8 +160,6 @@ class _Sequence:
         storage = self.storages.get(key)
         if storage is None or storage.numel() != count:
             raise pickle.UnpicklingError(f"storage {key[:40]} is damaged")
-        raw = self.file.read(count * storage.element_size())
-        if len(raw) != count * storage.element_size():
+        raw = storage.view(torch.uint8).numpy()  # filled without an operation of torch's
+        if self.file.readinto(raw) != len(raw):
             raise EOFError(f"the file ends within storage {key[:40]}")
-        if count:
-            storage.copy_(torch.frombuffer(bytearray(raw), dtype=storage.dtype))

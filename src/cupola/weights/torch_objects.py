@@ -159,7 +159,7 @@ class TensorUnpickler(RestrictedUnpickler):
 def typed(raw: Tensor, dtype: torch.dtype) -> Tensor:
     """Bytes [n] as elements; a copy where they are not aligned."""
     if raw.data_ptr() % dtype.itemsize:
-        raw = raw.clone()
+        raw = torch.from_numpy(raw.numpy().copy())
     return raw.view(dtype)
 
 

@@ -1,0 +1,49 @@
+"""The child that tries an untrusted file: every way in which it can end is one line."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from cupola.files.guard import CRASHED, TOO_LARGE, TOO_SLOW, guarded
+
+MEGABYTE = 2**20
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def crash() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def fail() -> None:
+    raise ValueError("first line\nsecond line")
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"),
+    [
+        (lambda: None, None),
+        (lambda: bytearray(10**9), TOO_LARGE),
+        (spin, TOO_SLOW),
+        (lambda: time.sleep(3600), TOO_SLOW),  # no processor time, as in a deadlock
+        (crash, CRASHED),
+        (fail, "first line"),
+        (lambda: fail.missing, "'function' object has no attribute 'missing'"),  # type: ignore
+    ],
+)
+def test_how_a_child_ends(action, reason) -> None:
+    assert guarded(action, memory=100 * MEGABYTE, seconds=0.2) == reason
+
+
+def test_nothing_is_left_behind() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for action in (crash, fail, lambda: None):
+        guarded(action, memory=MEGABYTE * 100, seconds=5)
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
