@@ -162,6 +162,20 @@ def test_compressed_bodies_take_little_memory(server: Running) -> None:
     assert nowhere[0] == 404
 
 
+def test_a_gzip_body_of_several_members(server: Running) -> None:
+    body = infer_body([1.0, 2.0]).encode()
+    members = gzip.compress(body[:20]) + gzip.compress(body[20:])
+    path, header = "/v2/models/echo/infer", {"Content-Encoding": "gzip"}
+    assert server.ask("POST", path, members, header)[0] == 200
+    assert server.ask("POST", path, members + b"trailing", header)[0] == 400
+
+
+def test_many_upgrades_in_one_packet(server: Running) -> None:
+    upgrade = GET + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    found = exchange(server, upgrade * 500 + GET + b"Connection: close\r\n\r\n")
+    assert found.count(b"HTTP/1.1 200 OK") == 501
+
+
 def test_names_of_clients_are_not_remembered(server: Running) -> None:
     before = worker_memory(server)
     for number in range(300):
@@ -201,6 +215,21 @@ def test_idle_connections_make_room(tmp_path: Path) -> None:
                 stack.enter_context(server.raw())
             assert [server.infer()[0] for _ in range(10)] == [200] * 10
             assert connections_of(server) <= 40 + 2  # the listener, and one that is being closed
+    finally:
+        server.stop()
+
+
+def test_refused_clients_do_not_pass_the_limit(tmp_path: Path) -> None:
+    """Their connections stay open for a while, so that they can read the reason."""
+    server = Running(tmp_path, worker_connections=40)
+    server.start()
+    server.wait_ready()
+    try:
+        with ExitStack() as stack:
+            for _ in range(200):
+                stack.enter_context(server.raw()).sendall(b"nonsense\r\n\r\n")
+            assert server.infer()[0] == 200
+            assert connections_of(server) <= 40 + 2
     finally:
         server.stop()
 

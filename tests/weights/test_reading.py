@@ -114,7 +114,7 @@ def test_tensors_equal_those_of_torch(tmp_path, zipped, protocol) -> None:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_reading_does_not_hang_after_parallel_work(tmp_path, zipped) -> None:
-    """OpenMP's threads do not survive a fork, so the child that tries a pickle must not need them."""
+    """OpenMP's threads do not survive a fork: the child that tries a pickle must not need them."""
     code = (
         "import sys, torch\n"
         "from cupola.weights import read_checkpoint\n"

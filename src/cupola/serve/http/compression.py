@@ -47,18 +47,18 @@ class Decompressor:
         try:
             async with self._slots:
                 loop = asyncio.get_running_loop()
-                body, path = await loop.run_in_executor(None, self._inflate, request.body_bytes())
+                body, path = await loop.run_in_executor(None, self._inflate, request)
         finally:
             self._waiting -= 1
         request.release()
         request.body, request.spooled = body, path
 
-    def _inflate(self, packed: bytes) -> tuple[bytes, Path | None]:
+    def _inflate(self, request: Request) -> tuple[bytes, Path | None]:
         """The plain body: in memory, or in a file if it is large. Memory holds one piece more."""
         plain, path, size = bytearray(), None, 0
         file: BinaryIO | None = None
         try:
-            for piece in _pieces(packed):
+            for piece in _pieces(request.body_bytes()):
                 size += len(piece)
                 if size > self._limit:
                     raise HTTPError(413, f"the body decompresses to more than {self._limit} bytes")
@@ -85,18 +85,26 @@ class Decompressor:
 
 
 def _pieces(packed: bytes) -> Iterator[bytes]:
-    """The plain bytes, at most PIECE at a time. HTTPError 400 if they are damaged or cut off."""
-    engine = zlib.decompressobj(wbits=47)  # gzip or zlib, depending on the header
-    rest = packed
+    """The plain bytes, at most PIECE at a time. HTTPError 400 if they are damaged or cut off.
+
+    A gzip file may consist of several members one after the other, as pigz writes them.
+    """
+    engine, rest = _engine(), packed
     try:
-        while rest and not engine.eof:
+        while rest:
             yield engine.decompress(rest, PIECE)
             rest = engine.unconsumed_tail
+            if engine.eof and (rest := engine.unused_data):
+                engine = _engine()
         yield engine.flush()
     except zlib.error as error:
         raise HTTPError(400, f"the compressed body is damaged: {error}") from None
     if not engine.eof:
         raise HTTPError(400, "the compressed body is truncated")
+
+
+def _engine() -> "zlib._Decompress":
+    return zlib.decompressobj(wbits=47)  # gzip or zlib, depending on the header
 
 
 async def compress(body: bytes, accepted: str) -> tuple[bytes, str | None]:

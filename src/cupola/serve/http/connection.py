@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         self.current: Request | None = None
         self.work: Work | None = None
         self.served = 0
-        self.closing = self.refused = self.parsing = False
+        self.closing = self.refused = self.parsing = self.paused = False
         self.active_at = time.monotonic()
         self.blocked_at = self.lingering_since = 0.0
         self.unparsed = b""  # what was read before reading stopped, at most one read
@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
         self.active_at = time.monotonic()
         if self.lingering_since:
             return
-        self.unparsed += data
+        self.unparsed = self.unparsed + data if self.unparsed else data
         self._parse()
 
     def _parse(self) -> None:
@@ -111,17 +111,25 @@ class Connection(asyncio.Protocol):
             self.parsing = False
 
     def _parse_slices(self) -> None:
-        while self.unparsed and not (self.refused or self.closing):
+        rest = memoryview(self.unparsed)
+        while rest and not (self.refused or self.closing):
             if len(self.waiting) >= PIPELINE_LIMIT or not self.writable.is_set():
-                self.transport.pause_reading()
+                self.unparsed = bytes(rest)
+                self._read_on(False)
                 return
-            part, self.unparsed = self.unparsed[:SLICE], self.unparsed[SLICE:]
+            part, rest = rest[:SLICE], rest[SLICE:]
             try:
                 self.parser.feed(part, self.active_at)
             except HTTPError as error:
                 self._refuse(error)
-        if not (self.refused or self.closing):
-            self.transport.resume_reading()
+        self.unparsed = b""
+        self._read_on(True)
+
+    def _read_on(self, wanted: bool) -> None:
+        """Pauses or resumes reading, unless that is so already."""
+        if self.paused == wanted:
+            self.paused = not wanted
+            (self.transport.resume_reading if wanted else self.transport.pause_reading)()
 
     def eof_received(self) -> bool:
         return False
@@ -243,11 +251,11 @@ class Connection(asyncio.Protocol):
         self.lingering_since = time.monotonic()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.transport.resume_reading()
+        self._read_on(True)
 
     def drop(self) -> None:
-        """Closes a connection that waits for nothing, to make room for another one."""
-        self.closing = True
+        """Closes a connection that has no request in progress, to make room for another one."""
+        self.closing, self.lingering_since = True, 0.0
         self.transport.close()
 
     # ---- timeouts
@@ -255,7 +263,8 @@ class Connection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Whether no request is being processed or has partly arrived."""
-        return self.current is None and not self.waiting and self.parser.idle
+        pending = self.current is not None or self.waiting or self.unparsed
+        return not pending and self.parser.idle
 
     def check_timeouts(self, now: float) -> None:
         """Closes the connection if it is too slow or was idle for too long."""

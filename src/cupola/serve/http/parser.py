@@ -54,22 +54,28 @@ class RequestParser:
         """Whether no part of a request has arrived."""
         return not self.in_header and not self.in_body
 
-    def feed(self, data: bytes, now: float) -> None:
+    def feed(self, data: bytes | memoryview, now: float) -> None:
         """Parses bytes that arrived at `now`; HTTPError if they are not a valid request."""
         self._now = now
+        while data:
+            data = self._feed_until_upgrade(data)
+
+    def _feed_until_upgrade(self, data: bytes | memoryview) -> bytes | memoryview:
+        """Parses up to the first request that asks for an upgrade; returns what follows it.
+
+        Upgrades are ignored, as HTTP allows: what follows is HTTP/1.1 as well.
+        """
         if not self.in_body:
             if not self.in_header:
-                self.began_at, self.in_header = now, True
+                self.began_at, self.in_header = self._now, True
             self._header_size += len(data)
+        rest: bytes | memoryview = b""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # Upgrades are ignored, as HTTP allows: what follows is HTTP/1.1 as well.
             rest = data[upgrade.args[0] :]
             if self._upgrade_with_body:
-                rest = self._head_without_upgrade() + rest
-            if rest:
-                self.feed(rest, now)
+                rest = self._head_without_upgrade() + bytes(rest)
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             raise cause if isinstance(cause, HTTPError) else HTTPError(400, str(cause)) from None
@@ -77,6 +83,7 @@ class RequestParser:
             raise HTTPError(400, f"malformed request: {error}") from None
         if self.in_header and self._header_size > self.settings.max_header:
             raise HTTPError(431, f"header over {self.settings.max_header} bytes")
+        return rest
 
     # ---- callbacks of httptools
 

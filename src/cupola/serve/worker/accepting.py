@@ -94,13 +94,16 @@ class Acceptor:
     def _make_room(self) -> bool:
         """Whether one more connection may be held; at the limit, one that is not busy is closed.
 
-        The longest idle one goes first, as nginx reuses them; then the one whose header has been
-        incomplete for longest, which is probably not an honest client.
+        One whose client was refused goes first, then the longest idle one, as nginx reuses them;
+        then the one whose header has been incomplete for longest, probably no honest client's.
         """
         if len(self.server.connections) + len(self._handshakes) < self.limit:
             return True
-        held = [one for one in self.server.connections if not one.closing]
+        held = [one for one in self.server.connections if not one.closing or one.lingering_since]
         if len(held) + len(self._handshakes) < self.limit:
+            return True
+        if refused := [one for one in held if one.lingering_since]:
+            min(refused, key=lambda one: one.lingering_since).drop()
             return True
         if idle := [one for one in held if one.idle]:
             min(idle, key=lambda one: one.active_at).drop()
