@@ -42,7 +42,8 @@ def main() -> None:
         config.write_text(text)
         serve = [sys.executable, "-m", "cupola", "serve", "--port", str(args.backend)]
         processes = [subprocess.Popen([*serve, *args.bundles])]
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM):  # a background job starts without SIGINT
+            signal.signal(number, signal.default_int_handler)
         try:
             wait_until_ready(f"http://127.0.0.1:{args.backend}/v2/health/ready")
             processes.append(subprocess.Popen([args.nginx, "-c", str(config)]))
