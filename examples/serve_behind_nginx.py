@@ -33,7 +33,6 @@ def main() -> None:
     parser.add_argument("--backend", type=int, default=8000, help="where cupola listens")
     parser.add_argument("--nginx", default="nginx")
     args = parser.parse_args()
-
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
         text = CONFIG.read_text().replace("{folder}", folder)
         text = text.replace("{port}", str(args.port)).replace("{backend}", str(args.backend))
