@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from cupola.errors import InputError
 from cupola.files.images import read_image
@@ -77,6 +77,12 @@ def test_bad_files_get_one_clear_line(content: bytes, words: str) -> None:
         read_image(content, "photo.jpg")
     assert str(caught.value).startswith("photo.jpg: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF decoder")
+def test_avif_is_read() -> None:
+    pixels = read_image(file(Image.new("RGB", (9, 5), "red"), "AVIF"))
+    assert pixels.shape == (5, 9, 3) and pixels[2, 4, 0] > 240
 
 
 def test_a_missing_file_is_named(tmp_path) -> None:

@@ -43,7 +43,7 @@ CASE = pytest.mark.parametrize(("name", "kwargs", "shapes"), CASES, ids=[c[0] fo
 
 
 class Net(nn.Module):
-    """A module of ours around a list with a layer of torch's and one of ours."""
+    """A cupola module with a list that holds a torch layer and a cupola layer."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()

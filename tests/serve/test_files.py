@@ -101,7 +101,7 @@ def test_nothing_of_a_running_server_is_open_to_others(serve, daemon: bool, shor
     assert found[home] == 0o700
     assert not {path: bits for path, bits in found.items() if bits & 0o022}
     mapped = [path.stat() for path in found if path.suffix in (".db", ".scoreboard")]
-    assert len(mapped) >= 4  # with room for all of their content: they are written through memory
+    assert len(mapped) >= 4  # allocated in full, since they are written through memory
     assert all(about.st_blocks * 512 >= about.st_size for about in mapped)
     sockets = [path for path in found if path.is_socket()]
     assert len(sockets) >= 2 and {found[path] for path in sockets} == {0o600}

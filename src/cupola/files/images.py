@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from cupola.errors import CupolaError, InputError
 from cupola.files.opening import read_bytes
@@ -14,7 +14,8 @@ from cupola.files.opening import read_bytes
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 # Formats whose decoders run in this process alone: EPS, for one, starts Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+AVIF_BRANDS = (b"ftypavif", b"ftypavis")  # read where this Pillow has the decoder
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000  # 150 MB as RGB: a 50-megapixel camera's image, not a bomb
 
@@ -42,7 +43,7 @@ def read_image(
             warnings.simplefilter("ignore")
             return _decode(source, max_pixels)
     except UnidentifiedImageError:
-        raise error(f"{name}: not an image; send one of {', '.join(_formats())}") from None
+        raise error(f"{name}: not an image; send one of {', '.join(FORMATS)}") from None
     except _TooManyPixelsError as problem:
         raise error(f"{name}: {problem} pixels is more than the {max_pixels} accepted") from None
     except Image.DecompressionBombError:
@@ -55,14 +56,10 @@ class _TooManyPixelsError(Exception):
     pass
 
 
-def _formats() -> list[str]:
-    """Those of FORMATS that this Pillow can read."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
 def _decode(data: bytes, max_pixels: int) -> Pixels:
-    with Image.open(io.BytesIO(data), formats=_formats()) as image:
+    is_avif = data[4:12] in AVIF_BRANDS and features.check("avif")
+    formats = ("AVIF",) if is_avif else FORMATS
+    with Image.open(io.BytesIO(data), formats=formats) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise _TooManyPixelsError(f"{width} x {height}")

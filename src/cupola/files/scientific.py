@@ -4,6 +4,7 @@ HDF5 can store values in other files (external storage, external links, virtual 
 can name codecs that unpickle. Both are refused.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from cupola.errors import CupolaError, DataError
 from cupola.files.opening import check_regular, read_json
 
 HDF5_START = b"\x89HDF\r\n\x1a\n"
-MOST_OBJECTS = 10_000  # datasets, groups and chunk files of one store
+MOST_OBJECTS = 10_000  # datasets and groups of one HDF5 file
 METADATA = (".zarray", ".zgroup", ".zattrs", ".zmetadata", "zarr.json")
 CODECS_THAT_UNPICKLE = {"pickle"}
 LARGEST_METADATA = 16 * 2**20
@@ -93,15 +94,26 @@ def _check_dataset(path: Path, name: str, item: Any, h5py: Any) -> None:
 
 def check_zarr(path: Path) -> None:
     """Raise DataError for codecs that unpickle, and for links or other odd files in the store."""
-    for file in path.rglob("*"):
-        if file.is_symlink():
-            raise DataError(f"{file}: is a link; copy the store without links")
-        if file.name in METADATA:
-            for name in _names(read_json(file, LARGEST_METADATA)):
+    for entry in _entries(path):
+        if entry.is_symlink():
+            raise DataError(f"{entry.path}: is a link; copy the store without links")
+        if not entry.is_dir() and not entry.is_file():
+            raise DataError(f"{entry.path}: is not a regular file")
+        if entry.name in METADATA:
+            for name in _names(read_json(Path(entry.path), LARGEST_METADATA)):
                 if name in CODECS_THAT_UNPICKLE:
-                    raise DataError(f"{file}: the codec {name!r} executes code when it reads")
-        elif not file.is_dir() and not file.is_file():
-            raise DataError(f"{file}: is not a regular file")
+                    raise DataError(f"{entry.path}: the codec {name!r} executes code")
+
+
+def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
+    """Everything below a folder. A store has a file per chunk: scandir knows kinds without stat."""
+    waiting = [str(folder)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
 
 
 def _names(value: Any) -> Iterator[str]:

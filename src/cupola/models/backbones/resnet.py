@@ -140,9 +140,7 @@ class ResNet(nn.Module):
         if style not in ("pytorch", "caffe"):
             raise ValueError(f"ResNet style is 'pytorch' or 'caffe', got {style!r}")
         if not out_indices or max(out_indices) >= num_stages:
-            raise ValueError(
-                f"out_indices {tuple(out_indices)} must be below num_stages, {num_stages}"
-            )
+            raise ValueError(f"out_indices {tuple(out_indices)}: there are {num_stages} stages")
         block, blocks = ARCHITECTURES[depth]
         self.init_cfg = init_cfg or (
             {"type": "Pretrained", "checkpoint": pretrained} if pretrained else None

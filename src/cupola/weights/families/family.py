@@ -37,7 +37,7 @@ class LanguageFamily:
     `names` maps the names below `prefix`, which checkpoints of the bare trunk leave out.
     `embedding` is our name of the input embedding. `split` are pairs of a pattern that our name
     ends in and the dimension; all other parameters are whole on every rank. `unused` is a pattern
-    of transformers' names that hold no parameter of ours.
+    of transformers' names for which the model has no parameter.
     """
 
     name: str
