@@ -6,12 +6,15 @@ a forked child survives under a limit of memory and time is safe to repeat in th
 """
 
 import os
-import resource
 import signal
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+if sys.platform == "linux":
+    import resource
 
 CRASHED, REFUSED, TOO_LARGE = "it crashes the reader", "it is damaged", "it needs too much memory"
 TOO_SLOW = "it takes too long to read"
@@ -25,7 +28,10 @@ def guarded(action: Callable[[], object], *, memory: int, seconds: float) -> str
     memory: bytes that the child may allocate beyond what this process has mapped.
     seconds: processor time of the child. One that waits for ever, for a lock or for threads that
     the fork did not copy, is ended as well; `action` must not run torch's parallel operations.
+    Elsewhere than on Linux nothing is tried: the fork of a process with threads is not safe there.
     """
+    if sys.platform != "linux":
+        return None
     receive, send = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the child of a threaded process runs only `action`
@@ -75,7 +81,7 @@ def _limit(kind: int, value: int) -> None:
 
 def _mapped_bytes() -> int:
     """The size of this process's address space."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _outcome(pid: int, receive: int) -> str | None:
