@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cupola.models.detr3d.feature_sampling import Pyramid, gather_dense, sample_levels
-from cupola.models.detr3d.references import inverse_sigmoid, to_meters
+from cupola.models.detr3d.references import to_meters
+from cupola.models.layers import inverse_sigmoid
 from cupola.registry import build
 from cupola.structures import boxes3d
 from golden import Golden, golden

@@ -1,7 +1,7 @@
 """DETR, the detector: backbone, neck, transformer, head."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +25,16 @@ class DETR(nn.Module):
     In 3.x encoder, decoder and queries belong to the detector; in 2.x the whole transformer is
     nested in `bbox_head`, and the detector only has a backbone and a head.
 
+    Its relatives are subclasses with other encoders, decoders or queries.
+
     `training_groups` G > 1 trains G - 1 additional groups of queries with the same decoder, each
     matched separately, so that G queries learn from every object in a step (Group DETR, arXiv
     2207.13085). They are not used in eval mode.
     Source: mmdet/models/detectors/{detr,base_detr}.py.
     """
+
+    encoder_class: ClassVar[type[Any]] = DetrTransformerEncoder
+    decoder_class: ClassVar[type[Any]] = DetrTransformerDecoder
 
     def __init__(
         self,
@@ -71,27 +76,35 @@ class DETR(nn.Module):
     ) -> None:
         if encoder is None or decoder is None:
             raise ValueError(
-                "DETR needs `encoder` and `decoder` (MMDetection 3.x), or a `transformer` in its "
-                "bbox_head (2.x)"
+                f"{type(self).__name__} needs `encoder` and `decoder` (MMDetection 3.x), or a "
+                "`transformer` in its bbox_head (2.x)"
             )
         self.positional_encoding = SinePositionalEncoding(
             **(positional_encoding or {"num_feats": 128, "normalize": True})
         )
-        self.encoder = DetrTransformerEncoder(**encoder)
-        self.decoder = DetrTransformerDecoder(**decoder)
-        self.query_embedding = nn.Embedding(num_queries, self.decoder.embed_dims)
+        self.encoder = self.encoder_class(**encoder)
+        self.decoder = self.decoder_class(**decoder)
+        self.query_embedding = nn.Embedding(num_queries, self.query_dims)
         if self.training_groups > 1:
             further = (self.training_groups - 1) * num_queries
-            self.further_query_embedding = nn.Embedding(further, self.decoder.embed_dims)
+            self.further_query_embedding = nn.Embedding(further, self.query_dims)
         for part in (self.encoder, self.decoder):
             for parameter in part.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
 
+    @property
+    def query_dims(self) -> int:
+        """The number of channels of a query's learned position."""
+        return int(self.decoder.embed_dims)
+
     def forward(self, pixels: Tensor, padding_mask: Tensor | None = None) -> DETROutput:
         """pixels [B, 3, H, W]; padding_mask [B, H, W], True = padded -> DETROutput."""
         features = self.extract(pixels)
-        padding = feature_mask(padding_mask, features)
+        return self.detect(features, feature_mask(padding_mask, features))
+
+    def detect(self, features: Tensor, padding: Tensor | None) -> DETROutput:
+        """features [B, C, h, w], padding [B, h, w] -> DETROutput."""
         if self.nested:
             hidden = self.bbox_head.transform(features, padding)
         else:
@@ -122,14 +135,17 @@ class DETR(nn.Module):
 
     def decode(self, memory: Tensor, memory_pos: Tensor, padding: Tensor | None) -> Tensor:
         """memory [B, hw, C] -> normed hidden states of every decoder layer [L, B, Q, C]."""
-        groups = 1
-        queries: Tensor = self.query_embedding.weight  # [Q, C]
-        if self.training and self.training_groups > 1:
-            groups = self.training_groups
-            queries = torch.cat((queries, self.further_query_embedding.weight))  # [G * Q, C]
-        queries = queries[None].expand(len(memory), -1, -1)  # [B, G * Q, C]
+        queries, groups = self.queries(len(memory))
         key_padding_mask = None if padding is None else padding.flatten(1)
         return self.decoder(queries, memory, memory_pos, key_padding_mask, groups)
+
+    def queries(self, batch: int) -> tuple[Tensor, int]:
+        """The queries' learned positions [B, G * Q, query_dims], and their number of groups G."""
+        queries: Tensor = self.query_embedding.weight  # [Q, query_dims]
+        groups = self.training_groups if self.training else 1
+        if groups > 1:
+            queries = torch.cat((queries, self.further_query_embedding.weight))
+        return queries[None].expand(batch, -1, -1), groups
 
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses of a batch: pixels, padding_mask, image_sizes, targets (boxes xyxy in pixels)."""

@@ -26,11 +26,7 @@ def inspect_detr(model: Any, pixels: Tensor) -> dict[str, Tensor]:
     )
     try:
         features = model.extract(pixels)
-        if model.nested:
-            hidden = model.bbox_head.transform(features, None)
-        else:
-            hidden = model.decode(*model.encode(features, None), None)
-        output = model.bbox_head(hidden)
+        output = model.detect(features, None)
     finally:
         handle.remove()
         model.train(training)

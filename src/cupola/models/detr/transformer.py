@@ -5,7 +5,7 @@ B images, HW feature cells, Q queries, C channels, L decoder layers. Post-norm b
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -96,12 +96,12 @@ class DetrTransformerDecoderLayer(nn.Module):
 class DetrTransformerEncoder(nn.Module):
     """num_layers encoder layers."""
 
+    layer_class: ClassVar[type[Any]] = DetrTransformerEncoderLayer
+
     def __init__(self, num_layers: int, layer_cfg: Config, init_cfg: Any = None) -> None:
         super().__init__()
         self.num_layers = num_layers
-        self.layers = nn.ModuleList(
-            DetrTransformerEncoderLayer(**layer_cfg) for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(self.layer_class(**layer_cfg) for _ in range(num_layers))
         self.embed_dims: int = self.layers[0].embed_dims
         pre_norm = self.layers[0].pre_norm
         self.post_norm = build_norm(LAYER_NORM, self.embed_dims) if pre_norm else None
@@ -117,6 +117,8 @@ class DetrTransformerEncoder(nn.Module):
 class DetrTransformerDecoder(nn.Module):
     """num_layers decoder layers; the final norm is applied to the output of each."""
 
+    layer_class: ClassVar[type[Any]] = DetrTransformerDecoderLayer
+
     def __init__(
         self,
         num_layers: int,
@@ -128,9 +130,7 @@ class DetrTransformerDecoder(nn.Module):
         super().__init__()
         self.num_layers = num_layers
         self.return_intermediate = return_intermediate
-        self.layers = nn.ModuleList(
-            DetrTransformerDecoderLayer(**layer_cfg) for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(self.layer_class(**layer_cfg) for _ in range(num_layers))
         self.embed_dims: int = self.layers[0].embed_dims
         self.post_norm = build_norm(post_norm_cfg, self.embed_dims)
 

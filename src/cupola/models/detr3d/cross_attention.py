@@ -9,7 +9,8 @@ from torch import Tensor
 from cupola import nn
 from cupola.errors import InputError
 from cupola.models.detr3d.feature_sampling import Cameras, Pyramid, gather_dense
-from cupola.models.detr3d.references import inverse_sigmoid, to_meters
+from cupola.models.detr3d.references import to_meters
+from cupola.models.layers import inverse_sigmoid
 from cupola.registry import MODELS
 
 

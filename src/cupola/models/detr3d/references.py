@@ -5,10 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
-def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """log(x / (1 - x)) with x and 1 - x clamped to eps..1, so that 0 and 1 stay finite."""
-    return torch.log(x.clamp(eps, 1.0) / (1 - x).clamp(eps, 1.0))
+from cupola.models.layers import inverse_sigmoid
 
 
 def to_meters(references: Tensor, pc_range: Sequence[float]) -> Tensor:

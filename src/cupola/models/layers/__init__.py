@@ -10,11 +10,14 @@ from cupola.models.layers.deform_conv import (
     ModulatedDeformConv2dPack,
 )
 from cupola.models.layers.feed_forward import FFN
+from cupola.models.layers.mlp import MLP
 from cupola.models.layers.position_encoding import SinePositionalEncoding
+from cupola.models.layers.references import encode_references, inverse_sigmoid
 from cupola.models.layers.transformer_layer import TransformerLayer, TransformerLayerSequence
 
 __all__ = [
     "FFN",
+    "MLP",
     "ConvModule",
     "DeformConv2d",
     "DeformConv2dPack",
@@ -27,4 +30,6 @@ __all__ = [
     "build_activation",
     "build_conv",
     "build_norm",
+    "encode_references",
+    "inverse_sigmoid",
 ]

@@ -18,6 +18,7 @@ for alias, layer in {
     "GELU": nn.GELU,
     "SiLU": nn.SiLU,
     "LeakyReLU": nn.LeakyReLU,
+    "PReLU": nn.PReLU,
     "Sigmoid": nn.Sigmoid,
     "Tanh": nn.Tanh,
     ("Conv2d", "Conv"): nn.Conv2d,
@@ -45,7 +46,7 @@ def build_norm(cfg: Config, features: int) -> nn.Module:
 def build_activation(cfg: Config) -> nn.Module:
     """An activation; `inplace` is ignored by those without such a mode."""
     settings = dict(cfg)
-    if settings["type"] in ("GELU", "Sigmoid", "Tanh"):
+    if settings["type"] in ("GELU", "PReLU", "Sigmoid", "Tanh"):
         settings.pop("inplace", None)
     return MODELS.build(settings)
 
