@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cupola.models.detr.detr import feature_mask
 from cupola.models.detr.preprocessor import DetDataPreprocessor
+from cupola.models.layers import feature_mask
 from cupola.registry import build
 from golden import golden
 

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
 from cupola.models.detr.head import DETROutput
 from cupola.models.detr.inspection import inspect_detr
 from cupola.models.detr.transformer import DetrTransformerDecoder, DetrTransformerEncoder
-from cupola.models.layers import SinePositionalEncoding
+from cupola.models.layers import SinePositionalEncoding, feature_mask, map_positions
 from cupola.registry import MODELS
 from cupola.structures import Detections
 
@@ -122,14 +121,9 @@ class DETR(nn.Module):
 
     def encode(self, features: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
         """features [B, C, h, w], padding [B, h, w] -> memory and positions, both [B, hw, C]."""
-        B, _, h, w = features.shape
-        if padding is None:
-            pos = self.positional_encoding(features.new_zeros(1, h, w, dtype=torch.bool))
-            pos = pos.expand(B, -1, -1, -1)
-        else:
-            pos = self.positional_encoding(padding)
+        pos = map_positions(self.positional_encoding, features, padding)
         cells = features.flatten(2).transpose(1, 2)  # [B, hw, C]
-        pos = pos.to(features.dtype).flatten(2).transpose(1, 2)  # [B, hw, C]
+        pos = pos.flatten(2).transpose(1, 2)  # [B, hw, C]
         key_padding_mask = None if padding is None else padding.flatten(1)  # [B, hw]
         return self.encoder(cells, pos, key_padding_mask), pos
 
@@ -169,11 +163,3 @@ class DETR(nn.Module):
         factors = batch.get("scale_factors") or [None] * len(sizes)
         found: list[Detections] = self.bbox_head.predict(output, sizes, factors)
         return found
-
-
-def feature_mask(padding_mask: Tensor | None, features: Tensor) -> Tensor | None:
-    """The padding mask at the size of the feature map, by nearest: [B, H, W] -> [B, h, w]."""
-    if padding_mask is None:
-        return None
-    resized = F.interpolate(padding_mask[None].float(), size=features.shape[-2:])
-    return resized[0].to(torch.bool)

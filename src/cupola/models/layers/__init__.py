@@ -9,10 +9,21 @@ from cupola.models.layers.deform_conv import (
     ModulatedDeformConv2d,
     ModulatedDeformConv2dPack,
 )
+from cupola.models.layers.deformable_attention import MultiScaleDeformableAttention
+from cupola.models.layers.deformable_transformer import (
+    DeformableDetrTransformerDecoder,
+    DeformableDetrTransformerEncoder,
+)
+from cupola.models.layers.feature_levels import (
+    FeatureLevels,
+    feature_mask,
+    flatten_levels,
+    map_positions,
+)
 from cupola.models.layers.feed_forward import FFN
 from cupola.models.layers.mlp import MLP
-from cupola.models.layers.position_encoding import SinePositionalEncoding
-from cupola.models.layers.references import encode_references, inverse_sigmoid
+from cupola.models.layers.position_encoding import SinePositionalEncoding, sine_waves
+from cupola.models.layers.references import encode_references, inverse_sigmoid, refine_boxes
 from cupola.models.layers.transformer_layer import TransformerLayer, TransformerLayerSequence
 
 __all__ = [
@@ -21,8 +32,12 @@ __all__ = [
     "ConvModule",
     "DeformConv2d",
     "DeformConv2dPack",
+    "DeformableDetrTransformerDecoder",
+    "DeformableDetrTransformerEncoder",
+    "FeatureLevels",
     "ModulatedDeformConv2d",
     "ModulatedDeformConv2dPack",
+    "MultiScaleDeformableAttention",
     "MultiheadAttention",
     "SinePositionalEncoding",
     "TransformerLayer",
@@ -31,5 +46,10 @@ __all__ = [
     "build_conv",
     "build_norm",
     "encode_references",
+    "feature_mask",
+    "flatten_levels",
     "inverse_sigmoid",
+    "map_positions",
+    "refine_boxes",
+    "sine_waves",
 ]

@@ -7,6 +7,8 @@ from cupola import nn
 from cupola.registry import MODELS
 
 Config = Mapping[str, Any]
+# How MMCV abbreviates norms in state keys (mmcv/cnn/bricks/norm.py).
+NORM_NAMES = {"GN": "gn", "LN": "ln", "IN": "in", "IN1d": "in", "IN2d": "in", "IN3d": "in"}
 
 for alias, layer in {
     ("BN", "BN2d"): nn.BatchNorm2d,
@@ -41,6 +43,11 @@ def build_norm(cfg: Config, features: int) -> nn.Module:
     for parameter in layer.parameters():
         parameter.requires_grad = trainable
     return layer
+
+
+def norm_name(cfg: Config) -> str:
+    """The name of a norm in the state keys of a ConvModule: bn, gn, ln or in."""
+    return NORM_NAMES.get(cfg["type"], "bn")
 
 
 def build_activation(cfg: Config) -> nn.Module:

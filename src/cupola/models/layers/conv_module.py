@@ -6,7 +6,12 @@ from typing import Any
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.layers.building import build_activation, build_conv, build_norm
+from cupola.models.layers.building import (
+    build_activation,
+    build_conv,
+    build_norm,
+    norm_name,
+)
 from cupola.registry import MODELS
 
 RELU: Mapping[str, Any] = {"type": "ReLU", "inplace": True}
@@ -17,7 +22,8 @@ class ConvModule(nn.Module):
     """Convolution, norm, activation; a None config omits that step.
 
     x [B, in_channels, H, W] -> [B, out_channels, H', W']. The convolution has a bias only if
-    no norm follows (source: mmcv/cnn/bricks/conv_module.py; state keys conv, bn).
+    no norm follows (source: mmcv/cnn/bricks/conv_module.py; state keys conv, and bn, gn, ... by
+    the type of the norm).
     """
 
     def __init__(
@@ -44,11 +50,13 @@ class ConvModule(nn.Module):
             padding=padding,
             bias=norm_cfg is None,
         )
-        self.bn = build_norm(norm_cfg, out_channels) if norm_cfg else None
+        self.norm_name = norm_name(norm_cfg) if norm_cfg else None
+        if norm_cfg and self.norm_name:
+            self.add_module(self.norm_name, build_norm(norm_cfg, out_channels))
         self.activate = build_activation(act_cfg) if act_cfg else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        if self.bn is not None:
-            x = self.bn(x)
+        if self.norm_name is not None:
+            x = getattr(self, self.norm_name)(x)
         return x if self.activate is None else self.activate(x)

@@ -43,12 +43,12 @@ class SinePositionalEncoding(nn.Module):
         if self.normalize:
             y = (y + self.offset) / (y[:, -1:, :] + self.eps) * self.scale
             x = (x + self.offset) / (x[:, :, -1:] + self.eps) * self.scale
-        index = torch.arange(self.num_feats, dtype=torch.float32, device=mask.device)
-        period = self.temperature ** (2 * (index // 2) / self.num_feats)
-        encoded = torch.cat((self._waves(y, period), self._waves(x, period)), dim=3)
-        return encoded.permute(0, 3, 1, 2)  # [B, 2 * num_feats, H, W]
+        waves = [sine_waves(each, self.num_feats, self.temperature) for each in (y, x)]
+        return torch.cat(waves, dim=3).permute(0, 3, 1, 2)  # [B, 2 * num_feats, H, W]
 
-    @staticmethod
-    def _waves(position: Tensor, period: Tensor) -> Tensor:
-        angle = position[..., None] / period  # [B, H, W, num_feats]
-        return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=4).flatten(3)
+
+def sine_waves(position: Tensor, count: int, temperature: float = 10000) -> Tensor:
+    """position [...] in radians -> `count` sines and cosines of growing period [..., count]."""
+    index = torch.arange(count, dtype=torch.float32, device=position.device)
+    angle = position[..., None] / temperature ** (2 * (index // 2) / count)  # [..., count]
+    return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2)

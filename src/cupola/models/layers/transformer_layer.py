@@ -12,6 +12,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.errors import BuildError, did_you_mean
 from cupola.models.layers.building import build_norm
+from cupola.models.layers.deformable_attention import MultiScaleDeformableAttention
 from cupola.registry import MODELS
 
 OPERATIONS = ("self_attn", "cross_attn", "norm", "ffn")
@@ -80,11 +81,11 @@ class TransformerLayer(nn.Module):
         key_pos: Tensor | None = None,
         query_key_padding_mask: Tensor | None = None,
         key_padding_mask: Tensor | None = None,
-        **cross_attention: Any,
+        **sampling: Any,
     ) -> Tensor:
         """[B, Q, C] -> [B, Q, C] (or sequence first). The masks [B, K] are True at padding.
 
-        Other keyword arguments go to the cross-attentions: reference points, camera matrices.
+        Other keyword arguments go to the attentions that sample: reference points, camera matrices.
         """
         attentions, ffns, norms = iter(self.attentions), iter(self.ffns), iter(self.norms)
         identity = query
@@ -94,7 +95,9 @@ class TransformerLayer(nn.Module):
                 query = next(norms)(query)
                 continue
             if name == "self_attn":
-                query = next(attentions)(
+                attention = next(attentions)
+                deformable = isinstance(attention, MultiScaleDeformableAttention)
+                query = attention(
                     query,
                     query,
                     query,
@@ -102,6 +105,7 @@ class TransformerLayer(nn.Module):
                     query_pos=query_pos,
                     key_pos=query_pos,
                     key_padding_mask=query_key_padding_mask,
+                    **(sampling if deformable else {}),
                 )
             elif name == "cross_attn":
                 query = next(attentions)(
@@ -112,7 +116,7 @@ class TransformerLayer(nn.Module):
                     query_pos=query_pos,
                     key_pos=key_pos,
                     key_padding_mask=key_padding_mask,
-                    **cross_attention,
+                    **sampling,
                 )
             else:
                 query = next(ffns)(query, residual)
