@@ -138,8 +138,8 @@ def test_a_large_body_is_spooled_while_it_arrives(tmp_path: Path) -> None:
 
 
 def test_a_request_target_may_be_an_absolute_url() -> None:
-    assert split_url(b"http://host/path?x=1") == ("/path", "x=1")
-    assert split_url(b"/path#part") == ("/path", "")
+    assert split_url(b"http://host/path?x=1") == ("host", "/path", "x=1")
+    assert split_url(b"/path#part") == (None, "/path", "")
 
 
 def test_a_refused_header_keeps_its_reason(tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ class Connection(asyncio.Protocol):
         self.current: Request | None = None
         self.work: Work | None = None
         self.served = 0
-        self.closing = self.refused = self.parsing = self.paused = False
+        self.refusal: HTTPError | None = None  # for the last request, after those before it
+        self.closing = self.parsing = self.paused = self.continue_due = False
         self.active_at = time.monotonic()
         self.blocked_at = self.lingering_since = 0.0
         self.unparsed = b""  # what was read before reading stopped, at most one read
@@ -112,7 +113,7 @@ class Connection(asyncio.Protocol):
 
     def _parse_slices(self) -> None:
         rest = memoryview(self.unparsed)
-        while rest and not (self.refused or self.closing):
+        while rest and not (self.refusal or self.closing):
             if len(self.waiting) >= PIPELINE_LIMIT or not self.writable.is_set():
                 self.unparsed = bytes(rest)
                 self._read_on(False)
@@ -147,11 +148,19 @@ class Connection(asyncio.Protocol):
     # ---- callbacks of the parser
 
     def _enqueue(self, request: Request) -> None:
+        self.continue_due = False
         self.waiting.append(request)
         self._next()
 
     def _continue(self) -> None:
-        if self.current is None and not self.waiting:
+        self.server.check_route(self.parser.method, self.parser.path)
+        self.continue_due = True
+        self._send_continue()
+
+    def _send_continue(self) -> None:
+        """Asks for a body that waits for it, once the requests before it are answered."""
+        if self.continue_due and self.current is None and not self.waiting:
+            self.continue_due = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     # ---- answering
@@ -176,7 +185,6 @@ class Connection(asyncio.Protocol):
         keep = (
             request.keep_alive
             and not self.server.draining
-            and not self.refused
             and self.served < self.server.settings.keepalive_requests
             and not (response.stream is not None and request.old_protocol)
         )
@@ -216,29 +224,33 @@ class Connection(asyncio.Protocol):
         self.server.finished(request, response, sent)
         if self.closing:
             self.transport.close()
-        elif not self.refused or self.waiting:
-            self._next()
-            if self.unparsed:
-                self._parse()
+            return
+        self._next()
+        if self.unparsed:
+            self._parse()
+        self._send_continue()
+        self._send_refusal()
 
     def _refuse(self, error: HTTPError) -> None:
-        """Answers a request that cannot be parsed with an error and closes the connection."""
-        if self.refused or self.closing:
+        """Answers what cannot be parsed with an error, and takes no more requests."""
+        if self.refusal is None and not self.closing:
+            self.refusal = error
+            self.parser.discard()
+            self._send_refusal()
+
+    def _send_refusal(self) -> None:
+        """Answers the refused request once those before it are answered; closes the connection."""
+        error, parser = self.refusal, self.parser
+        if error is None or self.closing or self.current is not None or self.waiting:
             return
-        self.refused = True
-        parser = self.parser
-        parser.discard()
-        url = parser.url.decode("latin-1")[:200]
         request = Request(
-            "-", url, "", {}, self.server.next_id(), parser.began_at, parser.peer, keep_alive=False
-        )
-        self.unparsed = b""
+            "-", parser.url.decode("latin-1")[:200], "", {}, self.server.next_id(),
+            parser.began_at, parser.peer, keep_alive=False,
+        )  # fmt: skip
         response = self.server.error_response(error, request)
-        if self.current is None:
-            self._write(head_of(request.id, response, keep=False), response.body)
-            self._linger()
-        else:
-            self.transport.abort()
+        head = head_of(request.id, response, keep=False)
+        self._write(head, b"" if parser.method == "HEAD" else response.body)
+        self._linger()
         self.server.finished(request, response, len(response.body))
 
     def _linger(self) -> None:
@@ -247,7 +259,7 @@ class Connection(asyncio.Protocol):
         If the socket were closed with unread bytes in it, the kernel would reset the connection
         and the client could lose the response.
         """
-        self.closing = True
+        self.closing, self.unparsed = True, b""
         self.lingering_since = time.monotonic()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -306,6 +318,10 @@ class Server:
     def new_spool_path(self) -> Path:
         """A path for a large body. The process id in it tells whose it is."""
         return self.spool / f"{os.getpid()}-{self.next_id()}"
+
+    def check_route(self, method: str, path: str) -> None:
+        """HTTPError if no request with this method and percent-encoded path can be answered."""
+        raise NotImplementedError
 
     def answer(self, request: Request, reply: Reply) -> Work | None:
         """Calls `reply` once, now or later; returns the work until then, if any. Never raises."""

@@ -1,6 +1,7 @@
 """Parses the bytes of a connection into requests, with httptools and the limits of the settings."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +16,11 @@ MAX_HEADERS = 200
 SLICE = 16 * 1024  # bytes parsed at a time: between slices the connection may stop reading
 SPOOL_BATCH = 256 * 1024  # bytes of a large body that are written at a time
 _UNIQUE = ("content-length", "inference-header-content-length", "host")
+_AUTHORITY = re.compile(  # RFC 3986, 3.2.2, with a name that has no empty part, as nginx asks
+    r"(\[[0-9a-fA-F:.]+\]|(?!\.)(?!.*\.\.)[\w.~!$&'()*+,;=%-]+)(:\d{0,5})?", re.ASCII
+)
+_ABSOLUTE = re.compile("https?://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL)
+_BAD_ESCAPE = re.compile("%(?![0-9a-fA-F]{2})|%00")
 
 
 class RequestParser:
@@ -41,9 +47,9 @@ class RequestParser:
         self._reset()
 
     def _reset(self) -> None:
-        self.url = b""
+        self.url, self.method, self.path, self.query = b"", "", "", ""
         self.headers: dict[str, str] = {}
-        self.received = self._parsed = 0
+        self.received = self._fields = self._parsed = 0
         self._body: bytes | bytearray = b""
         self._spool_path: Path | None = None
         self._spool_file: BinaryIO | None = None
@@ -92,9 +98,18 @@ class RequestParser:
         self.began_at, self.in_header = self._now, True
 
     def on_url(self, url: bytes) -> None:
+        self.method = self._parser.get_method().decode()
         self.url += url
+        if len(self.url) > self.settings.max_header:
+            raise HTTPError(414, f"request target over {self.settings.max_header} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        self._parsed += len(name) + len(value)
+        if self._fields > MAX_HEADERS or self._parsed > self.settings.max_header:
+            raise HTTPError(431, f"header over {self.settings.max_header} bytes or too many fields")
+        if self.in_body:  # a trailer, which must not change what the header said
+            return
         key = name.decode("latin-1").lower()
         text = value.decode("latin-1").strip()
         if key in self.headers:
@@ -102,31 +117,55 @@ class RequestParser:
                 raise HTTPError(400, f"header {key} appears twice")
             text = f"{self.headers[key]}, {text}"
         self.headers[key] = text
-        self._parsed += len(name) + len(value)
-        if len(self.headers) > MAX_HEADERS or self._parsed > self.settings.max_header:
-            raise HTTPError(431, f"header over {self.settings.max_header} bytes or too many fields")
 
     def on_headers_complete(self) -> None:
         self.in_header, self.in_body, self._header_size = False, True, 0
-        headers = self.headers
-        if "host" not in headers and self._parser.get_http_version() == "1.1":
-            raise HTTPError(400, "the header Host is missing")
-        coding = headers.get("transfer-encoding", "chunked").lower()
-        if coding != "chunked":
-            raise HTTPError(501, f"Transfer-Encoding {coding!r}: only chunked is supported")
-        length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()):
-            raise HTTPError(400, f"bad Content-Length {length!r}")
-        if int(length) > self.settings.max_body:
-            raise HTTPError(413, f"body of {length} bytes, at most {self.settings.max_body}")
-        if "transfer-encoding" in headers and "content-length" in headers:
-            raise HTTPError(400, "both Content-Length and Transfer-Encoding")
-        has_body = length != "0" or "transfer-encoding" in headers
-        self._upgrade_with_body = "upgrade" in headers and has_body
-        if "expect" in headers:
-            if headers["expect"].lower() != "100-continue":
-                raise HTTPError(417, f"unknown expectation {headers['expect']!r}")
+        self.version = self._parser.get_http_version()
+        if self.version not in ("1.1", "1.0"):
+            raise HTTPError(505, f"HTTP/{self.version} is not supported")
+        if self.method == "CONNECT":
+            raise HTTPError(405, "this is not a proxy", [("Allow", "GET, HEAD, POST")])
+        self._check_target()
+        self._check_framing()
+        if self.version == "1.1" and "expect" in self.headers:
+            if self.headers["expect"].lower() != "100-continue":
+                raise HTTPError(417, f"unknown expectation {self.headers['expect']!r}")
             self._on_continue()
+
+    def _check_target(self) -> None:
+        """The path, the query and the host that are asked for; HTTPError 400 if they are not valid.
+
+        The authority of an absolute target stands in place of the header Host (RFC 9112, 3.2.2).
+        """
+        authority, self.path, self.query = split_url(self.url)
+        if _BAD_ESCAPE.search(self.path):
+            raise HTTPError(400, "malformed percent-encoding in the path")
+        host = self.headers.get("host")
+        if host is None and self.version == "1.1":
+            raise HTTPError(400, "the header Host is missing")
+        for name in (host, authority):
+            if name is not None and not _AUTHORITY.fullmatch(name):
+                raise HTTPError(400, f"malformed host {name[:200]!r}")
+        if authority is not None:
+            self.headers["host"] = authority
+
+    def _check_framing(self) -> None:
+        """How long the body is; HTTPError if that is not certain, or too long."""
+        coding, length = (self.headers.get(k) for k in ("transfer-encoding", "content-length"))
+        if coding is not None:
+            if coding.lower() != "chunked":
+                raise HTTPError(501, f"Transfer-Encoding {coding!r}: only chunked is supported")
+            if length is not None:
+                raise HTTPError(400, "both Content-Length and Transfer-Encoding")
+            if self.version != "1.1":
+                raise HTTPError(400, "Transfer-Encoding in a request of HTTP/1.0")
+        elif length is not None:
+            if not (length.isascii() and length.isdigit()):
+                raise HTTPError(400, f"bad Content-Length {length!r}")
+            if int(length) > self.settings.max_body:
+                raise HTTPError(413, f"body of {length} bytes, at most {self.settings.max_body}")
+        has_body = coding is not None or (length is not None and int(length) > 0)
+        self._upgrade_with_body = "upgrade" in self.headers and has_body
 
     def on_body(self, data: bytes) -> None:
         self.received += len(data)
@@ -149,31 +188,34 @@ class RequestParser:
         if self._spool_file is not None:
             self._spool()
             self._spool_file.close()
-        raw_path, query = split_url(self.url)
-        version = self._parser.get_http_version()
+        keep_alive = bool(self._parser.should_keep_alive())
+        if "connection" in self.headers:  # llhttp overlooks it beside keep-alive in HTTP/1.0
+            keep_alive = keep_alive and "close" not in self.headers["connection"].lower()
         request = Request(
-            self._parser.get_method().decode(),
-            unquote(raw_path) if "%" in raw_path else raw_path,
-            query,
+            self.method,
+            unquote(self.path) if "%" in self.path else self.path,
+            self.query,
             self.headers,
             self.headers.get("x-request-id", "")[:128] or self._next_id(),
             self.began_at,
             self.peer,
             self._body,
             self._spool_path,
-            bool(self._parser.should_keep_alive()),
-            raw_path,
-            version != "1.1",
+            keep_alive,
+            self.path,
+            self.version != "1.1",
         )
         self._spool_path, self._spool_file, self._body = None, None, b""
+        self.url, self.method = b"", ""
         self._on_request(request)
 
     def _head_without_upgrade(self) -> bytes:
         """The head for a new parser, which then takes the body for a body."""
-        method, target = self._parser.get_method().decode(), self.url.decode("latin-1")
         self._parser = httptools.HttpRequestParser(self)
-        lines = [f"{key}: {value}" for key, value in self.headers.items() if key != "upgrade"]
-        return "\r\n".join([f"{method} {target} HTTP/1.1", *lines, "", ""]).encode("latin-1")
+        start = f"{self.method} {self.url.decode('latin-1')} HTTP/{self.version}"
+        kept = {k: v for k, v in self.headers.items() if k not in ("upgrade", "expect")}
+        lines = [f"{key}: {value}" for key, value in kept.items()]
+        return "\r\n".join([start, *lines, "", ""]).encode("latin-1")
 
     # ---- large bodies
 
@@ -214,12 +256,16 @@ class RequestParser:
         return ""
 
 
-def split_url(url: bytes) -> tuple[str, str]:
-    """The path, still percent-encoded, and the query of a request target."""
-    if url.startswith(b"/"):
-        path, _, query = url.partition(b"?")
-        path = path.partition(b"#")[0]
-    else:
-        parsed = httptools.parse_url(url)
-        path, query = parsed.path or b"/", parsed.query or b""
-    return path.decode("latin-1"), query.decode("latin-1")
+def split_url(url: bytes) -> tuple[str | None, str, str]:
+    """The authority, the path (still percent-encoded) and the query of a request target.
+
+    The authority is None if the target is a path. HTTPError 400 for other forms than these two.
+    """
+    authority, target = None, url.decode("latin-1").partition("#")[0]
+    if not target.startswith("/"):
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is None:
+            raise HTTPError(400, "the request target is neither a path nor an http:// URL")
+        authority, target = absolute[1], absolute[2]
+    path, _, query = target.partition("?")
+    return authority, path or "/", query

@@ -47,6 +47,10 @@ class Application(Server):
         )
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def check_route(self, method: str, path: str) -> None:
+        """HTTPError 404 or 405 if there is no such route."""
+        self.router.match(method, path)
+
     def answer(self, request: Request, reply: Reply) -> Work | None:
         """Calls the handler of the request; an exception becomes an error response."""
         try:
