@@ -50,8 +50,10 @@ class FFN(nn.Module):
         self.layers = nn.Sequential(
             *hidden, nn.Linear(feedforward_channels, embed_dims), nn.Dropout(drop)
         )
-        residual_drop = (dropout_layer or {}).get("drop_prob", 0.0)
-        self.dropout_layer = nn.Dropout(residual_drop) if residual_drop else nn.Identity()
+        residual = dropout_layer or {}
+        kind = nn.DropPath if residual.get("type") == "DropPath" else nn.Dropout
+        residual_drop = residual.get("drop_prob", 0.0)
+        self.dropout_layer = kind(residual_drop) if residual_drop else nn.Identity()
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         out = self.dropout_layer(self.layers(x))

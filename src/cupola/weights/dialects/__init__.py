@@ -7,12 +7,19 @@ from cupola.weights.dialects.detr3d import DETR3D_DIALECTS
 from cupola.weights.dialects.fourcastnet import FOURCASTNET
 from cupola.weights.dialects.hugging_face import LANGUAGE_DIALECTS
 from cupola.weights.dialects.physicsnemo import PHYSICSNEMO
+from cupola.weights.dialects.swin import SWIN_DIALECTS
 
 AFNO_DIALECTS = (FOURCASTNET, PHYSICSNEMO, AFNO_TRANSFORMER)
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
-    for dialect in (*DETR_DIALECTS, *DETR3D_DIALECTS, *AFNO_DIALECTS, *LANGUAGE_DIALECTS)
+    for dialect in (
+        *DETR_DIALECTS,
+        *DETR3D_DIALECTS,
+        *AFNO_DIALECTS,
+        *LANGUAGE_DIALECTS,
+        *SWIN_DIALECTS,
+    )
 }
 
 __all__ = ["DIALECTS", "Dialect"]
