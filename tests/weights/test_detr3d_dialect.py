@@ -67,7 +67,8 @@ def test_a_training_starts_from_fcos3d(tmp_path, prefix: str) -> None:
     given = ancestor(model, prefix)
     torch.save({"meta": {}, "state_dict": given}, tmp_path / "fcos3d.pth")
     said = load_initial_weights(model, str(tmp_path / "fcos3d.pth"))
-    assert said.startswith(f"{len(given) - 2} tensors loaded, dialect fcos3d; missing: pts_bbox_he")
+    assert said.startswith(f"loaded {len(given) - 2} of ") and "(dialect fcos3d)" in said
+    assert "; newly initialized: pts_bbox_head." in said
     assert "more; not used: img_neck.fpn_convs.4.conv.weight, bbox_head.scales.0" in said
     for key, value in model.state_dict().items():
         if key.startswith("img_"):

@@ -146,6 +146,9 @@ def test_sparse_tensors_are_named(tmp_path) -> None:
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer"),
         (b"<!DOCTYPE html><html>Sign in</html>", "web page"),
+        (b"\xef\xbb\xbf<!-- error --><head>", "web page"),
+        (b"Entry not found", r"a text file \('entry not found'\)"),
+        (b" \n", "the file is empty"),
         (b'{"error": "not found"}', "error message of a server"),
         (b"", "empty"),
         (b"\x1f\x8b\x08\x00abc", "compressed"),

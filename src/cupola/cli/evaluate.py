@@ -55,7 +55,7 @@ def evaluate_as_trained(predictor: Any, bundle: "Bundle") -> dict[str, float]:
     import torch
 
     from cupola.errors import BundleError
-    from cupola.registry import METRICS
+    from cupola.train.evaluation import build_metric
     from cupola.train.evaluation import evaluate as measure
     from cupola.train.loading import evaluation_loader
 
@@ -64,5 +64,5 @@ def evaluate_as_trained(predictor: Any, bundle: "Bundle") -> dict[str, float]:
         raise BundleError(f"{path}: missing; name the data to measure on with --data FOLDER")
     cfg = json.loads(path.read_text(encoding="utf-8"))
     batches = evaluation_loader(cfg.get("test_dataloader", cfg["val_dataloader"]))
-    metric = METRICS.build(cfg.get("test_evaluator", cfg["val_evaluator"]))
+    metric = build_metric(cfg.get("test_evaluator") or cfg["val_evaluator"])
     return measure(predictor.model, batches, metric, torch.device("cpu"))

@@ -86,7 +86,7 @@ class Roots:
         """The folder of a package, which is not imported."""
         for root in self.searched:
             if package.isidentifier() and (root / package).is_dir():
-                return root / package
+                return (root / package).resolve()
         spec = find_spec(package) if package.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
             raise ConfigError(

@@ -50,6 +50,7 @@ class CocoDataset:
         seed: int = 0,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        channel_order: str = "rgb",
         backend_args: Any = None,
     ) -> None:
         self.root = Path(data_root)
@@ -57,6 +58,9 @@ class CocoDataset:
         self.test_mode, self.seed, self.epoch = test_mode, seed, 0
         self.pipeline = Compose(pipeline)
         self.mean, self.std = tuple(mean), tuple(std)
+        if channel_order not in ("rgb", "bgr"):
+            raise DataError(f"channel_order: expected 'rgb' or 'bgr', got {channel_order!r}")
+        self.channel_step = 1 if channel_order == "rgb" else -1
         content = read_instances(self.root / ann_file)
         self.names = self._read_categories(content, metainfo or {})
         self.images = self._read_images(content, {} if test_mode else filter_cfg or {})
@@ -130,7 +134,8 @@ class CocoDataset:
         rgb = Image.fromarray(read_image(path, error=DataError))
         sample = {"image": rgb, "scale_factor": (1.0, 1.0), **self._objects(image)}
         sample = self.pipeline(sample, np.random.default_rng((self.seed, self.epoch, index)))
-        pixels = np.asarray(sample["image"]).transpose(2, 0, 1).copy()  # [3, H, W]
+        rows = np.asarray(sample["image"])[..., :: self.channel_step]
+        pixels = rows.transpose(2, 0, 1).copy()  # [3, H, W]
         return {
             **sample,
             "image": normalize(torch.from_numpy(pixels), self.mean, self.std),

@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,15 @@ class CocoMetric:
     `scale_factors` map back to the original), so any detection dataset can be evaluated. The AP of
     a size without objects is -1, as in pycocotools.
     """
+
+    # MMDetection's names, with which configs choose the best checkpoint.
+    published_names: ClassVar[Mapping[str, str]] = {
+        f"{prefix}bbox_mAP{theirs}": f"AP{ours}"
+        for prefix in ("", "coco/")
+        for theirs, ours in {
+            "": "", "_50": "50", "_75": "75", "_s": "_small", "_m": "_medium", "_l": "_large"
+        }.items()
+    }  # fmt: skip
 
     def __init__(self, max_detections: int = 100, **ignored: Any) -> None:
         self.max_detections = max_detections

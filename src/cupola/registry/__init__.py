@@ -6,7 +6,7 @@ from cupola.registry.initialize import init_weights
 from cupola.registry.plugins import load_plugins
 from cupola.registry.registries import DATASETS, METRICS, MODELS, TASK_UTILS, TRANSFORMS
 from cupola.registry.registry import Registry
-from cupola.registry.scopes import default_scope
+from cupola.registry.scopes import default_scope, without_scope
 
 __all__ = [
     "DATASETS",
@@ -22,4 +22,5 @@ __all__ = [
     "default_scope",
     "init_weights",
     "load_plugins",
+    "without_scope",
 ]

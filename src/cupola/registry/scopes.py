@@ -1,8 +1,9 @@
 """Scopes: the package whose names a bare type name refers to during a build."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 # Prefixes in published configs. Our own registries hold the classes of these packages, so that
 # `mmdet.DETR` and `DETR` are the same class unless a child registry of that scope differs.
@@ -18,6 +19,18 @@ _current: ContextVar[str | None] = ContextVar("cupola_default_scope", default=No
 def current_scope() -> str | None:
     """The scope in which bare names are looked up first, or None."""
     return _current.get()
+
+
+def without_scope(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's arguments for a maker that is not in a registry.
+
+    `_scope_`, which marks dicts from another package's config, is removed, and so is the package
+    of a type (`torch.optim.AdamW` -> `AdamW`).
+    """
+    arguments = {key: value for key, value in cfg.items() if key != "_scope_"}
+    if isinstance(kind := arguments.get("type"), str) and kind.split(".")[0] in FOREIGN:
+        arguments["type"] = kind.rpartition(".")[2]
+    return arguments
 
 
 @contextmanager

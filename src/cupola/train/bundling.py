@@ -19,11 +19,12 @@ from torch import Tensor
 
 from cupola.bundles import Bundle, write_bundle
 from cupola.errors import CheckpointError
-from cupola.registry import DATASETS, METRICS, build
+from cupola.registry import DATASETS, build
 from cupola.train.checkpoints import BEST, LATEST, load_checkpoint
-from cupola.train.evaluation import evaluate
+from cupola.train.evaluation import build_metric, evaluate
 from cupola.train.loading import evaluation_loader
 from cupola.train.logs import LOG
+from cupola.train.pixels import served_model
 from cupola.train.trainer import Trainer
 
 
@@ -35,7 +36,7 @@ def bundle_run(trainer: Trainer) -> Bundle:
     """
     about = dict(trainer.cfg["bundle"])
     description, examples = about.pop("description", ""), about.pop("examples", None)
-    model_cfg = {**trainer.cfg["model"], **about.pop("model", {})}
+    model_cfg = served_model({**trainer.cfg["model"], **about.pop("model", {})})
     found = [p for p in (trainer.work_dir / BEST, trainer.work_dir / LATEST) if p.is_file()]
     if not found:
         raise CheckpointError(f"{trainer.work_dir} has no checkpoint to write a bundle from")
@@ -67,7 +68,7 @@ def measure(trainer: Trainer) -> dict[str, float]:
     if "test_dataloader" not in trainer.cfg:
         return metrics_at(trainer.work_dir / LOG, trainer.step)
     batches = evaluation_loader(trainer.cfg["test_dataloader"])
-    metric = METRICS.build(trainer.cfg.get("test_evaluator", trainer.cfg["val_evaluator"]))
+    metric = build_metric(trainer.cfg.get("test_evaluator") or trainer.cfg["val_evaluator"])
     return evaluate(trainer.model, batches, metric, trainer.device)
 
 

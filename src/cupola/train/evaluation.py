@@ -5,7 +5,18 @@ from typing import Any
 
 import torch
 
+from cupola.errors import BuildError
+from cupola.registry import METRICS
 from cupola.train.steps import to_device
+
+
+def build_metric(cfg: Any) -> Any:
+    """The metric of an evaluator's config, or of a list with one, as MMEngine allows."""
+    if isinstance(cfg, list | tuple):
+        if len(cfg) != 1:
+            raise BuildError(f"evaluator: expected one metric, got a list of {len(cfg)}")
+        cfg = cfg[0]
+    return METRICS.build(cfg)
 
 
 @torch.no_grad()

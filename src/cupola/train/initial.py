@@ -4,40 +4,90 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from cupola import nn
-from cupola.errors import CheckpointError
+from cupola.bundles import Bundle, shipped_names
+from cupola.errors import BuildError, CheckpointError, did_you_mean
 from cupola.train.checkpoints import load_checkpoint
 from cupola.weights import load_weights
 
-
-def _is_training_checkpoint(path: Path) -> bool:
-    if path.suffix not in (".pth", ".pt"):
-        return False
-    try:
-        load_checkpoint(path)
-    except CheckpointError:
-        return False
-    return True
+KEYS = ("path", "strict", "prefix", "into")
 
 
-def load_initial_weights(model: nn.Module, load_from: str | Mapping[str, Any]) -> str:
+def load_initial_weights(model: nn.Module, load_from: str | Path | Mapping[str, Any]) -> str:
     """Loads initial weights into `model` and returns a one-line summary.
 
-    A string is the path of a checkpoint in any known dialect, either of the whole model or of the
-    one that published trainings of this model start from (FCOS3D for DETR3D). A dict(path=...,
-    prefix="backbone") loads only the entries below the prefix from a training checkpoint of Cupola;
-    a dict(path=..., into="wind") loads the whole of such a checkpoint below the prefix.
+    A string is the path of a checkpoint in any known dialect (or the name of a shipped bundle),
+    of the same model or of the one that published trainings of it start from (FCOS3D for DETR3D).
+    Every tensor that has the model's shape is loaded; the others, such as the class head of a model
+    with other classes, keep their initialization, and the summary names them.
 
-    Raises CheckpointError if a file or a whole prefix is missing, or a shape differs.
+    A dict(path=...) may add strict=True, with which anything that does not fit is an error;
+    prefix="backbone", which loads only the entries below the prefix, all of which must be there;
+    or into="wind", which loads the whole of a training checkpoint below the prefix.
+
+    Raises CheckpointError if a file or a whole prefix is missing, or nothing fits.
     """
-    cfg = {"path": load_from} if isinstance(load_from, str) else dict(load_from)
-    path = Path(cfg["path"])
-    if not _is_training_checkpoint(path):
-        return str(load_weights(model, path, partial=True))
-    state = load_checkpoint(path)["model"]
-    prefix = cfg.get("prefix", "")
-    if "into" in cfg:
-        prefix = cfg["into"]
+    cfg = dict(load_from) if isinstance(load_from, Mapping) else {"path": load_from}
+    cfg.pop("_scope_", None)
+    for key in cfg:
+        if key not in KEYS:
+            raise BuildError(f"load_from: unknown key {key!r}{did_you_mean(str(key), KEYS)}")
+    if not isinstance(cfg.get("path"), str | Path):
+        raise BuildError(f"load_from: expected a path, got {cfg.get('path')!r:.60}")
+    path = find_weights(str(cfg["path"]))
+    strict = bool(cfg.get("strict", False))
+    state = _training_state(path)
+    if prefix := cfg.get("into") or cfg.get("prefix"):
+        return _load_below(model, path, state, str(prefix), "into" in cfg)
+    report = load_weights(
+        model, path if state is None else state, strict=strict, fitting=not strict
+    )
+    total = len(model.state_dict())
+    said = f"loaded {report.loaded} of {total} tensors from {path} (dialect {report.dialect})"
+    if fresh := [*report.reshaped, *(f"{key} (not in the checkpoint)" for key in report.missing)]:
+        said += f"; newly initialized: {_listed(fresh)}"
+    if report.unexpected:
+        said += f"; not used: {_listed(report.unexpected)}"
+    return said + "".join(f"; {note}" for note in report.notes)
+
+
+def find_weights(name: str) -> Path:
+    """The checkpoint that a path or the name of a shipped bundle refers to."""
+    if "://" in name:
+        raise CheckpointError(
+            f"load_from: {name} is not downloaded; download it and name the file, or use "
+            "--set load_from=None to start from random weights"
+        )
+    path = Path(name)
+    if not path.exists() and name in shipped_names():
+        return Bundle.load(name).weights_path
+    return path
+
+
+def _listed(names: list[str], most: int = 4) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _training_state(path: Path) -> dict[str, Tensor] | None:
+    """The weights in a training checkpoint of Cupola; None if the file is something else."""
+    if path.suffix not in (".pth", ".pt"):
+        return None
+    try:
+        state: dict[str, Tensor] = load_checkpoint(path)["model"]
+    except (CheckpointError, KeyError):
+        return None
+    return state
+
+
+def _load_below(
+    model: nn.Module, path: Path, state: dict[str, Tensor] | None, prefix: str, into: bool
+) -> str:
+    if state is None:
+        raise CheckpointError(f"{path}: prefix and into need a training checkpoint of Cupola")
+    if into:
         state = {f"{prefix}.{name}": value for name, value in state.items()}
     chosen = {name: value for name, value in state.items() if name.startswith(prefix)}
     mine = model.state_dict()

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from cupola import nn
 from cupola.errors import BuildError, did_you_mean
+from cupola.registry import without_scope
 from cupola.train.schedules import Schedule, scheduled_rate
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
@@ -52,20 +53,25 @@ def parameter_groups(
     ]
 
 
-def build_optimizer(model: nn.Module, optim_wrapper: Mapping[str, Any]) -> Optimizer:
-    """The optimizer that `optim_wrapper` describes for `model`'s parameters.
+def build_optimizer(
+    model: nn.Module, optim_wrapper: Mapping[str, Any], factor: float = 1.0
+) -> Optimizer:
+    """The optimizer that `optim_wrapper` describes for `model`'s parameters; rates times `factor`.
 
     Raises BuildError for an unknown type, or if `lr` is missing.
     """
-    arguments = dict(optim_wrapper.get("optimizer", {}))
+    arguments = without_scope(optim_wrapper.get("optimizer") or {})
     kind = arguments.pop("type", "AdamW")
     if kind not in OPTIMIZERS:
-        raise BuildError(f"unknown optimizer {kind!r}{did_you_mean(kind, OPTIMIZERS)}")
+        raise BuildError(f"unknown optimizer {kind!r}{did_you_mean(str(kind), OPTIMIZERS)}")
     if "lr" not in arguments:
         raise BuildError("optim_wrapper.optimizer needs lr")
-    rate, decay = arguments.pop("lr"), arguments.pop("weight_decay", 0.0)
+    rate, decay = factor * arguments.pop("lr"), arguments.pop("weight_decay", 0.0)
     groups = parameter_groups(model, rate, decay, optim_wrapper.get("paramwise_cfg"))
-    return OPTIMIZERS[kind](groups, lr=rate, weight_decay=decay, **arguments)
+    try:
+        return OPTIMIZERS[kind](groups, lr=rate, weight_decay=decay, **arguments)
+    except TypeError as error:
+        raise BuildError(f"optim_wrapper.optimizer {kind}: {error}") from None
 
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cupola.config import Config
 from cupola.errors import ConfigError, did_you_mean
+from cupola.registry import default_scope
 from cupola.registry.plugins import load_plugins
 from cupola.train.bundling import bundle_run
 from cupola.train.trainer import Trainer
@@ -52,11 +53,13 @@ def train_recipe(
     if overrides:
         cfg = cfg.override(overrides)
     work_dir = work_dir or Path("work_dirs") / path.stem
-    trainer = Trainer(cfg.to_dict(), work_dir, quiet)
-    if bundle_only and "bundle" not in trainer.cfg:
-        raise ConfigError(f"{path} has no `bundle` section, so there is no bundle to write")
-    if not bundle_only:
-        trainer.run(resume)
-    if "bundle" not in trainer.cfg or not trainer.ranks.first:
-        return None
-    return bundle_run(trainer).path
+    content = cfg.to_dict()
+    with default_scope(content.get("default_scope")):
+        trainer = Trainer(content, work_dir, quiet)
+        if bundle_only and "bundle" not in trainer.cfg:
+            raise ConfigError(f"{path} has no `bundle` section, so there is no bundle to write")
+        if not bundle_only:
+            trainer.run(resume)
+        if "bundle" not in trainer.cfg or not trainer.ranks.first:
+            return None
+        return bundle_run(trainer).path

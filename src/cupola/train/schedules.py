@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cupola.errors import BuildError, did_you_mean
+from cupola.registry import without_scope
 
 Schedule = Callable[[float, int], float]  # (rate, step) -> rate
 
@@ -73,10 +74,10 @@ def build_schedule(cfg: Mapping[str, Any], steps_per_epoch: int, max_steps: int)
 
     Raises BuildError for an unknown type or argument.
     """
-    arguments = {key: value for key, value in cfg.items() if key not in UNUSED}
-    kind = arguments.pop("type")
+    arguments = {key: value for key, value in without_scope(cfg).items() if key not in UNUSED}
+    kind = arguments.pop("type", None)
     if kind not in KINDS:
-        raise BuildError(f"unknown param_scheduler type {kind!r}{did_you_mean(kind, KINDS)}")
+        raise BuildError(f"unknown param_scheduler type {kind!r}{did_you_mean(str(kind), KINDS)}")
     maker, counted = KINDS[kind]
     unit = steps_per_epoch if arguments.pop("by_epoch", True) else 1
     if kind == "CosineAnnealingLR":
@@ -92,6 +93,8 @@ def build_schedule(cfg: Mapping[str, Any], steps_per_epoch: int, max_steps: int)
     else:
         arguments.pop("begin", None)
     for key in counted:
+        if key not in arguments:
+            raise BuildError(f"param_scheduler {kind}: needs {key}")
         value = arguments[key]
         arguments[key] = [v * unit for v in value] if key == "milestones" else value * unit
     try:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from cupola import nn
 from cupola.errors import BuildError
 from cupola.parallel import average_gradients, clip_gradients
+from cupola.registry import without_scope
 from cupola.train.distributed import TrainingRanks
 
 
@@ -69,8 +70,11 @@ class Stepper:
         self.pieces = int(cfg.get("accumulative_counts", 1))
         self._clip = cfg.get("clip_grad")
         self._dtype: torch.dtype | None = None
-        if cfg.get("type") == "AmpOptimWrapper":
-            self._dtype = PRECISIONS[cfg.get("dtype", "bfloat16")]
+        if without_scope(cfg).get("type") == "AmpOptimWrapper":
+            name = cfg.get("dtype", "bfloat16")
+            if name not in PRECISIONS:
+                raise BuildError(f"optim_wrapper.dtype: {name!r} is not one of {[*PRECISIONS]}")
+            self._dtype = PRECISIONS[name]
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._device = self._parameters[0].device
         # float16 gradients need scaling; bfloat16 has float32's range

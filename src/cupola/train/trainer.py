@@ -9,7 +9,7 @@ import torch
 
 from cupola.errors import BuildError
 from cupola.parallel import mean_over_ranks
-from cupola.registry import METRICS, build
+from cupola.registry import build, without_scope
 from cupola.train.averaging import MovingAverage
 from cupola.train.checkpoints import (
     BEST,
@@ -21,13 +21,15 @@ from cupola.train.checkpoints import (
     seed_everything,
 )
 from cupola.train.distributed import join_ranks, same_start
-from cupola.train.evaluation import evaluate
+from cupola.train.evaluation import build_metric, evaluate
 from cupola.train.initial import load_initial_weights
 from cupola.train.loading import BatchStream, evaluation_loader
 from cupola.train.logs import RunLog, forget_after
 from cupola.train.meter import Meter
 from cupola.train.optimizers import build_optimizer, load_optimizer, set_rates
+from cupola.train.pixels import with_pixels
 from cupola.train.schedules import Schedule, build_schedule
+from cupola.train.sections import check_sections, class_counts, scaled_rate, without_effect
 from cupola.train.steps import Stepper, use_channels_last
 
 
@@ -39,7 +41,9 @@ class Trainer:
     """
 
     def __init__(self, cfg: Mapping[str, Any], work_dir: Path, quiet: bool = False) -> None:
-        self.cfg, self.work_dir = cfg, work_dir
+        check_sections(cfg)
+        self.cfg: Mapping[str, Any] = with_pixels(cfg)
+        self.work_dir = work_dir
         self.ranks = join_ranks(cfg.get("parallel", {}).get("tensor", 1))
         self._quiet = quiet or not self.ranks.first
         seed = int(cfg.get("randomness", {}).get("seed", 0))
@@ -56,12 +60,20 @@ class Trainer:
                 module.data_group = self.ranks.data
         if cfg.get("channels_last"):
             use_channels_last(self.model)
-        self.stream = BatchStream(cfg["train_dataloader"], seed, self.ranks.rank, self.ranks.count)
+        self.stream = BatchStream(
+            self.cfg["train_dataloader"], seed, self.ranks.rank, self.ranks.count
+        )
         self.max_steps = self._count_steps()
         self.schedules = self._build_schedules()
-        self.optimizer = build_optimizer(self.model, cfg["optim_wrapper"])
+        self._notes = without_effect(cfg)
+        if note := class_counts(self.model, self.stream.dataset):
+            self._notes.append(note)
+        factor = scaled_rate(cfg, self.stream.batch_size * self.ranks.data.size)
+        self.optimizer = build_optimizer(self.model, cfg["optim_wrapper"], factor)
         self.stepper = Stepper(self.model, self.optimizer, cfg["optim_wrapper"], self.ranks)
-        self.average = MovingAverage(self.model, **cfg["ema"]) if cfg.get("ema") else None
+        self.average = (
+            MovingAverage(self.model, **without_scope(cfg["ema"])) if cfg.get("ema") else None
+        )
         self.meter = Meter()
         self.step, self.best = 0, float("-inf")
 
@@ -83,9 +95,20 @@ class Trainer:
         hook: Mapping[str, Any] = self.cfg.get("default_hooks", {}).get(name, {})
         return hook
 
+    def _save_every(self) -> int:
+        """Steps between checkpoints; an interval counts epochs where the run does, as in MMEngine.
+
+        0 for an interval of -1: only the last step is saved.
+        """
+        hook = self._hook("checkpoint")
+        if "interval" not in hook:
+            return 500
+        by_epoch = hook.get("by_epoch", "max_iters" not in self.cfg["train_cfg"])
+        return max(0, int(hook["interval"])) * (self.stream.batches_per_epoch if by_epoch else 1)
+
     def _validate_every(self) -> int:
         train_cfg = self.cfg["train_cfg"]
-        if "val_dataloader" not in self.cfg or "val_interval" not in train_cfg:
+        if not self.cfg.get("val_dataloader") or "val_interval" not in train_cfg:
             return 0
         by_epoch = "max_iters" not in train_cfg
         unit = self.stream.batches_per_epoch if by_epoch else 1
@@ -142,6 +165,8 @@ class Trainer:
         said = self._begin(resume)
         log = RunLog(self.work_dir, self.max_steps, self.step, self._quiet)
         log.say(f"{said}; steps {self.step} to {self.max_steps} on {self.device}")
+        for note in self._notes:
+            log.say(note)
         try:
             return self._train(log)
         finally:
@@ -149,7 +174,7 @@ class Trainer:
 
     def _train(self, log: RunLog) -> dict[str, float]:
         log_every = int(self._hook("logger").get("interval", 50))
-        save_every = int(self._hook("checkpoint").get("interval", 500))
+        save_every = self._save_every()
         validate_every = self._validate_every()
         metrics: dict[str, float] = {}
         batches = self.stream.batches(self.step * self.stepper.pieces)
@@ -167,7 +192,7 @@ class Trainer:
                 self._report(log, rate)
             if validate_every and (last or self.step % validate_every == 0):
                 metrics = self._validate(log)
-            if last or self.step % save_every == 0:
+            if last or (save_every and self.step % save_every == 0):
                 self._save(LATEST)
         return metrics
 
@@ -185,20 +210,21 @@ class Trainer:
         metrics: dict[str, float] = {}
         if self.ranks.leads:
             batches = evaluation_loader(self.cfg["val_dataloader"])
-            metric = METRICS.build(self.cfg["val_evaluator"])
+            metric = build_metric(self.cfg["val_evaluator"])
             with self.average.in_place() if self.average else nullcontext():
                 metrics = evaluate(self.model, batches, metric, self.device)
             if self.ranks.first:
                 log.report(self.step, "val", metrics)
-            self._keep_best(metrics)
+            self._keep_best(metrics, getattr(metric, "published_names", {}))
         self.meter.restart_clock()
         return metrics
 
-    def _keep_best(self, metrics: Mapping[str, float]) -> None:
+    def _keep_best(self, metrics: Mapping[str, float], published: Mapping[str, str]) -> None:
         hook = self._hook("checkpoint")
         name = hook.get("save_best")
         if not name:
             return
+        name = next(iter(metrics)) if name == "auto" else published.get(name, name)
         if name not in metrics:
             raise BuildError(
                 f"checkpoint.save_best: no metric {name!r}; the metrics are {sorted(metrics)}"

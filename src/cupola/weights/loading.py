@@ -25,10 +25,13 @@ class LoadReport:
     loaded: int
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    reshaped: list[str] = field(default_factory=list)  # "KEY (81, 256) -> (4, 256)", not loaded
     notes: list[str] = field(default_factory=list)  # what was removed before the keys were read
 
     def __str__(self) -> str:
         text = f"{self.loaded} tensors loaded, dialect {self.dialect}"
+        if self.reshaped:
+            text += f"; newly initialized, from another shape: {_shortened(self.reshaped)}"
         if self.missing:
             text += f"; missing: {_shortened(self.missing)}"
         if self.unexpected:
@@ -49,15 +52,17 @@ def load_weights(
     strict: bool = True,
     assign: bool = False,
     partial: bool = False,
+    fitting: bool = False,
 ) -> LoadReport:
     """Loads a checkpoint into a model, which is not changed if the checkpoint does not fit.
 
     The dialect is recognized by the keys unless it is named. With `strict`, missing and unexpected
     keys are errors; a wrong shape always is. With `partial`, the checkpoint of a model that this
-    one extends (fcos3d) may fill only a part, as when a training starts from it. With `assign` the
-    model takes the checkpoint's own tensors, in its parameters' types, instead of copying them,
-    for models built without data.
-    Raises CheckpointError.
+    one extends (fcos3d) may fill only a part, as when a training starts from it. With `fitting`,
+    every tensor that the model has in the same shape is loaded and the report lists the others, as
+    when a model is fine-tuned on other classes. With `assign` the model takes the checkpoint's own
+    tensors, in its parameters' types, instead of copying them, for models built without data.
+    Raises CheckpointError, also if nothing fits.
     """
     state = dict(source) if isinstance(source, Mapping) else read_checkpoint(source)
     where = "state dict" if isinstance(source, Mapping) else str(source)
@@ -67,12 +72,9 @@ def load_weights(
         logger.warning("%s: %s", where, note)
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
-    problems = [
-        f"{key}: shape {tuple(state[key].shape)} in the checkpoint, {tuple(own[key].shape)} wanted"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if strict and not (partial and found in DIALECTS and DIALECTS[found].partial):
+    reshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
+    problems = [] if fitting else [_shapes(key, state, own) for key in reshaped]
+    if strict and not fitting and not (partial and found in DIALECTS and DIALECTS[found].partial):
         problems += [f"missing: {key}{did_you_mean(key, unexpected)}" for key in missing]
         problems += [f"not in the model: {key}" for key in unexpected]
     if problems:
@@ -81,11 +83,19 @@ def load_weights(
         raise CheckpointError(
             f"{where} (dialect {found}) does not fit the model:\n  {listed}{more}"
         )
-    fitting = {key: value for key, value in state.items() if key in own}
+    chosen = {key: value for key, value in state.items() if key in own and key not in reshaped}
+    if not chosen:
+        raise CheckpointError(f"{where} (dialect {found}): no tensor of it fits the model")
     if assign:
-        fitting = {key: value.to(own[key].dtype) for key, value in fitting.items()}
-    model.load_state_dict(fitting, strict=False, assign=assign)
-    return LoadReport(found, len(fitting), missing, unexpected, notes)
+        chosen = {key: value.to(own[key].dtype) for key, value in chosen.items()}
+    model.load_state_dict(chosen, strict=False, assign=assign)
+    shapes = [f"{key} {tuple(state[key].shape)} -> {tuple(own[key].shape)}" for key in reshaped]
+    return LoadReport(found, len(chosen), missing, unexpected, shapes, notes)
+
+
+def _shapes(key: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    theirs, mine = tuple(state[key].shape), tuple(own[key].shape)
+    return f"{key}: shape {theirs} in the checkpoint, {mine} wanted"
 
 
 def _understood(

@@ -9,6 +9,7 @@ import json
 import math
 import mmap
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,12 +77,12 @@ def recognize_foreign(path: Path) -> str | None:
     """What a file is that is often found in place of a checkpoint, and what to do; or None."""
     with path.open("rb") as file:
         start = file.read(512)
-    text = start.lstrip().lower()
-    if not start:
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if not text:
         return "the file is empty; download or copy it again"
     if start.startswith(b"version https://git-lfs.github.com/spec/"):
         return "a Git LFS pointer, not the weights themselves; fetch them with `git lfs pull`"
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+    if re.match(rb"<[!?a-z]", text):
         return "a web page, not a checkpoint; the download led to a login or error page"
     if text.startswith((b'{"error', b'{"message', b'{"detail')):
         return "an error message of a server, not a checkpoint; download it again"
@@ -89,7 +90,13 @@ def recognize_foreign(path: Path) -> str | None:
         return "an HDF5 file (Keras?), not a PyTorch checkpoint"
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf")):
         return "a compressed file; unpack it first"
+    if path.stat().st_size <= len(start) and re.fullmatch(rb"[\w.:]+ [ -~\s]*", text):
+        return f"a text file ({_first_words(text)!r}), not a checkpoint; download it again"
     return None
+
+
+def _first_words(text: bytes) -> str:
+    return " ".join(text.decode("ascii", "replace").split())[:40]
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -191,7 +198,8 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     state = _as_tensors(content) if isinstance(content, Mapping) else {}
     if not state:
         raise CheckpointError(
-            f"{path}: contains no state dict; looked for tensors at the top and under {WRAPPERS}"
+            f"{path}: contains no state dict; looked for tensors at the top and under {WRAPPERS}. "
+            "A model that was saved whole has to be saved again as model.state_dict()"
         )
     for key, value in state.items():
         if isinstance(value, UnsupportedTensor):

@@ -12,13 +12,7 @@ feed_forward = dict(
 model = dict(
     type="DETR",
     num_queries=100,
-    data_preprocessor=dict(
-        type="DetDataPreprocessor",
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=False,  # Cupola's loader reads RGB; MMDetection's reads BGR and swaps here
-        pad_size_divisor=1,
-    ),
+    # no data_preprocessor: by default images are normalized by ImageNet's values, in RGB
     backbone=dict(
         type="ResNet",
         depth=50,

@@ -117,6 +117,11 @@ def _is_detr(own: StateView) -> bool:
     return any(key.startswith("bbox_head.fc_cls.") for key in own)
 
 
+def _has_any(state: StateView, *names: str) -> bool:
+    """Whether one of the keys is there: a class head that was deleted is recognized by others."""
+    return not state.keys().isdisjoint(names)
+
+
 def _from_facebook(state: StateView, own: StateView) -> State:
     return _fit_spelling(_rename(state, FACEBOOK), own)
 
@@ -219,13 +224,25 @@ def _to_hf(state: StateView) -> State:
 DETR_DIALECTS = (
     Dialect(
         "facebook",
-        lambda state, own: _is_detr(own) and "class_embed.weight" in state,
+        lambda state, own: (
+            _is_detr(own)
+            and _has_any(
+                state,
+                "class_embed.weight",
+                "transformer.decoder.layers.0.multihead_attn.in_proj_weight",
+            )
+        ),
         _from_facebook,
         _to_facebook,
     ),
     Dialect(
         "hf-detr",
-        lambda state, own: _is_detr(own) and "class_labels_classifier.weight" in state,
+        lambda state, own: (
+            _is_detr(own)
+            and _has_any(
+                state, "class_labels_classifier.weight", "model.query_position_embeddings.weight"
+            )
+        ),
         _from_hf,
         _to_hf,
     ),

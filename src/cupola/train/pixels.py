@@ -1,0 +1,67 @@
+"""Training reads the pixels that prediction will read: the model's normalization, in the datasets.
+
+Published configs normalize in the model's `data_preprocessor`, whose images come in as BGR; here
+the datasets do, from RGB. Configs without one use ImageNet's values in RGB.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from cupola.errors import BuildError
+from cupola.registry import DATASETS
+
+Config = Mapping[str, Any]
+DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+
+
+def published_pixels(model: Config) -> dict[str, Any]:
+    """mean, std and channel_order that a model's `data_preprocessor` asks for; empty if none."""
+    found = model.get("data_preprocessor") or {}
+    if "mean" not in found:
+        return {}
+    order = "rgb" if found.get("bgr_to_rgb", False) else "bgr"
+    return {"mean": found["mean"], "std": found["std"], "channel_order": order}
+
+
+def with_pixels(cfg: Config) -> dict[str, Any]:
+    """The config with the model's normalization in every dataset that takes it and names none."""
+    pixels = published_pixels(cfg["model"])
+    if not pixels:
+        return dict(cfg)
+    return {
+        **cfg,
+        **{
+            key: {**cfg[key], "dataset": _completed(cfg[key].get("dataset"), pixels)}
+            for key in DATALOADERS
+            if cfg.get(key)
+        },
+    }
+
+
+def _completed(dataset: Any, pixels: Config) -> Any:
+    if isinstance(dataset, list | tuple):
+        return [_completed(each, pixels) for each in dataset]
+    if not isinstance(dataset, Mapping):
+        return dataset
+    inner = {k: _completed(dataset[k], pixels) for k in ("dataset", "datasets") if k in dataset}
+    try:
+        taken = inspect.signature(DATASETS.get(str(dataset.get("type")))).parameters
+    except (BuildError, TypeError, ValueError):  # its own build will say what is wrong
+        taken = {}  # type: ignore[assignment]
+    own = {key: value for key, value in pixels.items() if key in taken and key not in dataset}
+    return {**dataset, **own, **inner}
+
+
+def served_model(model: Config) -> dict[str, Any]:
+    """The model's config for a bundle, whose images come in as RGB."""
+    pixels = published_pixels(model)
+    if not pixels:
+        return dict(model)
+    kept = {
+        key: value
+        for key, value in model["data_preprocessor"].items()
+        if key not in ("bgr_to_rgb", "rgb_to_bgr")
+    }
+    swap = pixels["channel_order"] == "bgr"
+    return {**model, "data_preprocessor": {**kept, "bgr_to_rgb": swap}}

@@ -1,0 +1,100 @@
+"""The sections of a training config: what it must have, and what has no effect here."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cupola.errors import BuildError
+from cupola.registry import without_scope
+
+Config = Mapping[str, Any]
+
+REQUIRED = ("model", "train_dataloader", "optim_wrapper", "train_cfg")
+# Sections of MMDetection 2.x, and what replaces them.
+VERSION_2 = {
+    "data": "train_dataloader",
+    "optimizer": "optim_wrapper",
+    "runner": "train_cfg",
+    "lr_config": "param_scheduler",
+}
+# Hooks whose work the trainer does itself, or that only show something.
+DONE_ELSEWHERE = (
+    *("IterTimerHook", "LoggerHook", "ParamSchedulerHook", "CheckpointHook", "DistSamplerSeedHook"),
+    *("DetVisualizationHook", "RuntimeInfoHook", "EmptyCacheHook", "SyncBuffersHook"),
+    *("NumClassCheckHook", "CheckInvalidLossHook"),
+)
+SAMPLERS = ("DefaultSampler", "InfiniteSampler")
+
+
+def check_sections(cfg: Config) -> None:
+    """Raises BuildError for a section that is missing or no dict."""
+    missing = [key for key in REQUIRED if cfg.get(key) is None]
+    old = [key for key, new in VERSION_2.items() if key in cfg and new in missing]
+    if old:
+        renamed = ", ".join(f"{key} -> {VERSION_2[key]}" for key in old)
+        raise BuildError(
+            f"a training config of MMDetection 2.x; `cupola train` reads the sections of 3.x "
+            f"({renamed})"
+        )
+    if missing:
+        raise BuildError(f"a training config needs {', '.join(missing)}")
+    for key in (*REQUIRED, "val_dataloader", "default_hooks", "ema"):
+        if not isinstance(cfg.get(key) or {}, Mapping):
+            raise BuildError(f"{key}: expected a dict, got {cfg[key]!r:.60}")
+    for key in ("train_dataloader", "val_dataloader"):
+        if cfg.get(key) and "dataset" not in cfg[key]:
+            raise BuildError(f"{key}: needs a `dataset`")
+
+
+def kind_of(cfg: Any) -> str:
+    """The type that a section names, without its package."""
+    return str(without_scope(cfg).get("type", "")) if isinstance(cfg, Mapping) else ""
+
+
+def without_effect(cfg: Config) -> list[str]:
+    """One note for each part of a config that asks for something that is not done."""
+    notes = []
+    hooks = [*(cfg.get("default_hooks") or {}).values(), *(cfg.get("custom_hooks") or ())]
+    if foreign := sorted({kind_of(hook) for hook in hooks} - {"", *DONE_ELSEWHERE}):
+        notes.append(f"hooks that are not run: {', '.join(foreign)}")
+    sampler = kind_of(cfg["train_dataloader"].get("sampler"))
+    if sampler and sampler not in SAMPLERS:
+        notes.append(f"sampler {sampler}: images are shuffled instead")
+    if not cfg.get("load_from") and (wanted := sorted(set(_pretrained(cfg["model"])))):
+        notes.append(f"pretrained weights are not downloaded ({', '.join(wanted)}); use load_from")
+    return notes
+
+
+def _pretrained(cfg: Any) -> Iterator[str]:
+    """The checkpoints that a model config wants to start from."""
+    if isinstance(cfg, Mapping):
+        if kind_of(cfg) == "Pretrained":
+            yield str(cfg.get("checkpoint"))
+        if isinstance(cfg.get("pretrained"), str):
+            yield cfg["pretrained"]
+        for value in cfg.values():
+            yield from _pretrained(value)
+    elif isinstance(cfg, list | tuple):
+        for value in cfg:
+            yield from _pretrained(value)
+
+
+def class_counts(model: Any, dataset: Any) -> str | None:
+    """A note if the data has fewer classes than the model; BuildError if it has more."""
+    count = getattr(getattr(model, "bbox_head", None), "num_classes", None)
+    names = getattr(dataset, "names", None)
+    if count is None or not names or len(names) == count:
+        return None
+    text = f"the data has {len(names)} classes, model.bbox_head.num_classes is {count}"
+    if len(names) > count:
+        raise BuildError(f"{text}; set it to {len(names)}, or name the classes in metainfo")
+    return text
+
+
+def scaled_rate(cfg: Config, batch: int) -> float:
+    """The factor of the learning rate that `auto_scale_lr` asks for; `batch` is the whole batch."""
+    asked = cfg.get("auto_scale_lr") or {}
+    if not asked.get("enable", False):
+        return 1.0
+    if not asked.get("base_batch_size"):
+        raise BuildError("auto_scale_lr: needs base_batch_size, the batch that lr is meant for")
+    return float(batch / asked["base_batch_size"])
