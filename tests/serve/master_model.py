@@ -28,7 +28,8 @@ FAULTS = ("fork", "pair", "build", "load", "status", "set_aside", "reopen", "giv
           "waitpid", "receive", "discard")  # fmt: skip
 CODES = (0, 1, 2, 2, -9, -11)
 SETTINGS = [
-    Settings(workers=count, daemon=daemon, cache_path=cache, reuseport=reuseport, ready_timeout=20)
+    Settings(workers=count, daemon=daemon, cache_path=cache, reuseport=reuseport,
+             ready_timeout=20 if count == 1 else 150, drain_delay=3.0 * daemon)
     for count in (1, 3) for daemon in (False, True)
     for cache in (None, Path("/nowhere")) for reuseport in (False, True)
 ]  # fmt: skip
@@ -63,9 +64,10 @@ class SimulatedChannel:
 
 
 class SimulatedGeneration(Generation):
-    """A generation without files."""
+    """A generation without files. `hangs`: its zygote never answers, and only KILL ends it."""
 
     system: "System"
+    hangs = False
 
     def sweep_spool(self, pid: int) -> None:
         self.system.fail("sweep")
@@ -94,6 +96,7 @@ class System:
         self.told_to_stop = False
         self.was_ready = False
         self.stubborn = False
+        self.hang = bool(schedule) and schedule[0] % 16 == 15  # of the next generation
         self.log: list[str] = []
         self.driver = self.drive()
         self.master: Any = None
@@ -123,7 +126,8 @@ class System:
 
     def kill(self, pid: int, number: int) -> None:
         assert pid in self.running or any(pid == zombie for zombie, _ in self.zombies), "stray kill"
-        if number == signal.SIGKILL or not self.stubborn:
+        hanging = self.is_hanging(self.master.table.by_pid(pid))
+        if number == signal.SIGKILL or not (self.stubborn or hanging):
             self.exit(pid, -number)
 
     def pair(self) -> tuple[SimulatedChannel, SimulatedChannel]:
@@ -138,7 +142,7 @@ class System:
     def build(self, number: int, settings: Settings, kept: Any, home: Path, workers: int) -> Any:
         self.fail("build")
         generation = SimulatedGeneration(number, settings, [], [], self.write, None, home, workers)  # type: ignore[arg-type]
-        generation.system = self
+        generation.system, generation.hangs = self, self.hang
         return generation
 
     def write(self, level: str, message: str) -> None:
@@ -158,13 +162,23 @@ class System:
     def living(self) -> list[Any]:
         return [child for child in self.master.table.living() if child.pid in self.running]
 
+    def is_hanging(self, child: Any) -> bool:
+        """Whether the child is the zygote of a generation whose models never load."""
+        generations = self.master.generations.all()
+        hanging = {generation.number for generation in generations if generation.hangs}
+        return child is not None and child.role == "zygote" and child.generation in hanging
+
     def ready(self, child: Any) -> None:
+        if self.is_hanging(child):
+            return
         child.channel.to_master.append(ChannelMessage(Command.READY))
         self.arrived.add(Flag.CHANNEL)
 
     def obey(self) -> None:
         """Children do what the master has told them."""
         for child in self.living():
+            if self.is_hanging(child):
+                continue
             told = child.channel.to_child
             if Command.TERMINATE in told or Command.QUIT in told:
                 if not self.stubborn:
@@ -217,6 +231,7 @@ class System:
             self.faults[name] = [errors[value // 16 % len(errors)]] * (1 + value % 5)
         elif action == 13:
             self.settings = SETTINGS[value % len(SETTINGS)]
+            self.hang = value % 3 == 0
         elif action == 14 and living:
             living[value % len(living)].channel.broken = True
         elif value % 64 == 63:
@@ -231,6 +246,9 @@ class System:
         if self.told_to_stop or Flag.TERMINATE in self.master.flags:
             return
         self.faults.clear()
+        self.hang = False
+        if any(self.is_hanging(child) for child in self.living()):
+            self.arrived.add(Flag.RECONFIGURE)  # the newest settings win
         for _ in range(RECOVERY_TURNS):
             self.obey()
             if not self.arrived and self.is_complete():

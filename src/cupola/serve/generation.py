@@ -33,6 +33,7 @@ class Generation:
     workers: int
     accept_early: bool = False  # the first generation has no predecessor that could answer
     started: float = field(default=0.0)
+    leaving: bool = False  # the server stops: not ready any more, although it still accepts
 
     @property
     def loading_priority(self) -> int:

@@ -29,6 +29,7 @@ class Command(IntEnum):
     REOPEN = 5
     READY = 6
     FAILED = 7
+    DRAIN = 8  # the server stops: not ready, `Connection: close`, and still accepting
 
 
 _KNOWN = frozenset(Command)

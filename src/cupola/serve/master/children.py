@@ -181,7 +181,9 @@ class ChildTable:
             return
         if command is None:
             child.kill(signal.SIGKILL)
-        elif child.channel is None or not child.channel.send(ChannelMessage(command)):
+            return
+        sent = child.channel is not None and child.channel.send(ChannelMessage(command))
+        if not sent and command in SIGNAL_OF:
             child.kill(SIGNAL_OF[command])
         if command in (Command.QUIT, Command.TERMINATE):
             child.exiting = True

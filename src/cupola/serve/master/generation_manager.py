@@ -62,14 +62,17 @@ class GenerationManager:
     def prepare(self, settings: Settings) -> None:
         """Builds a generation and starts its processes beside the running ones.
 
-        Raises CupolaError or OSError, and changes nothing, if it cannot be built.
+        It takes the place of one that is still being started, which may hang. Raises CupolaError
+        or OSError, and changes nothing, if it cannot be built.
         """
         self.number += 1
-        kept = self.current.listeners if self.current else self.inherited
+        started = [entry for one in (self.current, self.pending) if one for entry in one.listeners]
+        kept = started if self.current else [*self.inherited, *started]
         workers = max(1, settings.worker_count + self.extra_workers)
         generation = build_generation(self.number, settings, kept, self.home, workers)
         generation.accept_early = self.current is None and not self.inherited
         generation.started = time.monotonic()
+        self.end_pending(f"superseded by generation {self.number}")
         self.pending = generation
         start_children(self.table, generation, self.parent_pipe, ChildKind.JUST_RESPAWN)
 
@@ -113,11 +116,7 @@ class GenerationManager:
         """Stops the pending generation; True if there is a current one."""
         self.pending = None
         self.log("error", f"generation {failed.number} failed: {reason}")
-        for child in self.children_of(failed):
-            child.respawn, child.due = False, None
-            self.table.signal(child, Command.TERMINATE)
-            if child.alive:  # it may hang during start, when it does not read its channel
-                child.kill(signal.SIGKILL)
+        self._kill(self.children_of(failed))
         if self.current is None:
             self.current = failed
             return False
@@ -127,12 +126,41 @@ class GenerationManager:
         systemd.ready(f"{current}; generation {failed.number} failed")
         return True
 
+    def _kill(self, children: Sequence[Child]) -> None:
+        for child in children:
+            child.respawn, child.due = False, None
+            self.table.signal(child, Command.TERMINATE)
+            if child.alive:  # it may hang during start, when it does not read its channel
+                child.kill(signal.SIGKILL)
+
+    def end_pending(self, reason: str) -> None:
+        """Ends the generation that is being started, if there is one."""
+        ended, self.pending = self.pending, None
+        if ended is None:
+            return
+        self.log("notice", f"generation {ended.number} ended before it was ready: {reason}")
+        children = self.children_of(ended)
+        accepting = [one for one in children if one.role == "worker" and ended.accept_early]
+        self.table.broadcast(Command.QUIT, accepting)  # they may have clients
+        self._kill([child for child in children if child not in accepting])
+        self.retired.append(ended)
+        self.discard_retired()
+
     def _not_just_spawned(self, new: Generation) -> list[Child]:
         """All children but the new generation's, which skip exactly this one round."""
         chosen = [c for c in self.table if not (c.just_spawned and c.generation == new.number)]
         for child in self.children_of(new):
             child.just_spawned, child.kind = False, ChildKind.RESPAWN
         return [child for child in chosen if child.kind is not ChildKind.DETACHED]
+
+    # ---- stopping
+
+    def announce_stop(self) -> None:
+        """Makes all workers report that they are not ready, while they still accept."""
+        for generation in self.all():
+            generation.leaving = True  # for workers that are respawned meanwhile
+        workers = [child for child in self.table.living() if child.role == "worker"]
+        self.table.broadcast(Command.DRAIN, workers)
 
     # ---- running
 

@@ -27,6 +27,10 @@ from cupola.serve.settings.settings import Settings
 # TERM is repeated after 50, 100, 200 ... ms, up to a delay of 1 s; then KILL. In seconds.
 FIRST_DELAY, LAST_TERM = 0.05, 1.0
 LONGEST_SLEEP = 5.0  # seconds; what was missed because of a failure is then seen
+STOPS = (Flag.TERMINATE, Flag.QUIT)
+NOT_WHILE_STOPPING = {
+    Flag.RECONFIGURE, Flag.CHANGE_BINARY, Flag.NOACCEPT, Flag.GROW, Flag.SHRINK,
+}  # fmt: skip
 
 
 class Master:
@@ -45,6 +49,8 @@ class Master:
         self.new_binary: Child | None = None
         self.noaccepting = False
         self.term_delay = 0.0
+        self.stop_announced = False
+        self.delayed_stop: tuple[Flag, float] | None = None  # which, and when
         self.signals_taken: dict[str, int] = {}
         self.exit_code = 0
 
@@ -93,6 +99,7 @@ class Master:
         for flag in arrived:
             self.signals_taken[flag] = self.signals_taken.get(flag, 0) + 1
         self.flags |= arrived
+        self._attempt(self._delay_stop)
         self._attempt(self._read_channels)
         self._take(Flag.REAP)
         self._attempt(self._reap)
@@ -113,11 +120,12 @@ class Master:
         return Flag.TERMINATE in self.flags or Flag.QUIT in self.flags
 
     def _process_flags(self) -> None:
+        if self.delayed_stop is not None:
+            self.flags -= NOT_WHILE_STOPPING
         for flag, step in ((Flag.GROW, +1), (Flag.SHRINK, -1)):
             if self._take(flag):
                 self._attempt(self._change_workers, step)
-        if self._can_reconfigure:
-            self.flags.discard(Flag.RECONFIGURE)
+        if self._take(Flag.RECONFIGURE):
             self._attempt(self._reconfigure)
         if self._take(Flag.RESTART) and self.generations.current:
             self._attempt(self._restart_workers)
@@ -127,11 +135,6 @@ class Master:
             self._attempt(self._change_binary)
         if self._take(Flag.NOACCEPT):
             self._attempt(self._noaccept)
-
-    @property
-    def _can_reconfigure(self) -> bool:
-        """A reload requested while another one starts is made as soon as that has ended."""
-        return Flag.RECONFIGURE in self.flags and self.generations.pending is None
 
     def _change_workers(self, step: int) -> None:
         if not self.generations.change_workers(step):
@@ -147,11 +150,11 @@ class Master:
         """Seconds until something is due, unless a signal arrives."""
         if self._stopping:  # a child exits, or the timer of `_terminate` expires
             return LONGEST_SLEEP
-        if self._can_reconfigure:
-            return 0.0
         moments = [child.due for child in self.table if child.due is not None]
         if pending := self.generations.pending:
             moments.append(pending.started + pending.settings.ready_timeout)
+        if self.delayed_stop is not None:
+            moments.append(self.delayed_stop[1])
         now = time.monotonic()
         return max(0.0, min([LONGEST_SLEEP, *(moment - now for moment in moments)]))
 
@@ -182,11 +185,42 @@ class Master:
 
     def _fail(self) -> None:
         """Stops, because the start failed."""
-        self.exit_code = 1
+        self.exit_code, self.stop_announced = 1, True
         self.flags.add(Flag.TERMINATE)
         self._terminate()
 
     # ---- stopping
+
+    def _delay_stop(self) -> None:
+        """Puts QUIT or TERM off by `drain_delay`, during which nothing but readiness changes.
+
+        TERM during the delay ends it. Without a delay, only announces the stop. If another master
+        accepts on the same sockets, clients need not notice anything.
+        """
+        asked = [flag for flag in STOPS if flag in self.flags]
+        if self.delayed_stop is None:
+            if not asked or self.stop_announced or self.new_binary or self._parent_is_alive:
+                return
+            self.stop_announced = True
+            self.generations.announce_stop()
+            current = self.generations.current
+            if current and (delay := current.settings.drain_delay):
+                self.delayed_stop = asked[0], time.monotonic() + delay
+                self.flags -= set(STOPS)
+                systemd.stopping()
+                self.log("notice", f"stopping in {delay:g} s; until then not ready, but accepting")
+            return
+        flag, due = self.delayed_stop
+        if Flag.TERMINATE in asked or time.monotonic() >= due:
+            self.delayed_stop = None
+            self.flags.add(flag)
+        else:
+            self.flags.discard(Flag.QUIT)
+
+    @property
+    def _parent_is_alive(self) -> bool:
+        """Whether the master that started this one by USR2 is running."""
+        return self.is_new_binary and os.getppid() == self.parent
 
     def _terminate(self) -> None:
         """Sends TERM at once and at each timer, whose delay doubles; finally KILL."""
@@ -204,6 +238,7 @@ class Master:
 
     def _quit(self) -> None:
         systemd.stopping()
+        self.generations.end_pending("the server stops")
         self.table.broadcast(Command.QUIT, [c for c in self.table.living() if not c.exiting])
         if current := self.generations.current:
             for listener in current.listeners:
@@ -282,10 +317,10 @@ class Master:
         self.table.broadcast(Command.REOPEN, self.table.living())
 
     def _change_binary(self) -> None:
-        parent_is_alive = self.is_new_binary and os.getppid() == self.parent
         current = self.generations.current
-        if self.new_binary or parent_is_alive or current is None:
-            self.log("error", "upgrade ignored: another binary is running")
+        if self.new_binary or self._parent_is_alive or current is None:
+            why = "another binary is running" if current else "the server is not ready yet"
+            self.log("error", f"upgrade ignored: {why}")
             return
         self.log("notice", "starting a new binary")
         try:
@@ -293,6 +328,7 @@ class Master:
         except OSError as error:
             self.log("error", f"upgrade refused: cannot rename the pid file: {error}")
             return
+        self.generations.end_pending("superseded by the new binary")  # frees its new addresses
         new_binary = start_binary(self.table, current.listeners)
         if new_binary.alive:
             self.new_binary = new_binary

@@ -83,7 +83,7 @@ class SingleProcess:
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGQUIT, signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stopped.set)
+            loop.add_signal_handler(number, self._on_stop, number)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
         loop.add_signal_handler(signal.SIGUSR1, self._reopen)
         for number in (signal.SIGUSR2, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU):
@@ -109,7 +109,19 @@ class SingleProcess:
         watch_timeouts(app, min(1.0, settings.header_timeout / 4))
         return ActiveGeneration(generation, runners, app, acceptor)
 
+    def _on_stop(self, number: signal.Signals) -> None:
+        """Stops after `drain_delay`; TERM or INT a second time, at once."""
+        if self.current is None or self.current.generation.leaving:
+            if number != signal.SIGQUIT or self.current is None:
+                self.stopped.set()
+            return
+        self.current.generation.leaving = self.current.app.draining = True
+        delay = self.current.generation.settings.drain_delay
+        asyncio.get_running_loop().call_later(delay, self.stopped.set)
+
     def _on_reload(self) -> None:
+        if self.current and self.current.generation.leaving:
+            return
         self._reload_requested = True  # HUP during a reload starts another, as in the master
         if self._reload_task is None or self._reload_task.done():
             self._reload_task = asyncio.get_running_loop().create_task(self._reload())
@@ -124,6 +136,7 @@ class SingleProcess:
             except Exception as error:
                 old.generation.log("error", f"reload refused: {error}")
                 continue
+            new.generation.leaving = new.app.draining = old.generation.leaving
             self.current, old.app.draining = new, True
             new.generation.log("notice", f"generation {new.generation.number} is ready")
             draining = asyncio.get_running_loop().create_task(self._drain(old))

@@ -2,8 +2,9 @@
 
 import os
 import signal
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -20,6 +21,18 @@ INFO = {
     "description": "Open Inference Protocol v2 with Triton's extensions, and OpenAI's endpoints.",
     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
 }
+
+
+@dataclass(frozen=True)
+class Health:
+    """Answered by every running worker, also while models are loading and while it drains."""
+
+    status: Literal["ok"] = "ok"
+
+
+def health(context: WorkerContext, request: Request) -> Response:
+    """Whether the worker is running; whether the models are ready is at /v2/health/ready."""
+    return json_response(Health())
 
 
 def status(context: WorkerContext, request: Request) -> Response:
@@ -63,6 +76,7 @@ def reload(context: WorkerContext, request: Request) -> Response:
 
 _OBJECT = {"type": "object"}
 ROUTES = [
+    Route("GET", "/health", health, "Whether the server is running", "operations", {200: Health}),
     Route("GET", "/metrics", metrics, "Prometheus metrics", "operations",
           {200: {TEXT: {"type": "string"}}}),
     Route("GET", "/status.json", status, "Processes, generations, signals", "operations",

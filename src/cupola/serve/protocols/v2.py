@@ -43,7 +43,7 @@ def live(context: WorkerContext, request: Request) -> Response:
 
 
 def ready(context: WorkerContext, request: Request) -> Response:
-    is_ready = context.directory.ready
+    is_ready = context.directory.ready and not context.leaving
     return json_response(Ready(is_ready), 200 if is_ready else 503)
 
 
@@ -51,7 +51,7 @@ def model_ready(
     context: WorkerContext, request: Request, name: str, version: str | None = None
 ) -> Response:
     model = context.directory.find(name, version)
-    is_ready = context.directory.is_ready(model)
+    is_ready = context.directory.is_ready(model) and not context.leaving
     return json_response(ModelReady(model.name, is_ready), 200 if is_ready else 503)
 
 

@@ -115,6 +115,12 @@ class Settings(BaseModel):
         60.0, description="Time limit for a draining worker; then it closes all connections."
     )
 
+    drain_delay: NonNegativeFloat = Field(
+        0.0,
+        description="Time after QUIT or TERM during which the server reports that it is not ready "
+        "but accepts connections, so that load balancers notice; another TERM ends it.",
+    )
+
     # Connections
     worker_connections: PositiveInt = Field(4096, description="Maximum connections per worker.")
     header_timeout: PositiveFloat = Field(20.0, description="Time limit for a request's header.")

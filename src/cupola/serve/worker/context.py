@@ -37,6 +37,11 @@ class WorkerContext:
     def settings(self) -> Settings:
         return self.generation.settings
 
+    @property
+    def leaving(self) -> bool:
+        """Whether the server stops, so that load balancers should choose another one."""
+        return self.generation.leaving
+
     def require_admin(self, request: Request) -> None:
         """HTTPError unless the admin endpoints are open for this connection and this client.
 

@@ -74,6 +74,7 @@ class Worker:
         self.directory = ModelDirectory(generation, self.slot)
         metrics = Metrics(generation.metrics, self.slot)
         self.app = Application(generation, self.directory, metrics, router)
+        self.app.draining = generation.leaving
         self.acceptor = Acceptor(self.app, own)
         if self.acceptor.limit < settings.worker_connections:
             generation.log(
@@ -134,6 +135,8 @@ class Worker:
                     self.terminate()
                 case Command.REOPEN:
                     self.reopen()
+                case Command.DRAIN:
+                    self.announce_stop()
                 case Command.OPEN_CHANNEL if message.fd is not None:
                     self._close_sibling(message.slot)
                     self.siblings[message.slot] = message.fd
@@ -147,6 +150,7 @@ class Worker:
     def _on_master_exit(self) -> None:
         asyncio.get_running_loop().remove_reader(self.parent_pipe)
         self.generation.log("error", f"worker {os.getpid()}: the master has exited")
+        self.announce_stop()
         self.quit()
 
     def terminate(self) -> None:
@@ -156,6 +160,10 @@ class Worker:
     def reopen(self) -> None:
         """Reopens the log files."""
         self.generation.reopen_logs()
+
+    def announce_stop(self) -> None:
+        """Reports that the server is not ready, and asks clients to close, but still accepts."""
+        self.generation.leaving = self.app.draining = True
 
     def quit(self) -> None:
         """Starts to drain."""
