@@ -99,12 +99,12 @@ class Master:
         for flag in arrived:
             self.signals_taken[flag] = self.signals_taken.get(flag, 0) + 1
         self.flags |= arrived
-        self._attempt(self._delay_stop)
         self._attempt(self._read_channels)
         self._take(Flag.REAP)
         self._attempt(self._reap)
         if self._stopping and all(c.kind is ChildKind.DETACHED for c in self.table.living()):
             return True
+        self._attempt(self._delay_stop)
         if Flag.TERMINATE in self.flags:
             self._attempt(self._terminate)
         elif Flag.QUIT in self.flags:
