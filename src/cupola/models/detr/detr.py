@@ -34,6 +34,7 @@ class DETR(nn.Module):
 
     encoder_class: ClassVar[type[Any]] = DetrTransformerEncoder
     decoder_class: ClassVar[type[Any]] = DetrTransformerDecoder
+    nested_head: ClassVar[str | None] = "NestedDETRHead"  # the class of a 2.x bbox_head
 
     def __init__(
         self,
@@ -59,9 +60,9 @@ class DETR(nn.Module):
         self.data_preprocessor = MODELS.build(data_preprocessor or {"type": "DetDataPreprocessor"})
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(neck) if neck else None
-        self.nested = "transformer" in bbox_head
+        self.nested = self.nested_head is not None and "transformer" in bbox_head
         if self.nested:
-            bbox_head = {**bbox_head, "type": "NestedDETRHead"}
+            bbox_head = {**bbox_head, "type": self.nested_head}
         self.bbox_head = MODELS.build({**bbox_head, "train_cfg": train_cfg, "test_cfg": test_cfg})
         if not self.nested:
             self._build_transformer(encoder, decoder, positional_encoding, num_queries)

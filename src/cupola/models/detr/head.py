@@ -90,11 +90,15 @@ class DETRHead(nn.Module):
         self.loss_bbox = MODELS.build(loss_bbox)
         self.loss_iou = MODELS.build(loss_iou)
         self.fc_cls = nn.Linear(embed_dims, num_classes if self.use_sigmoid else num_classes + 1)
+        self.build_regression(embed_dims, num_reg_fcs)
+
+    def build_regression(self, embed_dims: int, num_reg_fcs: int) -> None:
+        """The layers that compute boxes from hidden states."""
         self.activate = nn.ReLU()
         self.reg_ffn = FFN(
             embed_dims, embed_dims, num_fcs=num_reg_fcs, ffn_drop=0.0, add_identity=False
         )
-        self.fc_reg = nn.Linear(embed_dims, 4)
+        self.fc_reg: nn.Module = nn.Linear(embed_dims, 4)
 
     def forward(self, hidden: Tensor) -> DETROutput:
         """hidden [L, B, Q, C], normed -> logits and boxes of every layer."""

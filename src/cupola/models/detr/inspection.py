@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cupola.models.layers import ConditionalAttention
 from cupola.models.set_prediction import class_scores
 
 
@@ -21,9 +22,14 @@ def inspect_detr(model: Any, pixels: Tensor) -> dict[str, Tensor]:
     layer = decoder.layers[-1]
     cross = layer.attentions[1] if hasattr(layer, "attentions") else layer.cross_attn
     weights: list[Tensor] = []
-    handle = cross.attn.register_forward_pre_hook(
-        lambda attention, args: weights.append(attention_weights(attention, *args[:2]))
-    )
+    if isinstance(cross, ConditionalAttention):
+        handle = cross.register_forward_pre_hook(
+            lambda attention, args: weights.append(attention.weights(*args[:5]))
+        )
+    else:
+        handle = cross.attn.register_forward_pre_hook(
+            lambda attention, args: weights.append(attention_weights(attention, *args[:2]))
+        )
     try:
         features = model.extract(pixels)
         output = model.detect(features, None)

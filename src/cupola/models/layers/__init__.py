@@ -2,6 +2,7 @@
 
 from cupola.models.layers.attention import MultiheadAttention
 from cupola.models.layers.building import build_activation, build_conv, build_norm
+from cupola.models.layers.conditional_attention import ConditionalAttention
 from cupola.models.layers.conv_module import ConvModule
 from cupola.models.layers.deform_conv import (
     DeformConv2d,
@@ -29,6 +30,7 @@ from cupola.models.layers.transformer_layer import TransformerLayer, Transformer
 __all__ = [
     "FFN",
     "MLP",
+    "ConditionalAttention",
     "ConvModule",
     "DeformConv2d",
     "DeformConv2dPack",

@@ -4,13 +4,13 @@ Our own keys are those of MMDetection 3.x. A model built from a 2.x config has t
 2.x, and the last step of every translation renames to these.
 """
 
-import re
-from collections.abc import Mapping
-
-import torch
-from torch import Tensor
-
 from cupola.weights.dialects.base import Dialect, State, StateView
+from cupola.weights.dialects.hf_detr_parts import (
+    join_projections,
+    modern_name,
+    resnet_name,
+    split_projections,
+)
 from cupola.weights.renaming import Renaming
 
 HEAD = [
@@ -141,53 +141,9 @@ def _from_mmdet3(state: StateView, own: StateView) -> State:
 
 
 def _from_hf(state: StateView, own: StateView) -> State:
-    modern = {_hf_5(key): value for key, value in state.items()}
-    named = _rename(_join_qkv(modern), HF)
-    return _fit_spelling({_resnet_of_hf(key): value for key, value in named.items()}, own)
-
-
-def _hf_5(key: str) -> str:
-    key = key.replace("backbone.conv_encoder.model.", "backbone.model.")
-    key = key.replace("_attn.out_proj.", "_attn.o_proj.")
-    return re.sub(r"(layers\.\d+)\.(fc[12])\.", r"\1.mlp.\2.", key)
-
-
-def _join_qkv(state: Mapping[str, Tensor]) -> State:
-    """q_proj, k_proj, v_proj -> in_proj_weight and in_proj_bias; o_proj -> out_proj."""
-    joined: State = {}
-    for key, value in state.items():
-        attention, _, part = key.rpartition("_attn.")
-        if part in ("q_proj.weight", "q_proj.bias"):
-            kind = part.removeprefix("q_proj.")
-            parts = [state.get(f"{attention}_attn.{p}_proj.{kind}") for p in "qkv"]
-            if all(p is not None for p in parts):
-                joined[f"{attention}_attn.in_proj_{kind}"] = torch.cat(
-                    [p for p in parts if p is not None]
-                )
-        elif part.startswith("o_proj."):
-            joined[f"{attention}_attn.out_proj.{part.removeprefix('o_proj.')}"] = value
-        elif not part.startswith(("k_proj.", "v_proj.")):
-            joined[key] = value
-    return joined
-
-
-def _resnet_of_hf(key: str) -> str:
-    """HF's own ResNet names -> torchvision's; timm's are torchvision's already."""
-    key = key.replace("backbone.embedder.embedder.convolution", "backbone.conv1")
-    key = key.replace("backbone.embedder.embedder.normalization", "backbone.bn1")
-    found = re.match(
-        r"backbone\.encoder\.stages\.(\d+)\.layers\.(\d+)\.(shortcut|layer\.(\d+))"
-        r"\.(convolution|normalization)(.*)",
-        key,
-    )
-    if not found:
-        return key
-    stage, block, where, number, kind, rest = found.groups()
-    if where == "shortcut":
-        name = f"downsample.{int(kind == 'normalization')}"
-    else:
-        name = f"{'conv' if kind == 'convolution' else 'bn'}{int(number) + 1}"
-    return f"backbone.layer{int(stage) + 1}.{block}.{name}{rest}"
+    modern = {modern_name(key): value for key, value in state.items()}
+    named = _rename(join_projections(modern), HF)
+    return _fit_spelling({resnet_name(key): value for key, value in named.items()}, own)
 
 
 def _canonical(state: StateView) -> State:
@@ -209,16 +165,8 @@ def _to_nested(state: StateView) -> State:
 
 def _to_hf(state: StateView) -> State:
     """transformers 5.x keys with torchvision's names in the backbone (a timm backbone)."""
-    split: State = {}
-    for key, value in _canonical(state).items():
-        name = HF.to_theirs(key) or key
-        attention, _, part = name.rpartition("_attn.")
-        if part.startswith("in_proj_"):
-            for p, chunk in zip("qkv", value.chunk(3), strict=True):
-                split[f"{attention}_attn.{p}_proj.{part.removeprefix('in_proj_')}"] = chunk
-        else:
-            split[name.replace("_attn.out_proj.", "_attn.o_proj.")] = value
-    return split
+    named = {HF.to_theirs(key) or key: value for key, value in _canonical(state).items()}
+    return split_projections(named)
 
 
 DETR_DIALECTS = (

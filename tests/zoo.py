@@ -1,0 +1,90 @@
+"""Published detectors of mmdet 3.3.0 against Cupola's: goldens in `goldens/zoo`, see its README."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor
+
+from cupola.registry import build
+from cupola.runtime.building import without_pretrained
+from cupola.structures import boxes as box_ops
+from goldens import seeded
+
+FOLDER = Path(__file__).parent / "goldens" / "zoo"
+
+
+class ZooModel:
+    """One golden, the model of its config with the golden's weights, and its batch."""
+
+    def __init__(self, name: str) -> None:
+        self.json: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+        self.tensors = load_file(FOLDER / f"{name}.safetensors")
+        self.prefix: str = self.json["seed_prefix"]
+
+    @cached_property
+    def model(self) -> Any:
+        """In eval mode; entries that are not by formula stay as built."""
+        model = build(without_pretrained(self.json["model"]))
+        own = model.state_dict()
+        keys = [(key, tuple(shape)) for key, shape, *_ in self.json["weights"]]
+        assert [(key, tuple(value.shape)) for key, value in own.items()] == keys
+        made = {
+            key: torch.from_numpy(seeded.seeded_weight(key, shape, self.prefix, dtype))
+            for key, shape, dtype, how in self.json["weights"]
+            if how == "formula"
+        }
+        model.load_state_dict({**own, **made})
+        return model.eval()
+
+    @cached_property
+    def batch(self) -> dict[str, Any]:
+        """The images, padded with zeros, and five boxes in the first image, none in the second."""
+        pixels = torch.from_numpy(seeded.seeded_image("image", self.json["image"], self.prefix))
+        mask = torch.ones(len(pixels), *pixels.shape[2:], dtype=torch.bool)
+        sizes = [tuple(size) for size in self.json["img_shapes"]]
+        for i, (h, w) in enumerate(sizes):
+            mask[i, :h, :w] = False
+        boxes = torch.from_numpy(self.tensors["in.gt_bboxes"])
+        labels = torch.from_numpy(self.tensors["in.gt_labels"])
+        nothing = {"boxes": boxes[:0], "labels": labels[:0]}
+        return {
+            "pixels": pixels.masked_fill(mask[:, None], 0.0),
+            "padding_mask": mask,
+            "image_sizes": sizes,
+            "scale_factors": None,
+            "targets": [{"boxes": boxes, "labels": labels}, nothing],
+        }
+
+    def relative(self, name: str, ours: Tensor) -> float:
+        """The largest difference to a stored output over the largest value of the whole output."""
+        about = self.json["outputs"][name]
+        assert list(ours.shape) == list(about["shape"]), (name, ours.shape, about["shape"])
+        found = seeded.flat_sample(ours.detach().numpy(), about["flat_stride"])
+        stored = self.tensors[f"out.{name}"].reshape(-1)
+        return float(np.abs(found - stored).max(initial=0)) / max(about["absmax"], 1e-12)
+
+    def check_losses(self, losses: dict[str, Tensor]) -> None:
+        """Every loss of the original, to 1e-4 of its value; the names are the original's."""
+        stored = {k.removeprefix("loss."): k for k in self.json["outputs"] if k.startswith("loss.")}
+        assert losses.keys() == stored.keys()
+        for name, key in stored.items():
+            expected = float(self.tensors[f"out.{key}"].reshape(-1)[0])
+            assert abs(float(losses[name]) - expected) <= 1e-4 * abs(expected), name
+
+    def check_predictions(self, index: int, found: Any) -> None:
+        """As sets: each box of the original has one of ours, except for a few at the threshold."""
+        stored = {
+            part: torch.from_numpy(self.tensors[f"out.pred{index}.{part}"])
+            for part in ("bboxes", "scores", "labels")
+        }
+        boxes = stored["bboxes"].reshape(-1, 4)
+        scores, labels = stored["scores"].flatten(), stored["labels"].flatten()
+        assert len(found) == len(scores)
+        same = (found.labels == labels[:, None]) & ((found.scores - scores[:, None]).abs() < 1e-3)
+        near = (box_ops.iou(boxes[:, None], found.boxes) > 0.99) & same
+        assert near.any(1).float().mean() > 0.97
