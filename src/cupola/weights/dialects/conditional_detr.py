@@ -147,7 +147,7 @@ CONDITIONAL_DIALECTS = (
     Dialect(
         "hf-conditional-detr",
         lambda state, own: (
-            _attends_conditionally(own) and "class_labels_classifier.weight" in state
+            _attends_conditionally(own) and "model.query_position_embeddings.weight" in state
         ),
         _conditional_to_ours,
         _conditional_to_theirs,
