@@ -18,7 +18,9 @@ def evaluate(
     bundle: Annotated[str, typer.Argument(help="A shipped bundle, a folder, or hf://ORG/NAME.")],
     data: Annotated[Path | None, typer.Option(help="A dataset; for a detector, COCO's.")] = None,
     annotations: Annotated[str, typer.Option(help="The COCO file in it.")] = "instances.json",
-    images: Annotated[str, typer.Option(help="The folder of images in it.")] = "images",
+    images: Annotated[
+        str, typer.Option(help="The folder of images in it [images, or where the file is].")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     revision: Revision = None,
     offline: Offline = False,

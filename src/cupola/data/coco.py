@@ -1,5 +1,7 @@
 """CocoDataset: a folder of images with a COCO instances file."""
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,41 +10,46 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cupola.data.coco_file import Instances, read_instances
 from cupola.data.detection import collate_detection
 from cupola.data.transforms import Compose
 from cupola.errors import DataError
-from cupola.files import locate, read_json
-from cupola.files.images import read_image
+from cupola.files import locate
+from cupola.files.images import read_image, read_size
 from cupola.registry import DATASETS
 from cupola.structures import IMAGENET_MEAN, IMAGENET_STD, normalize
 
+logger = logging.getLogger("cupola")
 
-def read_instances(path: Path) -> dict[str, Any]:
-    """The content of a COCO instances file. Raises DataError if it is not one."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: not a COCO file, its top is not an object")
-    missing = [key for key in ("images", "annotations", "categories") if key not in content]
-    if missing:
-        raise DataError(f"{path}: not a COCO file, {', '.join(missing)} missing")
-    return dict(content)
+
+def slashes(name: str) -> str:
+    """A file name with the separators of this system, where a tool on Windows wrote it."""
+    return name.replace("\\", "/")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or with a null character
+        return False
 
 
 @DATASETS.register_module()
 class CocoDataset:
     """Samples of a COCO folder, augmented by MMDetection's pipelines and normalized.
 
-    `ann_file` and `data_prefix` are relative to `data_root`. Labels follow the order of the
-    category ids, or `metainfo["classes"]` where given. In training (test_mode False) crowd boxes
-    are left out, and `filter_cfg` may drop images without objects and small images. Random choices
-    for sample i are drawn from (seed, epoch, i).
+    `ann_file` and `data_prefix` (a folder, or dict(img=folder)) are relative to `data_root`;
+    without `data_prefix` the images are looked for in `images`, in `data_root` and beside the
+    annotation file. Labels follow the order of the category ids, or `metainfo["classes"]` where
+    given. In training (test_mode False) crowds are left out, and `filter_cfg` may drop images
+    without objects and small images. Random choices for sample i are drawn from (seed, epoch, i).
     """
 
     def __init__(
         self,
         data_root: str = "",
         ann_file: str = "instances.json",
-        data_prefix: Mapping[str, str] | None = None,
+        data_prefix: Mapping[str, str] | str | None = None,
         pipeline: Sequence[Mapping[str, Any]] = (),
         metainfo: Mapping[str, Any] | None = None,
         filter_cfg: Mapping[str, Any] | None = None,
@@ -54,41 +61,58 @@ class CocoDataset:
         backend_args: Any = None,
     ) -> None:
         self.root = Path(data_root)
-        self.folder = self.root / (data_prefix or {}).get("img", "images")
         self.test_mode, self.seed, self.epoch = test_mode, seed, 0
         self.pipeline = Compose(pipeline)
         self.mean, self.std = tuple(mean), tuple(std)
         if channel_order not in ("rgb", "bgr"):
             raise DataError(f"channel_order: expected 'rgb' or 'bgr', got {channel_order!r}")
+        self._warned = False
         self.channel_step = 1 if channel_order == "rgb" else -1
-        content = read_instances(self.root / ann_file)
+        self.file = self.root / ann_file
+        content = read_instances(self.file)
+        self.folder = self._image_folder(data_prefix, content)
         self.names = self._read_categories(content, metainfo or {})
         self.images = self._read_images(content, {} if test_mode else filter_cfg or {})
         if not self.images:
-            raise DataError(f"{self.root / ann_file}: no image is left after filtering")
+            raise DataError(f"{self.file}: no image is left after filtering")
 
-    def _read_categories(
-        self, content: Mapping[str, Any], metainfo: Mapping[str, Any]
-    ) -> tuple[str, ...]:
-        known = sorted(content["categories"], key=lambda entry: entry["id"])
-        names = tuple(metainfo.get("classes") or (entry["name"] for entry in known))
+    def _image_folder(self, prefix: Mapping[str, str] | str | None, content: Instances) -> Path:
+        """The folder of the images; without a prefix the usual one that has the first image."""
+        named = prefix.get("img") if isinstance(prefix, Mapping) else prefix
+        usual = list(dict.fromkeys((self.root / "images", self.root, self.file.parent)))
+        first = content.images[0]["file_name"] if content.images else ""
+        found = [each for each in usual if first and _is_file(each / slashes(first))]
+        if named is None:
+            return found[0] if found else usual[0]
+        folder = self.root / named
+        if found and not _is_file(folder / slashes(first)):
+            raise DataError(
+                f"{folder / first}: no such image; it is in {found[0]}, so set data_prefix to "
+                f"{os.path.relpath(found[0], self.root)!r}"
+            )
+        return folder
+
+    def _read_categories(self, content: Instances, metainfo: Mapping[str, Any]) -> tuple[str, ...]:
+        have = list(content.categories.values())
+        names = metainfo.get("classes") or have
+        names = (names,) if isinstance(names, str) else tuple(names)
         labels = {name: label for label, name in enumerate(names)}
-        self._label_of = {e["id"]: labels[e["name"]] for e in known if e["name"] in labels}
+        known = content.categories.items()
+        self._label_of = {number: labels[name] for number, name in known if name in labels}
         if not self._label_of:
-            have = [entry["name"] for entry in known]
-            raise DataError(f"{self.root}: none of the classes {list(names)} is in {have}")
+            raise DataError(f"{self.file}: none of the classes {list(names)} is in {have}")
         return names
 
-    def _read_images(
-        self, content: Mapping[str, Any], rules: Mapping[str, Any]
-    ) -> list[dict[str, Any]]:
-        objects: dict[int, list[Any]] = {}
-        for entry in content["annotations"]:
-            if entry["category_id"] in self._label_of:
-                objects.setdefault(entry["image_id"], []).append(entry)
+    def _read_images(self, content: Instances, rules: Mapping[str, Any]) -> list[dict[str, Any]]:
         images = []
-        for image in content["images"]:
-            found = objects.get(image["id"], [])
+        for image in content.images:
+            found = [
+                entry
+                for entry in content.objects[image["id"]]
+                if entry["category_id"] in self._label_of
+            ]
+            if not (image["width"] and image["height"]):
+                image["height"], image["width"] = read_size(self._locate(image), DataError)
             small = min(image["width"], image["height"]) < rules.get("min_size", 0)
             if not small and (found or not rules.get("filter_empty_gt", False)):
                 images.append({**image, "objects": found})
@@ -101,38 +125,61 @@ class CocoDataset:
         """Changes the random transforms of the samples read from now on."""
         self.epoch = epoch
 
-    def _objects(self, image: Mapping[str, Any]) -> dict[str, Any]:
-        boxes, labels, crowd = [], [], []
+    def annotations(self, index: int) -> list[dict[str, Any]]:
+        """The annotations of image `index` that become its target, in order, as in the file.
+
+        Each has a "box" (xyxy, clipped to the image) besides its own keys; "segmentation" is kept
+        as it is. Boxes without an area and, in training, crowds and those marked `ignore` are left
+        out.
+        """
+        return self._targets(self.images[index], self.images[index])
+
+    def _targets(self, image: Mapping[str, Any], size: Mapping[str, int]) -> list[dict[str, Any]]:
+        found = []
         for entry in image["objects"]:
             left, top, width, height = entry["bbox"]
-            right = min(left + width, image["width"])
-            bottom = min(top + height, image["height"])
-            left, top = max(left, 0), max(top, 0)
-            is_crowd = bool(entry.get("iscrowd", 0))
-            if right > left and bottom > top and (self.test_mode or not is_crowd):
-                boxes.append((left, top, right, bottom))
-                labels.append(self._label_of[entry["category_id"]])
-                crowd.append(is_crowd)
+            right = min(left + width, size["width"])
+            bottom = min(top + height, size["height"])
+            box = (max(left, 0), max(top, 0), right, bottom)
+            left_out = entry["iscrowd"] or entry["ignore"]
+            if right > box[0] and bottom > box[1] and (self.test_mode or not left_out):
+                found.append({**entry, "box": box})
+        return found
+
+    def _arrays(self, targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        labels = [self._label_of[entry["category_id"]] for entry in targets]
         return {
-            "boxes": np.array(boxes, np.float32).reshape(-1, 4),
+            "boxes": np.array([entry["box"] for entry in targets], np.float32).reshape(-1, 4),
             "labels": np.array(labels, np.int64),
-            "crowd": np.array(crowd, bool),
+            "crowd": np.array([entry["iscrowd"] for entry in targets], bool),
         }
+
+    def _locate(self, image: Mapping[str, Any]) -> Path:
+        name = image["file_name"]
+        return locate(self.folder, name if _is_file(self.folder / name) else slashes(name))
 
     def path(self, index: int) -> Path:
         """The file of image `index`."""
-        return locate(self.folder, str(self.images[index]["file_name"]))
+        return self._locate(self.images[index])
 
     def truth(self, index: int) -> tuple[tuple[int, int], dict[str, torch.Tensor]]:
         """(height, width) of image `index` and its target, in its own pixels."""
         image = self.images[index]
-        target = {key: torch.from_numpy(value) for key, value in self._objects(image).items()}
+        arrays = self._arrays(self.annotations(index))
+        target = {key: torch.from_numpy(value) for key, value in arrays.items()}
         return (image["height"], image["width"]), target
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, path = self.images[index], self.path(index)
         rgb = Image.fromarray(read_image(path, error=DataError))
-        sample = {"image": rgb, "scale_factor": (1.0, 1.0), **self._objects(image)}
+        size = {"width": rgb.width, "height": rgb.height}
+        if (image["width"], image["height"]) != rgb.size:
+            self._warn_of_size(path, image, rgb)
+        sample = {
+            "image": rgb,
+            "scale_factor": (1.0, 1.0),
+            **self._arrays(self._targets(image, size)),
+        }
         sample = self.pipeline(sample, np.random.default_rng((self.seed, self.epoch, index)))
         rows = np.asarray(sample["image"])[..., :: self.channel_step]
         pixels = rows.transpose(2, 0, 1).copy()  # [3, H, W]
@@ -143,7 +190,17 @@ class CocoDataset:
             "labels": torch.from_numpy(sample["labels"]),
             "crowd": torch.from_numpy(sample["crowd"]),
             "image_id": image["id"],
-            "original_size": (image["height"], image["width"]),
+            "original_size": (rgb.height, rgb.width),
         }
+
+    def _warn_of_size(self, path: Path, image: Mapping[str, Any], rgb: Image.Image) -> None:
+        """Once per dataset: boxes may lie elsewhere if the sizes were of another image."""
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s: is %d x %d pixels, upright as its EXIF orientation says, but %d x %d in %s; "
+                "the boxes are taken for the upright image",
+                *(path, rgb.width, rgb.height, image["width"], image["height"], self.file.name),
+            )
 
     collate = staticmethod(collate_detection)

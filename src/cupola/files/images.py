@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 # Formats whose decoders run in this process alone: EPS, for one, starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 AVIF_BRANDS = (b"ftypavif", b"ftypavis")  # read where this Pillow has the decoder
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap the sides
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000  # 150 MB as RGB: a 50-megapixel camera's image, not a bomb
 
@@ -34,6 +37,28 @@ def read_image(
     if not isinstance(source, bytes):
         name = str(source)
         source = read_bytes(Path(source), MAX_BYTES, error)
+    with _errors_as(error, name, source, max_pixels), _opened(source) as image:
+        _check_size(image, max_pixels)
+        return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+
+
+def read_size(
+    path: Path, error: type[CupolaError] = InputError, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
+    """(height, width) that `read_image` gives for a file, of which only the header is decoded."""
+    source = read_bytes(path, MAX_BYTES, error)
+    with _errors_as(error, str(path), source, max_pixels), _opened(source) as image:
+        _check_size(image, max_pixels)
+        width, height = image.size
+        sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+        return (width, height) if sideways else (height, width)
+
+
+@contextmanager
+def _errors_as(
+    error: type[CupolaError], name: str, source: bytes, max_pixels: int
+) -> Iterator[None]:
+    """Raises `error` with one line for whatever goes wrong with an image inside."""
     if not source:
         raise error(f"{name}: the image is empty (0 bytes)")
     if len(source) > MAX_BYTES:
@@ -41,7 +66,7 @@ def read_image(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode(source, max_pixels)
+            yield
     except UnidentifiedImageError:
         raise error(f"{name}: not an image; send one of {', '.join(FORMATS)}") from None
     except _TooManyPixelsError as problem:
@@ -56,14 +81,15 @@ class _TooManyPixelsError(Exception):
     pass
 
 
-def _decode(data: bytes, max_pixels: int) -> Pixels:
+def _opened(data: bytes) -> Image.Image:
     is_avif = data[4:12] in AVIF_BRANDS and features.check("avif")
-    formats = ("AVIF",) if is_avif else FORMATS
-    with Image.open(io.BytesIO(data), formats=formats) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise _TooManyPixelsError(f"{width} x {height}")
-        return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+    return Image.open(io.BytesIO(data), formats=("AVIF",) if is_avif else FORMATS)
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise _TooManyPixelsError(f"{width} x {height}")
 
 
 def _first_line(problem: Exception) -> str:

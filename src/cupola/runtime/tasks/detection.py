@@ -77,7 +77,7 @@ class Detection(Task):
                 "type": "CocoDataset",
                 "data_root": str(data),
                 "ann_file": options["annotations"],
-                "data_prefix": {"img": options["images"]},
+                "data_prefix": options.get("images") or None,
                 "metainfo": {"classes": predictor.labels} if predictor.labels else None,
                 "test_mode": True,
             }
