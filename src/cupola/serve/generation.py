@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cupola.errors import ConfigError
 from cupola.serve.ipc import paths
 from cupola.serve.ipc.listeners import Listener, open_listeners
 from cupola.serve.logs import STREAMS, Log, LogFile
@@ -108,6 +109,7 @@ def build_generation(
             private=[settings.admin],
         )
         undo.pop_all()
+    _assign_roles(listeners, settings, kept)
     return Generation(number, settings, plans, listeners, log, access_log, folder, workers)
 
 
@@ -140,15 +142,25 @@ def give_logs_to_workers(settings: Settings, log: Log, access_log: LogFile | Non
 def _addresses(settings: Settings) -> list[str]:
     """The addresses to listen on, including an admin socket."""
     extra = [settings.admin] if settings.admin.startswith("unix:") else []
-    return [*settings.listen, *extra]
+    return [*settings.listen, *settings.operations_listen, *extra]
+
+
+def _assign_roles(
+    listeners: Sequence[Listener], settings: Settings, kept: Sequence[Listener]
+) -> None:
+    proxied = _expand(settings.proxy_protocol, kept)
+    own = [*settings.operations_listen, settings.admin]
+    for listener in listeners:
+        listener.proxied = listener.address in proxied
+        listener.operations = not settings.operations_listen or listener.address in own
 
 
 def _expand(addresses: Sequence[str], kept: Sequence[Listener]) -> list[str]:
-    """Replaces `systemd` by the addresses of all inherited sockets."""
-    found: list[str] = []
-    for address in addresses:
-        found += [listener.address for listener in kept] if address == "systemd" else [address]
-    return found
+    """Replaces `systemd` by the addresses of the sockets that systemd has passed; ConfigError."""
+    passed = [listener.address for listener in kept if listener.passed]
+    if "systemd" in addresses and not passed:
+        raise ConfigError("listen: systemd has passed no sockets (LISTEN_FDS, LISTEN_PID)")
+    return [one for text in addresses for one in (passed if text == "systemd" else [text])]
 
 
 def _check_files(settings: Settings) -> None:

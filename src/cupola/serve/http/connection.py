@@ -8,11 +8,12 @@ are refused with their own status and do not affect other clients.
 import asyncio
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from cupola.serve.http.forwarded import name_of
 from cupola.serve.http.messages import HTTPError, Request, Response, head_of
 from cupola.serve.http.parser import SLICE, RequestParser
 from cupola.serve.settings.settings import Settings
@@ -49,13 +50,19 @@ class ChunkedStream:
 
 
 class Connection(asyncio.Protocol):
-    """One client. `server` keeps all connections, answers requests, and knows about draining."""
+    """One client. `server` keeps all connections, answers requests, and knows about draining.
+
+    `peer` is the client's address if a proxy has named it, and `client` the one whose connections
+    are counted, if any. `operations`: whether the endpoints for operators are answered.
+    """
 
     transport: asyncio.Transport
     parser: RequestParser
 
-    def __init__(self, server: "Server") -> None:
-        self.server = server
+    def __init__(
+        self, server: "Server", peer: str = "", client: str = "", operations: bool = True
+    ) -> None:
+        self.server, self.peer, self.client, self.operations = server, peer, client, operations
         self.writable = asyncio.Event()
         self.waiting: deque[Request] = deque()
         self.current: Request | None = None
@@ -72,9 +79,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self.writable.set()
-        peer = transport.get_extra_info("peername")
         own = transport.get_extra_info("sockname")
-        name = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else f"unix:{own}"
+        name = self.peer = self.peer or name_of(transport.get_extra_info("peername"), own)
         server = self.server
         self.parser = RequestParser(
             server.settings, server.spool, name, server.next_id, self._enqueue, self._continue
@@ -85,6 +91,7 @@ class Connection(asyncio.Protocol):
         self.closing = True
         self.writable.set()
         self.server.connections.discard(self)
+        self.server.forget(self.client)
         self.parser.discard()
         for request in self.waiting:
             request.release()
@@ -149,6 +156,7 @@ class Connection(asyncio.Protocol):
 
     def _enqueue(self, request: Request) -> None:
         self.continue_due = False
+        request.operations = self.operations
         self.waiting.append(request)
         self._next()
 
@@ -306,9 +314,17 @@ class Server:
         self.settings, self.spool = settings, spool
         self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
+        self.clients: Counter[str] = Counter()  # connections of each address, if limited
         self.active = 0
         self._prefix = f"{os.getpid():x}{time.time_ns() // 1_000_000 & 0xFFFFFFFF:x}-"
         self._number = 0
+
+    def forget(self, client: str) -> None:
+        """Counts one connection less of a client whose connections are limited."""
+        if client:
+            self.clients[client] -= 1
+            if self.clients[client] <= 0:
+                del self.clients[client]
 
     def next_id(self) -> str:
         """A request id that is unique among all processes."""

@@ -38,6 +38,7 @@ class Request:
     keep_alive: bool = True
     raw_path: str = ""  # the path before percent-decoding, by which it is routed
     old_protocol: bool = False  # HTTP/1.0, whose clients do not know chunks
+    operations: bool = True  # it came to an address for operators
 
     def body_bytes(self) -> bytes:
         """The whole body, from memory or from the spool."""

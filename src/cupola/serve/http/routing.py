@@ -51,6 +51,7 @@ class Route:
     request: Content | None = None
     request_required: bool = True
     parameters: Sequence[Parameter] = ()
+    operations: bool = False  # with `operations_listen`, only answered there
 
 
 class Router:
@@ -78,13 +79,17 @@ class Router:
                 return format_error(error)
         return {"error": error.message}
 
-    def match(self, method: str, path: str) -> tuple[Handler, tuple[str, ...]]:
+    def match(
+        self, method: str, path: str, operations: bool = True
+    ) -> tuple[Handler, tuple[str, ...]]:
         """The handler and its path arguments; HTTPError 404 or 405.
+
+        Without `operations`, the routes for operators do not exist.
 
         `path` is percent-encoded, so that an argument may contain an escaped slash (`org%2Fname`).
         """
         route, arguments = self._find(path if path == "/" else path.rstrip("/"))
-        if route is None:
+        if route is None or (route.operations and not operations):
             raise HTTPError(404, f"no such path: {path[:200]}")
         if method != route.method and (method, route.method) != ("HEAD", "GET"):
             raise HTTPError(405, f"{path[:200]} accepts {route.method}", [("Allow", route.method)])

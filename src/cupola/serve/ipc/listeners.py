@@ -20,16 +20,24 @@ from cupola.errors import ConfigError
 
 ENVIRONMENT = "CUPOLA_SOCKETS"
 SYSTEMD_FIRST = 3
+PASSED = "systemd:"  # before the address, in that variable, if systemd has opened the socket
 TRIES, PAUSE = 5, 0.5
 _open: "weakref.WeakSet[socket.socket]" = weakref.WeakSet()  # all listening sockets we hold
 
 
 @dataclass
 class Listener:
-    """One address and its open sockets: several with reuseport, else one."""
+    """One address and its open sockets: several with reuseport, else one.
+
+    `proxied`: a connection starts with the PROXY protocol. `operations`: the endpoints for
+    operators are answered here. `passed`: opened by systemd, which keeps a unix path.
+    """
 
     address: str
     sockets: list[socket.socket] = field(default_factory=list)
+    proxied: bool = False
+    operations: bool = True
+    passed: bool = False
 
     def for_worker(self, index: int, workers: int) -> list[socket.socket]:
         """The sockets that worker `index` of `workers` accepts on."""
@@ -41,7 +49,7 @@ class Listener:
         """Closes the sockets. `unlink` removes a unix path; another master may still use it."""
         for one in self.sockets:
             one.close()
-        if unlink and self.address.startswith("unix:"):
+        if unlink and not self.passed and self.address.startswith("unix:"):
             with suppress(OSError):
                 Path(self.address[5:]).unlink()
 
@@ -73,7 +81,9 @@ def open_listeners(
     opened here, leaves those in `kept` alone and raises OSError. Every user may connect to a unix
     socket, as with nginx, but to those in `private` only the server's own.
     """
+    kept = list(kept)
     known = {listener.address: listener.sockets for listener in kept}
+    passed = {listener.address for listener in kept if listener.passed}
     opened: list[socket.socket] = []
     found = []
     try:
@@ -83,7 +93,7 @@ def open_listeners(
                 mode = 0o600 if address in private else 0o666
                 have.append(_bind(address, per_worker > 1, backlog, tries, mode))
                 opened.append(have[-1])
-            found.append(Listener(address, have))
+            found.append(Listener(address, have, passed=address in passed))
     except OSError:
         for one in opened:
             one.close()
@@ -167,21 +177,30 @@ def to_environment(listeners: Iterable[Listener]) -> tuple[str, list[int]]:
     for listener in listeners:
         numbers = [one.fileno() for one in listener.sockets]
         fds += numbers
-        parts.append(f"{listener.address}={','.join(map(str, numbers))}")
+        origin = PASSED if listener.passed else ""
+        parts.append(f"{origin}{listener.address}={','.join(map(str, numbers))}")
     return ";".join(parts), fds
 
 
 def inherited() -> list[Listener]:
-    """The listeners inherited from an older master, or from systemd by LISTEN_FDS."""
+    """The listeners inherited from an older master, or from systemd by LISTEN_FDS; ConfigError."""
     found = []
     for part in filter(None, os.environ.pop(ENVIRONMENT, "").split(";")):
         address, _, numbers = part.rpartition("=")
-        found.append(Listener(address, [_adopt(int(number)) for number in numbers.split(",")]))
+        sockets = [_adopt(int(number)) for number in numbers.split(",")]
+        passed = address.startswith(PASSED)
+        found.append(Listener(address.removeprefix(PASSED), sockets, passed=passed))
     return found + _from_systemd()
 
 
 def _adopt(fd: int) -> socket.socket:
-    adopted = socket.socket(fileno=fd)
+    try:
+        adopted = socket.socket(fileno=fd)
+        listens = adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise ConfigError(f"inherited descriptor {fd}: {error.strerror}") from None
+    if not listens or adopted.type != socket.SOCK_STREAM:
+        raise ConfigError(f"inherited descriptor {fd} is not a listening stream socket")
     adopted.set_inheritable(False)
     adopted.setblocking(False)
     _open.add(adopted)
@@ -193,10 +212,10 @@ def _from_systemd() -> list[Listener]:
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()):
         return []
-    return [
-        Listener(_name(adopted), [adopted])
-        for adopted in map(_adopt, range(SYSTEMD_FIRST, SYSTEMD_FIRST + int(count)))
-    ]
+    if not count.isdigit():
+        raise ConfigError(f"LISTEN_FDS: expected a number, got {count!r}")
+    adopted = [_adopt(fd) for fd in range(SYSTEMD_FIRST, SYSTEMD_FIRST + int(count))]
+    return [Listener(_name(one), [one], passed=True) for one in adopted]
 
 
 def _name(bound: socket.socket) -> str:

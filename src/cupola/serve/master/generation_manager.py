@@ -107,7 +107,9 @@ class GenerationManager:
         if old is not None:
             self.retired.append(old)
             self.table.broadcast(Command.QUIT, self._not_just_spawned(new))
-            _close_removed(old, new)
+            _close_removed(old.listeners, new)
+        _close_removed(self.inherited, new, unlink=False)  # another process may still use them
+        self.inherited = ()
         start_cache(self.table, new, self.parent_pipe)
         self.log("notice", f"generation {new.number} is ready")
         systemd.ready(f"generation {new.number}")
@@ -231,10 +233,10 @@ class GenerationManager:
             generation.discard(used)
 
 
-def _close_removed(old: Generation, new: Generation) -> None:
+def _close_removed(old: Sequence[Listener], new: Generation, *, unlink: bool = True) -> None:
     """Closes the sockets that the new generation does not use, after the commit."""
     used = {id(one) for entry in new.listeners for one in entry.sockets}
     addresses = {entry.address for entry in new.listeners}
-    for entry in old.listeners:
+    for entry in old:
         entry.sockets = [one for one in entry.sockets if id(one) not in used]
-        entry.close(unlink=entry.address not in addresses)
+        entry.close(unlink=unlink and entry.address not in addresses)

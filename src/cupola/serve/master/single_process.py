@@ -101,10 +101,10 @@ class SingleProcess:
         metrics = Metrics(generation.metrics, 0)
         app = Application(generation, directory, metrics, ROUTER)
         await asyncio.wait_for(directory.complete.wait(), settings.ready_timeout)
-        sockets = [one for listener in generation.listeners for one in listener.sockets]
+        sockets = {one: entry for entry in generation.listeners for one in entry.sockets}
         if self.current:
             self.current.acceptor.pause()
-        acceptor = Acceptor(app, sockets)
+        acceptor = Acceptor(app, sockets, app.proxies)
         acceptor.start()
         watch_timeouts(app, min(1.0, settings.header_timeout / 4))
         return ActiveGeneration(generation, runners, app, acceptor)

@@ -132,7 +132,7 @@ def _read(folder: Path, name: str) -> bytes:
 
 ROUTES = [
     Route("GET", "/", start_page),
-    Route("GET", "/status", status_page),
+    Route("GET", "/status", status_page, operations=True),
     Route("GET", "/pages/models.json", models),
     Route("GET", "/pages/{name}", file),
     Route("GET", "/pages/{page}/{name}", page_file),

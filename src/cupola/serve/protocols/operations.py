@@ -78,10 +78,10 @@ _OBJECT = {"type": "object"}
 ROUTES = [
     Route("GET", "/health", health, "Whether the server is running", "operations", {200: Health}),
     Route("GET", "/metrics", metrics, "Prometheus metrics", "operations",
-          {200: {TEXT: {"type": "string"}}}),
+          {200: {TEXT: {"type": "string"}}}, operations=True),
     Route("GET", "/status.json", status, "Processes, generations, signals", "operations",
-          {200: {JSON: _OBJECT}}, errors=(404,)),
+          {200: {JSON: _OBJECT}}, errors=(404,), operations=True),
     Route("POST", "/admin/reload", reload, "Reload (admin)", "operations",
-          {200: {JSON: _OBJECT}}, errors=(403, 415)),
+          {200: {JSON: _OBJECT}}, errors=(403, 415), operations=True),
     Route("GET", "/openapi.json", openapi),
 ]  # fmt: skip

@@ -253,6 +253,7 @@ _ADMIN: dict[str, Any] = {
     "errors": (400, 403, 404, 415, 503),
     "request": {JSON: RepositoryRequest},
     "parameters": (MODEL_NAME,),
+    "operations": True,
 }
 ROUTES = [
     Route("GET", "/v2", server_metadata, "Server metadata", "server", {200: ServerMetadata}),

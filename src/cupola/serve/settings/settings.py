@@ -13,10 +13,14 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
 )
+
+from cupola.serve.settings.network import check_network, check_origin, check_token
 
 
 class ModelSettings(BaseModel):
@@ -59,6 +63,22 @@ class Settings(BaseModel):
         ["127.0.0.1:8000"],
         description="Addresses: HOST:PORT, [IPV6]:PORT, unix:/path, or systemd.",
         min_length=1,
+    )
+    operations_listen: list[str] = Field(
+        default_factory=list,
+        description="Addresses for operators: if set, /metrics, /status and the admin endpoints "
+        "are answered there (and on the admin socket), but not on `listen`.",
+    )
+    proxy_protocol: list[str] = Field(
+        default_factory=list,
+        description="Those of the addresses on which each connection starts with the PROXY "
+        "protocol, version 1 or 2; needs `trusted_proxies`.",
+    )
+    trusted_proxies: list[str] = Field(
+        default_factory=list,
+        validate_default=True,
+        description="Addresses and CIDR networks of proxies, or `unix:`, whose X-Forwarded-For, "
+        "X-Forwarded-Proto and PROXY protocol are believed.",
     )
     reuseport: bool = Field(False, description="Open one listening socket per worker.")
     backlog: PositiveInt = Field(1024, description="Size of the kernel's accept queue.")
@@ -123,6 +143,11 @@ class Settings(BaseModel):
 
     # Connections
     worker_connections: PositiveInt = Field(4096, description="Maximum connections per worker.")
+    client_connections: PositiveInt | None = Field(
+        None,
+        description="Maximum connections per worker of one address, other than a trusted "
+        "proxy's; more are closed.",
+    )
     header_timeout: PositiveFloat = Field(20.0, description="Time limit for a request's header.")
     body_timeout: PositiveFloat = Field(
         60.0, description="Time limit for a body, in addition to its size over `body_rate`."
@@ -177,6 +202,26 @@ class Settings(BaseModel):
         None, description="Folder for requests that crashed two runners."
     )
 
+    # Pages of other web sites
+    cors_origins: list[str] = Field(
+        default_factory=list,
+        description="Origins such as https://app.example whose pages may use the server, or `*`.",
+    )
+    cors_methods: list[str] = Field(
+        ["GET", "HEAD", "POST"], description="Methods that these pages may use."
+    )
+    cors_headers: list[str] = Field(
+        ["Content-Type", "Content-Encoding", "Inference-Header-Content-Length",
+         "X-Request-Id", "X-Request-Timeout"],
+        description="Request header fields that these pages may send.",
+    )  # fmt: skip
+    cors_credentials: bool = Field(
+        False, description="Let these pages send cookies and certificates; not with `*`."
+    )
+    cors_max_age: NonNegativeInt = Field(
+        600, description="Time for which a browser may keep the answer to its preflight request."
+    )
+
     # Response cache
     cache_path: Path | None = Field(None, description="Folder of the response cache; unset: off.")
     cache_max_size: PositiveInt = Field(1024**3, description="Maximum size of the cache.")
@@ -211,10 +256,54 @@ class Settings(BaseModel):
         description="Host names with dots that admin requests may use.",
     )
 
-    @field_validator("listen", "plugins", "admin_hosts", mode="before")
+    @field_validator(
+        "listen", "operations_listen", "proxy_protocol", "trusted_proxies", "plugins",
+        "admin_hosts", "cors_origins", "cors_methods", "cors_headers", mode="before",
+    )  # fmt: skip
     @classmethod
     def _split_string(cls, value: object) -> object:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_networks(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        if info.data.get("proxy_protocol") and not value:
+            raise ValueError("proxy_protocol needs trusted_proxies: others may forge addresses")
+        return [check_network(one) for one in value]
+
+    @field_validator("proxy_protocol")
+    @classmethod
+    def _check_proxied(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        known = [*info.data.get("listen", []), *info.data.get("operations_listen", [])]
+        for address in value:
+            if address not in known:
+                raise ValueError(f"{address!r} is in neither listen nor operations_listen")
+        return value
+
+    @field_validator("operations_listen")
+    @classmethod
+    def _check_operations(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        if both := [one for one in value if one in info.data.get("listen", [])]:
+            raise ValueError(f"{both[0]!r} is in listen, too")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: list[str]) -> list[str]:
+        return [check_origin(one) for one in value]
+
+    @field_validator("cors_methods", "cors_headers")
+    @classmethod
+    def _check_tokens(cls, value: list[str]) -> list[str]:
+        return [check_token(one) for one in value]
+
+    @field_validator("cors_credentials")
+    @classmethod
+    def _check_credentials(cls, value: bool, info: ValidationInfo) -> bool:
+        for name in ("cors_origins", "cors_methods", "cors_headers"):
+            if value and "*" in info.data.get(name, []):
+                raise ValueError(f"with credentials, {name} must list what is allowed, not *")
+        return value
 
     @field_validator("models", mode="before")
     @classmethod

@@ -5,13 +5,17 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 
 from cupola.serve.http.connection import Connection, Server
+from cupola.serve.http.forwarded import TrustedProxies, name_of
+from cupola.serve.http.proxy_protocol import read_header
+from cupola.serve.ipc.listeners import Listener
 from cupola.serve.settings.settings import Settings
 
 OTHER_FILES = 64  # open files of a worker besides its clients: listeners, runners, logs, bodies
+HANDSHAKE_TIME = 1.0  # seconds that a client has for TLS or the PROXY protocol if others wait
 BURST = 16  # connections accepted at a time, so that other workers get their share
 
 
@@ -29,12 +33,14 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
 class Acceptor:
     """Accepts on the listening sockets of one worker."""
 
-    def __init__(self, server: Server, sockets: Sequence[socket.socket]) -> None:
-        self.server, self.sockets = server, list(sockets)
+    def __init__(
+        self, server: Server, sockets: Mapping[socket.socket, Listener], proxies: TrustedProxies
+    ) -> None:
+        self.server, self.sockets, self.proxies = server, dict(sockets), proxies
         self.tls = tls_context(server.settings)
         self.accepting = False
         self.limit = connection_limit(server.settings)
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._handshakes: dict[asyncio.Task[None], float] = {}  # and when they began
 
     def start(self) -> None:
         """Starts or resumes accepting."""
@@ -55,7 +61,7 @@ class Acceptor:
         self.pause()
         for listening in self.sockets:
             listening.close()
-        self.sockets = []
+        self.sockets = {}
 
     @property
     def busy(self) -> bool:
@@ -79,17 +85,54 @@ class Acceptor:
             accepted.setblocking(False)
             with suppress(OSError):
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = self.server.loop.create_task(self._connect(accepted))
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
+            listener = self.sockets[listening]
+            task = self.server.loop.create_task(self._connect(accepted, listener))
+            self._handshakes[task] = time.monotonic()
+            task.add_done_callback(lambda done: self._handshakes.pop(done, None))
 
-    async def _connect(self, accepted: socket.socket) -> None:
+    async def _connect(self, accepted: socket.socket, listener: Listener) -> None:
+        server, timeout = self.server, self.server.settings.header_timeout
+        client = ""
         try:
-            await self.server.loop.connect_accepted_socket(
-                lambda: Connection(self.server), accepted, ssl=self.tls
+            peer = ""
+            if listener.proxied:
+                peer = await asyncio.wait_for(self._proxied_peer(accepted), timeout)
+            client = self._count(peer, accepted)
+            await server.loop.connect_accepted_socket(
+                lambda: Connection(server, peer, client, listener.operations),
+                accepted,
+                ssl=self.tls,
+                ssl_handshake_timeout=timeout if self.tls else None,
             )
-        except (OSError, ssl.SSLError):
+        except (OSError, asyncio.CancelledError):  # of TLS, too, and time limits
+            server.forget(client)  # the connection was not made, so it does not do this
             accepted.close()
+
+    async def _proxied_peer(self, accepted: socket.socket) -> str:
+        """The client's address from the PROXY protocol, "" unless a trusted proxy names it."""
+        proxy = name_of(accepted.getpeername(), accepted.getsockname())
+        try:
+            client = await read_header(accepted)
+        except ValueError as error:
+            raise ConnectionAbortedError(f"PROXY protocol: {error}") from None
+        return client if self.proxies.trusts(proxy) else ""
+
+    def _count(self, peer: str, accepted: socket.socket) -> str:
+        """Counts one more connection of this client; "" if the client is not limited.
+
+        ConnectionAbortedError if it has `client_connections` already.
+        """
+        limit = self.server.settings.client_connections
+        if limit is None:
+            return ""
+        peer = peer or name_of(accepted.getpeername(), accepted.getsockname())
+        if peer.startswith("unix:") or self.proxies.trusts(peer):
+            return ""
+        client = peer.rpartition(":")[0]
+        if self.server.clients[client] >= limit:
+            raise ConnectionAbortedError(f"{client} has {limit} connections")
+        self.server.clients[client] += 1
+        return client
 
     def _make_room(self) -> bool:
         """Whether one more connection may be held; at the limit, one that is not busy is closed.
@@ -111,6 +154,9 @@ class Acceptor:
         if slow := [one for one in held if one.parser.in_header]:
             min(slow, key=lambda one: one.parser.began_at).drop()
             return True
+        oldest = next(iter(self._handshakes), None)
+        if oldest is not None and time.monotonic() - self._handshakes[oldest] > HANDSHAKE_TIME:
+            oldest.cancel()
         return False
 
 

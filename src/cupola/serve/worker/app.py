@@ -11,6 +11,8 @@ from cupola.errors import CupolaError
 from cupola.serve.generation import Generation
 from cupola.serve.http.compression import Decompressor
 from cupola.serve.http.connection import Reply, Server, Work
+from cupola.serve.http.cors import CORS
+from cupola.serve.http.forwarded import TrustedProxies
 from cupola.serve.http.messages import HTTPError, Request, Response
 from cupola.serve.http.routing import Router
 from cupola.serve.ipc.frames import Frame
@@ -41,6 +43,8 @@ class Application(Server):
         )
         self.generation = generation
         self.router = router
+        self.cors = CORS(settings) if settings.cors_origins else None
+        self.proxies = TrustedProxies(settings.trusted_proxies)
         decompressor = Decompressor(settings.max_body, settings.shm_threshold, self.new_spool_path)
         self.context = WorkerContext(
             generation, directory, self, router, metrics, cache, decompressor
@@ -54,7 +58,13 @@ class Application(Server):
     def answer(self, request: Request, reply: Reply) -> Work | None:
         """Calls the handler of the request; an exception becomes an error response."""
         try:
-            handler, arguments = self.router.match(request.method, request.raw_path)
+            if self.cors is not None:
+                reply = partial(self.cors.reply, reply)
+                if (preflight := self.cors.preflight(request)) is not None:
+                    reply(request, preflight)
+                    return None
+            match = self.router.match
+            handler, arguments = match(request.method, request.raw_path, request.operations)
             outcome = handler(self.context, request, *arguments)
         except Exception as error:
             outcome = self._exception_response(request, error)
@@ -111,7 +121,7 @@ class Application(Server):
         if self.generation.access_log is not None:
             seconds = time.monotonic() - request.arrived
             form = self.settings.access_log_format
-            line = format_line(request, response.status, sent, seconds, form)
+            line = format_line(request, response.status, sent, seconds, form, self.proxies)
             self.generation.access_log.write(line)
 
     def connection_closed(self) -> None:

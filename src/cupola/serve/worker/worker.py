@@ -20,7 +20,7 @@ from cupola.serve.generation import Generation
 from cupola.serve.http.routing import Router
 from cupola.serve.ipc import signals
 from cupola.serve.ipc.channel import FATAL, Channel, ChannelMessage, Command
-from cupola.serve.ipc.listeners import close_all_but
+from cupola.serve.ipc.listeners import Listener, close_all_but
 from cupola.serve.process_setup import setup_process
 from cupola.serve.worker.accepting import Acceptor, watch_timeouts
 from cupola.serve.worker.app import Application
@@ -75,7 +75,7 @@ class Worker:
         metrics = Metrics(generation.metrics, self.slot)
         self.app = Application(generation, self.directory, metrics, router)
         self.app.draining = generation.leaving
-        self.acceptor = Acceptor(self.app, own)
+        self.acceptor = Acceptor(self.app, own, self.app.proxies)
         if self.acceptor.limit < settings.worker_connections:
             generation.log(
                 "warning",
@@ -94,13 +94,13 @@ class Worker:
         self.directory.close()
         return 0
 
-    def _sockets(self) -> list[socket.socket]:
+    def _sockets(self) -> dict[socket.socket, Listener]:
         count = self.generation.workers
-        return [
-            one
+        return {
+            one: listener
             for listener in self.generation.listeners
             for one in listener.for_worker(self.index, count)
-        ]
+        }
 
     async def _become_ready(self) -> None:
         """Accepts clients and reports READY once every model has a connected runner."""
