@@ -82,6 +82,9 @@ class Echo(Predictor):
         return found
 
 
+leaked: list[bytes] = []
+
+
 def act(what: str | None, seconds: float) -> None:
     """Sleeps, spins, dies or fails."""
     match what:
@@ -95,6 +98,11 @@ def act(what: str | None, seconds: float) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "fail":
             raise RuntimeError("told to fail")
+        case "leak":
+            leaked.append(b"x" * int(1_000_000 * seconds))  # one million bytes a second
+        case "hog":
+            leaked.append(b"x" * int(1_000_000 * seconds))
+            time.sleep(3)
 
 
 class Noop(Predictor):

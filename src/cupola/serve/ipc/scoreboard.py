@@ -14,7 +14,7 @@ from pathlib import Path
 from cupola.serve.ipc.shared_page import open_page
 
 SIZE = 64 * 1024
-_COUNT, _IDS = 1, 2  # the number before them is the time of the last heartbeat
+_COUNT, _SERVED, _IDS = 1, 2, 3  # the number before them is the time of the last heartbeat
 _MAX_IDS = SIZE // 8 - _IDS
 
 
@@ -43,6 +43,15 @@ class Scoreboard:
         """Records that no request is being processed."""
         self._numbers[_COUNT] = 0
         self.heartbeat()
+
+    def count_request(self) -> None:
+        """Counts a request that has arrived."""
+        self._numbers[_SERVED] += 1
+
+    @property
+    def served(self) -> int:
+        """The number of requests that have arrived."""
+        return self._numbers[_SERVED]
 
     @property
     def suspects(self) -> set[int]:

@@ -102,7 +102,13 @@ def run_rank(slot: RunnerSlot, rank: int, ranks: RankSockets) -> int:
     return 0
 
 
+OOM_SCORE = 300  # added, so that a full machine loses a runner before any other process
+
+
 def _set_up(slot: RunnerSlot) -> None:
+    with suppress(OSError, ValueError):
+        score = Path("/proc/self/oom_score_adj")
+        score.write_text(str(min(1000, int(score.read_text()) + OOM_SCORE)))
     priority = slot.generation.settings.runner_priority
     if priority:
         os.setpriority(os.PRIO_PROCESS, 0, priority)

@@ -94,6 +94,7 @@ class Runner:
         now = time.monotonic()
         if now > frame.times[0]:
             return
+        self.scoreboard.count_request()
         self.scoreboard.begin([frame.id])  # decoding a malicious image may crash the process too
         self._receive(connection, frame, now)
         self.scoreboard.end()  # not in `finally`: after a crash, the request is a suspect

@@ -3,7 +3,9 @@
 The slot owns the listening socket, so the address stays the same when the process is respawned.
 """
 
+import math
 import os
+import random
 import signal
 import socket
 import sys
@@ -58,6 +60,11 @@ class RunnerSlot:
         self.exit_code = 0  # of the first process of the group to exit
         self.early_exits = self.spawns = self.respawns = 0
         self.due: float | None = None  # when a delayed respawn happens
+        self.replaces: RunnerSlot | None = None  # until this slot takes its place
+        self.recycles = 0
+        spread = random.uniform(1.0, 1.25)  # so that not all are replaced at once
+        self.request_limit = spread * (plan.runner_max_requests or math.inf)
+        self.load_seconds, self.memory_at_start = 0.0, 0
         self.started_at = 0.0
         self._parent_pipe_write = -1
 
@@ -144,10 +151,18 @@ class RunnerSlot:
             self.kill()
             return False
         if self.removed:
-            self.close()
-            with suppress(OSError):
-                self.path.unlink(missing_ok=True)
+            self.discard()
         return True
+
+    def discard(self) -> None:
+        """Closes a slot without a process and removes its files."""
+        self.close()
+        if self.scoreboard is not None:
+            self.scoreboard.close()
+            self.scoreboard = None
+        for left in (self.path, *self.generation.home.glob(f"{self.stem}-*.scoreboard")):
+            with suppress(OSError):
+                left.unlink(missing_ok=True)
 
     def schedule_respawn(self) -> None:
         """Respawns at once, or after a doubling delay if the runner exited early several times."""
@@ -177,6 +192,7 @@ class RunnerSlot:
             "state": self.state,
             "pids": self.pids,
             "respawns": self.respawns,
+            "recycles": self.recycles,
             "failure": self.failure,
             **self.description,
         }

@@ -51,6 +51,7 @@ class SlotTable:
         slot.removed, slot.due = True, None
         slot.release()
         if not slot.pids:
+            slot.discard()
             self.slots.remove(slot)
 
     def finish_loads(self) -> list[tuple[socket.socket, frames.Frame]]:
@@ -70,6 +71,7 @@ class SlotTable:
     def roster(self, *, complete: bool) -> frames.Frame:
         """All models with their sockets. A model being replaced is listed with its old slots."""
         hidden = {id(slot) for load in self.loads for slot in load.added}
+        hidden |= {id(slot) for slot in self.slots if slot.replaces and slot.state != "ready"}
         shown = [slot for slot in self.slots if not slot.removed and id(slot) not in hidden]
         return frames.control(
             "roster",

@@ -28,6 +28,7 @@ from cupola.serve.process_setup import setup_process
 from cupola.serve.runners.control_server import ControlRequest, ControlServer
 from cupola.serve.runners.loading import import_plugins, in_background
 from cupola.serve.runners.main import run_process
+from cupola.serve.runners.recycling import Recycler
 from cupola.serve.runners.runner_slot import START_ATTEMPTS, RunnerSlot
 from cupola.serve.runners.slot_table import PendingLoad, SlotTable
 from cupola.serve.settings.file import model_settings
@@ -59,6 +60,7 @@ class Zygote:
     def __init__(self, generation: Generation, channel: Channel, parent_pipe: int) -> None:
         self.generation, self.channel, self.parent_pipe = generation, channel, parent_pipe
         self.table = SlotTable()
+        self.recycler = Recycler(self.table, self._add_like, self._publish, generation.log)
         self.reported_ready = self.quitting = False
         self.code: int | None = None
         self.idle_since = 0.0
@@ -163,6 +165,14 @@ class Zygote:
             self._spawn(slot)
         return added
 
+    def _add_like(self, old: RunnerSlot) -> RunnerSlot:
+        """Starts a runner that is to replace another one."""
+        slot = RunnerSlot(old.plan, old.index, str(os.getpid()), self.generation, self.threads)
+        slot.replaces = old
+        self.table.slots.append(slot)
+        self._spawn(slot)
+        return slot
+
     def _spawn(self, slot: RunnerSlot) -> None:
         try:
             report = slot.spawn(partial(run_process, detach=self._detach))
@@ -211,6 +221,7 @@ class Zygote:
             self.generation.log("error", f"{slot.title}: {slot.failure}")
             return
         slot.state, slot.description, slot.failure = "ready", report, ""
+        self.recycler.on_ready(slot)
         self.generation.log("info", f"{slot.title} is ready after {slot.uptime * 1000:.0f} ms")
         self._publish()
 
@@ -226,6 +237,8 @@ class Zygote:
                 slot.kill()
         if self.quitting:
             self._drain(now)
+        elif self.reported_ready:
+            self.recycler.step(now)
 
     def _drain(self, now: float) -> None:
         """Exits once no worker has been connected for a moment."""

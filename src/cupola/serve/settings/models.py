@@ -29,6 +29,8 @@ class ModelPlan:
     queue_limit: int = 256
     max_image_pixels: int = 20_000_000
     cache: bool = False
+    runner_max_requests: int | None = None
+    runner_memory_limit: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for the roster."""
@@ -76,6 +78,8 @@ def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) 
         queue_limit=model.queue_limit or settings.queue_limit,
         cache=model.cache,
         max_image_pixels=model.max_image_pixels or settings.max_image_pixels,
+        runner_max_requests=model.runner_max_requests or settings.runner_max_requests,
+        runner_memory_limit=model.runner_memory_limit or settings.runner_memory_limit,
     )
 
 

@@ -52,6 +52,13 @@ class ModelSettings(BaseModel):
         None, description="Maximum width x height of an image."
     )
 
+    runner_max_requests: PositiveInt | None = Field(
+        None, description="Requests after which a runner is replaced."
+    )
+    runner_memory_limit: PositiveInt | None = Field(
+        None, description="Memory above which a runner is replaced."
+    )
+
 
 class Settings(BaseModel):
     """The settings of the server. Unknown names are errors."""
@@ -192,6 +199,15 @@ class Settings(BaseModel):
     )
     max_runners: PositiveInt = Field(
         64, description="Runner processes above which a request to load a model is refused."
+    )
+    runner_max_requests: PositiveInt | None = Field(
+        None,
+        description="Requests after which a runner is replaced, up to a quarter more at random.",
+    )
+    runner_memory_limit: PositiveInt | None = Field(
+        None,
+        description="Memory of a runner, without files such as the shared weights, above which it "
+        "is replaced after its requests; at twice as much it is killed.",
     )
     hang_timeout: PositiveFloat | None = Field(
         None,

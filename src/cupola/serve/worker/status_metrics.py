@@ -30,6 +30,8 @@ class StatusCollector(Collector):
             signals.add_metric([flag], count)
         yield signals
         yield self._respawns()
+        recycles = sum(runner.get("recycles", 0) for runner in self._runners)
+        yield CounterMetricFamily("cupola_runner_recycles", "Runners replaced.", recycles)
         ready: Counter[tuple[str, ...]] = Counter()
         for runner in self._runners:  # of two in the same place, one replaces the other
             labels = (runner["name"], runner["version"], str(runner["index"]))
