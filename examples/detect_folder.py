@@ -9,8 +9,6 @@ from pathlib import Path
 
 import cupola
 from cupola.errors import InputError
-from cupola.files.images import read_image
-from cupola.runtime.io.drawing import draw_detections
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
@@ -28,12 +26,11 @@ def main() -> None:
     results = {}
     for path in sorted(p for p in args.images.iterdir() if p.suffix.lower() in SUFFIXES):
         try:
-            pixels = read_image(path)  # [H, W, 3] uint8, with the EXIF orientation applied
+            found = predictor(path, threshold=args.threshold)
         except InputError as error:
             print(f"skipped: {error}")
             continue
-        found = predictor(pixels, threshold=args.threshold)
-        draw_detections(pixels, found).save(args.out / f"{path.stem}.png")
+        found.draw().save(args.out / f"{path.stem}.png")
         results[path.name] = found.to_list()
         print(f"{path.name}: {len(found)} objects")
     (args.out / "detections.json").write_text(json.dumps(results, indent=1))

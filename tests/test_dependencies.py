@@ -24,6 +24,7 @@ UNDECLARED = {
     "pydantic-core",  # a part of pydantic
     "nuscenes-devkit",  # needs an old numpy, so it has an environment of its own
     "nuscenes",
+    "supervision",  # Detections.to_supervision converts for those who have it
 }
 
 

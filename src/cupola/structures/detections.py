@@ -1,9 +1,23 @@
 """Detections in one image."""
 
-from dataclasses import dataclass, field
+import html
+import io
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from torch import Tensor
+
+from cupola.errors import InputError
+from cupola.structures.drawing import draw_boxes
+
+Pixels = np.ndarray[Any, Any]
+
+SHOWN_SIDE = 800  # pixels of the longer side in a notebook
+SHOWN_ROWS = 50  # of the table in a notebook
 
 
 @dataclass(frozen=True)
@@ -12,12 +26,14 @@ class Detections:
 
     boxes: [N, 4], xyxy, pixels of the original image.
     scores: [N], 0..1. labels: [N], int64, index into `names`.
+    image: reads the image, [H, W, 3] uint8 RGB; set by a predictor, so that `draw` needs none.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     names: tuple[str, ...] = field(default=(), repr=False)
+    image: Callable[[], Pixels] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -25,7 +41,8 @@ class Detections:
     def above(self, threshold: float) -> "Detections":
         """Those with a score of at least `threshold`."""
         keep = self.scores >= threshold
-        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], self.names)
+        kept = {key: getattr(self, key)[keep] for key in ("boxes", "scores", "labels")}
+        return replace(self, **kept)
 
     def name(self, label: int) -> str:
         """The class name of a label, or the number if it has no name."""
@@ -38,3 +55,100 @@ class Detections:
             {"name": self.name(label), "label": label, "score": score, "box": box}
             for box, score, label in rows
         ]
+
+    def draw(self, image: Pixels | None = None) -> Image.Image:
+        """The image with a colored box and a caption per detection.
+
+        `image` is [H, W, 3] uint8 RGB, by default the one that was predicted; InputError without
+        one.
+        """
+        if image is None and self.image is None:
+            raise InputError("draw: these detections do not know their image; pass it, [H, W, 3]")
+        pixels = image if image is not None else self.image() if self.image else None
+        assert pixels is not None
+        rows = self.to_list()
+        captions = [f"{row['name']} {row['score']:.2f}" for row in rows]
+        boxes, labels = [row["box"] for row in rows], [row["label"] for row in rows]
+        return draw_boxes(pixels, boxes, labels, captions)
+
+    def to_coco(
+        self, image_id: int, categories: Mapping[str, int] | Sequence[Any]
+    ) -> list[dict[str, Any]]:
+        """COCO's results, as pycocotools' `loadRes` takes them: bbox is [left, top, width, height].
+
+        `categories` gives the category ids: the "categories" of a COCO file or a dict from class
+        names, matched with `names`; or a list of ids by label. KeyError for a class without one.
+        """
+        ids = _category_ids(categories)
+        results = []
+        for row in self.to_list():
+            left, top, right, bottom = row["box"]
+            key = row["name"] if isinstance(ids, Mapping) else row["label"]
+            results.append(
+                {
+                    "image_id": image_id,
+                    "category_id": ids[key],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "score": row["score"],
+                }
+            )
+        return results
+
+    def to_torchvision(self) -> dict[str, Tensor]:
+        """The dict of torchvision's detectors: boxes [N, 4] xyxy, labels [N], scores [N].
+
+        Labels stay as they are: 0 is the first class, not the background.
+        """
+        return {"boxes": self.boxes, "labels": self.labels, "scores": self.scores}
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections` with the class names in `data`; needs the package supervision.
+
+        InputError if it is not installed.
+        """
+        try:
+            import supervision
+        except ImportError:
+            raise InputError("to_supervision: `pip install supervision` first") from None
+        names = [self.name(label) for label in self.labels.tolist()]
+        return supervision.Detections(
+            xyxy=self.boxes.detach().cpu().float().numpy().reshape(-1, 4),
+            confidence=self.scores.detach().cpu().float().numpy(),
+            class_id=self.labels.detach().cpu().numpy().astype(int),
+            data={"class_name": np.array(names, dtype=str)},
+        )
+
+    def _repr_png_(self) -> bytes | None:
+        """The drawing, for notebooks; None without an image."""
+        if self.image is None:
+            return None
+        drawn, stream = self.draw(), io.BytesIO()
+        drawn.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        drawn.save(stream, "PNG")
+        return stream.getvalue()
+
+    def _repr_html_(self) -> str:
+        """The drawing above a table of classes, scores and boxes, for notebooks."""
+        png = self._repr_png_()
+        image = f'<img src="data:image/png;base64,{b64encode(png).decode()}">' if png else ""
+        rows = "".join(
+            f"<tr><td>{html.escape(row['name'])}</td><td>{row['score']:.3f}</td>"
+            + "".join(f"<td>{side:.0f}</td>" for side in row["box"])
+            + "</tr>"
+            for row in self.to_list()[:SHOWN_ROWS]
+        )
+        head = "".join(f"<th>{name}</th>" for name in COLUMNS)
+        more = len(self) - SHOWN_ROWS
+        rest = f"<p>and {more} more</p>" if more > 0 else ""
+        return f"<div>{image}<table><tr>{head}</tr>{rows}</table>{rest}</div>"
+
+
+COLUMNS = ("class", "score", "left", "top", "right", "bottom")
+
+
+def _category_ids(categories: Mapping[str, int] | Sequence[Any]) -> Mapping[str, int] | list[int]:
+    if isinstance(categories, Mapping):
+        return categories
+    if categories and isinstance(categories[0], Mapping):
+        return {entry["name"]: entry["id"] for entry in categories}
+    return list(categories)

@@ -1,8 +1,7 @@
 """DetectionPredictor: images -> boxes."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,13 +11,12 @@ from torch import Tensor
 from cupola import nn
 from cupola.bundles import Bundle
 from cupola.errors import InputError
-from cupola.files.images import read_image, resize
+from cupola.files.images import resize
 from cupola.runtime.export import Program
+from cupola.runtime.io import image_sources
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.structures import Detections
 from cupola.structures.images import fit_size
-
-Image = str | Path | bytes | np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,8 @@ class DetectionPredictor(Predictor):
     Images are resized to `exact` (height, width) if it is set, for models trained on one shape,
     and otherwise by `short` and `long`, which keep the aspect ratio.
 
-    `predictor(image)` -> Detections; an image is a path, the bytes of a file, or an array
-    [H, W, 3] uint8 RGB.
+    `predictor(image)` -> Detections, `predictor([image, ...])` -> a list of them; an image is a
+    path, the bytes of a file, an open file, a PIL image, or an array or tensor.
     """
 
     labels: tuple[str, ...] = ()
@@ -65,21 +63,47 @@ class DetectionPredictor(Predictor):
             TensorSpec("image_index", "INT64", (-1,)),
         )
 
-    def __call__(self, image: Image, threshold: float | None = None) -> Detections:
-        """Detections in one image, best first; `threshold` is the bundle's by default."""
-        found = self.run([self.sample(image)])[0]
-        return found.above(self.threshold if threshold is None else threshold)
+    def __call__(self, image: Any, threshold: float | None = None) -> Any:
+        """Detections in one image, best first, or a list of them for several images.
 
-    def sample(self, image: Image) -> Sample:
-        """Reads, resizes and normalizes one image."""
-        if not isinstance(image, np.ndarray):
-            image = read_image(image, max_pixels=self.max_image_pixels)
-        array = image
-        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
-            raise InputError(
-                f"pixels: expected an image [H, W, 3] of uint8, got {array.dtype} "
-                f"{list(array.shape)}"
+        See `to_pixels` for what an image may be; several are a list, a generator, or an array or
+        tensor [N, H, W, C]. Images of equal size run in batches. `threshold` is the bundle's by
+        default. InputError names what cannot be read.
+        """
+        least = _threshold(self.threshold if threshold is None else threshold)
+        if image_sources.is_one(image):
+            return self._answers([image_sources.reader(image, self.max_image_pixels)])[0].above(
+                least
             )
+        readers = image_sources.readers(image, self.max_image_pixels)
+        return [found.above(least) for found in self._answers(readers)]
+
+    def _answers(self, readers: Iterable[image_sources.Reader]) -> list[Detections]:
+        """Detections of every image, in order; the pixels of a few batches are held at a time."""
+        kept: list[image_sources.Reader] = []
+        waiting: dict[Hashable, list[tuple[int, Sample]]] = {}
+        found: dict[int, Detections] = {}
+
+        def run(batch: list[tuple[int, Sample]]) -> None:
+            answers = self.run([sample for _, sample in batch])
+            for (index, _), answer in zip(batch, answers, strict=True):
+                found[index] = replace(answer, image=kept[index])
+
+        for index, read in enumerate(readers):
+            kept.append(read)
+            sample = self.sample(read())
+            same = waiting.setdefault(self.bucket(sample), [])
+            same.append((index, sample))
+            if len(same) == self.max_batch or sum(map(len, waiting.values())) > 4 * self.max_batch:
+                key = max(waiting, key=lambda each: len(waiting[each]))
+                run(waiting.pop(key))
+        for batch in waiting.values():
+            run(batch)
+        return [found[index] for index in range(len(found))]
+
+    def sample(self, image: Any) -> Sample:
+        """Reads, resizes and normalizes one image."""
+        array = image_sources.to_pixels(image, self.max_image_pixels)
         original = (int(array.shape[0]), int(array.shape[1]))
         smaller = resize(array, self.input_size(original))
         pixels = torch.from_numpy(smaller.copy()).permute(2, 0, 1)  # [3, h, w]

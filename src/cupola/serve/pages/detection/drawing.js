@@ -56,12 +56,13 @@ export function drawBox(pen, { box: [x1, y1, x2, y2], label, name, score }, hot)
   pen.stroke();
   pen.font = `600 ${size}px system-ui, sans-serif`;
   const text = `${name} ${Math.round(score * 100)}%`, width = pen.measureText(text).width + size * 0.7;
-  const top = y1 > size * 1.5 ? y1 - size * 1.45 : y1;
+  const top = Math.max(0, y1 > size * 1.5 ? y1 - size * 1.45 : y1);
+  const left = Math.max(0, Math.min(x1 - pen.lineWidth / 2, canvas.width - width)); // not clipped
   pen.fillStyle = color;
   pen.beginPath();
-  pen.roundRect(x1 - pen.lineWidth / 2, top, width, size * 1.45, size / 3);
+  pen.roundRect(left, top, width, size * 1.45, size / 3);
   pen.fill();
   pen.fillStyle = "#fff";
   pen.textBaseline = "middle";
-  pen.fillText(text, x1 + size * 0.3, top + size * 0.76);
+  pen.fillText(text, left + size * 0.35, top + size * 0.76);
 }
