@@ -178,6 +178,9 @@ class Running:
             return []
         return list(found["runners"])
 
+    def runner_pids(self) -> list[int]:
+        return [pid for runner in self.runners() for pid in runner["pids"]]
+
     def runner_pid(self) -> int:
         ready = until(lambda: [r for r in self.runners() if r["state"] == "ready" and r["pids"]])
         return int(ready[0]["pids"][0])

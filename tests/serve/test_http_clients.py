@@ -122,6 +122,22 @@ def test_answers_that_are_never_read_cost_no_memory(server: Running) -> None:
     assert sent < 20_000_000  # the server stopped reading
 
 
+def test_bodies_are_freed_with_their_answers(tmp_path: Path) -> None:
+    """600 honest requests of 1 MB, one after the other, took 600 MB."""
+    server = Running(tmp_path)
+    server.start()
+    server.wait_ready()
+    try:
+        before = worker_memory(server)
+        with server.raw() as client:
+            for _ in range(60):
+                client.sendall(request_bytes(infer_body() + " " * 1_000_000))
+                assert read_answer(client)[0] == 200
+        assert worker_memory(server) - before < 20_000_000
+    finally:
+        server.stop()
+
+
 def test_pipelined_requests_are_all_answered(server: Running) -> None:
     found = exchange(server, (GET + b"\r\n") * 400 + GET + b"Connection: close\r\n\r\n")
     assert found.count(b"HTTP/1.1 200 OK") == 401

@@ -156,6 +156,22 @@ def test_body_formats(shared: Running, tmp_path) -> None:
     assert output(image.json(), "text")[0].startswith("\ufffdPNG")
 
 
+@pytest.mark.parametrize(
+    "header",
+    ["{'descr': '<f4', 'fortran_order': False, Mshape': (1,t, }", "{'descr': 'O'}", "-" * 9000,
+     "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999,)}"],
+)  # fmt: skip
+def test_a_malformed_npy_body(shared: Running, header: str) -> None:
+    data = b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header.encode()
+    status, _, body = shared.ask("POST", "/v2/models/echo/infer", data)
+    assert status == 400 and "not a .npy array" in json.loads(body)["error"], body
+    archive = io.BytesIO()
+    np.savez(archive, x=np.zeros(3))
+    kind = {"Content-Type": "application/x-npy"}
+    status, _, body = shared.ask("POST", "/v2/models/echo/infer", archive.getvalue(), kind)
+    assert status == 400 and "an archive of arrays" in json.loads(body)["error"], body
+
+
 def test_chunked_and_large_bodies(shared: Running) -> None:
     values = np.random.default_rng(0).normal(size=600_000).astype(np.float32)  # 2.4 MB: spooled
     head = json.dumps(

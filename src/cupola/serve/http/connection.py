@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
         self.current: Request | None = None
         self.work: Work | None = None
         self.served = 0
-        self.refusal: HTTPError | None = None  # for the last request, after those before it
+        self.refusal: tuple[Request, Response] | None = None  # after those that wait
         self.closing = self.parsing = self.paused = self.continue_due = False
         self.active_at = time.monotonic()
         self.blocked_at = self.lingering_since = 0.0
@@ -92,13 +92,14 @@ class Connection(asyncio.Protocol):
         self.writable.set()
         self.server.connections.discard(self)
         self.server.forget(self.client)
-        self.parser.discard()
+        self.parser.close()
         for request in self.waiting:
             request.release()
         if self.work is not None:
             self.work.cancel()
         if self.current is not None:
             self._finish(self.current, Response(499), 0)
+        self.waiting.clear()
         self.server.connection_closed()
 
     def data_received(self, data: bytes) -> None:
@@ -241,25 +242,26 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: HTTPError) -> None:
         """Answers what cannot be parsed with an error, and takes no more requests."""
-        if self.refusal is None and not self.closing:
-            self.refusal = error
-            self.parser.discard()
-            self._send_refusal()
-
-    def _send_refusal(self) -> None:
-        """Answers the refused request once those before it are answered; closes the connection."""
-        error, parser = self.refusal, self.parser
-        if error is None or self.closing or self.current is not None or self.waiting:
+        if self.refusal is not None or self.closing:
             return
+        parser = self.parser
+        parser.discard()
         request = Request(
             "-", parser.url.decode("latin-1")[:200], "", {}, self.server.next_id(),
             parser.began_at, parser.peer, keep_alive=False,
         )  # fmt: skip
-        response = self.server.error_response(error, request)
-        head = head_of(request.id, response, keep=False)
-        self._write(head, b"" if parser.method == "HEAD" else response.body)
+        self.refusal = (request, self.server.error_response(error, request))
+        self._send_refusal()
+
+    def _send_refusal(self) -> None:
+        """Answers the refused request once those before it are answered; closes the connection."""
+        if self.refusal is None or self.closing or self.current is not None or self.waiting:
+            return
+        request, response = self.refusal
+        body = b"" if self.parser.method == "HEAD" else response.body
+        self._write(head_of(request.id, response, keep=False), body)
         self._linger()
-        self.server.finished(request, response, len(response.body))
+        self.server.finished(request, response, len(body))
 
     def _linger(self) -> None:
         """Closes the writing side, and reads on for a while what the client still sends.

@@ -83,8 +83,7 @@ class RequestParser:
             if self._upgrade_with_body:
                 rest = self._head_without_upgrade() + bytes(rest)
         except httptools.HttpParserCallbackError as error:
-            cause = error.__context__
-            raise cause if isinstance(cause, HTTPError) else HTTPError(400, str(cause)) from None
+            raise _refusal_in(error) from None
         except httptools.HttpParserError as error:
             raise HTTPError(400, f"malformed request: {error}") from None
         if self.in_header and self._header_size > self.settings.max_header:
@@ -243,6 +242,16 @@ class RequestParser:
             self._spool_path.unlink(missing_ok=True)
             self._spool_path = None
 
+    def close(self) -> None:
+        """Forgets everything, once the connection is closed.
+
+        Without the reference cycles to httptools and the connection, all three are freed at once
+        instead of with the next garbage collection, which is rare here.
+        """
+        self.discard()
+        self._reset()
+        del self._parser, self._on_request, self._on_continue
+
     # ---- timeouts
 
     def timed_out(self, now: float, active_at: float) -> str:
@@ -254,6 +263,12 @@ class RequestParser:
         if self.in_body and (now - self.began_at > due or now - active_at > limits.body_timeout):
             return "body"
         return ""
+
+
+def _refusal_in(error: httptools.HttpParserCallbackError) -> HTTPError:
+    """What a callback raised. Not a local variable of the caller, which would be a cycle."""
+    cause = error.__context__
+    return cause if isinstance(cause, HTTPError) else HTTPError(400, str(cause))
 
 
 def split_url(url: bytes) -> tuple[str | None, str, str]:

@@ -69,8 +69,9 @@ class Dispatcher:
     def end(self, call: Call, answer: frames.Frame) -> None:
         """Delivers the last frame of a call."""
         if not call.ended:
+            deliver = call.deliver
             self.cancel(call)
-            call.deliver(answer)
+            deliver(answer)
 
     def cancel(self, call: Call) -> None:
         """Ends a call without an answer and tells the runner that works on it."""
@@ -84,6 +85,7 @@ class Dispatcher:
         else:
             with suppress(ValueError):
                 call.model.waiting.remove(call)
+        call.deliver = _ignore  # ends a reference cycle, so that the body is freed now
 
     def reject(self, call: Call) -> None:
         """Quarantines a request that was being processed in too many runner crashes."""
@@ -121,3 +123,7 @@ def admit(model: Model) -> None:
         raise HTTPError(429, f"{model.name}: {held} requests are waiting", retry)
     if model.description.get("state") == "failed" and not model.ready_connections:
         raise HTTPError(503, f"{model.name}: its runner cannot start")
+
+
+def _ignore(answer: frames.Frame) -> None:
+    """Takes an answer to a call that has ended."""
