@@ -39,7 +39,7 @@ def conditional_config(width: int = WIDTH, classes: int = 3, queries: int = 7) -
     }
 
 
-def dab_config(width: int = WIDTH, num_patterns: int = 0, **sizes: int) -> dict[str, Any]:
+def dab_config(width: int = WIDTH, *, num_patterns: int = 0, **sizes: int) -> dict[str, Any]:
     config = conditional_config(width, **sizes)
     head = {**config["bbox_head"], "type": "DABDETRHead"}
     return {**config, "type": "DABDETR", "num_patterns": num_patterns, "bbox_head": head}
