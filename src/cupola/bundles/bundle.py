@@ -37,7 +37,8 @@ class Bundle:
     ) -> "Bundle":
         """A bundle by its shipped name, its folder, or its id on the hub (`hf://ORG/NAME`).
 
-        A folder or id may also be a checkpoint of a language model as transformers saves it.
+        A folder or id may also be a checkpoint of a language model or detector as transformers
+        saves it.
         `revision` is a branch, tag or commit on the hub; with `offline` nothing is downloaded.
         Raises BundleError.
         """

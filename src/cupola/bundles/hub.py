@@ -25,6 +25,7 @@ BESIDE = {
     "tokenizer.json",
     "tokenizer_config.json",
     "generation_config.json",
+    "preprocessor_config.json",
     "build_record.json",
     "training.json",
 }

@@ -1,11 +1,18 @@
-"""Checkpoint folders of transformers, read as bundles: config.json, weights, tokenizer.json."""
+"""Checkpoint folders of transformers, read as bundles: config.json, weights, and what is beside.
+
+Code that a folder brings along (`auto_map`) is never run.
+"""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cupola.bundles.hf_detectors import DETECTORS, MODEL_TYPES, detector_bundle
 from cupola.errors import BundleError
+
+logger = logging.getLogger("cupola")
 
 # What the name of a transformers class ends in -> the task of its model.
 TASKS = {"ForCausalLM": "language"}
@@ -21,17 +28,30 @@ def from_transformers(config: Mapping[str, Any], name: str, path: Path) -> dict[
 
     The model's class is looked up under the name that it has in transformers.
     """
-    named = config.get("architectures") or [f"{config.get('model_type', '').title()}ForCausalLM"]
-    architecture = str(named[0])
+    architecture = architecture_of(config)
+    if "auto_map" in config:
+        logger.warning("%s: auto_map names Python code, which is not run", path)
+    about = {"name": name, "version": "1"}
+    if architecture in DETECTORS:
+        return {**about, "task": "detection", **detector_bundle(architecture, config, path)}
     task = next((task for end, task in TASKS.items() if architecture.endswith(end)), None)
     if task is None:
         raise BundleError(
-            f"{path}: a transformers checkpoint of {architecture}; only language models "
-            f"(...{', ...'.join(TASKS)}) can be loaded from their folder. Make other models a "
-            "bundle with `cupola bundle`"
+            f"{path}: a transformers checkpoint of {architecture}, which is not included. Folders "
+            f"of these are loaded: language models (...{', ...'.join(TASKS)}), "
+            f"{', '.join(DETECTORS)}"
         )
     model = {"type": architecture, **config, **end_tokens(path.parent / "generation_config.json")}
-    return {"name": name, "version": "1", "task": task, "model": model}
+    return {**about, "task": task, "model": model}
+
+
+def architecture_of(config: Mapping[str, Any]) -> str:
+    """The class that saved the checkpoint, or the one that its model_type stands for."""
+    model_type = str(config.get("model_type", ""))
+    named = config.get("architectures") or [
+        MODEL_TYPES.get(model_type, f"{model_type.title()}ForCausalLM")
+    ]
+    return str(named[0])
 
 
 def end_tokens(path: Path) -> dict[str, Any]:

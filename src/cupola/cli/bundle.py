@@ -1,7 +1,7 @@
 """`cupola bundle CONFIG CHECKPOINT OUT`: makes a bundle from a published model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,9 +22,19 @@ Made by `cupola bundle` from a published config and checkpoint, without any trai
 
 @app.command()
 def bundle(
-    config: Annotated[Path, typer.Argument(help="The config that the model was trained with.")],
-    checkpoint: Annotated[Path, typer.Argument(help="Its weights, in any dialect.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            help="The config that the model was trained with, or a detector's folder as "
+            "transformers saves it."
+        ),
+    ],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Its weights, in any dialect; not given for such a folder.")
+    ],
+    out: Annotated[
+        Path | None, typer.Argument(help="The folder to write.", show_default=False)
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Its name [the folder's].")] = None,
     license: Annotated[str, typer.Option(help="License of the weights.")] = "not stated",
     means: Annotated[
@@ -47,16 +57,18 @@ def bundle(
 
     from cupola.bundles import write_bundle
     from cupola.bundles.writing import sha256
-    from cupola.config import Config
+    from cupola.errors import InputError
     from cupola.registry import load_plugins
     from cupola.runtime import tasks
     from cupola.runtime.building import build
-    from cupola.runtime.published import bundle_config
 
     load_plugins(plugin or [])
-    cfg = Config.load(config).override(set_ or []).to_dict()
+    if out is None and not config.is_dir():
+        raise InputError(f"{config}: name its checkpoint and the folder to write")
+    if out is None:  # a folder holds its weights
+        checkpoint, out = config, checkpoint
     options = {"means": means, "stds": stds, "tokenizer": tokenizer}
-    about = {**bundle_config(cfg, name or out.name, **options), "license": license}
+    about = {**describe(config, name or out.name, set_ or [], options), "license": license}
     files = tasks.find(about["task"]).bundle_files(checkpoint, options)
     model = build(about["model"], weights=checkpoint)
     digest = sha256(checkpoint) if checkpoint.is_file() else "not computed for a folder"
@@ -73,3 +85,16 @@ def bundle(
     for file, content in files.items():
         (written.path / file).write_bytes(content)
     print(f"{written.path}: {about['task']}, {sum(p.numel() for p in model.parameters())} weights")
+
+
+def describe(config: Path, name: str, overrides: list[str], options: dict[str, Any]) -> Any:
+    """config.json of the bundle, from a training config or from a folder of transformers."""
+    from cupola.bundles import Bundle
+    from cupola.config import Config
+    from cupola.runtime.published import bundle_config
+
+    if config.is_dir():
+        about = Config({**Bundle.load(config).config, "name": name})
+        return about.override(overrides).to_dict()
+    cfg = Config.load(config).override(overrides).to_dict()
+    return bundle_config(cfg, name, **options)

@@ -119,10 +119,10 @@ def _to_8_bits(values: np.ndarray[Any, Any], mode: str) -> Pixels:
     return scaled
 
 
-def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """[H, W, 3] -> [*size, 3] by bilinear interpolation with antialiasing."""
+def resize(pixels: Pixels, size: tuple[int, int], resample: str = "bilinear") -> Pixels:
+    """[H, W, 3] -> [*size, 3] by a filter of Pillow, with antialiasing."""
     if pixels.shape[:2] == size:
         return pixels
     height, width = size
-    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    filter_ = Image.Resampling[resample.upper()]
+    return np.asarray(Image.fromarray(pixels).resize((width, height), filter_))

@@ -53,9 +53,9 @@ def open_bundle(
 ) -> Bundle:
     """What a source names, with no weights read yet.
 
-    A source is the name of a shipped bundle, the folder of a bundle or of a language model's
-    checkpoint as transformers saves it, an id on the hub (`hf://ORG/NAME`), or a config file with
-    its checkpoint as `weights`. BundleError, ConfigError.
+    A source is the name of a shipped bundle, the folder of a bundle or of a language model's or
+    detector's checkpoint as transformers saves it, an id on the hub (`hf://ORG/NAME`), or a config
+    file with its checkpoint as `weights`. BundleError, ConfigError.
     """
     if isinstance(source, Bundle) or not is_config(source):
         bundle = Bundle.load(source, revision, offline)

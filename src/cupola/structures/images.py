@@ -37,6 +37,30 @@ def fit_size(size: tuple[int, int], short: int | None, long: int | None) -> tupl
     return first, second
 
 
+def fit_size_down(size: tuple[int, int], short: int, long: int | None) -> tuple[int, int]:
+    """The (height, width) of an image with its shorter side `short`, its longer at most `long`.
+
+    The longer side is rounded down and depends on the unrounded shorter one, as in
+    facebookresearch/detr and transformers.
+    """
+    low, high = min(size), max(size)
+    exact = float(short)
+    if long is not None and high / low * short > long:
+        exact = long * low / high
+        short = round(exact)
+    if low == short:
+        return size
+    other = int(exact * high / low)
+    sides = (max(1, short), max(1, other))
+    return sides if size[0] <= size[1] else sides[::-1]
+
+
+def fit_within(size: tuple[int, int], bounds: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) of an image scaled until one side reaches its bound, rounded down."""
+    scale = min(bounds[0] / size[0], bounds[1] / size[1])
+    return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
+
+
 def pad_to_multiple(images: Tensor, divisor: int) -> Tensor:
     """Zeros at the right and bottom of [..., H, W] up to the next multiples of `divisor`."""
     bottom, right = (-side % divisor for side in images.shape[-2:])

@@ -33,6 +33,7 @@ class BasicBlock(nn.Module):
         downsample: nn.Module | None = None,
         style: str = "pytorch",
         dcn: Config | None = None,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(
@@ -66,8 +67,10 @@ class Bottleneck(nn.Module):
         downsample: nn.Module | None = None,
         style: str = "pytorch",
         dcn: Config | None = None,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__()
+        out_channels = out_channels or channels * self.expansion
         first, second = (1, stride) if style == "pytorch" else (stride, 1)
         self.conv1 = nn.Conv2d(in_channels, channels, 1, first, bias=False)
         self.bn1 = build_norm(norm_cfg, channels)
@@ -82,8 +85,8 @@ class Bottleneck(nn.Module):
             bias=False,
         )
         self.bn2 = build_norm(norm_cfg, channels)
-        self.conv3 = nn.Conv2d(channels, channels * self.expansion, 1, bias=False)
-        self.bn3 = build_norm(norm_cfg, channels * self.expansion)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = build_norm(norm_cfg, out_channels)
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +112,9 @@ class ResNet(nn.Module):
 
     `frozen_stages` n freezes the stem and the first n stages; `norm_eval` makes batch norms
     use their running statistics in training too. `dilate_first_block` False leaves the first block
-    of a dilated stage undilated, as facebookresearch's DC5 does.
+    of a dilated stage undilated, as facebookresearch's DC5 does. `stage_blocks` and `stage_widths`
+    are the blocks and the output channels of each stage where they are not those of `depth`, which
+    then only chooses the kind of block, as in a ResNetConfig of transformers.
     Source: mmdet/models/backbones/resnet.py.
     """
 
@@ -131,6 +136,8 @@ class ResNet(nn.Module):
         stage_with_dcn: Sequence[bool] = (False, False, False, False),
         with_cp: bool = False,
         dilate_first_block: bool = True,
+        stage_blocks: Sequence[int] | None = None,
+        stage_widths: Sequence[int] | None = None,
         pretrained: str | None = None,
         init_cfg: Any = None,
     ) -> None:
@@ -142,6 +149,8 @@ class ResNet(nn.Module):
         if not out_indices or max(out_indices) >= num_stages:
             raise ValueError(f"out_indices {tuple(out_indices)}: there are {num_stages} stages")
         block, blocks = ARCHITECTURES[depth]
+        blocks = tuple(stage_blocks or blocks)
+        widths = stage_widths or [base_channels * 2**i * block.expansion for i in range(num_stages)]
         self.init_cfg = init_cfg or (
             {"type": "Pretrained", "checkpoint": pretrained} if pretrained else None
         )
@@ -158,7 +167,7 @@ class ResNet(nn.Module):
                 block,
                 blocks[i],
                 width,
-                base_channels * 2**i,
+                widths[i],
                 strides[i],
                 dilations[i],
                 1 if not dilate_first_block else dilations[i],
@@ -212,13 +221,14 @@ def _stage(
     block: type[BasicBlock] | type[Bottleneck],
     count: int,
     in_channels: int,
-    channels: int,
+    out_channels: int,
     stride: int,
     dilation: int,
     first_dilation: int,
     settings: dict[str, Any],
 ) -> tuple[nn.Sequential, int]:
-    out_channels = channels * block.expansion
+    channels = out_channels // block.expansion
+    settings["out_channels"] = out_channels
     shortcut = None
     if stride != 1 or in_channels != out_channels:
         shortcut = nn.Sequential(

@@ -80,11 +80,22 @@ class DetrTransformerDecoderLayer(nn.Module):
         if self.pre_norm:
             x = self._among_queries(self.norms[0](x), x, query_pos, groups)
             y = self.norms[1](x)
-            x = self.cross_attn(y, key, memory, x, query_pos, key_padding_mask=key_padding_mask)
+            x = self._to_memory(y + query_pos, key, memory, x, key_padding_mask)
             return self.ffn(self.norms[2](x), x)
         x = self.norms[0](self._among_queries(x, x, query_pos, groups))
-        x = self.cross_attn(x, key, memory, x, query_pos, key_padding_mask=key_padding_mask)
+        x = self._to_memory(x + query_pos, key, memory, x, key_padding_mask)
         return self.norms[2](self.ffn(self.norms[1](x)))
+
+    def _to_memory(
+        self,
+        query: Tensor,
+        key: Tensor,
+        memory: Tensor,
+        identity: Tensor,
+        key_padding_mask: Tensor | None,
+    ) -> Tensor:
+        """Cross-attention; query and key hold their positions, so that none is added here."""
+        return self.cross_attn(query, key, memory, identity, key_padding_mask=key_padding_mask)
 
     def _among_queries(self, x: Tensor, identity: Tensor, pos: Tensor, groups: int) -> Tensor:
         B, Q, C = x.shape

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
@@ -16,7 +17,7 @@ from cupola.runtime.export import Program
 from cupola.runtime.io import image_sources
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.structures import Detections
-from cupola.structures.images import fit_size
+from cupola.structures.images import fit_size, fit_size_down, fit_within
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ class DetectionPredictor(Predictor):
     """A detector with its resizing, labels and threshold.
 
     Images are resized to `exact` (height, width) if it is set, for models trained on one shape,
-    and otherwise by `short` and `long`, which keep the aspect ratio.
+    and otherwise by `short` and `long`, or to fit into `within` (height, width), which keep the
+    aspect ratio. `rounding` "transformers" rounds sizes as that library does, and `resample` is
+    the filter's name in Pillow. All images are padded with zeros to `pad` (height, width) if it is
+    set.
 
     `predictor(image)` -> Detections, `predictor([image, ...])` -> a list of them; an image is a
     path, the bytes of a file, an open file, a PIL image, or an array or tensor.
@@ -42,6 +46,10 @@ class DetectionPredictor(Predictor):
     short: int | None = 800
     long: int | None = 1333
     exact: tuple[int, int] | None = None
+    within: tuple[int, int] | None = None
+    rounding: str = "mmcv"
+    resample: str = "bilinear"
+    pad: tuple[int, int] | None = None
     threshold: float = 0.5
 
     task: ClassVar[str] = "detection"
@@ -105,13 +113,19 @@ class DetectionPredictor(Predictor):
         """Reads, resizes and normalizes one image."""
         array = image_sources.to_pixels(image, self.max_image_pixels)
         original = (int(array.shape[0]), int(array.shape[1]))
-        smaller = resize(array, self.input_size(original))
+        smaller = resize(array, self.input_size(original), self.resample)
         pixels = torch.from_numpy(smaller.copy()).permute(2, 0, 1)  # [3, h, w]
         return Sample(self.model.data_preprocessor.normalize(pixels), original)
 
     def input_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) that an image of that size is resized to."""
-        return self.exact or fit_size(original, self.short, self.long)
+        if self.exact is not None:
+            return self.exact
+        if self.within is not None:
+            return fit_within(original, self.within)
+        if self.rounding == "transformers" and self.short is not None:
+            return fit_size_down(original, self.short, self.long)
+        return fit_size(original, self.short, self.long)
 
     def decode(self, tensors: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Sample]:
         """One sample per element of `image` (files' bytes) or of `pixels` [N, H, W, 3]."""
@@ -137,8 +151,7 @@ class DetectionPredictor(Predictor):
             for sample, (h, w) in zip(samples, sizes, strict=True)
         ]
         batch = {
-            "pixels": torch.stack(images),
-            "padding_mask": None,
+            **self._padded(torch.stack(images)),
             "image_sizes": sizes,
             "scale_factors": factors,
         }
@@ -146,6 +159,20 @@ class DetectionPredictor(Predictor):
             Detections(found.boxes, found.scores, found.labels, self.labels)
             for found in self.model.predict(batch)
         ]
+
+    def _padded(self, pixels: Tensor) -> dict[str, Tensor | None]:
+        """Images [B, 3, h, w] of one size with zeros at the right and bottom, and their mask."""
+        if self.pad is None or tuple(pixels.shape[2:]) == self.pad:
+            return {"pixels": pixels, "padding_mask": None}
+        (h, w), (height, width) = pixels.shape[2:], self.pad
+        if h > height or w > width:
+            raise InputError(
+                f"an image of {h} x {w} pixels does not fit into the {height} x {width} that "
+                f"{self.name} pads to"
+            )
+        mask = torch.ones(len(pixels), height, width, dtype=torch.bool)
+        mask[:, :h, :w] = False
+        return {"pixels": F.pad(pixels, (0, width - w, 0, height - h)), "padding_mask": mask}
 
     def encode(self, predictions: Sequence[Detections], parameters: Mapping[str, Any]) -> Arrays:
         """The tensors of all images, concatenated; `image_index` gives the image of each box."""
@@ -181,7 +208,8 @@ def make(
     name: str, version: str, model: Any, config: Mapping[str, Any], labels: tuple[str, ...]
 ) -> DetectionPredictor:
     """A predictor with the resizing and threshold of its config."""
-    resizing = config.get("preprocess", {}).get("resize", {"short": 800, "long": 1333})
+    preprocess = config.get("preprocess", {})
+    resizing = preprocess.get("resize", {"short": 800, "long": 1333})
     return DetectionPredictor(
         name,
         version,
@@ -190,9 +218,17 @@ def make(
         labels=labels,
         short=resizing.get("short"),
         long=resizing.get("long"),
-        exact=tuple(resizing["exact"]) if "exact" in resizing else None,
+        exact=_pair(resizing.get("exact")),
+        within=_pair(resizing.get("within")),
+        rounding=resizing.get("rounding", "mmcv"),
+        resample=resizing.get("resample", "bilinear"),
+        pad=_pair(preprocess.get("pad")),
         threshold=config.get("postprocess", {}).get("threshold", 0.5),
     )
+
+
+def _pair(value: Sequence[int] | None) -> tuple[int, int] | None:
+    return None if value is None else (value[0], value[1])
 
 
 class LastLayer(torch.nn.Module):
