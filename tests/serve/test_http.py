@@ -67,6 +67,8 @@ def raw_answer(server, data: bytes) -> tuple[int, bytes, bytes]:
         (b"POST / HTTP/1.1\r\nHost: x\r\nExpect: wonders\r\nContent-Length: 1\r\n\r\n", 417),
         (b"DELETE /v2 HTTP/1.1\r\nHost: x\r\n\r\n", 405),
         (b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"GET /pages/status%2f..%2fstatus/page.js HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"GET /pages/" + b"x" * 300 + b"/page.js HTTP/1.1\r\nHost: x\r\n\r\n", 404),
         (b"GET /pages/..%2f..%2fmaster.py HTTP/1.1\r\nHost: x\r\n\r\n", 404),
     ],
 )

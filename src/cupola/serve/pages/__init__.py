@@ -81,10 +81,16 @@ def _plugin_folders(context: WorkerContext) -> Iterator[tuple[str, Path]]:
 
 
 def _folder(context: WorkerContext, page: str) -> Path:
-    found = dict(_plugin_folders(context)).get(page, FOLDER / page)
-    if page.startswith(".") or not (found / "page.html").is_file():
-        raise HTTPError(404, f"no such page: {page}")
+    found = dict(_plugin_folders(context)).get(page) or _own_folders().get(page)
+    if found is None or not (found / "page.html").is_file():
+        raise HTTPError(404, f"no such page: {page[:200]}")
     return found
+
+
+@cache
+def _own_folders() -> dict[str, Path]:
+    """Folders by name: a request names them, so a path (`x%2F..%2F..`) must not be one."""
+    return {file.parent.name: file.parent for file in FOLDER.glob("[!.]*/page.html")}
 
 
 def _page(context: WorkerContext, name: str, prefix: str) -> Response:

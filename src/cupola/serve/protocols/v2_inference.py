@@ -20,6 +20,7 @@ from cupola.serve.http.messages import (
     server_sent_event,
 )
 from cupola.serve.ipc import frames
+from cupola.serve.protocols.image_cost import cost_of
 from cupola.serve.worker.context import DeferredResponse, Inference, Outcome, WorkerContext
 from cupola.serve.worker.dispatcher import admit
 from cupola.serve.worker.runner_connections import Model
@@ -36,13 +37,17 @@ def infer(
     if context.caches(model) or "content-encoding" in request.headers:
         return _infer_in_steps(context, request, model)
     frame = frame_of(request, frames.INFER)
-    return DeferredResponse(Inference(context, model, request, frame), partial(_respond, request))
+    inference = Inference(
+        context, model, request, frame, cost_of(request, frame, model.description)
+    )
+    return DeferredResponse(inference, partial(_respond, request))
 
 
 async def _infer_in_steps(context: WorkerContext, request: Request, model: Model) -> Response:
     await _unpack(context, model, request)
     frame = frame_of(request, frames.INFER)
-    response = _respond(request, await context.infer(model, request, frame))
+    cost = cost_of(request, frame, model.description)
+    response = _respond(request, await context.infer(model, request, frame, cost))
     return response if isinstance(response, Response) else await response
 
 

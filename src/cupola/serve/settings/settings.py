@@ -192,7 +192,9 @@ class Settings(BaseModel):
         "for every million pixels of a PNG file, however small it is.",
     )
     queue_limit: PositiveInt = Field(
-        256, description="Requests in flight per model, over all workers; more are answered 429."
+        256,
+        description="Requests in flight per model, over all workers; more are answered 429. One "
+        "with images counts one more for every million pixels.",
     )
     compute_threads: PositiveInt | None = Field(
         None, description="Threads per runner; default: the CPUs divided among the runners."

@@ -72,23 +72,23 @@ class WorkerContext:
         about = model.description
         return bool(self.cache is not None and about["cache"] and about.get("deterministic"))
 
-    async def infer(self, model: Model, request: Request, frame: Frame) -> Frame:
-        """The answer from the cache or from a runner."""
+    async def infer(self, model: Model, request: Request, frame: Frame, cost: int = 1) -> Frame:
+        """The answer from the cache or from a runner. `cost`: see Dispatcher.submit."""
         if self.cache is None or not self.caches(model):
-            return await self._ask_runner(model, request, frame)
-        compute = partial(self._ask_runner, model, request, frame)
+            return await self._ask_runner(model, request, frame, cost)
+        compute = partial(self._ask_runner, model, request, frame, cost)
         identity = [model.name, model.version, model.description.get("fingerprint")]
         key = request_key(identity, frame)
         return await self.cache.get_or_compute(key, self.metrics.for_model(model), compute)
 
-    async def _ask_runner(self, model: Model, request: Request, frame: Frame) -> Frame:
+    async def _ask_runner(self, model: Model, request: Request, frame: Frame, cost: int) -> Frame:
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
 
         def deliver(found: Frame) -> None:
             if not answer.done():
                 answer.set_result(found)
 
-        inference = Inference(self, model, request, frame)
+        inference = Inference(self, model, request, frame, cost)
         inference.deliver = deliver
         try:
             return await answer
@@ -120,7 +120,7 @@ class Inference:
     __slots__ = ("_arrived_at", "_counts", "_dispatcher", "call", "deliver")
 
     def __init__(
-        self, context: WorkerContext, model: Model, request: Request, frame: Frame
+        self, context: WorkerContext, model: Model, request: Request, frame: Frame, cost: int = 1
     ) -> None:
         self._counts = context.metrics.for_model(model)
         self._arrived_at = request.arrived
@@ -128,7 +128,7 @@ class Inference:
         self.deliver: Callable[[Frame], object] = _ignore
         timeout = context.timeout_of(request)
         try:
-            self.call = self._dispatcher.submit(model, frame, timeout, self._on_answer)
+            self.call = self._dispatcher.submit(model, frame, timeout, self._on_answer, cost)
         except HTTPError as error:
             self._counts.record_end(str(error.status))
             raise

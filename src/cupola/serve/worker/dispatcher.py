@@ -33,17 +33,20 @@ class Dispatcher:
         frame: frames.Frame,
         timeout: float,
         deliver: Callable[[frames.Frame], None],
+        cost: int = 1,
     ) -> Call:
         """Sends a request to a runner. HTTPError 429 if too many wait, 503 if none can answer.
+
+        `cost`: how many requests it counts for the queue limit.
 
         `deliver` is called with exactly one ANSWER or final CHUNK (at the deadline, an ANSWER with
         status 504), and never after `cancel`.
         """
-        admit(model)
+        admit(model, cost)
         frame.id = next(self._ids)
         frame.times = (time.monotonic() + timeout, 0.0, 0.0, 0.0)
-        call = Call(frame, model, timeout, deliver)
-        model.hold(+1)
+        call = Call(frame, model, timeout, deliver, cost)
+        model.hold(+cost)
         self._open.add(call)
         if not self._sweeping:
             self._schedule_sweep()
@@ -79,7 +82,7 @@ class Dispatcher:
             return
         call.ended = True
         self._open.discard(call)
-        call.model.hold(-1)
+        call.model.hold(-call.cost)
         if call.connection is not None:
             call.connection.cancel(call)
         else:
@@ -113,10 +116,10 @@ class Dispatcher:
             self.cancel(call)
 
 
-def admit(model: Model) -> None:
+def admit(model: Model, cost: int = 1) -> None:
     """HTTPError 429 if too many requests wait for the model, 503 if its runner cannot start."""
     held = model.in_flight.total
-    if held >= model.description["queue_limit"]:
+    if held + cost > model.description["queue_limit"]:
         runners = max(1, len(model.ready_connections))
         seconds = max(1, math.ceil(held * model.mean_seconds / runners))
         retry = [("Retry-After", str(seconds))]

@@ -77,7 +77,7 @@ class Metrics:
             "cupola_batch_size", "Samples in a batch.", model, buckets=BATCHES, registry=own
         )
         self.queue = Gauge(
-            "cupola_queue_depth", "Requests in flight or waiting.", model,
+            "cupola_queue_depth", "Requests in flight or waiting; images count by size.", model,
             multiprocess_mode="sum", registry=own,
         )  # fmt: skip
         self.connections = Gauge(

@@ -32,6 +32,7 @@ class Call:
     model: "Model"
     timeout: float
     deliver: Callable[[frames.Frame], None]
+    cost: int = 1  # what it counts for the queue limit
     crashes: int = 0
     received: int = 0  # chunks received; after a crash, the number to skip
     skip: int = 0
@@ -56,11 +57,11 @@ class Model:
     in_flight: InFlightCounter
     connections: list["RunnerConnection"] = field(default_factory=list)
     waiting: deque[Call] = field(default_factory=deque)
-    held: int = 0  # calls of this worker that have not ended
+    held: int = 0  # the cost of this worker's calls that have not ended
     mean_seconds: float = 0.05  # running mean of a call's duration
 
     def hold(self, step: int) -> None:
-        """Counts one call more or less."""
+        """Counts the cost of a call that begins, or of one that ends as a negative step."""
         self.held += step
         self.in_flight.set(self.held)
 
