@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -115,6 +116,22 @@ def as_nobody(serve, folder: str):
     Path(folder).chmod(0o755)
     bundle = write_bundle(Path(folder), "echo")
     return serve(user="nobody", group="nogroup", models=[str(bundle)])
+
+
+@pytest.mark.processes
+def test_a_reload_makes_a_removed_runtime_directory_again(serve) -> None:
+    """As systemd's RemoveIPC does with the files of a user who logs out."""
+    server = serve()
+    home = server.runtime / str(server.pid)
+    assert server.infer()[0] == 200
+    for number, folder in ((2, home), (3, server.runtime)):
+        shutil.rmtree(folder)
+        assert server.infer()[0] == 200
+        server.signal(signal.SIGHUP)
+        until(lambda: server.status().get("generation") == number)  # noqa: B023
+        assert [mode(path) for path in (home, home / "metrics")] == [0o700] * 2
+        assert server.get("/metrics")[0] == server.infer()[0] == 200
+    assert mode(server.runtime) == 0o700
 
 
 @pytest.mark.processes
@@ -269,6 +286,17 @@ def test_the_runners_of_a_load_request_are_limited(serve) -> None:
         assert load(server, {}, runners=runners, bundle=str(server.folder / "bundles/echo"),
                     version=str(status)) == status  # fmt: skip
     assert server.pids("zygote") == before and server.infer()[0] == 200
+
+
+@pytest.mark.processes
+def test_a_name_that_makes_no_file_name_is_refused(serve) -> None:
+    """One that is too long would keep the workers from following the zygote."""
+    server = serve(admin="on")
+    bundle = str(server.folder / "bundles/echo")
+    for version in ("v" * 101, "\u00e9" * 17, "a\nb", "a\0"):
+        assert load(server, {}, bundle=bundle, version=version) == 400
+    assert load(server, {}, bundle=bundle, version="v" * 100) == 200
+    assert server.infer()[0] == 200
 
 
 @pytest.mark.processes

@@ -109,7 +109,9 @@ def test_a_file_replaced_in_place_changes_nothing_until_the_reload(tmp_path: Pat
     bundle = tmp_path / "detr-digits"
     shutil.copytree(SHIPPED, bundle)
     weights = bundle / "weights.safetensors"
-    server = Running(tmp_path / "server", models=[str(bundle)], plugins=[], compute_threads=1)
+    server = Running(
+        tmp_path / "server", models=[str(bundle)], plugins=[], compute_threads=1, admin="on"
+    )
     server.start()
     try:
         server.wait_ready(90)
@@ -124,6 +126,12 @@ def test_a_file_replaced_in_place_changes_nothing_until_the_reload(tmp_path: Pat
         assert boxes(server, bundle) == before
         os.kill(server.runner_pid(), signal.SIGKILL)
         until(lambda: boxes(server, bundle) == before)  # a respawned runner has the copy too
+        home = server.runtime / str(server.pid) / "g1"
+        kept = {path.name for path in home.glob("*/*detr-digits*")}
+        load = "/v2/repository/models/detr-digits/load"
+        ask = json.dumps({"parameters": {"bundle": str(bundle)}})
+        assert server.ask("POST", load, ask)[0] == 400  # a load reads the new file
+        until(lambda: {path.name for path in home.glob("*/*detr-digits*")} == kept)
         server.signal(signal.SIGHUP)
         until(lambda: "generation 2 failed" in server.log(), 60)
         assert boxes(server, bundle) == before

@@ -27,7 +27,7 @@ class Slot:
         self.uptime, self.load_seconds, self.request_limit = 100.0, 1.0, 50.0
         self.recycles = self.respawns = self.memory_at_start = 0
         self.scoreboard = SimpleNamespace(served=0)
-        self.plan = SimpleNamespace(runner_memory_limit=LIMIT)
+        self.plan = SimpleNamespace(runner_memory_limit=LIMIT, file_name="echo@1")
         settings = SimpleNamespace(min_uptime=1.0, ready_timeout=60.0)
         self.generation = SimpleNamespace(settings=settings)
         self.killed = False

@@ -91,6 +91,7 @@ def build_generation(
     plans = plan_models(settings, offline=number > 1)  # a reload must not wait for a network
     _check_files(settings)
     kept, folder = list(kept), home / f"g{number}"
+    paths.restore_home(home)
     with ExitStack() as undo:
         log = Log(settings.error_log, settings.log_level)
         undo.callback(log.file.close)

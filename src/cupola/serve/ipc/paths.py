@@ -33,19 +33,30 @@ def make_home(root: Path, pid: int) -> Path:
 
     Only this user may enter it. ConfigError if another user could write to an existing `root`.
     """
+    _make_root(root)
+    for folder in root.iterdir():
+        if folder.name.isdigit() and (folder.name == str(pid) or not is_alive(int(folder.name))):
+            shutil.rmtree(folder, ignore_errors=True)
+    home = root / str(pid)
+    restore_home(home)
+    return home
+
+
+def _make_root(root: Path) -> None:
     root.parent.mkdir(parents=True, exist_ok=True)
     try:
         root.mkdir(mode=0o700)
         root.chmod(0o700)
     except FileExistsError:
         check_root(root)
-    for folder in root.iterdir():
-        if folder.name.isdigit() and (folder.name == str(pid) or not is_alive(int(folder.name))):
-            shutil.rmtree(folder, ignore_errors=True)
-    home = root / str(pid)
-    home.mkdir(mode=0o700)
-    home.chmod(0o700)  # whatever the umask
-    return home
+
+
+def restore_home(home: Path) -> None:
+    """Makes the folder of a master unless it exists; somebody may have removed it."""
+    if not home.is_dir():
+        _make_root(home.parent)
+        home.mkdir(mode=0o700)
+        home.chmod(0o700)  # whatever the umask
 
 
 def admit_group(home: Path, group: int) -> None:

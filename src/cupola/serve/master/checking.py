@@ -21,7 +21,7 @@ def check_settings(file: Path | None, flags: dict[str, Any]) -> Settings:
     settings = load_settings(file, flags)
     plan_models(settings)
     identity(settings)
-    for address in settings.listen:
+    for address in (*settings.listen, *settings.operations_listen):
         if address != "systemd":
             _try_address(address)
     for path in (settings.tls_certificate, settings.tls_key):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from cupola.bundles import Bundle
 from cupola.errors import ConfigError
@@ -73,7 +72,7 @@ def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predicto
     With a `group`, loads this rank's part of the model.
     """
     predictor: Any
-    name = quote(f"{plan.name}-{plan.version}", safe="")
+    name = plan.file_name
     bundle = Bundle.load(plan.path)
     weights = None
     if "model" in bundle.config:

@@ -39,6 +39,16 @@ def own_weights(weights: Path, folder: Path, name: str) -> Path | None:
     return own if weights.is_dir() else own / weights.name
 
 
+def remove_weights(home: Path, name: str) -> None:
+    """Removes the files of a model that is not in use any more from a generation's folder."""
+    sources, prepared = home / "sources", home / "weights"
+    shutil.rmtree(sources / name, ignore_errors=True)
+    for left in (sources / f"{name}.lock", prepared / f"{name}.lock",
+                 prepared / f"{name}.safetensors"):  # fmt: skip
+        with suppress(OSError):
+            left.unlink(missing_ok=True)
+
+
 def _make(weights: Path, own: Path) -> bool:
     part = own.with_name(f".{own.name}.{os.getpid()}")
     earlier = own.parent.parent.parent.glob(f"g*/{own.parent.name}/{own.name}/{HASHES}")
@@ -49,7 +59,7 @@ def _make(weights: Path, own: Path) -> bool:
     }
     try:
         part.mkdir(mode=0o700)
-        hashes = {file.name: _take(file, part / file.name, known) for file in _files(weights)}
+        hashes = {file.name: _take(file, part / file.name, known) for file in weight_files(weights)}
         (part / HASHES).write_text(json.dumps(hashes))
         part.rename(own)
     except OSError:
@@ -59,7 +69,8 @@ def _make(weights: Path, own: Path) -> bool:
     return True
 
 
-def _files(weights: Path) -> list[Path]:
+def weight_files(weights: Path) -> list[Path]:
+    """The files of a model's weights that are copied."""
     if not weights.is_dir():
         return [weights]
     tensors = next(filter(None, (sorted(weights.glob(kind)) for kind in KINDS)), [])

@@ -4,6 +4,7 @@ import socket
 from dataclasses import dataclass
 
 from cupola.serve.ipc import frames
+from cupola.serve.runners.own_weights import remove_weights
 from cupola.serve.runners.runner_slot import RunnerSlot
 
 
@@ -52,7 +53,14 @@ class SlotTable:
         slot.release()
         if not slot.pids:
             slot.discard()
-            self.slots.remove(slot)
+            self.remove(slot)
+
+    def remove(self, slot: RunnerSlot) -> None:
+        """Forgets a retired slot without a process; removes weights that no other slot uses."""
+        self.slots.remove(slot)
+        name = slot.plan.file_name
+        if all(other.plan.file_name != name for other in self.slots):
+            remove_weights(slot.generation.home, name)
 
     def finish_loads(self) -> list[tuple[socket.socket, frames.Frame]]:
         """Ends the loads that have succeeded or failed; the workers and the answers for them."""

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -64,6 +65,7 @@ class Zygote:
         self.reported_ready = self.quitting = False
         self.code: int | None = None
         self.idle_since = 0.0
+        self.loads = 0
         self.selector = selectors.DefaultSelector()
         runners = sum(plan.runners * plan.tensor_parallel for plan in generation.plans)
         cpus = granted_cpus()
@@ -271,7 +273,7 @@ class Zygote:
             slot.report.close()
         is_fatal = slot.exit_code == FATAL
         if slot.removed:
-            self.table.slots.remove(slot)
+            self.table.remove(slot)
         elif is_fatal and not slot.was_ready and not self.reported_ready:
             self.code = FATAL  # a model that cannot start fails the generation
         elif is_fatal and not slot.description:
@@ -311,7 +313,8 @@ class Zygote:
         """Adds a model or replaces a version; answered once it is in service."""
         model = model_settings(request["model"])
         settings = self.generation.settings
-        plan = plan_model(model, settings, offline=True)  # a download would block
+        self.loads += 1  # a load reads the weights again, also those of the same version
+        plan = replace(plan_model(model, settings, offline=True), load=self.loads)
         wanted = sum(slot.plan.tensor_parallel for slot in self.table.slots)
         wanted += plan.runners * plan.tensor_parallel
         if wanted > settings.max_runners:

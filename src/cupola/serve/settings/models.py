@@ -6,11 +6,14 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from cupola.bundles import Bundle, hub, shipped_names
 from cupola.bundles.bundle import read_folder
 from cupola.errors import BundleError, ConfigError
 from cupola.serve.settings.settings import ModelSettings, Settings
+
+MAX_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,13 @@ class ModelPlan:
     cache: bool = False
     runner_max_requests: int | None = None
     runner_memory_limit: int | None = None
+    load: int = 0  # the number of the request that loaded it; 0: it is in the settings
+
+    @property
+    def file_name(self) -> str:
+        """The name of the model's files in the runtime directory; no two plans have the same."""
+        parts = [self.name, self.version, *([str(self.load)] if self.load else [])]
+        return "@".join(quote(part, safe="") for part in parts)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for the roster."""
@@ -66,8 +76,8 @@ def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) 
     if model.tensor_parallel > 1 and not settings.master_process:
         raise ConfigError(f"models: {model.bundle}: tensor_parallel needs master_process: on")
     return ModelPlan(
-        name=model.name or bundle.name,
-        version=model.version or bundle.version,
+        name=_checked("name", model.name or bundle.name),
+        version=_checked("version", model.version or bundle.version),
         path=str(bundle.path),
         task=bundle.task,
         runners=model.runners,
@@ -81,6 +91,16 @@ def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) 
         runner_max_requests=model.runner_max_requests or settings.runner_max_requests,
         runner_memory_limit=model.runner_memory_limit or settings.runner_memory_limit,
     )
+
+
+def _checked(kind: str, text: str) -> str:
+    """A model's name or version, from which file names are made; ConfigError."""
+    if not text.isprintable() or not 0 < len(quote(text, safe="")) <= MAX_NAME:
+        raise ConfigError(
+            f"models: {kind} {text[:40]!r}: expected 1 to {MAX_NAME} printable characters "
+            "(those that are escaped in URLs count as escaped)"
+        )
+    return text
 
 
 def open_bundle(source: str, offline: bool = False) -> Bundle:

@@ -80,7 +80,7 @@ class ModelDirectory:
         name, version = runner["name"], runner["version"]
         versions = self.models.setdefault(name, {})
         if version not in versions:
-            page = f"in-flight-{quote(name, safe='')}-{quote(version, safe='')}"
+            page = f"in-flight-{quote(name, safe='')}@{quote(version, safe='')}"
             counter = InFlightCounter(self.generation.home / page, self.slot)
             versions[version] = Model(name, version, runner, counter)
         return versions[version]
