@@ -37,7 +37,7 @@ class TrustedProxies:
         As nginx does with real_ip_recursive: the rightmost address of X-Forwarded-For that is not
         a trusted proxy's. What is left of it, and headers from others, may be forged.
         """
-        if not self.trusts(peer):
+        if not (self._networks or self._unix) or not self.trusts(peer):
             return peer, ""
         client = peer
         forwarded = headers.get("x-forwarded-for", "").rsplit(",", MAX_HOPS)

@@ -95,10 +95,9 @@ def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) 
 
 def _checked(kind: str, text: str) -> str:
     """A model's name or version, from which file names are made; ConfigError."""
-    if not text.isprintable() or not 0 < len(quote(text, safe="")) <= MAX_NAME:
+    if not 0 < len(quote(text, safe="")) <= MAX_NAME:
         raise ConfigError(
-            f"models: {kind} {text[:40]!r}: expected 1 to {MAX_NAME} printable characters "
-            "(those that are escaped in URLs count as escaped)"
+            f"models: {kind} {text[:40]!r}: expected 1 to {MAX_NAME} characters as in a URL"
         )
     return text
 
