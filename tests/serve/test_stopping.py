@@ -200,6 +200,39 @@ def test_a_hanging_start_does_not_keep_the_server_from_stopping(
     until(lambda: not server.processes())
 
 
+def test_one_process_is_not_kept_by_a_load_that_hangs(serve) -> None:
+    server = start(serve, master=False)
+    bundles = server.folder / "bundles"
+    write_bundle(bundles, "echo", start="hang")
+    extra = f"unix:{server.folder}/x.sock"
+    server.configure(listen=[*server.settings["listen"], extra])
+    for _ in range(2):
+        server.signal(signal.SIGHUP)
+        time.sleep(0.3)
+    assert server.infer()[0] == 200
+    write_bundle(bundles, "echo", offset=5)
+    server.signal(signal.SIGHUP)
+    until(lambda: output(server.infer()[1], "y") == [6.0])
+    write_bundle(bundles, "echo", start="hang")
+    server.configure(ready_timeout=0.5)
+    server.signal(signal.SIGHUP)
+    until(lambda: "reload refused: the models were not ready within 0.5 s" in server.log())
+    server.configure(ready_timeout=60)
+    server.signal(signal.SIGHUP)
+    time.sleep(0.3)
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit(5) == 0
+
+
+def test_one_process_stops_while_its_first_model_hangs(serve, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path, "echo", start="hang")
+    server = serve(ready=False, master_process=False, models=[str(bundle)])
+    until(lambda: list(server.runtime.glob("*/g1")))
+    time.sleep(0.3)
+    server.signal(signal.SIGTERM, server.process.pid)
+    assert server.wait_exit(5) == 0
+
+
 def test_an_upgrade_ends_a_reload_that_hangs(serve) -> None:
     server = serve(ready_timeout=120)
     extra = f"unix:{server.folder}/x.sock"

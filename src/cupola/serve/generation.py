@@ -107,7 +107,7 @@ def build_generation(
             kept,
             per_worker=workers if settings.reuseport else 1,
             backlog=settings.backlog,
-            private=[settings.admin],
+            private=[settings.admin, *settings.operations_listen],
         )
         undo.pop_all()
     _assign_roles(listeners, settings, kept)

@@ -120,8 +120,9 @@ class Master:
         return Flag.TERMINATE in self.flags or Flag.QUIT in self.flags
 
     def _process_flags(self) -> None:
-        if self.delayed_stop is not None:
-            self.flags -= NOT_WHILE_STOPPING
+        if self.delayed_stop is not None and (ignored := self.flags & NOT_WHILE_STOPPING):
+            self.log("notice", f"ignored, since the server stops: {', '.join(sorted(ignored))}")
+            self.flags -= ignored
         for flag, step in ((Flag.GROW, +1), (Flag.SHRINK, -1)):
             if self._take(flag):
                 self._attempt(self._change_workers, step)

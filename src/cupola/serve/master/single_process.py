@@ -7,13 +7,15 @@ if that fails. WINCH and USR2 do nothing.
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
-from cupola.errors import CupolaError
+from cupola.errors import ConfigError, CupolaError
 from cupola.serve.generation import Generation, build_generation
 from cupola.serve.ipc import paths, signals
 from cupola.serve.ipc.listeners import Listener, inherited
@@ -26,6 +28,7 @@ from cupola.serve.worker.app import Application
 from cupola.serve.worker.metrics import Metrics
 from cupola.serve.worker.model_directory import ModelDirectory
 
+T = TypeVar("T")
 STOP_TIMEOUT = 1.0  # seconds to finish open requests when stopping
 
 
@@ -37,6 +40,35 @@ class ActiveGeneration:
     runners: Any
     app: Application
     acceptor: Acceptor
+
+
+async def in_thread(work: Callable[[], T], abandon: Callable[[T], object]) -> T:
+    """The result of `work`, from a thread that does not keep the process from ending.
+
+    If nobody waits any more when it is done, its result is passed to `abandon`.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def deliver(result: Any, error: BaseException | None) -> None:
+        if error is not None and not answer.done():
+            answer.set_exception(error)
+        elif not answer.done():
+            answer.set_result(result)
+        elif error is None:
+            abandon(result)
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except BaseException as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(deliver, result, failure)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await answer
 
 
 def run_single_process(load: Callable[[], Settings]) -> int:
@@ -53,7 +85,6 @@ class SingleProcess:
         self.stopped = asyncio.Event()
         self.current: ActiveGeneration | None = None
         self.number = 0
-        self._reload_requested = False
         self._reload_task: asyncio.Task[None] | None = None
         self._drain_tasks: set[asyncio.Task[None]] = set()
 
@@ -64,8 +95,15 @@ class SingleProcess:
         pid_file.check()
         self.home = paths.make_home(paths.runtime_root(settings.runtime_dir), os.getpid())
         self._handle_signals()
+        starting = asyncio.create_task(self._start(settings, inherited()))
+        waiting = asyncio.create_task(self.stopped.wait())
+        await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if not starting.done():  # told to stop while a model loads, which may hang
+            paths.remove_home(self.home)
+            return 0
         try:
-            self.current = await self._start(settings, inherited())
+            self.current = starting.result()
         except (CupolaError, OSError) as error:
             print(f"cupola: {error}", flush=True)
             paths.remove_home(self.home)
@@ -95,12 +133,23 @@ class SingleProcess:
 
         self.number += 1
         generation = build_generation(self.number, settings, kept, self.home, 1)
-        loop = asyncio.get_running_loop()
-        runners = await loop.run_in_executor(None, ThreadedRunners, generation)
-        directory = ModelDirectory(generation)
-        metrics = Metrics(generation.metrics, 0)
-        app = Application(generation, directory, metrics, ROUTER)
-        await asyncio.wait_for(directory.complete.wait(), settings.ready_timeout)
+        runners = directory = None
+        try:
+            loading = in_thread(lambda: ThreadedRunners(generation), ThreadedRunners.stop)
+            runners = await asyncio.wait_for(loading, settings.ready_timeout)
+            directory = ModelDirectory(generation)
+            app = Application(generation, directory, Metrics(generation.metrics, 0), ROUTER)
+            await asyncio.wait_for(directory.complete.wait(), settings.ready_timeout)
+        except BaseException as error:
+            if directory is not None:
+                directory.close()
+            if runners is not None:
+                runners.stop()
+            generation.discard(kept)
+            if isinstance(error, TimeoutError):
+                text = f"the models were not ready within {settings.ready_timeout:g} s"
+                raise ConfigError(text) from None
+            raise
         sockets = {one: entry for entry in generation.listeners for one in entry.sockets}
         if self.current:
             self.current.acceptor.pause()
@@ -122,20 +171,27 @@ class SingleProcess:
     def _on_reload(self) -> None:
         if self.current and self.current.generation.leaving:
             return
-        self._reload_requested = True  # HUP during a reload starts another, as in the master
-        if self._reload_task is None or self._reload_task.done():
-            self._reload_task = asyncio.get_running_loop().create_task(self._reload())
+        try:
+            settings = self._load()
+        except Exception as error:
+            self._refuse(error)
+            return
+        if self._reload_task is not None:  # the newest wins; the other one may hang
+            self._reload_task.cancel()
+        self._reload_task = asyncio.get_running_loop().create_task(self._reload(settings))
 
-    async def _reload(self) -> None:
-        while self._reload_requested:
-            self._reload_requested = False
-            old = self.current
-            assert old is not None
-            try:
-                new = await self._start(self._load(), old.generation.listeners)
-            except Exception as error:
-                old.generation.log("error", f"reload refused: {error}")
-                continue
+    def _refuse(self, error: Exception) -> None:
+        assert self.current is not None
+        self.current.generation.log("error", f"reload refused: {error}")
+
+    async def _reload(self, settings: Settings) -> None:
+        old = self.current
+        assert old is not None
+        try:
+            new = await self._start(settings, old.generation.listeners)
+        except Exception as error:
+            self._refuse(error)
+        else:
             new.generation.leaving = new.app.draining = old.generation.leaving
             self.current, old.app.draining = new, True
             new.generation.log("notice", f"generation {new.generation.number} is ready")

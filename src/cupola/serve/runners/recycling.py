@@ -46,7 +46,7 @@ class Recycler:
 
     def step(self, now: float) -> None:
         """Kills runners over the hard limit; starts, finishes or gives up a replacement."""
-        for slot in self._in_service():
+        for slot in [one for one in self._table.slots if one.state == "ready"]:
             limit = slot.plan.runner_memory_limit
             if limit and (used := _memory(slot)) > HARD * max(limit, slot.memory_at_start):
                 self._log("error", f"{slot.title} uses {used} bytes: killed")
