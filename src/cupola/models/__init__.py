@@ -11,6 +11,8 @@ from cupola.models import (
     layers,
     llama,
     losses,
+    mask2former,
+    maskformer,
     matching,
     necks,
 )
@@ -26,6 +28,8 @@ __all__ = [
     "layers",
     "llama",
     "losses",
+    "mask2former",
+    "maskformer",
     "matching",
     "necks",
 ]

@@ -1,6 +1,6 @@
-"""Boxes, padded image batches, detections and grids: the types that packages exchange."""
+"""Boxes, masks, padded image batches, detections and grids: the types that packages exchange."""
 
-from cupola.structures import boxes, boxes3d
+from cupola.structures import boxes, boxes3d, masks
 from cupola.structures.detections import Detections
 from cupola.structures.detections3d import Detections3D
 from cupola.structures.images import (
@@ -11,6 +11,7 @@ from cupola.structures.images import (
     pad_images,
     pad_to_multiple,
 )
+from cupola.structures.panoptic import PanopticSegmentation, Segment
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -18,8 +19,11 @@ __all__ = [
     "Detections",
     "Detections3D",
     "PaddedImages",
+    "PanopticSegmentation",
+    "Segment",
     "boxes",
     "boxes3d",
+    "masks",
     "normalize",
     "pad_images",
     "pad_to_multiple",

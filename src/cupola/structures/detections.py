@@ -13,6 +13,8 @@ from torch import Tensor
 
 from cupola.errors import InputError
 from cupola.structures.drawing import draw_boxes
+from cupola.structures.masks import encode_rle
+from cupola.structures.panoptic import PanopticSegmentation
 
 Pixels = np.ndarray[Any, Any]
 
@@ -27,6 +29,8 @@ class Detections:
     boxes: [N, 4], xyxy, pixels of the original image.
     scores: [N], 0..1. labels: [N], int64, index into `names`.
     image: reads the image, [H, W, 3] uint8 RGB; set by a predictor, so that `draw` needs none.
+    masks: [N, H, W], bool, in pixels of the original image; None for models without masks.
+    panoptic: the segmentation of the whole image; None for models without.
     """
 
     boxes: Tensor
@@ -34,6 +38,8 @@ class Detections:
     labels: Tensor
     names: tuple[str, ...] = field(default=(), repr=False)
     image: Callable[[], Pixels] | None = field(default=None, repr=False, compare=False)
+    masks: Tensor | None = field(default=None, repr=False)
+    panoptic: PanopticSegmentation | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -42,14 +48,22 @@ class Detections:
         """Those with a score of at least `threshold`."""
         keep = self.scores >= threshold
         kept = {key: getattr(self, key)[keep] for key in ("boxes", "scores", "labels")}
-        return replace(self, **kept)
+        masks = None if self.masks is None else self.masks[keep]
+        return replace(self, masks=masks, **kept)
 
     def name(self, label: int) -> str:
         """The class name of a label, or the number if it has no name."""
         return self.names[label] if 0 <= label < len(self.names) else str(label)
 
     def to_list(self) -> list[dict[str, Any]]:
-        """One plain dict per box: name, label, score, box."""
+        """One plain dict per box: name, label, score, box, and where there are masks COCO's RLE."""
+        rows = self._rows()
+        if self.masks is not None:
+            for row, mask in zip(rows, self.masks, strict=True):
+                row["mask"] = encode_rle(mask)
+        return rows
+
+    def _rows(self) -> list[dict[str, Any]]:
         rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
         return [
             {"name": self.name(label), "label": label, "score": score, "box": box}
@@ -66,10 +80,11 @@ class Detections:
             raise InputError("draw: these detections do not know their image; pass it, [H, W, 3]")
         pixels = image if image is not None else self.image() if self.image else None
         assert pixels is not None
-        rows = self.to_list()
+        rows = self._rows()
         captions = [f"{row['name']} {row['score']:.2f}" for row in rows]
         boxes, labels = [row["box"] for row in rows], [row["label"] for row in rows]
-        return draw_boxes(pixels, boxes, labels, captions)
+        masks = None if self.masks is None else self.masks.cpu().numpy()
+        return draw_boxes(pixels, boxes, labels, captions, masks)
 
     def to_coco(
         self, image_id: int, categories: Mapping[str, int] | Sequence[Any]
@@ -84,22 +99,27 @@ class Detections:
         for row in self.to_list():
             left, top, right, bottom = row["box"]
             key = row["name"] if isinstance(ids, Mapping) else row["label"]
-            results.append(
-                {
-                    "image_id": image_id,
-                    "category_id": ids[key],
-                    "bbox": [left, top, right - left, bottom - top],
-                    "score": row["score"],
-                }
-            )
+            result = {
+                "image_id": image_id,
+                "category_id": ids[key],
+                "bbox": [left, top, right - left, bottom - top],
+                "score": row["score"],
+            }
+            if "mask" in row:
+                result["segmentation"] = row["mask"]
+            results.append(result)
         return results
 
     def to_torchvision(self) -> dict[str, Tensor]:
         """The dict of torchvision's detectors: boxes [N, 4] xyxy, labels [N], scores [N].
 
-        Labels stay as they are: 0 is the first class, not the background.
+        Labels stay as they are: 0 is the first class, not the background. Masks, where there are
+        any, are [N, 1, H, W] with values 0 and 1.
         """
-        return {"boxes": self.boxes, "labels": self.labels, "scores": self.scores}
+        layout = {"boxes": self.boxes, "labels": self.labels, "scores": self.scores}
+        if self.masks is not None:
+            layout["masks"] = self.masks[:, None].to(self.scores.dtype)
+        return layout
 
     def to_supervision(self) -> Any:
         """`supervision.Detections` with the class names in `data`; needs the package supervision.
@@ -116,6 +136,7 @@ class Detections:
             confidence=self.scores.detach().cpu().float().numpy(),
             class_id=self.labels.detach().cpu().numpy().astype(int),
             data={"class_name": np.array(names, dtype=str)},
+            mask=None if self.masks is None else self.masks.detach().cpu().numpy(),
         )
 
     def _repr_png_(self) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Draws labeled boxes on an image."""
+"""Draws labeled boxes and masks on an image."""
 
 import colorsys
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 PAD = 2  # pixels between a caption and the edge of its background
 LEAST_FONT = 7
+OPACITY = 0.5  # of masks
 
 
 def draw_boxes(
@@ -16,12 +17,17 @@ def draw_boxes(
     boxes: Sequence[Sequence[float]],
     labels: Sequence[int],
     captions: Sequence[str],
+    masks: np.ndarray[Any, Any] | None = None,
 ) -> Image.Image:
     """[H, W, 3] uint8 -> an image with a colored box (xyxy) and a caption for each label.
+
+    masks [N, H, W], bool, are laid over the image in neighboring colors.
 
     The first box is drawn on top. Captions are moved, and if need be shortened, so that all of
     them stay inside the image.
     """
+    if masks is not None and len(masks):
+        pixels = blend_masks(pixels, masks, labels)
     image = Image.fromarray(pixels)
     pen = ImageDraw.Draw(image)
     width = max(2, round(min(image.size) / 200))
@@ -33,6 +39,22 @@ def draw_boxes(
         pen.rectangle((left, top, right, bottom), outline=color, width=width)
         _draw_caption(pen, image.size, (left, top), caption, color, font)
     return image
+
+
+def blend_masks(
+    pixels: np.ndarray[Any, Any], masks: np.ndarray[Any, Any], labels: Sequence[int]
+) -> np.ndarray[Any, Any]:
+    """The image [H, W, 3] under half-transparent masks [N, H, W], the first on top.
+
+    Masks of one class get different shades of its color.
+    """
+    blended = pixels.astype(np.float32)
+    for index in reversed(range(len(masks))):
+        color = np.array(class_color(labels[index]), np.float32)
+        color = color * (1 - 0.12 * (index % 4)) + 30 * (index % 4)
+        mask = masks[index]
+        blended[mask] = (1 - OPACITY) * pixels[mask] + OPACITY * color
+    return blended.clip(0, 255).astype(np.uint8)
 
 
 def _draw_caption(

@@ -21,10 +21,15 @@ POSITIONS: Config = {"type": "SinePositionalEncoding", "num_feats": 128, "normal
 
 
 def batch_first(transformerlayers: Config | Sequence[Config]) -> Any:
-    """The layers' config with batch_first, which these sequences require."""
-    if isinstance(transformerlayers, Mapping):
-        return {**transformerlayers, "batch_first": True}
-    return [batch_first(layer) for layer in transformerlayers]
+    """The layers' config with batch_first, which these sequences require, in attentions too."""
+    if not isinstance(transformerlayers, Mapping):
+        return [batch_first(layer) for layer in transformerlayers]
+    attentions = transformerlayers["attn_cfgs"]
+    if isinstance(attentions, Mapping):
+        attentions = {**attentions, "batch_first": True}
+    else:
+        attentions = [{**each, "batch_first": True} for each in attentions]
+    return {**transformerlayers, "attn_cfgs": attentions, "batch_first": True}
 
 
 @NESTED.register_module("DetrTransformerEncoder")

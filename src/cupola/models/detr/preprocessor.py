@@ -16,7 +16,8 @@ class DetDataPreprocessor(nn.Module):
     """Swaps channels, normalizes, then pads with zeros to a multiple of `pad_size_divisor`.
 
     Source: mmdet/models/data_preprocessors/data_preprocessor.py. `mean` and `std` are those of
-    0..255 values, in the channel order after the swap.
+    0..255 values, in the channel order after the swap. Masks of the ground truth are padded where
+    they are used, and `batch_augments` is not applied.
     """
 
     mean: Tensor
@@ -30,6 +31,9 @@ class DetDataPreprocessor(nn.Module):
         rgb_to_bgr: bool = False,
         pad_size_divisor: int = 1,
         pad_mask: bool = False,
+        mask_pad_value: int = 0,
+        pad_seg: bool = False,
+        seg_pad_value: int = 255,
         pad_value: float = 0,
         batch_augments: Any = None,
     ) -> None:

@@ -21,9 +21,9 @@ RELU: Mapping[str, Any] = {"type": "ReLU", "inplace": True}
 class ConvModule(nn.Module):
     """Convolution, norm, activation; a None config omits that step.
 
-    x [B, in_channels, H, W] -> [B, out_channels, H', W']. The convolution has a bias only if
-    no norm follows (source: mmcv/cnn/bricks/conv_module.py; state keys conv, and bn, gn, ... by
-    the type of the norm).
+    x [B, in_channels, H, W] -> [B, out_channels, H', W']. By default the convolution has a bias
+    only if no norm follows (source: mmcv/cnn/bricks/conv_module.py; state keys conv, and bn, gn,
+    ... by the type of the norm).
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class ConvModule(nn.Module):
         stride: int = 1,
         padding: int = 0,
         *,
+        bias: bool | None = None,
         conv_cfg: Mapping[str, Any] | None = None,
         norm_cfg: Mapping[str, Any] | None = None,
         act_cfg: Mapping[str, Any] | None = RELU,
@@ -48,7 +49,7 @@ class ConvModule(nn.Module):
             kernel_size,
             stride=stride,
             padding=padding,
-            bias=norm_cfg is None,
+            bias=norm_cfg is None if bias is None else bias,
         )
         self.norm_name = norm_name(norm_cfg) if norm_cfg else None
         if norm_cfg and self.norm_name:

@@ -2,10 +2,12 @@
 
 from cupola.models.losses.boxes import GIoULoss, L1Loss
 from cupola.models.losses.classification import CrossEntropyLoss, FocalLoss, QualityFocalLoss
+from cupola.models.losses.masks import DiceLoss
 from cupola.models.losses.reduction import weighted_mean
 
 __all__ = [
     "CrossEntropyLoss",
+    "DiceLoss",
     "FocalLoss",
     "GIoULoss",
     "L1Loss",

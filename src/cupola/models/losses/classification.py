@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.losses.reduction import weighted_mean
+from cupola.models.losses.reduction import check_reduction, weighted_mean
 from cupola.registry import MODELS
 
 
@@ -23,8 +23,10 @@ class CrossEntropyLoss(nn.Module):
         use_sigmoid: bool = False,
         class_weight: Sequence[float] | None = None,
         loss_weight: float = 1.0,
+        reduction: str = "mean",
     ) -> None:
         super().__init__()
+        check_reduction(reduction)
         self.use_sigmoid = use_sigmoid
         self.class_weight = class_weight
         self.loss_weight = loss_weight
@@ -36,8 +38,13 @@ class CrossEntropyLoss(nn.Module):
         weight: Tensor | None = None,
         avg_factor: Tensor | float | None = None,
     ) -> Tensor:
-        """logits [N, C], labels [N] int64 -> a scalar."""
-        if self.use_sigmoid:
+        """logits [N, C], labels [N] int64 -> a scalar.
+
+        With use_sigmoid labels may also be targets 0..1 in the shape of the logits.
+        """
+        if self.use_sigmoid and labels.is_floating_point():
+            loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        elif self.use_sigmoid:
             target = F.one_hot(labels, logits.shape[-1] + 1)[..., :-1].to(logits.dtype)
             loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
         else:
@@ -58,8 +65,10 @@ class FocalLoss(nn.Module):
         gamma: float = 2.0,
         alpha: float = 0.25,
         loss_weight: float = 1.0,
+        reduction: str = "mean",
     ) -> None:
         super().__init__()
+        check_reduction(reduction)
         if not use_sigmoid:
             raise ValueError("FocalLoss is defined on sigmoid scores; set use_sigmoid=True")
         self.gamma = gamma

@@ -12,3 +12,9 @@ def weighted_mean(loss: Tensor, weight: Tensor | None, avg_factor: Tensor | floa
     if weight is not None:
         loss = loss * weight
     return loss.mean() if avg_factor is None else loss.sum() / (avg_factor + EPS)
+
+
+def check_reduction(reduction: str) -> None:
+    """ValueError for the reductions of published losses that nothing here uses."""
+    if reduction != "mean":
+        raise ValueError(f"reduction is {reduction!r}; losses are averaged, with 'mean' only")

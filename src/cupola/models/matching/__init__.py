@@ -3,8 +3,11 @@
 from cupola.models.matching.costs import (
     BBoxL1Cost,
     ClassificationCost,
+    CrossEntropyLossCost,
+    DiceCost,
     FocalLossCost,
     IoUCost,
+    MaskMatchInputs,
     MatchInputs,
     match_inputs,
 )
@@ -13,9 +16,12 @@ from cupola.models.matching.hungarian import HungarianAssigner, solve_assignment
 __all__ = [
     "BBoxL1Cost",
     "ClassificationCost",
+    "CrossEntropyLossCost",
+    "DiceCost",
     "FocalLossCost",
     "HungarianAssigner",
     "IoUCost",
+    "MaskMatchInputs",
     "MatchInputs",
     "match_inputs",
     "solve_assignments",

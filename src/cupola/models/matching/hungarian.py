@@ -14,12 +14,12 @@ from cupola.registry import TASK_UTILS
 Config = Mapping[str, Any]
 
 
-@TASK_UTILS.register_module()
+@TASK_UTILS.register_module(["HungarianAssigner", "MaskHungarianAssigner"])
 class HungarianAssigner:
     """Adds up its costs and solves the assignment with scipy.
 
     Accepts the arguments of MMDetection 3.x (`match_costs`, a list) and 2.x (`cls_cost`,
-    `reg_cost`, `iou_cost`).
+    `reg_cost`, `iou_cost`, and for masks `mask_cost`, `dice_cost`).
     """
 
     def __init__(
@@ -28,9 +28,12 @@ class HungarianAssigner:
         cls_cost: Config | None = None,
         reg_cost: Config | None = None,
         iou_cost: Config | None = None,
+        mask_cost: Config | None = None,
+        dice_cost: Config | None = None,
     ) -> None:
         if match_costs is None:
-            match_costs = [cost for cost in (cls_cost, reg_cost, iou_cost) if cost]
+            named = (cls_cost, reg_cost, iou_cost, mask_cost, dice_cost)
+            match_costs = [cost for cost in named if cost]
         elif isinstance(match_costs, Mapping):
             match_costs = [match_costs]
         if not match_costs:
