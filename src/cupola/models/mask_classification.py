@@ -30,6 +30,10 @@ class MaskOutput(NamedTuple):
     logits: Tensor
     masks: Tensor
 
+    def at_least_float32(self) -> "MaskOutput":
+        """The same, half precision converted to float32."""
+        return MaskOutput(*(t.to(torch.promote_types(t.dtype, torch.float32)) for t in self))
+
 
 class Segments(NamedTuple):
     """The ground truth of one image: labels [N], int64; masks [N, H, W], bool, padded."""
@@ -115,7 +119,7 @@ class MaskCriterion(nn.Module):
         image without segments counts as one.
         """
         layers = []
-        for logits, masks in zip(*output, strict=True):
+        for logits, masks in zip(*output.at_least_float32(), strict=True):
             assigned = match(masks, logits, segments)
             queries, wanted = matched_masks(masks, segments, assigned)
             matched = sum(max(int((each >= 0).sum()), 1) for each in assigned)

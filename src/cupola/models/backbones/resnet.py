@@ -122,7 +122,7 @@ class ResNet(nn.Module):
         self,
         depth: int,
         in_channels: int = 3,
-        stem_channels: int = 64,
+        stem_channels: int | None = None,  # that of base_channels
         base_channels: int = 64,
         num_stages: int = 4,
         strides: Sequence[int] = (1, 2, 2, 2),
@@ -158,6 +158,7 @@ class ResNet(nn.Module):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        stem_channels = stem_channels or base_channels
         self.conv1 = nn.Conv2d(in_channels, stem_channels, 7, 2, padding=3, bias=False)
         self.bn1 = build_norm(norm_cfg, stem_channels)
         self.stages: list[str] = []

@@ -178,7 +178,7 @@ class Mask2FormerHead(nn.Module):
         """The segment of every query, -1 for none, by masks at the same random points."""
         matches = []
         for each, scores, image in zip(masks, logits, segments, strict=True):
-            points = torch.rand(1, self.num_points, 2, device=masks.device)
+            points = torch.rand(1, self.num_points, 2, dtype=masks.dtype, device=masks.device)
             matches.append(
                 MaskMatchInputs(
                     logits=scores,
@@ -187,7 +187,7 @@ class Mask2FormerHead(nn.Module):
                     target_boxes=scores[:0, :0],
                     masks=point_sample(each, points.expand(len(each), -1, -1)),
                     target_masks=point_sample(
-                        image.masks.float(), points.expand(len(image.masks), -1, -1)
+                        image.masks.to(points), points.expand(len(image.masks), -1, -1)
                     ),
                 )
             )
@@ -198,7 +198,7 @@ class Mask2FormerHead(nn.Module):
         """Losses of masks [M, h, w] and targets [M, H, W] at mostly uncertain points."""
         points = uncertain_points(masks, self.num_points, self.oversample, self.importance)
         with torch.no_grad():
-            targets = point_sample(wanted.float(), points)  # [M, P]
+            targets = point_sample(wanted.to(points), points)  # [M, P]
         logits = point_sample(masks, points)
         loss_dice = self.criterion.loss_dice(logits, targets, avg_factor=count)
         loss_mask = self.criterion.loss_mask(

@@ -23,12 +23,13 @@ def uncertain_points(masks: Tensor, count: int, oversample: float, importance: f
     Of `oversample` times `count` random points, those with logits closest to 0 make up the
     fraction `importance`; the rest is random again.
     """
-    drawn = torch.rand(len(masks), int(count * oversample), 2, device=masks.device)
+    like = {"dtype": masks.dtype, "device": masks.device}
+    drawn = torch.rand(len(masks), int(count * oversample), 2, **like)
     logits = point_sample(masks, drawn)
     important = int(importance * count)
     index = (-logits.abs()).topk(important, dim=1).indices  # [M, important]
     chosen = drawn.gather(1, index[..., None].expand(-1, -1, 2))
     if count == important:
         return chosen
-    rest = torch.rand(len(masks), count - important, 2, device=masks.device)
+    rest = torch.rand(len(masks), count - important, 2, **like)
     return torch.cat((chosen, rest), 1)

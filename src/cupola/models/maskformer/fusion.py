@@ -160,7 +160,7 @@ def instances(
     order = scores.argsort(descending=True, stable=True)
     chosen = place[order]
     boxes = mask_boxes(binary)[chosen]
-    return Detections(boxes, scores[order], labels[order], (), binary[chosen], panoptic)
+    return Detections(boxes, scores[order], labels[order], masks=binary[chosen], panoptic=panoptic)
 
 
 def segments_as_detections(panoptic: PanopticSegmentation) -> Detections:
@@ -170,4 +170,4 @@ def segments_as_detections(panoptic: PanopticSegmentation) -> Detections:
     masks = panoptic.masks()
     scores = mask_boxes(masks).new_tensor([each.score for each in segments])
     labels = torch.tensor([each.label for each in segments], dtype=torch.int64, device=masks.device)
-    return Detections(mask_boxes(masks), scores, labels, (), masks, panoptic)
+    return Detections(mask_boxes(masks), scores, labels, masks=masks, panoptic=panoptic)

@@ -71,9 +71,9 @@ class MaskFormer(nn.Module):
     def predict(self, batch: Mapping[str, Any]) -> list[Detections]:
         """Detections with masks per image, in pixels of `original_sizes` where these are given."""
         pixels, sizes = batch["pixels"], batch["image_sizes"]
-        output = self(pixels, batch.get("padding_mask"), last_only=True)
+        output = self(pixels, batch.get("padding_mask"), last_only=True).at_least_float32()
         padded = (pixels.shape[-2], pixels.shape[-1])
-        logits, masks = output.logits[-1].float(), output.masks[-1].float()
+        logits, masks = output.logits[-1], output.masks[-1]
         originals = batch.get("original_sizes") or sizes
         found: list[Detections] = self.panoptic_fusion_head.predict(
             logits, masks, padded, sizes, originals
