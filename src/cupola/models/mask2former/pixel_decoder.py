@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -57,7 +58,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
                 f"the encoder has {self.num_levels} levels, but there are {len(in_channels)} maps"
             )
         finer = len(in_channels) - self.num_levels
-        common = {"norm_cfg": norm_cfg, "act_cfg": None}
+        common: dict[str, Any] = {"norm_cfg": norm_cfg, "act_cfg": None}
         self.input_convs = nn.ModuleList(
             ConvModule(channels, feat_channels, 1, bias=True, **common)
             for channels in reversed(in_channels[finer:])
@@ -101,8 +102,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
         memory = encode(self.encoder.layers, levels)  # [B, S, C]
         lengths = [height * width for height, width in levels.shapes]
         memories = [
-            cells.transpose(1, 2).unflatten(2, shape)
-            for cells, shape in zip(memory.split(lengths, dim=1), levels.shapes, strict=True)
+            torch.unflatten(cells.transpose(1, 2), 2, shape)
+            for cells, shape in zip(torch.split(memory, lengths, dim=1), levels.shapes, strict=True)
         ]
         x = memories[-1]
         finer = reversed(maps[: -self.num_levels])

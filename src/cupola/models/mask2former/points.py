@@ -4,6 +4,8 @@ Letters: M masks, h and w their size, P points. Points are (x, y) in 0..1 of the
 Source: mmdet/models/utils/point_sample.py.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,7 +25,7 @@ def uncertain_points(masks: Tensor, count: int, oversample: float, importance: f
     Of `oversample` times `count` random points, those with logits closest to 0 make up the
     fraction `importance`; the rest is random again.
     """
-    like = {"dtype": masks.dtype, "device": masks.device}
+    like: dict[str, Any] = {"dtype": masks.dtype, "device": masks.device}
     drawn = torch.rand(len(masks), int(count * oversample), 2, **like)
     logits = point_sample(masks, drawn)
     important = int(importance * count)

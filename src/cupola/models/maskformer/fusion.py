@@ -87,7 +87,7 @@ class MaskFormerFusionHead(nn.Module):
             panoptic = self.panoptic(best[kept], labels[kept], resized)
         if self.settings.instance_on:
             found, labels, queries = self.best(scores[:, :-1])
-            chosen, place = queries.unique(return_inverse=True)
+            chosen, place = torch.unique(queries, return_inverse=True)
             resized = resize_masks(masks[chosen], padded, size, original)
             return instances(found, labels, resized, place, panoptic)
         assert panoptic is not None
