@@ -1,0 +1,1 @@
+"""Other projects' interfaces over Cupola's models, so that a script changes one import."""

@@ -1,0 +1,142 @@
+"""init_detector and inference_detector."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cupola.bundles import Bundle
+from cupola.compat.mmdet.results import DetDataSample
+from cupola.config import Config
+from cupola.errors import CheckpointError, ConfigError, InputError
+from cupola.runtime import tasks
+from cupola.runtime.building import build
+from cupola.runtime.published import bundle_config
+from cupola.weights.reading import read_torch
+
+logger = logging.getLogger("cupola")
+
+
+@dataclass
+class Detector:
+    """What init_detector returns: a predictor, its config and its class names.
+
+    cfg: the config, with attributes. dataset_meta: `classes`. CLASSES: the same, as in 2.x.
+    model: the module itself.
+    """
+
+    predictor: Any
+    cfg: Config
+
+    @property
+    def model(self) -> Any:
+        return self.predictor.model
+
+    @property
+    def dataset_meta(self) -> dict[str, Any]:
+        return {"classes": self.predictor.labels}
+
+    @property
+    def CLASSES(self) -> tuple[str, ...]:  # noqa: N802, the name in 2.x
+        return tuple(self.predictor.labels)
+
+    def eval(self) -> "Detector":
+        """The same: a detector is in eval mode already."""
+        return self
+
+
+def init_detector(
+    config: str | Path | Mapping[str, Any],
+    checkpoint: str | Path | None = None,
+    palette: Any = "none",
+    device: str = "cuda:0",
+    cfg_options: Mapping[str, Any] | None = None,
+) -> Detector:
+    """A detector from a config (a path, or its content) and its checkpoint.
+
+    Class names come from the checkpoint's metadata, the config, or else those of COCO. Without a
+    checkpoint the weights are random, and a warning says so. `palette` has no effect, and a
+    detector runs on the CPU. Raises ConfigError, BuildError or CheckpointError.
+    """
+    if str(device).split(":")[0] != "cpu":
+        logger.warning("init_detector: device %s: detectors run on the CPU", device)
+    cfg = _config(config)
+    if cfg_options:
+        cfg = cfg.override(dict(cfg_options))
+    name = cfg.filename.stem if cfg.filename else "detector"
+    about = bundle_config(cfg.to_dict(), name)
+    if about["task"] != "detection":
+        raise ConfigError(f"{name}: a {about['task']} model; init_detector is for detection")
+    if checkpoint is None:
+        logger.warning("init_detector: no checkpoint, so the weights are random")
+    elif "://" in str(checkpoint):
+        raise CheckpointError(f"{checkpoint}: is not downloaded; download it and pass its path")
+    elif classes := _classes(Path(checkpoint)):
+        about["labels"] = classes
+    model = build(about["model"], weights=checkpoint).eval()
+    return Detector(tasks.find("detection").predictor(Bundle(Path(), about), model), cfg)
+
+
+def _config(config: str | Path | Mapping[str, Any]) -> Config:
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, str | Path):
+        return Config.load(config)
+    if isinstance(config, Mapping):
+        return Config(config)
+    content = getattr(config, "to_dict", None)  # mmengine's Config
+    if content is None:
+        raise ConfigError(f"config: expected a path or a dict, got {type(config).__name__}")
+    return Config(content())
+
+
+def _classes(checkpoint: Path) -> list[str]:
+    """The class names in the metadata of a checkpoint of MMDetection; empty without any."""
+    if checkpoint.suffix not in (".pth", ".pt") or not checkpoint.is_file():
+        return []
+    content = read_torch(checkpoint)
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    found = meta.get("dataset_meta", meta) if isinstance(meta, Mapping) else None
+    names = None
+    if isinstance(found, Mapping):
+        names = found.get("classes") or found.get("CLASSES")
+    if not isinstance(names, list | tuple) or not all(isinstance(each, str) for each in names):
+        return []
+    return list(names)
+
+
+def inference_detector(
+    model: Detector, imgs: Any, test_pipeline: Any = None
+) -> DetDataSample | list[DetDataSample]:
+    """The result for one image, or a list of results for a list of images.
+
+    An image is a path or an array [H, W, 3] in BGR, as `cv2.imread` gives, or anything else that a
+    predictor takes. The config's own pipeline is used: InputError for another.
+    """
+    if test_pipeline is not None:
+        raise InputError("inference_detector: test_pipeline has no effect; change the config")
+    several = isinstance(imgs, Sequence) and not isinstance(imgs, str | bytes)
+    sources = list(imgs) if several else [imgs]
+    found = model.predictor([as_rgb(each) for each in sources], threshold=0.0)
+    samples = [
+        DetDataSample.of(each, _metainfo(source, each))
+        for source, each in zip(sources, found, strict=True)
+    ]
+    return samples if several else samples[0]
+
+
+def as_rgb(image: Any) -> Any:
+    """An array's channels from BGR to RGB; other images are as they are."""
+    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] in (3, 4):
+        return image[..., [2, 1, 0, *range(3, image.shape[2])]]
+    return image
+
+
+def _metainfo(source: Any, found: Any) -> dict[str, Any]:
+    about: dict[str, Any] = {"ori_shape": tuple(found.image().shape[:2])}
+    if isinstance(source, str | Path):
+        about["img_path"] = str(source)
+    return about

@@ -1,0 +1,122 @@
+"""DetInferencer: images in, dicts and drawings out."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cupola.compat.mmdet.detector import Detector, inference_detector, init_detector
+from cupola.compat.mmdet.results import DetDataSample
+from cupola.config import Config
+from cupola.errors import InputError
+from cupola.runtime.load import is_config, load_predictor
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+
+
+class DetInferencer:
+    """`DetInferencer(config, checkpoint)(images)` as in MMDetection 3.x.
+
+    `model` is the path of a config, or what `Predictor.load` takes (a bundle), which needs no
+    `weights`. `device`, `scope`, `palette` and `show_progress` are accepted and have no effect.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        weights: str | Path | None = None,
+        device: str | None = None,
+        scope: str | None = "mmdet",
+        palette: Any = "none",
+        show_progress: bool = True,
+    ) -> None:
+        if model is None:
+            raise InputError(
+                "DetInferencer: name a config or a bundle; weights alone do not say it"
+            )
+        if is_config(model):
+            self.model = init_detector(model, weights, palette, device or "cpu")
+        else:
+            predictor = load_predictor(model, weights)
+            self.model = Detector(predictor, Config(dict(predictor.config)))
+
+    def __call__(
+        self,
+        inputs: Any,
+        batch_size: int = 1,
+        return_vis: bool = False,
+        show: bool = False,
+        no_save_vis: bool = False,
+        draw_pred: bool = True,
+        pred_score_thr: float = 0.3,
+        return_datasamples: bool = False,
+        print_result: bool = False,
+        no_save_pred: bool = True,
+        out_dir: str | Path = "",
+    ) -> dict[str, Any]:
+        """{"predictions": one per image, "visualization": drawings [H, W, 3] RGB if asked for}.
+
+        `inputs` is an image, a folder of images, or a list of them. A prediction is a dict of lists
+        (labels, scores, bboxes), or a DetDataSample with `return_datasamples`. With `out_dir`
+        drawings are written to `vis` in it, and with no_save_pred=False predictions to `preds`.
+        """
+        if show:
+            raise InputError("DetInferencer: there is no window to show; use return_vis or out_dir")
+        predictions: list[Any] = []
+        drawings: list[Any] = []
+        for samples, names in self._batches(list(images_of(inputs)), max(1, batch_size)):
+            for sample, name in zip(samples, names, strict=True):
+                plain = as_dict(sample)
+                predictions.append(sample if return_datasamples else plain)
+                saves = bool(out_dir) and not no_save_vis
+                if return_vis or saves:
+                    drawn = sample.draw(pred_score_thr if draw_pred else 2.0)
+                    drawings.append(np.asarray(drawn))
+                    if saves:
+                        drawn.save(_file(out_dir, "vis", name, ".jpg"))
+                if out_dir and not no_save_pred:
+                    _file(out_dir, "preds", name, ".json").write_text(json.dumps(plain))
+        if print_result:
+            print(predictions)
+        return {"predictions": predictions, "visualization": drawings if return_vis else []}
+
+    def _batches(
+        self, images: list[Any], size: int
+    ) -> Iterator[tuple[list[DetDataSample], list[str]]]:
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
+            samples = inference_detector(self.model, batch)
+            assert isinstance(samples, list)
+            yield samples, [_name(each, start + i) for i, each in enumerate(batch)]
+
+
+def images_of(inputs: Any) -> Iterator[Any]:
+    """The images of an input: itself, those in a folder by name, or those of a list."""
+    if isinstance(inputs, str | Path) and Path(inputs).is_dir():
+        found = sorted(p for p in Path(inputs).iterdir() if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise InputError(f"{inputs}: holds no image ({', '.join(SUFFIXES)})")
+        yield from map(str, found)
+    elif isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes):
+        yield from inputs
+    else:
+        yield inputs
+
+
+def as_dict(sample: DetDataSample) -> dict[str, Any]:
+    """labels, scores and bboxes of all detections as lists."""
+    return {
+        key: getattr(sample.pred_instances, key).tolist() for key in ("labels", "scores", "bboxes")
+    }
+
+
+def _name(image: Any, index: int) -> str:
+    return Path(image).stem if isinstance(image, str | Path) else f"{index:08d}"
+
+
+def _file(folder: str | Path, kind: str, name: str, suffix: str) -> Path:
+    path = Path(folder) / kind / f"{name}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

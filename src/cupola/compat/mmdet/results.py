@@ -1,0 +1,104 @@
+"""Results in MMDetection's layout: a DetDataSample with its pred_instances."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cupola.structures import Detections
+
+
+@dataclass(frozen=True)
+class InstanceData:
+    """bboxes [N, 4] xyxy in pixels, scores [N], labels [N]: tensors, or arrays after `numpy()`.
+
+    An index, a slice, a list of indices or a mask selects instances.
+    """
+
+    bboxes: Any
+    scores: Any
+    labels: Any
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+    def __getitem__(self, chosen: Any) -> "InstanceData":
+        if isinstance(chosen, int):
+            chosen = slice(chosen, chosen + 1 or None)
+        return self._map(lambda values: values[chosen])
+
+    def keys(self) -> tuple[str, ...]:
+        """The names of the fields."""
+        return ("bboxes", "scores", "labels")
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Names and values of the fields."""
+        return ((key, getattr(self, key)) for key in self.keys())
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A field, or `default` where there is no such field (`masks`)."""
+        return getattr(self, key) if key in self else default
+
+    def numpy(self) -> "InstanceData":
+        """The same with numpy arrays."""
+        return self._map(lambda values: np.asarray(values))
+
+    def to_tensor(self) -> "InstanceData":
+        """The same with tensors."""
+        return self._map(torch.as_tensor)
+
+    def cpu(self) -> "InstanceData":
+        """The same: results are on the CPU already."""
+        return self
+
+    detach = cpu
+
+    def _map(self, change: Callable[[Any], Any]) -> "InstanceData":
+        return InstanceData(*(change(values) for _, values in self.items()))
+
+
+@dataclass(frozen=True)
+class DetDataSample:
+    """The result for one image.
+
+    pred_instances: all detections, best first, without a threshold. metainfo: `ori_shape` (height,
+    width) and, for a file, `img_path`, which are attributes too. found: Cupola's own result.
+    """
+
+    pred_instances: InstanceData
+    metainfo: dict[str, Any]
+    found: Detections = field(repr=False)
+
+    @classmethod
+    def of(cls, found: Detections, metainfo: dict[str, Any]) -> "DetDataSample":
+        """The sample of one image's detections."""
+        return cls(InstanceData(found.boxes, found.scores, found.labels), metainfo, found)
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and name in self.metainfo:
+            return self.metainfo[name]
+        raise AttributeError(f"DetDataSample has no {name!r}; see docs/migrate.md")
+
+    def cpu(self) -> "DetDataSample":
+        """The same: results are on the CPU already."""
+        return self
+
+    detach = cpu
+
+    def by_class(self) -> list[NDArray[np.float32]]:
+        """The result of MMDetection 2.x: one array [n, 5] (xyxy, score) for each class."""
+        boxes = torch.cat((self.found.boxes, self.found.scores[:, None]), dim=1).float().numpy()
+        labels = self.found.labels.numpy()
+        count = max(len(self.found.names), int(labels.max(initial=-1)) + 1)
+        return [boxes[labels == label] for label in range(count)]
+
+    def draw(self, score_thr: float = 0.3) -> Image.Image:
+        """The image with the boxes of at least that score."""
+        return self.found.above(score_thr).draw()

@@ -1,0 +1,148 @@
+"""A script written for mmdet.apis runs with one import changed."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cupola
+from cupola.bundles import Bundle
+from cupola.compat.mmdet import DetInferencer, inference_detector, init_detector
+from cupola.config import Config
+from cupola.errors import CheckpointError, ConfigError, InputError
+from cupola.weights.reading import read_checkpoint
+
+SHIPPED = Bundle.load("detr-digits")
+EXAMPLE = SHIPPED.path / "example/image.png"
+NAMES = tuple("0123456789")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """detr-digits as a config and a checkpoint of MMDetection 3.x."""
+    folder = tmp_path_factory.mktemp("mmdet")
+    model = dict(SHIPPED.model_config)
+    model["data_preprocessor"] = {
+        "type": "mmdet.DetDataPreprocessor",
+        "mean": [123.675, 116.28, 103.53],
+        "std": [58.395, 57.12, 57.375],
+        "bgr_to_rgb": True,
+    }
+    pipeline = [
+        {"type": "LoadImageFromFile"},
+        {"type": "Resize", "scale": (128, 128), "keep_ratio": False},
+        {"type": "PackDetInputs"},
+    ]
+    content = {
+        "default_scope": "mmdet",
+        "model": model,
+        "test_dataloader": {"dataset": {"type": "CocoDataset", "pipeline": pipeline}},
+    }
+    (folder / "detr.py").write_text(Config(content).dump())
+    meta = {"dataset_meta": {"classes": NAMES, "palette": None}, "epoch": 3}
+    state = read_checkpoint(SHIPPED.weights_path)
+    torch.save({"meta": meta, "state_dict": state}, folder / "detr.pth")
+    return str(folder / "detr.py"), str(folder / "detr.pth")
+
+
+@pytest.fixture(scope="module")
+def model(files: tuple[str, str]) -> Any:
+    return init_detector(*files, device="cpu")
+
+
+def test_a_script_of_version_3(model: Any) -> None:
+    result = inference_detector(model, str(EXAMPLE))
+    found = result.pred_instances
+    wanted = cupola.Predictor.load("detr-digits")(EXAMPLE, threshold=0.0)
+    torch.testing.assert_close(found.bboxes, wanted.boxes, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.scores, wanted.scores)
+    assert torch.equal(found.labels, wanted.labels)
+    assert model.dataset_meta["classes"] == model.CLASSES == NAMES
+    assert model.cfg.model.type == "DETR"
+    best = found[found.scores > 0.5]
+    assert 0 < len(best) < len(found) == 25
+    assert isinstance(best.cpu().numpy().bboxes, np.ndarray)
+    assert len(found[0]) == len(found[-1]) == len(found[[3]]) == 1 and len(found[:7]) == 7
+    assert "masks" not in found and found.get("masks") is None
+    assert result.img_path == str(EXAMPLE) and result.ori_shape == (128, 128)
+    assert result.draw(0.5).size == (128, 128)
+    with pytest.raises(AttributeError, match=r"docs/migrate\.md"):
+        result.pred_panoptic_seg  # noqa: B018
+
+
+def test_arrays_are_bgr_as_cv2_reads_them(model: Any) -> None:
+    import cv2
+
+    one = inference_detector(model, cv2.imread(str(EXAMPLE)))
+    many = inference_detector(model, [cv2.imread(str(EXAMPLE)), EXAMPLE])
+    wanted = inference_detector(model, EXAMPLE)
+    for result in (one, *many):
+        torch.testing.assert_close(
+            result.pred_instances.scores, wanted.pred_instances.scores, atol=1e-5, rtol=0
+        )
+
+
+def test_results_of_version_2(model: Any) -> None:
+    result = inference_detector(model, EXAMPLE)
+    by_class = result.by_class()
+    assert len(by_class) == 10 and sum(map(len, by_class)) == 25
+    label = int(result.pred_instances.labels[0])
+    assert by_class[label].shape[1] == 5
+    assert by_class[label][0, 4] == pytest.approx(float(result.pred_instances.scores[0]))
+
+
+def test_options_of_init_detector(files: tuple[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "cupola"):
+        changed = init_detector(
+            Path(files[0]), cfg_options={"model.test_cfg.max_per_img": 7}, device="cuda:0"
+        )
+    assert "cuda:0: detectors run on the CPU" in caplog.text and "are random" in caplog.text
+    assert len(inference_detector(changed, EXAMPLE).pred_instances) == 7
+    from mmengine.config import Config as PeerConfig
+
+    peer = init_detector(PeerConfig.fromfile(files[0]), files[1], device="cpu")
+    assert peer.CLASSES == NAMES
+    assert init_detector(Config.load(files[0]).to_dict(), files[1], device="cpu").CLASSES == NAMES
+
+
+def test_errors(files: tuple[str, str], model: Any) -> None:
+    with pytest.raises(CheckpointError, match="download it and pass its path"):
+        init_detector(files[0], "https://download.example.org/detr.pth", device="cpu")
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        init_detector(files[0], "missing.pth", device="cpu")
+    with pytest.raises(ConfigError, match="expected a path or a dict, got int"):
+        init_detector(3, device="cpu")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="test_pipeline has no effect"):
+        inference_detector(model, EXAMPLE, test_pipeline=[])
+
+
+def test_the_inferencer(files: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    inferencer = DetInferencer(*files, device="cpu")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("b.png", "a.png"):
+        Image.open(EXAMPLE).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    out = tmp_path / "out"
+    result = inferencer(str(folder), batch_size=2, out_dir=out, no_save_pred=False, return_vis=True)
+    assert [set(each) for each in result["predictions"]] == [{"labels", "scores", "bboxes"}] * 2
+    assert result["visualization"][0].shape == (128, 128, 3)
+    assert sorted(p.name for p in (out / "vis").iterdir()) == ["a.jpg", "b.jpg"]
+    assert json.loads((out / "preds/a.json").read_text()) == result["predictions"][0]
+    single = inferencer(str(EXAMPLE), print_result=True, return_datasamples=True)
+    assert len(single["predictions"][0].pred_instances) == 25 and single["visualization"] == []
+    assert "DetDataSample" in capsys.readouterr().out
+    shipped = DetInferencer("detr-digits")([EXAMPLE])["predictions"][0]
+    assert shipped["scores"] == pytest.approx(result["predictions"][0]["scores"], abs=1e-5)
+    with pytest.raises(InputError, match="no window to show"):
+        inferencer(str(EXAMPLE), show=True)
+    with pytest.raises(InputError, match="name a config"):
+        DetInferencer(weights=files[1])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no image"):
+        inferencer(str(tmp_path / "empty"))
