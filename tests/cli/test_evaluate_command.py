@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from cupola.bundles import Bundle
 from cupola.cli.evaluate import app
+from cupola.config import Config
 from cupola.data.coco_writing import write_digits
 from cupola.data.digits import DIGIT_NAMES, DigitsInPhotos
-from cupola.errors import BundleError
+from cupola.errors import BundleError, ConfigError
 from cupola.runtime import tasks
 from cupola.structures import Detections
 
@@ -85,3 +86,34 @@ def test_a_bundle_without_its_training_config_says_what_to_do(tmp_path: Path) ->
     done = CliRunner().invoke(app, [str(bundle)])
     assert isinstance(done.exception, BundleError)
     assert "training.json: missing; name the data to measure on" in str(done.exception)
+
+
+def test_a_config_with_its_checkpoint_is_measured_on_its_own_test_data(
+    folder: Path, tmp_path: Path
+) -> None:
+    shipped = Bundle.load("detr-digits")
+    pipeline = [{"type": "Resize", "scale": (128, 128), "keep_ratio": False}]
+    published = {
+        "type": "DetDataPreprocessor",
+        "mean": [123.675, 116.28, 103.53],
+        "std": [58.395, 57.12, 57.375],
+        "bgr_to_rgb": True,
+    }
+    content = {
+        "model": {**shipped.model_config, "data_preprocessor": published},
+        "test_dataloader": {
+            "batch_size": 20,
+            "dataset": {"type": "CocoDataset", "data_root": str(folder), "pipeline": pipeline},
+        },
+        "test_evaluator": {"type": "CocoMetric", "metric": "bbox"},
+    }
+    Config(content).dump(tmp_path / "own.py")
+    weights = ["--weights", str(shipped.weights_path), "--json"]
+    done = CliRunner().invoke(app, [str(tmp_path / "own.py"), *weights])
+    assert done.exit_code == 0, done.output
+    whole = CliRunner().invoke(app, ["detr-digits", "--data", str(folder), "--json"])
+    measured, wanted = json.loads(done.output), json.loads(whole.output)
+    assert measured["AP50"] == pytest.approx(wanted["AP50"], abs=0.01)
+    Config({"model": content["model"]}).dump(tmp_path / "bare.py")
+    with pytest.raises(ConfigError, match="no test_dataloader"):
+        CliRunner().invoke(app, [str(tmp_path / "bare.py"), *weights], catch_exceptions=False)

@@ -1,5 +1,6 @@
 """`cupola evaluate BUNDLE`: the figures of a bundle's card again, or metrics on other data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,10 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def evaluate(
-    bundle: Annotated[str, typer.Argument(help="A shipped bundle, a folder, or hf://ORG/NAME.")],
+    bundle: Annotated[
+        str, typer.Argument(help="A shipped bundle, a folder, hf://ORG/NAME, or a config file.")
+    ],
+    weights: Annotated[Path | None, typer.Option(help="The checkpoint of a config file.")] = None,
     data: Annotated[Path | None, typer.Option(help="A dataset; for a detector, COCO's.")] = None,
     annotations: Annotated[str, typer.Option(help="The COCO file in it.")] = "instances.json",
     images: Annotated[
@@ -25,15 +29,16 @@ def evaluate(
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
-    """Measure a bundle on the data of its training config, or on a dataset in a folder."""
-    from cupola.bundles import Bundle
+    """Measure a bundle, or a config with its checkpoint, on its own test data or a dataset."""
+    from cupola.config import Config
     from cupola.runtime import tasks
-    from cupola.runtime.load import load_predictor
+    from cupola.runtime.load import is_config, load_predictor, open_bundle
 
-    opened = Bundle.load(bundle, revision, offline)
+    opened = open_bundle(bundle, weights, revision, offline)
     predictor = load_predictor(opened)
     if data is None:
-        scores = evaluate_as_trained(predictor, opened)
+        cfg = Config.load(bundle).to_dict() if is_config(bundle) else training_config(opened)
+        scores = evaluate_as_trained(predictor, cfg)
     else:
         options = {"annotations": annotations, "images": images}
         scores = tasks.find(opened.task).evaluate(predictor, data, options)
@@ -47,24 +52,40 @@ def evaluate(
             print(f"{name:{width}} {value:.4g}")
 
 
-def evaluate_as_trained(predictor: Any, bundle: "Bundle") -> dict[str, float]:
-    """The metrics on the bundle's test data (else validation data), as at the end of its training.
-
-    BundleError without training.json; DataError where the data is missing.
-    """
+def training_config(bundle: "Bundle") -> dict[str, Any]:
+    """The config that a bundle was trained with; BundleError without training.json."""
     import json
 
-    import torch
-
     from cupola.errors import BundleError
-    from cupola.train.evaluation import build_metric
-    from cupola.train.evaluation import evaluate as measure
-    from cupola.train.loading import evaluation_loader
 
     path = bundle.path / "training.json"
     if not path.is_file():
         raise BundleError(f"{path}: missing; name the data to measure on with --data FOLDER")
-    cfg = json.loads(path.read_text(encoding="utf-8"))
-    batches = evaluation_loader(cfg.get("test_dataloader", cfg["val_dataloader"]))
-    metric = build_metric(cfg.get("test_evaluator") or cfg["val_evaluator"])
-    return measure(predictor.model, batches, metric, torch.device("cpu"))
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def evaluate_as_trained(predictor: Any, cfg: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics on the test data (else validation data) of a training config.
+
+    ConfigError if it names none; DataError where the data is missing.
+    """
+    import torch
+
+    from cupola.errors import ConfigError
+    from cupola.registry import default_scope
+    from cupola.train.evaluation import build_metric
+    from cupola.train.evaluation import evaluate as measure
+    from cupola.train.loading import evaluation_loader
+    from cupola.train.pixels import with_pixels
+
+    data = "test_dataloader" if cfg.get("test_dataloader") else "val_dataloader"
+    evaluator = cfg.get("test_evaluator") or cfg.get("val_evaluator")
+    if not cfg.get(data) or not evaluator:
+        raise ConfigError(
+            "the config has no test_dataloader with a test_evaluator (MMDetection 3.x), nor "
+            "val_...; name the data to measure on with --data FOLDER"
+        )
+    with default_scope(cfg.get("default_scope")):
+        batches = evaluation_loader(with_pixels(cfg)[data])
+        metric = build_metric(evaluator)
+        return measure(predictor.model, batches, metric, torch.device("cpu"))

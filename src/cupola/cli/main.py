@@ -32,7 +32,9 @@ COMMANDS = {
     "signal": "Send a signal to a running master: reload, quit, stop, reopen, upgrade.",
     "status": "Show a running server's processes.",
 }
-READ_CONFIGS = {"bundle", "config", "coverage", "explain", "export", "predict", "train"}
+READ_CONFIGS = {
+    *("bundle", "config", "coverage", "evaluate", "explain", "export", "predict", "train"),
+}
 
 
 class LazyGroup(TyperGroup):

@@ -56,10 +56,10 @@ def train_recipe(
     content = cfg.to_dict()
     with default_scope(content.get("default_scope")):
         trainer = Trainer(content, work_dir, quiet)
-        if bundle_only and "bundle" not in trainer.cfg:
+        if bundle_only and not trainer.cfg.get("bundle"):
             raise ConfigError(f"{path} has no `bundle` section, so there is no bundle to write")
         if not bundle_only:
             trainer.run(resume)
-        if "bundle" not in trainer.cfg or not trainer.ranks.first:
+        if not trainer.cfg.get("bundle") or not trainer.ranks.first:
             return None
         return bundle_run(trainer).path

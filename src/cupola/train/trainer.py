@@ -49,7 +49,7 @@ class Trainer:
         seed = int(cfg.get("randomness", {}).get("seed", 0))
         seed_everything(seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if "bundle" in cfg and self.ranks.model.size > 1:
+        if cfg.get("bundle") and self.ranks.model.size > 1:
             raise BuildError(
                 "a split model is saved as shards: remove `bundle` or `parallel.tensor`"
             )
