@@ -80,7 +80,7 @@ def init_detector(
     return Detector(tasks.find("detection").predictor(Bundle(Path(), about), model), cfg)
 
 
-def _config(config: str | Path | Mapping[str, Any]) -> Config:
+def _config(config: Any) -> Config:
     if isinstance(config, Config):
         return config
     if isinstance(config, str | Path):
