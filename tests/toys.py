@@ -1,6 +1,7 @@
 """A tiny forecast bundle with random weights."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -20,28 +21,30 @@ MODEL = {
     "residual": True,
 }
 
+PREPROCESS = {
+    "channels": ["u", "v"],
+    "units": ["m s-1", "m s-1"],
+    "mean": [1.0, -2.0],
+    "std": [2.0, 4.0],
+    "grid": {"kind": "torus", "size": [8, 16], "length": 1.0},
+    "interval": 0.5,
+    "interval_unit": "turns",
+}
+
 CONFIG = {
     "name": "toy",
     "version": "1",
     "task": "forecast",
     "model": MODEL,
-    "preprocess": {
-        "channels": ["u", "v"],
-        "units": ["m s-1", "m s-1"],
-        "mean": [1.0, -2.0],
-        "std": [2.0, 4.0],
-        "grid": {"kind": "torus", "size": [8, 16], "length": 1.0},
-        "interval": 0.5,
-        "interval_unit": "turns",
-    },
 }
 
 
-def toy_bundle(folder: Path) -> Path:
+def toy_bundle(folder: Path, **preprocess: Any) -> Path:
     """Writes the bundle, with two examples of four states, and returns its folder."""
     torch.manual_seed(0)
+    config = {**CONFIG, "preprocess": {**PREPROCESS, **preprocess}}
     model = AFNONet(**{key: value for key, value in MODEL.items() if key != "type"})
-    write_bundle(folder, CONFIG, model.state_dict(), "", torch.float32)
+    write_bundle(folder, config, model.state_dict(), "", torch.float32)
     (folder / "example").mkdir()
     save_file({"fields": torch.randn(2, 4, 2, 8, 16)}, folder / "example/flows.safetensors")
     return folder

@@ -65,13 +65,24 @@ def test_from_an_example_with_everything(bundle: Path, tmp_path: Path) -> None:
             assert getattr(image, "n_frames", 1) == (6 if path.suffix == ".gif" else 1)
 
 
-def test_from_a_file_against_the_truth(bundle: Path, observed: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def globe(tmp_path: Path) -> Path:
+    """The bundle on the grid of `observed`, with its time step."""
+    grid = {
+        "latitude": np.linspace(70, -70, 8).tolist(),
+        "longitude": np.arange(0, 360, 22.5).tolist(),
+    }
+    step = {"interval": 6.0, "interval_unit": "hours"}
+    return toy_bundle(tmp_path / "globe", grid=grid, **step)
+
+
+def test_from_a_file_against_the_truth(globe: Path, observed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.nc"
     text = run(
-        "forecast", bundle, observed, "--time", 2, "--truth", observed, "--steps", 3, "--out", out
+        "forecast", globe, observed, "--time", 2, "--truth", observed, "--steps", 3, "--out", out
     )
     assert text.count("│ u") == 3
-    predictor = Predictor.load(bundle)
+    predictor = Predictor.load(globe)
     assert isinstance(predictor, ForecastPredictor)
     source = open_fields(observed)
     start = source.read(0, 2)[source.select(("u", "v"))]
@@ -90,9 +101,9 @@ def test_ensemble_file(bundle: Path, tmp_path: Path) -> None:
         assert float(data["u"][1].std("member").max()) > 0.01
 
 
-def test_errors(bundle: Path, observed: Path, tmp_path: Path) -> None:
+def test_errors(bundle: Path, globe: Path, observed: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="9 snapshots, so there is no number 9"):
-        run("forecast", bundle, observed, "--time", 9)
+        run("forecast", globe, observed, "--time", 9)
     with pytest.raises(InputError, match="no channel 'w'"):
         run("forecast", bundle, "--channel", "w")
     with pytest.raises(DataError, match=r"write to \.nc or \.zarr"):

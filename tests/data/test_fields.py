@@ -121,7 +121,9 @@ def test_a_flow_without_calendar(tmp_path: Path) -> None:
     source = open_fields(tmp_path / "flow.nc")
     assert not source.grid.spherical
     assert source.read(0, 1).mean() == 1
-    assert source.start(1) == 0.25  # type: ignore[attr-defined]
+    times = source.times(0)
+    assert times is not None
+    assert times.tolist() == [0.0, 0.25]
 
 
 def test_errors(tmp_path: Path) -> None:

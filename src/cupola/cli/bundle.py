@@ -1,5 +1,6 @@
 """`cupola bundle CONFIG CHECKPOINT OUT`: makes a bundle from a published model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,16 @@ def bundle(
         Path | None, typer.Option(help="Forecast: .npy file of channel means.")
     ] = None,
     stds: Annotated[Path | None, typer.Option(help="Forecast: .npy of channel deviations.")] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="Forecast: a file with the model's latitudes, longitudes.")
+    ] = None,
+    backbone: Annotated[
+        Path | None,
+        typer.Option(help="PrecipNet: the checkpoint of the model that advances the state."),
+    ] = None,
+    dialect: Annotated[
+        str | None, typer.Option("--from", help="Dialect of the checkpoint [by its keys].")
+    ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="Language: tokenizer.json [next to the weights].")
     ] = None,
@@ -67,10 +78,17 @@ def bundle(
         raise InputError(f"{config}: name its checkpoint and the folder to write")
     if out is None:  # a folder holds its weights
         checkpoint, out = config, checkpoint
-    options = {"means": means, "stds": stds, "tokenizer": tokenizer}
+    options = {
+        **{"means": means, "stds": stds, "tokenizer": tokenizer},
+        **{"grid": grid, "backbone": backbone},
+    }
     about = {**describe(config, name or out.name, set_ or [], options), "license": license}
     files = tasks.find(about["task"]).bundle_files(checkpoint, options)
-    model = build(about["model"], weights=checkpoint)
+    if backbone is None:
+        model = build(about["model"], weights=checkpoint, dialect=dialect)
+    else:
+        model = build(about["model"])
+        load_both(model, checkpoint, backbone, dialect)
     digest = sha256(checkpoint) if checkpoint.is_file() else "not computed for a folder"
     card = CARD.format(
         name=about["name"],
@@ -97,4 +115,43 @@ def describe(config: Path, name: str, overrides: list[str], options: dict[str, A
         about = Config({**Bundle.load(config).config, "name": name})
         return about.override(overrides).to_dict()
     cfg = Config.load(config).override(overrides).to_dict()
+    if options["backbone"] is not None:
+        cfg["model"] = with_wind(cfg.get("model", {}))
+    if options["grid"] is not None:
+        options = {**options, "grid": grid_of(options["grid"], cfg.get("model", {}))}
     return bundle_config(cfg, name, **options)
+
+
+def grid_of(path: Path, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The coordinates of a file, from north to south; the first rows that the model has."""
+    from cupola.data.fields import open_fields
+    from cupola.runtime.tasks.forecast_bundle import model_size
+
+    size = model_size(model) if "type" in model else None
+    return open_fields(path).grid.usual(None if size is None else size[0]).to_config()
+
+
+def with_wind(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a PrecipNet with the model that advances the state, of its backbone's form."""
+    from cupola.errors import ConfigError
+
+    if model.get("type") != "PrecipNet":
+        raise ConfigError(f"--backbone is for PrecipNet, and the model is {model.get('type')}")
+    backbone = dict(model["backbone"])
+    wind = model.get("wind") or {**backbone, "out_chans": backbone.get("in_chans", 20)}
+    return {**model, "wind": wind}
+
+
+def load_both(model: Any, checkpoint: Path, backbone: Path, dialect: str | None) -> None:
+    """Loads a PrecipNet's own weights, and those of its wind model."""
+    from cupola.errors import CheckpointError
+    from cupola.weights import load_weights
+
+    report = load_weights(model, checkpoint, dialect, strict=False)
+    missing = [name for name in report.missing if not name.startswith("wind.")]
+    if missing or report.unexpected:
+        raise CheckpointError(
+            f"{checkpoint}: not this PrecipNet's weights; missing {missing[:3]}, not in the model"
+            f" {report.unexpected[:3]}"
+        )
+    load_weights(model.wind, backbone)

@@ -1,97 +1,25 @@
-"""Writes forecasts to netCDF or zarr by the CF conventions, one step at a time."""
+"""Writes forecasts to netCDF or zarr, one step at a time.
+
+A zarr store is written by a thread of its own, while the model computes the next state.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cupola.data.conventions import CONVENTIONS, Axis, ForecastLayout, Schema
 from cupola.errors import DataError
-from cupola.structures.grids import Grid
+
+__all__ = ["CONVENTIONS", "ForecastLayout", "ForecastWriter", "forecast_writer"]
 
 Array = NDArray[np.float32]
-
-# Channel (without its level) -> CF standard name, units.
-STANDARD_NAMES = {
-    "u": ("eastward_wind", "m s-1"),
-    "v": ("northward_wind", "m s-1"),
-    "t": ("air_temperature", "K"),
-    "z": ("geopotential", "m2 s-2"),
-    "r": ("relative_humidity", "%"),
-    "sp": ("surface_air_pressure", "Pa"),
-    "msl": ("air_pressure_at_mean_sea_level", "Pa"),
-    "tcwv": ("atmosphere_mass_content_of_water_vapor", "kg m-2"),
-    "vorticity": ("atmosphere_relative_vorticity", "s-1"),
-}
-
-
-@dataclass(frozen=True)
-class ForecastLayout:
-    """The content of a forecast file.
-
-    channels: variable names. grid: rows and columns. step: time between two states, in `step_unit`.
-    start: the time of the start state (numpy.datetime64), None for a model without a calendar.
-    members: size of the ensemble, None for a single forecast.
-    """
-
-    channels: Sequence[str]
-    grid: Grid
-    step: float = 6.0
-    step_unit: str = "hours"
-    start: Any = None
-    members: int | None = None
-    units: Sequence[str] = ()
-    attributes: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def space(self) -> tuple[str, str]:
-        """Names of the row and column dimension."""
-        return ("lat", "lon") if self.grid.spherical else ("y", "x")
-
-    @property
-    def dimensions(self) -> tuple[str, ...]:
-        """Dimensions of each variable."""
-        return ("time", *(("member",) if self.members else ()), *self.space)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one step of one variable."""
-        return (*((self.members,) if self.members else ()), *self.grid.shape)
-
-    def time_attributes(self) -> dict[str, str]:
-        """CF attributes of the time axis; a plain number if there is no calendar."""
-        if self.start is None:
-            return {"long_name": "lead time", "units": "1", "axis": "T"}
-        since = np.datetime_as_string(np.datetime64(self.start, "s")).replace("T", " ")
-        units = f"{self.step_unit} since {since}"
-        return {"standard_name": "time", "units": units, "calendar": "standard", "axis": "T"}
-
-    def space_attributes(self) -> tuple[dict[str, str], dict[str, str]]:
-        """CF attributes of rows and columns."""
-        if not self.grid.spherical:
-            return {"long_name": "y", "axis": "Y"}, {"long_name": "x", "axis": "X"}
-        return (
-            {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"},
-            {"standard_name": "longitude", "units": "degrees_east", "axis": "X"},
-        )
-
-    def channel_attributes(self, index: int) -> dict[str, str]:
-        """CF attributes of a variable; units given by the user take precedence."""
-        name = self.channels[index]
-        stem = name.removesuffix("m").rstrip("0123456789") or name
-        standard, units = STANDARD_NAMES.get(name, STANDARD_NAMES.get(stem, ("", "")))
-        if index < len(self.units) and self.units[index]:
-            units = self.units[index]
-        found = {"long_name": name, "units": units or "1"}
-        return found | ({"standard_name": standard} if standard and self.grid.spherical else {})
-
-    def file_attributes(self) -> dict[str, str]:
-        """Global attributes."""
-        return {"Conventions": "CF-1.11", "source": "Cupola", **self.attributes}
+WAITING = 2  # states that may wait to be written, so that memory does not grow
 
 
 class ForecastWriter(ABC):
@@ -99,20 +27,34 @@ class ForecastWriter(ABC):
 
     def __init__(self, path: str | Path, layout: ForecastLayout) -> None:
         self.path, self.layout, self.steps = Path(path), layout, 0
+        self.schema = Schema(layout)
+        self.start = 0
+
+    def begin(self, start: int) -> None:
+        """The next steps belong to the start with this number."""
+        self.start, self.steps = start, 0
 
     def append(self, state: Array) -> None:
         """Adds a state, [C, H, W] or [M, C, H, W] for an ensemble; the first is the start."""
+        layout = self.layout
         by_channel = np.moveaxis(state, -3, 0)  # [C, (M,) H, W]
-        expected = (len(self.layout.channels), *self.layout.shape)
+        members = (layout.members,) if layout.members else ()
+        expected = (len(layout.channels), *members, *layout.grid.shape)
         if by_channel.shape != expected:
             raise DataError(f"expected a step of shape {expected}, got {by_channel.shape}")
-        self._write(self.steps, self.steps * self.layout.step, by_channel)
+        self._write(self.start, self.steps, by_channel)
         self.steps += 1
 
-    @abstractmethod
-    def _write(self, index: int, time: float, by_channel: Array) -> None: ...
+    def file_attributes(self) -> dict[str, str]:
+        """Global attributes."""
+        conventions = {"Conventions": "CF-1.11"} if self.layout.convention == "cf" else {}
+        return {**conventions, "source": "Cupola", **self.layout.attributes}
 
-    def close(self) -> None:  # noqa: B027 - a zarr store has nothing to finish
+    @abstractmethod
+    def _write(self, start: int, step: int, by_channel: Array) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None:
         """Finishes the file."""
 
     def __enter__(self) -> Self:
@@ -128,64 +70,150 @@ class ForecastWriter(ABC):
 
 
 class NetCDFWriter(ForecastWriter):
-    """A netCDF-4 file with an unlimited time axis."""
+    """A netCDF-4 file; the time axis is unlimited if the number of steps is not known.
+
+    Its library may not be used by two threads, so that it is written between the steps.
+    """
 
     def __init__(self, path: str | Path, layout: ForecastLayout) -> None:
         import netCDF4
 
         super().__init__(path, layout)
+        schema = self.schema
         self._file = file = netCDF4.Dataset(self.path, "w", format="NETCDF4")
-        file.setncatts(layout.file_attributes())
-        self._axis("time", None, layout.time_attributes())
-        if layout.members:
-            self._axis("member", range(layout.members), {"standard_name": "realization"})
-        sides = (layout.grid.rows, layout.grid.columns)
-        for name, values, attributes in zip(
-            layout.space, sides, layout.space_attributes(), strict=True
-        ):
-            self._axis(name, values, attributes)
-        for index, channel in enumerate(layout.channels):
-            variable = file.createVariable(channel, "f4", layout.dimensions, zlib=True, complevel=1)
-            variable.setncatts(layout.channel_attributes(index))
+        file.setncatts(self.file_attributes())
+        axes = schema.axes()
+        for axis in axes:
+            if axis.dims is None:
+                file.createDimension(axis.name, None if axis.values is None else len(axis.values))
+        for axis in axes:
+            kind = "i8" if getattr(axis.values, "dtype", None) == np.int64 else "f8"
+            variable = file.createVariable(axis.name, kind, axis.along)
+            variable.setncatts(axis.attributes)
+            if axis.values is not None:
+                variable[...] = axis.values
+        for place in {place.variable: place for place in schema.places}.values():
+            fill = np.float32(np.nan)
+            variable = file.createVariable(
+                place.variable, "f4", schema.dims(place), zlib=True, complevel=1, fill_value=fill
+            )
+            variable.setncatts(place.attributes)
 
-    def _axis(self, name: str, values: Sequence[float] | None, attributes: dict[str, str]) -> None:
-        self._file.createDimension(name, None if values is None else len(values))
-        variable = self._file.createVariable(name, "f8", (name,))
-        variable.setncatts(attributes)
-        if values is not None:
-            variable[:] = values
-
-    def _write(self, index: int, time: float, by_channel: Array) -> None:
-        self._file["time"][index] = time
-        for channel, values in zip(self.layout.channels, by_channel, strict=True):
-            self._file[channel][index] = values
+    def _write(self, start: int, step: int, by_channel: Array) -> None:
+        if self.layout.count is None:
+            self._file[self.schema.lead][step] = step * self.layout.step
+        for place, values in zip(self.schema.places, by_channel, strict=True):
+            self._file[place.variable][self.schema.index(place, start, step)] = values
         self._file.sync()
 
     def close(self) -> None:
         """Finishes the file."""
-        self._file.close()
+        if self._file.isopen():
+            self._file.close()
 
 
 class ZarrWriter(ForecastWriter):
-    """A zarr store, one chunk a step."""
+    """A zarr store, one chunk for each step, member and channel, written by a thread.
 
-    def _write(self, index: int, time: float, by_channel: Array) -> None:
-        import xarray
+    An error of the thread is raised by the next `append`, or by `close`.
+    """
 
-        layout = self.layout
-        data = {
-            name: (layout.dimensions, values[None], layout.channel_attributes(i))
-            for i, (name, values) in enumerate(zip(layout.channels, by_channel, strict=True))
+    def __init__(self, path: str | Path, layout: ForecastLayout) -> None:
+        import zarr
+
+        super().__init__(path, layout)
+        self._group = zarr.open_group(self.path, mode="w", zarr_format=2)
+        self._group.attrs.update(self.file_attributes())
+        self._axes = self.schema.axes()
+        sizes = {
+            axis.name: 0 if axis.values is None else len(axis.values)
+            for axis in self._axes
+            if axis.dims is None
         }
-        rows, columns = layout.space_attributes()
-        axes: dict[str, Any] = {
-            "time": ("time", np.array([time]), layout.time_attributes()),
-            layout.space[0]: (layout.space[0], np.array(layout.grid.rows), rows),
-            layout.space[1]: (layout.space[1], np.array(layout.grid.columns), columns),
+        for axis in self._axes:
+            self._create_axis(axis, sizes)
+        self._arrays = {
+            place.variable: self._create(
+                place.variable,
+                [sizes[dim] for dim in self.schema.dims(place)],
+                [sizes[d] if d in self.schema.space else 1 for d in self.schema.dims(place)],
+                {"_ARRAY_DIMENSIONS": list(self.schema.dims(place)), **place.attributes},
+            )
+            for place in {place.variable: place for place in self.schema.places}.values()
         }
-        step = xarray.Dataset(data, axes, layout.file_attributes())
-        append = {"append_dim": "time", "mode": "a"} if index else {"mode": "w"}
-        step.to_zarr(self.path, zarr_format=2, consolidated=True, **append)
+        self._queue: Queue[tuple[int, int, Array] | None] = Queue(WAITING)
+        self._error: BaseException | None = None
+        self._thread: Thread | None = Thread(target=self._run, name="forecast writer", daemon=True)
+        self._thread.start()
+
+    def _create_axis(self, axis: Axis, sizes: dict[str, int]) -> None:
+        attributes = {"_ARRAY_DIMENSIONS": list(axis.along), **axis.attributes}
+        values = np.zeros(0) if axis.values is None else np.asarray(axis.values)
+        array = self._group.create_array(
+            axis.name,
+            shape=values.shape,
+            chunks=tuple(max(1, size) for size in (values.shape or ())) or values.shape,
+            dtype=values.dtype,
+            attributes=attributes,
+            fill_value=None,
+        )
+        array[...] = values
+
+    def _create(self, name: str, shape: Any, chunks: Any, attributes: dict[str, Any]) -> Any:
+        from numcodecs import Blosc
+
+        return self._group.create_array(
+            name,
+            shape=tuple(shape),
+            chunks=tuple(chunks),
+            dtype="f4",
+            fill_value=np.nan,
+            compressors=Blosc(cname="lz4", clevel=3, shuffle=Blosc.SHUFFLE),
+            attributes=attributes,
+        )
+
+    def _write(self, start: int, step: int, by_channel: Array) -> None:
+        self._raise()
+        self._queue.put((start, step, by_channel))
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._store(*item)
+                except BaseException as error:
+                    self._error = error
+
+    def _store(self, start: int, step: int, by_channel: Array) -> None:
+        schema = self.schema
+        if self.layout.count is None:
+            self._grow(step)
+        for place, values in zip(schema.places, by_channel, strict=True):
+            self._arrays[place.variable][schema.index(place, start, step)] = values
+
+    def _grow(self, step: int) -> None:
+        lead = self._group[self.schema.lead]
+        lead.resize((step + 1,))
+        lead[step] = step * self.layout.step
+        for array in self._arrays.values():
+            array.resize((step + 1, *array.shape[1:]))
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise DataError(f"{self.path}: cannot be written ({error})") from error
+
+    def close(self) -> None:
+        """Waits for the thread and finishes the store."""
+        import zarr
+
+        if self._thread is None:
+            return
+        self._queue.put(None)
+        self._thread.join()
+        self._thread = None
+        self._raise()
+        zarr.consolidate_metadata(self._group.store)
 
 
 def forecast_writer(path: str | Path, layout: ForecastLayout) -> ForecastWriter:

@@ -1,102 +1,184 @@
 """Windows of stored fields for training: a state and the states that follow it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cupola.data.fields import open_fields
-from cupola.errors import DataError
+from cupola.data.matching import Expected, MatchedFields
+from cupola.data.times import seconds_of
+from cupola.errors import ConfigError, DataError
 from cupola.files.scientific import read_array
 from cupola.registry import DATASETS
-from cupola.structures.grids import name_bad_values
+from cupola.structures.grids import Grid, name_bad_values
+from cupola.structures.statistics import channel_statistics
+from cupola.structures.variables import channel_units
 
-Statistic = str | Path | Sequence[float] | float
+Statistic = str | Path | Sequence[float] | float | Mapping[str, float]
+NAN_RULES = ("refuse", "mask", "zero")
 
 
-def read_statistic(value: Statistic, count: int) -> Tensor:
-    """Means or deviations of `count` channels, [C, 1, 1], from numbers or a .npy [1, C, 1, 1].
+def read_statistic(
+    value: Statistic, channels: Sequence[str], what: str, listed: Sequence[str] | None = None
+) -> Tensor:
+    """Means or deviations of channels, [C, 1, 1], from numbers or a .npy file.
 
-    One number applies to all channels; a file may hold more numbers than needed, but not fewer
-    (DataError).
+    See `channel_statistics` for which number belongs to which channel; DataError if none does.
     """
-    if isinstance(value, int | float):
-        return torch.full((count, 1, 1), float(value))
-    numbers = read_array(value) if isinstance(value, str | Path) else np.asarray(value)
-    flat = torch.from_numpy(np.asarray(numbers, np.float32)).flatten()
-    if len(flat) < count:
-        raise DataError(f"{value}: {len(flat)} numbers for {count} channels")
-    return flat[:count, None, None]
+    numbers = read_array(value) if isinstance(value, str | Path) else value
+    try:
+        found = channel_statistics(numbers, channels, what, listed)
+    except ConfigError as error:
+        source = f"{value}: " if isinstance(value, str | Path) else ""
+        raise DataError(f"{source}{error}") from None
+    return torch.tensor(found, dtype=torch.float32)[:, None, None]
 
 
 @DATASETS.register_module()
 class FieldDataset:
     """{"x": [C, H, W], "y": [steps, C_out, H, W]}, z-scored, read from disk on access.
 
-    path: FourCastNet's HDF5 (a file, or a folder of years), netCDF or zarr.
-    channels, targets: names; by default all channels, and the targets are the channels.
-    means, stds: numbers or .npy files, in the order of the file's channels.
-    stride: snapshots between two states. rows: keep only the first rows (720 of 721).
-    forget_nan: replace NaN by 0 (the mean) instead of raising DataError.
+    Samples also hold "weights" [H, 1], the area weights of the rows; "mask" [steps, C_out, H, W],
+    where the targets have values, with nan="mask"; and "forcings" [steps - 1, F, H, W], the
+    channels that are no targets at the later times.
+
+    path: netCDF, zarr, GRIB or FourCastNet's HDF5: a file, a folder, a pattern, or a list.
+    channels, targets: names; by default all channels, and the targets are the channels. Channels
+        after the targets are forcings; cos_zenith is computed.
+    means, stds: numbers or .npy files, see `read_statistic`.
+    interval: time between two states, by default that of the file; stride: snapshots between them.
+    rows: keep only the northern rows (720 of 721). grid: {"latitude": ..., "longitude": ...} that
+        the files must have, by default theirs from north to south and from 0 degrees eastwards.
+    nan: "refuse" raises DataError; "mask" leaves such points out of the loss and gives the model
+        0, the mean; "zero" takes them for the mean (also called forget_nan).
     """
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Sequence[str],
         steps: int = 1,
-        stride: int = 1,
+        stride: int | None = None,
         channels: Sequence[str] | None = None,
         targets: Sequence[str] | None = None,
         means: Statistic = 0.0,
         stds: Statistic = 1.0,
         rows: int | None = None,
         forget_nan: bool = False,
+        *,
+        interval: float | None = None,
+        interval_unit: str = "hours",
+        units: Sequence[str] = (),
+        grid: Mapping[str, Any] | None = None,
+        calendar: str | None = None,
+        nan: str = "refuse",
     ) -> None:
+        if nan not in NAN_RULES:
+            raise DataError(f"nan={nan!r}: expected one of {', '.join(NAN_RULES)}")
+        self.nan = "zero" if forget_nan else nan
         self.source = open_fields(path)
         self.channels = tuple(channels or self.source.channels)
         self.targets = tuple(targets or self.channels)
-        self._inputs = self.source.select(self.channels)
-        self._outputs = self.source.select(self.targets)
-        self._wanted = sorted({*self._inputs, *self._outputs})
-        total = len(self.source.channels)
-        self.means = read_statistic(means, total)
-        self.stds = read_statistic(stds, total)
-        self.steps, self.stride, self.rows, self.forget_nan = steps, stride, rows, forget_nan
-        span = steps * stride
-        self._starts = [
+        self._names = tuple(dict.fromkeys((*self.channels, *self.targets)))
+        self._inputs = [self._names.index(name) for name in self.channels]
+        self._outputs = [self._names.index(name) for name in self.targets]
+        self.forcings = [i for i in self._inputs if i not in self._outputs]
+        self.grid = Grid.read(grid) or self.source.grid.usual(rows)
+        step = None if interval is None else seconds_of(interval, interval_unit) or interval
+        expected = Expected(self._names, self._units(units), self.grid, step, calendar)
+        self.fields = MatchedFields(self.source, expected)
+        self.stride = stride or self.fields.stride()
+        listed = self.source.channels
+        self.means = read_statistic(means, self._names, "means", listed)
+        self.stds = read_statistic(stds, self._names, "stds", listed)
+        self.steps = steps
+        self.weights = self.grid.weights()
+        self._starts = self._windows(path)
+
+    def _units(self, stated: Sequence[str]) -> list[str]:
+        """The units to read in: stated ones, else those that models usually have the channel in."""
+        known = dict(zip(self.channels, stated, strict=False))
+        return [known.get(name) or channel_units(name) for name in self._names]
+
+    def _windows(self, path: Any) -> list[tuple[int, int]]:
+        span = self.steps * self.stride
+        starts = [
             (segment, time)
             for segment, length in enumerate(self.source.segments)
             for time in range(length - span)
         ]
-        if not self._starts:
-            raise DataError(f"{path}: no window of {span + 1} snapshots in {self.source.segments}")
+        if not starts:
+            lengths = list(self.source.segments[:20])
+            raise DataError(
+                f"{path}: no window of {span + 1} snapshots with equal time steps; the stretches"
+                f" of equal steps have {lengths} snapshots"
+            )
+        return starts
 
     def __len__(self) -> int:
         return len(self._starts)
 
-    def snapshot(self, segment: int, time: int) -> Tensor:
-        """All channels at one time, z-scored, [C, H, W]; DataError says where it is not finite."""
-        field = torch.from_numpy(self.source.read(segment, time))[:, : self.rows]
+    def snapshot(self, segment: int, time: int) -> tuple[Tensor, Tensor | None]:
+        """All channels at one time, z-scored, [C, H, W], and where they have values, if masked.
+
+        DataError says where it is not finite.
+        """
+        field = torch.from_numpy(self.fields.read(segment, time))
         field = (field - self.means) / self.stds
-        bad = name_bad_values(field[self._wanted], [self.source.channels[i] for i in self._wanted])
-        if bad and not self.forget_nan:
+        bad = name_bad_values(field, self._names)
+        if bad and self.nan == "refuse":
             raise DataError(
-                f"segment {segment}, time {time}: not finite: {bad}; forget_nan=True replaces them"
+                f"{self.source.name}: segment {segment}, time {time}: not finite: {bad}; nan='mask'"
+                " leaves such points out, nan='zero' replaces them by the mean"
             )
-        return torch.nan_to_num(field, posinf=0.0, neginf=0.0) if bad else field
+        mask = torch.isfinite(field) if self.nan == "mask" else None
+        return torch.nan_to_num(field, posinf=0.0, neginf=0.0) if bad else field, mask
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         segment, start = self._starts[index]
-        first = self.snapshot(segment, start)
+        first, _ = self.snapshot(segment, start)
         later = [
-            self.snapshot(segment, start + number * self.stride)[self._outputs]
+            self.snapshot(segment, start + number * self.stride)
             for number in range(1, self.steps + 1)
         ]
-        return {"x": first[self._inputs], "y": torch.stack(later)}
+        sample = {
+            "x": first[self._inputs],
+            "y": torch.stack([field[self._outputs] for field, _ in later]),
+            "weights": self.weights,
+        }
+        masks = [mask[self._outputs] for _, mask in later if mask is not None]
+        if masks:
+            sample["mask"] = torch.stack(masks)
+        if self.forcings and self.steps > 1:
+            sample["forcings"] = torch.stack([field[self.forcings] for field, _ in later[:-1]])
+        return sample
+
+    def target_statistics(self) -> tuple[Tensor, Tensor]:
+        """Means and deviations of the targets, [C_out, 1, 1]."""
+        return self.means[self._outputs], self.stds[self._outputs]
+
+    def preprocess(self) -> dict[str, Any]:
+        """What a bundle needs to know about the data: the `preprocess` part of its config."""
+        units = self._units(())
+        given = dict(zip(self.source.channels, self.source.units, strict=True))
+        seconds = (self.source.step() or 0.0) * self.stride
+        described: dict[str, Any] = {
+            "channels": list(self.channels),
+            "units": [units[i] or given.get(self._names[i], "") for i in self._inputs],
+            "mean": self.means.flatten()[self._inputs].tolist(),
+            "std": self.stds.flatten()[self._inputs].tolist(),
+            "grid": self.grid.to_config(),
+        }
+        if self.source.calendar.name and seconds:
+            described |= {"interval": seconds / 3600, "interval_unit": "hours"}
+            described["calendar"] = self.source.calendar.name
+        return described
 
     @staticmethod
     def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Stacks samples: {"x": [B, C, H, W], "y": [B, T, C_out, H, W]}."""
-        return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+        """Stacks samples: {"x": [B, C, H, W], "y": [B, T, C_out, H, W], "weights": [H, 1], ...}."""
+        stacked = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+        stacked["weights"] = samples[0]["weights"]
+        return stacked

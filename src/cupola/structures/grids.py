@@ -4,11 +4,15 @@ Letters: B samples, C channels, H rows (north to south), W columns (eastwards). 
 [..., H, W] and reduce the last two axes unless stated otherwise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from cupola.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,15 @@ class Grid:
 
     @staticmethod
     def globe(height: int, width: int) -> "Grid":
-        """The regular global grid from 90 degrees down, with equal steps in both axes."""
+        """The global grid of a size that is stated without coordinates, from 90 degrees down.
+
+        With W / 2 or W / 2 + 1 rows the steps of both axes are equal, as in ERA5 (720 rows are its
+        721 without the south pole); other sizes reach from pole to pole.
+        """
         step = 360.0 / width
+        down = step if height - width / 2 in (0, 0.5, 1) else 180.0 / max(height - 1, 1)
         return Grid(
-            tuple(90.0 - step * row for row in range(height)),
+            tuple(90.0 - down * row for row in range(height)),
             tuple(step * column for column in range(width)),
         )
 
@@ -42,11 +51,87 @@ class Grid:
             spherical=False,
         )
 
+    @staticmethod
+    def read(about: Mapping[str, Any] | None) -> "Grid | None":
+        """The grid that a config describes, None for a model that takes any.
+
+        {"latitude": AXIS, "longitude": AXIS}, {"y": AXIS, "x": AXIS} in domain lengths, or only a
+        "size" [H, W] with "kind" "globe" or "torus" (and its "length"). An AXIS is a list of
+        values, or {"start", "step", "size"} for one with equal steps.
+        """
+        if about is None:
+            return None
+        for rows, columns, spherical in (("latitude", "longitude", True), ("y", "x", False)):
+            if rows in about and columns in about:
+                return Grid(axis_values(about[rows]), axis_values(about[columns]), spherical)
+        if "size" not in about:
+            raise ConfigError(f"a grid needs latitude and longitude, or a size; it has {[*about]}")
+        height, width = about["size"]
+        if about.get("kind", "globe") == "torus":
+            return Grid.torus(height, width, about.get("length", 1.0))
+        return Grid.globe(height, width)
+
+    def usual(self, rows: int | None = None) -> "Grid":
+        """From north to south and eastwards, from 0 degrees if the columns go around the globe.
+
+        rows: keep only the first rows. Other grids than the globe keep their order.
+        """
+        if not self.spherical:
+            return Grid(self.rows[:rows], self.columns, spherical=False)
+        north_first = tuple(sorted(self.rows, reverse=True)[:rows])
+        east = sorted(self.columns)
+        turned = sorted({round(value % 360.0, 6) for value in east})
+        step = min((b - a for a, b in pairwise(east)), default=360.0)
+        around = len(turned) * step > 360.0 - 0.5 * step
+        return Grid(north_first, tuple(turned if around else east))
+
+    def to_config(self) -> dict[str, Any]:
+        """The coordinates as plain values, which `read` takes."""
+        names = ("latitude", "longitude") if self.spherical else ("y", "x")
+        sides = (short_axis(self.rows), short_axis(self.columns))
+        return dict(zip(names, sides, strict=True))
+
+    def __str__(self) -> str:
+        names = ("latitude", "longitude") if self.spherical else ("y", "x")
+        sides = (axis_text(name, side) for name, side in zip(names, self.sides, strict=True))
+        return f"{len(self.rows)} x {len(self.columns)} points, {', '.join(sides)}"
+
+    @property
+    def sides(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(rows, columns)."""
+        return self.rows, self.columns
+
     def weights(self) -> Tensor:
         """Area weights of the rows, [H, 1], mean 1: cosine of latitude, or ones on a torus."""
         if not self.spherical:
             return torch.ones(len(self.rows), 1)
         return latitude_weights(torch.tensor(self.rows))
+
+
+def axis_values(axis: Any) -> tuple[float, ...]:
+    """The coordinates of an axis in a config: a list, or {"start", "step", "size"}."""
+    if isinstance(axis, Mapping):
+        return tuple(axis["start"] + axis["step"] * i for i in range(axis["size"]))
+    return tuple(float(value) for value in axis)
+
+
+def short_axis(values: Sequence[float]) -> Any:
+    """An axis for a config: start, step and size if they give every value, else the values."""
+    if len(values) < 2:
+        return list(values)
+    step = round((values[-1] - values[0]) / (len(values) - 1), 9)
+    axis = {"start": values[0], "step": step, "size": len(values)}
+    pairs = zip(axis_values(axis), values, strict=True)
+    return axis if all(abs(a - b) < 1e-9 for a, b in pairs) else list(values)
+
+
+def axis_text(name: str, values: Sequence[float]) -> str:
+    """An axis in words: `latitude 90 to -90 by -0.25`."""
+    if not values:
+        return f"no {name}"
+    text = f"{name} {values[0]:.6g} to {values[-1]:.6g}"
+    axis = short_axis([round(value, 4) for value in values])
+    return f"{text} by {axis['step']:.6g}" if isinstance(axis, dict) else f"{text}, uneven"
 
 
 def latitude_weights(latitudes: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ def evaluate(
     was_training = model.training
     model.eval()
     metric.reset()
+    if hasattr(metric, "use"):
+        metric.use(getattr(batches, "dataset", None))
     try:
         for batch in batches:
             metric.update(batch, model.predict(to_device(batch, device)))

@@ -75,7 +75,7 @@ class Trainer:
             MovingAverage(self.model, **without_scope(cfg["ema"])) if cfg.get("ema") else None
         )
         self.meter = Meter()
-        self.step, self.best = 0, float("-inf")
+        self.step, self.validated, self.best = 0, 0, float("-inf")
 
     def _count_steps(self) -> int:
         train_cfg = self.cfg.get("train_cfg", {})
@@ -118,6 +118,7 @@ class Trainer:
         """Everything a resumed run needs, as plain values and tensors."""
         return {
             "step": self.step,
+            "validated": self.validated,
             "best": self.best,
             "model": dict(self.model.state_dict()),
             "average": self.average.state_dict() if self.average else None,
@@ -130,6 +131,7 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self.step, self.best = state["step"], state["best"]
+        self.validated = state.get("validated", self.step)
         self.model.load_state_dict(state["model"])
         load_optimizer(self.optimizer, state["optimizer"])
         self.stepper.load_state_dict(state["stepper"])
@@ -179,6 +181,9 @@ class Trainer:
         metrics: dict[str, float] = {}
         batches = self.stream.batches(self.step * self.stepper.pieces)
         self.model.train()
+        if validate_every and self.validated < self.step and self._is_due(validate_every):
+            metrics = self._validate(log)  # it was interrupted after the checkpoint was saved
+            self._save(LATEST)
         self.meter.restart_clock()
         while self.step < self.max_steps:
             rate = set_rates(self.optimizer, self.step, self.schedules)
@@ -190,11 +195,16 @@ class Trainer:
             log.advance(self.step)
             if last or self.step % log_every == 0:
                 self._report(log, rate)
-            if validate_every and (last or self.step % validate_every == 0):
+            due = bool(validate_every) and self._is_due(validate_every)
+            if last or due or (save_every and self.step % save_every == 0):
+                self._save(LATEST)  # before the validation, which may fail or be killed
+            if due:
                 metrics = self._validate(log)
-            if last or (save_every and self.step % save_every == 0):
                 self._save(LATEST)
         return metrics
+
+    def _is_due(self, validate_every: int) -> bool:
+        return self.step == self.max_steps or self.step % validate_every == 0
 
     def _report(self, log: RunLog, rate: float) -> None:
         means, seconds = self.meter.take()
@@ -215,7 +225,9 @@ class Trainer:
                 metrics = evaluate(self.model, batches, metric, self.device)
             if self.ranks.first:
                 log.report(self.step, "val", metrics)
+            self.validated = self.step
             self._keep_best(metrics, getattr(metric, "published_names", {}))
+        self.validated = self.step
         self.meter.restart_clock()
         return metrics
 

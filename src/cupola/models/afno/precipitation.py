@@ -3,7 +3,7 @@
 Original: NVlabs/FourCastNet networks/afnonet.py, classes PeriodicPad2d and PrecipNet.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
+from cupola.errors import InputError
 from cupola.models.afno.network import AFNONet
 from cupola.models.afno.operator import FieldOperator
 from cupola.registry import MODELS
@@ -19,14 +20,14 @@ from cupola.registry import MODELS
 EPSILON = 1e-5
 
 
-def log_precipitation(meters: Tensor) -> Tensor:
-    """log(1 + tp / 1e-5): accumulated precipitation in meters -> the network's unit."""
-    return torch.log1p(meters / EPSILON)
+def log_precipitation(meters: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """log(1 + tp / epsilon): accumulated precipitation in meters -> the network's unit."""
+    return torch.log1p(meters / epsilon)
 
 
-def precipitation(logarithm: Tensor) -> Tensor:
+def precipitation(logarithm: Tensor, epsilon: float = EPSILON) -> Tensor:
     """Inverse of `log_precipitation`: the network's unit -> meters."""
-    return torch.expm1(logarithm) * EPSILON
+    return torch.expm1(logarithm) * epsilon
 
 
 class PeriodicPad2d(nn.Module):
@@ -47,7 +48,8 @@ class PrecipNet(FieldOperator):
     """backbone -> periodic padding -> 3 x 3 convolution -> ReLU.
 
     backbone: an AFNONet, or its config. wind: an AFNONet or config that first advances the state by
-    one step; it is frozen, like FourCastNet's wind model during precipitation training.
+    one step; it is frozen, like FourCastNet's wind model during precipitation training. epsilon: of
+    the logarithm, in meters.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class PrecipNet(FieldOperator):
         wind: AFNONet | Mapping[str, Any] | None = None,
         freeze_backbone: bool = False,
         latitude_weights: bool = False,
+        epsilon: float = EPSILON,
     ) -> None:
         super().__init__(latitude_weights)
+        self.epsilon = epsilon
         self.backbone = MODELS.build(backbone) if isinstance(backbone, Mapping) else backbone
         channels = self.backbone.settings.out_chans
         self.ppad = PeriodicPad2d(1)
@@ -74,4 +78,38 @@ class PrecipNet(FieldOperator):
         if self.wind is not None:
             with torch.no_grad():
                 x = self.wind(x)
+        return self._logarithm(x)
+
+    def _logarithm(self, x: Tensor) -> Tensor:
         return self.act(self.conv(self.ppad(self.backbone(x))))
+
+    def diagnose(self, x: Tensor) -> Tensor:
+        """The precipitation that belongs to a state, in meters: [B, C, H, W] -> [B, P, H, W]."""
+        return precipitation(self._logarithm(x), self.epsilon)
+
+    def advance(self, x: Tensor) -> Tensor:
+        """The state one step later, by the wind model: [B, C, H, W] -> [B, C, H, W].
+
+        InputError without a wind model: precipitation does not tell the next state.
+        """
+        if self.wind is None:
+            raise InputError(
+                "this PrecipNet has no model that advances the state; make its bundle with the"
+                " backbone's checkpoint: cupola bundle CONFIG CHECKPOINT OUT --backbone BACKBONE"
+            )
+        y: Tensor = self.wind(x)
+        return y
+
+    def rollout(
+        self,
+        x: Tensor,
+        steps: int,
+        forcings: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """Yields the precipitation of `steps` states; the wind model advances the state."""
+        for number in range(steps):
+            yield self(x)
+            if number + 1 < steps:
+                with torch.no_grad():
+                    x = self.advance(x)

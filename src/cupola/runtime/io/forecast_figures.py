@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,14 @@ class Animation:
         self.path, self.limit, self.middle = path, limit, middle
         self._frames: list[Image.Image] = []
 
-    def add(self, fields: Sequence[Field]) -> None:
+    @staticmethod
+    def of(predictor: Any, path: Path, place: int) -> "Animation":
+        """An animation of the channel number `place` of a forecast model."""
+        at = place if place < len(predictor.mean) else 0
+        mean, std = (float(part.flatten()[at]) for part in (predictor.mean, predictor.std))
+        return Animation(path, 2.5 * std, mean)
+
+    def add(self, fields: Sequence[Field], number: int = 0) -> None:
         """Adds a frame: fields [H, W] side by side (a forecast, and the truth)."""
         self._frames.append(draw_fields(fields, self.limit, self.middle).quantize(64))
 
@@ -54,16 +62,24 @@ def plot_lead_times(
     leads: Sequence[float],
     unit: str,
     curves: Mapping[str, Mapping[str, Sequence[float]]],
+    units: Mapping[str, str] | None = None,
 ) -> None:
-    """One panel for each measure, one line for each channel: {"RMSE": {"t2m": [...]}}."""
+    """One panel for each measure, one line for each channel: {"RMSE": {"t2m": [...]}}.
+
+    units: by channel. Where they differ, a panel's lines are drawn relative to their first value.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(curves), 3), layout="constrained")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    kinds = {unit for unit in (units or {}).values() if unit}
     for panel, (measure, lines) in zip(panels, curves.items(), strict=True):
+        relative = len(kinds) > 1 and measure != "ACC"
         for channel, values in lines.items():
-            panel.plot(leads, values, label=channel)
-        panel.set(xlabel=f"lead time ({unit})", title=measure)
+            first = values[0] if relative and values[0] else 1.0
+            panel.plot(leads, [value / first for value in values], label=channel)
+        scale = " / its first value" if relative else f" ({min(kinds)})" if kinds else ""
+        panel.set(xlabel=f"lead time ({unit})", title=measure + ("" if measure == "ACC" else scale))
     panels[0].legend(fontsize="small")
     figure.savefig(path)
 

@@ -1,16 +1,15 @@
 """ForecastPredictor: a state -> the states that follow it, step by step.
 
-Letters: T steps, M ensemble members, C channels, H rows, W columns.
+Letters: T steps, M ensemble members, C channels, of which P are predicted, H rows, W columns.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from cupola import nn
@@ -19,15 +18,18 @@ from cupola.errors import InputError
 from cupola.runtime.export import Program
 from cupola.runtime.parameters import whole_number
 from cupola.runtime.predictor import Arrays, Predictor, StreamEngine, TensorSpec
+from cupola.runtime.predictors.forecast_examples import example_of, example_starts
 from cupola.runtime.predictors.forecast_stream import ForecastEngine, ForecastSample
 from cupola.structures.grids import Grid, name_bad_values
+from cupola.structures.solar import forcing
 
-EXAMPLES = "example/flows.safetensors"  # "fields" [N, T, C, H, W]; each run begins with its start
+SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0}
+Forcings = Callable[[int], Tensor | None]  # step -> the forcings [F, H, W] in physical units
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """States [T, C, H, W] in physical units: the ensemble's mean, and its spread when M > 1."""
+    """States [T, P, H, W] in physical units: the ensemble's mean, and its spread when M > 1."""
 
     fields: Tensor
     spread: Tensor | None = None
@@ -35,49 +37,128 @@ class Forecast:
 
 @dataclass
 class ForecastPredictor(Predictor):
-    """A field operator with its channels, units and statistics.
+    """A field operator with its channels, units, statistics and coordinates.
 
-    `predictor(field, steps=28)` -> Forecast; a field is [C, H, W] in physical units.
+    `predictor(field, steps=28)` -> Forecast; a field is [C, H, W] in physical units. Channels after
+    the first `predicted` are forcings: given, or computed from the date (cos_zenith).
+
+    grid: None for a model that takes any. diagnostics: channels that the model derives from a
+    state and that do not enter the next one (precipitation). nan: "mask" fills NaN of the start
+    with the mean and repeats it in the forecast; "refuse" raises InputError.
     """
 
     channels: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     mean: Tensor = field(default_factory=lambda: torch.zeros(1, 1, 1))
     std: Tensor = field(default_factory=lambda: torch.ones(1, 1, 1))
-    grid: Grid = field(default_factory=lambda: Grid.globe(720, 1440))
+    grid: Grid | None = field(default_factory=lambda: Grid.globe(720, 1440))
     interval: float = 6.0
     interval_unit: str = "hours"
     folder: Path | None = None
+    predicted: int = 0  # 0: all channels
+    diagnostics: tuple[str, ...] = ()
+    diagnostic_units: tuple[str, ...] = ()
+    calendar: str | None = None
+    nan: str = "refuse"
 
     task: ClassVar[str] = "forecast"
     max_steps: ClassVar[int] = 400
     max_members: ClassVar[int] = 64
 
     @property
+    def prognostic(self) -> tuple[str, ...]:
+        """The channels that a step changes."""
+        return self.channels[: self.predicted or None]
+
+    @property
+    def forcings(self) -> tuple[str, ...]:
+        """The channels that a step does not change."""
+        return self.channels[len(self.prognostic) :]
+
+    @property
+    def computed(self) -> tuple[int, ...]:
+        """The channels that follow from the date."""
+        empty = Grid((), ())
+        names = enumerate(self.channels)
+        return tuple(i for i, name in names if forcing(name, 0.0, 0.0, empty) is not None)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The channels of a start: all but the computed ones."""
+        computed = self.computed
+        return tuple(name for i, name in enumerate(self.channels) if i not in computed)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The channels of a forecast: the predicted ones, and the diagnostics."""
+        return (*self.prognostic, *self.diagnostics)
+
+    @property
+    def shown_units(self) -> tuple[str, ...]:
+        """The units of `shown`, as far as they are known."""
+        count = len(self.prognostic)
+        units = (*self.units, *("",) * (len(self.channels) - len(self.units)))
+        return (*units[:count], *self.diagnostic_units)
+
+    @property
+    def step_seconds(self) -> float | None:
+        """One step in seconds; None for a model without a calendar."""
+        factor = SECONDS.get(self.interval_unit)
+        return None if factor is None else factor * self.interval
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return (-1, -1) if self.grid is None else self.grid.shape
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        shape = (-1, len(self.channels), *self.grid.shape)
+        shape = (-1, len(self.given), *self._size)
         return (TensorSpec("fields", "FP32", shape, optional=True),)
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        shape = (-1, -1, len(self.channels), *self.grid.shape)
+        shape = (-1, -1, len(self.shown), *self._size)
         return (TensorSpec("fields", "FP32", shape), TensorSpec("spread", "FP32", shape, True))
 
     def __call__(
-        self, start: Any, steps: int = 1, members: int = 1, amplitude: float = 0.3, seed: int = 0
+        self,
+        start: Any,
+        steps: int = 1,
+        members: int = 1,
+        amplitude: float = 0.3,
+        seed: int = 0,
+        time: float | None = None,
     ) -> Forecast:
         """All states at once; `stream` needs the memory of one only."""
-        return self.run([self.sample(start, steps, members, amplitude, seed)])[0]
+        return self.run([self.sample(start, steps, members, amplitude, seed, time)])[0]
 
     def stream(
-        self, start: Any, steps: int, members: int = 1, amplitude: float = 0.3, seed: int = 0
+        self,
+        start: Any,
+        steps: int,
+        members: int = 1,
+        amplitude: float = 0.3,
+        seed: int = 0,
+        time: float | None = None,
+        forcings: Forcings | None = None,
     ) -> Iterator[Tensor]:
-        """Yields the states one by one, [M, C, H, W] in physical units."""
-        state = self.sample(start, steps, members, amplitude, seed).state
+        """Yields the states one by one, [M, P, H, W] in physical units.
+
+        time: of the start, in seconds since 1970. forcings: their values [F, H, W] at a step, or
+        None to keep the last ones; computed ones are not asked for.
+        """
+        sample = self.sample(start, steps, members, amplitude, seed, time)
+        state = sample.state
         for number in range(1, steps + 1):
             state = self.advance(state)
             self._check(state, f"the forecast diverged at step {number}")
-            yield self.physical(state)
+            state = self.force(state, time, number)
+            given = None if forcings is None else forcings(number)
+            if given is not None:
+                self._take_forcings(state, given)
+            if sample.mask is not None:
+                state = torch.where(sample.mask, state, 0.0)
+            yield self.physical(state, sample.mask)
 
     def sample(
         self,
@@ -86,37 +167,114 @@ class ForecastPredictor(Predictor):
         members: int = 1,
         amplitude: float = 0.3,
         seed: int = 0,
+        time: float | None = None,
     ) -> ForecastSample:
         """A checked, normalized initial state; all members but the first get Gaussian noise.
 
-        amplitude: of the noise, in standard deviations of the channel (FourCastNet: 0.3).
+        start: [C, H, W], without or with the computed channels, or [M, C, H, W] for members that
+        differ already and get no noise. amplitude: of the noise, in standard deviations of the
+        channel (FourCastNet: 0.3). Forcings get none.
         """
-        field = torch.as_tensor(np.asarray(start), dtype=torch.float32)
-        expected = (len(self.channels), *self.grid.shape)
-        if tuple(field.shape) != expected:
+        field = self._with_computed(torch.as_tensor(np.asarray(start), dtype=torch.float32), time)
+        mask = self._mask(field)
+        if mask is None:
+            self._check(field, "fields")
+        state = (field - self.mean) / self.std
+        if mask is not None:
+            state = torch.where(mask, state, 0.0)
+        if field.ndim == 4:
+            return ForecastSample(state, steps, time=time, mask=mask)
+        state = state.expand(members, *field.shape).clone()
+        noise = torch.randn(state.shape, generator=torch.Generator().manual_seed(seed))
+        count = len(self.prognostic)
+        state[1:, :count] += amplitude * noise[1:, :count]
+        if mask is not None:
+            state = torch.where(mask, state, 0.0)
+        return ForecastSample(state, steps, time=time, mask=mask)
+
+    def _with_computed(self, field: Tensor, time: float | None) -> Tensor:
+        """Checks the shape, and adds the channels that follow from the date."""
+        size = (-1, -1) if self.grid is None else self.grid.shape
+        computed = self.computed
+        count = field.shape[-3] if field.ndim in (3, 4) else -1
+        fits = size == (-1, -1) or tuple(field.shape[-2:]) == size
+        if not fits or count not in (len(self.given), len(self.channels)):
             raise InputError(
-                f"fields: expected {list(expected)} (channels {', '.join(self.channels)}),"
+                f"fields: expected {[len(self.given), *size]} (channels {', '.join(self.given)}),"
                 f" got {list(field.shape)}"
             )
-        self._check(field, "fields")
-        state = ((field - self.mean) / self.std).expand(members, *expected).clone()
-        noise = torch.randn(state.shape, generator=torch.Generator().manual_seed(seed))
-        state[1:] += amplitude * noise[1:]
-        return ForecastSample(state, steps)
+        if count == len(self.channels) and not computed:
+            return field
+        out = field.new_empty(*field.shape[:-3], len(self.channels), *field.shape[-2:])
+        places = range(len(self.channels))
+        kept = (
+            list(places)
+            if count == len(self.channels)
+            else [i for i in places if i not in computed]
+        )
+        out[..., kept, :, :] = field
+        if count < len(self.channels):
+            if time is None:
+                raise InputError(
+                    f"{self.name}: {self.channels[computed[0]]} follows from the date; give the"
+                    " date of the start (init)"
+                )
+            for index in computed:
+                out[..., index, :, :] = self._computed_at(index, time)
+        return out
+
+    def _computed_at(self, index: int, time: float) -> Tensor:
+        assert self.grid is not None
+        found = forcing(self.channels[index], time, self.step_seconds or 0.0, self.grid)
+        assert found is not None
+        return torch.from_numpy(found)
+
+    def force(self, state: Tensor, time: float | None, step: int) -> Tensor:
+        """Sets the computed channels of a state [B, C, H, W] after `step` steps, in place."""
+        if time is not None:
+            for index in self.computed:
+                values = self._computed_at(index, time + step * (self.step_seconds or 0.0))
+                state[:, index] = (values - self.mean[index]) / self.std[index]
+        return state
+
+    def _take_forcings(self, state: Tensor, given: Tensor) -> None:
+        computed, first = self.computed, len(self.prognostic)
+        for number, index in enumerate(range(first, len(self.channels))):
+            if index not in computed:
+                state[:, index] = (given[number] - self.mean[index]) / self.std[index]
+
+    def _mask(self, field: Tensor) -> Tensor | None:
+        """Where a start has values, [C, H, W], if NaN is allowed and there is some."""
+        if self.nan != "mask" or not bool(torch.isnan(field).any()):
+            return None
+        known = ~torch.isnan(field)
+        return known if known.ndim == 3 else known.all(dim=0)
 
     def _check(self, state: Tensor, what: str) -> None:
         for member in state if state.ndim == 4 else state[None]:
             if bad := name_bad_values(member, self.channels):
                 raise InputError(f"{what}: not finite: {bad}")
 
-    def physical(self, state: Tensor) -> Tensor:
-        """From the model's units to physical ones, [..., C, H, W]."""
-        return state * self.std + self.mean
+    @torch.inference_mode()
+    def physical(self, state: Tensor, mask: Tensor | None = None) -> Tensor:
+        """States in the model's units [B, C, H, W] -> [B, P, H, W], physical, with diagnostics."""
+        count = len(self.prognostic)
+        shown = state[:, :count] * self._first(self.std) + self._first(self.mean)
+        if mask is not None:
+            shown = torch.where(mask[:count], shown, torch.nan)
+        if not self.diagnostics:
+            return shown
+        derived = [self.model.diagnose(part) for part in torch.split(state, self.max_batch)]
+        return torch.cat([shown, torch.cat(derived)], dim=1)
+
+    def _first(self, statistic: Tensor) -> Tensor:
+        return statistic[: len(self.prognostic)] if len(statistic) > 1 else statistic
 
     @torch.inference_mode()
     def advance(self, state: Tensor) -> Tensor:
         """One step of a batch, [B, C, H, W], in the model's units; `max_batch` of it at a time."""
-        following = torch.cat([self.model(part) for part in torch.split(state, self.max_batch)])
+        step = getattr(self.model, "advance", self.model)
+        following = torch.cat([step(part) for part in torch.split(state, self.max_batch)])
         return torch.cat([following, state[:, following.shape[1] :]], dim=1)
 
     def decode(
@@ -124,7 +282,8 @@ class ForecastPredictor(Predictor):
     ) -> list[ForecastSample]:
         """One sample per element of `fields` [N, C, H, W], or the example number `example`.
 
-        Parameters: steps, members, amplitude, seed, encoding ("list" or "base64").
+        Parameters: steps, members, amplitude, seed, encoding ("list" or "base64"), init (the date
+        of the start, which also chooses an example), convention ("cf", "wb" or "e2s").
         """
         steps = whole_number(parameters, "steps", 1, 1, self.max_steps)
         members = whole_number(parameters, "members", 1, 1, self.max_members)
@@ -132,54 +291,70 @@ class ForecastPredictor(Predictor):
         amplitude = parameters.get("amplitude", 0.3)
         if not isinstance(amplitude, int | float) or not 0 <= amplitude <= 10:
             raise InputError(f"amplitude: expected a number in 0..10, got {amplitude!r}")
-        encoding = str(parameters.get("encoding", "list"))
-        if encoding not in ("list", "base64"):
-            raise InputError(f"encoding: expected 'list' or 'base64', got {encoding!r}")
+        encoding = one_of(parameters, "encoding", ("list", "base64"))
+        convention = one_of(parameters, "convention", ("cf", "wb", "e2s"))
+        time = date_of(parameters.get("init"))
         if "fields" in tensors:
             array = np.asarray(tensors["fields"])
             starts, truths = (array if array.ndim == 4 else array[None]), None
         else:
-            example = self.example(whole_number(parameters, "example", 0, 0, 2**31))
-            starts, truths = example[:1].numpy(), example[1:]
+            number, time = self._example_number(parameters, time)
+            example = self.example(number)
+            starts, truths = example[:1].numpy(), example[1:, : len(self.prognostic)]
+        samples = [self.sample(s, steps, members, amplitude, seed, time) for s in starts]
         return [
-            ForecastSample(
-                self.sample(start, steps, members, amplitude, seed).state, steps, encoding, truths
-            )
-            for start in starts
+            ForecastSample(s.state, steps, encoding, truths, time, s.mask, convention)
+            for s in samples
         ]
+
+    def _example_number(
+        self, parameters: Mapping[str, Any], time: float | None
+    ) -> tuple[int, float | None]:
+        """The example that the parameters name by number or date, and its date."""
+        known = example_starts(self.config)
+        if time is None:
+            number = whole_number(parameters, "example", 0, 0, 2**31)
+            return number, (date_of(known[number]) if number < len(known) else None)
+        dates = [date_of(text) for text in known]
+        if time not in dates:
+            listed = ", ".join(known) or "none that have a date"
+            raise InputError(f"init: no example starts at {parameters['init']}; there are {listed}")
+        return dates.index(time), time
 
     def example(self, number: int) -> Tensor:
         """A recorded run [1 + T, C, H, W] in physical units; InputError if there is none."""
-        path = None if self.folder is None else self.folder / EXAMPLES
-        if path is None or not path.is_file():
-            raise InputError(f"send `fields`: {self.name} has no examples")
-        with safe_open(path, framework="pt") as file:
-            runs = file.get_slice("fields")
-            count = runs.get_shape()[0]
-            if number >= count:
-                raise InputError(f"example: expected 0..{count - 1}, got {number}")
-            chosen: Tensor = runs[number].float()
-        return chosen
+        return example_of(self.name, self.folder, number)
 
     def bucket(self, sample: ForecastSample) -> Hashable:
-        return tuple(sample.state.shape), sample.steps
+        return tuple(sample.state.shape), sample.steps, sample.mask is None
 
     def run(self, samples: Sequence[ForecastSample]) -> list[Forecast]:
         """Rolls samples of one bucket forward together."""
+        count = len(samples[0].state)
         state = torch.cat([sample.state for sample in samples])
         means: list[Tensor] = []
         spreads: list[Tensor] = []
         for number in range(1, samples[0].steps + 1):
             state = self.advance(state)
             self._check(state, f"the forecast diverged at step {number}")
-            members = torch.unflatten(
-                self.physical(state), 0, (len(samples), -1)
-            )  # [N, M, C, H, W]
+            parts = [
+                self._settled(part, sample, number)
+                for part, sample in zip(torch.split(state, count), samples, strict=True)
+            ]
+            state = torch.cat(parts)
+            members = torch.stack(
+                [self.physical(p, s.mask) for p, s in zip(parts, samples, strict=True)]
+            )  # [N, M, P, H, W]
             means.append(members.mean(dim=1))
             spreads.append(members.std(dim=1, correction=0))
         fields, spread = torch.stack(means, dim=1), torch.stack(spreads, dim=1)
         alone = len(samples[0].state) == 1
         return [Forecast(fields[i], None if alone else spread[i]) for i in range(len(samples))]
+
+    def _settled(self, state: Tensor, sample: ForecastSample, step: int) -> Tensor:
+        """A sample's state after a step: its computed forcings set, masked points at the mean."""
+        state = self.force(state, sample.time, step)
+        return state if sample.mask is None else torch.where(sample.mask, state, 0.0)
 
     def encode(self, predictions: Sequence[Forecast], parameters: Mapping[str, Any]) -> Arrays:
         """`fields` [N, T, C, H, W], and `spread` of the same shape for ensembles."""
@@ -191,31 +366,59 @@ class ForecastPredictor(Predictor):
         return ForecastEngine(self)
 
 
-def grid_of(about: Mapping[str, Any]) -> Grid:
-    """The grid that a bundle's config describes: {"kind": "globe" | "torus", "size": [H, W]}."""
-    height, width = about["size"]
-    if about.get("kind", "globe") == "torus":
-        return Grid.torus(height, width, about.get("length", 1.0))
-    return Grid.globe(height, width)
-
-
 def from_bundle(bundle: Bundle, model: Any) -> ForecastPredictor:
     """The predictor of a forecast bundle, from the `preprocess` part of its config."""
     about = bundle.config["preprocess"]
+    channels = tuple(about["channels"])
+    diagnostics = about.get("diagnostics", [])
     return ForecastPredictor(
         bundle.name,
         bundle.version,
         model,
         bundle.config,
-        channels=tuple(about["channels"]),
+        channels=channels,
         units=tuple(about.get("units", ())),
         mean=torch.tensor(about["mean"], dtype=torch.float32)[:, None, None],
         std=torch.tensor(about["std"], dtype=torch.float32)[:, None, None],
-        grid=grid_of(about["grid"]),
+        grid=Grid.read(about.get("grid")),
         interval=float(about.get("interval", 6.0)),
         interval_unit=str(about.get("interval_unit", "hours")),
         folder=bundle.path,
+        predicted=predicted_count(about, bundle.config.get("model", {})),
+        diagnostics=tuple(each["channel"] for each in diagnostics),
+        diagnostic_units=tuple(each["units"] for each in diagnostics),
+        calendar=about.get("calendar"),
+        nan=about.get("nan", "refuse"),
     )
+
+
+def predicted_count(about: Mapping[str, Any], model: Mapping[str, Any]) -> int:
+    """How many of a bundle's channels are predicted: as it states, else as the model's size is."""
+    count = len(about["channels"])
+    if "forcings" in about:
+        return count - len(about["forcings"])
+    return count if about.get("diagnostics") else min(count, model.get("out_chans", count))
+
+
+def one_of(parameters: Mapping[str, Any], name: str, known: Sequence[str]) -> str:
+    """A parameter that is one of some words, the first by default; InputError for another."""
+    value = str(parameters.get(name, known[0]))
+    if value not in known:
+        listed = ", ".join(map(repr, known[:-1])) + f" or {known[-1]!r}"
+        raise InputError(f"{name}: expected {listed}, got {value!r}")
+    return value
+
+
+def date_of(text: Any) -> float | None:
+    """Seconds since 1970 of a date such as 2018-01-01T06; None for None, InputError for others."""
+    if text is None:
+        return None
+    try:
+        if isinstance(text, str) and text[:4].isdigit():
+            return float(np.datetime64(text.strip().removesuffix("Z"), "s").astype(np.int64))
+    except ValueError:
+        pass
+    raise InputError(f"init: {text!r} is not a date; write it as 2018-01-01T06")
 
 
 class Step(torch.nn.Module):
@@ -232,6 +435,6 @@ class Step(torch.nn.Module):
 
 def program(predictor: Any, size: tuple[int, int] | None) -> Program:
     """What an export writes: one step of the model."""
-    height, width = size or predictor.grid.shape
+    height, width = size or (predictor.grid.shape if predictor.grid else (64, 64))
     example = (torch.zeros(1, len(predictor.channels), height, width),)
     return Program(Step(nn.to_torch(predictor.model)), example, ("x",), ("y",))

@@ -4,25 +4,31 @@ import base64
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cupola.runtime.predictor import Chunk
 from cupola.structures.grids import name_bad_values
+from cupola.structures.variables import channel_names
 
 
 @dataclass(frozen=True)
 class ForecastSample:
     """An initial state [M, C, H, W] in the model's units, and how to continue it.
 
-    truth: [T, C, H, W] in physical units, if known. encoding: of streamed fields, "list" (nested
-    numbers) or "base64" (little-endian float32).
+    encoding: of streamed fields, "list" (nested numbers) or "base64" (little-endian float32).
+    truth: [T, P, H, W] in physical units, if known. time: of the start, in seconds since 1970.
+    mask: [C, H, W], where the start has values, if it lacks some. convention: of the names.
     """
 
     state: Tensor
     steps: int
     encoding: str = "list"
     truth: Tensor | None = None
+    time: float | None = None
+    mask: Tensor | None = None
+    convention: str = "cf"
 
 
 class FieldModel(Protocol):
@@ -32,10 +38,25 @@ class FieldModel(Protocol):
     interval: float
     interval_unit: str
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The channels of a forecast."""
+
+    @property
+    def shown_units(self) -> tuple[str, ...]:
+        """Their units."""
+
+    @property
+    def step_seconds(self) -> float | None:
+        """One step in seconds; None for a model without a calendar."""
+
     def advance(self, state: Tensor) -> Tensor:
         """One step of a batch, [B, C, H, W], in the model's units."""
 
-    def physical(self, state: Tensor) -> Tensor:
+    def force(self, state: Tensor, time: float | None, step: int) -> Tensor:
+        """Sets the channels that follow from the date."""
+
+    def physical(self, state: Tensor, mask: Tensor | None = None) -> Tensor:
         """From the model's units to physical ones."""
 
 
@@ -88,13 +109,18 @@ class ForecastEngine:
                 self.cancel(request_id)
                 text = f"the forecast diverged at step {run.step}: not finite: {bad}"
                 return Chunk(request_id, {"error": text}, final=True)
-        members = predictor.physical(state)
+        run.state = state = predictor.force(state, sample.time, run.step)
+        if sample.mask is not None:
+            run.state = state = torch.where(sample.mask, state, 0.0)
+        members = predictor.physical(state, sample.mask)
         data = {
             "step": run.step,
             "lead": run.step * predictor.interval,
             "unit": predictor.interval_unit,
-            "channels": list(predictor.channels),
+            "channels": list(channel_names(predictor.shown, sample.convention)),
+            "units": list(predictor.shown_units),
             "shape": list(members.shape[1:]),
+            **times_of(predictor, sample, run.step),
             "field": encoded(members.mean(dim=0), sample.encoding),
         }
         if len(members) > 1:
@@ -105,6 +131,20 @@ class ForecastEngine:
         if final:
             self.cancel(request_id)
         return Chunk(request_id, data, final)
+
+
+def times_of(predictor: FieldModel, sample: ForecastSample, step: int) -> dict[str, str]:
+    """The dates of a state, where the start has one, under the names of the convention."""
+    if sample.time is None or predictor.step_seconds is None:
+        return {}
+    names = {
+        "cf": ("forecast_reference_time", "time"),
+        "wb": ("time", "valid_time"),
+        "e2s": ("time", "valid_time"),
+    }[sample.convention]
+    moments = (sample.time, sample.time + step * predictor.step_seconds)
+    texts = (str(np.datetime64(round(moment), "s")) for moment in moments)
+    return dict(zip(names, texts, strict=True))
 
 
 def encoded(state: Tensor, encoding: str) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cupola.errors import ConfigError, InputError
+from cupola.errors import InputError
 from cupola.runtime.tasks.task import BUILDING, Task, register
 
 if TYPE_CHECKING:
@@ -30,28 +30,14 @@ class Forecast(Task):
     def bundle_settings(
         self, cfg: Mapping[str, Any], model: dict[str, Any], options: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Channels with their statistics, and the grid.
+        """Channels with their units and statistics, the grid, the time step.
 
-        The options `means` and `stds` name .npy files, for where the config's are not there.
+        Options: `means` and `stds` name .npy files, for where the config's are not there; `grid` is
+        a grid as `Grid.read` takes it, for where the config has no coordinates.
         """
-        from cupola.runtime.training_config import first_value
+        from cupola.runtime.tasks.forecast_bundle import preprocess_of
 
-        channels = list(cfg.get("channels") or [])
-        if not channels:
-            raise ConfigError("the config does not name its `channels`")
-        fields = cfg.get("fields") or first_value(cfg, [("val_dataloader", "dataset")]) or {}
-        statistics = {
-            key: channel_statistics(options.get(name) or fields.get(name), name, len(channels))
-            for key, name in (("mean", "means"), ("std", "stds"))
-        }
-        preprocess = {
-            "channels": channels,
-            **statistics,
-            "grid": {"kind": "globe", "size": list(model["img_size"])},
-            "interval": cfg.get("interval", 6.0),
-            "interval_unit": cfg.get("interval_unit", "hours"),
-        }
-        return {"preprocess": preprocess}
+        return {"preprocess": preprocess_of(cfg, model, options)}
 
     def read(self, source: Path) -> Any:
         raise InputError("`cupola predict` is not for forecast models; use `cupola forecast`")
@@ -60,18 +46,6 @@ class Forecast(Task):
         from cupola.runtime.predictors.forecast import program
 
         return program(predictor, size)
-
-
-def channel_statistics(path: str | Path | None, what: str, count: int) -> list[float]:
-    """One number for each channel, from a .npy file of any shape, as FourCastNet publishes it."""
-    from cupola.files.scientific import read_array
-
-    if path is None or not Path(path).is_file():
-        raise ConfigError(f"{path}: no file with the channels' {what}; name one with --{what}")
-    values = read_array(path, ConfigError).reshape(-1)
-    if len(values) < count:
-        raise ConfigError(f"{path}: {len(values)} {what} for {count} channels")
-    return [float(value) for value in values[:count]]
 
 
 register(Forecast())

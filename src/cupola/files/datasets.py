@@ -1,0 +1,76 @@
+"""Opens netCDF, HDF5, zarr and GRIB files as xarray datasets, after `check_scientific`."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+from cupola.errors import DataError
+from cupola.files.opening import check_regular
+from cupola.files.scientific import check_scientific
+
+GRIB_SUFFIXES = (".grib", ".grb", ".grib2", ".grb2", ".grib1")
+HDF5_SUFFIXES = (".h5", ".hdf5")
+
+
+def open_datasets(path: Path) -> list[Any]:
+    """The datasets of a file or zarr store, read lazily: several for a GRIB file, else one.
+
+    Times are decoded, durations are not. DataError if it is none of these formats.
+    """
+    if is_grib(path):
+        return _open_grib(path)
+    check_scientific(path)
+    xarray = import_xarray(path)
+    options: dict[str, Any] = {"decode_timedelta": False}
+    if path.is_dir():
+        options |= {"engine": "zarr", "chunks": None}
+    elif path.suffix in HDF5_SUFFIXES:
+        options |= {"engine": "h5netcdf", "phony_dims": "access"}
+    try:
+        with warnings.catch_warnings():
+            # Climatologies count from a year 1 that xarray rewrites; a store may be unconsolidated.
+            warnings.simplefilter("ignore")
+            return [xarray.open_dataset(path, **options)]
+    except Exception as error:  # each engine has its own errors for a damaged file
+        reason = (str(error) or type(error).__name__).partition("\n")[0]
+        raise DataError(f"{path}: neither netCDF nor zarr ({reason})") from None
+
+
+def import_xarray(path: Path) -> Any:
+    """The module xarray; DataError that says how to install it."""
+    try:
+        import xarray
+    except ImportError:
+        text = f"{path}: reading netCDF and zarr needs `pip install cupola[weather]`"
+        raise DataError(text) from None
+    return xarray
+
+
+def is_grib(path: Path) -> bool:
+    """Whether a file is GRIB, by its suffix or first bytes."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() in GRIB_SUFFIXES:
+        return True
+    with path.open("rb") as file:
+        return file.read(4) == b"GRIB"
+
+
+def _open_grib(path: Path) -> list[Any]:
+    check_regular(path)
+    try:
+        import cfgrib
+    except Exception as error:  # it also fails where the ecCodes library is missing
+        raise DataError(
+            f"{path}: reading GRIB needs `pip install cupola[grib]` ({error});"
+            " or convert the file to netCDF, for example with `grib_to_netcdf`"
+        ) from None
+    logging.getLogger("cfgrib").setLevel(logging.CRITICAL)  # it logs what it then raises
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return list(cfgrib.open_datasets(str(path), backend_kwargs={"indexpath": ""}))
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).partition("\n")[0]
+        raise DataError(f"{path}: not a readable GRIB file ({reason})") from None
