@@ -79,8 +79,11 @@ def bundle(
     if out is None:  # a folder holds its weights
         checkpoint, out = config, checkpoint
     options = {
-        **{"means": means, "stds": stds, "tokenizer": tokenizer},
-        **{"grid": grid, "backbone": backbone},
+        "means": means,
+        "stds": stds,
+        "tokenizer": tokenizer,
+        "grid": grid,
+        "backbone": backbone,
     }
     about = {**describe(config, name or out.name, set_ or [], options), "license": license}
     files = tasks.find(about["task"]).bundle_files(checkpoint, options)
