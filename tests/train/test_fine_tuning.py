@@ -14,6 +14,8 @@ from cupola.bundles import Bundle
 from cupola.config import Config
 from cupola.errors import BuildError, CheckpointError
 from cupola.models.detr.preprocessor import DetDataPreprocessor
+from cupola.models.layers.building import build_activation, build_conv, build_norm
+from cupola.registry.initialize import initialize
 from cupola.runtime import Predictor
 from cupola.train.checkpoints import LATEST
 from cupola.train.initial import load_initial_weights
@@ -291,3 +293,14 @@ def test_more_classes_than_the_model_has_are_an_error(folder: Path, tmp_path: Pa
     assert Trainer(cfg, tmp_path, quiet=True)._notes == [
         "the data has 2 classes, model.bbox_head.num_classes is 10"
     ]
+
+
+def test_layers_may_name_their_package() -> None:
+    norm = build_norm({"type": "mmcv.GN", "num_groups": 2, "_scope_": "mmdet"}, 4)
+    assert norm.num_channels == 4
+    gelu = build_activation({"type": "mmcv.GELU", "inplace": True, "_scope_": "mmdet"})
+    assert type(gelu).__name__ == "GELU"
+    conv = build_conv({"type": "mmcv.Conv2d", "_scope_": "mmdet"}, 2, 3, 1)
+    init = {"type": "mmengine.Constant", "layer": "Conv2d", "val": 0.5, "_scope_": "mmengine"}
+    initialize(conv, init)
+    assert (conv.weight == 0.5).all()

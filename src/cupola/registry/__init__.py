@@ -6,7 +6,7 @@ from cupola.registry.initialize import init_weights
 from cupola.registry.plugins import load_plugins
 from cupola.registry.registries import DATASETS, METRICS, MODELS, TASK_UTILS, TRANSFORMS
 from cupola.registry.registry import Registry
-from cupola.registry.scopes import default_scope, without_scope
+from cupola.registry.scopes import bare_type, default_scope, without_scope
 
 __all__ = [
     "DATASETS",
@@ -18,6 +18,7 @@ __all__ = [
     "BuiltPart",
     "Difference",
     "Registry",
+    "bare_type",
     "build",
     "default_scope",
     "init_weights",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cupola.errors import BuildError, did_you_mean
+from cupola.registry.scopes import bare_type
 
 # Loads a checkpoint into a module: (module, file or hub name, prefix of its keys or None).
 Loader = Callable[[Any, str, str | None], Any]
@@ -30,7 +31,7 @@ def _visit(module: Any, load: Loader | None, done: set[int]) -> None:
     done.add(id(module))
     cfgs = _as_list(getattr(module, "init_cfg", None))
     for cfg in cfgs:
-        if cfg.get("type") != "Pretrained":
+        if bare_type(cfg) != "Pretrained":
             initialize(module, cfg)
     if callable(getattr(module, "init_weights", None)):
         module.init_weights()
@@ -38,7 +39,7 @@ def _visit(module: Any, load: Loader | None, done: set[int]) -> None:
         for child in module.children():
             _visit(child, load, done)
     for cfg in cfgs:
-        if cfg.get("type") == "Pretrained":
+        if bare_type(cfg) == "Pretrained":
             _load_pretrained(module, cfg, load)
 
 
@@ -80,7 +81,7 @@ def _override(module: Any, override: Mapping[str, Any], outer: Mapping[str, Any]
 
 
 def _fill_of(settings: Mapping[str, Any]) -> Fill:
-    kind = str(settings.get("type"))
+    kind = bare_type(settings)
     if kind not in FILLS:
         raise BuildError(f"init_cfg: there is no initializer {kind!r}{did_you_mean(kind, FILLS)}")
     return FILLS[kind]

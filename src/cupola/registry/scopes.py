@@ -21,6 +21,11 @@ def current_scope() -> str | None:
     return _current.get()
 
 
+def bare_type(cfg: Mapping[str, Any]) -> str:
+    """The type of a config without its package: `mmcv.GELU` -> `GELU`."""
+    return str(cfg.get("type")).rpartition(".")[2]
+
+
 def without_scope(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """A config's arguments for a maker that is not in a registry.
 

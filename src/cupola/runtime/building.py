@@ -71,4 +71,8 @@ def without_pretrained(cfg: Any) -> Any:
 
 
 def _is_pretrained(key: str, value: Any) -> bool:
-    return key == "init_cfg" and isinstance(value, Mapping) and value.get("type") == "Pretrained"
+    return (
+        key == "init_cfg"
+        and isinstance(value, Mapping)
+        and registry.bare_type(value) == "Pretrained"
+    )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cupola import nn
-from cupola.registry import MODELS
+from cupola.registry import MODELS, bare_type
 
 Config = Mapping[str, Any]
 # How MMCV abbreviates norms in state keys (mmcv/cnn/bricks/norm.py).
@@ -34,9 +34,10 @@ def build_norm(cfg: Config, features: int) -> nn.Module:
     """A norm layer for `features` channels; `requires_grad` in the config freezes its affine."""
     settings = dict(cfg)
     trainable = settings.pop("requires_grad", True)
-    if settings["type"] == "GN":
+    kind = bare_type(settings)
+    if kind == "GN":
         layer = MODELS.build({"num_channels": features, **settings})
-    elif settings["type"] == "LN":
+    elif kind == "LN":
         layer = MODELS.build({"normalized_shape": features, **settings})
     else:
         layer = MODELS.build({"num_features": features, "eps": 1e-5, **settings})
@@ -47,13 +48,13 @@ def build_norm(cfg: Config, features: int) -> nn.Module:
 
 def norm_name(cfg: Config) -> str:
     """The name of a norm in the state keys of a ConvModule: bn, gn, ln or in."""
-    return NORM_NAMES.get(cfg["type"], "bn")
+    return NORM_NAMES.get(bare_type(cfg), "bn")
 
 
 def build_activation(cfg: Config) -> nn.Module:
     """An activation; `inplace` is ignored by those without such a mode."""
     settings = dict(cfg)
-    if settings["type"] in ("GELU", "PReLU", "Sigmoid", "Tanh"):
+    if bare_type(settings) in ("GELU", "PReLU", "Sigmoid", "Tanh"):
         settings.pop("inplace", None)
     return MODELS.build(settings)
 
@@ -62,5 +63,5 @@ def build_conv(cfg: Config | None, *args: Any, **kwargs: Any) -> nn.Module:
     """A convolution: plain 2-D without a config, otherwise of its type (DCNv2, ...)."""
     if cfg is None:
         return nn.Conv2d(*args, **kwargs)
-    settings = {k: v for k, v in cfg.items() if k not in ("type", "fallback_on_stride")}
+    settings = {k: v for k, v in cfg.items() if k not in ("type", "_scope_", "fallback_on_stride")}
     return MODELS.get(cfg["type"])(*args, **kwargs, **settings)
