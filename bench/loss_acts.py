@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import random
 import signal
@@ -61,6 +62,28 @@ def runner(server: Running) -> None:
         os.kill(old, signal.SIGKILL)
     until(lambda: server.runner_pid() != old, 60)
     time.sleep(0.1)
+
+
+def recycle(server: Running) -> None:
+    """Lets a runner reach `runner_max_requests` and waits for its replacement."""
+    server.configure(runner_max_requests=200)
+    server.reload()
+    until(lambda: any(runner["recycles"] for runner in server.runners()), 60)
+    del server.settings["runner_max_requests"]
+    server.configure()
+    server.reload()
+
+
+def hang(server: Running) -> None:
+    """Starts a reload that hangs, and another one, which takes its place."""
+    bundle = Path(server.settings["models"][0])
+    config = json.loads((bundle / "config.json").read_text())
+    (bundle / "config.json").write_text(json.dumps({**config, "start": "hang", "task": "echo"}))
+    server.signal(signal.SIGHUP)
+    until(lambda: server.status().get("pending"), 60)
+    time.sleep(0.3)
+    (bundle / "config.json").write_text(json.dumps(config))
+    server.reload()
 
 
 def worker(server: Running) -> None:
@@ -123,5 +146,19 @@ def stall(server: Running) -> None:
 
 ACTS: dict[str, Callable[[Running], None]] = {
     act.__name__: act
-    for act in (calm, reload, upgrade, rollback, runner, worker, broken, rotate, busy, stall, disk)
+    for act in (
+        calm,
+        reload,
+        upgrade,
+        rollback,
+        runner,
+        recycle,
+        hang,
+        worker,
+        broken,
+        rotate,
+        busy,
+        stall,
+        disk,
+    )
 }

@@ -27,7 +27,9 @@ from loss_peers import ACTS as PEER_ACTS
 from loss_peers import Peer
 from soak import soak
 
-DEFAULT = "calm,reload:4,upgrade:2,rollback:2,runner:4,worker:2,broken:6,rotate:2,disk"
+DEFAULT = (
+    "calm,reload:4,upgrade:2,rollback:2,runner:4,recycle:2,hang:2,worker:2,broken:6,rotate:2,disk"
+)
 
 
 def start_server(folder: Path) -> Running:

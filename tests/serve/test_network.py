@@ -373,6 +373,7 @@ def test_names_of_peers() -> None:
     assert name_of("", "/run/x") == "unix:/run/x"
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_any_origin_without_credentials(serve, tmp_path: Path) -> None:
     server = serve(cors_origins="*", models=[str(write_bundle(tmp_path, "echo"))])

@@ -62,8 +62,9 @@ def start(serve: Any, *, master: bool, **settings: Any) -> Running:
     return server
 
 
-@pytest.mark.parametrize("master", [True, False])
-@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "master"), [(signal.SIGQUIT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
+)
 def test_connections_are_served_during_the_delay(serve, number: signal.Signals, master) -> None:
     server = start(serve, master=master, drain_delay=1.5)
     kept = server.connect()
@@ -161,6 +162,7 @@ def test_the_newest_reload_wins(serve) -> None:
     until(lambda: [path.name for path in server.runtime.glob("*/g*")] == ["g6"])
 
 
+@pytest.mark.slow
 def test_invalid_settings_do_not_end_a_reload_that_is_loading(serve) -> None:
     server = serve()
     write_bundle(server.folder / "bundles", "echo", load_seconds=2.0, offset=5)
@@ -173,6 +175,7 @@ def test_invalid_settings_do_not_end_a_reload_that_is_loading(serve) -> None:
     assert output(server.infer()[1], "y") == [6.0]
 
 
+@pytest.mark.slow
 def test_a_first_start_that_hangs_is_superseded(serve, tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path, "echo", start="hang")
     server = serve(ready=False, models=[str(bundle)])
@@ -183,8 +186,12 @@ def test_a_first_start_that_hangs_is_superseded(serve, tmp_path: Path) -> None:
     assert server.infer()[0] == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGTERM])
-@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(
+    ("number", "first"),
+    [(signal.SIGQUIT, False), (signal.SIGQUIT, True),
+     pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
+     pytest.param(signal.SIGTERM, True, marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_a_hanging_start_does_not_keep_the_server_from_stopping(
     serve, tmp_path: Path, number: signal.Signals, first: bool
 ) -> None:
@@ -233,6 +240,7 @@ def test_one_process_stops_while_its_first_model_hangs(serve, tmp_path: Path) ->
     assert server.wait_exit(5) == 0
 
 
+@pytest.mark.slow
 def test_an_upgrade_ends_a_reload_that_hangs(serve) -> None:
     server = serve(ready_timeout=120)
     extra = f"unix:{server.folder}/x.sock"
