@@ -43,14 +43,12 @@ class Recycler:
         self._new: RunnerSlot | None = None
         self._ready_at: float | None = None
         self._not_before = 0.0
+        self._killed: set[int] = set()
 
     def step(self, now: float) -> None:
         """Kills runners over the hard limit; starts, finishes or gives up a replacement."""
         for slot in [one for one in self._table.slots if one.state == "ready"]:
-            limit = slot.plan.runner_memory_limit
-            if limit and (used := _memory(slot)) > HARD * max(limit, slot.memory_at_start):
-                self._log("error", f"{slot.title} uses {used} bytes: killed")
-                slot.kill()
+            self._enforce(slot)
         if self._new is not None:
             self._follow(self._new, now)
         elif now >= self._not_before:
@@ -59,6 +57,16 @@ class Recycler:
                     self._log("notice", f"{slot.title} is replaced: {reason}")
                     self._ready_at, self._new = None, self._add(slot)
                     return
+
+    def _enforce(self, slot: RunnerSlot) -> None:
+        limit = slot.plan.runner_memory_limit
+        if not limit or self._killed.intersection(slot.pids):
+            return
+        if (used := _memory(slot)) > HARD * max(limit, slot.memory_at_start):
+            self._log("error", f"{slot.title} uses {used} bytes: killed")
+            slot.kill()
+            running = {pid for one in self._table.slots for pid in one.pids}
+            self._killed = (self._killed & running) | set(slot.pids)  # until they have ended
 
     def on_ready(self, slot: RunnerSlot) -> None:
         """Measures a runner that has just become ready."""
