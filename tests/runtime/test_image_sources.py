@@ -89,6 +89,12 @@ def test_a_pil_image_is_turned_upright() -> None:
     assert to_pixels(Image.open(stream)).shape == to_pixels(stream.getvalue()).shape == (6, 4, 3)
 
 
+def closed_file() -> io.BytesIO:
+    file = io.BytesIO(b"x")
+    file.close()
+    return file
+
+
 WRONG: list[tuple[Any, str]] = [
     ("https://example.org/a.jpg", "a URL is not downloaded"),
     ("S3://bucket/a.jpg", "a URL is not downloaded"),
@@ -96,6 +102,9 @@ WRONG: list[tuple[Any, str]] = [
     ("data:image/png;base64,AAAA", "a URL is not downloaded"),
     ("missing.jpg", "No such file"),
     (io.StringIO("text"), "open it with mode 'rb'"),
+    (closed_file(), "cannot be read"),
+    (torch.zeros(8, 8, 3).to_sparse(), "expected a dense one"),
+    (torch.zeros(8, 8, 3, device="meta"), "expected a dense one"),
     (None, "expected a path, .* got None"),
     (3, "got int"),
     (np.zeros((3, 8, 8), np.uint8), r"needs \.transpose\(1, 2, 0\)"),

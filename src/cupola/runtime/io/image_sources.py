@@ -97,7 +97,10 @@ def to_pixels(source: Any, max_pixels: int = MAX_PIXELS) -> Pixels:
 
 
 def _content(file: Any) -> bytes:
-    content = file.read(MAX_BYTES + 1)
+    try:
+        content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as problem:  # a closed file
+        raise InputError(f"image: the file cannot be read ({problem})") from None
     if not isinstance(content, bytes):
         raise InputError("image: the file is open as text; open it with mode 'rb'")
     return content
@@ -113,6 +116,8 @@ def _of_pil(image: Image.Image, max_pixels: int) -> Pixels:
 
 def _of_tensor(tensor: torch.Tensor) -> Array:
     """A tensor as an array with its channels last."""
+    if tensor.is_sparse or tensor.is_quantized or tensor.is_meta:
+        raise InputError("image: a sparse, quantized or meta tensor; expected a dense one")
     values = tensor.detach().cpu()
     if values.is_floating_point():
         values = values.float()
