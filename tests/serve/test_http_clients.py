@@ -1,5 +1,6 @@
 """What real clients send, and what one client may cost: each case was a fault once."""
 
+import asyncio
 import gzip
 import http.client
 import json
@@ -7,12 +8,14 @@ import shutil
 import socket
 import subprocess
 import time
+import unittest.mock
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
+from answering import Answering
 from serve_harness import (
     Running,
     infer_body,
@@ -22,6 +25,9 @@ from serve_harness import (
     until,
     write_bundle,
 )
+
+from cupola.serve.http.connection import Connection
+from cupola.serve.settings.settings import Settings
 
 pytestmark = pytest.mark.processes
 
@@ -141,6 +147,35 @@ def test_bodies_are_freed_with_their_answers(tmp_path: Path) -> None:
 def test_pipelined_requests_are_all_answered(server: Running) -> None:
     found = exchange(server, (GET + b"\r\n") * 400 + GET + b"Connection: close\r\n\r\n")
     assert found.count(b"HTTP/1.1 200 OK") == 401
+
+
+def test_many_requests_that_wait_behind_a_slow_one(server: Running) -> None:
+    """They recursed, until Python's limit ended the connection."""
+    slow = request_bytes(infer_body(do="sleep", s=0.2))
+    found = exchange(server, slow + (GET + b"\r\n") * 370 + GET + b"Connection: close\r\n\r\n")
+    assert found.count(b"HTTP/1.1 200 OK") == 372
+
+
+def test_a_pipeline_takes_turns_with_other_clients(tmp_path: Path) -> None:
+    """A thousand clients with a hundred requests each kept the others waiting for seconds."""
+
+    async def run() -> list[str]:
+        answering = Answering(Settings(), tmp_path)
+        first, second = (fake_connection(answering) for _ in range(2))
+        first.data_received(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(40)))
+        second.data_received(b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n")
+        for _ in range(60):
+            await asyncio.sleep(0)
+        return answering.paths
+
+    order = asyncio.run(run())
+    assert order[:3] == ["/0", "/other", "/1"] and len(order) == 41
+
+
+def fake_connection(server: Answering) -> Connection:
+    connection = Connection(server)
+    connection.connection_made(unittest.mock.MagicMock())
+    return connection
 
 
 def test_a_body_in_tiny_chunks_delays_nobody(server: Running) -> None:

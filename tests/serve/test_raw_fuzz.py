@@ -8,11 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 import uvloop
+from answering import Answering
 from raw_fuzz import send_cases
 from serve_harness import Running, until, write_bundle
 
-from cupola.serve.http.connection import Connection, Reply, Server
-from cupola.serve.http.messages import HTTPError, Request, Response
+from cupola.serve.http.connection import Connection
+from cupola.serve.http.messages import HTTPError
 from cupola.serve.settings.settings import Settings
 
 pytestmark = pytest.mark.processes
@@ -83,28 +84,12 @@ def test_a_million_mutated_requests(target: Target, seed: int) -> None:
     target.attack(seed, PIECE)
 
 
-class Silent(Server):
-    """Answers each request at once."""
-
-    def check_route(self, method: str, path: str) -> None:
-        """All are known."""
-
-    def answer(self, request: Request, reply: Reply) -> None:
-        reply(request, Response(200, b"{}"))
-
-    def error_response(self, error: HTTPError, request: Request) -> Response:
-        return Response(error.status, error.message.encode())
-
-    def finished(self, request: Request, response: Response, sent: int) -> None:
-        """Not counted."""
-
-
 def test_a_connection_leaves_no_reference_cycles(tmp_path: Path) -> None:
     """They would hold its data until the next full garbage collection, which is rare."""
 
     async def run() -> None:
         settings = Settings(shm_threshold=4096, max_header=8192, header_timeout=0.5)
-        server = Silent(settings, tmp_path)
+        server = Answering(settings, tmp_path)
         listener = await server.loop.create_server(lambda: Connection(server), "127.0.0.1", 0)
         port = listener.sockets[0].getsockname()[1]
         gc.collect()

@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         self.work: Work | None = None
         self.served = 0
         self.refusal: tuple[Request, Response] | None = None  # after those that wait
-        self.closing = self.parsing = self.paused = self.continue_due = False
+        self.closing = self.paused = self.continue_due = self.turn_due = False
         self.active_at = time.monotonic()
         self.blocked_at = self.lingering_since = 0.0
         self.unparsed = b""  # what was read before reading stopped, at most one read
@@ -108,18 +108,10 @@ class Connection(asyncio.Protocol):
             return
         self.unparsed = self.unparsed + data if self.unparsed else data
         self._parse()
+        self._next()
 
     def _parse(self) -> None:
-        """Parses what was read; stops reading while answers pile up that the client must read."""
-        if self.parsing:  # a request answered at once, from within the parser
-            return
-        self.parsing = True
-        try:
-            self._parse_slices()
-        finally:
-            self.parsing = False
-
-    def _parse_slices(self) -> None:
+        """Parses what was read; stops reading while requests or answers pile up."""
         rest = memoryview(self.unparsed)
         while rest and not (self.refusal or self.closing):
             if len(self.waiting) >= PIPELINE_LIMIT or not self.writable.is_set():
@@ -150,8 +142,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.blocked_at = 0.0
         self.writable.set()
-        self._next()
-        self._parse()
+        self._turn()
 
     # ---- callbacks of the parser
 
@@ -159,7 +150,6 @@ class Connection(asyncio.Protocol):
         self.continue_due = False
         request.operations = self.operations
         self.waiting.append(request)
-        self._next()
 
     def _continue(self) -> None:
         self.server.check_route(self.parser.method, self.parser.path)
@@ -173,6 +163,15 @@ class Connection(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     # ---- answering
+
+    def _turn(self) -> None:
+        """Answers the next of several requests, after other connections had their turn."""
+        self.turn_due = False
+        if self.closing:
+            return
+        if self.unparsed and len(self.waiting) < PIPELINE_LIMIT:
+            self._parse()
+        self._next()
 
     def _next(self) -> None:
         if self.current is not None or not self.waiting or self.closing:
@@ -234,9 +233,9 @@ class Connection(asyncio.Protocol):
         if self.closing:
             self.transport.close()
             return
-        self._next()
-        if self.unparsed:
-            self._parse()
+        if (self.waiting or self.unparsed) and not self.turn_due:
+            self.turn_due = True
+            self.server.loop.call_soon(self._turn)
         self._send_continue()
         self._send_refusal()
 
