@@ -1,6 +1,6 @@
 """Latency of 32 honest clients beside thousands of slow ones, compared with the same without them.
 
-Slow readers ask for some megabytes and take some bytes of them now and then; slow headers and slow
+Slow readers ask for a large answer and take some bytes of it now and then; slow headers and slow
 bodies send a byte now and then. All reconnect at once when the server closes. The honest clients
 ask a no-op model with some think time. Calm and hostile phases alternate on one server; the ratio
 is the median of the rounds.
@@ -10,6 +10,7 @@ is the median of the rounds.
 
 import argparse
 import asyncio
+import json
 import multiprocessing
 import os
 import random
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,9 @@ from serve_harness import Running, infer_body, request_bytes, write_bundle
 HONEST, PROCESSES = 32, 2
 THINK = 0.05  # seconds between two requests of an honest client, on average
 PAUSE = 1.0  # seconds between two bytes of a slow client
+Begun = Callable[[], object]  # called once the server has let the client begin to be slow
 HEAD = b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\n"
-MUCH = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100  # some megabytes of answers
+ANSWER = 200_000  # bytes of what a slow reader asks for
 
 
 # ---- honest clients
@@ -96,18 +99,35 @@ def phase(port: int, seconds: float) -> tuple[float, float, int, list[str]]:
 # ---- slow clients
 
 
-async def slow_reader(connection: socket.socket) -> None:
+def large_request() -> bytes:
+    """A request with a binary tensor that comes back."""
+    spec = {"name": "x", "datatype": "FP32", "shape": [ANSWER // 4]}
+    spec["parameters"] = {"binary_data_size": ANSWER}
+    wanted = {"inputs": [spec], "parameters": {"binary_data_output": True}}
+    document = json.dumps(wanted).encode()
+    size = len(document) + ANSWER
+    fields = f"Inference-Header-Content-Length: {len(document)}\r\nContent-Length: {size}\r\n\r\n"
+    return HEAD + fields.encode() + document + b"\0" * ANSWER
+
+
+LARGE = large_request()
+
+
+async def slow_reader(connection: socket.socket, begun: Begun) -> None:
     loop = asyncio.get_running_loop()
-    await loop.sock_sendall(connection, MUCH)
+    await loop.sock_sendall(connection, LARGE)
     while await loop.sock_recv(connection, 100):
+        begun()
         await asyncio.sleep(PAUSE * 2 * random.random())
 
 
-async def slow_header(connection: socket.socket) -> None:
+async def slow_header(connection: socket.socket, begun: Begun) -> None:
+    begun()
     await _drip(connection, HEAD + b"X: " + b"a" * 10_000)
 
 
-async def slow_body(connection: socket.socket) -> None:
+async def slow_body(connection: socket.socket, begun: Begun) -> None:
+    begun()
     await _drip(connection, b" " * 100_000, HEAD + b"Content-Length: 100000\r\n\r\n")
 
 
@@ -119,7 +139,7 @@ async def _drip(connection: socket.socket, data: bytes, start: bytes = b"") -> N
         await asyncio.sleep(PAUSE * 2 * random.random())
 
 
-KINDS: dict[str, Callable[[socket.socket], Any]] = {
+KINDS: dict[str, Callable[[socket.socket, Begun], Any]] = {
     "readers": slow_reader, "headers": slow_header, "bodies": slow_body,
 }  # fmt: skip
 
@@ -130,10 +150,9 @@ def attack(port: int, kinds: list[str], count: int, ready: Event, over: Event) -
 
 
 async def _attack(port: int, kinds: list[str], count: int, ready: Event, over: Event) -> None:
-    connected = 0
+    begun: set[int] = set()
 
-    async def one(kind: str) -> None:
-        nonlocal connected
+    async def one(kind: str, number: int) -> None:
         loop = asyncio.get_running_loop()
         while True:
             connection = socket.socket()
@@ -141,17 +160,20 @@ async def _attack(port: int, kinds: list[str], count: int, ready: Event, over: E
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             try:
                 await loop.sock_connect(connection, ("127.0.0.1", port))
-                connected += 1
-                await KINDS[kind](connection)
+                await KINDS[kind](connection, partial(begun.add, number))
             except OSError:
                 await asyncio.sleep(0.1)
             finally:
                 connection.close()
 
-    tasks = [asyncio.create_task(one(kind)) for kind in kinds for _ in range(count)]
+    tasks = [
+        asyncio.create_task(one(kind, place * count + number))
+        for place, kind in enumerate(kinds)
+        for number in range(count)
+    ]
     while not over.is_set():
         await asyncio.sleep(0.1)
-        if connected >= len(tasks):
+        if len(begun) == len(tasks):
             ready.set()
     for task in tasks:
         task.cancel()
