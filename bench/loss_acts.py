@@ -119,7 +119,7 @@ def rotate(server: Running) -> None:
     for log in (server.log_file, access):
         log.rename(f"{log}.{time.time_ns()}")
     server.signal(signal.SIGUSR1)
-    until(access.exists)
+    until(lambda: access.exists() and server.log_file.exists())
 
 
 def disk(server: Running) -> None:

@@ -115,7 +115,7 @@ def test_the_pod_has_time_to_drain(pod: Any, mounted: Settings) -> None:
     assert mounted.drain_delay > probe["periodSeconds"] * probe["failureThreshold"]
     unit = (DEPLOY / "cupola.service").read_text()
     assert int(re.findall(r"TimeoutStopSec=(\d+)", unit)[0]) > needed
-    assert "KillSignal=SIGQUIT" in unit
+    assert "KillSignal=SIGQUIT" in unit and "OOMPolicy=continue" in unit
 
 
 def test_the_pod_has_the_memory_that_it_needs(pod: Any, mounted: Settings) -> None:

@@ -31,6 +31,7 @@ APP = "https://app.example"
         ({"trusted_proxies": "10.0.0.1/8"}, "10.0.0.1/8 has host bits set"),
         ({"trusted_proxies": ["proxy.example"]}, "'proxy.example' does not appear to be"),
         ({"operations_listen": ["127.0.0.1:8000"]}, "'127.0.0.1:8000' is in listen, too"),
+        ({"operations_listen": "systemd"}, "sockets of systemd belong to listen"),
         ({"cors_origins": ["app.example"]}, "expected an origin such as https://app.example"),
         ({"cors_origins": [f"{APP}/"]}, "expected an origin"),
         ({"cors_origins": ["null"]}, "expected an origin"),

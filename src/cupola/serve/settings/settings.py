@@ -303,6 +303,8 @@ class Settings(BaseModel):
     def _check_operations(cls, value: list[str], info: ValidationInfo) -> list[str]:
         if both := [one for one in value if one in info.data.get("listen", [])]:
             raise ValueError(f"{both[0]!r} is in listen, too")
+        if "systemd" in value:
+            raise ValueError("sockets of systemd belong to listen")
         return value
 
     @field_validator("cors_origins")
