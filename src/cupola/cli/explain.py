@@ -61,7 +61,9 @@ def explain(
     elif order:
         print_order(model)
     else:
-        description = describe(model, parse_shape(input_) if input_ else None, run=True)
+        runs = not any(each.is_meta for each in model.parameters())
+        shape = parse_shape(input_) if input_ and runs else None
+        description = describe(model, shape, run=runs)
         if html is None:
             print_tree(description, depth)
         else:
@@ -83,10 +85,23 @@ def build_model(source: str, bundle: "Bundle | None", overrides: list[str]) -> A
         cfg = Config.load(source).override(overrides)
         if "model" not in cfg and "type" not in cfg:
             raise ConfigError(f"{source}: there is no model in this config")
-        return cupola.build(cfg)
+        return build_or_outline(cfg)
     cfg = Config({"model": without_pretrained(bundle.model_config)}).override(overrides)
     weights = None if overrides else bundle.weights_path
     return cupola.build(cfg.model, weights=weights)
+
+
+def build_or_outline(cfg: Any) -> Any:
+    """The model of a config; without memory where it has more parameters than memory is for."""
+    import cupola
+    from cupola import nn
+    from cupola.registry.budget import BudgetError
+
+    try:
+        return cupola.build(cfg)
+    except BudgetError:
+        with nn.on_meta():
+            return cupola.build(cfg)
 
 
 def print_tree(description: "ModelDescription", depth: int | None) -> None:

@@ -14,11 +14,14 @@ Offline = Annotated[
 ]
 
 
+SHARED = ("config_path", "env", "max_parameters", "max_modules")
+
+
 def add_config_options(command: Any) -> None:
-    """Adds --config-path and --env to a command, or to each command of a group.
+    """Adds --config-path, --env and the limits of builds to a command, or to a group's commands.
 
     They are written to the environment while the command runs, so that the processes that it
-    starts read configs by the same rules.
+    starts read and build configs by the same rules.
     """
     if hasattr(command, "commands"):
         for each in command.commands.values():
@@ -27,24 +30,39 @@ def add_config_options(command: Any) -> None:
     donor = typer.Typer(add_completion=False)
     donor.command()(_config_options)
     options = typer.main.get_command(donor).params
-    command.params.extend(each for each in options if each.name in ("config_path", "env"))
+    command.params.extend(each for each in options if each.name in SHARED)
+
+
+def _keep(context: typer.Context, variable: str, text: str) -> None:
+    """Sets an environment variable until the command ends."""
+    before = os.environ.get(variable)
+
+    def restore() -> None:
+        os.environ.pop(variable, None)
+        if before is not None:
+            os.environ[variable] = before
+
+    context.call_on_close(restore)
+    os.environ[variable] = text
 
 
 def _put_first(variable: str, separator: str) -> Callable[..., None]:
     """A callback that puts an option's values in front of those of an environment variable."""
 
     def callback(context: typer.Context, values: list[str] | None) -> None:
-        if not values:
-            return
-        before = os.environ.get(variable)
+        if values:
+            before = os.environ.get(variable)
+            _keep(context, variable, separator.join([*values, *([before] if before else [])]))
 
-        def restore() -> None:
-            os.environ.pop(variable, None)
-            if before is not None:
-                os.environ[variable] = before
+    return callback
 
-        context.call_on_close(restore)
-        os.environ[variable] = separator.join([*values, *([before] if before else [])])
+
+def _limit(variable: str) -> Callable[..., None]:
+    """A callback that writes a number to an environment variable."""
+
+    def callback(context: typer.Context, value: float | None) -> None:
+        if value is not None:
+            _keep(context, variable, str(value))
 
     return callback
 
@@ -65,6 +83,26 @@ def _config_options(
             help="Environment variable that {{$NAME:default}} may read; may be repeated.",
             metavar="NAME",
             callback=_put_first("CUPOLA_CONFIG_ENV", ","),
+            expose_value=False,
+        ),
+    ] = None,
+    max_parameters: Annotated[
+        float | None,
+        typer.Option(
+            help="Most parameters that a config's model may have, such as 8e9.",
+            metavar="NUMBER",
+            min=1,
+            callback=_limit("CUPOLA_MAX_PARAMETERS"),
+            expose_value=False,
+        ),
+    ] = None,
+    max_modules: Annotated[
+        float | None,
+        typer.Option(
+            help="Most modules that a config's model may have.",
+            metavar="NUMBER",
+            min=1,
+            callback=_limit("CUPOLA_MAX_MODULES"),
             expose_value=False,
         ),
     ] = None,

@@ -7,7 +7,8 @@ members to what they are.
 
 import inspect
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from typing import Any, Final
 
 import torch
@@ -25,6 +26,12 @@ from cupola.nn.members import BUFFER, MODULE, PARAMETER, TRANSIENT, Kinds, Membe
 PLAIN_TYPES: Final = frozenset({int, float, bool, str, bytes, type(None), tuple, torch.dtype})
 
 
+# What is called with each module that is constructed: a build counts them before it goes on.
+creation_watcher: ContextVar[Callable[["Store"], None] | None] = ContextVar(
+    "creation_watcher", default=None
+)
+
+
 class Store:
     """An object whose attributes follow the rules of a module: the base class of this package."""
 
@@ -34,6 +41,8 @@ class Store:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if (args or kwargs) and not self.call_super_init:
             raise TypeError(_unexpected_arguments(type(self).__name__, args, kwargs))
+        if (watcher := creation_watcher.get()) is not None:
+            watcher(self)
         self.__dict__["_kinds"] = {}
         if self.call_super_init:
             super().__init__(*args, **kwargs)

@@ -7,10 +7,17 @@ from typing import Any
 
 from cupola.errors import BuildError, CupolaError, did_you_mean
 from cupola.registry.assemble import attach_build_record
+from cupola.registry.budget import BudgetError, current_budget
 from cupola.registry.recorder import LocatedBuildError, recording
 from cupola.registry.scopes import default_scope
 
 Maker = Callable[..., Any]
+
+# What constructors raise for arguments that they cannot use; torch raises RuntimeError.
+UNUSABLE = (
+    TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError,
+    RuntimeError, MemoryError,
+)  # fmt: skip
 
 
 def construct(
@@ -30,7 +37,7 @@ def construct(
         with default_scope(arguments.pop("_scope_", None)):
             maker = _maker(get, kind, where)
             _check_arguments(maker, arguments, where)
-            made = record.made(_call(maker, arguments, where), maker, kind)
+            made = record.made(_charged_call(maker, arguments, where), maker, kind)
     if record.parent is None:
         attach_build_record(record.recorder, cfg)
     return made
@@ -81,19 +88,27 @@ def _check_arguments(maker: Any, arguments: Mapping[str, Any], where: str) -> No
         raise LocatedBuildError(f"{where}: {name} needs {', '.join(map(repr, missing))}")
 
 
+def _charged_call(maker: Any, arguments: Mapping[str, Any], where: str) -> Any:
+    budget = current_budget()
+    if budget is None:
+        return _call(maker, arguments, where)
+    with budget.part(where, getattr(maker, "__name__", str(maker)), arguments):
+        return _call(maker, arguments, where)
+
+
 def _call(maker: Any, arguments: Mapping[str, Any], where: str) -> Any:
     name = getattr(maker, "__name__", str(maker))
     try:
         return maker(**arguments)
-    except LocatedBuildError:
+    except (LocatedBuildError, BudgetError):
         raise  # it already names a path further in
     except BuildError as error:
         raise LocatedBuildError(f"{where}: {error}") from error
     except CupolaError as error:
         error.add_note(f"while building {where} ({name})")
         raise
-    except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
-        text = f"{type(error).__name__}: {error}".rstrip(": ")
+    except UNUSABLE as error:
+        text = f"{type(error).__name__}: {error}".split("\n")[0].rstrip(": ")
         raise LocatedBuildError(f"{where}: {name}: {text}") from error
     except Exception as error:
         error.add_note(f"while building {where} ({name})")

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from cupola.errors import BuildError
+from cupola.registry.budget import current_budget
 from cupola.registry.config_paths import ConfigNode, ConfigPaths, join
 
 _active: ContextVar["Recorder | None"] = ContextVar("cupola_recorder", default=None)
@@ -156,6 +157,9 @@ def _watch_modules() -> Iterator[None]:
 
 
 def _on_registration(parent: Any, name: str, child: Any) -> None:
+    budget = current_budget()
+    if budget is not None and child is not None and not hasattr(child, "_kinds"):
+        budget.charge_module()  # a module of torch; ours are charged when they are constructed
     recorder = _active.get()
     if recorder is not None:
         recorder.registered(parent, name, child)

@@ -20,6 +20,7 @@ from cupola.models.set_prediction import (
 )
 from cupola.parallel import SINGLE, Group
 from cupola.registry import MODELS, TASK_UTILS
+from cupola.registry.budget import reserve
 from cupola.structures import Detections
 from cupola.structures import boxes as box_ops
 
@@ -182,4 +183,5 @@ def weigh_background(loss_cls: Config, num_classes: int) -> tuple[Config, float]
     if not isinstance(each, (int, float)):
         raise ValueError(f"class_weight of a DETR head is one number, got {each!r}")
     background = float(each if background is None else background)
+    reserve(num_classes)
     return {**settings, "class_weight": [float(each)] * num_classes + [background]}, background

@@ -6,6 +6,7 @@ from typing import Any
 
 from cupola.errors import BuildError, did_you_mean
 from cupola.models.layers.published_settings import published_settings, token_ids
+from cupola.registry.budget import reserve
 
 SILENT = {"is_llama_config", "max_sequence_length", "tokenizer_class"}
 FIXED = {"hidden_act": "silu", "rope_interleaved": False, "use_mrope": False}
@@ -120,6 +121,7 @@ def refuse_sliding_window(config: Mapping[str, Any], settings: LlamaSettings) ->
     window = config.get("sliding_window")
     used = config.get("use_sliding_window", settings.model_type != "qwen2")
     first = config.get("max_window_layers", 0) if settings.model_type == "qwen2" else 0
+    reserve(settings.num_hidden_layers)
     kinds = config.get("layer_types") or ["sliding_attention"] * settings.num_hidden_layers
     if not window or not used or "sliding_attention" not in kinds[first:]:
         return

@@ -9,6 +9,7 @@ from cupola import nn
 from cupola.models.layers import ConvModule
 from cupola.models.layers.conv_module import RELU
 from cupola.registry import MODELS
+from cupola.registry.budget import reserve
 
 
 @MODELS.register_module()
@@ -39,6 +40,7 @@ class ChannelMapper(nn.Module):
             for channels in in_channels
         )
         extra = max(0, (num_outs or 0) - len(in_channels))
+        reserve(extra)
         sources = [in_channels[-1], *[out_channels] * (extra - 1)][:extra]
         self.extra_convs = None
         if extra:

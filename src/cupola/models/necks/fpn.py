@@ -9,6 +9,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.models.layers import ConvModule
 from cupola.registry import MODELS
+from cupola.registry.budget import reserve
 
 EXTRA_SOURCES = ("on_input", "on_lateral", "on_output")
 
@@ -51,6 +52,7 @@ class FPN(nn.Module):
         self.in_channels = list(in_channels)
         self.start_level = start_level
         self.end_level = last
+        reserve(num_outs)
         self.num_outs = num_outs
         self.extra_source = add_extra_convs
         self.relu_before_extra_convs = relu_before_extra_convs

@@ -1,0 +1,181 @@
+"""A config that asks for a model too large ends in one error before it takes memory."""
+
+import json
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import CliRunner
+
+import cupola
+from cupola import nn, registry
+from cupola.cli.main import app
+from cupola.errors import BuildError
+from cupola.registry import MODELS
+
+BLOOM = {"type": "BloomForCausalLM", "n_layer": 2, "hidden_size": 8, "n_head": 2, "vocab_size": 16}
+BLOOM_176B = BLOOM | {"n_layer": 70, "hidden_size": 14336, "n_head": 112, "vocab_size": 250880}
+MODULES = r"model: BloomForCausalLM asks for 10001 modules; a build may have 10000. Its largest "
+NUMBERS = r"numbers, the last of them in a tensor of shape .*; a build may have 2000000000\. "
+
+
+@pytest.fixture
+def register() -> Any:
+    """Registers classes for one test."""
+    before = dict(MODELS._table)
+    yield MODELS.register_module()
+    MODELS._table.clear()
+    MODELS._table.update(before)
+
+
+def peak() -> int:
+    """The most memory of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="units of ru_maxrss")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_layer": 10**7}, MODULES + r"settings: n_layer=10000000, .*--max-modules"),
+        ({"n_layer": 10**30}, MODULES + "settings: n_layer=an integer of 100 bits"),
+        ({"hidden_size": 10**6}, NUMBERS + "Its largest settings: hidden_size=1000000"),
+        ({"vocab_size": 10**9}, "1000000000 x 8; a build may have"),
+        ({"max_position_embeddings": 10**9}, NUMBERS + ".*--max-parameters"),
+        ({"n_layer": 500, "hidden_size": 4096}, NUMBERS),
+    ],
+)
+def test_sizes_that_are_too_large(change: dict[str, int], message: str) -> None:
+    cupola.build(BLOOM)
+    before = peak()
+    with pytest.raises(BuildError, match=message):
+        cupola.build(BLOOM | change)
+    assert peak() - before < 200e6
+
+
+def test_the_part_of_the_config_that_asked_is_named() -> None:
+    inner = {"type": "ChannelMapper", "in_channels": [8], "out_channels": 8, "num_outs": 10**6}
+    with pytest.raises(BuildError, match=r"^model\.inner.*num_outs=1000000"):
+        cupola.build({"type": "OuterOfBudget", "inner": inner})
+
+
+@MODELS.register_module("OuterOfBudget")
+def outer(inner: Any) -> Any:
+    return MODELS.build(inner)
+
+
+def test_the_largest_published_model_is_built_without_memory() -> None:
+    with nn.on_meta():
+        model = cupola.build(BLOOM_176B)
+    assert sum(each.numel() for each in model.parameters()) == 176_247_271_424
+    assert next(cupola.build(BLOOM_176B, device="meta").parameters()).is_meta
+    with pytest.raises(BuildError, match="--max-parameters"):
+        cupola.build(BLOOM_176B)
+
+
+def test_limits_are_raised_and_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cupola.build(BLOOM, max_parameters=3000, max_modules=30)
+    with pytest.raises(BuildError, match="a build may have 900"):
+        cupola.build(BLOOM, max_parameters=900)
+    with pytest.raises(BuildError, match="a build may have 12"):
+        cupola.build(BLOOM, max_modules=12)
+    monkeypatch.setenv("CUPOLA_MAX_PARAMETERS", "8e2")
+    with pytest.raises(BuildError, match="a build may have 800"):
+        cupola.build(BLOOM)
+    monkeypatch.setenv("CUPOLA_MAX_MODULES", "12")
+    with pytest.raises(BuildError, match="a build may have 12"):
+        cupola.build(BLOOM)
+    assert cupola.build(BLOOM, max_parameters=3000, max_modules=30)
+    monkeypatch.setenv("CUPOLA_MAX_MODULES", "many")
+    with pytest.raises(BuildError, match="CUPOLA_MAX_MODULES is 'many', not a number"):
+        cupola.build(BLOOM)
+
+
+def test_trying_a_build_changes_no_random_numbers() -> None:
+    torch.manual_seed(0)
+    first = MODELS.build(BLOOM).state_dict()
+    torch.manual_seed(0)
+    second = registry.build(BLOOM).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: torch.zeros(2, n),
+        lambda n: torch.ones(3).new_empty((n,)),
+        lambda n: torch.arange(n),
+        lambda n: torch.arange(0.0, 1.0, 1 / n),
+        lambda n: torch.linspace(0, 1, n),
+        lambda n: torch.eye(n),
+        lambda n: torch.randperm(n),
+        lambda n: torch.ones(1).repeat(n),
+        lambda n: torch.ones(1).expand(n).clone(),
+        lambda n: torch.arange(n // 100)[:, None] * torch.arange(n // 100),
+        lambda n: torch.nn.functional.pad(torch.ones(1), (0, n)),
+        lambda n: torch.nn.Linear(n, 10),
+        lambda n: torch.empty(0).resize_(n),
+    ],
+)
+def test_every_way_to_make_a_tensor_pays(register: Any, make: Callable[[int], Tensor]) -> None:
+    @register
+    class MakesTensors(nn.Module):
+        def __init__(self, n: int) -> None:
+            super().__init__()
+            self.made = make(n)
+
+    assert cupola.build({"type": "MakesTensors", "n": 100})
+    with pytest.raises(BuildError, match=r"model: MakesTensors asks for .*n=1000000000\. If"):
+        cupola.build({"type": "MakesTensors", "n": 10**9})
+
+
+def test_modules_of_torch_and_bare_ones_pay(register: Any) -> None:
+    @register
+    class ManyModules(nn.Module):
+        def __init__(self, n: int, kind: str) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList()
+            for _ in range(n):
+                self.parts.append((nn if kind == "ours" else torch.nn).Identity())
+
+    assert len(cupola.build({"type": "ManyModules", "n": 9, "kind": "ours"}).parts) == 9
+    for kind in ("ours", "torch"):
+        with pytest.raises(BuildError, match="modules; a build may have 10000"):
+            cupola.build({"type": "ManyModules", "n": 10**9, "kind": kind})
+
+
+def test_a_class_that_reads_its_parameters_is_built_with_memory(register: Any) -> None:
+    @register
+    class ReadsItsParameters(nn.Module):
+        def __init__(self, n: int) -> None:
+            super().__init__()
+            self.layer = nn.Linear(n, n)
+            self.first = self.layer.weight.flatten()[0].item()
+
+    model = cupola.build({"type": "ReadsItsParameters", "n": 10})
+    assert model.first == model.layer.weight[0, 0].item()
+    with pytest.raises(BuildError, match="a build may have 20000000"):
+        cupola.build({"type": "ReadsItsParameters", "n": 6000})
+    assert cupola.build({"type": "ReadsItsParameters", "n": 6000}, max_parameters=10**8)
+
+
+def test_sizes_that_torch_refuses_are_one_line() -> None:
+    for value in (-1, 2**70):
+        with pytest.raises(BuildError) as caught:
+            cupola.build(BLOOM | {"vocab_size": value})
+        assert "\n" not in str(caught.value)
+
+
+def test_explain_outlines_a_model_that_is_too_large_to_run(tmp_path: Path) -> None:
+    config = tmp_path / "bloom.json"
+    config.write_text(json.dumps({"model": BLOOM_176B}))
+    done = CliRunner().invoke(app, ["explain", str(config), "--depth", "0"])
+    assert done.exit_code == 0, done.output
+    assert "176 G parameters" in done.output
+    done = CliRunner().invoke(app, ["explain", str(config), "--max-modules", "100"])
+    assert "a build may have 100. " in str(done.exception)
