@@ -44,6 +44,8 @@ class ChunkedStream:
 
     async def write(self, data: bytes) -> None:
         """Sends one chunk; waits if the client reads too slowly."""
+        if not data:  # an empty chunk would be the last
+            return
         await self._connection.writable.wait()
         plain = self._plain
         self._connection.transport.write(data if plain else b"%x\r\n%b\r\n" % (len(data), data))

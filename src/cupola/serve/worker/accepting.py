@@ -5,8 +5,10 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from heapq import nsmallest
+from operator import attrgetter
 
 from cupola.serve.http.connection import Connection, Server
 from cupola.serve.http.forwarded import TrustedProxies, name_of
@@ -16,6 +18,7 @@ from cupola.serve.settings.settings import Settings
 
 OTHER_FILES = 64  # open files of a worker besides its clients: listeners, runners, logs, bodies
 HANDSHAKE_TIME = 1.0  # seconds that a client has for TLS or the PROXY protocol if others wait
+DROPPED = 32  # connections closed at a time to make room for others
 BURST = 16  # connections accepted at a time, so that other workers get their share
 
 
@@ -135,29 +138,39 @@ class Acceptor:
         return client
 
     def _make_room(self) -> bool:
-        """Whether one more connection may be held; at the limit, one that is not busy is closed.
+        """Whether one more connection may be held; at the limit, some that are not busy are closed.
 
-        One whose client was refused goes first, then the longest idle one, as nginx reuses them;
-        then the one whose header has been incomplete for longest, probably no honest client's.
+        Those whose client was refused go first, then the longest idle ones, as nginx reuses them;
+        then those whose header has been incomplete for longest, probably no honest clients'.
         """
         if len(self.server.connections) + len(self._handshakes) < self.limit:
             return True
         held = [one for one in self.server.connections if not one.closing or one.lingering_since]
         if len(held) + len(self._handshakes) < self.limit:
             return True
-        if refused := [one for one in held if one.lingering_since]:
-            min(refused, key=lambda one: one.lingering_since).drop()
-            return True
-        if idle := [one for one in held if one.idle]:
-            min(idle, key=lambda one: one.active_at).drop()
-            return True
-        if slow := [one for one in held if one.parser.in_header]:
-            min(slow, key=lambda one: one.parser.began_at).drop()
+        if (
+            _drop_oldest((one for one in held if one.lingering_since), _lingering_since)
+            or _drop_oldest((one for one in held if one.idle), _active_at)
+            or _drop_oldest((one for one in held if one.parser.in_header), _began_at)
+        ):
             return True
         oldest = next(iter(self._handshakes), None)
         if oldest is not None and time.monotonic() - self._handshakes[oldest] > HANDSHAKE_TIME:
             oldest.cancel()
         return False
+
+
+_lingering_since, _active_at, _began_at = map(
+    attrgetter, ("lingering_since", "active_at", "parser.began_at")
+)
+
+
+def _drop_oldest(candidates: Iterable[Connection], since: Callable[[Connection], float]) -> bool:
+    """Closes an eighth of these, at most DROPPED: to find them takes a while. False if none."""
+    found = list(candidates)
+    for one in nsmallest(min(DROPPED, len(found) // 8 + 1), found, since) if found else ():
+        one.drop()
+    return bool(found)
 
 
 def connection_limit(settings: Settings) -> int:
