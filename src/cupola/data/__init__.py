@@ -9,6 +9,7 @@ from cupola.data import (
     field_dataset,
     navier_stokes,
     nuscenes,
+    panoptic,
     text,
     transforms,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "field_dataset",
     "navier_stokes",
     "nuscenes",
+    "panoptic",
     "text",
     "transforms",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cupola.data.annotation_masks import mask_of
 from cupola.data.coco_file import Instances, read_instances
 from cupola.data.detection import collate_detection
 from cupola.data.transforms import Compose
@@ -34,6 +35,14 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def _loads_masks(pipeline: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether LoadAnnotations of a pipeline asks for masks."""
+    return any(
+        str(step.get("type")).rpartition(".")[2] == "LoadAnnotations" and step.get("with_mask")
+        for step in pipeline
+    )
+
+
 @DATASETS.register_module()
 class CocoDataset:
     """Samples of a COCO folder, augmented by MMDetection's pipelines and normalized.
@@ -43,6 +52,8 @@ class CocoDataset:
     annotation file. Labels follow the order of the category ids, or `metainfo["classes"]` where
     given. In training (test_mode False) crowds are left out, and `filter_cfg` may drop images
     without objects and small images. Random choices for sample i are drawn from (seed, epoch, i).
+    `with_mask`, by default as LoadAnnotations in the pipeline has it, adds masks [N, H, W];
+    objects without a segmentation are left out then.
     """
 
     def __init__(
@@ -58,11 +69,13 @@ class CocoDataset:
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         channel_order: str = "rgb",
+        with_mask: bool | None = None,
         backend_args: Any = None,
     ) -> None:
         self.root = Path(data_root)
         self.test_mode, self.seed, self.epoch = test_mode, seed, 0
         self.pipeline = Compose(pipeline)
+        self.with_mask = _loads_masks(pipeline) if with_mask is None else with_mask
         self.mean, self.std = tuple(mean), tuple(std)
         if channel_order not in ("rgb", "bgr"):
             raise DataError(f"channel_order: expected 'rgb' or 'bgr', got {channel_order!r}")
@@ -143,10 +156,25 @@ class CocoDataset:
             box = (max(left, 0), max(top, 0), right, bottom)
             left_out = entry["iscrowd"] or entry["ignore"]
             if right > box[0] and bottom > box[1] and (self.test_mode or not left_out):
-                found.append({**entry, "box": box})
+                kept = {**entry, "box": box}
+                if self.with_mask:
+                    where = f"{self.file}: annotation {entry['id']}"
+                    kept["mask"] = mask_of(entry, (size["height"], size["width"]), where)
+                if not self.with_mask or kept["mask"] is not None:
+                    found.append(kept)
         return found
 
-    def _arrays(self, targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _arrays(
+        self, targets: Sequence[Mapping[str, Any]], size: Mapping[str, int]
+    ) -> dict[str, Any]:
+        arrays = self._box_arrays(targets)
+        if self.with_mask:
+            shape = (len(targets), size["height"], size["width"])
+            masks = [entry["mask"] for entry in targets]
+            arrays["masks"] = np.array(masks, bool).reshape(shape)
+        return arrays
+
+    def _box_arrays(self, targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         labels = [self._label_of[entry["category_id"]] for entry in targets]
         return {
             "boxes": np.array([entry["box"] for entry in targets], np.float32).reshape(-1, 4),
@@ -165,7 +193,7 @@ class CocoDataset:
     def truth(self, index: int) -> tuple[tuple[int, int], dict[str, torch.Tensor]]:
         """(height, width) of image `index` and its target, in its own pixels."""
         image = self.images[index]
-        arrays = self._arrays(self.annotations(index))
+        arrays = self._arrays(self.annotations(index), image)
         target = {key: torch.from_numpy(value) for key, value in arrays.items()}
         return (image["height"], image["width"]), target
 
@@ -178,11 +206,13 @@ class CocoDataset:
         sample = {
             "image": rgb,
             "scale_factor": (1.0, 1.0),
-            **self._arrays(self._targets(image, size)),
+            **self._arrays(self._targets(image, size), size),
         }
         sample = self.pipeline(sample, np.random.default_rng((self.seed, self.epoch, index)))
         rows = np.asarray(sample["image"])[..., :: self.channel_step]
         pixels = rows.transpose(2, 0, 1).copy()  # [3, H, W]
+        if self.with_mask:
+            sample["masks"] = torch.from_numpy(np.ascontiguousarray(sample["masks"]))
         return {
             **sample,
             "image": normalize(torch.from_numpy(pixels), self.mean, self.std),

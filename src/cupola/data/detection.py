@@ -5,20 +5,21 @@ from typing import Any
 
 from cupola.structures import pad_images
 
-TARGET_KEYS = ("boxes", "labels", "crowd")
+TARGET_KEYS = ("boxes", "labels", "crowd", "masks")
 
 
 def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Joins samples into a batch; images of different size are padded at right and bottom.
 
     A sample holds "image" [3, H, W] (normalized), "boxes" [N, 4] xyxy pixels of that image,
-    "labels" [N] int64, optionally "crowd" [N] bool, "image_id", "original_size" (h, w) and
-    "scale_factor" (x, y). The batch: "pixels" [B, 3, H, W], "padding_mask" [B, H, W]
-    (True = padded) or None, "image_sizes", "targets" (a dict of boxes, labels and crowd each),
-    "image_ids", "original_sizes", "scale_factors".
+    "labels" [N] int64, optionally "crowd" [N] bool, "masks" [N, H, W] bool and "panoptic",
+    "image_id", "original_size" (h, w) and "scale_factor" (x, y). The batch: "pixels"
+    [B, 3, H, W], "padding_mask" [B, H, W] (True = padded) or None, "image_sizes", "targets" (a
+    dict of boxes, labels, crowd and masks each, masks not padded), "image_ids", "original_sizes",
+    "scale_factors", "panoptic".
     """
     padded = pad_images([sample["image"] for sample in samples])
-    return {
+    batch = {
         "pixels": padded.pixels,
         "padding_mask": padded.padding_mask,
         "image_sizes": padded.sizes,
@@ -27,3 +28,6 @@ def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "original_sizes": [sample["original_size"] for sample in samples],
         "scale_factors": [sample["scale_factor"] for sample in samples],
     }
+    if "panoptic" in samples[0]:
+        batch["panoptic"] = [sample["panoptic"] for sample in samples]
+    return batch

@@ -1,25 +1,32 @@
 """Image transforms by MMDetection's names, on PIL images and numpy boxes.
 
 A transform takes a sample and the sample's own random generator and gives a new sample:
-"image" a PIL image in RGB, "boxes" [N, 4] xyxy pixels of it, "labels" [N], "crowd" [N] bool and
-"scale_factor" (x, y) with respect to the original file.
+"image" a PIL image in RGB, "boxes" [N, 4] xyxy pixels of it, "labels" [N], "crowd" [N] bool,
+perhaps "masks" [N, H, W] bool, and "scale_factor" (x, y) with respect to the original file.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from cupola.errors import DataError
 from cupola.registry import TRANSFORMS
 from cupola.structures.images import fit_size
+from cupola.structures.masks import mask_boxes
 
 Sample = dict[str, Any]
 Config = Mapping[str, Any]
 
 # Steps of published pipelines that CocoDataset performs itself.
-for done_elsewhere in ("LoadImageFromFile", "LoadAnnotations", "PackDetInputs"):
+for done_elsewhere in (
+    "LoadImageFromFile",
+    "LoadAnnotations",
+    "LoadPanopticAnnotations",
+    "PackDetInputs",
+):
     TRANSFORMS.register_module(done_elsewhere)(lambda **_: lambda sample, rng: sample)
 
 
@@ -50,15 +57,28 @@ class RandomFlip:
         image = sample["image"].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         boxes = sample["boxes"].copy()
         boxes[:, [0, 2]] = image.width - boxes[:, [2, 0]]
-        return {**sample, "image": image, "boxes": boxes}
+        flipped = {**sample, "image": image, "boxes": boxes}
+        if "masks" in sample:
+            flipped["masks"] = sample["masks"][:, :, ::-1]
+        return flipped
+
+
+def resize_masks(masks: np.ndarray[Any, Any], size: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """Masks [N, H, W] to `size` = (width, height) by nearest, as OpenCV and MMDetection do."""
+    height, width = masks.shape[1:]
+    rows = np.arange(size[1]) * height // size[1]
+    columns = np.arange(size[0]) * width // size[0]
+    return np.asarray(masks[:, rows][:, :, columns])
 
 
 def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
     """Resizes to `size` = (width, height) with antialiased bilinear interpolation."""
     image = sample["image"]
     factor = (size[0] / image.width, size[1] / image.height)
+    masks = {"masks": resize_masks(sample["masks"], size)} if "masks" in sample else {}
     return {
         **sample,
+        **masks,
         "image": image.resize(size, Image.Resampling.BILINEAR),
         "boxes": sample["boxes"] * np.array([*factor, *factor], np.float32),
         "scale_factor": tuple(a * b for a, b in zip(sample["scale_factor"], factor, strict=True)),
@@ -119,7 +139,7 @@ class RandomCrop:
 
     crop_size is (width, height) for 'absolute'; for 'absolute_range' both sides are drawn between
     its two numbers. Unless allow_negative_crop is set, a window that contains no object leaves the
-    sample uncropped.
+    sample uncropped. With recompute_bbox boxes are drawn around the cropped masks.
     """
 
     def __init__(
@@ -127,11 +147,13 @@ class RandomCrop:
         crop_size: tuple[int, int],
         crop_type: str = "absolute",
         allow_negative_crop: bool = False,
+        recompute_bbox: bool = False,
     ) -> None:
         if crop_type not in ("absolute", "absolute_range"):
             raise DataError(f"RandomCrop: crop_type {crop_type!r}; use absolute or absolute_range")
         self.crop_size, self.crop_type = crop_size, crop_type
         self.allow_negative_crop = allow_negative_crop
+        self.recompute_bbox = recompute_bbox
 
     def _window(self, image: Image.Image, rng: np.random.Generator) -> tuple[int, int, int, int]:
         width, height = self.crop_size
@@ -154,5 +176,63 @@ class RandomCrop:
         if not kept.any() and not self.allow_negative_crop:
             return sample
         parts = {key: sample[key][kept] for key in ("labels", "crowd")}
-        image = sample["image"].crop(window)
-        return {**sample, **parts, "image": image, "boxes": boxes[kept]}
+        boxes = boxes[kept]
+        if "masks" in sample:
+            masks = sample["masks"][kept, top:bottom, left:right]
+            parts["masks"] = masks
+            if self.recompute_bbox:
+                boxes = boxes_around(masks)
+        return {**sample, **parts, "image": sample["image"].crop(window), "boxes": boxes}
+
+
+@TRANSFORMS.register_module()
+class RandomResize:
+    """Resize to `scale` = (width, height) times a factor drawn from `ratio_range`."""
+
+    def __init__(
+        self,
+        scale: tuple[int, int],
+        ratio_range: tuple[float, float] = (1.0, 1.0),
+        keep_ratio: bool = False,
+        resize_type: str = "Resize",
+    ) -> None:
+        if not isinstance(scale[0], int) or resize_type != "Resize":
+            raise DataError("RandomResize: scale is one (width, height), and resize_type 'Resize'")
+        self.scale, self.ratio_range, self.keep_ratio = scale, ratio_range, keep_ratio
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        factor = rng.uniform(*self.ratio_range)
+        width, height = (max(1, int(side * factor)) for side in self.scale)
+        return Resize((width, height), self.keep_ratio)(sample, rng)
+
+
+@TRANSFORMS.register_module()
+class FilterAnnotations:
+    """Leaves out objects whose box, or mask with `by_mask`, is smaller than the minimum."""
+
+    def __init__(
+        self,
+        min_gt_bbox_wh: tuple[float, float] = (1, 1),
+        min_gt_mask_area: int = 1,
+        by_box: bool = True,
+        by_mask: bool = False,
+        keep_empty: bool = True,
+    ) -> None:
+        self.sides, self.area = min_gt_bbox_wh, min_gt_mask_area
+        self.by_box, self.by_mask = by_box, by_mask
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        sides = sample["boxes"][:, 2:] - sample["boxes"][:, :2]
+        kept = np.ones(len(sides), bool)
+        if self.by_box:
+            kept &= (sides > np.array(self.sides)).all(1)
+        if self.by_mask and "masks" in sample:
+            kept &= sample["masks"].sum((1, 2)) >= self.area
+        parts = ("boxes", "labels", "crowd", "masks")
+        return {**sample, **{key: sample[key][kept] for key in parts if key in sample}}
+
+
+def boxes_around(masks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Boxes xyxy around masks [N, H, W], bool -> [N, 4], float32; zeros for an empty mask."""
+    boxes: np.ndarray[Any, Any] = mask_boxes(torch.from_numpy(np.ascontiguousarray(masks))).numpy()
+    return boxes

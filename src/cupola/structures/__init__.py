@@ -11,7 +11,12 @@ from cupola.structures.images import (
     pad_images,
     pad_to_multiple,
 )
-from cupola.structures.panoptic import PanopticSegmentation, Segment
+from cupola.structures.panoptic import (
+    PanopticSegmentation,
+    PanopticTruth,
+    Segment,
+    TrueSegment,
+)
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -20,7 +25,9 @@ __all__ = [
     "Detections3D",
     "PaddedImages",
     "PanopticSegmentation",
+    "PanopticTruth",
     "Segment",
+    "TrueSegment",
     "boxes",
     "boxes3d",
     "masks",

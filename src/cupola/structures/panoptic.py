@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 INSTANCE_OFFSET = 1000  # MMDetection's: segment id = label + INSTANCE_OFFSET * number of the thing
@@ -34,3 +36,19 @@ class PanopticSegmentation:
         """The masks of the segments, in their order: [N, H, W], bool."""
         found = self.ids.new_tensor([segment.id for segment in self.segments])
         return self.ids == found[:, None, None]
+
+
+class TrueSegment(NamedTuple):
+    """One segment of the ground truth; label -1 is a class that is not evaluated."""
+
+    id: int
+    label: int
+    is_thing: bool
+    crowd: bool = False
+
+
+class PanopticTruth(NamedTuple):
+    """ids: [H, W], int64, 0 where no segment is; the segments by those ids."""
+
+    ids: NDArray[np.int64]
+    segments: tuple[TrueSegment, ...]

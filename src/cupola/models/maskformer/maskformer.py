@@ -23,6 +23,8 @@ class MaskFormer(nn.Module):
     Source: mmdet/models/detectors/{maskformer,mask2former}.py.
     """
 
+    predicts_masks = True
+
     def __init__(
         self,
         backbone: Config,

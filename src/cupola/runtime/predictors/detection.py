@@ -1,5 +1,6 @@
-"""DetectionPredictor: images -> boxes."""
+"""DetectionPredictor: images -> boxes, and masks where the model has them."""
 
+import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -18,6 +19,10 @@ from cupola.runtime.io import image_sources
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.structures import Detections
 from cupola.structures.images import fit_size, fit_size_down, fit_within
+from cupola.structures.masks import encode_rle
+
+# JSON each: the RLE of a detection's mask; a segment of a panoptic segmentation with its RLE.
+MASK_OUTPUTS = (TensorSpec("masks", "BYTES", (-1,)), TensorSpec("segments", "BYTES", (-1,)))
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,13 @@ class DetectionPredictor(Predictor):
             TensorSpec("labels", "INT64", (-1,)),
             TensorSpec("names", "BYTES", (-1,)),
             TensorSpec("image_index", "INT64", (-1,)),
+            *(MASK_OUTPUTS if self.masks else ()),
         )
+
+    @property
+    def masks(self) -> bool:
+        """Whether the model segments images."""
+        return bool(getattr(self.model, "predicts_masks", False))
 
     def __call__(self, image: Any, threshold: float | None = None) -> Any:
         """Detections in one image, best first, or a list of them for several images.
@@ -154,17 +165,17 @@ class DetectionPredictor(Predictor):
             **self._padded(torch.stack(images)),
             "image_sizes": sizes,
             "scale_factors": factors,
+            "original_sizes": [sample.original for sample in samples],
         }
-        return [
-            Detections(found.boxes, found.scores, found.labels, self.labels)
-            for found in self.model.predict(batch)
-        ]
+        return [replace(found, names=self.labels) for found in self.model.predict(batch)]
 
     def _padded(self, pixels: Tensor) -> dict[str, Tensor | None]:
         """Images [B, 3, h, w] of one size with zeros at the right and bottom, and their mask."""
-        if self.pad is None or tuple(pixels.shape[2:]) == self.pad:
+        h, w = int(pixels.shape[2]), int(pixels.shape[3])
+        divisor = getattr(self.model.data_preprocessor, "pad_size_divisor", 1)
+        height, width = self.pad or (-(-h // divisor) * divisor, -(-w // divisor) * divisor)
+        if (h, w) == (height, width):
             return {"pixels": pixels, "padding_mask": None}
-        (h, w), (height, width) = pixels.shape[2:], self.pad
         if h > height or w > width:
             raise InputError(
                 f"an image of {h} x {w} pixels does not fit into the {height} x {width} that "
@@ -180,13 +191,35 @@ class DetectionPredictor(Predictor):
         kept = [found.above(threshold) for found in predictions]
         index = [np.full(len(found), i, dtype=np.int64) for i, found in enumerate(kept)]
         names = [found.name(label) for found in kept for label in found.labels.tolist()]
-        return {
+        arrays = {
             "boxes": torch.cat([found.boxes for found in kept]).float().numpy(),
             "scores": torch.cat([found.scores for found in kept]).float().numpy(),
             "labels": torch.cat([found.labels for found in kept]).numpy(),
             "names": np.array([name.encode() for name in names], dtype=object),
             "image_index": np.concatenate(index),
         }
+        return {**arrays, **_masks(kept)} if self.masks else arrays
+
+
+def _masks(images: Sequence[Detections]) -> Arrays:
+    """The masks of all detections, and the segments of all panoptic segmentations, as JSON."""
+    masks = [
+        json.dumps(encode_rle(mask)).encode()
+        for found in images
+        if found.masks is not None
+        for mask in found.masks
+    ]
+    segments = []
+    for index, found in enumerate(images):
+        if found.panoptic is None:
+            continue
+        for segment, mask in zip(found.panoptic.segments, found.panoptic.masks(), strict=True):
+            about = {"image": index, **segment._asdict(), "name": found.name(segment.label)}
+            segments.append(json.dumps({**about, "mask": encode_rle(mask)}).encode())
+    return {
+        "masks": np.array(masks, dtype=object),
+        "segments": np.array(segments, dtype=object),
+    }
 
 
 def _threshold(value: Any) -> float:
@@ -232,13 +265,20 @@ def _pair(value: Sequence[int] | None) -> tuple[int, int] | None:
 
 
 class LastLayer(torch.nn.Module):
-    """pixels [1, 3, H, W] -> logits [1, Q, C + 1], boxes [1, Q, 4] of the last layer."""
+    """pixels [1, 3, H, W] -> logits [1, Q, C + 1] and boxes [1, Q, 4] of the last layer.
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    For models with masks the second result is their logits [1, Q, H / 4, W / 4].
+    """
+
+    def __init__(self, model: torch.nn.Module, masks: bool) -> None:
         super().__init__()
         self.model = model
+        self.masks = masks
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        if self.masks:
+            output = self.model(pixels, None, True)
+            return output.logits[-1], output.masks[-1]
         output = self.model(pixels)
         return output.logits[-1], output.boxes[-1]
 
@@ -248,5 +288,7 @@ def program(predictor: DetectionPredictor, size: tuple[int, int] | None) -> Prog
     short = predictor.short or predictor.long or 800
     height, width = size or predictor.exact or (short, predictor.long or short)
     example = (torch.zeros(1, 3, height, width),)
-    module = LastLayer(nn.to_torch(predictor.model))
-    return Program(module, example, ("pixels",), ("logits", "boxes"))
+    module = LastLayer(nn.to_torch(predictor.model), predictor.masks)
+    return Program(
+        module, example, ("pixels",), ("logits", "masks" if predictor.masks else "boxes")
+    )

@@ -1,4 +1,4 @@
-"""Object detection: an image -> boxes."""
+"""Object detection and segmentation: an image -> boxes, masks, panoptic segments."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -17,7 +17,7 @@ class Detection(Task):
     """Detectors of one image."""
 
     name = "detection"
-    models = ("DETR",)
+    models = ("DETR", "MaskFormer")
     modules = (*BUILDING, "cupola.runtime.predictors.detection")
     page = "detection"
     page_rank = 0
@@ -41,7 +41,7 @@ class Detection(Task):
             # Images come in as RGB, not as MMDetection's BGR.
             swap = {"mean": found.mean, "std": found.std, "bgr_to_rgb": not found.rgb}
             model["data_preprocessor"] = {**kept, **swap}
-        labels = class_names(cfg) or labels_for(model["bbox_head"].get("num_classes", 80))
+        labels = class_names(cfg) or labels_for(number_of_classes(model))
         return {"labels": list(labels), "preprocess": {"resize": resizing(steps)}}
 
     def example(self, bundle: "Bundle") -> Path | None:
@@ -72,9 +72,12 @@ class Detection(Task):
         """
         from cupola.registry import DATASETS, METRICS
 
+        if is_panoptic(data / options["annotations"]):
+            return evaluate_panoptic(predictor, data, options)
         dataset = DATASETS.build(
             {
                 "type": "CocoDataset",
+                "with_mask": predictor.masks,
                 "data_root": str(data),
                 "ann_file": options["annotations"],
                 "data_prefix": options.get("images") or None,
@@ -95,6 +98,47 @@ class Detection(Task):
         from cupola.runtime.predictors.detection import program
 
         return program(predictor, size)
+
+
+def number_of_classes(model: Mapping[str, Any]) -> int:
+    """Of a model's config: those of its detection head, or things and stuff."""
+    if "panoptic_head" not in model:
+        return int(model["bbox_head"].get("num_classes", 80))
+    head = model["panoptic_head"]
+    return int(head.get("num_things_classes", 80)) + int(head.get("num_stuff_classes", 53))
+
+
+def is_panoptic(path: Path) -> bool:
+    """Whether a COCO file holds segments of panoptic maps instead of single objects."""
+    from cupola.files import read_json
+
+    content = read_json(path)
+    found = content.get("annotations") if isinstance(content, dict) else None
+    return bool(found) and isinstance(found, list) and "segments_info" in dict(found[0])
+
+
+def evaluate_panoptic(predictor: Any, data: Path, options: Mapping[str, str]) -> dict[str, float]:
+    """Panoptic quality; the PNG maps are in the folder named like the file, or in `panoptic`."""
+    from cupola.registry import DATASETS, METRICS
+
+    maps = Path(options["annotations"]).with_suffix("")
+    folder = str(maps) if (data / maps).is_dir() else "panoptic"
+    dataset = DATASETS.build(
+        {
+            "type": "CocoPanopticDataset",
+            "data_root": str(data),
+            "ann_file": options["annotations"],
+            "data_prefix": {"img": options.get("images") or "images", "seg": folder},
+            "metainfo": {"classes": predictor.labels} if predictor.labels else None,
+            "test_mode": True,
+        }
+    )
+    metric = METRICS.build({"type": "PanopticQuality"})
+    for index in range(len(dataset)):
+        found = predictor.run([predictor.sample(dataset.path(index))])
+        metric.update({"panoptic": [dataset.truth(index)]}, found)
+    scores: dict[str, float] = metric.compute()
+    return scores
 
 
 def resizing(steps: list[dict[str, Any]]) -> dict[str, Any]:
