@@ -14,9 +14,10 @@ from cupola.registry import MODELS
 
 @MODELS.register_module()
 class SmallResNet(nn.Module):
-    """x [B, 3, H, W] -> one map [B, channels[-1], H/s, W/s], s = 2 * prod(strides).
+    """x [B, 3, H, W] -> the maps of the stages `out_indices`, by default of the last one.
 
-    A 3x3 stem of stride 2, then one stage of `blocks` residual blocks per entry of `channels`.
+    A 3x3 stem of stride 2, then one stage of `blocks` residual blocks per entry of `channels`;
+    stage i has stride 2 * prod(strides[: i + 1]).
     Batch norms are trained, unlike those of a pretrained ResNet.
     """
 
@@ -27,14 +28,20 @@ class SmallResNet(nn.Module):
         blocks: int = 1,
         stem_channels: int = 32,
         norm_eval: bool = False,
+        out_indices: Sequence[int] | None = None,
         init_cfg: Any = None,
     ) -> None:
         super().__init__()
         if len(channels) != len(strides):
             raise ValueError(f"{len(channels)} channels but {len(strides)} strides")
+        last = len(channels) * blocks - 1
+        ends = [(i + 1) * blocks - 1 for i in out_indices or ()]
+        if ends and max(ends) > last:
+            raise ValueError(f"out_indices {out_indices}: there are {len(channels)} stages")
         norm = {"type": "BN"}
         self.init_cfg = init_cfg
         self.norm_eval = norm_eval
+        self.outputs = ends or [last]
         self.out_channels = channels[-1]
         self.conv1 = nn.Conv2d(3, stem_channels, 3, 2, padding=1, bias=False)
         self.bn1 = build_norm(norm, stem_channels)
@@ -64,4 +71,8 @@ class SmallResNet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return (self.stages(x),)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return tuple(maps[i] for i in self.outputs)

@@ -90,7 +90,12 @@ class DETRHead(nn.Module):
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_bbox = MODELS.build(loss_bbox)
         self.loss_iou = MODELS.build(loss_iou)
-        self.fc_cls = nn.Linear(embed_dims, num_classes if self.use_sigmoid else num_classes + 1)
+        self.build_layers(embed_dims, num_reg_fcs)
+
+    def build_layers(self, embed_dims: int, num_reg_fcs: int) -> None:
+        """The layers that compute classes and boxes from hidden states."""
+        classes = self.num_classes if self.use_sigmoid else self.num_classes + 1
+        self.fc_cls = nn.Linear(embed_dims, classes)
         self.build_regression(embed_dims, num_reg_fcs)
 
     def build_regression(self, embed_dims: int, num_reg_fcs: int) -> None:
