@@ -61,14 +61,16 @@ def by_grid_sample(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     return out.view(B, -1, Q).transpose(1, 2)
 
 
-def test_equals_plain_loops() -> None:
-    value, locations, weights = inputs()
+@pytest.mark.parametrize("channels", [3, 24])
+def test_equals_plain_loops(channels: int) -> None:
+    value, locations, weights = inputs(D=channels)
     out = ms_deform_attn(value, SHAPES, locations, weights)
     torch.testing.assert_close(out, by_loops(value, locations, weights), rtol=0, atol=1e-12)
 
 
-def test_equals_grid_sample_with_gradients() -> None:
-    ours, peers = ([each.requires_grad_() for each in inputs()] for _ in range(2))
+@pytest.mark.parametrize("channels", [3, 24])
+def test_equals_grid_sample_with_gradients(channels: int) -> None:
+    ours, peers = ([each.requires_grad_() for each in inputs(D=channels)] for _ in range(2))
     out = ms_deform_attn(ours[0], SHAPES, *ours[1:])
     expected = by_grid_sample(*peers)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
@@ -79,25 +81,28 @@ def test_equals_grid_sample_with_gradients() -> None:
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=1e-11)
 
 
-def test_gradients_by_finite_differences() -> None:
-    given = [each.requires_grad_() for each in inputs(B=1, Q=2, P=1)]
+@pytest.mark.parametrize("channels", [3, 17])
+def test_gradients_by_finite_differences(channels: int) -> None:
+    given = [each.requires_grad_() for each in inputs(B=1, Q=2, P=1, D=channels)]
     assert torch.autograd.gradcheck(lambda v, s, w: ms_deform_attn(v, SHAPES, s, w), given)
 
 
-def test_float32_is_close() -> None:
-    value, locations, weights = inputs()
+@pytest.mark.parametrize("channels", [3, 24])
+def test_float32_is_close(channels: int) -> None:
+    value, locations, weights = inputs(D=channels)
     single = ms_deform_attn(value.float(), SHAPES, locations.float(), weights.float())
     expected = ms_deform_attn(value, SHAPES, locations, weights)
     torch.testing.assert_close(single.double(), expected, rtol=0, atol=2e-6)
 
 
-def test_locations_that_are_not_finite_read_nothing() -> None:
-    value, locations, weights = inputs()
+@pytest.mark.parametrize("channels", [3, 24])
+def test_locations_that_are_not_finite_read_nothing(channels: int) -> None:
+    value, locations, weights = inputs(D=channels)
     locations[0, 1] = float("nan")
     locations[1, 2, 0] = float("inf")
     out = ms_deform_attn(value, SHAPES, locations, weights)
     assert out[0, 1].eq(0).all()
-    assert out[1, 2, :3].eq(0).all()
+    assert out[1, 2, :channels].eq(0).all()
     assert out.isfinite().all()
 
 

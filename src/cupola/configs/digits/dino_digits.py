@@ -2,7 +2,7 @@
 # Trained from scratch, without a pretrained backbone, on one CPU core.
 _base_ = "./_data.py"
 num_levels = 3
-deformable = dict(embed_dims=128, num_levels=num_levels, dropout=0.0)
+deformable = dict(embed_dims=128, num_levels=num_levels, num_points=3, dropout=0.0)
 feed_forward = dict(embed_dims=128, feedforward_channels=512, ffn_drop=0.0)
 model = dict(
     type="DINO",
@@ -24,7 +24,7 @@ model = dict(
         norm_cfg=dict(type="GN", num_groups=16),
         num_outs=num_levels,
     ),
-    encoder=dict(num_layers=3, layer_cfg=dict(self_attn_cfg=deformable, ffn_cfg=feed_forward)),
+    encoder=dict(num_layers=2, layer_cfg=dict(self_attn_cfg=deformable, ffn_cfg=feed_forward)),
     decoder=dict(
         num_layers=3,
         layer_cfg=dict(
@@ -40,7 +40,7 @@ model = dict(
         embed_dims=128,
         loss_cls=dict(type="FocalLoss", loss_weight=1.0),
     ),
-    dn_cfg=dict(group_cfg=dict(num_dn_queries=40)),
+    dn_cfg=dict(group_cfg=dict(num_dn_queries=24)),
     test_cfg=dict(max_per_img=40),
 )
 optim_wrapper = dict(
@@ -52,7 +52,7 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.02, begin=0, end=100, by_epoch=False),
     dict(type="CosineAnnealingLR", eta_min=4e-6, by_epoch=False),
 ]
-train_cfg = dict(max_iters=6000, val_interval=1000)
+train_cfg = dict(max_iters=4000, val_interval=1000)
 val_evaluator = dict(type="CocoMetric")
 ema = dict(decay=0.998)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=250, save_best="AP50"))
