@@ -63,7 +63,7 @@ def _by_grid_sample(
     Q = sampling_locations.shape[1]
     grids = (2 * sampling_locations - 1).nan_to_num(-3.0, 3.0, -3.0)  # not finite: outside
     grids = grids.transpose(1, 2).flatten(0, 1)  # [B * M, Q, L, P, 2]
-    levels = value.split([height * width for height, width in spatial_shapes], 1)
+    levels = torch.split(value, [height * width for height, width in spatial_shapes], 1)
     sampled = [
         F.grid_sample(
             level.permute(0, 2, 3, 1).reshape(B * M, D, *shape), grids[:, :, i], align_corners=False

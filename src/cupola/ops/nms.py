@@ -19,19 +19,21 @@ def nms(
     iou_threshold: float,
     groups: Tensor | None = None,
     max_num: int | None = None,
+    order: Tensor | None = None,
 ) -> Tensor:
     """Indices of the kept boxes, best first: boxes [N, 4] xyxy, scores [N] -> [K] int64.
 
     A box is dropped if its IoU with a kept box of a higher score exceeds `iou_threshold`. With
     `groups` [N] (classes, feature levels) only boxes of the same group suppress each other. At
-    most `max_num` are kept.
+    most `max_num` are kept. `order` [N] is another order in which boxes are considered; by default
+    it is that of the scores, and for equal scores that of the boxes.
     """
     if torch.compiler.is_exporting():  # ONNX has no stable sort; its TopK is
-        order = scores.argsort(descending=True)
+        order = scores.argsort(descending=True) if order is None else order
         later = _overlaps(boxes, groups, order, order) > iou_threshold
         keep = order[_greedy_loop(later.triu(1)).nonzero()[:, 0]]
         return keep if max_num is None else keep[:max_num]
-    order = scores.argsort(descending=True, stable=True)
+    order = scores.argsort(descending=True, stable=True) if order is None else order
     kept = order[:0]
     for block in torch.split(order, BLOCK):
         block = block[~(_overlaps(boxes, groups, kept, block) > iou_threshold).any(0)]

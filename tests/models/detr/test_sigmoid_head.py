@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cupola.models.detr import DETROutput
-from cupola.models.detr.head import weigh_background
+from cupola.models.detr.set_head import weigh_background
 from cupola.registry import build
 from cupola.structures.boxes import cxcywh_to_xyxy, giou
 

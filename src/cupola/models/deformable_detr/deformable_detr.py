@@ -16,7 +16,7 @@ from cupola.models.deformable_detr.queries import (
     proposed_queries,
 )
 from cupola.models.detr.detector import QueryDetector
-from cupola.models.detr.head import DETROutput
+from cupola.models.detr.set_head import DETROutput
 from cupola.models.layers import (
     DeformableDetrTransformerDecoder,
     DeformableDetrTransformerEncoder,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.deformable_detr.queries import Proposals
-from cupola.models.detr.head import DETRHead, DETROutput, Sizes, Targets
+from cupola.models.detr.set_head import DETROutput, SetPredictionHead, Sizes, Targets
 from cupola.models.layers import refine_boxes
 from cupola.registry import MODELS
 
@@ -20,7 +20,7 @@ PRIOR_PROBABILITY = 0.01  # of each class before training, which keeps the first
 
 
 @MODELS.register_module()
-class DeformableDETRHead(DETRHead):
+class DeformableDETRHead(SetPredictionHead):
     """States and references of every decoder layer -> DETROutput, losses, detections.
 
     `share_pred_layer`: all layers use the same two branches. With `as_two_stage` the last of

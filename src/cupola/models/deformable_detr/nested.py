@@ -155,7 +155,7 @@ class NestedDeformableDETRHead(DeformableDETRHead):
             None if self.as_two_stage else self.query_embedding.weight,
             (self.cls_branches[last], self.reg_branches[last]),
         )
-        branches = self.reg_branches if self.with_box_refine else None
+        branches = list(self.reg_branches) if self.with_box_refine else None
         decoded = decode(
             transformer.decoder.layers,
             queries.content,

@@ -108,11 +108,9 @@ def best_cells(scores: Tensor, count: int) -> Tensor:
     return scores.topk(count, dim=1).indices
 
 
-def proposed_queries(boxes: Tensor, project: nn.Module, norm: nn.Module) -> Queries:
+def proposed_queries(boxes: Tensor, project: nn.Linear, norm: nn.Module) -> Queries:
     """Box logits [B, Q, 4] -> queries with boxes as references, made from their coordinates."""
-    boxes = boxes.detach()
-    references = boxes.sigmoid()
-    count: int = project.in_features // 4
-    waves = sine_waves(references * (2 * math.pi), count).flatten(-2)  # [B, Q, 2 * C]
-    position, content = norm(project(waves)).chunk(2, dim=-1)
+    references = boxes.detach().sigmoid()
+    waves = sine_waves(references * (2 * math.pi), project.in_features // 4)  # [B, Q, 4, C / 2]
+    position, content = norm(project(waves.flatten(-2))).chunk(2, dim=-1)
     return Queries(content, position, references)

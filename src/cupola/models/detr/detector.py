@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.detr.head import DETROutput
+from cupola.models.detr.set_head import DETROutput
 from cupola.registry import MODELS
 from cupola.structures import Detections
 

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.detr.head import DETROutput
+from cupola.models.detr.detector import QueryDetector
 from cupola.models.detr.inspection import inspect_detr
+from cupola.models.detr.set_head import DETROutput
 from cupola.models.detr.transformer import DetrTransformerDecoder, DetrTransformerEncoder
 from cupola.models.layers import SinePositionalEncoding, feature_mask, map_positions
 from cupola.registry import MODELS
-from cupola.structures import Detections
 
 Config = Mapping[str, Any]
 
 
 @MODELS.register_module()
-class DETR(nn.Module):
+class DETR(QueryDetector):
     """End-to-end detection from configs of MMDetection 3.x and 2.x.
 
     In 3.x encoder, decoder and queries belong to the detector; in 2.x the whole transformer is
@@ -52,18 +52,17 @@ class DETR(nn.Module):
         init_cfg: Any = None,
         training_groups: int = 1,
     ) -> None:
-        super().__init__()
-        self.init_cfg = init_cfg
+        super().__init__(
+            backbone,
+            bbox_head,
+            neck,
+            train_cfg,
+            test_cfg,
+            data_preprocessor,
+            pretrained,
+            init_cfg,
+        )
         self.training_groups = training_groups
-        if pretrained:
-            backbone = {**backbone, "pretrained": pretrained}
-        self.data_preprocessor = MODELS.build(data_preprocessor or {"type": "DetDataPreprocessor"})
-        self.backbone = MODELS.build(backbone)
-        self.neck = MODELS.build(neck) if neck else None
-        self.nested = self.nested_head is not None and "transformer" in bbox_head
-        if self.nested:
-            bbox_head = {**bbox_head, "type": self.nested_head}
-        self.bbox_head = MODELS.build({**bbox_head, "train_cfg": train_cfg, "test_cfg": test_cfg})
         if not self.nested:
             self._build_transformer(encoder, decoder, positional_encoding, num_queries)
 
@@ -117,8 +116,7 @@ class DETR(nn.Module):
 
     def extract(self, pixels: Tensor) -> Tensor:
         """pixels [B, 3, H, W] -> the last feature map [B, C, h, w]."""
-        maps = self.backbone(pixels)
-        return (maps if self.neck is None else self.neck(maps))[-1]
+        return self.maps(pixels)[-1]
 
     def encode(self, features: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
         """features [B, C, h, w], padding [B, h, w] -> memory and positions, both [B, hw, C]."""
@@ -155,12 +153,3 @@ class DETR(nn.Module):
             targets = [target for target in targets for _ in range(self.training_groups)]
             sizes = [size for size in sizes for _ in range(self.training_groups)]
         return self.bbox_head.loss(output, targets, sizes)
-
-    @torch.no_grad()
-    def predict(self, batch: Mapping[str, Any]) -> list[Detections]:
-        """Detections per image, in pixels of the original image if `scale_factors` are given."""
-        output = self(batch["pixels"], batch.get("padding_mask"))
-        sizes = batch["image_sizes"]
-        factors = batch.get("scale_factors") or [None] * len(sizes)
-        found: list[Detections] = self.bbox_head.predict(output, sizes, factors)
-        return found

@@ -79,8 +79,8 @@ class CdnQueryGenerator(nn.Module):
         self.dynamic = group_cfg.get("dynamic", True)
         if not self.dynamic and not group_cfg.get("num_groups"):
             raise ValueError("dn_cfg: group_cfg needs num_groups with dynamic=False")
-        self.num_dn_queries = group_cfg.get("num_dn_queries", 100)
-        self.num_groups = group_cfg.get("num_groups")
+        self.num_dn_queries = int(group_cfg.get("num_dn_queries", 100))
+        self.num_groups = int(group_cfg.get("num_groups") or 0)
         self.num_classes = num_classes
         self.label_noise_scale = label_noise_scale
         self.box_noise_scale = box_noise_scale
@@ -119,7 +119,7 @@ class CdnQueryGenerator(nn.Module):
     def groups(self, most: int) -> int:
         """The number of groups if the largest image has `most` objects."""
         if not self.dynamic:
-            return int(self.num_groups)
+            return self.num_groups
         return max(self.num_dn_queries // most, 1) if most else 1
 
     def noisy_labels(self, labels: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from cupola import nn
 from cupola.models.deformable_detr.deformable_detr import DeformableDETR, initialize
 from cupola.models.deformable_detr.head import DeformableDETRHead
 from cupola.models.deformable_detr.queries import Proposals, best_cells
-from cupola.models.detr.head import DETROutput, Sizes
+from cupola.models.detr.set_head import DETROutput, Sizes
 from cupola.models.dino.denoising import CdnQueryGenerator, Denoising
 from cupola.models.layers import MLP, FeatureLevels, encode_references, refine_boxes
 from cupola.models.layers.deformable_transformer import (
@@ -32,10 +32,10 @@ Config = Mapping[str, Any]
 EPS = 1e-3  # of the logits that boxes are refined from
 
 
-class DinoTransformerDecoder(nn.Module):
-    """Decoder layers with positions computed from boxes, and a norm of the states for the head.
+class BoxDecoder(nn.Module):
+    """Abstract: decoder layers with positions computed from boxes, and a norm for the head.
 
-    Source: mmdet/models/layers/transformer/dino_layers.py.
+    Subclasses define `forward`, which calls `layer`.
     """
 
     def __init__(
@@ -55,25 +55,6 @@ class DinoTransformerDecoder(nn.Module):
         self.embed_dims = C
         self.ref_point_head = MLP(2 * C, C, C, 2)
         self.norm = nn.LayerNorm(C)
-
-    def forward(
-        self,
-        query: Tensor,
-        references: Tensor,
-        memory: Tensor,
-        levels: FeatureLevels,
-        reg_branches: Sequence[nn.Module],
-        self_attn_mask: Tensor | None = None,
-    ) -> Decoded:
-        """query [B, Q, C] at boxes [B, Q, 4] (cxcywh in 0..1) -> normed states and boxes."""
-        states, before = [], [references]
-        for index in range(self.num_layers):
-            query = self.layer(index, query, references, memory, levels, self_attn_mask)
-            refined = refine_boxes(references, reg_branches[index](query), EPS)
-            references = refined.detach()
-            states.append(self.norm(query))
-            before.append(refined)  # the boxes of the next layer train this one, too
-        return Decoded(torch.stack(states), before[:-1])
 
     def layer(
         self,
@@ -99,6 +80,29 @@ class DinoTransformerDecoder(nn.Module):
         return result
 
 
+class DinoTransformerDecoder(BoxDecoder):
+    """Source: mmdet/models/layers/transformer/dino_layers.py."""
+
+    def forward(
+        self,
+        query: Tensor,
+        references: Tensor,
+        memory: Tensor,
+        levels: FeatureLevels,
+        reg_branches: Sequence[nn.Module],
+        self_attn_mask: Tensor | None = None,
+    ) -> Decoded:
+        """query [B, Q, C] at boxes [B, Q, 4] (cxcywh in 0..1) -> normed states and boxes."""
+        states, before = [], [references]
+        for index in range(self.num_layers):
+            query = self.layer(index, query, references, memory, levels, self_attn_mask)
+            refined = refine_boxes(references, reg_branches[index](query), EPS)
+            references = refined.detach()
+            states.append(self.norm(query))
+            before.append(refined)  # the boxes of the next layer train this one, too
+        return Decoded(torch.stack(states), before[:-1])
+
+
 @MODELS.register_module()
 class DINOHead(DeformableDETRHead):
     """Deformable DETR's head, with the losses of denoising queries and of named proposals.
@@ -111,7 +115,7 @@ class DINOHead(DeformableDETRHead):
     ) -> dict[str, Tensor]:
         """dn_loss_cls, dn_loss_bbox, dn_loss_iou, and d0.dn_... of the layers before the last."""
         layers = [
-            self._layer_loss(logits, boxes, targets, sizes)
+            self.set_losses(logits, boxes, targets, self.pixel_scales(boxes, sizes))
             for logits, boxes in zip(*output.at_least_float32(), strict=True)
         ]
         return name_by_layer(
@@ -132,16 +136,16 @@ class DINO(DeformableDETR):
 
     def __init__(
         self,
-        *args: Any,
+        *,
         with_box_refine: bool = True,
         as_two_stage: bool = True,
         dn_cfg: Config | None = None,
         **settings: Any,
     ) -> None:
-        name = type(self).__name__
         if not (with_box_refine and as_two_stage):
+            name = type(self).__name__
             raise ValueError(f"{name} needs with_box_refine=True and as_two_stage=True")
-        super().__init__(*args, with_box_refine=True, as_two_stage=True, **settings)
+        super().__init__(with_box_refine=True, as_two_stage=True, **settings)
         self.dn_query_generator = CdnQueryGenerator(
             num_classes=self.bbox_head.num_classes, embed_dims=self.embed_dims, **(dn_cfg or {})
         )

@@ -4,7 +4,7 @@ Q queries, N objects of one image; any leading dimensions (decoder layers) are k
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,10 @@ class MatchInputs:
     target_labels: Tensor
     target_boxes: Tensor
     image_size: tuple[int, int] = (1, 1)
+
+    def layer(self, index: int) -> "MatchInputs":
+        """The predictions of one decoder layer: logits [Q, C], boxes [Q, D]."""
+        return replace(self, logits=self.logits[index], boxes=self.boxes[index])
 
 
 @dataclass(frozen=True, kw_only=True)
