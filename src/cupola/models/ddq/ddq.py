@@ -113,7 +113,7 @@ class DDQDETR(DINO):
     def distinct_proposals(self, proposals: Proposals, mapped: Tensor) -> tuple[Proposals, Tensor]:
         """The distinct proposals [B, Q], best first, and their features [B, Q, C].
 
-        proposals and mapped [B, S, C] are those of all cells. Where fewer are distinct, zeros follow.
+        proposals and mapped [B, S, C] are of all cells. Where fewer are distinct, zeros follow.
         """
         Q = self.num_queries
         rows = []

@@ -34,10 +34,10 @@ class ConvModule(nn.Module):
         stride: int = 1,
         padding: int = 0,
         *,
-        bias: bool | None = None,
         conv_cfg: Mapping[str, Any] | None = None,
         norm_cfg: Mapping[str, Any] | None = None,
         act_cfg: Mapping[str, Any] | None = RELU,
+        bias: bool | str | None = "auto",
         init_cfg: Any = None,
     ) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class ConvModule(nn.Module):
             kernel_size,
             stride=stride,
             padding=padding,
-            bias=norm_cfg is None if bias is None else bias,
+            bias=norm_cfg is None if bias in (None, "auto") else bool(bias),
         )
         self.norm_name = norm_name(norm_cfg) if norm_cfg else None
         if norm_cfg and self.norm_name:

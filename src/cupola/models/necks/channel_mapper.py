@@ -28,11 +28,17 @@ class ChannelMapper(nn.Module):
         conv_cfg: Mapping[str, Any] | None = None,
         norm_cfg: Mapping[str, Any] | None = None,
         act_cfg: Mapping[str, Any] | None = RELU,
+        bias: bool | str = "auto",
         num_outs: int | None = None,
         init_cfg: Any = None,
     ) -> None:
         super().__init__()
-        settings: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        settings: dict[str, Any] = {
+            "conv_cfg": conv_cfg,
+            "norm_cfg": norm_cfg,
+            "act_cfg": act_cfg,
+            "bias": bias,
+        }
         padding = (kernel_size - 1) // 2
         self.init_cfg = init_cfg
         self.convs = nn.ModuleList(

@@ -3,6 +3,7 @@
 from cupola.weights.dialects.afno_transformer import AFNO_TRANSFORMER
 from cupola.weights.dialects.base import Dialect
 from cupola.weights.dialects.conditional_detr import CONDITIONAL_DIALECTS
+from cupola.weights.dialects.deformable_detr import DEFORMABLE_DIALECTS
 from cupola.weights.dialects.detr import DETR_DIALECTS
 from cupola.weights.dialects.detr3d import DETR3D_DIALECTS
 from cupola.weights.dialects.fourcastnet import FOURCASTNET
@@ -16,6 +17,7 @@ DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
         *CONDITIONAL_DIALECTS,
+        *DEFORMABLE_DIALECTS,
         *DETR_DIALECTS,
         *DETR3D_DIALECTS,
         *AFNO_DIALECTS,
