@@ -15,6 +15,7 @@ from cupola.models.deformable_detr.queries import Proposals
 from cupola.models.detr.set_head import DETROutput, SetPredictionHead, Sizes, Targets
 from cupola.models.layers import refine_boxes
 from cupola.registry import MODELS
+from cupola.registry.budget import reserve
 
 PRIOR_PROBABILITY = 0.01  # of each class before training, which keeps the first losses small
 
@@ -58,6 +59,7 @@ class DeformableDETRHead(SetPredictionHead):
             nn.init.constant_(self.reg_branches[0][-1].bias[2:], -2.0)
 
     def branches(self, make: Callable[[], nn.Module], count: int) -> nn.ModuleList:
+        reserve(count)
         if self.share_pred_layer:
             return nn.ModuleList([make()] * count)
         return nn.ModuleList(make() for _ in range(count))
