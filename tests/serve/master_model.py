@@ -29,7 +29,7 @@ FAULTS = ("fork", "pair", "build", "load", "status", "set_aside", "reopen", "giv
 CODES = (0, 1, 2, 2, -9, -11)
 SETTINGS = [
     Settings(workers=count, daemon=daemon, cache_path=cache, reuseport=reuseport,
-             ready_timeout=20 if count == 1 else 150, drain_delay=3.0 * daemon)
+             ready_timeout=20 if count == 1 else 10_000, drain_delay=3.0 * daemon)
     for count in (1, 3) for daemon in (False, True)
     for cache in (None, Path("/nowhere")) for reuseport in (False, True)
 ]  # fmt: skip
@@ -97,6 +97,7 @@ class System:
         self.was_ready = False
         self.stubborn = False
         self.hang = bool(schedule) and schedule[0] % 16 == 15  # of the next generation
+        self.hang_at_last = bool(schedule) and schedule[0] % 3 == 1
         self.log: list[str] = []
         self.driver = self.drive()
         self.master: Any = None
@@ -246,6 +247,10 @@ class System:
         if self.told_to_stop or Flag.TERMINATE in self.master.flags:
             return
         self.faults.clear()
+        if self.hang_at_last:
+            self.hang = True
+            self.arrived.add(Flag.RECONFIGURE)
+            yield
         self.hang = False
         if any(self.is_hanging(child) for child in self.living()):
             self.arrived.add(Flag.RECONFIGURE)  # the newest settings win
