@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cupola.errors import DataError
 from cupola.files import check_regular, read_text
+from cupola.files.tokenizer import read_tokenizer
 from cupola.registry import DATASETS
 
 # The special tokens of BLOOM's own tokenizer, in its order: their ids are 0 to 3.
@@ -126,7 +127,7 @@ class PackedText:
 
     def write_examples(self, folder: Path) -> None:
         """Writes a server request for the most likely continuation of this split's first tokens."""
-        tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        tokenizer = read_tokenizer(self.folder / "tokenizer.json", DataError)
         prompt = tokenizer.decode(self.tokens[:EXAMPLE_TOKENS].tolist())
         tensor = {"name": "prompt", "datatype": "BYTES", "shape": [1], "data": [prompt]}
         request = {"inputs": [tensor], "parameters": {"max_tokens": EXAMPLE_TOKENS}}

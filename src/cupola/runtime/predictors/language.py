@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from cupola.bundles import Bundle
 from cupola.errors import BundleError, InputError
+from cupola.files import tokenizer as files
 from cupola.generation import SamplingParams, Scheduler
 from cupola.generation.tensor_parallel import Driver, StepOrder
 from cupola.runtime.optimize.language import optimize
@@ -83,6 +83,11 @@ class LanguagePredictor(Predictor):
         sampling = read_sampling(parameters, row)
         if not ids:
             raise InputError("prompt: must not be empty")
+        if not 0 <= min(ids) <= max(ids) < self.model.settings.vocab_size:
+            raise InputError(
+                f"prompt: its token {max(ids)} is not one of the model's "
+                f"{self.model.settings.vocab_size}"
+            )
         limit = min(self.cache_tokens, self.model.settings.max_length or self.cache_tokens)
         if len(ids) + sampling.max_tokens > limit:
             raise InputError(
@@ -204,8 +209,8 @@ def from_bundle(bundle: Bundle, model: Any) -> LanguagePredictor:
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer.json; BundleError if there is none."""
+    """The folder's tokenizer.json; BundleError if there is none, or if it is unusable."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise BundleError(f"{folder}: contains no tokenizer.json, which a language model needs")
-    return Tokenizer.from_file(str(path))
+    return files.read_tokenizer(path, BundleError)
