@@ -259,7 +259,7 @@ class Connection(asyncio.Protocol):
         if self.refusal is None or self.closing or self.current is not None or self.waiting:
             return
         request, response = self.refusal
-        body = b"" if self.parser.method == "HEAD" else response.body
+        body = b"" if self.parser.is_head else response.body
         self._write(head_of(request.id, response, keep=False), body)
         self._linger()
         self.server.finished(request, response, len(body))

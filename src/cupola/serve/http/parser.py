@@ -44,6 +44,7 @@ class RequestParser:
         self.in_header = self.in_body = False
         self.began_at = self._now = 0.0
         self._header_size = 0
+        self._valid_host: str | None = None  # of an earlier request
         self._reset()
 
     def _reset(self) -> None:
@@ -59,6 +60,11 @@ class RequestParser:
     def idle(self) -> bool:
         """Whether no part of a request has arrived."""
         return not self.in_header and not self.in_body
+
+    @property
+    def is_head(self) -> bool:
+        """Whether the request that arrives, perhaps not completely, is a HEAD."""
+        return bool(self.url) and self._parser.get_method() == b"HEAD"
 
     def feed(self, data: bytes | memoryview, now: float) -> None:
         """Parses bytes that arrived at `now`; HTTPError if they are not a valid request."""
@@ -97,7 +103,6 @@ class RequestParser:
         self.began_at, self.in_header = self._now, True
 
     def on_url(self, url: bytes) -> None:
-        self.method = self._parser.get_method().decode()
         self.url += url
         if len(self.url) > self.settings.max_header:
             raise HTTPError(414, f"request target over {self.settings.max_header} bytes")
@@ -119,6 +124,7 @@ class RequestParser:
 
     def on_headers_complete(self) -> None:
         self.in_header, self.in_body, self._header_size = False, True, 0
+        self.method = self._parser.get_method().decode()
         self.version = self._parser.get_http_version()
         if self.version not in ("1.1", "1.0"):
             raise HTTPError(505, f"HTTP/{self.version} is not supported")
@@ -137,20 +143,20 @@ class RequestParser:
         The authority of an absolute target stands in place of the header Host (RFC 9112, 3.2.2).
         """
         authority, self.path, self.query = split_url(self.url)
-        if _BAD_ESCAPE.search(self.path):
+        if "%" in self.path and _BAD_ESCAPE.search(self.path):
             raise HTTPError(400, "malformed percent-encoding in the path")
         host = self.headers.get("host")
         if host is None and self.version == "1.1":
             raise HTTPError(400, "the header Host is missing")
-        for name in (host, authority):
-            if name is not None and not _AUTHORITY.fullmatch(name):
-                raise HTTPError(400, f"malformed host {name[:200]!r}")
+        if host is not None and host != self._valid_host:
+            self._valid_host = _checked(host)
         if authority is not None:
-            self.headers["host"] = authority
+            self.headers["host"] = _checked(authority)
 
     def _check_framing(self) -> None:
         """How long the body is; HTTPError if that is not certain, or too long."""
-        coding, length = (self.headers.get(k) for k in ("transfer-encoding", "content-length"))
+        coding = self.headers.get("transfer-encoding")
+        length = self.headers.get("content-length")
         if coding is not None:
             if coding.lower() != "chunked":
                 raise HTTPError(501, f"Transfer-Encoding {coding!r}: only chunked is supported")
@@ -163,8 +169,8 @@ class RequestParser:
                 raise HTTPError(400, f"bad Content-Length {length!r}")
             if int(length) > self.settings.max_body:
                 raise HTTPError(413, f"body of {length} bytes, at most {self.settings.max_body}")
-        has_body = coding is not None or (length is not None and int(length) > 0)
-        self._upgrade_with_body = "upgrade" in self.headers and has_body
+        if "upgrade" in self.headers:
+            self._upgrade_with_body = coding is not None or int(length or 0) > 0
 
     def on_body(self, data: bytes) -> None:
         self.received += len(data)
@@ -205,7 +211,7 @@ class RequestParser:
             self.version != "1.1",
         )
         self._spool_path, self._spool_file, self._body = None, None, b""
-        self.url, self.method = b"", ""
+        self.url = b""
         self._on_request(request)
 
     def _head_without_upgrade(self) -> bytes:
@@ -271,12 +277,20 @@ def _refusal_in(error: httptools.HttpParserCallbackError) -> HTTPError:
     return cause if isinstance(cause, HTTPError) else HTTPError(400, str(cause))
 
 
+def _checked(host: str) -> str:
+    if not _AUTHORITY.fullmatch(host):
+        raise HTTPError(400, f"malformed host {host[:200]!r}")
+    return host
+
+
 def split_url(url: bytes) -> tuple[str | None, str, str]:
     """The authority, the path (still percent-encoded) and the query of a request target.
 
     The authority is None if the target is a path. HTTPError 400 for other forms than these two.
     """
-    authority, target = None, url.decode("latin-1").partition("#")[0]
+    authority, target = None, url.decode("latin-1")
+    if "#" in target:
+        target = target.partition("#")[0]
     if not target.startswith("/"):
         absolute = _ABSOLUTE.fullmatch(target)
         if absolute is None:
