@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import os
 import random
 import resource
 import socket
@@ -28,6 +27,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "serve"))
 from serve_harness import Running, infer_body, request_bytes, write_bundle
+
+from ratio import machine
 
 HONEST, PROCESSES = 32, 2
 THINK = 0.05  # seconds between two requests of an honest client, on average
@@ -209,12 +210,6 @@ def measure(server: Running, kinds: list[str], options: argparse.Namespace) -> N
           flush=True)  # fmt: skip
 
 
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{len(os.sched_getaffinity(0))} x {names[0] if names else 'unknown'}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000, help="slow clients of each kind")
@@ -225,7 +220,7 @@ def main() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     kinds = options.kinds.split(",")
-    print(f"{processor()}; load at start {os.getloadavg()[0]:.1f}")
+    print(machine())
     print(f"{'ms':26}{'p50 alone':>10}{'beside':>10}{'p99 alone':>10}{'beside':>10}"
           f"{'ratio':>8}  {'of the rounds':>14}{'asked':>8} {'failed':>7}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -244,7 +239,7 @@ def main() -> None:
                 measure(server, kinds, options)
         finally:
             server.stop()
-    print(f"aim: ratio of p99 <= 2; load at end {os.getloadavg()[0]:.1f}")
+    print(f"aim: ratio of p99 <= 2; {machine()}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,18 @@
 """Times two callables in turn, so that noise on the machine hits both alike."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+
+def machine() -> str:
+    """The processors that this process may use, and how busy the machine is, to print."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    count, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    return f"{count} x {names[0] if names else 'unknown processor'}, load {load:.1f}"
 
 
 def seconds(call: Callable[[], object]) -> float:

@@ -29,6 +29,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "serve"))
 from serve_harness import Running, free_port, infer_body, read_answer, until, write_bundle
 
+from ratio import machine
 from serve_processes import memory, start
 
 CLIENTS = 32
@@ -155,6 +156,7 @@ def noop(options: argparse.Namespace, folder: Path) -> None:
 
 
 def report(latency: dict[str, list[float]], rate: dict[str, list[float]]) -> None:
+    print(machine())
     print(f"{'':10} {'p50, 1 client':>14} {f'answers/s, {CLIENTS}':>14}")
     for name in latency:
         p50, answers = statistics.median(latency[name]), statistics.median(rate[name])

@@ -25,6 +25,7 @@ from loss_acts import ACTS
 from loss_clients import Clients, Outcome
 from loss_peers import ACTS as PEER_ACTS
 from loss_peers import Peer
+from ratio import machine
 from soak import soak
 
 DEFAULT = (
@@ -129,6 +130,7 @@ def report(found: dict[str, object]) -> None:
         print(f"{name:10} {found['times'].get(name, ''):>5} {row['sent']:8} {row['answered']:8} "
               f"{missing:5} {row['p50']:7.1f} {row['p99']:7.1f} {row['max']:7.1f}  "
               f"{', '.join(f'{n} x {why}' for why, n in row['failed'].items())}")  # type: ignore[attr-defined]  # fmt: skip
+    print(machine())
     print(f"total: {sent} sent, {lost} lost or wrong; answered twice by the journal: "
           f"{found['twice']}; rate below {(lost or 3) / max(1, sent):.1e}")  # fmt: skip
 
