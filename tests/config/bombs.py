@@ -299,9 +299,20 @@ DATA: dict[str, list[tuple[str, str]]] = {
         (".toml", "".join(f"[{'a.' * 70}b{n}]\n" for n in range(1100)) + "x = 1979-05-27"),
     ],
     "YAML": [
-        (".yaml", "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]"),
+        (
+            ".yaml",
+            "a0: &a0 [x, x]\n"
+            + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 40)),
+        ),
+        (
+            ".yaml",
+            "a0: &a0 {x: 1}\n"
+            + "".join(
+                f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 40)
+            ),
+        ),
         (".yaml", "a: &a\n  b: *a"),
-        (".yaml", "a: &a {b: 1}\nc:\n  <<: *a"),
+        (".yaml", "a: &a {b: 1, <<: *a}"),
         (".yaml", "a: " + "[" * 5000 + "]" * 5000),
         (".yaml", "a: " + "{b: " * 5000 + "}" * 5000),
         (".yaml", "".join(" " * n + "a:\n" for n in range(500))),

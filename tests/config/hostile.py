@@ -166,7 +166,19 @@ HOSTILE: dict[str, tuple[str, str, str]] = {
     "deep TOML": (".toml", "a = " + "[" * 10_000 + "]" * 10_000, "nested|not valid"),
     "YAML tag": (".yaml", "a: 1\nb: !!python/object/apply:os.system [id]", ":2: the YAML tag"),
     "YAML own tag": (".yaml", "a: !secret x", ":1: the YAML tag '!secret' is not allowed"),
-    "YAML aliases": (".yaml", "a: &a [1]\nb: [*a, *a]", ":2: YAML aliases are not allowed"),
+    "YAML aliases": (
+        ".yaml",
+        "a0: &a0 [1, 1]\n"
+        + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)),
+        "makes too many or too large values",
+    ),
+    "YAML merges": (
+        ".yaml",
+        "a0: &a0 {x: 1, y: 2}\n"
+        + "".join(f"a{i}: &a{i}\n  <<: [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)),
+        "makes too many or too large values",
+    ),
+    "YAML alias of itself": (".yaml", "a: &a [*a]", ":1: the alias .a is inside of"),
     "not YAML": (".yaml", "a: [1", "not valid YAML"),
     "deep YAML": (".yaml", "a: " + "[" * 10_000 + "]" * 10_000, "nested"),
     "YAML list": (".yaml", "- 1", "a config is a mapping"),

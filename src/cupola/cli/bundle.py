@@ -42,6 +42,12 @@ def bundle(
         Path | None, typer.Option(help="Forecast: .npy file of channel means.")
     ] = None,
     stds: Annotated[Path | None, typer.Option(help="Forecast: .npy of channel deviations.")] = None,
+    section: Annotated[
+        str | None,
+        typer.Option(
+            "--config", help="Section of FourCastNet's YAML [afno_backbone].", metavar="NAME"
+        ),
+    ] = None,
     grid: Annotated[
         Path | None, typer.Option(help="Forecast: a file with the model's latitudes, longitudes.")
     ] = None,
@@ -84,6 +90,7 @@ def bundle(
         "tokenizer": tokenizer,
         "grid": grid,
         "backbone": backbone,
+        "section": section,
     }
     about = {**describe(config, name or out.name, set_ or [], options), "license": license}
     files = tasks.find(about["task"]).bundle_files(checkpoint, options)
@@ -112,12 +119,16 @@ def describe(config: Path, name: str, overrides: list[str], options: dict[str, A
     """config.json of the bundle, from a training config or from a folder of transformers."""
     from cupola.bundles import Bundle
     from cupola.config import Config
+    from cupola.models.afno.published import is_published, published_config
     from cupola.runtime.published import bundle_config
 
     if config.is_dir():
         about = Config({**Bundle.load(config).config, "name": name})
         return about.override(overrides).to_dict()
-    cfg = Config.load(config).override(overrides).to_dict()
+    loaded = Config.load(config)
+    if options["section"] is not None or is_published(loaded):
+        loaded = Config(published_config(loaded.to_dict(), options["section"], str(config)), config)
+    cfg = loaded.override(overrides).to_dict()
     if options["backbone"] is not None:
         cfg["model"] = with_wind(cfg.get("model", {}))
     if options["grid"] is not None:

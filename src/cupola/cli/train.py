@@ -15,6 +15,12 @@ def train(
         Path | None,
         typer.Option(help="Folder for checkpoints and logs (default: work_dirs/CONFIG)."),
     ] = None,
+    section: Annotated[
+        str | None,
+        typer.Option(
+            "--config", help="Section of FourCastNet's YAML [afno_backbone].", metavar="NAME"
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
     ] = None,
@@ -38,6 +44,7 @@ def train(
         plugins=plugin or [],
         quiet=quiet,
         bundle_only=bundle_only,
+        section=section,
     )
     if written is not None:
         from cupola.runtime.load import load_predictor

@@ -87,14 +87,15 @@ def _load_yaml(path: Path, text: str) -> Any:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    depth = 0
+    depth, sizes = 0, AliasSizes()
     try:
-        for count, event in enumerate(yaml.parse(text, Loader=loader)):
-            if count > Budget.values:
+        for event in yaml.parse(text, Loader=loader):
+            problem = sizes.add(event)
+            if sizes.total > Budget.values:
                 raise ConfigError("the config makes too many or too large values")
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
-            problem = _yaml_problem(event, depth)
+            problem = problem or _yaml_problem(event, depth)
             if problem:
                 raise ConfigError(f"{path}:{_line(event.start_mark)}: {problem}")
         return yaml.load(text, Loader=loader)
@@ -108,11 +109,42 @@ def _load_yaml(path: Path, text: str) -> Any:
         raise ConfigError(f"{path}:{line}: not valid YAML: {problem}") from None
 
 
+class AliasSizes:
+    """Counts the values of a YAML text with every alias written out, before they are made.
+
+    A merge key (`<<`) copies what it names, so it counts like any other alias.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._anchors: dict[str, int] = {}
+        self._open: list[tuple[str | None, int]] = []
+
+    def add(self, event: Any) -> str | None:
+        """Counts an event of the parser; what is wrong with an alias inside of what it names."""
+        kind, anchor = type(event).__name__, getattr(event, "anchor", None)
+        if kind == "AliasEvent":
+            if any(anchor == name for name, _ in self._open):
+                return f"the alias *{anchor} is inside of what it names"
+            self.total += self._anchors.get(str(anchor), 0)
+        elif kind in ("MappingStartEvent", "SequenceStartEvent"):
+            self._open.append((anchor, self.total))
+            self.total += 1
+        elif kind in ("MappingEndEvent", "SequenceEndEvent"):
+            name, before = self._open.pop()
+            if name is not None:
+                self._anchors[name] = self.total - before
+        elif kind == "ScalarEvent":
+            size = 1 + len(event.value) // 16
+            self.total += size
+            if anchor is not None:
+                self._anchors[anchor] = size
+        return None
+
+
 def _yaml_problem(event: Any, depth: int) -> str | None:
     """What a config may not hold, in one event of the YAML parser."""
     kind = type(event).__name__
-    if kind == "AliasEvent":
-        return "YAML aliases are not allowed"
     if depth > MAX_DEPTH:
         return f"values are nested more than {MAX_DEPTH} deep"
     tag = str(getattr(event, "tag", None) or "")

@@ -1,19 +1,24 @@
 """Windows of stored fields for training: a state and the states that follow it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cupola.data.fields import open_fields
 from cupola.data.matching import Expected, MatchedFields
+from cupola.data.symmetries import Symmetries, turned
 from cupola.data.times import seconds_of
 from cupola.errors import ConfigError, DataError
 from cupola.files.scientific import read_array
 from cupola.registry import DATASETS
 from cupola.structures.grids import Grid, name_bad_values
+from cupola.structures.solar import forcing
 from cupola.structures.statistics import channel_statistics
 from cupola.structures.variables import channel_units
 
@@ -52,6 +57,8 @@ class FieldDataset:
     interval: time between two states, by default that of the file; stride: snapshots between them.
     rows: keep only the northern rows (720 of 721). grid: {"latitude": ..., "longitude": ...} that
         the files must have, by default theirs from north to south and from 0 degrees eastwards.
+    first, last: dates of the first and last snapshot that windows may hold.
+    symmetries: turn and mirror each window at random, see `Symmetries`; drawn from the seed.
     nan: "refuse" raises DataError; "mask" leaves such points out of the loss and gives the model
         0, the mean; "zero" takes them for the mean (also called forget_nan).
     """
@@ -74,6 +81,10 @@ class FieldDataset:
         grid: Mapping[str, Any] | None = None,
         calendar: str | None = None,
         nan: str = "refuse",
+        first: str | None = None,
+        last: str | None = None,
+        symmetries: bool = False,
+        seed: int = 0,
     ) -> None:
         if nan not in NAN_RULES:
             raise DataError(f"nan={nan!r}: expected one of {', '.join(NAN_RULES)}")
@@ -95,7 +106,26 @@ class FieldDataset:
         self.stds = read_statistic(stds, self._names, "stds", listed)
         self.steps = steps
         self.weights = self.grid.weights()
+        self._ends = self._limits(first, last)
         self._starts = self._windows(path)
+        self._symmetries = Symmetries(self._names, self.means, self.stds) if symmetries else None
+        self._seed, self._epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch of the symmetries, which depend on (seed, epoch, index)."""
+        self._epoch = epoch
+
+    def _limits(self, first: str | None, last: str | None) -> tuple[float, float]:
+        calendar = self.source.calendar
+        return (
+            float("-inf") if first is None else calendar.parse(first),
+            float("inf") if last is None else calendar.parse(last),
+        )
+
+    def _within(self, segment: int, time: int, span: int) -> bool:
+        times = self.source.times(segment)
+        low, high = self._ends
+        return times is None or (times[time] >= low and times[time + span] <= high)
 
     def _units(self, stated: Sequence[str]) -> list[str]:
         """The units to read in: stated ones, else those that models usually have the channel in."""
@@ -108,6 +138,7 @@ class FieldDataset:
             (segment, time)
             for segment, length in enumerate(self.source.segments)
             for time in range(length - span)
+            if self._within(segment, time, span)
         ]
         if not starts:
             lengths = list(self.source.segments[:20])
@@ -138,11 +169,20 @@ class FieldDataset:
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         segment, start = self._starts[index]
-        first, _ = self.snapshot(segment, start)
-        later = [
-            self.snapshot(segment, start + number * self.stride)
-            for number in range(1, self.steps + 1)
+        window = [
+            self.snapshot(segment, start + number * self.stride) for number in range(self.steps + 1)
         ]
+        if self._symmetries is not None:
+            rng = np.random.default_rng([self._seed, self._epoch, index])
+            turn, mirror = self._symmetries.draw(rng, len(self.grid.columns))
+            window = [
+                (
+                    self._symmetries.apply(field, turn, mirror),
+                    None if mask is None else turned(mask, turn, mirror),
+                )
+                for field, mask in window
+            ]
+        (first, _), *later = window
         sample = {
             "x": first[self._inputs],
             "y": torch.stack([field[self._outputs] for field, _ in later]),
@@ -170,11 +210,42 @@ class FieldDataset:
             "mean": self.means.flatten()[self._inputs].tolist(),
             "std": self.stds.flatten()[self._inputs].tolist(),
             "grid": self.grid.to_config(),
+            "forcings": [self._names[i] for i in self.forcings],
         }
+        if self.nan == "mask":
+            described["nan"] = "mask"
         if self.source.calendar.name and seconds:
             described |= {"interval": seconds / 3600, "interval_unit": "hours"}
             described["calendar"] = self.source.calendar.name
         return described
+
+    def start_dates(self) -> list[str]:
+        """The dates of the first snapshots of the windows; empty if the data has none."""
+        times = [(self.source.times(segment), time) for segment, time in self._starts]
+        if self.source.calendar.name is None:
+            return []
+        return [str(self.source.calendar.label(t[i])) for t, i in times if t is not None]
+
+    def write_examples(self, folder: Path) -> None:
+        """Writes all windows as examples of a bundle, [N, 1 + steps, C, H, W] in physical units.
+
+        Channels that follow from the date are left out.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        computed = [forcing(name, 0.0, 0.0, Grid((), ())) is not None for name in self.channels]
+        given = [i for i, known in zip(self._inputs, computed, strict=True) if not known]
+        runs = [
+            torch.stack(
+                [
+                    torch.from_numpy(self.fields.read(segment, start + n * self.stride))[given]
+                    for n in range(self.steps + 1)
+                ]
+            )
+            for segment, start in self._starts
+        ]
+        save_file({"fields": torch.stack(runs)}, folder / "flows.safetensors")
+        request = {"inputs": [], "parameters": {"example": 0, "steps": 1}}
+        (folder / "request.json").write_text(json.dumps(request) + "\n")
 
     @staticmethod
     def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:

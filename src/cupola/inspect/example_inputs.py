@@ -52,6 +52,9 @@ def example_inputs(model: Any, shape: Sequence[int] | None = None) -> dict[str, 
 
 def default_shape(model: Any) -> tuple[int, ...]:
     """The shape of one sample when none is given."""
+    stated = getattr(model, "example_shape", None)
+    if stated is not None:
+        return tuple(stated)
     settings = getattr(model, "settings", None)
     size = getattr(settings, "img_size", None)
     if size is not None:

@@ -65,7 +65,7 @@ def open_bundle(
     from cupola.runtime.published import bundle_config
 
     path = Path(source)
-    about = bundle_config(Config.load(path).to_dict(), path.stem)
+    about = bundle_config(read_config(path), path.stem)
     return Bundle(path.parent, about, Path(weights))
 
 
@@ -78,10 +78,17 @@ def model_config(source: str | Path) -> dict[str, Any]:
     """The model's build config, of a config file or of a bundle."""
     if not is_config(source):
         return Bundle.load(source).model_config
-    config = Config.load(source).to_dict()
+    config = read_config(source)
     if "model" not in config:
         raise ConfigError(f"{source}: holds no `model`")
     return dict(config["model"])
+
+
+def read_config(source: str | Path) -> dict[str, Any]:
+    """A config file; of FourCastNet's YAML the usual section as a training config."""
+    from cupola.models.afno.published import published_config
+
+    return published_config(Config.load(source).to_dict(), where=str(source))
 
 
 def load_shard(source: Source, group: "Group") -> Predictor:

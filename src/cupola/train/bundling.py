@@ -36,6 +36,9 @@ def bundle_run(trainer: Trainer) -> Bundle:
     """
     about = dict(trainer.cfg["bundle"])
     description, examples = about.pop("description", ""), about.pop("examples", None)
+    samples = DATASETS.build(examples) if examples else None
+    if "preprocess" not in about and hasattr(trainer.stream.dataset, "preprocess"):
+        about["preprocess"] = preprocess_of(trainer.stream.dataset, samples)
     model_cfg = served_model({**trainer.cfg["model"], **about.pop("model", {})})
     found = [p for p in (trainer.work_dir / BEST, trainer.work_dir / LATEST) if p.is_file()]
     if not found:
@@ -53,9 +56,16 @@ def bundle_run(trainer: Trainer) -> Bundle:
     (bundle.path / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     if hasattr(trainer.stream.dataset, "add_to_bundle"):
         trainer.stream.dataset.add_to_bundle(bundle.path)
-    if examples:
-        DATASETS.build(examples).write_examples(bundle.path / "example")
+    if samples is not None:
+        samples.write_examples(bundle.path / "example")
     return bundle
+
+
+def preprocess_of(dataset: Any, samples: Any) -> dict[str, Any]:
+    """What the data say about the model's inputs, with the dates of the examples."""
+    found: dict[str, Any] = dict(dataset.preprocess())
+    dates = samples.start_dates() if hasattr(samples, "start_dates") else []
+    return {**found, **({"example_starts": dates} if dates else {})}
 
 
 def kept_weights(state: Mapping[str, Tensor], model_cfg: Mapping[str, Any]) -> dict[str, Tensor]:

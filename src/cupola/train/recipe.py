@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cupola.config import Config
 from cupola.errors import ConfigError, did_you_mean
+from cupola.models.afno.published import is_published, published_config
 from cupola.registry import default_scope
 from cupola.registry.plugins import load_plugins
 from cupola.train.bundling import bundle_run
@@ -42,14 +43,18 @@ def train_recipe(
     plugins: Sequence[str] = (),
     quiet: bool = False,
     bundle_only: bool = False,
+    section: str | None = None,
 ) -> Path | None:
     """Runs the training config `name`; returns the bundle's folder if the config has a `bundle`.
 
     With `bundle_only` nothing is trained; the best checkpoint so far is written as the bundle.
+    section: of FourCastNet's YAML, see `published_config`.
     """
     load_plugins(tuple(plugins))
     path = find_config(name)
     cfg = Config.load(path)
+    if section is not None or is_published(cfg):
+        cfg = Config(published_config(cfg.to_dict(), section, str(path)), path)
     if overrides:
         cfg = cfg.override(overrides)
     work_dir = work_dir or Path("work_dirs") / path.stem

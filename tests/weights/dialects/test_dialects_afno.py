@@ -54,6 +54,16 @@ def test_unused_norm_may_be_absent_on_either_side() -> None:
     )
 
 
+def test_keys_that_are_a_part_of_ours_are_a_dialect_where_it_fills_more() -> None:
+    """physicsnemo 2 has no device_buffer: its keys are ours but for the unused norm."""
+    model, trained = AFNONet(**SMALL), AFNONet(**SMALL)
+    theirs = {k: v for k, v in trained.state_dict().items() if not k.startswith("norm.")}
+    assert load_weights(model, theirs).dialect == "physicsnemo"
+    assert torch.equal(model.head.weight, trained.head.weight)
+    with pytest.raises(CheckpointError, match=r"missing: pos_embed"):
+        load_weights(model, {k: v for k, v in theirs.items() if k != "pos_embed"})
+
+
 @pytest.mark.parametrize("archive", ["zip", "tar"])
 def test_physicsnemo_package(tmp_path: Path, archive: str) -> None:
     trained, model = AFNONet(**SMALL, final_norm=False), AFNONet(**SMALL, final_norm=False)

@@ -44,6 +44,11 @@ class AFNOClassifier(nn.Module):
         self.head = nn.Linear(dim, num_classes)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
+    @property
+    def example_shape(self) -> tuple[int, int, int]:
+        """[C_in, H, W] of an input."""
+        return (self.settings.in_chans, *self.settings.img_size)
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Pooled features: [B, C_in, H, W] -> [B, D]."""
         tokens = self.patch_embed(x) + self.pos_embed

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.errors import BuildError, InputError
+from cupola.models.afno import real_dft
 from cupola.models.afno.modes import Modes, mode_rule
 from cupola.nn.layers.factory import empty
 
@@ -125,7 +126,21 @@ class AFNO2D(nn.Module):
             )
         if modes.columns == 0 or modes.rows[0][0] >= modes.rows[0][1]:
             return x.to(dtype)
+        if torch.compiler.is_exporting():
+            return (self._filter_real(x, modes) + x).to(dtype)
         return self._filter(x, modes).to(dtype)
+
+    def _filter_real(self, x: Tensor, modes: Modes) -> Tensor:
+        """The filter without complex numbers, for exported programs."""
+        _, H, W, _ = x.shape
+        rows, scale = real_dft.kept_rows(modes), (H * W) ** -0.5
+        kept = real_dft.to_spectrum(x, rows, modes.columns, scale)
+        layers = [part.to(x.dtype) for part in (self.w1, self.b1, self.w2, self.b2)]
+        real, imaginary = real_dft.mix(kept, layers, self.sparsity_threshold)
+        if self.gain is not None:
+            added = real_dft.times((self.gain[..., 0], self.gain[..., 1]), kept)
+            real, imaginary = real + added[0], imaginary + added[1]
+        return real_dft.to_grid((real, imaginary), rows, H, W, scale)
 
     def _filter(self, x: Tensor, modes: Modes) -> Tensor:
         first = self._layer(self.w1, self.b1, x.dtype)

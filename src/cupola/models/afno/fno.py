@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.errors import InputError
+from cupola.models.afno import real_dft
 from cupola.models.afno.layers import pair
 from cupola.models.afno.operator import FieldOperator
 from cupola.registry import MODELS
@@ -33,6 +34,8 @@ class SpectralConv2d(nn.Module):
         (M, K), (H, W) = self.modes, x.shape[-2:]
         if 2 * M > H or K > W // 2 + 1:
             raise InputError(f"a grid of {H} x {W} has fewer modes than {2 * M} x {K}")
+        if torch.compiler.is_exporting():
+            return self._real(x)
         spectrum = torch.fft.rfft2(x, norm="forward")[..., :K]
         kept = torch.cat([spectrum[:, :, :M], spectrum[:, :, -M:]], dim=2)  # [B, C_in, 2M, K]
         mixed = torch.einsum("bimk,mkio->bomk", kept, torch.view_as_complex(self.weight))
@@ -40,6 +43,18 @@ class SpectralConv2d(nn.Module):
         full[:, :, :M], full[:, :, -M:] = mixed[:, :, :M], mixed[:, :, M:]
         rows = torch.fft.ifft(full, dim=2, norm="forward")
         return torch.fft.irfft(rows, n=W, dim=3, norm="forward")
+
+    def _real(self, x: Tensor) -> Tensor:
+        """The same without complex numbers, for exported programs."""
+        (M, K), (H, W) = self.modes, x.shape[-2:]
+        rows = [*range(M), *range(H - M, H)]
+        real, imaginary = real_dft.to_spectrum(x.permute(0, 2, 3, 1), rows, K, 1 / (H * W))
+        wr, wi = self.weight[..., 0], self.weight[..., 1]  # [2M, K, I, O]
+        real, imaginary = (
+            (real[..., None, :] @ wr - imaginary[..., None, :] @ wi)[..., 0, :],
+            (real[..., None, :] @ wi + imaginary[..., None, :] @ wr)[..., 0, :],
+        )  # [B, 2M, K, O]
+        return real_dft.to_grid((real, imaginary), rows, H, W, 1.0).permute(0, 3, 1, 2)
 
 
 class FNOBlock(nn.Module):
@@ -76,7 +91,7 @@ class FNO(FieldOperator):
         latitude_weights: bool = False,
     ) -> None:
         super().__init__(latitude_weights)
-        self.coordinates = coordinates
+        self.coordinates, self.in_chans, self.modes = coordinates, in_chans, pair(modes)
         self.lifting = nn.Conv2d(in_chans + 2 * coordinates, width, 1)
         self.blocks = nn.ModuleList(
             [FNOBlock(width, pair(modes), last=i == depth - 1) for i in range(depth)]
@@ -84,6 +99,12 @@ class FNO(FieldOperator):
         self.projection = nn.Sequential(
             nn.Conv2d(width, projection, 1), nn.GELU(), nn.Conv2d(projection, out_chans, 1)
         )
+
+    @property
+    def example_shape(self) -> tuple[int, int, int]:
+        """[C_in, H, W] of an input: any grid will do that has the modes."""
+        rows, columns = self.modes
+        return self.in_chans, max(64, 2 * rows), max(64, 2 * columns)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] -> [B, C_out, H, W]."""

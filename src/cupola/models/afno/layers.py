@@ -102,6 +102,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
+        if torch.compiler.is_exporting():  # a program has no operations in place
+            mixed = self.filter(self.norm1(x))
+            mixed = mixed + x if self.double_skip else mixed
+            return self.mlp(self.norm2(mixed)) + (mixed if self.double_skip else x)
         mixed = self.filter(self.norm1(x))
         residual = mixed.add_(x) if self.double_skip else x
         if torch.is_grad_enabled() or self.training or x.device.type != "cpu":

@@ -73,6 +73,8 @@ class Mlp(nn.Module):
         if self.dtype is not None:
             with torch.autocast(x.device.type, dtype=self.dtype):
                 return self._plain(x).to(x.dtype)
+        if torch.compiler.is_exporting():
+            return self._plain(x)
         if not torch.is_grad_enabled():
             return self.drop(self.fc2(self.drop(torch.ops.aten.gelu_(self.fc1(x)))))
         dropping = self.training and self.drop.p > 0

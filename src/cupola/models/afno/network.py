@@ -127,6 +127,11 @@ class AFNONet(FieldOperator):
         resized = F.interpolate(grid, size=(h, w), mode="bicubic", align_corners=False)
         return resized.flatten(2).transpose(1, 2)
 
+    @property
+    def example_shape(self) -> tuple[int, int, int]:
+        """[C_in, H, W] of an input."""
+        return (self.settings.in_chans, *self.settings.img_size)
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Embeds and mixes: [B, C_in, H, W] -> tokens [B, h, w, D]."""
         h, w = self.patch_embed.tokens(*x.shape[-2:])

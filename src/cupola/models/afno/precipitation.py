@@ -73,6 +73,11 @@ class PrecipNet(FieldOperator):
         if self.wind is not None:
             self.wind.requires_grad_(False)
 
+    @property
+    def example_shape(self) -> tuple[int, int, int]:
+        """[C_in, H, W] of an input."""
+        return self.backbone.example_shape
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] -> precipitation [B, C_out, H, W] >= 0, in logarithmic units."""
         if self.wind is not None:

@@ -435,6 +435,7 @@ class Step(torch.nn.Module):
 
 def program(predictor: Any, size: tuple[int, int] | None) -> Program:
     """What an export writes: one step of the model."""
-    height, width = size or (predictor.grid.shape if predictor.grid else (64, 64))
+    shape: tuple[int, ...] = predictor.model.example_shape
+    height, width = size or (predictor.grid.shape if predictor.grid else shape[-2:])
     example = (torch.zeros(1, len(predictor.channels), height, width),)
     return Program(Step(nn.to_torch(predictor.model)), example, ("x",), ("y",))

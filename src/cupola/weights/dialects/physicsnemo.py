@@ -3,18 +3,19 @@
 from cupola.weights.dialects.base import Dialect, State, StateView
 from cupola.weights.dialects.fourcastnet import UNUSED, bare, is_operator, settle_unused_norm
 
-# An empty tensor by which physicsnemo's modules know their device.
+# An empty tensor by which physicsnemo's modules knew their device before version 2.
 BUFFER = "device_buffer"
 
 
 def _speaks(state: StateView, own: StateView) -> bool:
     names = bare(state)
     norms = [key for key in UNUSED if key in names]
-    return is_operator(own) and "head.weight" in names and (BUFFER in names or not norms)
+    marked = any(key.endswith(BUFFER) for key in names)
+    return is_operator(own) and "head.weight" in names and (marked or not norms)
 
 
 def _to_ours(state: StateView, own: StateView) -> State:
-    named = {key: value for key, value in bare(state).items() if key != BUFFER}
+    named = {key: value for key, value in bare(state).items() if not key.endswith(BUFFER)}
     return settle_unused_norm(named, own)
 
 
