@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.registry import build
+from cupola.weights import load_weights
 from golden import FOLDER, golden
 from goldens import seeded
 from zoo import ZooModel
@@ -161,3 +162,71 @@ def test_published_mask2former_at_full_size() -> None:
         assert zoo.relative(f"pred{index}.panoptic", found.panoptic.ids[None]) == 0
         stored = torch.from_numpy(zoo.tensors[f"out.pred{index}.scores"])
         assert abs(len(found) - len(stored)) < 12
+
+
+def in_2x(model: dict[str, Any]) -> dict[str, Any]:
+    """The model's config as MMDetection 2.x spells it."""
+
+    def layers(cfg: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+        layer = cfg["layer_cfg"]
+        deformable = "num_points" in layer["self_attn_cfg"]
+        kind = "MultiScaleDeformableAttention" if deformable else "MultiheadAttention"
+        attention = {**layer["self_attn_cfg"], "type": kind, "batch_first": False}
+        order = [step for name in names for step in (name, "norm")]
+        transformerlayers = {
+            "type": "BaseTransformerLayer",
+            "attn_cfgs": attention,
+            "ffn_cfgs": layer["ffn_cfg"],
+            "operation_order": order,
+        }
+        return {"num_layers": cfg["num_layers"], "transformerlayers": transformerlayers}
+
+    head = dict(model["panoptic_head"])
+    positions = {"type": "SinePositionalEncoding", **head["positional_encoding"]}
+    decoder = ("self_attn", "cross_attn", "ffn")
+    if head["type"] == "Mask2FormerHead":
+        decoder = ("cross_attn", "self_attn", "ffn")
+    encoder = layers(head["pixel_decoder"]["encoder"], ("self_attn", "ffn"))
+    head |= {
+        "positional_encoding": positions,
+        "pixel_decoder": {
+            **head["pixel_decoder"],
+            "positional_encoding": positions,
+            "encoder": {"type": "DetrTransformerEncoder", **encoder},
+        },
+        "transformer_decoder": {
+            "type": "DetrTransformerDecoder",
+            "return_intermediate": True,
+            **layers(head["transformer_decoder"], decoder),
+        },
+    }
+    cls, mask, dice = model["train_cfg"]["assigner"]["match_costs"]
+    assigner = {
+        "type": "MaskHungarianAssigner",
+        "cls_cost": cls,
+        "mask_cost": mask,
+        "dice_cost": dice,
+    }
+    training = {**model["train_cfg"], "assigner": assigner}
+    return {**model, "panoptic_head": head, "train_cfg": training}
+
+
+@pytest.mark.parametrize("name", ["maskformer_resnet", "mask2former_resnet_panoptic"])
+def test_configs_of_2x_compute_the_same(name: str) -> None:
+    case = Case(name)
+    old = build(in_2x(case.json["model"])).eval()
+    assert load_weights(old, case.model.float().state_dict()).dialect == "masks_mmdet3"
+    case.model.double()
+    old.double()
+    with torch.no_grad():
+        ours = case.model(case.batch["pixels"], case.batch["padding_mask"])
+        theirs = old(case.batch["pixels"], case.batch["padding_mask"])
+    assert (ours.logits - theirs.logits).abs().max() < 1e-9
+    assert (ours.masks - theirs.masks).abs().max() < 1e-9
+    torch.manual_seed(0)
+    losses = case.model.loss(case.batch)
+    torch.manual_seed(0)
+    others = old.loss(case.batch)
+    assert {k: v.item() for k, v in losses.items()} == pytest.approx(
+        {k: v.item() for k, v in others.items()}
+    )

@@ -1,4 +1,4 @@
-"""The ResNet of a transformers detector: its own ResNetConfig, or a ResNet of timm by name."""
+"""The backbone of a transformers model: its own ResNet or Swin, or a ResNet of timm by name."""
 
 import re
 from typing import Any
@@ -13,6 +13,39 @@ FROZEN: dict[str, Any] = {
     "norm_cfg": {"type": "BN", "requires_grad": False},
     "norm_eval": True,
 }
+
+
+def backbone(config: HFConfig) -> tuple[dict[str, Any], list[int]]:
+    """The Swin of `backbone_config`, else a ResNet: our config, and the channels of its maps."""
+    about = config.object("backbone_config")
+    if about is None or about.get("model_type") not in ("swin", "maskformer-swin"):
+        return resnet(config)
+    return _swin(about)
+
+
+def _swin(config: HFConfig) -> tuple[dict[str, Any], list[int]]:
+    config.only("hidden_act", "gelu")
+    depths = config.wholes("depths", [2, 2, 6, 2], most=1000)
+    heads = config.wholes("num_heads", [3, 6, 12, 24], most=1000)
+    dims, patch = config.whole("embed_dim", 96), config.whole("patch_size", 4, 64)
+    stages = _used_stages(config, len(depths))
+    found = {
+        "type": "SwinTransformer",
+        "pretrain_img_size": config.whole("image_size", 224),
+        "in_channels": config.whole("num_channels", 3),
+        "embed_dims": dims,
+        "patch_size": patch,
+        "window_size": config.whole("window_size", 7, 1000),
+        "mlp_ratio": config.number("mlp_ratio", 4.0),
+        "depths": depths,
+        "num_heads": heads,
+        "strides": [patch, *[2] * (len(depths) - 1)],
+        "out_indices": stages,
+        "qkv_bias": bool(config.get("qkv_bias", True)),
+        "drop_path_rate": config.number("drop_path_rate", 0.1),
+        "use_abs_pos_embed": bool(config.get("use_absolute_embeddings", False)),
+    }
+    return found, [dims * 2**i for i in stages]
 
 
 def resnet(config: HFConfig) -> tuple[dict[str, Any], list[int]]:

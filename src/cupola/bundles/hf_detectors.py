@@ -10,6 +10,7 @@ from typing import Any
 from cupola.bundles.hf_backbone import resnet
 from cupola.bundles.hf_config import HFConfig
 from cupola.bundles.hf_images import image_settings
+from cupola.bundles.hf_masks import mask2former, maskformer
 
 MOST_LAYERS, MOST_QUERIES, MOST_LABELS = 100, 20_000, 100_000
 ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "prelu": "PReLU"}
@@ -81,11 +82,15 @@ DETECTORS: dict[str, Callable[[HFConfig], dict[str, Any]]] = {
     "DetrForSegmentation": detr,
     "ConditionalDetrForObjectDetection": conditional_detr,
     "DabDetrForObjectDetection": dab_detr,
+    "MaskFormerForInstanceSegmentation": lambda config: maskformer(config, len(labels(config))),
+    "Mask2FormerForUniversalSegmentation": lambda config: mask2former(config, len(labels(config))),
 }
 MODEL_TYPES = {
     "detr": "DetrForObjectDetection",
     "conditional_detr": "ConditionalDetrForObjectDetection",
     "dab-detr": "DabDetrForObjectDetection",
+    "maskformer": "MaskFormerForInstanceSegmentation",
+    "mask2former": "Mask2FormerForUniversalSegmentation",
 }
 
 

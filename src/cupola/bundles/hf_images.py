@@ -37,10 +37,13 @@ def _normalization(config: HFConfig, channels: int) -> dict[str, Any]:
         std = _by_channel(config, "image_std", STD, channels)
     if not all(std):
         raise config.error("image_std: a deviation is 0")
+    divisor = config.get("size_divisor", config.get("size_divisibility", 0)) or 1
+    divisor = HFConfig({"size_divisor": divisor}, config.path).whole("size_divisor", 1, 4096)
     return {
         "type": "DetDataPreprocessor",
         "mean": [value / factor for value in mean],
         "std": [value / factor for value in std],
+        **({"pad_size_divisor": divisor} if divisor > 1 else {}),
     }
 
 

@@ -43,7 +43,8 @@ ASSIGNER: Config = {
 class MaskFormerHead(nn.Module):
     """maps of the backbone -> MaskOutput, and its losses.
 
-    A query's mask is the product of its embedding with the pixel decoder's features.
+    A query's mask is the product of its embedding with the pixel decoder's features. Without
+    `mask_padding` padding is attended to like any other cell, as in transformers.
     Source: mmdet/models/dense_heads/maskformer_head.py; paper (arXiv 2107.06278), section 3.
     """
 
@@ -66,9 +67,11 @@ class MaskFormerHead(nn.Module):
         test_cfg: Config | None = None,
         init_cfg: Any = None,
         strides: Sequence[int] = (4, 8, 16, 32),
+        mask_padding: bool = True,
     ) -> None:
         super().__init__()
         self.init_cfg = init_cfg
+        self.mask_padding = mask_padding
         self.num_things_classes = num_things_classes
         self.num_classes = num_things_classes + num_stuff_classes
         self.data_group: Group = SINGLE  # set by the trainer: the ranks that read other data
@@ -106,6 +109,7 @@ class MaskFormerHead(nn.Module):
 
         With `last_only` the last decoder layer alone, L = 1.
         """
+        padding_mask = padding_mask if self.mask_padding else None
         features, memory = self.pixel_decoder(maps, padding_mask)
         padding = feature_mask(padding_mask, memory)
         hidden = self.decode(self.decoder_input_proj(memory), padding)

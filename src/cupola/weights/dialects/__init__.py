@@ -8,6 +8,7 @@ from cupola.weights.dialects.detr import DETR_DIALECTS
 from cupola.weights.dialects.detr3d import DETR3D_DIALECTS
 from cupola.weights.dialects.fourcastnet import FOURCASTNET
 from cupola.weights.dialects.hugging_face import LANGUAGE_DIALECTS
+from cupola.weights.dialects.mask_classification import MASK_DIALECTS
 from cupola.weights.dialects.physicsnemo import PHYSICSNEMO
 from cupola.weights.dialects.swin import SWIN_DIALECTS
 
@@ -16,6 +17,7 @@ AFNO_DIALECTS = (FOURCASTNET, PHYSICSNEMO, AFNO_TRANSFORMER)
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
+        *MASK_DIALECTS,
         *CONDITIONAL_DIALECTS,
         *DEFORMABLE_DIALECTS,
         *DETR_DIALECTS,
