@@ -44,7 +44,7 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, begin=0, end=50, by_epoch=False),
     dict(type="CosineAnnealingLR", by_epoch=False),
 ]
-train_cfg = dict(max_iters=600, val_interval=600)
+train_cfg = dict(max_iters=500, val_interval=500)
 ema = dict(decay=0.99)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=100))
 randomness = dict(seed=0)
