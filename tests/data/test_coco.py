@@ -14,6 +14,7 @@ from PIL import Image
 from cupola.data.coco import CocoDataset
 from cupola.data.transforms import Compose
 from cupola.errors import DataError
+from cupola.files.images import read_image
 
 
 def annotation(number: int, image: int, category: int, box: list[float], crowd: int = 0) -> Any:
@@ -44,6 +45,15 @@ def folder(tmp_path: Path) -> Path:
     }
     (tmp_path / "instances.json").write_text(json.dumps(content))
     return tmp_path
+
+
+def test_images_of_twelve_bits_are_as_bright_as_in_prediction(folder: Path) -> None:
+    values = np.linspace(0, 4095, 1200).round().astype(np.uint16).reshape(30, 40)
+    Image.fromarray(values).save(folder / "images" / "0.png")
+    data = CocoDataset(str(folder), mean=(0, 0, 0), std=(1, 1, 1))
+    expected = torch.from_numpy(read_image(folder / "images" / "0.png").copy()).permute(2, 0, 1)
+    assert torch.equal(data[0]["image"], expected.float())
+    assert float(data[0]["image"].max()) == 255
 
 
 def test_labels_follow_the_ids_and_boxes_are_clipped(folder: Path) -> None:

@@ -89,6 +89,15 @@ def test_a_pil_image_is_turned_upright() -> None:
     assert to_pixels(Image.open(stream)).shape == to_pixels(stream.getvalue()).shape == (6, 4, 3)
 
 
+def test_twelve_bits_in_sixteen_are_read_alike_from_every_source() -> None:
+    values = np.linspace(0, 4095, 35).round().astype(np.uint16).reshape(5, 7)
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "PNG")
+    expected = np.stack([(values / 4095 * 255).round()] * 3, -1)
+    for source in (stream.getvalue(), Image.open(stream), values, torch.tensor(values)):
+        assert np.array_equal(to_pixels(source), expected)
+
+
 def closed_file() -> io.BytesIO:
     file = io.BytesIO(b"x")
     file.close()

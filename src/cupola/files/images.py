@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from cupola.errors import CupolaError, InputError
+from cupola.files.depth import ORIENTATION, to_8_bits
 from cupola.files.opening import read_bytes
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -18,7 +19,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 # Formats whose decoders run in this process alone: EPS, for one, starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 AVIF_BRANDS = (b"ftypavif", b"ftypavis")  # read where this Pillow has the decoder
-ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap the sides
+SIDEWAYS = (5, 6, 7, 8)  # orientations of EXIF that swap the sides
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000  # 150 MB as RGB: a 50-megapixel camera's image, not a bomb
 
@@ -31,15 +32,16 @@ def read_image(
 ) -> Pixels:
     """[H, W, 3] uint8, RGB, upright as its EXIF says.
 
-    Gray, palette, alpha (over white), 16-bit and CMYK images are converted. Raises `error` for
-    what is missing, not a regular file, empty, broken, of another format, or too large.
+    Gray, palette, alpha (over white), CMYK, 16-bit and float images are converted (which value of
+    theirs is white: `cupola.files.depth`). Raises `error` for what is missing, not a regular file,
+    empty, broken, of another format, or too large.
     """
     if not isinstance(source, bytes):
         name = str(source)
         source = read_bytes(Path(source), MAX_BYTES, error)
     with _errors_as(error, name, source, max_pixels), _opened(source) as image:
         _check_size(image, max_pixels)
-        return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+        return np.asarray(to_rgb(ImageOps.exif_transpose(to_8_bits(image, source))))
 
 
 def read_size(
@@ -97,26 +99,13 @@ def _first_line(problem: Exception) -> str:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB; transparency over white, 16 bits scaled to 8."""
-    if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_to_8_bits(np.asarray(image), image.mode))
+    """Any mode -> RGB; transparency over white, more than 8 bits as `cupola.files.depth` says."""
+    image = to_8_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(canvas, image).convert("RGB")
     return image.convert("RGB")
-
-
-def _to_8_bits(values: np.ndarray[Any, Any], mode: str) -> Pixels:
-    """Integers of 16 bits, or floats up to their largest value, scaled to 0..255 row by row.
-
-    Pillow opens 16-bit grays as I;16 or I; the rest of the range of I stays unused.
-    """
-    top = 65535.0 if mode.startswith("I") else max(float(np.nanmax(values, initial=0.0)), 1.0)
-    scaled = np.empty(values.shape, np.uint8)
-    for row, target in zip(values, scaled, strict=True):
-        target[:] = (np.nan_to_num(row.astype(np.float64)) / top * 255).round().clip(0, 255)
-    return scaled
 
 
 def resize(pixels: Pixels, size: tuple[int, int], resample: str = "bilinear") -> Pixels:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageOps
 
 from cupola.errors import InputError
+from cupola.files.depth import integer_white
 from cupola.files.images import MAX_BYTES, MAX_PIXELS, read_image, to_rgb
 
 Pixels = np.ndarray[Any, Any]
@@ -70,7 +71,8 @@ def to_pixels(source: Any, max_pixels: int = MAX_PIXELS) -> Pixels:
     """The pixels of a source, [H, W, 3] uint8 RGB.
 
     Files and PIL images are turned upright as their EXIF says; transparency is laid over white.
-    Floats are 0..1, or 0..255 if one of them is 2 or more. A tensor may be [C, H, W] too.
+    Floats are 0..1, or 0..255 if one of them is 2 or more; uint16 has 12 bits, or 16 if one of the
+    values is more than 4095. A tensor may be [C, H, W] too.
     Raises InputError for anything else, and for URLs, which are not downloaded.
     """
     if isinstance(source, str | os.PathLike):
@@ -155,7 +157,7 @@ def _to_uint8(array: Array) -> Array:
         return array.astype(np.uint8) * 255
     low, high = float(array.min()), float(array.max())
     if array.dtype == np.uint16:
-        top = 65535.0
+        top = float(integer_white(array))
     elif array.dtype.kind in "ui":
         top = 255.0
     else:
