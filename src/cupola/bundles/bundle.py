@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cupola.bundles import hub
-from cupola.bundles.transformers import from_transformers, is_transformers
+from cupola.bundles.transformers import LARGEST, from_transformers, is_transformers
 from cupola.errors import BundleError, did_you_mean
-from cupola.files import read_json
+from cupola.files import read_json, read_text
 
 SHIPPED = Path(__file__).parent / "shipped"
 WEIGHTS = "weights.safetensors"
@@ -82,7 +82,7 @@ class Bundle:
     def card(self) -> str:
         """The card's Markdown text; empty where there is none."""
         card = self.path / "card.md"
-        return card.read_text(encoding="utf-8") if card.is_file() else ""
+        return read_text(card, LARGEST, BundleError) if card.is_file() else ""
 
 
 def read_folder(folder: Path, name: str | None = None) -> Bundle:
@@ -123,7 +123,7 @@ def _find(source: str | Path) -> Path:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    config = read_json(path, error=BundleError)
+    config = read_json(path, LARGEST, BundleError)
     if not isinstance(config, dict):
         raise BundleError(f"{path}: expected an object, found a {type(config).__name__}")
     return config

@@ -3,7 +3,6 @@
 Code that a folder brings along (`auto_map`) is never run.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,11 @@ from typing import Any
 
 from cupola.bundles.hf_detectors import DETECTORS, MODEL_TYPES, detector_bundle
 from cupola.errors import BundleError
+from cupola.files import read_json
 
 logger = logging.getLogger("cupola")
+
+LARGEST = 16 * 2**20  # bytes of a config
 
 # What the name of a transformers class ends in -> the task of its model.
 TASKS = {"ForCausalLM": "language"}
@@ -60,10 +62,10 @@ def end_tokens(path: Path) -> dict[str, Any]:
     It is the one that transformers generates with: chat models end a turn with a token that their
     config.json does not name.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (ValueError, AttributeError) as error:
-        raise BundleError(f"{path}: not readable as JSON ({error})") from None
+    content = read_json(path, LARGEST, BundleError)
+    if not isinstance(content, dict):
+        raise BundleError(f"{path}: expected an object, found a {type(content).__name__}")
+    found = content.get("eos_token_id")
     return {} if found is None else {"eos_token_id": found}

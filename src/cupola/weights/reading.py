@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cupola.errors import CheckpointError
-from cupola.files import check_regular, read_json
+from cupola.files import check_regular, open_regular, read_json
 from cupola.weights.mdlus import extract_state
 from cupola.weights.torch_files import read_torch_file
 from cupola.weights.torch_objects import UnsupportedTensor
@@ -139,10 +139,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    with path.open("rb") as start:
-        header = int.from_bytes(start.read(8), "little")
-    if header > LARGEST_HEADER:
-        raise CheckpointError(f"{path}: its header claims {header} bytes, which no model needs")
+    check_header(path)
     try:
         with safe_open(path, framework="pt") as file:  # refuses headers that do not fit the file
             mapped = _map(path)
@@ -150,6 +147,14 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             return {key: mapped[key] if key in mapped else file.get_tensor(key) for key in keys}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def check_header(path: Path) -> None:
+    """Raise CheckpointError for what is no regular file, or claims a header of a wrong size."""
+    with open_regular(path, 2**63, CheckpointError) as start:
+        header = int.from_bytes(start.read(8), "little")
+    if header > LARGEST_HEADER:
+        raise CheckpointError(f"{path}: its header claims {header} bytes, which no model needs")
 
 
 def _map(path: Path) -> dict[str, Tensor]:

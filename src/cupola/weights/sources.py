@@ -19,7 +19,7 @@ from cupola.errors import CheckpointError
 from cupola.weights.dialects import megatron
 from cupola.weights.families import LanguageFamily, family_of
 from cupola.weights.families.bloom import BLOOM
-from cupola.weights.reading import read_checkpoint, read_torch, weight_files
+from cupola.weights.reading import check_header, read_checkpoint, read_torch, weight_files
 
 Shape = tuple[int, ...]
 
@@ -170,6 +170,7 @@ def open_source(path: str | Path, *, version: float = 3.0, heads: int | None = N
 
 
 def _open(path: Path) -> Any:
+    check_header(path)
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
