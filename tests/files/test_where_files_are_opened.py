@@ -1,4 +1,4 @@
-"""Code that reads files of strangers opens them through cupola.files, and nowhere else."""
+"""Code that reads untrusted files opens them through cupola.files only."""
 
 import ast
 from collections.abc import Iterator
