@@ -17,7 +17,7 @@ from cupola.serve.http.messages import HTTPError
 from cupola.serve.settings.settings import Settings
 
 pytestmark = pytest.mark.processes
-PIECE = 100_000
+PIECE = 25_000  # within the time limit of a test on a busy machine
 GROWTH = 1.2  # of a worker's memory at its start
 
 
@@ -79,7 +79,7 @@ def test_some_thousand_mutated_requests(target: Target) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 11))
+@pytest.mark.parametrize("seed", range(1, 41))
 def test_a_million_mutated_requests(target: Target, seed: int) -> None:
     target.attack(seed, PIECE)
 
