@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -39,6 +39,10 @@ def evaluate(
     if data is None:
         cfg = Config.load(bundle).to_dict() if is_config(bundle) else training_config(opened)
         scores = evaluate_as_trained(predictor, cfg)
+    elif opened.task == "forecast":
+        from cupola.cli.forecast_evaluation import evaluate_forecasts
+
+        scores = evaluate_forecasts(cast(Any, predictor), data)
     else:
         options = {"annotations": annotations, "images": images}
         scores = tasks.find(opened.task).evaluate(predictor, data, options)

@@ -179,6 +179,11 @@ class FileInputs:
         total = sum(source.segments)
         raise DataError(f"{source.name}: {total} snapshots, so there is no number {number}")
 
+    def start_everywhere(self) -> None:
+        """Starts from every snapshot of the file."""
+        lengths = self.fields.source.segments
+        self._places = [[(s, time)] for s, length in enumerate(lengths) for time in range(length)]
+
     def starts(self) -> Iterator[Start]:
         """Reads one start at a time."""
         import numpy as np

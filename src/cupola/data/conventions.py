@@ -201,6 +201,8 @@ class Schema:
         name = layout.channels[index]
         variable, level = split_channel(name)
         about = {"long_name": name, "units": layout.unit_of(index)}
+        if layout.convention == "cf" and self.calendar.name:
+            about["coordinates"] = "time" if self.start else "forecast_reference_time"
         if variable is None or not layout.grid.spherical:
             return Place(name, None, about)
         about |= {"standard_name": variable.standard_name}

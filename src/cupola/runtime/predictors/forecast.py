@@ -229,6 +229,7 @@ class ForecastPredictor(Predictor):
         assert found is not None
         return torch.from_numpy(found)
 
+    @torch.inference_mode()
     def force(self, state: Tensor, time: float | None, step: int) -> Tensor:
         """Sets the computed channels of a state [B, C, H, W] after `step` steps, in place."""
         if time is not None:
@@ -237,6 +238,7 @@ class ForecastPredictor(Predictor):
                 state[:, index] = (values - self.mean[index]) / self.std[index]
         return state
 
+    @torch.inference_mode()
     def _take_forcings(self, state: Tensor, given: Tensor) -> None:
         computed, first = self.computed, len(self.prognostic)
         for number, index in enumerate(range(first, len(self.channels))):
