@@ -24,7 +24,9 @@ def view_of_image(
     """The image as a data address, and the `top` queries with class, score, box and attention.
 
     pixels [H, W, 3] uint8, RGB. The model's `inspect(pixels [1, 3, H, W])` returns scores
-    [Q, C] in 0..1, boxes [Q, 4] (cxcywh in 0..1) and attention [Q, h, w]. `inputs` [1, 3, h, w] is
+    [Q, C] in 0..1, boxes [Q, 4] (cxcywh in 0..1) and attention [Q, h, w], or for deformable
+    attention references [D, Q, 4], locations [D, Q, M, L, P, 2] and weights [D, Q, M, L, P] of D
+    layers. `inputs` [1, 3, h, w] is
     the image as a predictor resizes and normalizes it; without it the model gets the image at its
     size on the page. InputError for a model without `inspect`.
     """
@@ -44,11 +46,40 @@ def view_of_image(
             "label": label_of(labels, int(classes[index])),
             "score": round(float(scores[index]), 4),
             "box": [round(side, 4) for side in _corners(seen["boxes"][index])],
-            "attention": [[round(v, 5) for v in row] for row in seen["attention"][index].tolist()],
+            **_looked_at(seen, index),
         }
         for index in best
     ]
-    return {"image": data_address(image), "queries": queries}
+    view = {"image": data_address(image), "queries": queries}
+    if "levels" in seen:
+        view["levels"] = seen["levels"].tolist()
+    return view
+
+
+def _looked_at(seen: dict[str, Tensor], index: int) -> dict[str, Any]:
+    """The attention map of a query, or per layer its reference box and the points it sampled.
+
+    A point is (x, y, level, weight); x, y in 0..1 of the image.
+    """
+    if "attention" in seen:
+        rows = seen["attention"][index].tolist()
+        return {"attention": [[round(v, 5) for v in row] for row in rows]}
+    layers = []
+    for box, places, weights in zip(
+        seen["references"][:, index],
+        seen["locations"][:, index],
+        seen["weights"][:, index],
+        strict=True,
+    ):
+        levels = torch.arange(weights.shape[1])[:, None].expand_as(weights)  # [M, L, P]
+        points = torch.cat((places, levels[..., None], weights[..., None]), -1).flatten(0, 2)
+        layers.append(
+            {
+                "reference": [round(side, 4) for side in _corners(box)],
+                "points": [[round(v, 4) for v in point] for point in points.tolist()],
+            }
+        )
+    return {"layers": layers}
 
 
 def _normalize(model: Any, pixels: Tensor) -> Tensor:

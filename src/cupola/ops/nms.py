@@ -30,8 +30,7 @@ def nms(
     """
     if torch.compiler.is_exporting():  # ONNX has no stable sort; its TopK is
         order = scores.argsort(descending=True) if order is None else order
-        later = _overlaps(boxes, groups, order, order) > iou_threshold
-        keep = order[_greedy_loop(later.triu(1)).nonzero()[:, 0]]
+        keep = order[_kept_in_order(boxes, iou_threshold, groups, order).nonzero()[:, 0]]
         return keep if max_num is None else keep[:max_num]
     order = scores.argsort(descending=True, stable=True) if order is None else order
     kept = order[:0]
@@ -42,6 +41,15 @@ def nms(
         if max_num is not None and len(kept) >= max_num:
             return kept[:max_num]
     return kept
+
+
+def nms_mask(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None = None
+) -> Tensor:
+    """Which boxes `nms` keeps, [N] bool: its shape does not depend on the data, for exports."""
+    order = scores.argsort(descending=True)
+    keep = _kept_in_order(boxes, iou_threshold, groups, order)
+    return torch.zeros_like(keep).scatter(0, order, keep)
 
 
 def soft_nms(
@@ -78,6 +86,14 @@ def soft_nms(
         rest = rest[scores[rest] >= min_score]
     keep = torch.stack(kept) if kept else rest
     return keep, scores[keep]
+
+
+def _kept_in_order(
+    boxes: Tensor, iou_threshold: float, groups: Tensor | None, order: Tensor
+) -> Tensor:
+    """Whether the boxes in that order are kept, [N] bool, by a loop that can be exported."""
+    later = _overlaps(boxes, groups, order, order) > iou_threshold
+    return _greedy_loop(later.triu(1))
 
 
 def _overlaps(boxes: Tensor, groups: Tensor | None, first: Tensor, second: Tensor) -> Tensor:

@@ -120,9 +120,13 @@ class DDQDETR(DINO):
         for image, logits in enumerate(proposals.logits):
             boxes = proposals.boxes[image]
             scores = logits.max(-1).values.sigmoid()
+            parts = (logits, boxes, mapped[image])
+            if torch.compiler.is_exporting():
+                index, found = self.selection.best(boxes.sigmoid(), scores, Q)
+                rows.append([each[index].masked_fill(~found[:, None], 0.0) for each in parts])
+                continue
             keep = self.selection.keep(boxes.detach().sigmoid(), scores.detach(), Q)
-            lacking = (0, 0, 0, Q - len(keep))
-            rows.append([F.pad(each[keep], lacking) for each in (logits, boxes, mapped[image])])
+            rows.append([F.pad(each[keep], (0, 0, 0, Q - len(keep))) for each in parts])
         logits, boxes, content = (torch.stack(each) for each in zip(*rows, strict=True))
         return Proposals(logits, boxes), content
 

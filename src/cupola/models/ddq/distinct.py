@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cupola.ops.nms import nms
+from cupola.ops.nms import nms, nms_mask
 from cupola.structures.boxes import cxcywh_to_xyxy
 
 UNIT = 1024.0  # IoU of boxes this many times as large is the same, and free of its epsilon
@@ -42,12 +42,29 @@ class DistinctSelection:
         order = scores.argsort(descending=True)
         return nms(corners * UNIT, scores, self.iou_threshold, max_num=most, order=order)
 
+    def best(self, boxes: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The `count` best distinct boxes in a fixed shape: indices, and whether there are so many.
+
+        For exports, where the number of distinct boxes cannot be a shape. Compares all pairs.
+        """
+        kept = nms_mask(cxcywh_to_xyxy(boxes) * UNIT, scores, self.iou_threshold)
+        ranked = torch.where(kept, scores, -1.0).topk(count)
+        return ranked.indices, ranked.values >= 0
+
     def visible(self, boxes: Tensor, scores: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """Which queries stay distinct: boxes [B, Q, 4], scores [B, Q], before [B, Q] bool.
 
         -> kept [B, Q], and the candidates of the next layer [B, Q]: the kept ones, or all of them
         where the first query is kept, as in the original.
         """
+        if torch.compiler.is_exporting():
+            corners = cxcywh_to_xyxy(boxes) * UNIT
+            masks = [
+                nms_mask(corners[i], scores[i], self.iou_threshold, candidates.long())
+                for i, candidates in enumerate(before.unbind())
+            ]
+            kept = torch.stack(masks) & before
+            return kept, kept | kept[:, :1]
         kept = torch.zeros_like(before)
         for image, candidates in enumerate(before):
             index = candidates.nonzero()[:, 0]

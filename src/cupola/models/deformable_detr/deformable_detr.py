@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.models.deformable_detr.inspection import inspect_deformable
 from cupola.models.deformable_detr.queries import (
     Proposals,
     Queries,
@@ -142,6 +143,10 @@ class DeformableDETR(QueryDetector):
         head, layer = self.bbox_head, self.decoder.num_layers
         branches = head.cls_branches[layer], head.reg_branches[layer]
         return propose(memory, levels, self.memory_trans_fc, self.memory_trans_norm, *branches)
+
+    def inspect(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Where each layer's queries sampled one image; see inspect_deformable."""
+        return inspect_deformable(self, pixels)
 
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses of a batch: pixels, padding_mask, image_sizes, targets (boxes xyxy in pixels)."""

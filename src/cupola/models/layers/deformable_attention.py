@@ -117,13 +117,24 @@ class MultiScaleDeformableAttention(nn.Module):
     def sampling(
         self, query: Tensor, references: Tensor, shapes: Sequence[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
-        """query [B, Q, C] with positions -> locations [B, Q, M, L, P, 2], weights [B, Q, M, L, P].
+        """query [B, Q, C] with positions -> locations [B, Q, M, L, P, 2], weights [B, Q, M, L, P]."""
+        offsets, weights = self.sampling_offsets(query), self.attention_weights(query)
+        return self.place(offsets, weights, references, shapes)
+
+    def place(
+        self,
+        offsets: Tensor,
+        weights: Tensor,
+        references: Tensor,
+        shapes: Sequence[tuple[int, int]],
+    ) -> tuple[Tensor, Tensor]:
+        """Locations and weights, as `sampling`, from what the two linear layers compute.
 
         Offsets are cells around points, and for boxes fractions of half the size over P.
         """
         heads = (self.num_heads, self.num_levels, self.num_points)
-        offsets = torch.unflatten(self.sampling_offsets(query), -1, (*heads, 2))
-        weights = torch.unflatten(self.attention_weights(query), -1, (heads[0], -1)).softmax(-1)
+        offsets = torch.unflatten(offsets, -1, (*heads, 2))
+        weights = torch.unflatten(weights, -1, (heads[0], -1)).softmax(-1)
         center = references[:, :, None, :, None, :2]  # [B, Q, 1, L, 1, 2]
         if references.shape[-1] == 2:
             size = [[width, height] for height, width in shapes]
