@@ -43,7 +43,7 @@ def test_points_of_every_layer(name: str) -> None:
 
 
 def test_points_are_where_the_attention_samples() -> None:
-    """With zero offsets all points are the reference itself, and with zero weights all are equal."""
+    """Zero offsets leave all points at the reference; zero weights make all points equal."""
     model = made(dino_config())
     for layer in model.decoder.layers:
         for part in (layer.cross_attn.sampling_offsets, layer.cross_attn.attention_weights):

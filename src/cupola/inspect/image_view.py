@@ -50,9 +50,9 @@ def view_of_image(
         }
         for index in best
     ]
-    view = {"image": data_address(image), "queries": queries}
+    view: dict[str, Any] = {"image": data_address(image), "queries": queries}
     if "levels" in seen:
-        view["levels"] = seen["levels"].tolist()
+        view |= {"kind": "sampling", "levels": seen["levels"].tolist()}
     return view
 
 

@@ -10,7 +10,7 @@ from cupola.inspect.node import Node
 from cupola.inspect.sources import class_source
 
 STYLE = "explain.css"
-SCRIPTS = ("tree.js", "detail.js", "attention.js", "cameras.js", "story.js")
+SCRIPTS = ("tree.js", "detail.js", "attention.js", "cameras.js", "sampling.js", "story.js")
 
 
 def page(description: ModelDescription, title: str, view: Mapping[str, Any] | None = None) -> str:

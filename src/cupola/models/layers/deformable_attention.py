@@ -117,7 +117,7 @@ class MultiScaleDeformableAttention(nn.Module):
     def sampling(
         self, query: Tensor, references: Tensor, shapes: Sequence[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
-        """query [B, Q, C] with positions -> locations [B, Q, M, L, P, 2], weights [B, Q, M, L, P]."""
+        """query [B, Q, C] -> locations [B, Q, M, L, P, 2] and weights [B, Q, M, L, P]."""
         offsets, weights = self.sampling_offsets(query), self.attention_weights(query)
         return self.place(offsets, weights, references, shapes)
 
@@ -138,7 +138,7 @@ class MultiScaleDeformableAttention(nn.Module):
         center = references[:, :, None, :, None, :2]  # [B, Q, 1, L, 1, 2]
         if references.shape[-1] == 2:
             size = [[width, height] for height, width in shapes]
-            steps = offsets / torch.tensor(size, device=query.device)[:, None]
+            steps = offsets / torch.tensor(size, device=offsets.device)[:, None]
         elif references.shape[-1] == 4:
             steps = offsets / self.num_points * references[:, :, None, :, None, 2:] * 0.5
         else:
