@@ -106,6 +106,7 @@ def test_the_model_type_stands_for_missing_architectures(tmp_path: Path) -> None
         "detr": "DETR",
         "conditional_detr": "ConditionalDETR",
         "dab-detr": "DABDETR",
+        "deformable_detr": "DeformableDETR",
     }.items():
         model = bundle(tmp_path, {"model_type": model_type}).model_config
         assert model["type"] == kind

@@ -77,11 +77,47 @@ def dab_detr(config: HFConfig) -> dict[str, Any]:
     }
 
 
+def deformable_detr(config: HFConfig) -> dict[str, Any]:
+    """DeformableDetrForObjectDetection, with box refinement and two stages if it has them."""
+    model = _shared(config, "d_model", queries=300)
+    backbone, channels = resnet(config)
+    levels = config.whole("num_feature_levels", 4, MOST_LAYERS)
+    stages = backbone["out_indices"]
+    kept = 1 if levels == 1 else 3 if "stage_widths" not in backbone else len(stages)
+    backbone["out_indices"], channels = stages[-kept:], channels[-kept:]
+    dims, two_stage = model["neck"]["out_channels"], bool(config.get("two_stage", False))
+    for part, name in (("encoder", "self_attn_cfg"), ("decoder", "cross_attn_cfg")):
+        model[part]["layer_cfg"][name] = {
+            "embed_dims": dims,
+            "num_heads": config.whole(f"{part}_attention_heads", 8),
+            "num_levels": levels,
+            "num_points": config.whole(f"{part}_n_points", 4, MOST_LAYERS),
+            "dropout": config.number("dropout", 0.1),
+        }
+    if two_stage:
+        model["num_queries"] = config.whole("two_stage_num_proposals", 300, MOST_QUERIES)
+    neck = {"in_channels": channels, "norm_cfg": {"type": "GN", "num_groups": 32}, "bias": True}
+    return {
+        **model,
+        "type": "DeformableDETR",
+        "backbone": backbone,
+        "neck": {**model["neck"], **neck, "num_outs": levels},
+        "num_feature_levels": levels,
+        "with_box_refine": bool(config.get("with_box_refine", False)),
+        "as_two_stage": two_stage,
+        "positional_encoding": {"num_feats": dims // 2, "normalize": True, "offset": -0.5},
+        "bbox_head": {**_head(config, "DeformableDETRHead", model), "loss_cls": FOCAL},
+        "train_cfg": {"assigner": SIGMOID_ASSIGNER},
+        "test_cfg": {"max_per_img": TOP, "clamp": False},
+    }
+
+
 DETECTORS: dict[str, Callable[[HFConfig], dict[str, Any]]] = {
     "DetrForObjectDetection": detr,
     "DetrForSegmentation": detr,
     "ConditionalDetrForObjectDetection": conditional_detr,
     "DabDetrForObjectDetection": dab_detr,
+    "DeformableDetrForObjectDetection": deformable_detr,
     "MaskFormerForInstanceSegmentation": lambda config: maskformer(config, len(labels(config))),
     "Mask2FormerForUniversalSegmentation": lambda config: mask2former(config, len(labels(config))),
 }
@@ -89,6 +125,7 @@ MODEL_TYPES = {
     "detr": "DetrForObjectDetection",
     "conditional_detr": "ConditionalDetrForObjectDetection",
     "dab-detr": "DabDetrForObjectDetection",
+    "deformable_detr": "DeformableDetrForObjectDetection",
     "maskformer": "MaskFormerForInstanceSegmentation",
     "mask2former": "Mask2FormerForUniversalSegmentation",
 }

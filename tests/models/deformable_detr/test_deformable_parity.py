@@ -3,6 +3,7 @@
 import json
 import lzma
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import cupola
 from cupola import nn
+from cupola.config import Config
 from cupola.registry import build
 from cupola.runtime.building import without_pretrained
 from goldens import seeded
@@ -23,6 +26,7 @@ NAMES = (
     "dino-4scale_r50_8xb2-12e_coco",
     "ddq-detr-4scale_r50_8xb2-12e_coco",
 )
+CONFIGS = Path(cupola.__file__).parent / "configs"
 FAMILIES = ("deformable_detr", "dino", "ddq")
 with lzma.open(FOLDER / "detr_line_keys.json.xz", "rt") as file:
     PUBLISHED: dict[str, Any] = json.load(file)
@@ -36,6 +40,25 @@ def test_keys_and_shapes_of_every_published_config(config: str) -> None:
         model = build(without_pretrained(published["model"]))
     found = [[key, list(value.shape)] for key, value in model.state_dict().items()]
     assert found == published["keys"]
+
+
+@pytest.mark.parametrize(
+    ("shipped", "published"),
+    [
+        ("deformable_detr/deformable_detr_r50.py", f"deformable_detr/{TWO_STAGE}.py"),
+        ("dino/dino_4scale_r50.py", "dino/dino-4scale_r50_8xb2-12e_coco.py"),
+    ],
+)
+def test_the_shipped_configs_are_the_published_models(shipped: str, published: str) -> None:
+    ours = Config.load(CONFIGS / shipped).to_dict()["model"]
+    with nn.on_meta():
+        theirs = PUBLISHED[f"3.3.0/{published}"]["model"]
+        models = [build(without_pretrained(each)) for each in (ours, theirs)]
+    states = [{k: v.shape for k, v in model.state_dict().items()} for model in models]
+    assert states[0] == states[1]
+    for name in ("num_feats", "temperature", "offset", "normalize"):
+        assert len({getattr(model.positional_encoding, name) for model in models}) == 1
+    assert len({model.bbox_head.loss_cls.loss_weight for model in models}) == 1
 
 
 @pytest.fixture(scope="module", params=NAMES)

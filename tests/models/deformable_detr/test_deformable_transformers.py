@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from cupola.bundles import Bundle
 from cupola.registry import build
 from cupola.weights import DIALECTS, load_weights
 from lazy import LazyModule
@@ -108,6 +109,8 @@ def test_same_outputs_from_the_saved_folder(
     with TemporaryDirectory() as folder:
         reference.save_pretrained(folder)
         assert load_weights(model, folder).dialect == DIALECT
+        bundled = build(Bundle.load(folder).model_config).eval()
+        load_weights(bundled, folder)
     pixels = torch.randn(2, 3, 96, 80)
     mask = torch.zeros(2, 96, 80, dtype=torch.bool)
     mask[1, 70:] = True
@@ -115,6 +118,8 @@ def test_same_outputs_from_the_saved_folder(
     with torch.no_grad():
         expected = reference(pixel_values=pixels, pixel_mask=(~mask).long())
         found = model(pixels, mask)
+        of_bundle = bundled(pixels, mask)
+    torch.testing.assert_close(of_bundle.boxes, found.boxes, rtol=0, atol=1e-6)
     torch.testing.assert_close(found.logits[-1], expected.logits, rtol=0, atol=1e-4)
     torch.testing.assert_close(found.boxes[-1], expected.pred_boxes, rtol=0, atol=1e-5)
     for state in (reference.state_dict(), DIALECTS[DIALECT].to_theirs(model.state_dict())):
