@@ -74,7 +74,7 @@ WRONG: list[tuple[Callable[[Content], Any], str]] = [
     (change("annotations", 1, id=7), "annotation 7: its id is used more than once"),
     (change("annotations", 1, id=7.5), "annotations[1]: id is 7.5; expected a whole number"),
     (drop("annotations", 0, "image_id"), "annotation 7: lacks image_id"),
-    (change("annotations", 0, image_id=5), "annotation 7: image_id 5 is not among the images"),
+    (change("annotations", 0, area="30"), "annotation 7: area is '30'; expected a number of pix"),
     (change("annotations", 0, image_id=[4]), "annotation 7: image_id is [4]; expected a whole"),
     (drop("annotations", 0, "category_id"), "annotation 7: lacks category_id"),
     (change("annotations", 0, category_id=4), "annotation 7: category_id 4 is not among the cat"),

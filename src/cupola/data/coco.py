@@ -19,6 +19,7 @@ from cupola.files import locate
 from cupola.files.images import read_image, read_size
 from cupola.registry import DATASETS
 from cupola.structures import IMAGENET_MEAN, IMAGENET_STD, normalize
+from cupola.structures.masks import encode_rle
 
 logger = logging.getLogger("cupola")
 
@@ -54,6 +55,7 @@ class CocoDataset:
     without objects and small images. Random choices for sample i are drawn from (seed, epoch, i).
     `with_mask`, by default as LoadAnnotations in the pipeline has it, adds masks [N, H, W];
     objects without a segmentation are left out then.
+    With test_mode a sample also holds "annotations", the `ground_truth` for CocoMetric.
     """
 
     def __init__(
@@ -164,6 +166,32 @@ class CocoDataset:
                     found.append(kept)
         return found
 
+    def ground_truth(self, index: int, size: tuple[int, int] | None = None) -> list[dict[str, Any]]:
+        """All annotations of image `index` as pycocotools takes them, for CocoMetric.
+
+        Crowds and boxes that leave the image or have no area are in it, as they are in the file.
+        Each has "category_id" (the label), "bbox", "area" (by default that of the mask or box),
+        "iscrowd" and, with masks, "segmentation" (an RLE for an image of `size`, (height, width)).
+        """
+        image = self.images[index]
+        found = []
+        for entry in image["objects"]:
+            truth = {
+                "category_id": self._label_of[entry["category_id"]],
+                "bbox": entry["bbox"],
+                "area": entry["bbox"][2] * entry["bbox"][3],
+                "iscrowd": int(entry["iscrowd"]),
+            }
+            if self.with_mask:
+                where = f"{self.file}: annotation {entry['id']}"
+                mask = mask_of(entry, size or (image["height"], image["width"]), where)
+                if mask is not None:
+                    truth |= {"segmentation": encode_rle(mask), "area": int(mask.sum())}
+            if entry.get("area") is not None:
+                truth["area"] = entry["area"]
+            found.append(truth)
+        return found
+
     def _arrays(
         self, targets: Sequence[Mapping[str, Any]], size: Mapping[str, int]
     ) -> dict[str, Any]:
@@ -213,6 +241,8 @@ class CocoDataset:
         pixels = rows.transpose(2, 0, 1).copy()  # [3, H, W]
         if self.with_mask:
             sample["masks"] = torch.from_numpy(np.ascontiguousarray(sample["masks"]))
+        if self.test_mode:
+            sample["annotations"] = self.ground_truth(index, (rgb.height, rgb.width))
         return {
             **sample,
             "image": normalize(torch.from_numpy(pixels), self.mean, self.std),

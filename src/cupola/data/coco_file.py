@@ -2,9 +2,11 @@
 
 Source of the format: cocodataset.org/#format-data. What annotation tools leave out or write
 differently is accepted where its meaning is clear (no image size, ids such as 3.0); everything else
-is an error of one line that names the file, the entry and the field.
+is an error of one line that names the file, the entry and the field. Annotations of images that are
+not in the file are counted and left out, as in pycocotools.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from cupola.files import read_json
 
 Entry = dict[str, Any]
 Id = int | str
+logger = logging.getLogger("cupola")
 SECTIONS = ("images", "annotations", "categories")
 BOX = "expected [left, top, width, height] in pixels"
 
@@ -52,6 +55,7 @@ def read_instances(path: Path) -> Instances:
     images = _images(path, content["images"])
     objects: dict[Id, list[Entry]] = {image["id"]: [] for image in images}
     seen: set[Id] = set()
+    strays: list[Entry] = []
     for index, entry in enumerate(content["annotations"]):
         where = f"{path}: annotations[{index}]"
         number = _id(where, _entry(where, entry), "id")
@@ -60,11 +64,12 @@ def read_instances(path: Path) -> Instances:
             raise DataError(f"{where}: its id is used more than once")
         seen.add(number)
         checked = _annotation(where, entry, categories)
-        if checked["image_id"] not in objects:
-            raise DataError(
-                f"{where}: image_id {checked['image_id']!r:.40} is not among the images"
-            )
-        objects[checked["image_id"]].append(checked)
+        objects.get(checked["image_id"], strays).append(checked)
+    if strays:
+        first = f"annotation {strays[0]['id']} has image_id {strays[0]['image_id']!r:.40}"
+        logger.warning(
+            "%s: not used: %d annotations of images not in it, %s", path, len(strays), first
+        )
     return Instances(path, categories, images, objects)
 
 
@@ -117,6 +122,7 @@ def _annotation(where: str, entry: Entry, categories: Mapping[Id, str]) -> Entry
         "image_id": _id(where, entry, "image_id"),
         "category_id": category,
         "bbox": _box(where, entry),
+        **_area(where, entry),
         "iscrowd": _flag(where, entry, "iscrowd"),
         "ignore": _flag(where, entry, "ignore"),
     }
@@ -131,6 +137,16 @@ def _box(where: str, entry: Entry) -> list[float]:
     if box[2] < 0 or box[3] < 0:
         raise DataError(f"{where}: bbox {_shown(box)} has a negative side; {BOX}")
     return box
+
+
+def _area(where: str, entry: Entry) -> Entry:
+    """The area where the file has one: of the object, by which evaluations tell sizes."""
+    area = entry.get("area")
+    if area is None:
+        return {}
+    if not _is_number(area) or area < 0:
+        raise DataError(f"{where}: area is {_shown(area)}; expected a number of pixels")
+    return {"area": area}
 
 
 def _flag(where: str, entry: Entry, key: str) -> bool:

@@ -16,7 +16,7 @@ def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     "image_id", "original_size" (h, w) and "scale_factor" (x, y). The batch: "pixels"
     [B, 3, H, W], "padding_mask" [B, H, W] (True = padded) or None, "image_sizes", "targets" (a
     dict of boxes, labels, crowd and masks each, masks not padded), "image_ids", "original_sizes",
-    "scale_factors", "panoptic".
+    "scale_factors", and where the samples have them "panoptic" and "annotations" (for CocoMetric).
     """
     padded = pad_images([sample["image"] for sample in samples])
     batch = {
@@ -28,6 +28,7 @@ def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "original_sizes": [sample["original_size"] for sample in samples],
         "scale_factors": [sample["scale_factor"] for sample in samples],
     }
-    if "panoptic" in samples[0]:
-        batch["panoptic"] = [sample["panoptic"] for sample in samples]
+    for key in ("panoptic", "annotations"):
+        if key in samples[0]:
+            batch[key] = [sample[key] for sample in samples]
     return batch

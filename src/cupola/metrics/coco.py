@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
@@ -16,6 +16,17 @@ from cupola.structures.masks import encode_rle
 COCO_NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 MASK_NAMES = tuple(f"mask_{name}" for name in COCO_NAMES)
 
+_Table = list[dict[str, Any]]
+
+
+class _Record(NamedTuple):
+    """An image: its id in the dataset, (height, width), and entries of COCO files without ids."""
+
+    image_id: Any
+    size: tuple[int, ...]
+    truth: _Table
+    found: _Table
+
 
 @METRICS.register_module(["CocoMetric", "CocoAP"])
 class CocoMetric:
@@ -24,8 +35,10 @@ class CocoMetric:
     With "segm" in `metric` (a name or a list), and for models with masks by default, the same of
     masks as mask_AP, mask_AP50, ...
 
-    Ground truth comes from the batches (targets in pixels of the resized image, which
-    `scale_factors` map back to the original), so any detection dataset can be evaluated. The AP of
+    Ground truth comes from the batches, so any detection dataset can be evaluated: "annotations",
+    the entries of a COCO file as CocoDataset.ground_truth gives them, or the targets, whose boxes
+    `scale_factors` map back to the original image. With annotations the result equals that of
+    pycocotools on the file: sizes by the file's area, crowds, boxes that leave the image. The AP of
     a size without objects is -1, as in pycocotools.
     """
 
@@ -53,9 +66,7 @@ class CocoMetric:
     def reset(self) -> None:
         """Discards all images."""
         self.masks = bool(self.wanted)
-        self._images: list[dict[str, Any]] = []
-        self._truth: list[dict[str, Any]] = []
-        self._found: list[dict[str, Any]] = []
+        self._records: list[_Record] = []
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> None:
         """Adds a batch; a prediction has boxes [N, 4] xyxy, scores [N], labels [N], maybe masks.
@@ -63,87 +74,114 @@ class CocoMetric:
         Raises DataError where masks are wanted and either side has none.
         """
         for index, found in enumerate(predictions):
-            image_id = len(self._images) + 1  # in pycocotools id 0 means "no match"
-            height, width = batch["original_sizes"][index]
-            self._images.append({"id": image_id, "height": height, "width": width})
-            target = batch["targets"][index]
-            factor = np.tile(np.asarray(batch["scale_factors"][index], np.float64), 2)
-            corners = target["boxes"].detach().cpu().double().numpy() / factor
-            crowd = target.get("crowd")
-            masks = self._masks(target, found, (height, width))
-            for row, box in enumerate(_xywh(corners)):
-                entry = {
-                    "id": len(self._truth) + 1,
-                    "image_id": image_id,
-                    "category_id": int(target["labels"][row]),
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": int(crowd[row]) if crowd is not None else 0,
-                }
-                if masks:
-                    # pycocotools takes sizes from the masks' area for boxes, too
-                    entry |= {"segmentation": masks[0][row], "area": int(masks[1][row])}
-                self._truth.append(entry)
-            boxes = _xywh(found.boxes.detach().cpu().double().numpy())
-            rows = zip(boxes, found.scores.tolist(), found.labels.tolist(), strict=True)
-            for row, (box, score, label) in enumerate(rows):
-                result = {"image_id": image_id, "category_id": label, "bbox": box, "score": score}
-                if masks:
-                    result["segmentation"] = encode_rle(found.masks[row])
-                self._found.append(result)
+            target, size = batch["targets"][index], tuple(batch["original_sizes"][index])
+            have = target.get("masks") is not None and getattr(found, "masks", None) is not None
+            if self.wanted is None and not self._records:
+                self.masks = have
+            if self.masks and not have:
+                raise DataError(
+                    "mask AP needs masks in the ground truth (LoadAnnotations with_mask=True) and "
+                    "from the model"
+                )
+            if "annotations" in batch:
+                truth = [dict(entry) for entry in batch["annotations"][index]]
+            else:
+                truth = self._entries(target, size, batch["scale_factors"][index])
+            image_id = batch["image_ids"][index] if "image_ids" in batch else None
+            self._records.append(_Record(image_id, size, truth, self._results(found)))
 
-    def _masks(
-        self, target: Mapping[str, Any], found: Any, size: tuple[int, int]
-    ) -> tuple[list[dict[str, Any]], list[int]] | None:
-        """RLEs and areas of the true masks in the original image; None if only boxes count."""
-        have = target.get("masks") is not None and getattr(found, "masks", None) is not None
-        if self.wanted is None and not self._truth and not self._found:
-            self.masks = self.masks or have
-        if not self.masks:
-            return None
-        if not have:
-            raise DataError(
-                "mask AP needs masks in the ground truth (LoadAnnotations with_mask=True) and from "
-                "the model"
-            )
-        masks = target["masks"].detach().cpu()
-        if tuple(masks.shape[1:]) != tuple(size):
-            masks = F.interpolate(masks[:, None].float(), size=tuple(size))[:, 0] > 0.5
-        return [encode_rle(mask) for mask in masks], masks.flatten(1).sum(1).tolist()
+    def _entries(
+        self, target: Mapping[str, Any], size: tuple[int, ...], scale_factor: Any
+    ) -> list[dict[str, Any]]:
+        """A target as the annotations of a COCO file; its labels become the category ids."""
+        factor = np.tile(np.asarray(scale_factor, np.float64), 2)
+        corners = target["boxes"].detach().cpu().double().numpy() / factor
+        crowd = target.get("crowd")
+        entries = []
+        for row, box in enumerate(_xywh(corners)):
+            entry = {
+                "category_id": int(target["labels"][row]),
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": int(crowd[row]) if crowd is not None else 0,
+            }
+            entries.append(entry)
+        if self.masks:
+            masks = target["masks"].detach().cpu()
+            if tuple(masks.shape[1:]) != size:
+                masks = F.interpolate(masks[:, None].float(), size=size)[:, 0] > 0.5
+            for entry, mask in zip(entries, masks, strict=True):
+                # pycocotools takes sizes from the masks' area for boxes, too
+                entry |= {"segmentation": encode_rle(mask), "area": int(mask.sum())}
+        return entries
+
+    def _results(self, found: Any) -> list[dict[str, Any]]:
+        boxes = _xywh(found.boxes.detach().cpu().double().numpy())
+        rows = zip(boxes, found.scores.tolist(), found.labels.tolist(), strict=True)
+        results = [
+            {"category_id": label, "bbox": box, "score": score} for box, score, label in rows
+        ]
+        if self.masks:
+            for result, mask in zip(results, found.masks, strict=True):
+                result["segmentation"] = encode_rle(mask)
+        return results
 
     def compute(self) -> dict[str, float]:
         """The metrics by name, 0..1. Raises DataError if there were no images."""
-        if not self._images:
+        if not self._records:
             raise DataError("COCO AP needs at least one image; the dataset is empty")
         names = COCO_NAMES + (MASK_NAMES if self.masks else ())
-        if not self._found:
-            return dict.fromkeys(names, 0.0)
+        images, truth, found = _tables(self._records)
+        figures = self._figures("bbox", images, truth, found)
+        if self.masks:
+            with_mask = [entry for entry in truth if "segmentation" in entry]
+            found = [_without_box(each) for each in found]  # masks of other sizes than their boxes
+            figures += self._figures("segm", images, with_mask, found)
+        return dict(zip(names, figures, strict=True))
+
+    def _figures(self, kind: str, images: _Table, truth: _Table, found: _Table) -> list[float]:
+        """The first six figures of COCOeval."""
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
-        labels = {entry["category_id"] for entry in self._truth}
+        labels = {entry["category_id"] for entry in truth}
         categories = [{"id": label, "name": str(label)} for label in sorted(labels)]
+        common = {"info": {}, "images": images, "categories": categories}
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-            truth = COCO()
-            truth.dataset = {
-                "info": {},
-                "images": self._images,
-                "annotations": self._truth,
-                "categories": categories,
-            }
-            truth.createIndex()
-            results = truth.loadRes(self._found)
-            figures: list[float] = []
-            for kind in ("bbox", "segm") if self.masks else ("bbox",):
-                if kind == "segm":  # masks of other sizes than their boxes
-                    results = truth.loadRes([_without_box(each) for each in self._found])
-                evaluation = COCOeval(truth, results, kind)
-                evaluation.params.maxDets = [1, 10, self.max_detections]
-                evaluation.evaluate()
-                evaluation.accumulate()
-                evaluation.summarize()
-                figures += map(float, evaluation.stats[:6])
-        return dict(zip(names, figures, strict=True))
+            expected, results = COCO(), COCO()
+            expected.dataset = {**common, "annotations": truth}
+            expected.createIndex()
+            if found:
+                results = expected.loadRes(found)
+            else:
+                results.dataset = {**common, "annotations": []}
+                results.createIndex()
+            evaluation = COCOeval(expected, results, kind)
+            evaluation.params.maxDets = [1, 10, self.max_detections]
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        return [float(value) for value in evaluation.stats[:6]]
+
+
+def _tables(records: Sequence[_Record]) -> tuple[_Table, _Table, _Table]:
+    """Images, annotations and results, numbered from 1 in the order of the images' ids.
+
+    pycocotools takes the annotation 0 for "no match"; the order decides between equal scores.
+    """
+    ids = [record.image_id for record in records]
+    if len({type(each) for each in ids}) == 1 and isinstance(ids[0], int | str):
+        records = sorted(records, key=lambda record: record.image_id)
+    images: _Table = []
+    truth: _Table = []
+    found: _Table = []
+    for number, record in enumerate(records, 1):
+        height, width = record.size
+        images.append({"id": number, "height": height, "width": width})
+        for entry in record.truth:
+            truth.append({**entry, "id": len(truth) + 1, "image_id": number})
+        found += [{**result, "image_id": number} for result in record.found]
+    return images, truth, found
 
 
 def _without_box(result: Mapping[str, Any]) -> dict[str, Any]:

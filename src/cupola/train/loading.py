@@ -3,12 +3,14 @@
 The batch of a step depends only on (seed, step), so a resumed run continues where it stopped.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
+from cupola.errors import BuildError
 from cupola.registry import DATASETS
 
 
@@ -81,8 +83,8 @@ class BatchStream:
 
 
 def evaluation_loader(cfg: Mapping[str, Any], dataset: Any = None) -> DataLoader[Any]:
-    """All batches of a dataset in order; the last may be smaller."""
-    dataset = DATASETS.build(cfg["dataset"]) if dataset is None else dataset
+    """All batches of a dataset in order, by default in its test mode; the last may be smaller."""
+    dataset = DATASETS.build(in_test_mode(cfg["dataset"])) if dataset is None else dataset
     return DataLoader(
         dataset,
         batch_size=cfg.get("batch_size", 1),
@@ -90,3 +92,22 @@ def evaluation_loader(cfg: Mapping[str, Any], dataset: Any = None) -> DataLoader
         collate_fn=dataset.collate,
         generator=torch.Generator(),
     )
+
+
+def in_test_mode(cfg: Any) -> Any:
+    """A dataset's config with test_mode=True where its class takes it and the config is silent."""
+    if isinstance(cfg, list | tuple):
+        return [in_test_mode(each) for each in cfg]
+    if not isinstance(cfg, Mapping):
+        return cfg
+    inner = {key: in_test_mode(cfg[key]) for key in ("dataset", "datasets") if key in cfg}
+    own = {} if "test_mode" in cfg or not takes(cfg, "test_mode") else {"test_mode": True}
+    return {**cfg, **own, **inner}
+
+
+def takes(cfg: Mapping[str, Any], name: str) -> bool:
+    """Whether the class of a dataset's config has a parameter `name`."""
+    try:
+        return name in inspect.signature(DATASETS.get(str(cfg.get("type")))).parameters
+    except (BuildError, TypeError, ValueError):  # its own build will say what is wrong
+        return False

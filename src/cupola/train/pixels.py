@@ -4,12 +4,10 @@ Published configs normalize in the model's `data_preprocessor`, whose images com
 the datasets do, from RGB. Configs without one use ImageNet's values in RGB.
 """
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from cupola.errors import BuildError
-from cupola.registry import DATASETS
+from cupola.train.loading import takes
 
 Config = Mapping[str, Any]
 DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -45,11 +43,7 @@ def _completed(dataset: Any, pixels: Config) -> Any:
     if not isinstance(dataset, Mapping):
         return dataset
     inner = {k: _completed(dataset[k], pixels) for k in ("dataset", "datasets") if k in dataset}
-    try:
-        taken = inspect.signature(DATASETS.get(str(dataset.get("type")))).parameters
-    except (BuildError, TypeError, ValueError):  # its own build will say what is wrong
-        taken = {}  # type: ignore[assignment]
-    own = {key: value for key, value in pixels.items() if key in taken and key not in dataset}
+    own = {k: value for k, value in pixels.items() if k not in dataset and takes(dataset, k)}
     return {**dataset, **own, **inner}
 
 

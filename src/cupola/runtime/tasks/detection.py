@@ -89,7 +89,12 @@ class Detection(Task):
         for index in range(len(dataset)):
             size, target = dataset.truth(index)
             found = predictor.run([predictor.sample(dataset.path(index))])
-            batch = {"original_sizes": [size], "scale_factors": [(1.0, 1.0)], "targets": [target]}
+            batch = {
+                "image_ids": [dataset.images[index]["id"]],
+                "original_sizes": [size],
+                "targets": [target],
+                "annotations": [dataset.ground_truth(index)],
+            }
             metric.update(batch, found)
         scores: dict[str, float] = metric.compute()
         return scores
