@@ -39,9 +39,9 @@ def from_transformers(config: Mapping[str, Any], name: str, path: Path) -> dict[
     task = next((task for end, task in TASKS.items() if architecture.endswith(end)), None)
     if task is None:
         raise BundleError(
-            f"{path}: a transformers checkpoint of {architecture}, which is not included. Folders "
-            f"of these are loaded: language models (...{', ...'.join(TASKS)}), "
-            f"{', '.join(DETECTORS)}"
+            f"{path}: a transformers checkpoint of {architecture}; only language models "
+            f"(...{', ...'.join(TASKS)}) and {', '.join(DETECTORS)} can be loaded from their "
+            "folder. Make other models a bundle with `cupola bundle`"
         )
     model = {"type": architecture, **config, **end_tokens(path.parent / "generation_config.json")}
     return {**about, "task": task, "model": model}

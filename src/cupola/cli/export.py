@@ -20,10 +20,21 @@ def export(
     weights: Annotated[Path | None, typer.Option(help="The checkpoint of a config file.")] = None,
     height: Annotated[int | None, typer.Option(min=1, help="Of the images, in pixels.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Of the images, in pixels.")] = None,
+    mask: Annotated[
+        bool,
+        typer.Option(help="An input for the padding of images of several sizes (detection)."),
+    ] = True,
+    static: Annotated[
+        bool, typer.Option("--static", help="One sample of fixed size, for compilers that need it.")
+    ] = False,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
-    """Write a network with standard operators only, which onnxruntime or torch alone can run."""
+    """Write a network with standard operators only, which onnxruntime or torch alone can run.
+
+    Detectors take any batch, height and width; --height and --width are those of the example that
+    is traced.
+    """
     from cupola.errors import InputError
     from cupola.runtime import tasks
     from cupola.runtime.export import export as write
@@ -34,7 +45,11 @@ def export(
     size = (height, width) if height is not None and width is not None else None
     predictor = load_predictor(bundle, weights, revision=revision, offline=offline)
     program = tasks.find(predictor.task).program(predictor, size)
+    if not mask:
+        program = program.without("padding_mask")
+    if static:
+        program = program.fixed()
     write(program, out, file_format)
-    inputs = zip(program.inputs, program.example, strict=True)
-    shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs)
+    sides = [", ".join(map(str, program.shape(i))) for i in range(len(program.inputs))]
+    shapes = ", ".join(f"{name} [{each}]" for name, each in zip(program.inputs, sides, strict=True))
     print(f"{out}: {shapes} -> {', '.join(program.outputs)}")

@@ -1,14 +1,18 @@
 """Writes a network as an ONNX file or a torch.export program, with standard operators only.
 
-The graph takes what the network takes after preprocessing and returns its raw outputs; batch and
-image size are those of the example.
+The graph takes what the network takes after preprocessing and returns its raw outputs. Axes that a
+program declares dynamic, such as batch, height and width of images, may have any size; all others
+have that of the example.
 """
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.export import Dim
 
 from cupola.errors import InputError
 
@@ -18,12 +22,34 @@ OPSET = 18
 
 @dataclass(frozen=True)
 class Program:
-    """A torch module in the form that is exported, an example of its inputs, and all names."""
+    """A torch module in the form that is exported, an example of its inputs, and all names.
+
+    `dynamic` has the dynamic axes of each input with their names, {0: "batch"}; in the example none
+    of them is 1. Equal names are equal sizes.
+    """
 
     module: torch.nn.Module
     example: tuple[Tensor, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    dynamic: tuple[Mapping[int, str], ...] = ()
+
+    def fixed(self) -> "Program":
+        """The same with one sample of the example's sizes, and no dynamic axis."""
+        return replace(self, example=tuple(each[:1] for each in self.example), dynamic=())
+
+    def without(self, name: str) -> "Program":
+        """The same without the last input; InputError if that is not its name."""
+        if self.inputs[-1] != name:
+            raise InputError(f"the exported network has no {name}; its inputs: {self.inputs}")
+        inputs, example, dynamic = self.inputs[:-1], self.example[:-1], self.dynamic[:-1]
+        return replace(self, inputs=inputs, example=example, dynamic=dynamic)
+
+    def shape(self, index: int) -> list[int | str]:
+        """The shape of an input, with the names of its dynamic axes."""
+        named = self.dynamic[index] if self.dynamic else {}
+        sizes = self.example[index].shape
+        return [named.get(axis, size) for axis, size in enumerate(sizes)]
 
 
 def export(program: Program, out: Path, file_format: str = "onnx") -> None:
@@ -37,9 +63,14 @@ def export(program: Program, out: Path, file_format: str = "onnx") -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         if file_format == "torch":
-            torch.export.save(torch.export.export(program.module, program.example), out)
+            torch.export.save(_exported(program), out)
         else:
             _write_onnx(program, out)
+
+
+def _exported(program: Program) -> torch.export.ExportedProgram:
+    shapes = tuple(dict.fromkeys(axes, Dim.DYNAMIC) for axes in program.dynamic)
+    return torch.export.export(program.module, program.example, dynamic_shapes=shapes or None)
 
 
 def _write_onnx(program: Program, out: Path) -> None:
@@ -47,14 +78,18 @@ def _write_onnx(program: Program, out: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError:
         raise InputError("writing ONNX needs `pip install cupola[export]`") from None
-    torch.onnx.export(
-        program.module,
-        program.example,
-        str(out),
-        input_names=list(program.inputs),
-        output_names=list(program.outputs),
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-        external_data=False,
-    )
+    with warnings.catch_warnings():
+        # of equal sizes with equal names, as those of pixels and their mask
+        warnings.filterwarnings("ignore", message=".*axis name.*will not be used")
+        torch.onnx.export(
+            program.module,
+            program.example,
+            str(out),
+            input_names=list(program.inputs),
+            output_names=list(program.outputs),
+            dynamic_shapes=tuple(dict(axes) for axes in program.dynamic) or None,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+            external_data=False,
+        )

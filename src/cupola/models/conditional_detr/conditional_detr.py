@@ -156,6 +156,6 @@ class ConditionalDETR(DETR):
     def detect(self, features: Tensor, padding: Tensor | None) -> DETROutput:
         """features [B, C, h, w], padding [B, h, w] -> DETROutput."""
         memory, pos = self.encode(features, padding)
-        queries, groups = self.queries(len(memory))
+        queries, groups = self.queries(memory.shape[0])
         mask = None if padding is None else padding.flatten(1)
         return self.bbox_head(*self.decoder(queries, memory, pos, mask, groups))

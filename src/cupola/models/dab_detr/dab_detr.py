@@ -190,7 +190,7 @@ class DABDETR(ConditionalDETR):
     def detect(self, features: Tensor, padding: Tensor | None) -> DETROutput:
         """features [B, C, h, w], padding [B, h, w] -> DETROutput."""
         memory, pos = self.encode(features, padding)
-        anchors, groups = self.queries(len(memory))
+        anchors, groups = self.queries(memory.shape[0])
         contents, anchors = self._with_patterns(anchors, groups)
         mask = None if padding is None else padding.flatten(1)
         regress = self.bbox_head.fc_reg
@@ -198,7 +198,7 @@ class DABDETR(ConditionalDETR):
 
     def _with_patterns(self, anchors: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         """The queries' contents [B, G * P * Q, C], and the anchors of each."""
-        B, C = len(anchors), self.decoder.embed_dims
+        B, C = anchors.shape[0], self.decoder.embed_dims
         if self.num_patterns == 0:
             return anchors.new_zeros(B, anchors.shape[1], C), anchors
         Q = anchors.shape[1] // groups

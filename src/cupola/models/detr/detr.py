@@ -128,7 +128,7 @@ class DETR(QueryDetector):
 
     def decode(self, memory: Tensor, memory_pos: Tensor, padding: Tensor | None) -> Tensor:
         """memory [B, hw, C] -> normed hidden states of every decoder layer [L, B, Q, C]."""
-        queries, groups = self.queries(len(memory))
+        queries, groups = self.queries(memory.shape[0])
         key_padding_mask = None if padding is None else padding.flatten(1)
         return self.decoder(queries, memory, memory_pos, key_padding_mask, groups)
 

@@ -120,7 +120,7 @@ class Transformer(nn.Module):
         pos = positions.to(features.dtype).flatten(2).transpose(1, 2)  # [B, hw, C]
         mask = None if padding is None else padding.flatten(1)  # [B, hw]
         memory = self.encoder(cells, pos, mask)
-        query_pos = queries[None].expand(len(cells), -1, -1)  # [B, Q, C]
+        query_pos = queries[None].expand(cells.shape[0], -1, -1)  # [B, Q, C]
         return self.decoder(query_pos, memory, pos, mask)
 
 

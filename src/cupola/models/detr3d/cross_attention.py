@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.errors import InputError
-from cupola.models.detr3d.feature_sampling import Cameras, Pyramid, gather_dense
+from cupola.models.detr3d.feature_sampling import Cameras, Pyramid
 from cupola.models.detr3d.references import to_meters
 from cupola.models.layers import inverse_sigmoid
 from cupola.registry import MODELS
@@ -95,7 +95,7 @@ class Detr3DCrossAtten(nn.Module):
         weights = weights.expand(cameras.lidar2img.shape[0], -1, -1, -1)
         projection = cameras.project(to_meters(reference_points, self.pc_range))
         if torch.compiler.is_exporting():
-            features = gather_dense(value.levels, projection, weights)
+            features = value.gather_all(projection, weights)
         else:
             features = value.gather(projection, weights)
         out = self.output_proj(features)  # [B, Q, C]

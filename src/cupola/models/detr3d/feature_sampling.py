@@ -85,6 +85,26 @@ class Pyramid:
             return gather_dense(self.levels, projection, weights)
         return out
 
+    def gather_all(self, projection: Projection, weights: Tensor) -> Tensor:
+        """The result of `gather` in operators that can be exported, and without GridSample.
+
+        Every (camera, query) pair is read, and samples that are not finite count as 0.
+        """
+        B, N, Q, L = weights.shape
+        uv = projection.uv.reshape(-1, 2)  # [P, 2], P = B * N * Q
+        image = torch.arange(B * N, device=uv.device)[:, None].expand(-1, Q).reshape(-1)
+        masked = (weights * projection.visible[..., None]).reshape(-1, L)
+        total = None
+        for number, level in enumerate(self.levels):
+            rows = level.flatten(3).transpose(2, 3).flatten(0, 2)  # [B * N * H_l * W_l, C]
+            index, corner_weight = self._corners(number, uv)
+            start = image * (level.shape[-2] * level.shape[-1])
+            sample = torch.nan_to_num(weighted_rows(rows, index + start[:, None], corner_weight))
+            part = sample * masked[:, number, None]  # [P, C]
+            total = part if total is None else total + part
+        assert total is not None
+        return total.reshape(B, N, Q, -1).sum(1)
+
     def _table_pays(self, pairs: int) -> bool:
         """Whether building the table of rows is cheaper than reading the maps directly.
 
@@ -127,7 +147,7 @@ class Pyramid:
 def sample_levels(levels: Sequence[Tensor], projection: Projection) -> Tensor:
     """Every camera's feature at every point, visible or not: [B, C, Q, N, L]; NaN becomes 0.
 
-    This is the original's method; exported graphs use it.
+    This is the original's method.
     """
     B, N, Q, _ = projection.uv.shape
     grid = (projection.uv * 2 - 1).view(B * N, Q, 1, 2)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cupola.models.layers.position_encoding import SinePositionalEncoding
@@ -62,8 +61,21 @@ def feature_mask(padding_mask: Tensor | None, features: Tensor) -> Tensor | None
     """The padding mask at the size of the feature map, by nearest: [B, H, W] -> [B, h, w]."""
     if padding_mask is None:
         return None
-    resized = F.interpolate(padding_mask[None].float(), size=features.shape[-2:])
-    return resized[0].to(torch.bool)
+    rows, columns = (
+        _nearest(padding_mask.shape[axis - 2], features.shape[axis - 2], padding_mask.device)
+        for axis in range(2)
+    )
+    return padding_mask[:, rows][:, :, columns]
+
+
+def _nearest(size: int, cells: int, device: torch.device) -> Tensor:
+    """The place among `size` that F.interpolate reads for each of `cells`, in its arithmetic.
+
+    In exported graphs each runtime rounds a Resize in its own way, but not these steps.
+    """
+    scale = torch.scalar_tensor(size, dtype=torch.float32, device=device) / cells
+    place = torch.arange(cells, dtype=torch.float32, device=device) * scale
+    return place.floor().long().clamp(max=size - 1)
 
 
 def map_positions(

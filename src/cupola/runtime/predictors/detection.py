@@ -265,9 +265,10 @@ def _pair(value: Sequence[int] | None) -> tuple[int, int] | None:
 
 
 class LastLayer(torch.nn.Module):
-    """pixels [1, 3, H, W] -> logits [1, Q, C + 1] and boxes [1, Q, 4] of the last layer.
+    """pixels [B, 3, H, W], padding_mask [B, H, W] -> logits [B, Q, C] and boxes [B, Q, 4].
 
-    For models with masks the second result is their logits [1, Q, H / 4, W / 4].
+    They are those of the last layer. For models with masks the second result is their logits
+    [B, Q, H / 4, W / 4].
     """
 
     def __init__(self, model: torch.nn.Module, masks: bool) -> None:
@@ -275,11 +276,11 @@ class LastLayer(torch.nn.Module):
         self.model = model
         self.masks = masks
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.masks:
-            output = self.model(pixels, None, True)
+            output = self.model(pixels, padding_mask, True)
             return output.logits[-1], output.masks[-1]
-        output = self.model(pixels)
+        output = self.model(pixels, padding_mask)
         return output.logits[-1], output.boxes[-1]
 
 
@@ -287,8 +288,11 @@ def program(predictor: DetectionPredictor, size: tuple[int, int] | None) -> Prog
     """What an export writes; `size` is (height, width), by default the largest it resizes to."""
     short = predictor.short or predictor.long or 800
     height, width = size or predictor.exact or (short, predictor.long or short)
-    example = (torch.zeros(1, 3, height, width),)
-    module = LastLayer(nn.to_torch(predictor.model), predictor.masks)
+    example = (torch.zeros(2, 3, height, width), torch.zeros(2, height, width, dtype=torch.bool))
     return Program(
-        module, example, ("pixels",), ("logits", "masks" if predictor.masks else "boxes")
+        LastLayer(nn.to_torch(predictor.model), predictor.masks),
+        example,
+        ("pixels", "padding_mask"),
+        ("logits", "masks" if predictor.masks else "boxes"),
+        ({0: "batch", 2: "height", 3: "width"}, {0: "batch", 1: "height", 2: "width"}),
     )

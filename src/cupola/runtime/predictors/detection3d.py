@@ -201,7 +201,7 @@ def from_bundle(bundle: Bundle, model: Any) -> Detection3DPredictor:
 
 
 class LastLayer(torch.nn.Module):
-    """pixels [1, N, 3, H, W], lidar2img [1, N, 4, 4] -> logits [1, Q, C], codes [1, Q, 10]."""
+    """pixels [B, N, 3, H, W], lidar2img [B, N, 4, 4] -> logits [B, Q, C], codes [B, Q, 10]."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -216,6 +216,11 @@ def program(predictor: Detection3DPredictor, size: tuple[int, int] | None) -> Pr
     """What an export writes; `size` is (height, width), by default the predictor's."""
     height, width = (-(-s // predictor.divisor) * predictor.divisor for s in size or predictor.size)
     cameras = predictor.cameras
-    example = (torch.zeros(1, cameras, 3, height, width), torch.eye(4).expand(1, cameras, 4, 4))
-    module = LastLayer(nn.to_torch(predictor.model))
-    return Program(module, example, ("pixels", "lidar2img"), ("logits", "boxes"))
+    example = (torch.zeros(2, cameras, 3, height, width), torch.eye(4).repeat(2, cameras, 1, 1))
+    return Program(
+        LastLayer(nn.to_torch(predictor.model)),
+        example,
+        ("pixels", "lidar2img"),
+        ("logits", "boxes"),
+        ({0: "batch", 3: "height", 4: "width"}, {0: "batch"}),
+    )
