@@ -44,14 +44,27 @@ def expected(predictor: Detection3DPredictor) -> tuple[dict, list[np.ndarray]]:
     return feeds, [each[-1].numpy() for each in output]
 
 
+def of_other_sizes(predictor: Detection3DPredictor) -> list[tuple[list[np.ndarray], tuple]]:
+    """Inputs of other batches and sizes than the traced ones, and the model's outputs."""
+    batch, cases = small_batch(), []
+    for count, height, width in ((1, 64, 96), (3, 96, 64), (2, 128, 160)):
+        pixels = torch.randn(count, 6, 3, height, width)
+        lidar2img = batch["lidar2img"][:1].expand(count, -1, -1, -1).contiguous()
+        with torch.no_grad():
+            output = predictor.model(pixels, lidar2img, (height, width))
+        cases.append(((pixels, lidar2img), [each[-1].numpy() for each in output]))
+    return cases
+
+
 def test_torch_export(predictor, expected, tmp_path: Path) -> None:
     feeds, outputs = expected
     export(DETECTION3D.program(predictor, None), tmp_path / "m.pt2", "torch")
-    program = torch.export.load(tmp_path / "m.pt2")
-    with torch.no_grad():
-        results = program.module()(*feeds.values())
-    for result, output in zip(results, outputs, strict=True):
-        np.testing.assert_allclose(result.numpy(), output, atol=1e-4)
+    module = torch.export.load(tmp_path / "m.pt2").module()
+    for given, wanted in [(tuple(feeds.values()), outputs), *of_other_sizes(predictor)]:
+        with torch.no_grad():
+            results = module(*given)
+        for result, output in zip(results, wanted, strict=True):
+            np.testing.assert_allclose(result.numpy(), output, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -61,12 +74,16 @@ def test_onnx_without_custom_operators(predictor, expected, tmp_path: Path) -> N
     feeds, outputs = expected
     program = DETECTION3D.program(predictor, None)
     export(program, tmp_path / "m.onnx", "onnx")
-    assert {node.domain for node in onnx.load(tmp_path / "m.onnx").graph.node} <= {"", "ai.onnx"}
+    nodes = onnx.load(tmp_path / "m.onnx").graph.node
+    assert {node.domain for node in nodes} <= {"", "ai.onnx"}
+    assert "GridSample" not in {node.op_type for node in nodes}
     session = runtime.InferenceSession(tmp_path / "m.onnx")
     assert [i.name for i in session.get_inputs()] == list(program.inputs)
-    results = session.run(None, {name: value.numpy() for name, value in feeds.items()})
-    for result, output in zip(results, outputs, strict=True):
-        np.testing.assert_allclose(result, output, atol=1e-3)
+    for given, wanted in [(tuple(feeds.values()), outputs), *of_other_sizes(predictor)]:
+        named = zip(program.inputs, given, strict=True)
+        results = session.run(None, {name: value.numpy() for name, value in named})
+        for result, output in zip(results, wanted, strict=True):
+            np.testing.assert_allclose(result, output, atol=1e-4)
 
 
 def test_a_forecast_model_is_exported(tmp_path: Path) -> None:

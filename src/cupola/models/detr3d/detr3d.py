@@ -82,7 +82,9 @@ class DETR3D(nn.Module):
         # At least float32: pixel coordinates in half precision would be useless.
         dtype = self.pts_bbox_head.query_embedding.weight.dtype
         lidar2img = lidar2img.to(torch.promote_types(dtype, torch.float32))
-        size = torch.as_tensor(image_size, dtype=lidar2img.dtype, device=lidar2img.device)
+        if not isinstance(image_size, Tensor):  # in exported graphs its numbers are symbolic
+            image_size = torch.stack([torch.scalar_tensor(side) for side in image_size])
+        size = image_size.to(lidar2img)
         size = size.expand(B, 2)
         if self.first_sample_size:
             size = size[:1].expand(B, 2)

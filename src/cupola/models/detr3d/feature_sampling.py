@@ -140,8 +140,7 @@ class Pyramid:
         """Pixels and bilinear weights around uv [P, 2] in one level: both [P, 4]."""
         height, width = self.levels[level].shape[-2:]
         # Pixel centers are at half-integers: align_corners=False.
-        place = uv * uv.new_tensor([width, height]) - 0.5
-        return bilinear_corners(place[:, 1], place[:, 0], (height, width))
+        return bilinear_corners(uv[:, 1] * height - 0.5, uv[:, 0] * width - 0.5, (height, width))
 
 
 def sample_levels(levels: Sequence[Tensor], projection: Projection) -> Tensor:
