@@ -68,6 +68,7 @@ def test_torch_export(predictor, expected, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_onnx_without_custom_operators(predictor, expected, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")

@@ -119,6 +119,7 @@ def session(path: Path) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_onnx(name: str, tmp_path: Path) -> None:
     program = program_of(CONFIGS[name]())
@@ -135,6 +136,7 @@ def _named(names: Any, tensors: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_command_without_mask_and_of_fixed_size(tmp_path: Path) -> None:
     out = tmp_path / "digits.onnx"
     done = CliRunner().invoke(app, ["export", "detr-digits", str(out), "--no-mask"])
