@@ -56,6 +56,19 @@ def of_other_sizes(predictor: Detection3DPredictor) -> list[tuple[list[np.ndarra
     return cases
 
 
+def test_torch_export_of_fixed_size(predictor, expected, tmp_path: Path) -> None:
+    feeds, _ = expected
+    given = [each[:1] for each in feeds.values()]
+    export(DETECTION3D.program(predictor, None).fixed(), tmp_path / "m.pt2", "torch")
+    with torch.no_grad():
+        results = torch.export.load(tmp_path / "m.pt2").module()(*given)
+        output = predictor.model(*given, (64, 96))
+    for result, wanted in zip(results, output, strict=True):
+        torch.testing.assert_close(result, wanted[-1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_torch_export(predictor, expected, tmp_path: Path) -> None:
     feeds, outputs = expected
     export(DETECTION3D.program(predictor, None), tmp_path / "m.pt2", "torch")

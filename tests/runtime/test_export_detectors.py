@@ -18,6 +18,7 @@ from cupola.runtime import tasks
 from cupola.runtime.export import Program, export
 from cupola.runtime.predictors.detection import DetectionPredictor
 from models.conditional_detr.small import conditional_config, dab_config
+from models.deformable_detr.small import deformable_config
 
 # What the exporters say of their own workings.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -69,6 +70,7 @@ CONFIGS = {
     "detr of 2.x": nested_config,
     "conditional detr": conditional_config,
     "dab detr": lambda: dab_config(num_patterns=2),
+    "deformable detr": deformable_config,
 }
 
 
@@ -146,6 +148,16 @@ def test_the_command_without_mask_and_of_fixed_size(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["export", "detr-digits", str(out), "--static"])
     assert "pixels [1, 3, 128, 128], padding_mask [1, 128, 128]" in done.output
     assert session(out).get_inputs()[0].shape == [1, 3, 128, 128]
+
+
+def test_a_network_that_cannot_be_traced_is_one_error(tmp_path: Path) -> None:
+    class ByValue(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    program = Program(ByValue(), (torch.zeros(2, 3),), ("x",), ("y",), ({0: "batch"},))
+    with pytest.raises(InputError, match=r"cannot export this network; a fixed size .*--static"):
+        export(program, tmp_path / "m.pt2", "torch")
 
 
 def test_only_a_detector_of_one_image_has_a_mask() -> None:

@@ -55,17 +55,23 @@ class Program:
 def export(program: Program, out: Path, file_format: str = "onnx") -> None:
     """Writes a program, as a task's `program(predictor, size)` gives it, to the file `out`.
 
-    InputError for an unknown format.
+    InputError for an unknown format, and for a network that torch cannot trace.
     """
     if file_format not in FORMATS:
         raise InputError(f"unknown format {file_format!r}; expected one of {FORMATS}")
     program.module.eval()
     out.parent.mkdir(parents=True, exist_ok=True)
-    with torch.no_grad():
-        if file_format == "torch":
-            torch.export.save(_exported(program), out)
-        else:
-            _write_onnx(program, out)
+    try:
+        with torch.no_grad():
+            if file_format == "torch":
+                torch.export.save(_exported(program), out)
+            else:
+                _write_onnx(program, out)
+    except InputError:
+        raise
+    except (RuntimeError, ValueError) as error:  # both exporters' errors are among these
+        hint = "; a fixed size may work (--static)" if program.dynamic else ""
+        raise InputError(f"torch cannot export this network{hint}: {error}") from error
 
 
 def _exported(program: Program) -> torch.export.ExportedProgram:

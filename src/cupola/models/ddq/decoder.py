@@ -53,7 +53,7 @@ class DDQTransformerDecoder(BoxDecoder):
         """query [B, N, C] at boxes [B, N, 4]; mask [N, N], True = must not see."""
         noisy, Q, _ = parts
         heads = self.layers[0].self_attn.num_heads
-        candidates = torch.ones(len(query), Q, dtype=torch.bool, device=query.device)
+        candidates = torch.ones(query.shape[0], Q, dtype=torch.bool, device=query.device)
         states, before, distinct, masks = [], [references], [candidates], mask
         for index in range(self.num_layers):
             query = self.layer(index, query, references, memory, levels, masks)

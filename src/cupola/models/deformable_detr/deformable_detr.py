@@ -132,7 +132,7 @@ class DeformableDETR(QueryDetector):
         """memory [B, S, C] -> the queries of the decoder, and in two stages the proposals."""
         if not self.as_two_stage:
             embedding = self.query_embedding.weight
-            return learned_queries(embedding, self.reference_points_fc, len(memory)), None
+            return learned_queries(embedding, self.reference_points_fc, memory.shape[0]), None
         proposals = self.propose(memory, levels)
         best = best_cells(proposals.logits[..., 0], self.num_queries)
         boxes = proposals.take(best).boxes

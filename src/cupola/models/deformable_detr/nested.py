@@ -103,7 +103,7 @@ class DeformableDetrTransformer(nn.Module):
     ) -> tuple[Queries, Proposals | None]:
         """memory [B, S, C], embedding [Q, 2 * C] unless there are two stages -> queries."""
         if embedding is not None:
-            return learned_queries(embedding, self.reference_points, len(memory)), None
+            return learned_queries(embedding, self.reference_points, memory.shape[0]), None
         proposals = propose(memory, levels, self.enc_output, self.enc_output_norm, *branches)
         best = best_cells(proposals.logits[..., 0], self.two_stage_num_proposals)
         boxes = proposals.take(best).boxes

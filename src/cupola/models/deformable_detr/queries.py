@@ -54,7 +54,7 @@ def anchors(levels: FeatureLevels) -> tuple[Tensor, Tensor]:
     Source: mmdet/models/detectors/deformable_detr.py, gen_encoder_output_proposals.
     """
     boxes, start = [], 0
-    B, like = len(levels.cells), levels.valid_ratios
+    B, like = levels.cells.shape[0], levels.valid_ratios
     for level, (height, width) in enumerate(levels.shapes):
         y = torch.arange(height, device=like.device, dtype=like.dtype) + 0.5
         x = torch.arange(width, device=like.device, dtype=like.dtype) + 0.5

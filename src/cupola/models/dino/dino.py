@@ -170,7 +170,7 @@ class DINO(DeformableDETR):
         proposals = self.propose(memory, levels)
         best = best_cells(proposals.logits.max(-1).values, self.num_queries)
         chosen = proposals.take(best)  # [B, Q]
-        content = self.query_embedding.weight[None].expand(len(memory), -1, -1)
+        content = self.query_embedding.weight[None].expand(memory.shape[0], -1, -1)
         boxes, mask = chosen.boxes.detach(), None
         if denoising is not None:
             mask = denoising.mask(self.num_queries)

@@ -47,7 +47,7 @@ def flatten_levels(
         if padding is not None:
             paddings.append(padding.flatten(1))
             ratios.append(valid_ratio(padding))
-    B = len(maps[0])
+    B = maps[0].shape[0]
     return FeatureLevels(
         torch.cat(cells, 1),
         torch.cat(positions, 1),
