@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cupola.runtime.predictor import Chunk
-from cupola.structures.grids import name_bad_values
+from cupola.structures.grids import Grid, name_bad_values
 from cupola.structures.variables import channel_names
 
 
@@ -35,6 +35,7 @@ class FieldModel(Protocol):
     """What a rollout needs of a predictor."""
 
     channels: tuple[str, ...]
+    grid: Grid | None
     interval: float
     interval_unit: str
 
@@ -121,6 +122,7 @@ class ForecastEngine:
             "units": list(predictor.shown_units),
             "shape": list(members.shape[1:]),
             **times_of(predictor, sample, run.step),
+            **grid_of(predictor, run.step),
             "field": encoded(members.mean(dim=0), sample.encoding),
         }
         if len(members) > 1:
@@ -131,6 +133,13 @@ class ForecastEngine:
         if final:
             self.cancel(request_id)
         return Chunk(request_id, data, final)
+
+
+def grid_of(predictor: FieldModel, step: int) -> dict[str, Any]:
+    """The latitudes and longitudes, in the first state of a stream."""
+    grid = predictor.grid
+    known = step == 1 and grid is not None and grid.spherical
+    return {"grid": grid.to_config()} if known and grid is not None else {}
 
 
 def times_of(predictor: FieldModel, sample: ForecastSample, step: int) -> dict[str, str]:

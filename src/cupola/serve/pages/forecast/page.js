@@ -1,4 +1,5 @@
 // Forecasts: the states of a stream, drawn under a time slider.
+import COASTLINES from "./coastlines.js";
 import { $, checked, chooseModel, events, modelURL, showError } from "../common.js";
 
 const STOPS = [[5, 48, 97], [67, 147, 195], [247, 247, 247], [214, 96, 77], [103, 0, 31]];
@@ -27,18 +28,74 @@ const plane = (state, name, channel) => {
 };
 
 const draw = (canvas, values, [, H, W], low, high) => {
-  canvas.width = W;
-  canvas.height = H;
   const image = new ImageData(W, H);
   values.forEach((value, i) => {
+    // A point without a value (land in a field of the sea) stays transparent.
+    if (Number.isNaN(value)) return;
     image.data.set([...mix((value - low) / (high - low || 1)), 255], 4 * i);
   });
-  canvas.getContext("2d").putImageData(image, 0, 0);
+  const small = new OffscreenCanvas(W, H);
+  small.getContext("2d").putImageData(image, 0, 0);
+  const zoom = Math.max(1, Math.ceil(720 / W));
+  canvas.width = W * zoom;
+  canvas.height = H * zoom;
+  const context = canvas.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  context.drawImage(small, 0, 0, canvas.width, canvas.height);
+  if (grid) drawCoastlines(context, W, H, zoom);
 };
+
+// ---- the map
+
+let grid = null; // {latitude, longitude}: values, or {start, step, size}
+const valueAt = (axis, i) => (Array.isArray(axis) ? axis[i] : axis.start + axis.step * i);
+
+const lines = () => {
+  // First value and step of both axes; null where the steps are not equal.
+  const sides = [grid.latitude, grid.longitude];
+  if (sides.some((axis) => Array.isArray(axis) && axis.length > 2)) return null;
+  return sides.map((axis) => [valueAt(axis, 0), valueAt(axis, 1) - valueAt(axis, 0)]);
+};
+
+function drawCoastlines(context, W, H, zoom) {
+  const axes = lines();
+  if (!axes) return;
+  const [[north, down], [west, east]] = axes;
+  context.strokeStyle = "#222";
+  context.lineWidth = Math.max(1, zoom / 4);
+  context.beginPath();
+  for (const ring of COASTLINES) {
+    let last = null;
+    for (let i = 0; i < ring.length; i += 2) {
+      const x = ((((ring[i] / 100 - west) % 360) + 360) % 360) / east + 0.5;
+      const y = (ring[i + 1] / 100 - north) / down + 0.5;
+      // A line that jumps across the map, or runs along its cut, is no coast.
+      const jumps = last === null || Math.abs(x - last) > 180 / Math.abs(east);
+      context[jumps ? "moveTo" : "lineTo"](x * zoom, y * zoom);
+      last = x;
+    }
+  }
+  context.stroke();
+}
+
+function showColorBar(low, high, units) {
+  const bar = $("bar"), count = 256;
+  bar.width = count;
+  bar.height = 1;
+  const image = new ImageData(count, 1);
+  for (let i = 0; i < count; i++) image.data.set([...mix(i / (count - 1)), 255], 4 * i);
+  bar.getContext("2d").putImageData(image, 0, 0);
+  const text = (value) => Number(value.toPrecision(4)).toLocaleString("en");
+  $("low").textContent = text(low);
+  $("middle").textContent = `${text((low + high) / 2)} ${units}`.trim();
+  $("high").textContent = text(high);
+  $("scale").hidden = false;
+}
 
 const limits = (channel) => {
   // From the first state, so that colors mean the same at every lead time.
-  const values = plane(states[0], states[0].truth ? "truth" : "field", channel);
+  const all = plane(states[0], states[0].truth ? "truth" : "field", channel);
+  const values = all.filter((v) => !Number.isNaN(v));
   const mean = values.reduce((sum, v) => sum + v, 0) / values.length;
   const far = values.reduce((most, v) => Math.max(most, Math.abs(v - mean)), 0);
   return [mean - far, mean + far];
@@ -47,7 +104,11 @@ const limits = (channel) => {
 const relativeError = (state, channel) => {
   const truth = plane(state, "truth", channel), field = plane(state, "field", channel);
   let difference = 0, size = 0;
-  truth.forEach((t, i) => { difference += (field[i] - t) ** 2; size += t * t; });
+  truth.forEach((t, i) => {
+    if (Number.isNaN(t) || Number.isNaN(field[i])) return;
+    difference += (field[i] - t) ** 2;
+    size += t * t;
+  });
   return Math.sqrt(difference / size);
 };
 
@@ -70,7 +131,11 @@ function show() {
   const state = states[index];
   const channel = Math.max(0, $("channel").selectedIndex);
   const [low, high] = limits(channel);
-  $("lead").value = `+${+state.lead.toFixed(3)} ${state.unit} (${index + 1} of ${states.length})`;
+  const lead = `+${+state.lead.toFixed(3)} ${state.unit} (${index + 1} of ${states.length})`;
+  $("lead").value = lead;
+  const valid = state.valid_time || state.time;
+  $("valid").textContent = valid ? `Valid at ${valid.replace("T", " ").slice(0, 16)} UTC` : "";
+  showColorBar(low, high, state.units?.[channel] ?? "");
   draw($("field"), plane(state, "field", channel), state.shape, low, high);
   $("truth-figure").hidden = !state.truth;
   if (state.truth) draw($("truth"), plane(state, "truth", channel), state.shape, low, high);
@@ -90,6 +155,7 @@ function add(state) {
     if (state[name]) state[name] = decode(state[name]);
   }
   if (!states.length) {
+    grid = state.grid ?? null;
     $("channel").replaceChildren(...state.channels.map((name) => new Option(name)));
   }
   const slider = $("slider");
@@ -106,6 +172,8 @@ function body() {
   for (const name of ["example", "steps", "members", "amplitude"]) {
     parameters[name] = Number($(name).value);
   }
+  parameters.convention = $("convention").value;
+  if ($("init").value) parameters.init = $("init").value;
   return JSON.stringify({ inputs: [], parameters });
 }
 
