@@ -188,6 +188,8 @@ def test_values_of_overrides(text: str, value: Any) -> None:
     [
         ("a", "'a' is not an override; write key.path=value"),
         ("x.9=1", "x.9: the list has only 2 elements"),
+        (f"x.{'9' * 5000}=1", "the list has only 2 elements"),
+        ("x.²=1", "x.²: a list needs a number here"),
         ("x.b=1", "x.b: a list needs a number here"),
         ("y.z.w=1", "y.z: a dict cannot be merged into 3 of the base"),
         ("y=[1", "the brackets in '\\[1' do not match"),

@@ -77,7 +77,9 @@ def test_the_mode_and_the_hooks_are_put_back() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("text", ["3x", "axb", "0x3", "", "3x-4", "99999x99999x9"])
+@pytest.mark.parametrize(
+    "text", ["3x", "axb", "0x3", "", "3x-4", "99999x99999x9", "3x²", "9" * 5000]
+)
 def test_shapes_that_are_none(text: str) -> None:
     with pytest.raises(InputError):
         parse_shape(text)

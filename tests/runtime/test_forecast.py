@@ -129,6 +129,8 @@ def test_examples_bring_their_truth(predictor: ForecastPredictor) -> None:
     [
         ({"steps": 0}, r"steps: expected 1\.\.400, got 0"),
         ({"steps": "many"}, "steps: expected a whole number, got 'many'"),
+        ({"steps": "²"}, "steps: expected a whole number, got '²'"),
+        ({"steps": "9" * 5000}, "steps: expected a whole number, got '999"),
         ({"members": 1000}, r"members: expected 1\.\.64"),
         ({"amplitude": "big"}, r"amplitude: expected a number in 0\.\.10, got 'big'"),
         ({"encoding": "hex"}, "encoding: expected 'list' or 'base64', got 'hex'"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from cupola.config.dicts import ConfigDict, Origin, leaves_with_origins, plain
 from cupola.config.formats import write
-from cupola.config.merge import merge
+from cupola.config.merge import is_index, merge
 from cupola.config.overrides import nested, parse_override
 from cupola.errors import ConfigError, did_you_mean
 
@@ -80,7 +80,7 @@ class Config(MutableMapping[str, Any]):
             if isinstance(value, ConfigDict) and key in value:
                 found = value.origins.get(key, found)
                 value = value[key]
-            elif isinstance(value, list | tuple) and key.isdigit() and int(key) < len(value):
+            elif isinstance(value, list | tuple) and is_index(key, value):
                 value = value[int(key)]
             else:
                 known = list(map(str, value)) if isinstance(value, dict) else []

@@ -1,6 +1,6 @@
 """Merging of a config file into its bases, by the rules of mmengine's config inheritance."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cupola.config.dicts import ConfigDict, wrap
@@ -54,11 +54,17 @@ def _without_delete(value: dict[Any, Any]) -> dict[Any, Any]:
     return kept
 
 
+def is_index(key: Any, items: Sequence[Any]) -> bool:
+    """Whether a key is, or spells in digits, an index of `items`."""
+    text = str(key)
+    return text.isdecimal() and len(text) < 20 and int(text) < len(items)
+
+
 def _index(key: Any, items: list[Any], where: str) -> int:
-    if not str(key).isdigit():
+    if not str(key).isdecimal():
         known = [str(i) for i in range(len(items))]
         raise ConfigError(f"{where}: a list needs a number here{did_you_mean(str(key), known)}")
-    if int(key) >= len(items):
+    if not is_index(key, items):
         raise ConfigError(f"{where}: the list has only {len(items)} elements")
     return int(key)
 

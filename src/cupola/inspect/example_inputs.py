@@ -13,7 +13,9 @@ from cupola.errors import InputError
 def parse_shape(text: str) -> tuple[int, ...]:
     """`3x800x1066` -> (3, 800, 1066); InputError for anything else or more than 2**31 values."""
     parts = text.lower().replace("×", "x").split("x")
-    if not parts or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if not parts or not all(
+        part.strip().isdecimal() and len(part) < 20 and int(part) > 0 for part in parts
+    ):
         raise InputError(f"{text!r} is not a shape; write it as 3x800x1066")
     shape = tuple(int(part) for part in parts)
     if torch.Size(shape).numel() > 2**31:

@@ -11,8 +11,10 @@ def whole_number(
 ) -> int:
     """A whole-number parameter in least..most; InputError otherwise."""
     value = parameters.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).isdigit():
-        raise InputError(f"{name}: expected a whole number, got {value!r}")
-    if not least <= int(value) <= most:
+    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InputError(f"{name}: expected a whole number, got {value!r:.60}")
+    if not least <= value <= most:
         raise InputError(f"{name}: expected {least}..{most}, got {value}")
-    return int(value)
+    return value

@@ -11,7 +11,7 @@ import mmap
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,6 +35,7 @@ WRAPPERS = ("state_dict", "model", "model_state", "module")
 WHOLE_FILES = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
+LONGEST_NAME = 1000  # characters of a tensor's name
 LARGEST_HEADER = 16 * 2**20  # bytes of a safetensors header; BLOOM-176B's have 0.1 MB
 
 # The types of safetensors that weights usually have; its own reader does the rest.
@@ -144,6 +145,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:  # refuses headers that do not fit the file
             mapped = _map(path)
             keys = file.keys()
+            _check_names(keys, path)
             return {key: mapped[key] if key in mapped else file.get_tensor(key) for key in keys}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
@@ -154,7 +156,9 @@ def check_header(path: Path) -> None:
     with open_regular(path, 2**63, CheckpointError) as start:
         header = int.from_bytes(start.read(8), "little")
     if header > LARGEST_HEADER:
-        raise CheckpointError(f"{path}: its header claims {header} bytes, which no model needs")
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file (its header claims {header} bytes)"
+        )
 
 
 def _map(path: Path) -> dict[str, Tensor]:
@@ -206,10 +210,18 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
             f"{path}: contains no state dict; looked for tensors at the top and under {WRAPPERS}. "
             "A model that was saved whole has to be saved again as model.state_dict()"
         )
+    _check_names(state, path)
     for key, value in state.items():
         if isinstance(value, UnsupportedTensor):
             raise CheckpointError(f"{path}: {key} is sparse or quantized; only plain tensors load")
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _check_names(names: Iterable[str], path: Path) -> None:
+    """Refuse names of any length: the numbers in them are layers, which dialects read."""
+    longest = max(map(len, names), default=0)
+    if longest > LONGEST_NAME:
+        raise CheckpointError(f"{path}: a tensor's name has {longest} characters")
 
 
 def _as_tensors(content: Mapping[Any, Any]) -> dict[str, Any]:

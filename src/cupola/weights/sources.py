@@ -190,7 +190,7 @@ def _megatron_ranks(
     folder: Path, version: float, heads: int | None
 ) -> list[dict[str, Callable[[], Tensor]]]:
     found = [(m, f) for f in folder.iterdir() if (m := megatron.SHARD.fullmatch(f.name))]
-    size = 1 + max(int(match[2]) for match, _ in found)
+    size = megatron.count_ranks({(int(m[1]), int(m[2])) for m, _ in found}, str(folder))
     last = max(int(match[1]) for match, _ in found)
     assert BLOOM.fused is not None
     if version < 2 and heads is None:

@@ -56,7 +56,7 @@ def example_folders(bundle: Path | None) -> list[Path]:
         return []
     first = bundle / "example"
     further = sorted(
-        (path.parent for path in first.glob(f"*/{SAMPLE}") if path.parent.name.isdigit()),
+        (path.parent for path in first.glob(f"*/{SAMPLE}") if path.parent.name.isdecimal()),
         key=lambda folder: int(folder.name),
     )
     return [folder for folder in (first, *further) if (folder / SAMPLE).is_file()]

@@ -59,7 +59,7 @@ def parse_address(text: str) -> tuple[int, tuple[str, int] | str]:
     if text.startswith("unix:"):
         return socket.AF_UNIX, text[5:]
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
+    if not colon or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
         raise ConfigError(f"listen: expected HOST:PORT or unix:/path, got {text!r}")
     if host.startswith("["):
         return socket.AF_INET6, (host.strip("[]"), int(port))
@@ -212,7 +212,7 @@ def _from_systemd() -> list[Listener]:
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()):
         return []
-    if not count.isdigit():
+    if not count.isdecimal():
         raise ConfigError(f"LISTEN_FDS: expected a number, got {count!r}")
     adopted = [_adopt(fd) for fd in range(SYSTEMD_FIRST, SYSTEMD_FIRST + int(count))]
     return [Listener(_name(one), [one], passed=True) for one in adopted]

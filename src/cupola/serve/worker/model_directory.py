@@ -170,4 +170,4 @@ class ModelDirectory:
 def version_key(version: str) -> tuple[tuple[int, int | str], ...]:
     """Sorts "2" < "10" < "10.1", and words before numbers."""
     parts = version.replace("-", ".").split(".")
-    return tuple((1, int(part)) if part.isdigit() else (0, part) for part in parts)
+    return tuple((1, int(part)) if part.isdecimal() else (0, part) for part in parts)

@@ -5,6 +5,7 @@ blocks, L + 4 is the final norm.
 """
 
 import re
+from collections.abc import Collection
 
 from torch import Tensor
 
@@ -27,6 +28,32 @@ _PARTS = {
     "post_attention_layernorm": "attention_norm",
     "mlp": "mlp",
 }
+
+
+def count_ranks(shards: Collection[tuple[int, int]], where: str) -> int:
+    """The tensor ranks of files, given as (layer, rank).
+
+    Raises CheckpointError unless every layer has a file of each rank from 0, and the blocks follow
+    one another: the numbers in file names are what sizes are made from.
+    """
+    layers, ranks = sorted({layer for layer, _ in shards}), {rank for _, rank in shards}
+    for rank in range(len(ranks)):
+        for layer in layers:
+            if (layer, rank) not in shards:
+                name = f"layer_{layer:02d}-model_{rank:02d}-model_states.pt"
+                raise CheckpointError(
+                    f"{where}: {name} is missing; copy all files of the checkpoint"
+                )
+    blocks = [layer for layer in layers[:-1] if layer >= FIRST_BLOCK]
+    end = FIRST_BLOCK + len(blocks)
+    if blocks != list(range(FIRST_BLOCK, end)) or layers[-1] > end + 1:
+        raise CheckpointError(f"{where}: has files of the layers {_few(layers)}, some are missing")
+    return len(ranks)
+
+
+def _few(layers: list[int]) -> str:
+    shown = [f"{layer:02d}" for layer in layers]
+    return ", ".join(shown if len(shown) <= 8 else [*shown[:4], "...", *shown[-4:]])
 
 
 def our_key(layer: int, key: str, last: int) -> str:
