@@ -53,7 +53,10 @@ def test_a_bundle_is_found_by_name_folder_or_itself(tmp_path: Path) -> None:
         ({"name": "toy"}, r"config\.json: lacks version, task"),
         ([1], r"config\.json: expected an object, found a list"),
         ({**ABOUT, "model": {}}, r"holds no weights\.safetensors"),
-        ({"architectures": ["DetrModel"]}, "a transformers checkpoint of DetrModel; only language"),
+        (
+            {"architectures": ["DetrModel"]},
+            "a transformers checkpoint of DetrModel, which is not included",
+        ),
     ],
 )
 def test_damaged_bundles_are_named(tmp_path: Path, config: Any, words: str) -> None:
