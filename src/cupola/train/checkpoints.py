@@ -75,3 +75,14 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def training_state(path: Path) -> dict[str, torch.Tensor] | None:
+    """The weights in a training checkpoint of Cupola; None if the file is something else."""
+    if path.suffix not in (".pth", ".pt"):
+        return None
+    try:
+        state: dict[str, torch.Tensor] = load_checkpoint(path)["model"]
+    except (CheckpointError, KeyError):
+        return None
+    return state

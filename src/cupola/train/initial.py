@@ -8,8 +8,9 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.bundles import Bundle, shipped_names
-from cupola.errors import BuildError, CheckpointError, did_you_mean
-from cupola.train.checkpoints import load_checkpoint
+from cupola.errors import BuildError, BundleError, CheckpointError, did_you_mean
+from cupola.train.checkpoints import training_state
+from cupola.train.pretrained import cache, find_checkpoint, summary
 from cupola.weights import load_weights
 
 KEYS = ("path", "strict", "prefix", "into")
@@ -38,48 +39,33 @@ def load_initial_weights(model: nn.Module, load_from: str | Path | Mapping[str, 
         raise BuildError(f"load_from: expected a path, got {cfg.get('path')!r:.60}")
     path = find_weights(str(cfg["path"]))
     strict = bool(cfg.get("strict", False))
-    state = _training_state(path)
+    state = training_state(path)
     if prefix := cfg.get("into") or cfg.get("prefix"):
         return _load_below(model, path, state, str(prefix), "into" in cfg)
     report = load_weights(
         model, path if state is None else state, strict=strict, fitting=not strict
     )
     total = len(model.state_dict())
-    said = f"loaded {report.loaded} of {total} tensors from {path} (dialect {report.dialect})"
-    if fresh := [*report.reshaped, *(f"{key} (not in the checkpoint)" for key in report.missing)]:
-        said += f"; newly initialized: {_listed(fresh)}"
-    if report.unexpected:
-        said += f"; not used: {_listed(report.unexpected)}"
-    return said + "".join(f"; {note}" for note in report.notes)
+    return summary(report, total, str(path))
 
 
 def find_weights(name: str) -> Path:
-    """The checkpoint that a path or the name of a shipped bundle refers to."""
+    """The checkpoint that a path, a URL in the cache or the name of a shipped bundle refers to."""
     if "://" in name:
-        raise CheckpointError(
-            f"load_from: {name} is not downloaded; download it and name the file, or use "
-            "--set load_from=None to start from random weights"
-        )
+        try:
+            found = find_checkpoint(name)
+        except BundleError as error:
+            raise CheckpointError(f"load_from: {error}") from None
+        if found is None:
+            raise CheckpointError(
+                f"load_from: {name} is not downloaded, and not in {cache()}; download it and name "
+                "the file, or use --set load_from=None to start from random weights"
+            )
+        return found
     path = Path(name)
     if not path.exists() and name in shipped_names():
         return Bundle.load(name).weights_path
     return path
-
-
-def _listed(names: list[str], most: int = 4) -> str:
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _training_state(path: Path) -> dict[str, Tensor] | None:
-    """The weights in a training checkpoint of Cupola; None if the file is something else."""
-    if path.suffix not in (".pth", ".pt"):
-        return None
-    try:
-        state: dict[str, Tensor] = load_checkpoint(path)["model"]
-    except (CheckpointError, KeyError):
-        return None
-    return state
 
 
 def _load_below(

@@ -1,6 +1,6 @@
 """The sections of a training config: what it must have, and what has no effect here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from cupola.errors import BuildError
@@ -59,23 +59,7 @@ def without_effect(cfg: Config) -> list[str]:
     sampler = kind_of(cfg["train_dataloader"].get("sampler"))
     if sampler and sampler not in SAMPLERS:
         notes.append(f"sampler {sampler}: images are shuffled instead")
-    if not cfg.get("load_from") and (wanted := sorted(set(_pretrained(cfg["model"])))):
-        notes.append(f"pretrained weights are not downloaded ({', '.join(wanted)}); use load_from")
     return notes
-
-
-def _pretrained(cfg: Any) -> Iterator[str]:
-    """The checkpoints that a model config wants to start from."""
-    if isinstance(cfg, Mapping):
-        if kind_of(cfg) == "Pretrained":
-            yield str(cfg.get("checkpoint"))
-        if isinstance(cfg.get("pretrained"), str):
-            yield cfg["pretrained"]
-        for value in cfg.values():
-            yield from _pretrained(value)
-    elif isinstance(cfg, list | tuple):
-        for value in cfg:
-            yield from _pretrained(value)
 
 
 def class_counts(model: Any, dataset: Any) -> str | None:

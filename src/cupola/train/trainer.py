@@ -28,6 +28,7 @@ from cupola.train.logs import RunLog, forget_after
 from cupola.train.meter import Meter
 from cupola.train.optimizers import build_optimizer, load_optimizer, set_rates
 from cupola.train.pixels import with_pixels
+from cupola.train.pretrained import load_pretrained
 from cupola.train.schedules import Schedule, build_schedule
 from cupola.train.sections import check_sections, class_counts, scaled_rate, without_effect
 from cupola.train.steps import Stepper, use_channels_last
@@ -151,6 +152,7 @@ class Trainer:
             self.work_dir.mkdir(parents=True, exist_ok=True)
             forget_after(self.work_dir, -1)
         said = "started from random weights"
+        self._notes += load_pretrained(self.model, required=not self.cfg.get("load_from"))
         if self.cfg.get("load_from"):
             said = load_initial_weights(self.model, self.cfg["load_from"])
         same_start(self.model.state_dict().values(), self.ranks)
