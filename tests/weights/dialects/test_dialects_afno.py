@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from cupola.errors import CheckpointError
-from cupola.models.afno import AFNOClassifier, AFNONet, PrecipNet
+from cupola.errors import BuildError, CheckpointError
+from cupola.models.afno import AFNOClassifier, AFNONet, NeuralOperatorFNO, PrecipNet
 from cupola.weights import DIALECTS, load_weights, read_checkpoint
 
+GOLDENS = Path(__file__).parents[2] / "goldens"
 SMALL = {
     "img_size": (8, 16),
     "patch_size": 4,
@@ -105,3 +107,22 @@ def test_there_and_back(name: str) -> None:
     dialect = DIALECTS[name]
     assert dialect.to_theirs is not None
     assert equal(dialect.to_ours(dialect.to_theirs(own), own), own)
+
+
+def test_neuraloperator_checkpoint_equals_its_original() -> None:
+    """The state of a small FNO of neuraloperator 2.0.0: modes (6, 8), 8 channels, 2 layers."""
+    golden = load_file(GOLDENS / "fno_neuraloperator.safetensors")
+    state = {k.removeprefix("state."): v for k, v in golden.items() if k.startswith("state.")}
+    for key, value in golden.items():
+        if key.startswith("complex."):
+            state[key.removeprefix("complex.")] = torch.view_as_complex(value)
+    model = NeuralOperatorFNO((6, 8), 2, 3, 8, n_layers=2)
+    assert load_weights(model, state).dialect == "neuraloperator"
+    with torch.no_grad():
+        torch.testing.assert_close(model(golden["x"]), golden["y"], atol=1e-6, rtol=1e-5)
+    back = DIALECTS["neuraloperator"].to_theirs(dict(model.state_dict()))
+    assert equal(back, state)
+    with pytest.raises(BuildError, match="an odd number of rows"):
+        NeuralOperatorFNO((5, 8), 2, 3, 8)
+    with pytest.raises(BuildError, match="expected 'grid' or None"):
+        NeuralOperatorFNO((6, 8), 2, 3, 8, positional_embedding="sine")

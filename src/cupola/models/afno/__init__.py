@@ -7,6 +7,7 @@ from cupola.models.afno.layers import Block, PatchEmbed
 from cupola.models.afno.mlp import Mlp
 from cupola.models.afno.modes import RULES, Modes
 from cupola.models.afno.network import AFNONet, AFNOSettings
+from cupola.models.afno.neuraloperator import NeuralOperatorFNO
 from cupola.models.afno.operator import FieldOperator
 from cupola.models.afno.precipitation import PrecipNet
 
@@ -22,6 +23,7 @@ __all__ = [
     "FieldOperator",
     "Mlp",
     "Modes",
+    "NeuralOperatorFNO",
     "PatchEmbed",
     "PrecipNet",
 ]

@@ -399,7 +399,8 @@ def predicted_count(about: Mapping[str, Any], model: Mapping[str, Any]) -> int:
     count = len(about["channels"])
     if "forcings" in about:
         return count - len(about["forcings"])
-    return count if about.get("diagnostics") else min(count, model.get("out_chans", count))
+    predicted = model.get("out_chans", model.get("out_channels", count))
+    return count if about.get("diagnostics") else min(count, predicted)
 
 
 def one_of(parameters: Mapping[str, Any], name: str, known: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ class Forecast(Task):
     """Operators that step fields forward in time."""
 
     name = "forecast"
-    models = ("AFNONet", "FNO", "PrecipNet")
+    models = ("AFNONet", "FNO", "NeuralOperatorFNO", "PrecipNet")
     modules = (*BUILDING, "cupola.runtime.predictors.forecast_stream")
     page = "forecast"
     page_rank = 3

@@ -10,6 +10,7 @@ from cupola.structures.grids import Grid
 from cupola.structures.statistics import channel_statistics
 from cupola.structures.variables import channel_units
 
+ANY_GRID = ("FNO", "NeuralOperatorFNO")
 PRECIPITATION = {"channel": "tp", "units": "m"}
 
 
@@ -55,8 +56,8 @@ def roles(
 ) -> tuple[list[str], list[dict[str, str]]]:
     """The forcings among the channels, and what the model derives from a state."""
     inner = model.get("backbone", {}) if model["type"] == "PrecipNet" else model
-    inputs = inner.get("in_chans", len(channels))
-    outputs = inner.get("out_chans", inputs)
+    inputs = inner.get("in_chans", inner.get("in_channels", len(channels)))
+    outputs = inner.get("out_chans", inner.get("out_channels", inputs))
     if inputs != len(channels):
         raise ConfigError(
             f"the model takes {inputs} channels, and `channels` names {len(channels)}:"
@@ -96,7 +97,7 @@ def model_size(model: Mapping[str, Any]) -> tuple[int, int] | None:
     inner = model.get("backbone", {}) if model["type"] == "PrecipNet" else model
     size = inner.get("img_size")
     if size is None:
-        return None if model["type"] == "FNO" else (720, 1440)
+        return None if model["type"] in ANY_GRID else (720, 1440)
     if isinstance(size, int):
         return size, size
     rows, columns = size

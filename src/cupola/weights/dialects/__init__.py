@@ -9,10 +9,11 @@ from cupola.weights.dialects.detr3d import DETR3D_DIALECTS
 from cupola.weights.dialects.fourcastnet import FOURCASTNET
 from cupola.weights.dialects.hugging_face import LANGUAGE_DIALECTS
 from cupola.weights.dialects.mask_classification import MASK_DIALECTS
+from cupola.weights.dialects.neuraloperator import NEURALOPERATOR
 from cupola.weights.dialects.physicsnemo import PHYSICSNEMO
 from cupola.weights.dialects.swin import SWIN_DIALECTS
 
-AFNO_DIALECTS = (FOURCASTNET, PHYSICSNEMO, AFNO_TRANSFORMER)
+AFNO_DIALECTS = (FOURCASTNET, PHYSICSNEMO, AFNO_TRANSFORMER, NEURALOPERATOR)
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
