@@ -41,7 +41,7 @@ def test_torch_export(name: str, tmp_path: Path) -> None:
     targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert not any("grid_sampl" in target or "embedding_bag" in target for target in targets)
     with torch.no_grad():
-        results = program.module()(pixels)
+        results = program.module()(pixels, torch.zeros(1, 64, 80, dtype=torch.bool))
     for result, output in zip(results, expected, strict=True):
         torch.testing.assert_close(result, output[-1], rtol=0, atol=1e-4)
 
@@ -59,6 +59,7 @@ def test_onnx(name: str, tmp_path: Path) -> None:
     assert {node.domain for node in nodes} <= {"", "ai.onnx"}
     assert "GridSample" not in {node.op_type for node in nodes}
     session = runtime.InferenceSession(tmp_path / "m.onnx")
-    results = session.run(None, {"pixels": pixels.numpy()})
+    mask = np.zeros((1, 64, 80), bool)
+    results = session.run(None, {"pixels": pixels.numpy(), "padding_mask": mask})
     for result, output in zip(results, expected, strict=True):
         np.testing.assert_allclose(result, output[-1].numpy(), rtol=0, atol=1e-4)

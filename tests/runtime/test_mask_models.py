@@ -106,9 +106,11 @@ def test_onnx_is_equal_and_has_no_grid_sample(name: str, tmp_path: Path) -> None
     assert "GridSample" not in operators
     pixels = torch.randn(1, 3, 64, 96)
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
-    logits, masks = session.run(["logits", "masks"], {"pixels": pixels.numpy()})
+    padding = torch.zeros(1, 64, 96, dtype=torch.bool)
+    feeds = {"pixels": pixels.numpy(), "padding_mask": padding.numpy()}
+    logits, masks = session.run(["logits", "masks"], feeds)
     with torch.no_grad():
-        expected = program.module(pixels)
+        expected = program.module(pixels, padding)
     assert np.abs(logits - expected[0].numpy()).max() < 1e-4
     assert np.abs(masks - expected[1].numpy()).max() < 1e-4 * max(1, float(expected[1].abs().max()))
 

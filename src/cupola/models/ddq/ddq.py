@@ -35,6 +35,7 @@ class DDQDETR(DINO):
     """
 
     decoder_class: ClassVar[type[Any]] = DDQTransformerDecoder
+    fixed_axes: ClassVar[tuple[str, ...]] = ("batch", "height", "width")  # of exported graphs
 
     def __init__(
         self,

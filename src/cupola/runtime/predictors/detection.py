@@ -264,6 +264,9 @@ def _pair(value: Sequence[int] | None) -> tuple[int, int] | None:
     return None if value is None else (value[0], value[1])
 
 
+AXES = ("batch", "height", "width")  # of a padding mask
+
+
 class LastLayer(torch.nn.Module):
     """pixels [B, 3, H, W], padding_mask [B, H, W] -> logits [B, Q, C] and boxes [B, Q, 4].
 
@@ -285,14 +288,20 @@ class LastLayer(torch.nn.Module):
 
 
 def program(predictor: DetectionPredictor, size: tuple[int, int] | None) -> Program:
-    """What an export writes; `size` is (height, width), by default the largest it resizes to."""
+    """What an export writes; `size` is (height, width), by default the largest it resizes to.
+
+    Axes that a model names in `fixed_axes` keep the example's size, as all do of models with masks.
+    """
     short = predictor.short or predictor.long or 800
     height, width = size or predictor.exact or (short, predictor.long or short)
-    example = (torch.zeros(2, 3, height, width), torch.zeros(2, height, width, dtype=torch.bool))
+    fixed = AXES if predictor.masks else getattr(predictor.model, "fixed_axes", ())
+    axes = {axis: name for axis, name in enumerate(AXES) if name not in fixed}
+    batch = 1 if "batch" in fixed else 2
+    mask = torch.zeros(batch, height, width, dtype=torch.bool)
     return Program(
         LastLayer(nn.to_torch(predictor.model), predictor.masks),
-        example,
+        (torch.zeros(batch, 3, height, width), mask),
         ("pixels", "padding_mask"),
         ("logits", "masks" if predictor.masks else "boxes"),
-        ({0: "batch", 2: "height", 3: "width"}, {0: "batch", 1: "height", 2: "width"}),
+        ({axis + (axis > 0): name for axis, name in axes.items()}, axes) if axes else (),
     )
