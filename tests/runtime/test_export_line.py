@@ -36,7 +36,7 @@ def test_torch_export(name: str, tmp_path: Path) -> None:
     small, pixels = predictor(CONFIGS[name]), torch.randn(1, 3, 64, 80)
     with torch.no_grad():
         expected = small.model(pixels)
-    export(DETECTION.program(small, None), tmp_path / "m.pt2", "torch")
+    export(DETECTION.program(small, None).fixed(), tmp_path / "m.pt2", "torch")
     program = torch.export.load(tmp_path / "m.pt2")
     targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert not any("grid_sampl" in target or "embedding_bag" in target for target in targets)
@@ -54,7 +54,7 @@ def test_onnx(name: str, tmp_path: Path) -> None:
     small, pixels = predictor(CONFIGS[name]), torch.randn(1, 3, 64, 80)
     with torch.no_grad():
         expected = small.model(pixels)
-    export(DETECTION.program(small, None), tmp_path / "m.onnx", "onnx")
+    export(DETECTION.program(small, None).fixed(), tmp_path / "m.onnx", "onnx")
     nodes = onnx.load(tmp_path / "m.onnx").graph.node
     assert {node.domain for node in nodes} <= {"", "ai.onnx"}
     assert "GridSample" not in {node.op_type for node in nodes}

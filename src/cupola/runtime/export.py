@@ -25,7 +25,8 @@ class Program:
     """A torch module in the form that is exported, an example of its inputs, and all names.
 
     `dynamic` has the dynamic axes of each input with their names, {0: "batch"}; in the example none
-    of them is 1. Equal names are equal sizes.
+    of them is 1. Equal names are equal sizes. `static` is the example of a graph without them, by
+    default the first sample of `example`.
     """
 
     module: torch.nn.Module
@@ -33,17 +34,20 @@ class Program:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     dynamic: tuple[Mapping[int, str], ...] = ()
+    static: tuple[Tensor, ...] = ()
 
     def fixed(self) -> "Program":
-        """The same with one sample of the example's sizes, and no dynamic axis."""
-        return replace(self, example=tuple(each[:1] for each in self.example), dynamic=())
+        """The same with one sample of fixed size, and no dynamic axis."""
+        example = self.static or tuple(each[:1] for each in self.example)
+        return replace(self, example=example, dynamic=(), static=())
 
     def without(self, name: str) -> "Program":
         """The same without the last input; InputError if that is not its name."""
         if self.inputs[-1] != name:
             raise InputError(f"the exported network has no {name}; its inputs: {self.inputs}")
-        inputs, example, dynamic = self.inputs[:-1], self.example[:-1], self.dynamic[:-1]
-        return replace(self, inputs=inputs, example=example, dynamic=dynamic)
+        example, static = self.example[:-1], self.static[:-1]
+        inputs, dynamic = self.inputs[:-1], self.dynamic[:-1]
+        return replace(self, inputs=inputs, example=example, dynamic=dynamic, static=static)
 
     def shape(self, index: int) -> list[int | str]:
         """The shape of an input, with the names of its dynamic axes."""

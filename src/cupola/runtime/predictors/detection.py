@@ -265,6 +265,7 @@ def _pair(value: Sequence[int] | None) -> tuple[int, int] | None:
 
 
 AXES = ("batch", "height", "width")  # of a padding mask
+LEAST = (96, 160)  # of a traced example, so that no map of stride 64 has a side of one cell
 
 
 class LastLayer(torch.nn.Module):
@@ -290,18 +291,23 @@ class LastLayer(torch.nn.Module):
 def program(predictor: DetectionPredictor, size: tuple[int, int] | None) -> Program:
     """What an export writes; `size` is (height, width), by default the largest it resizes to.
 
-    Axes that a model names in `fixed_axes` keep the example's size, as all do of models with masks.
+    The axes that a model names in `fixed_axes`, and all of models with masks, keep that size.
     """
     short = predictor.short or predictor.long or 800
     height, width = size or predictor.exact or (short, predictor.long or short)
     fixed = AXES if predictor.masks else getattr(predictor.model, "fixed_axes", ())
     axes = {axis: name for axis, name in enumerate(AXES) if name not in fixed}
-    batch = 1 if "batch" in fixed else 2
-    mask = torch.zeros(batch, height, width, dtype=torch.bool)
+    static = _inputs(1, height, width)
     return Program(
         LastLayer(nn.to_torch(predictor.model), predictor.masks),
-        (torch.zeros(batch, 3, height, width), mask),
+        _inputs(2, max(height, LEAST[0]), max(width, LEAST[1])) if axes else static,
         ("pixels", "padding_mask"),
         ("logits", "masks" if predictor.masks else "boxes"),
         ({axis + (axis > 0): name for axis, name in axes.items()}, axes) if axes else (),
+        static,
     )
+
+
+def _inputs(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    mask = torch.zeros(batch, height, width, dtype=torch.bool)
+    return torch.zeros(batch, 3, height, width), mask
