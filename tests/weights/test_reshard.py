@@ -87,7 +87,7 @@ def test_shard_files_are_named_and_numbered_as_the_original_does(
     folder: Path, tmp_path: Path
 ) -> None:
     reshard(folder, tmp_path / "shards", 2, "megatron")
-    layers = sorted({int(f.name[6:8]) for f in (tmp_path / "shards").iterdir()})
+    layers = sorted({int(f.name[6:8]) for f in (tmp_path / "shards").glob("layer_*")})
     assert layers == [1, 3, 4, 6]  # L = 2: embedding, two blocks, L + 4
     state = torch.load(tmp_path / "shards" / "layer_03-model_01-model_states.pt")
     assert state["self_attention.query_key_value.weight"].shape == (96, 64)
@@ -108,9 +108,13 @@ def test_old_versions_are_reordered(folder: Path, tmp_path: Path, version: float
     (tmp_path / "model.safetensors").rename(tmp_path.parent / f"whole{version}.safetensors")
     whole = loaded(tmp_path.parent / f"whole{version}.safetensors")
     assert same(loaded(tmp_path, version=version, heads=8), whole)
+    assert same(loaded(tmp_path, version=version), whole)  # the model knows its heads
     assert not same(loaded(tmp_path), whole)
     with pytest.raises(CheckpointError, match="needs heads="):
-        loaded(tmp_path, version=version)
+        open_source(tmp_path, version=version)
+    about = {"checkpoint_version": version}
+    torch.save(about, tmp_path / "mp_rank_00_model_states.pt")
+    assert same(loaded(tmp_path), whole)
 
 
 def test_rows_of_every_version() -> None:
@@ -134,20 +138,59 @@ def test_replicas_that_differ_are_averaged_and_named(folder: Path, tmp_path: Pat
     assert (noted.key, noted.largest) == (key, pytest.approx(0.5, abs=1e-6))
 
 
-def test_an_uneven_vocabulary_is_padded_with_zeros(tmp_path: Path) -> None:
+EMBEDDING = "transformer.embedding.word.weight"
+
+
+def uneven(folder: Path) -> Tensor:
+    """The embedding of a model of 11 tokens, saved as folder/a.safetensors."""
     torch.manual_seed(0)
     model = BloomForCausalLM(vocab_size=11, hidden_size=8, n_layer=1, n_head=4)
-    save_file(dict(model.state_dict()), tmp_path / "a.safetensors")
+    save_file(dict(model.state_dict()), folder / "a.safetensors")
+    return model.state_dict()[EMBEDDING]
+
+
+def test_an_uneven_vocabulary_is_padded_with_zeros(tmp_path: Path) -> None:
+    table = uneven(tmp_path)
     reshard(tmp_path / "a.safetensors", tmp_path / "split", 4)
+    last = load_file(tmp_path / "split" / "model-rank03.safetensors")[EMBEDDING]
+    assert torch.equal(last[:2], table[9:11]) and not last[2:].any()
     source = open_source(tmp_path / "split")
-    assert source.shapes()["transformer.embedding.word.weight"] == (12, 8)
-    table = source.whole("transformer.embedding.word.weight")
-    assert torch.equal(table[:11], model.state_dict()["transformer.embedding.word.weight"])
-    assert not table[11:].any()
+    assert source.shapes()[EMBEDDING] == (11, 8)
+    assert torch.equal(source.whole(EMBEDDING), table)
     group = Group("tensor", (0, 1), 1)
     half = BloomForCausalLM(group=group, vocab_size=11, hidden_size=8, n_layer=1, n_head=4)
     load_shard(half, source, group)
     assert torch.equal(half.transformer.embedding.word.weight[:5].detach(), table[6:11])
+
+
+@pytest.mark.parametrize("dialect", ["cupola", "megatron"])
+def test_the_vocabulary_comes_back_from_ranks_that_do_not_divide_it(
+    tmp_path: Path, dialect: str
+) -> None:
+    table = uneven(tmp_path)
+    reshard(tmp_path / "a.safetensors", tmp_path / "four", 4, dialect)
+    reshard(tmp_path / "four", tmp_path / "one", 1, dialect)
+    reshard(tmp_path / "one", tmp_path / "whole", 1, "bloom_hf")
+    found = load_file(tmp_path / "whole" / "model.safetensors")
+    assert torch.equal(found["transformer.word_embeddings.weight"], table)
+
+
+def test_a_missing_rank_is_named(folder: Path, tmp_path: Path) -> None:
+    reshard(folder, tmp_path / "four", 4)
+    (tmp_path / "four" / "model-rank03.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"ranks \[0, 1, 2\], expected 0\.\.3"):
+        open_source(tmp_path / "four")
+
+
+def test_each_tensor_keeps_its_type(tmp_path: Path) -> None:
+    uneven(tmp_path)
+    state = load_file(tmp_path / "a.safetensors")
+    mixed = {k: v if "norm" in k else v.bfloat16() for k, v in state.items()}
+    save_file(mixed, tmp_path / "a.safetensors")
+    reshard(tmp_path / "a.safetensors", tmp_path / "two", 2)
+    reshard(tmp_path / "two", tmp_path / "one", 1)
+    found = load_file(tmp_path / "one" / "model-rank00.safetensors")
+    assert same(found, mixed) and all(found[k].dtype == mixed[k].dtype for k in mixed)
 
 
 def test_what_does_not_fit_is_named(folder: Path, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from cupola.bundles import hub
 from cupola.bundles.transformers import LARGEST, from_transformers, is_transformers
-from cupola.errors import BundleError, did_you_mean
+from cupola.errors import BundleError, CheckpointError, did_you_mean
 from cupola.files import read_json, read_text
+from cupola.files.adapters import base_folder, is_adapter
 
 SHIPPED = Path(__file__).parent / "shipped"
 WEIGHTS = "weights.safetensors"
@@ -38,7 +39,7 @@ class Bundle:
         """A bundle by its shipped name, its folder, or its id on the hub (`hf://ORG/NAME`).
 
         A folder or id may also be a checkpoint of a language model or detector as transformers
-        saves it.
+        saves it, or an adapter of PEFT whose base is on this machine.
         `revision` is a branch, tag or commit on the hub; with `offline` nothing is downloaded.
         Raises BundleError.
         """
@@ -87,6 +88,8 @@ class Bundle:
 
 def read_folder(folder: Path, name: str | None = None) -> Bundle:
     """The bundle in a folder; `name` is that of a transformers checkpoint [the folder's]."""
+    if is_adapter(folder):
+        return _read_adapted(folder, name)
     path = folder / "config.json"
     config = _read_json(path)
     missing = [key for key in REQUIRED if key not in config]
@@ -100,6 +103,20 @@ def read_folder(folder: Path, name: str | None = None) -> Bundle:
     return Bundle(folder, config)
 
 
+def _read_adapted(folder: Path, name: str | None) -> Bundle:
+    """The bundle of a folder with an adapter of PEFT: its base's config, and merged weights."""
+    try:
+        base = base_folder(folder)
+    except CheckpointError as error:
+        raise BundleError(str(error)) from None
+    path = base / "config.json"
+    config = _read_json(path)
+    about = from_transformers(config, name or folder.resolve().name, path)
+    if about["task"] != "language":
+        raise BundleError(f"{folder}: adapters are merged into language models only")
+    return Bundle(folder, about, weights=folder)
+
+
 def shipped_names() -> list[str]:
     """The names of the bundles inside the package."""
     if not SHIPPED.is_dir():
@@ -109,7 +126,7 @@ def shipped_names() -> list[str]:
 
 def _find(source: str | Path) -> Path:
     folder = Path(source)
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or is_adapter(folder):
         return folder
     if folder.is_dir():
         raise BundleError(f"{folder}: not a bundle, it holds no config.json")

@@ -20,6 +20,10 @@ LARGEST = 16 * 2**20  # bytes of a config
 TASKS = {"ForCausalLM": "language"}
 
 
+# Files of quantization tools beside a config.json that does not mention them.
+QUANTIZED_FILES = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
+
+
 def is_transformers(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is one that transformers wrote."""
     return "model_type" in config or "architectures" in config
@@ -31,6 +35,7 @@ def from_transformers(config: Mapping[str, Any], name: str, path: Path) -> dict[
     The model's class is looked up under the name that it has in transformers.
     """
     architecture = architecture_of(config)
+    refuse_quantized(config, path)
     if "auto_map" in config:
         logger.warning("%s: auto_map names Python code, which is not run", path)
     about = {"name": name, "version": "1"}
@@ -45,6 +50,20 @@ def from_transformers(config: Mapping[str, Any], name: str, path: Path) -> dict[
         )
     model = {"type": architecture, **config, **end_tokens(path.parent / "generation_config.json")}
     return {**about, "task": task, "model": model}
+
+
+def refuse_quantized(config: Mapping[str, Any], path: Path) -> None:
+    """BundleError that names the method where config.json or a file beside it states one."""
+    about = config.get("quantization_config")
+    method = about.get("quant_method", "bitsandbytes") if isinstance(about, Mapping) else None
+    for name, kind in QUANTIZED_FILES.items():
+        if method is None and (path.parent / name).is_file():
+            path, method = path.parent / name, kind
+    if method is not None:
+        raise BundleError(
+            f"{path}: the weights are quantized with {method!s:.40}, which is not supported; "
+            "load the original model, or one that was saved dequantized"
+        )
 
 
 def architecture_of(config: Mapping[str, Any]) -> str:

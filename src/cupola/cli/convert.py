@@ -1,4 +1,4 @@
-"""`cupola convert CHECKPOINT OUT`: a checkpoint in another dialect, written as safetensors."""
+"""`cupola convert`: a checkpoint in another dialect, or for another number of tensor ranks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,17 +6,85 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(add_completion=False)
+# Small files that make a folder of weights a model.
+BESIDE = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 @app.command()
 def convert(
-    model: Annotated[str, typer.Argument(help="The config or bundle of the model.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="The config or bundle of the model. With --ranks it may be left out: "
+            "`cupola convert CHECKPOINT OUT --ranks 4`."
+        ),
+    ],
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint file or folder to read.")],
-    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    out: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The .safetensors file to write; with --ranks, the folder.", show_default=False
+        ),
+    ] = None,
     source: Annotated[str | None, typer.Option("--from", help="Its dialect [detected].")] = None,
-    to: Annotated[str, typer.Option(help="The dialect to write.")] = "cupola",
+    to: Annotated[
+        str, typer.Option(help="The dialect to write; cupola, bloom_hf, megatron, ...")
+    ] = "cupola",
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, help="Language models: write the parts of so many tensor ranks."),
+    ] = None,
+    version: Annotated[
+        float | None, typer.Option(help="Version of a Megatron checkpoint [as it states].")
+    ] = None,
+    heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads, for Megatron versions below 2.")
+    ] = None,
 ) -> None:
-    """Read a checkpoint safely, check it against the model, and write it in another dialect."""
+    """Read a checkpoint safely and write it in another dialect, or for other tensor ranks.
+
+    With --ranks one tensor at a time is in memory, so that a model larger than the memory converts.
+    """
+    from cupola.errors import CheckpointError
+
+    if ranks is None and to != "megatron":
+        if out is None:
+            raise CheckpointError("name the model, its checkpoint and the file to write")
+        _write_file(model, checkpoint, out, source, to)
+        return
+    if out is None:
+        checkpoint, out = Path(model), checkpoint
+    if source is not None:
+        raise CheckpointError("--from is not used with --ranks: the layout is detected")
+    _reshard(checkpoint, out, ranks or 1, to, version, heads)
+
+
+def _reshard(
+    checkpoint: Path, out: Path, ranks: int, to: str, version: float | None, heads: int | None
+) -> None:
+    """Writes the folder `out`, and beside the weights the small files of the source."""
+    import shutil
+
+    from cupola.errors import CheckpointError
+    from cupola.weights import reshard
+
+    if not checkpoint.exists():
+        raise CheckpointError(f"{checkpoint}: no such checkpoint file or folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out}: must be a new or empty folder")
+    opened = reshard(checkpoint, out, ranks, to, version=version, heads=heads)
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    for name in BESIDE:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
+    for note in opened.notes:
+        print(note)
+    for each in opened.disagreements:
+        print(f"{each.key}: the ranks differ by up to {each.largest:g}; the mean was written")
+    print(f"{out}: {len(opened.shapes())} tensors, dialect {to}, ranks: {ranks}")
+
+
+def _write_file(model: str, checkpoint: Path, out: Path, source: str | None, to: str) -> None:
     from safetensors.torch import save_file
 
     from cupola.errors import CheckpointError, did_you_mean

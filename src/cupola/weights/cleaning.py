@@ -1,6 +1,6 @@
 """What training tools add to a state dict: wrappers' prefixes, and copies beside the weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor
 
@@ -8,7 +8,32 @@ from torch import Tensor
 PREFIXES = ("module.", "model.", "_orig_mod.", "detr.", "net.", "network.")
 MASK_HEADS = ("bbox_attention.", "mask_head.")  # DETRsegm's own parts
 
+WRAPPED = ("module.", "_orig_mod.", "pretrained_model.")  # around a language model
+VALUE_HEADS = ("v_head.", "value_head.", "score.")  # of trl and of reward models
+
 State = Mapping[str, Tensor]
+
+
+def without_training_keys(keys: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Names of a language model's weights without wrappers' prefixes -> their keys; and notes.
+
+    The heads that trl and reward models add are left out.
+    """
+    found, notes = {key: key for key in keys}, []
+    heads = {name for name in found if _unwrapped(name).startswith(VALUE_HEADS)}
+    if heads and len(heads) < len(found):
+        found = {name: key for name, key in found.items() if name not in heads}
+        notes.append(f"{len(heads)} entries of a value head (trl) were not used")
+    while prefix := next((p for p in WRAPPED if found and all(k.startswith(p) for k in found)), ""):
+        found = {name.removeprefix(prefix): key for name, key in found.items()}
+        notes.append(f"the prefix {prefix!r} of every key was removed")
+    return found, notes
+
+
+def _unwrapped(name: str) -> str:
+    while prefix := next((p for p in WRAPPED if name.startswith(p)), ""):
+        name = name.removeprefix(prefix)
+    return name
 
 
 def without_averages(state: State) -> tuple[dict[str, Tensor], list[str]]:

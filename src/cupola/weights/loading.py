@@ -9,9 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from cupola.errors import CheckpointError, did_you_mean
-from cupola.weights.cleaning import without_averages, without_prefixes
+from cupola.weights.cleaning import (
+    without_averages,
+    without_prefixes,
+    without_training_keys,
+)
 from cupola.weights.dialects import DIALECTS, Dialect
+from cupola.weights.families import FAMILIES
+from cupola.weights.quantized import refuse_quantized
 from cupola.weights.reading import read_checkpoint
+from cupola.weights.sources import is_assembled, open_source
 
 NATIVE = "cupola"
 logger = logging.getLogger("cupola")
@@ -64,10 +71,12 @@ def load_weights(
     tensors, in its parameters' types, instead of copying them, for models built without data.
     Raises CheckpointError, also if nothing fits.
     """
-    state = dict(source) if isinstance(source, Mapping) else read_checkpoint(source)
-    where = "state dict" if isinstance(source, Mapping) else str(source)
     own = model.state_dict()
-    found, state, notes = _understood(state, own, dialect, where)
+    state, notes = (dict(source), []) if isinstance(source, Mapping) else _read(source, model, own)
+    where = "state dict" if isinstance(source, Mapping) else str(source)
+    refuse_quantized(state, where)
+    found, state, removed = _understood(state, own, dialect, where)
+    notes += removed
     for note in notes:
         logger.warning("%s: %s", where, note)
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
@@ -93,6 +102,21 @@ def load_weights(
     return LoadReport(found, len(chosen), missing, unexpected, shapes, notes)
 
 
+def _read(
+    source: str | Path, model: Any, own: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a file or folder, put together where ranks hold their parts; and notes."""
+    if not is_assembled(Path(source)):
+        return read_checkpoint(source), []
+    opened = open_source(source, heads=getattr(getattr(model, "settings", None), "n_head", None))
+    state = {}
+    for key in opened.shapes():
+        rows = own[key].shape[0] if key in own and own[key].ndim else None
+        padded = opened.padded and opened.family.is_vocabulary(key)
+        state[key] = opened.whole(key)[: rows if padded else None]
+    return state, list(opened.notes)
+
+
 def _shapes(key: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     theirs, mine = tuple(state[key].shape), tuple(own[key].shape)
     return f"{key}: shape {theirs} in the checkpoint, {mine} wanted"
@@ -103,6 +127,9 @@ def _understood(
 ) -> tuple[str, dict[str, Tensor], list[str]]:
     """The state dict under our names, after removing what training tools added to it."""
     state, notes = without_averages(state)
+    if any(family.embedding in own for family in FAMILIES):
+        names, heads = without_training_keys(state)
+        state, notes = {name: state[key] for name, key in names.items()}, notes + heads
     for cleaned, removed in without_prefixes(state):
         if dialect is not None or _is_known(cleaned, own):
             found, ours = translate(cleaned, own, dialect, where)

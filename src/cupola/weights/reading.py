@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cupola.errors import CheckpointError
-from cupola.files import check_regular, open_regular, read_json
+from cupola.files import check_regular, open_regular
+from cupola.files.weights import WEIGHT_NAMES, weight_files
 from cupola.weights.mdlus import extract_state
 from cupola.weights.torch_files import read_torch_file
 from cupola.weights.torch_objects import UnsupportedTensor
@@ -30,10 +31,6 @@ from cupola.weights.torch_objects import UnsupportedTensor
 # Where frameworks put the state dict: plain PyTorch and facebookresearch, mmengine and mmcv,
 # FourCastNet, Lightning-like.
 WRAPPERS = ("state_dict", "model", "model_state", "module")
-
-# What transformers and we call a folder's weights, in one file or in shards; the first one counts.
-WHOLE_FILES = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
-INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 LONGEST_NAME = 1000  # characters of a tensor's name
 LARGEST_HEADER = 16 * 2**20  # bytes of a safetensors header; BLOOM-176B's have 0.1 MB
@@ -110,33 +107,8 @@ def _is_safetensors(path: Path) -> bool:
 def _read_folder(folder: Path) -> dict[str, Tensor]:
     files = weight_files(folder)
     if not files:
-        raise CheckpointError(
-            f"{folder}: contains no {', '.join(WHOLE_FILES)}, and no index of shards"
-        )
+        raise CheckpointError(f"{folder}: contains no {', '.join(WEIGHT_NAMES)}")
     return {key: tensor for file in files for key, tensor in read_checkpoint(file).items()}
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files of a checkpoint folder: one whole file, or the shards of an index; or none."""
-    for name in WHOLE_FILES:
-        if (folder / name).is_file():
-            return [folder / name]
-    for name in INDEX_FILES:
-        if (folder / name).is_file():
-            return [folder / shard for shard in _shards(folder / name)]
-    return []
-
-
-def _shards(index: Path) -> list[str]:
-    content = read_json(index, LARGEST_HEADER, CheckpointError)
-    try:
-        names = sorted(set(content["weight_map"].values()))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: not a shard index ({error!r})") from None
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise CheckpointError(f"{index}: shard {name!r} is outside the folder")
-    return names
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ p shards become q with no more than one tensor in memory at a time.
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from cupola.parallel.sharding import cut, true_lengths
 from cupola.weights.dialects import megatron
 from cupola.weights.families.bloom import BLOOM
 from cupola.weights.loading import LoadReport
+from cupola.weights.megatron_folder import NEWEST, VOCABULARY
 from cupola.weights.sources import Shape, Source, open_source
 
 TYPE_NAMES = {
@@ -28,6 +30,9 @@ TYPE_NAMES = {
     torch.bfloat16: "BF16",
     torch.float64: "F64",
 }
+
+HEAD = "lm_head.weight"  # saved by models that tie it to the embedding
+logger = logging.getLogger("cupola")
 
 RankSlice = tuple[str, Shape, Callable[[], Tensor]]
 
@@ -40,7 +45,11 @@ def load_shard(
     Only that part is read. The model may be built without data (`nn.on_meta`). Options go to
     `open_source`. Raises CheckpointError when a parameter is missing or of another size.
     """
+    if not isinstance(source, Source):
+        options.setdefault("heads", getattr(getattr(model, "settings", None), "n_head", None))
     opened = source if isinstance(source, Source) else open_source(source, **options)
+    for note in opened.notes:
+        logger.warning("%s", note)
     group, dims, lengths = alone(group), shard_dims(model), true_lengths(model)
     shapes, state = opened.shapes(), {}
     for name, parameter in model.named_parameters():
@@ -48,10 +57,13 @@ def load_shard(
             raise CheckpointError(f"the checkpoint has no {name}{did_you_mean(name, shapes)}")
         dim, local = dims.get(name), parameter.shape
         rows = lengths.get(name, local[dim or 0] * (group.size if dim is not None else 1))
-        _check(name, shapes[name], local, dim or 0, rows, padded=name in lengths)
+        _check(name, shapes[name], local, dim or 0, rows, padded=opened.padded and name in lengths)
         state[name] = _part(opened, name, dim, rows, group).to(parameter.dtype)
+    unused = sorted(shapes.keys() - state.keys() - {HEAD})
+    if unused:
+        raise CheckpointError(f"not in the model: {', '.join(unused[:6])}")
     model.load_state_dict(state, strict=False, assign=True)
-    return LoadReport("sharded", len(state), [], sorted(shapes.keys() - state.keys()))
+    return LoadReport("sharded", len(state), [], unused, notes=list(opened.notes))
 
 
 def _check(name: str, found: Shape, local: Shape, dim: int, rows: int, *, padded: bool) -> None:
@@ -113,21 +125,31 @@ def _slices(source: Source, rank: int, size: int) -> Iterator[RankSlice]:
 def _write_safetensors(
     source: Source, path: Path, rank: int, size: int, hugging_face: bool = False
 ) -> None:
+    family, shapes = source.family, source.shapes()
     parts = list(_slices(source, rank, size))
-    first = parts[0][2]()
-    names = {name: source.family.their_key(name) if hugging_face else name for name, _, _ in parts}
-    with path.open("wb") as file:
-        _write_header(file, {names[name]: shape for name, shape, _ in parts}, first.dtype)
-        for _, _, read in parts:
-            data = read().to(first.dtype).contiguous()
-            file.write(data.view(torch.uint8).numpy().tobytes() if data.numel() else b"")
+    table: list[tuple[str, Shape, torch.dtype]] = [
+        (family.their_key(name) if hugging_face else name, shape, source.dtype(name))
+        for name, shape, _ in parts
+    ]
+    rows = shapes[family.embedding][0]
+    about = {} if hugging_face else {"ranks": str(size), "vocab_size": str(rows)}
+    draft = path.with_suffix(".part")
+    with draft.open("wb") as file:
+        _write_header(file, table, {"format": "pt", **about})
+        for (_, _, read), (_, _, dtype) in zip(parts, table, strict=True):
+            data = read().to(dtype).contiguous()
+            if data.numel():
+                file.write(data.reshape(-1).view(torch.uint8).numpy().data)
+    draft.replace(path)
 
 
-def _write_header(file: BinaryIO, shapes: Mapping[str, Shape], dtype: torch.dtype) -> None:
+def _write_header(
+    file: BinaryIO, tensors: list[tuple[str, Shape, torch.dtype]], about: Mapping[str, str]
+) -> None:
     """The header of a safetensors file: the length of a JSON table, and the table."""
-    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    table: dict[str, Any] = {"__metadata__": dict(about)}
     place = 0
-    for name, shape in shapes.items():
+    for name, shape, dtype in tensors:
         end = place + torch.Size(shape).numel() * dtype.itemsize
         table[name] = {
             "dtype": TYPE_NAMES[dtype],
@@ -141,8 +163,10 @@ def _write_header(file: BinaryIO, shapes: Mapping[str, Shape], dtype: torch.dtyp
 
 
 def _write_megatron(source: Source, folder: Path, size: int) -> None:
-    numbers = [name.split(".")[2] for name in source.shapes() if ".blocks." in name]
+    shapes = source.shapes()
+    numbers = [name.split(".")[2] for name in shapes if ".blocks." in name]
     blocks = 1 + max(int(number) for number in numbers)
+    about = {"checkpoint_version": NEWEST, VOCABULARY: shapes[source.family.embedding][0]}
     for rank in range(size):
         layers: dict[int, dict[str, Callable[[], Tensor]]] = {}
         for name, _, read in _slices(source, rank, size):
@@ -151,3 +175,4 @@ def _write_megatron(source: Source, folder: Path, size: int) -> None:
         for layer, readers in layers.items():
             state = {key: read().clone() for key, read in readers.items()}
             torch.save(state, folder / f"layer_{layer:02d}-model_{rank:02d}-model_states.pt")
+        torch.save(about, folder / f"mp_rank_{rank:02d}_model_states.pt")

@@ -5,9 +5,8 @@ of Megatron-DeepSpeed. Every source uses our names. Files are memory-mapped: onl
 requested slice are read, and no tensor is kept beyond the one that is returned.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +15,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cupola.errors import CheckpointError
-from cupola.weights.dialects import megatron
+from cupola.files.adapters import base_folder, is_adapter
+from cupola.files.weights import weight_files
+from cupola.weights.adapters import AdaptedSource
+from cupola.weights.cleaning import without_training_keys
 from cupola.weights.families import LanguageFamily, family_of
-from cupola.weights.families.bloom import BLOOM
-from cupola.weights.reading import check_header, read_checkpoint, read_torch, weight_files
+from cupola.weights.megatron_folder import find_megatron, read_megatron
+from cupola.weights.quantized import refuse_quantized
+from cupola.weights.reading import check_header, read_checkpoint
+from cupola.weights.source import Disagreement, Shape, Source
 
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Disagreement:
-    """A replicated parameter whose copies differ between the ranks' shards."""
-
-    key: str
-    largest: float
-
-
-class Source(ABC):
-    """A checkpoint of one family under our names."""
-
-    family: LanguageFamily
-    disagreements: list[Disagreement]
-
-    @abstractmethod
-    def shapes(self) -> dict[str, Shape]:
-        """Every parameter and its whole shape."""
-
-    @abstractmethod
-    def read(self, key: str, dim: int, start: int, stop: int) -> Tensor:
-        """Rows `start` up to `stop` of a parameter along `dim`."""
-
-    def whole(self, key: str) -> Tensor:
-        """All of a parameter."""
-        return self.read(key, 0, 0, self.shapes()[key][0])
+RANK_FILES = "model-rank*.safetensors"  # as `reshard` writes them
 
 
 class SafetensorsSource(Source):
@@ -58,13 +35,12 @@ class SafetensorsSource(Source):
         self.disagreements = []
         opened = {path: _open(path) for path in files}
         places = {key: path for path, file in opened.items() for key in file.keys()}  # noqa: SIM118
-        self.family = family_of(places, str(files[0].parent))
+        names, self.family, self.notes = _named(places, files)
         self._slices: dict[str, Any] = {}
         self._places: dict[str, tuple[Path, str]] = {}
-        for key, path in places.items():
-            if (ours := self.family.our_key(key)) is not None:
-                self._slices[ours] = opened[path].get_slice(key)
-                self._places[ours] = path, key
+        for ours, key in names.items():
+            self._slices[ours] = opened[places[key]].get_slice(key)
+            self._places[ours] = places[key], key
 
     def shapes(self) -> dict[str, Shape]:
         return {key: tuple(part.get_shape()) for key, part in self._slices.items()}
@@ -87,9 +63,8 @@ class PickledSource(Source):
     def __init__(self, files: list[Path]) -> None:
         self.disagreements = []
         state = {key: tensor for path in files for key, tensor in read_checkpoint(path).items()}
-        self.family = family_of(state, str(files[0].parent))
-        pairs = ((self.family.our_key(key), tensor) for key, tensor in state.items())
-        self._tensors = {key: tensor for key, tensor in pairs if key is not None}
+        names, self.family, self.notes = _named(state, files)
+        self._tensors = {ours: state[key] for ours, key in names.items()}
 
     def shapes(self) -> dict[str, Shape]:
         return {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
@@ -101,13 +76,18 @@ class PickledSource(Source):
 class ShardSource(Source):
     """Files that each hold every parameter's part for one tensor rank.
 
-    `ranks[r]` maps our names to functions that read rank r's part.
+    `ranks[r]` maps our names to functions that read rank r's part. `vocabulary` is the number of
+    the embedding's rows without the padding that made the ranks' parts equal, where it is known.
     """
 
-    def __init__(self, ranks: list[dict[str, Callable[[], Tensor]]], where: str) -> None:
+    def __init__(
+        self, ranks: list[dict[str, Callable[[], Tensor]]], where: str, vocabulary: int | None
+    ) -> None:
         self._ranks = ranks
-        self.disagreements = []
+        self.disagreements, self.notes = [], []
         self.family = family_of(ranks[0], where)
+        self._vocabulary = vocabulary
+        self.padded = vocabulary is None
         if any(part.keys() != ranks[0].keys() for part in ranks):
             raise CheckpointError("the ranks' shards do not hold the same parameters")
 
@@ -117,6 +97,8 @@ class ShardSource(Source):
             shape = list(opener().shape)
             if (dim := self.family.split_dim(key)) is not None:
                 shape[dim] = sum(part[key]().shape[dim] for part in self._ranks)
+                if self.family.is_vocabulary(key) and self._vocabulary is not None:
+                    shape[dim] = min(shape[dim], self._vocabulary)
             found[key] = tuple(shape)
         return found
 
@@ -149,24 +131,75 @@ class ShardSource(Source):
         return torch.stack(copies).float().mean(0).to(copies[0].dtype)
 
 
-def open_source(path: str | Path, *, version: float = 3.0, heads: int | None = None) -> Source:
+def open_source(
+    path: str | Path, *, version: float | None = None, heads: int | None = None
+) -> Source:
     """The source in a file or folder, by what it contains. Raises CheckpointError.
 
-    `version` is the Megatron checkpoint version; before 2.0 the rows of query_key_value must be
-    reordered, for which `heads`, the number of all heads, is needed.
+    `version` is the Megatron checkpoint version, by default the one that the files state, or 3;
+    before 2.0 the rows of query_key_value must be reordered, for which `heads`, the number of all
+    heads, is needed.
     """
     path = Path(path)
-    if parts := sorted(path.glob("model-rank*.safetensors")):
-        return ShardSource([_safetensors_rank(part) for part in parts], str(path))
-    files = [path] if path.is_file() else weight_files(path) or sorted(path.glob("*.safetensors"))
+    if is_adapter(path):
+        return AdaptedSource(open_plain(base_folder(path), version, heads), path)
+    return open_plain(path, version, heads)
+
+
+def open_plain(path: Path, version: float | None = None, heads: int | None = None) -> Source:
+    """The source in a file or folder, adapters beside the weights left out."""
+    if parts := sorted(path.glob(RANK_FILES)):
+        return _our_ranks(path, parts)
+    files = [path] if path.is_file() else weight_files(path)
     if files:
         pickled = any(file.suffix != ".safetensors" for file in files)
         return PickledSource(files) if pickled else SafetensorsSource(files)
-    if any(megatron.SHARD.fullmatch(file.name) for file in path.glob("layer_*")):
-        return ShardSource(_megatron_ranks(path, version, heads), str(path))
+    if found := find_megatron(path):
+        ranks, vocabulary = read_megatron(found, version, heads)
+        return ShardSource(ranks, str(path), vocabulary)
     raise CheckpointError(
-        f"{path}: contains no safetensors files, pytorch_model.bin or layer_XX-model_YY shards"
+        f"{path}: contains no safetensors files, pytorch_model.bin, or files of Megatron "
+        "(layer_XX-model_YY, mp_rank_XX)"
     )
+
+
+def is_assembled(path: Path) -> bool:
+    """Whether a folder's weights must be put together: ranks' files, Megatron's, or adapters."""
+    if not path.is_dir():
+        return False
+    if is_adapter(path) or any(path.glob(RANK_FILES)):
+        return True
+    return not weight_files(path) and find_megatron(path) is not None
+
+
+def _named(
+    keys: Collection[str], files: list[Path]
+) -> tuple[dict[str, str], LanguageFamily, list[str]]:
+    """Our names and the keys that they have in the files, the family, and notes."""
+    where = str(files[0].parent)
+    refuse_quantized(keys, where)
+    cleaned, notes = without_training_keys(keys)
+    family = family_of(cleaned, where)
+    pairs = ((family.our_key(name), key) for name, key in cleaned.items())
+    return {ours: key for ours, key in pairs if ours is not None}, family, notes
+
+
+def _our_ranks(folder: Path, parts: list[Path]) -> ShardSource:
+    """Files that `reshard` wrote; CheckpointError if some are missing."""
+    numbers = [int(match[0]) for part in parts if (match := re.search(r"\d+", part.stem))]
+    about = _open(parts[0]).metadata() or {}
+    count = _stated(about, "ranks", folder) or len(parts)
+    if numbers != list(range(count)):
+        raise CheckpointError(f"{folder}: has files of ranks {numbers}, expected 0..{count - 1}")
+    rows = _stated(about, "vocab_size", folder)
+    return ShardSource([_safetensors_rank(part) for part in parts], str(folder), rows)
+
+
+def _stated(about: Mapping[str, str], key: str, folder: Path) -> int | None:
+    text = about.get(key)
+    if text is not None and not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise CheckpointError(f"{folder}: its files state {key} {text!r:.40}")
+    return None if text is None else int(text)
 
 
 def _open(path: Path) -> Any:
@@ -186,25 +219,13 @@ def _getter(file: Any, key: str) -> Callable[[], Tensor]:
     return lambda: file.get_tensor(key)
 
 
-def _megatron_ranks(
-    folder: Path, version: float, heads: int | None
-) -> list[dict[str, Callable[[], Tensor]]]:
-    found = [(m, f) for f in folder.iterdir() if (m := megatron.SHARD.fullmatch(f.name))]
-    size = megatron.count_ranks({(int(m[1]), int(m[2])) for m, _ in found}, str(folder))
-    last = max(int(match[1]) for match, _ in found)
-    assert BLOOM.fused is not None
-    if version < 2 and heads is None:
-        raise CheckpointError(f"{folder}: version {version} needs heads= to reorder its rows")
-    ranks: list[dict[str, Callable[[], Tensor]]] = [{} for _ in range(size)]
-    for match, path in sorted(found, key=lambda pair: pair[1].name):
-        state = read_torch(path)
-        for key, tensor in state.items():
-            if isinstance(tensor, Tensor):
-                name = megatron.our_key(int(match[1]), key, last)
-                rows = (heads or 0) // size if BLOOM.fused.name in key else 0
-                ranks[int(match[2])][name] = _reordered(tensor, version if rows else 3.0, rows)
-    return ranks
-
-
-def _reordered(tensor: Tensor, version: float, heads: int) -> Callable[[], Tensor]:
-    return lambda: megatron.to_our_rows(tensor, version, heads)
+__all__ = [
+    "Disagreement",
+    "PickledSource",
+    "SafetensorsSource",
+    "Shape",
+    "ShardSource",
+    "Source",
+    "is_assembled",
+    "open_source",
+]

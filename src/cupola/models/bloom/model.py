@@ -97,10 +97,11 @@ class BloomForCausalLM(CausalLanguageModel):
         group: Group | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,  # the older name of dtype
         **config: Any,
     ) -> None:
         super().__init__(BloomSettings.from_config(config), group)
-        self.transformer = BloomModel(self.settings, group, device, as_dtype(dtype))
+        self.transformer = BloomModel(self.settings, group, device, as_dtype(dtype or torch_dtype))
 
     @property
     def trunk(self) -> BloomModel:

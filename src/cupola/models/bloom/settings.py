@@ -75,4 +75,8 @@ class BloomSettings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "BloomSettings":
         """Settings from a published config.json; BuildError for an unknown key."""
+        config = dict(config)
+        width = config.get("hidden_size", config.get("n_embed", cls.hidden_size))
+        if config.pop("n_inner", None) not in (None, 4 * width):
+            raise BuildError(f"BLOOM: n_inner must be null or 4 times hidden_size, {4 * width}")
         return published_settings(cls, config, "BLOOM", aliases=ALIASES, silent=SILENT)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.errors import BuildError
 from cupola.generation import DenseCache, SamplingParams, Scheduler
 from cupola.generation.cache import BLOCK
 from cupola.generation.protocol import DecoderLayer
@@ -28,13 +29,24 @@ from cupola.parallel.layers import Stored
 from cupola.parallel.linear import linear
 
 IGNORED = -100  # a label that does not count
+FLOATS = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """A type that may be spelled as config.json spells it ("bfloat16", "torch.bfloat16")."""
-    if not isinstance(dtype, str):
-        return dtype
-    found: torch.dtype = getattr(torch, dtype.removeprefix("torch."))
+    """A type that may be spelled as config.json spells it ("bfloat16", "torch.bfloat16").
+
+    BuildError for anything but a floating-point type that models compute in.
+    """
+    found = FLOATS.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
+    if dtype is None or dtype == "auto":
+        return None
+    if found not in FLOATS.values():
+        raise BuildError(f"dtype {dtype!r} is not one of {', '.join(FLOATS)}")
     return found
 
 

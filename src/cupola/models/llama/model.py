@@ -83,11 +83,12 @@ class LlamaForCausalLM(CausalLanguageModel):
         group: Group | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,  # the older name of dtype
         **config: Any,
     ) -> None:
         settings = LlamaSettings.from_config({**config, "model_type": self.model_type})
         super().__init__(settings, group)
-        factory: dict[str, Any] = {"device": device, "dtype": as_dtype(dtype)}
+        factory: dict[str, Any] = {"device": device, "dtype": as_dtype(dtype or torch_dtype)}
         self.model = LlamaModel(settings, group, **factory)
         tied = settings.tie_word_embeddings
         self.lm_head = None if tied else word_table(settings, self.group, **factory)

@@ -11,6 +11,7 @@ import numpy as np
 from cupola.bundles import Bundle
 from cupola.errors import BundleError, InputError
 from cupola.files import tokenizer as files
+from cupola.files.adapters import base_folder, is_adapter
 from cupola.generation import SamplingParams, Scheduler
 from cupola.generation.tensor_parallel import Driver, StepOrder
 from cupola.runtime.optimize.language import optimize
@@ -209,8 +210,13 @@ def from_bundle(bundle: Bundle, model: Any) -> LanguagePredictor:
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer.json; BundleError if there is none, or if it is unusable."""
+    """The folder's tokenizer.json, or that of an adapter's base.
+
+    BundleError if there is none, or if it is unusable.
+    """
     path = folder / "tokenizer.json"
+    if not path.is_file() and is_adapter(folder):
+        path = base_folder(folder) / "tokenizer.json"
     if not path.is_file():
         raise BundleError(f"{folder}: contains no tokenizer.json, which a language model needs")
     return files.read_tokenizer(path, BundleError)

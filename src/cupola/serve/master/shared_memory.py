@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cupola.bundles.bundle import read_folder
+from cupola.bundles.weight_copies import copied_files
 from cupola.errors import BundleError
 from cupola.serve.ipc import paths
-from cupola.serve.runners.own_weights import weight_files
 from cupola.serve.settings.models import ModelPlan
 from cupola.serve.settings.settings import Settings
 
@@ -68,7 +68,7 @@ def weight_bytes(plan: ModelPlan) -> int:
     if "model" not in bundle.config:
         return 0
     try:
-        files = weight_files(bundle.weights_path)
+        files = copied_files(bundle.weights_path) or []
         copied = sum(file.stat().st_size for file in files)
         tensors = [tensor for file in files for tensor in _tensors(file)]
     except (OSError, ValueError) as error:

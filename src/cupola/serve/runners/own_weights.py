@@ -15,26 +15,30 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from cupola.bundles.weight_copies import copied_files
 from cupola.errors import BundleError
 from cupola.serve.ipc import paths
 
 CHUNK = 4 * 1024**2  # bytes
 FICLONE = 0x40049409  # shares the blocks of two files where the file system can
 HASHES = "hashes.json"
-KINDS = ("*.safetensors", "*.bin", "layer_*")  # of a folder's weights; the first that it has
 
 
 def own_weights(weights: Path, folder: Path, name: str) -> Path | None:
-    """The copy of a weights file or folder, made if missing; None if there is no space for it.
+    """The copy of a weights file or folder, made if missing; None if there is no space for it, or
+    if the weights are in several folders (adapters and their base, Megatron's ranks).
 
     `folder` is of this generation; those of earlier ones have the same name beside its parent.
     BundleError if a file changes while it is copied.
     """
+    files = copied_files(weights)
+    if files is None:
+        return None
     folder.mkdir(mode=0o700, exist_ok=True)
     own = folder / name
     with (folder / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not own.is_dir() and not _make(weights, own):
+        if not own.is_dir() and not _make(files, own):
             return None
     return own if weights.is_dir() else own / weights.name
 
@@ -49,7 +53,7 @@ def remove_weights(home: Path, name: str) -> None:
             left.unlink(missing_ok=True)
 
 
-def _make(weights: Path, own: Path) -> bool:
+def _make(files: list[Path], own: Path) -> bool:
     part = own.with_name(f".{own.name}.{os.getpid()}")
     earlier = own.parent.parent.parent.glob(f"g*/{own.parent.name}/{own.name}/{HASHES}")
     known = {
@@ -59,7 +63,7 @@ def _make(weights: Path, own: Path) -> bool:
     }
     try:
         part.mkdir(mode=0o700)
-        hashes = {file.name: _take(file, part / file.name, known) for file in weight_files(weights)}
+        hashes = {file.name: _take(file, part / file.name, known) for file in files}
         (part / HASHES).write_text(json.dumps(hashes))
         part.rename(own)
     except OSError:
@@ -67,14 +71,6 @@ def _make(weights: Path, own: Path) -> bool:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return True
-
-
-def weight_files(weights: Path) -> list[Path]:
-    """The files of a model's weights that are copied."""
-    if not weights.is_dir():
-        return [weights]
-    tensors = next(filter(None, (sorted(weights.glob(kind)) for kind in KINDS)), [])
-    return [*tensors, *weights.glob("*.json")]
 
 
 def _take(source: Path, target: Path, known: dict[str, Path]) -> str:

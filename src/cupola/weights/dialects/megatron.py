@@ -22,6 +22,7 @@ _EMBEDDING = {
     "word_embeddings.norm.weight": "transformer.embedding.norm.weight",
     "word_embeddings.norm.bias": "transformer.embedding.norm.bias",
 }
+_WRAPPERS = re.compile(r"^(module\.|model\.|language_model\.|_orig_mod\.)+")
 _PARTS = {
     "input_layernorm": "input_norm",
     "self_attention": "attention",
@@ -69,6 +70,29 @@ def our_key(layer: int, key: str, last: int) -> str:
     if layer >= FIRST_BLOCK and part in _PARTS:
         return f"transformer.blocks.{layer - FIRST_BLOCK}.{_PARTS[part]}.{rest}"
     raise CheckpointError(f"layer_{layer:02d}: {key!r} is not a parameter of a BLOOM layer")
+
+
+def whole_key(key: str) -> str | None:
+    """Our name of a parameter in a rank's own file, where modules are not split into layers.
+
+    transformers' names are known as well (DeepSpeed saves any model so). None for the copy of the
+    embedding that pipelines keep for the head. CheckpointError for an unknown name.
+    """
+    if key.startswith("word_embeddings_for_head."):
+        return None
+    bare = _WRAPPERS.sub("", key)
+    if match := re.fullmatch(r"(?:transformer|encoder)\.layers\.(\d+)\.(.+)", bare):
+        rest = re.sub(r"^attention\.", "self_attention.", match[2])
+        return our_key(int(match[1]) + FIRST_BLOCK, rest, -1)
+    if match := re.fullmatch(r"(?:transformer|encoder)\.final_layernorm\.(weight|bias)", bare):
+        return f"transformer.final_norm.{match[1]}"
+    if (name := bare.removeprefix("embedding.")) in _EMBEDDING:
+        return _EMBEDDING[name]
+    plain = re.sub(r"^(module\.|_orig_mod\.)+", "", key)
+    named = BLOOM.our_key(plain)
+    if named is not None and named == plain:
+        raise CheckpointError(f"{key!r} is not a parameter of a BLOOM checkpoint of Megatron")
+    return named
 
 
 def their_place(our_key: str, blocks: int) -> tuple[int, str]:

@@ -70,6 +70,10 @@ class LanguageFamily:
                 return dim
         return None
 
+    def is_vocabulary(self, our_key: str) -> bool:
+        """Whether the rows of a parameter are the vocabulary's tokens."""
+        return our_key in (self.embedding, "lm_head.weight")
+
     def owns(self, keys: Iterable[str]) -> bool:
         """Whether these are keys of the family, in either spelling."""
         return any(self.our_key(key) == self.embedding for key in keys)
