@@ -60,6 +60,10 @@ def read_megatron(
         raise CheckpointError(f"{found.path}: version {version} needs heads= to reorder its rows")
     vocabulary = about.get(VOCABULARY)
     ranks = _by_layer(found) if found.layers else [_of_rank(file) for file in found.ranks]
+    if version < 2 and (heads or 0) % len(ranks):
+        raise CheckpointError(
+            f"{found.path}: {heads} heads are not a multiple of {len(ranks)} ranks"
+        )
     readers: list[Readers] = [{} for _ in ranks]
     for rank, tensors in enumerate(ranks):
         for name, tensor in tensors.items():
