@@ -6,10 +6,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cupola.data.digits import DIGIT_NAMES, DigitsInPhotos
 from cupola.errors import DataError
+from cupola.structures.masks import encode_rle
 
 
 def write_digits(dataset: DigitsInPhotos, folder: Path) -> Path:
@@ -32,8 +35,10 @@ def write_digits(dataset: DigitsInPhotos, folder: Path) -> Path:
             Image.fromarray(image.pixels).save(draft / "images" / name)
             size = {"width": dataset.size, "height": dataset.size}
             images.append({"id": index + 1, "file_name": name, **size})
-            for box, label in zip(image.boxes.tolist(), image.labels.tolist(), strict=True):
-                annotations.append(_annotation(len(annotations) + 1, index + 1, label + 1, box))
+            rows = zip(image.boxes.tolist(), image.labels.tolist(), image.masks, strict=True)
+            for box, label, mask in rows:
+                number = len(annotations) + 1
+                annotations.append(_annotation(number, index + 1, label + 1, box, mask))
         content = {
             "info": {
                 "description": f"digits-in-photos, {dataset.split}, seed {dataset.seed}",
@@ -52,7 +57,9 @@ def write_digits(dataset: DigitsInPhotos, folder: Path) -> Path:
     return folder / "instances.json"
 
 
-def _annotation(number: int, image: int, category: int, box: list[float]) -> dict[str, Any]:
+def _annotation(
+    number: int, image: int, category: int, box: list[float], mask: NDArray[np.bool_]
+) -> dict[str, Any]:
     left, top, right, bottom = box
     width, height = right - left, bottom - top
     return {
@@ -60,7 +67,7 @@ def _annotation(number: int, image: int, category: int, box: list[float]) -> dic
         "image_id": image,
         "category_id": category,
         "bbox": [left, top, width, height],
-        "area": width * height,
+        "area": width * height,  # of the box, as in the figures of the bundles' cards
         "iscrowd": 0,
-        "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
+        "segmentation": encode_rle(mask),
     }

@@ -42,11 +42,15 @@ class DigitStyle:
 
 @dataclass(frozen=True)
 class ComposedImage:
-    """pixels [S, S, 3] uint8; boxes [N, 4] xyxy in pixels, around the ink; labels [N] int64."""
+    """pixels [S, S, 3] uint8; boxes [N, 4] xyxy in pixels, around the ink; labels [N] int64.
+
+    masks [N, S, S] bool: the ink of each digit, as far as later digits do not cover it.
+    """
 
     pixels: NDArray[np.uint8]
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
+    masks: NDArray[np.bool_]
 
 
 def _window(rng: np.random.Generator, images: tuple[NDArray[np.uint8], ...], side: int) -> Field:
@@ -109,6 +113,7 @@ def compose(rng: np.random.Generator, split: str, side: int, style: DigitStyle) 
     canvas = _window(rng, photos(known, side), side).clip(0, 255)
     boxes: list[tuple[int, int, int, int]] = []
     labels: list[int] = []
+    owner = np.full((side, side), -1)  # the digit whose ink a pixel shows
     # the distortion of an image with another aspect ratio that was resized to a square
     squeeze = style.max_squeeze ** rng.uniform(-1, 1) if style.max_squeeze > 1 else 1.0
     for _ in range(rng.integers(1, style.most + 1)):
@@ -121,11 +126,15 @@ def compose(rng: np.random.Generator, split: str, side: int, style: DigitStyle) 
             box = (int(left), int(top), int(left + width), int(top + height))
             if _overlaps(boxes, box) <= style.max_overlap:
                 _paint(rng, canvas[top : box[3], left : box[2]], ink, style.contrast)
+                owner[top : box[3], left : box[2]][ink > 0.5] = len(boxes)
                 boxes.append(box)
                 labels.append(int(names[chosen]))
                 break
     return ComposedImage(
-        canvas.astype(np.uint8), np.array(boxes, np.float32), np.array(labels, np.int64)
+        canvas.astype(np.uint8),
+        np.array(boxes, np.float32),
+        np.array(labels, np.int64),
+        owner == np.arange(len(boxes))[:, None, None],
     )
 
 
@@ -133,7 +142,8 @@ def compose(rng: np.random.Generator, split: str, side: int, style: DigitStyle) 
 class DigitsInPhotos:
     """Sample i -> {"image": [3, S, S] float, normalized, "boxes", "labels", ...}.
 
-    Labels are the digits themselves. `count` is the nominal length; any index is valid.
+    Labels are the digits themselves. `count` is the nominal length; any index is valid. With
+    `with_mask` a sample has "masks" [N, S, S], too.
     """
 
     names = DIGIT_NAMES
@@ -147,7 +157,9 @@ class DigitsInPhotos:
         style: dict[str, Any] | None = None,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        with_mask: bool = False,
     ) -> None:
+        self.with_mask = with_mask
         self.split = check_split(split)
         self.seed, self.count, self.size = seed, count, size
         self.style = DigitStyle(**(style or {}))
@@ -165,7 +177,9 @@ class DigitsInPhotos:
     def __getitem__(self, index: int) -> dict[str, Any]:
         composed = self.compose(index)
         pixels = torch.from_numpy(composed.pixels).permute(2, 0, 1).contiguous()  # [3, S, S]
+        masks = {"masks": torch.from_numpy(composed.masks)} if self.with_mask else {}
         return {
+            **masks,
             "image": normalize(pixels, self.mean, self.std),
             "boxes": torch.from_numpy(composed.boxes),
             "labels": torch.from_numpy(composed.labels),

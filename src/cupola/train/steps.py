@@ -34,6 +34,8 @@ def to_device(value: Any, device: torch.device) -> Any:
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
         return {key: to_device(each, device) for key, each in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a NamedTuple
+        return type(value)(*(to_device(each, device) for each in value))
     if isinstance(value, list | tuple):
         return type(value)(to_device(each, device) for each in value)
     return value

@@ -1,4 +1,4 @@
-// Photos to write on, strokes of the pen, and boxes.
+// Photos to write on, strokes of the pen, boxes and masks.
 import { HUES } from "../common.js";
 
 export const PHOTOS = ["coffee", "chelsea", "rocket", "paper"];
@@ -43,6 +43,12 @@ export function drawStroke(pen, { ink, points }) {
   points.forEach(([x, y], i) => (i ? pen.lineTo(x, y) : pen.moveTo(x, y)));
   if (points.length === 1) pen.lineTo(points[0][0] + 0.1, points[0][1]);
   pen.stroke();
+}
+
+export function drawMask(pen, layer) {
+  pen.globalAlpha = 0.5;
+  pen.drawImage(layer, 0, 0, pen.canvas.width, pen.canvas.height);
+  pen.globalAlpha = 1;
 }
 
 export function drawBox(pen, { box: [x1, y1, x2, y2], label, name, score }, hot) {

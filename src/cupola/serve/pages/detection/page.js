@@ -1,8 +1,9 @@
 // Detection: an image, or digits written on a photo, goes to the server; boxes come back.
 import {
-  $, LOWEST, checked, chooseModel, element, modelURL, onDrop, resultRow, showError, summarize,
+  $, HUES, LOWEST, checked, chooseModel, element, modelURL, onDrop, resultRow, showError, summarize,
 } from "../common.js";
-import { INKS, PHOTOS, drawBox, drawStroke, loadImage, photo } from "./drawing.js";
+import { INKS, PHOTOS, drawBox, drawMask, drawStroke, loadImage, photo } from "./drawing.js";
+import { maskLayer } from "./masks.js";
 
 const state = {
   model: null, writing: true, photo: PHOTOS[0], ink: INKS[0], image: null,
@@ -27,6 +28,7 @@ async function detect() {
     state.found = answer.scores.map((score, i) => ({
       score, label: answer.labels[i], name: answer.names?.[i] ?? `${answer.labels[i]}`,
       box: answer.boxes.slice(4 * i, 4 * i + 4),
+      layer: answer.masks && maskLayer(JSON.parse(answer.masks[i]), HUES[answer.labels[i] % HUES.length]),
     })).sort((a, b) => b.score - a.score);
     showError("");
   } catch (error) {
@@ -104,6 +106,7 @@ function show() {
 function drawBoxes() {
   const pen = overlay.getContext("2d");
   pen.clearRect(0, 0, overlay.width, overlay.height);
+  visible().reverse().forEach((one) => one.layer && drawMask(pen, one.layer));
   visible().forEach((one, i) => drawBox(pen, one, i === state.hot));
 }
 
