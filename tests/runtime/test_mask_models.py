@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cupola.compat.mmdet.results import DetDataSample
 from cupola.errors import InputError
 from cupola.inspect.image_view import view_of_image
 from cupola.registry import build
@@ -107,8 +108,10 @@ def test_onnx_is_equal_and_has_no_grid_sample(name: str, tmp_path: Path) -> None
     pixels = torch.randn(1, 3, 64, 96)
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     padding = torch.zeros(1, 64, 96, dtype=torch.bool)
-    feeds = {"pixels": pixels.numpy(), "padding_mask": padding.numpy()}
-    logits, masks = session.run(["logits", "masks"], feeds)
+    padding[:, :, 70:] = True
+    given = {"pixels": pixels.numpy(), "padding_mask": padding.numpy()}
+    names = {each.name for each in session.get_inputs()}
+    logits, masks = session.run(["logits", "masks"], {k: v for k, v in given.items() if k in names})
     with torch.no_grad():
         expected = program.module(pixels, padding)
     assert np.abs(logits - expected[0].numpy()).max() < 1e-4
@@ -170,6 +173,14 @@ def test_mask_ap_and_panoptic_quality_of_a_folder(model, image, tmp_path: Path) 
     scores = task.evaluate(model, tmp_path / "data", {**options, "annotations": "panoptic.json"})
     assert set(scores) >= {"PQ", "SQ", "RQ", "PQ_th", "PQ_st"}
     assert 0 <= scores["PQ"] <= 1
+
+
+def test_results_in_the_layout_of_mmdetection(model, image) -> None:
+    found = model(image, threshold=0.0)
+    sample = DetDataSample.of(found, {})
+    assert sample.pred_instances[:1].numpy().masks.shape == (1, 50, 70)
+    assert "masks" in sample.pred_instances
+    assert torch.equal(sample.pred_panoptic_seg.sem_seg[0], found.panoptic.ids)
 
 
 def test_threshold_is_checked(model, image) -> None:

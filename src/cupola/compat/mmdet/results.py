@@ -16,12 +16,14 @@ from cupola.structures import Detections
 class InstanceData:
     """bboxes [N, 4] xyxy in pixels, scores [N], labels [N]: tensors, or arrays after `numpy()`.
 
-    An index, a slice, a list of indices or a mask selects instances.
+    Models with masks add masks [N, H, W], bool. An index, a slice, a list of indices or a mask
+    selects instances.
     """
 
     bboxes: Any
     scores: Any
     labels: Any
+    masks: Any = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -36,7 +38,7 @@ class InstanceData:
 
     def keys(self) -> tuple[str, ...]:
         """The names of the fields."""
-        return ("bboxes", "scores", "labels")
+        return ("bboxes", "scores", "labels", *(("masks",) if self.masks is not None else ()))
 
     def items(self) -> Iterator[tuple[str, Any]]:
         """Names and values of the fields."""
@@ -65,6 +67,13 @@ class InstanceData:
 
 
 @dataclass(frozen=True)
+class PixelData:
+    """sem_seg [1, H, W], int32: a panoptic map, label + 1000 * number of the thing."""
+
+    sem_seg: Any
+
+
+@dataclass(frozen=True)
 class DetDataSample:
     """The result for one image.
 
@@ -79,7 +88,15 @@ class DetDataSample:
     @classmethod
     def of(cls, found: Detections, metainfo: dict[str, Any]) -> "DetDataSample":
         """The sample of one image's detections."""
-        return cls(InstanceData(found.boxes, found.scores, found.labels), metainfo, found)
+        instances = InstanceData(found.boxes, found.scores, found.labels, found.masks)
+        return cls(instances, metainfo, found)
+
+    @property
+    def pred_panoptic_seg(self) -> PixelData:
+        """The panoptic segmentation; AttributeError for models without one."""
+        if self.found.panoptic is None:
+            raise AttributeError("DetDataSample has no 'pred_panoptic_seg'; see docs/masks.md")
+        return PixelData(self.found.panoptic.ids[None])
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and name in self.metainfo:
