@@ -81,7 +81,9 @@ def evaluate_as_trained(predictor: Any, cfg: Mapping[str, Any]) -> dict[str, flo
     from cupola.train.evaluation import evaluate as measure
     from cupola.train.loading import evaluation_loader
     from cupola.train.pixels import with_pixels
+    from cupola.train.version2 import to_version_3
 
+    cfg = to_version_3(cfg)
     data = "test_dataloader" if cfg.get("test_dataloader") else "val_dataloader"
     evaluator = cfg.get("test_evaluator") or cfg.get("val_evaluator")
     if not cfg.get(data) or not evaluator:

@@ -12,6 +12,7 @@ from cupola.data import (
     panoptic,
     text,
     transforms,
+    wrappers,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "panoptic",
     "text",
     "transforms",
+    "wrappers",
 ]

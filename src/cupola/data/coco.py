@@ -140,6 +140,10 @@ class CocoDataset:
         """Changes the random transforms of the samples read from now on."""
         self.epoch = epoch
 
+    def class_labels(self, index: int) -> set[int]:
+        """The labels of the objects of image `index`."""
+        return {self._label_of[entry["category_id"]] for entry in self.images[index]["objects"]}
+
     def annotations(self, index: int) -> list[dict[str, Any]]:
         """The annotations of image `index` that become its target, in order, as in the file.
 

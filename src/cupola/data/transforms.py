@@ -187,22 +187,34 @@ class RandomCrop:
 
 @TRANSFORMS.register_module()
 class RandomResize:
-    """Resize to `scale` = (width, height) times a factor drawn from `ratio_range`."""
+    """Resize to `scale` = (width, height) times a factor drawn from `ratio_range`.
+
+    With two scales each side is drawn between theirs.
+    """
 
     def __init__(
         self,
-        scale: tuple[int, int],
+        scale: tuple[int, int] | Sequence[tuple[int, int]],
         ratio_range: tuple[float, float] = (1.0, 1.0),
         keep_ratio: bool = False,
         resize_type: str = "Resize",
     ) -> None:
-        if not isinstance(scale[0], int) or resize_type != "Resize":
-            raise DataError("RandomResize: scale is one (width, height), and resize_type 'Resize'")
-        self.scale, self.ratio_range, self.keep_ratio = scale, ratio_range, keep_ratio
+        pair: list[Any] = [scale, scale] if isinstance(scale[0], int) else list(scale)
+        if len(pair) != 2 or resize_type != "Resize":
+            raise DataError(
+                "RandomResize: scale is one or two (width, height), and resize_type 'Resize'"
+            )
+        first, second = pair
+        self.low = [min(sides) for sides in zip(first, second, strict=True)]
+        self.high = [max(sides) for sides in zip(first, second, strict=True)]
+        self.ratio_range, self.keep_ratio = ratio_range, keep_ratio
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         factor = rng.uniform(*self.ratio_range)
-        width, height = (max(1, int(side * factor)) for side in self.scale)
+        width, height = (
+            max(1, int((low if low == high else rng.integers(low, high + 1)) * factor))
+            for low, high in zip(self.low, self.high, strict=True)
+        )
         return Resize((width, height), self.keep_ratio)(sample, rng)
 
 

@@ -1,6 +1,7 @@
 """Evaluates a model on a dataset."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,11 +11,59 @@ from cupola.registry import METRICS
 from cupola.train.steps import to_device
 
 
+class Evaluators:
+    """Several metrics as one. Values are named `prefix/name` where a config has a prefix."""
+
+    def __init__(self, configs: Sequence[Mapping[str, Any]]) -> None:
+        self._prefixes = [str(cfg.get("prefix") or "") for cfg in configs]
+        bare = [{key: value for key, value in cfg.items() if key != "prefix"} for cfg in configs]
+        self._metrics = [METRICS.build(cfg) for cfg in bare]
+        kinds = Counter(zip(self._prefixes, map(type, self._metrics), strict=True))
+        if twice := [kind.__name__ for (_, kind), count in kinds.items() if count > 1]:
+            raise BuildError(f"evaluator: {twice[0]} twice; give each a prefix of its own")
+        self.published_names: dict[str, str] = {}
+        for prefix, metric in zip(self._prefixes, self._metrics, strict=True):
+            for theirs, ours in getattr(metric, "published_names", {}).items():
+                self.published_names.setdefault(theirs, _named(prefix, ours))
+
+    def reset(self) -> None:
+        """Discards all samples."""
+        for metric in self._metrics:
+            metric.reset()
+
+    def use(self, dataset: Any) -> None:
+        """Passes the dataset to the metrics that ask for it."""
+        for metric in self._metrics:
+            if hasattr(metric, "use"):
+                metric.use(dataset)
+
+    def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> None:
+        """Adds a batch."""
+        for metric in self._metrics:
+            metric.update(batch, predictions)
+
+    def compute(self) -> dict[str, float]:
+        """The values of all metrics. BuildError if two of them have the same name."""
+        values: dict[str, float] = {}
+        for prefix, metric in zip(self._prefixes, self._metrics, strict=True):
+            own = {_named(prefix, name): value for name, value in metric.compute().items()}
+            if both := sorted(own.keys() & values.keys()):
+                raise BuildError(f"evaluator: two metrics are named {both[0]}; give one a prefix")
+            values |= own
+        return values
+
+
+def _named(prefix: str, name: str) -> str:
+    return f"{prefix}/{name}" if prefix else name
+
+
 def build_metric(cfg: Any) -> Any:
-    """The metric of an evaluator's config, or of a list with one, as MMEngine allows."""
+    """The metric of an evaluator's config, or of a list of them, as MMEngine allows."""
     if isinstance(cfg, list | tuple):
-        if len(cfg) != 1:
-            raise BuildError(f"evaluator: expected one metric, got a list of {len(cfg)}")
+        if not cfg or not all(isinstance(each, Mapping) for each in cfg):
+            raise BuildError(f"evaluator: expected a metric or a list of metrics, got {cfg!r:.60}")
+        if len(cfg) > 1:
+            return Evaluators(cfg)
         cfg = cfg[0]
     return METRICS.build(cfg)
 

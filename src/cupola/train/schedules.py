@@ -36,6 +36,11 @@ def linear(begin: int, end: int, start_factor: float = 1 / 3, end_factor: float 
     return schedule
 
 
+def constant(begin: int, end: int, factor: float = 1 / 3) -> Schedule:
+    """Warm-up: the rate times `factor` from `begin` until `end`."""
+    return lambda rate, step: rate * factor if begin <= step < end else rate
+
+
 def cosine(begin: int, length: int, eta_min: float = 0.0, eta_min_ratio: float = 0.0) -> Schedule:
     """Half a cosine from the full rate at `begin` to the minimum after `length` steps."""
 
@@ -62,6 +67,7 @@ KINDS: dict[str, tuple[Callable[..., Schedule], tuple[str, ...]]] = {
     "MultiStepLR": (multi_step, ("milestones",)),
     "StepLR": (step_decay, ("step_size", "begin")),
     "LinearLR": (linear, ("begin", "end")),
+    "ConstantLR": (constant, ("begin", "end")),
     "CosineAnnealingLR": (cosine, ("begin", "length")),
     "PolyLR": (polynomial, ("begin", "end")),
 }
@@ -84,7 +90,7 @@ def build_schedule(cfg: Mapping[str, Any], steps_per_epoch: int, max_steps: int)
         begin, end = arguments.get("begin", 0), arguments.pop("end", None)
         whole = end if end is not None else max_steps // unit
         arguments["length"] = arguments.pop("T_max", None) or whole - begin
-    elif kind in ("LinearLR", "PolyLR"):
+    elif kind in ("LinearLR", "ConstantLR", "PolyLR"):
         arguments.setdefault("end", max_steps // unit)
     else:
         arguments.pop("end", None)

@@ -9,12 +9,11 @@ from cupola.registry import without_scope
 Config = Mapping[str, Any]
 
 REQUIRED = ("model", "train_dataloader", "optim_wrapper", "train_cfg")
-# Sections of MMDetection 2.x, and what replaces them.
+# What the same section is called in MMDetection 2.x.
 VERSION_2 = {
-    "data": "train_dataloader",
-    "optimizer": "optim_wrapper",
-    "runner": "train_cfg",
-    "lr_config": "param_scheduler",
+    "train_dataloader": "data",
+    "optim_wrapper": "optimizer",
+    "train_cfg": "runner",
 }
 # Hooks whose work the trainer does itself, or that only show something.
 DONE_ELSEWHERE = (
@@ -28,15 +27,9 @@ SAMPLERS = ("DefaultSampler", "InfiniteSampler")
 def check_sections(cfg: Config) -> None:
     """Raises BuildError for a section that is missing or no dict."""
     missing = [key for key in REQUIRED if cfg.get(key) is None]
-    old = [key for key, new in VERSION_2.items() if key in cfg and new in missing]
-    if old:
-        renamed = ", ".join(f"{key} -> {VERSION_2[key]}" for key in old)
-        raise BuildError(
-            f"a training config of MMDetection 2.x; `cupola train` reads the sections of 3.x "
-            f"({renamed})"
-        )
     if missing:
-        raise BuildError(f"a training config needs {', '.join(missing)}")
+        known = [f"{key} ({VERSION_2[key]} in 2.x)" if key in VERSION_2 else key for key in missing]
+        raise BuildError(f"a training config needs {', '.join(known)}")
     for key in (*REQUIRED, "val_dataloader", "default_hooks", "ema"):
         if not isinstance(cfg.get(key) or {}, Mapping):
             raise BuildError(f"{key}: expected a dict, got {cfg[key]!r:.60}")

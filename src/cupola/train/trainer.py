@@ -32,16 +32,18 @@ from cupola.train.pretrained import load_pretrained
 from cupola.train.schedules import Schedule, build_schedule
 from cupola.train.sections import check_sections, class_counts, scaled_rate, without_effect
 from cupola.train.steps import Stepper, use_channels_last
+from cupola.train.version2 import to_version_3
 
 
 class Trainer:
-    """Runs a training config (MMEngine's keys) in `work_dir`.
+    """Runs a training config (MMEngine's keys, or those of MMDetection 2.x) in `work_dir`.
 
     Writes latest.pth and best.pth (both atomically), log.jsonl and tensorboard/. A run is a
     function of the config and the step, so a killed run resumes with identical results.
     """
 
     def __init__(self, cfg: Mapping[str, Any], work_dir: Path, quiet: bool = False) -> None:
+        cfg = to_version_3(cfg)
         check_sections(cfg)
         self.cfg: Mapping[str, Any] = with_pixels(cfg)
         self.work_dir = work_dir

@@ -1,0 +1,144 @@
+"""Datasets made of datasets: repeated, joined, or with rare classes more often.
+
+Source: mmengine's dataset_wrapper.py. A sample that is repeated is augmented anew each time.
+"""
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from cupola.errors import DataError
+from cupola.registry import DATASETS
+
+Config = Mapping[str, Any]
+Sample = dict[str, Any]
+
+
+class _Repeated:
+    """Samples of one dataset, some of them more than once."""
+
+    def __init__(self, dataset: Config, lazy_init: bool = False) -> None:
+        self.dataset = DATASETS.build(dataset)
+        self.collate = self.dataset.collate
+        self.epoch = 0
+        self.order: Sequence[tuple[int, int]] = ()  # index and number of the repetition
+        self.most = 1  # repetitions of a sample
+        if hasattr(self.dataset, "names"):
+            self.names = self.dataset.names
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Changes the random transforms of the samples read from now on."""
+        self.epoch = epoch
+
+    def class_labels(self, index: int) -> set[int]:
+        """The labels of sample `index`."""
+        found: set[int] = self.dataset.class_labels(self.order[index][0])
+        return found
+
+    def __getitem__(self, index: int) -> Sample:
+        inner, repetition = self.order[index]
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(self.epoch * self.most + repetition)
+        sample: Sample = self.dataset[inner]
+        return sample
+
+
+@DATASETS.register_module()
+class RepeatDataset(_Repeated):
+    """A dataset `times` times in each epoch."""
+
+    def __init__(self, dataset: Config, times: int, lazy_init: bool = False) -> None:
+        super().__init__(dataset)
+        if times < 1:
+            raise DataError(f"RepeatDataset: times is {times}; expected 1 or more")
+        self.most = times
+        self.order = [(i, n) for n in range(times) for i in range(len(self.dataset))]
+
+
+@DATASETS.register_module()
+class ClassBalancedDataset(_Repeated):
+    """Images with rare classes more often: max(1, sqrt(threshold / frequency)) times, rounded up.
+
+    The frequency of a class is the part of the images that have it; an image counts for the rarest
+    of its classes. Source: LVIS, arXiv 1908.03195, section B.2.
+    """
+
+    def __init__(
+        self,
+        dataset: Config,
+        oversample_thr: float,
+        filter_empty_gt: bool = True,
+        lazy_init: bool = False,
+    ) -> None:
+        super().__init__(dataset)
+        if not hasattr(self.dataset, "class_labels"):
+            kind = type(self.dataset).__name__
+            raise DataError(f"ClassBalancedDataset: {kind} does not tell the classes of its images")
+        count = len(self.dataset)
+        labels = [self.dataset.class_labels(index) for index in range(count)]
+        if not filter_empty_gt:  # images without objects are a class of their own
+            labels = [found or {-1} for found in labels]
+        images = Counter(label for found in labels for label in found)
+        factor = {k: max(1.0, math.sqrt(oversample_thr * count / n)) for k, n in images.items()}
+        times = [math.ceil(max((factor[k] for k in found), default=1.0)) for found in labels]
+        self.most = max(times, default=1)
+        self.order = [(index, n) for index, each in enumerate(times) for n in range(each)]
+
+
+@DATASETS.register_module()
+class ConcatDataset:
+    """Several datasets with the same classes, one after the other."""
+
+    def __init__(
+        self,
+        datasets: Sequence[Config],
+        separate_eval: bool = True,
+        lazy_init: bool = False,
+        ignore_keys: Any = None,
+    ) -> None:
+        self.datasets = [DATASETS.build(each) for each in datasets]
+        if not self.datasets:
+            raise DataError("ConcatDataset: needs one dataset or more")
+        self.collate = self.datasets[0].collate
+        self.ends = [*accumulate(len(each) for each in self.datasets)]
+        named = [tuple(each.names) for each in self.datasets if hasattr(each, "names")]
+        if len(set(named)) > 1:
+            raise DataError(f"ConcatDataset: the classes differ: {named[0]} and {_other(named)}")
+        if named:
+            self.names = named[0]
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Passes the epoch on to the datasets."""
+        for each in self.datasets:
+            if hasattr(each, "set_epoch"):
+                each.set_epoch(epoch)
+
+    def _place(self, index: int) -> tuple[Any, int]:
+        number = bisect_right(self.ends, index)
+        return self.datasets[number], index - (self.ends[number - 1] if number else 0)
+
+    def class_labels(self, index: int) -> set[int]:
+        """The labels of sample `index`."""
+        dataset, inner = self._place(index)
+        found: set[int] = dataset.class_labels(inner)
+        return found
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        dataset, inner = self._place(index)
+        sample: Sample = dataset[inner]
+        return sample
+
+
+def _other(named: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    return next(each for each in named if each != named[0])
