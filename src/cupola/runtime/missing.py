@@ -6,7 +6,7 @@ from typing import Any
 from cupola.registry import MODELS, TASK_UTILS, default_scope
 from cupola.registry.initialize import FILLS
 
-OPERATORS = ("nms", "nms_cfg")  # their `type` names a function of mmcv.ops, not a class
+OPERATORS = ("nms", "nms_cfg", "dqs_cfg")  # their `type` names a function of mmcv.ops, not a class
 
 
 def missing_classes(cfg: Any, scope: str | None = None) -> set[str]:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from cupola.errors import BuildError
 from cupola.registry import DATASETS
+from cupola.train.padding import collate_with
 
 
 class EpochBatches:
@@ -47,6 +48,7 @@ class BatchStream:
         self.batches_per_epoch = max(1, len(self.dataset) // (self.batch_size * ranks))
         self._workers = cfg.get("num_workers", 0)
         self._shuffle = cfg.get("sampler", {}).get("shuffle", True)
+        self._collate = collate_with(self.dataset.collate, cfg.get("padding"))
         self._seed, self._rank, self._ranks = seed, rank, ranks
 
     def _order(self, epoch: int) -> torch.Tensor:
@@ -70,7 +72,7 @@ class BatchStream:
             self.dataset,
             batch_sampler=batches,
             num_workers=self._workers,
-            collate_fn=self.dataset.collate,
+            collate_fn=self._collate,
             generator=torch.Generator(),  # otherwise the loader draws from the global one
         )
 
@@ -89,7 +91,7 @@ def evaluation_loader(cfg: Mapping[str, Any], dataset: Any = None) -> DataLoader
         dataset,
         batch_size=cfg.get("batch_size", 1),
         num_workers=cfg.get("num_workers", 0),
-        collate_fn=dataset.collate,
+        collate_fn=collate_with(dataset.collate, cfg.get("padding")),
         generator=torch.Generator(),
     )
 

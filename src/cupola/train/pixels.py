@@ -1,13 +1,15 @@
-"""Training reads the pixels that prediction will read: the model's normalization, in the datasets.
+"""Training reads the pixels that prediction will read: the model's normalization and padding.
 
 Published configs normalize in the model's `data_preprocessor`, whose images come in as BGR; here
-the datasets do, from RGB. Configs without one use ImageNet's values in RGB.
+the datasets do, from RGB. Configs without one use ImageNet's values in RGB. Batches are padded
+as the preprocessor pads them, and in training to the size that BatchFixedSizePad names.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from cupola.train.loading import takes
+from cupola.train.padding import published_padding
 
 Config = Mapping[str, Any]
 DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -23,18 +25,21 @@ def published_pixels(model: Config) -> dict[str, Any]:
 
 
 def with_pixels(cfg: Config) -> dict[str, Any]:
-    """The config with the model's normalization in every dataset that takes it and names none."""
+    """The config with the model's normalization in every dataset that takes it and names none.
+
+    Dataloaders get a `padding`, the arguments of `pad_batch`, where the model pads.
+    """
     pixels = published_pixels(cfg["model"])
-    if not pixels:
-        return dict(cfg)
-    return {
-        **cfg,
-        **{
-            key: {**cfg[key], "dataset": _completed(cfg[key].get("dataset"), pixels)}
-            for key in DATALOADERS
-            if cfg.get(key)
-        },
-    }
+    loaders = {}
+    for key in DATALOADERS:
+        if not cfg.get(key):
+            continue
+        loader = dict(cfg[key])
+        if pixels:
+            loader["dataset"] = _completed(loader.get("dataset"), pixels)
+        padding = published_padding(cfg["model"], key == "train_dataloader")
+        loaders[key] = {**loader, "padding": padding} if padding else loader
+    return {**cfg, **loaders}
 
 
 def _completed(dataset: Any, pixels: Config) -> Any:

@@ -35,12 +35,13 @@ class DetDataPreprocessor(nn.Module):
         pad_seg: bool = False,
         seg_pad_value: int = 255,
         pad_value: float = 0,
-        batch_augments: Any = None,
+        batch_augments: Sequence[Any] | None = None,
     ) -> None:
         super().__init__()
         if len(mean) != len(std):
             raise ValueError(f"mean has {len(mean)} channels, std {len(std)}")
         self.swap = bgr_to_rgb or rgb_to_bgr
+        self.batch_augments = [MODELS.build(augment) for augment in batch_augments or ()]
         self.pad_size_divisor = pad_size_divisor
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
@@ -54,3 +55,27 @@ class DetDataPreprocessor(nn.Module):
         if self.swap:
             image = image.flip(0)
         return normalize(image, self.mean, self.std)
+
+
+@MODELS.register_module()
+class BatchFixedSizePad:
+    """Pads batches of training to at least `size` (height, width), with zeros.
+
+    Masks of the ground truth are padded where they are used, with zeros too; another value is
+    refused. `train/padding.py` applies it. Source: mmdet/models/data_preprocessors.
+    """
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        img_pad_value: float = 0,
+        pad_mask: bool = False,
+        mask_pad_value: int = 0,
+        pad_seg: bool = False,
+        seg_pad_value: int = 255,
+    ) -> None:
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"size should be (height, width), got {size!r}")
+        if img_pad_value or mask_pad_value:
+            raise ValueError("images and masks are padded with 0 only")
+        self.size = (int(size[0]), int(size[1]))
