@@ -58,3 +58,16 @@ ema = dict(decay=0.998)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=250, save_best="AP50"))
 channels_last = True
 randomness = dict(seed=0)
+bundle = dict(
+    name="dino-digits",
+    task="detection",
+    labels=["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
+    license="Apache-2.0",
+    preprocess=dict(resize=dict(exact=[128, 128])),  # the shape it was trained on
+    postprocess=dict(threshold=0.3),
+    examples=dict(type="DigitsInPhotos", split="val", seed=31, size=128),
+    description="""A small DINO that finds handwritten digits in photographs.
+
+Data and classes are those of detr-digits. SmallResNet with maps of stride 8, 16 and 32, two
+encoder and three decoder layers of width 128, 40 queries; trained from scratch.""",
+)
