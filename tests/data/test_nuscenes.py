@@ -211,7 +211,7 @@ def test_errors_contain_the_file(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         NuScenesDataset(root, ann_file="none.pkl")
     (tmp_path / "odd.pkl").write_bytes(pickle.dumps({"other": 1}))
-    with pytest.raises(DataError, match=r"not a nuScenes info file, KeyError\('infos'\)"):
+    with pytest.raises(DataError, match=r"accepted are a dict with `infos`.*got \['other'\]"):
         NuScenesDataset(tmp_path, ann_file="odd.pkl")
     with pytest.raises(DataError, match="no scenes"):
         NuScenesDataset(root, version="v1.0-mini", scenes=["scene-9999"])

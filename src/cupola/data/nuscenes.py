@@ -18,6 +18,7 @@ from cupola.data.detection3d import collate_detection3d
 from cupola.data.driving.rig import CAMERA_NAMES
 from cupola.data.multiview_pipeline import read_pipeline
 from cupola.data.nuscenes_infos import info_samples
+from cupola.data.nuscenes_samples import CameraView
 from cupola.data.nuscenes_tables import Tables
 from cupola.data.photometric import PhotometricDistortion
 from cupola.errors import DataError
@@ -54,14 +55,16 @@ class ImageSettings:
 
 @DATASETS.register_module()
 class NuScenesDataset:
-    """Sample i -> {"images" [6, 3, H, W], "lidar2img", "boxes" [M, 9], "labels", "token"}.
+    """Sample i -> {"images" [N, 3, H, W], "lidar2img", "boxes" [M, 9], "labels", "token"}.
 
     `ann_file` names an info file (.pkl) under `data_root`, either layout; without it the devkit's
     tables of `version` are read. `pipeline` is a published one, of either repository; `images`
     overrides its image settings. If neither normalizes, the model does. Objects of other classes,
-    outside `point_cloud_range` or without a lidar or radar point are left out, as in the published
-    pipeline. `box_convention` "0.x" reads info files from before MMDetection3D 1.0.
-    Raises DataError.
+    outside `point_cloud_range` or without a lidar point (with `use_valid_flag`, the default for
+    tables, without a lidar or radar point) are left out, as in the published pipeline; unknown
+    velocities are 0. `data_prefix` names the folders of the images by camera for layout 2.
+    `cameras` selects and orders the cameras. `box_convention` "0.x" reads info files from before
+    MMDetection3D 1.0. Raises DataError.
     """
 
     def __init__(
@@ -74,6 +77,9 @@ class NuScenesDataset:
         images: Mapping[str, Any] | None = None,
         scenes: Sequence[str] | None = None,
         box_convention: str = "1.x",
+        use_valid_flag: bool | None = None,
+        data_prefix: Mapping[str, str] | None = None,
+        cameras: Sequence[str] = (),
         test_mode: bool = False,
         pipeline: Sequence[Mapping[str, Any]] = (),
         seed: int = 0,
@@ -91,9 +97,19 @@ class NuScenesDataset:
         self.images = ImageSettings(**{"raw": raw, **asked["images"], **(images or {})})
         self.seed, self.epoch = seed, 0
         if ann_file is not None:
-            self.samples = info_samples(root / ann_file, box_convention)
+            self.samples = info_samples(
+                root / ann_file, box_convention, bool(use_valid_flag), data_prefix
+            )
         else:
-            self.samples = Tables(root, version).samples(scenes)
+            self.samples = Tables(root, version, use_valid_flag is not False).samples(scenes)
+        self.cameras = tuple(cameras) or self._camera_names()
+
+    def _camera_names(self) -> tuple[str, ...]:
+        """nuScenes' six cameras in the models' order; of another rig, the first sample's order."""
+        if not len(self.samples):
+            return CAMERA_NAMES
+        found = tuple(view.name for view in self.samples[0].cameras)
+        return CAMERA_NAMES if set(CAMERA_NAMES) <= set(found) else found
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -105,9 +121,9 @@ class NuScenesDataset:
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.samples[index]
         views, matrices = [], []
-        for name in CAMERA_NAMES:
+        for name in self.cameras:
             camera = record.camera(name)
-            scaled, ratio = self._resize(self._read(camera.file))
+            scaled, ratio = self._resize(self._read(camera))
             views.append(scaled)
             matrices.append(np.diag([*ratio, 1.0, 1.0]) @ camera.lidar2img)
         boxes, labels = self._targets(record.names, record.boxes)
@@ -123,14 +139,23 @@ class NuScenesDataset:
             "token": record.token,
         }
 
-    def _read(self, file: str) -> NDArray[np.uint8]:
-        name = Path(file)
-        if name.is_absolute() and name.is_relative_to(self.root):
-            name = name.relative_to(self.root)
-        path = locate(self.root, name)
-        if not path.exists():
-            raise DataError(f"{path}: the image is missing")
-        return read_image(path, error=DataError)
+    def _read(self, camera: CameraView) -> NDArray[np.uint8]:
+        tried = []
+        for file in dict.fromkeys(camera.files()):
+            name = Path(file)
+            if name.is_absolute() and name.is_relative_to(self.root.absolute()):
+                name = name.relative_to(self.root.absolute())
+            if name.is_absolute() or ".." in name.parts:
+                continue  # another machine's; a part of it follows
+            path = locate(self.root, name)
+            if path.exists():
+                return read_image(path, error=DataError)
+            tried.append(str(path))
+        if not tried:
+            locate(self.root, camera.file)
+        raise DataError(
+            f"{tried[0]}: the image is missing{''.join(f', {t} too' for t in tried[1:])}"
+        )
 
     def _resize(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[float, float]]:
         """The image at the largest size within `scale`, and the factors of width and height."""
@@ -162,7 +187,7 @@ class NuScenesDataset:
         if self.point_cloud_range is not None and len(boxes):
             low, high = np.split(np.asarray(self.point_cloud_range, float), 2)
             keep &= ((boxes[:, :2] > low[:2]) & (boxes[:, :2] < high[:2])).all(1)
-        kept = boxes.reshape(-1, 9)[keep].astype(np.float32)
+        kept = np.nan_to_num(boxes.reshape(-1, 9)[keep]).astype(np.float32)
         kept[:, 2] -= kept[:, 5] / 2
         labels = [self.names.index(name) for name, ok in zip(names, keep, strict=True) if ok]
         return kept, np.array(labels, np.int64)

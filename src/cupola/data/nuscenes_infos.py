@@ -4,19 +4,43 @@ Layout 1 (`infos`) is that of MMDetection3D up to 1.0, layout 2 (`data_list`) th
 """
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cupola.data.nuscenes_samples import CameraView, SampleRecord, pinhole
+from cupola.data.info_fields import Fields
+from cupola.data.nuscenes_samples import CameraView, SampleRecord, cut_paths, pinhole, rigid
+from cupola.data.nuscenes_tables import rotation
 from cupola.errors import DataError
 from cupola.files import load_plain_pickle
 from cupola.files.opening import read_bytes
 
 Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+# The classes by number where layout 2 does not name them, as its converter numbers them.
+CATEGORIES = (
+    *("car", "truck", "trailer", "bus", "construction_vehicle", "bicycle", "motorcycle"),
+    *("pedestrian", "traffic_cone", "barrier"),
+)
+
+
+@dataclass(frozen=True)
+class InfoSettings:
+    """How an info file is read.
+
+    old_boxes: its boxes are those of MMDetection3D before 1.0. use_valid_flag: keep the objects
+    that it flags as valid (a lidar or radar point), not those with a lidar point. data_prefix:
+    layout 2's folder of the images by camera, or by "img" for all.
+    """
+
+    old_boxes: bool = False
+    use_valid_flag: bool = False
+    data_prefix: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_infos(path: Path) -> Any:
@@ -27,62 +51,164 @@ def read_infos(path: Path) -> Any:
         raise DataError(f"{path}: not accepted as an info file ({error})") from None
 
 
-def info_samples(path: Path, box_convention: str = "1.x") -> Sequence[SampleRecord]:
+def info_samples(
+    path: Path,
+    box_convention: str = "1.x",
+    use_valid_flag: bool = False,
+    data_prefix: Mapping[str, str] | None = None,
+) -> Sequence[SampleRecord]:
     """The samples of an info file. `box_convention` "0.x" is MMDetection3D before 1.0."""
     if box_convention not in ("0.x", "1.x"):
         raise DataError(f"box_convention is '0.x' or '1.x', got {box_convention!r}")
+    settings = InfoSettings(box_convention == "0.x", use_valid_flag, data_prefix or {})
     content = read_infos(path)
-    try:
-        if "data_list" in content:
-            names = {number: name for name, number in content["metainfo"]["categories"].items()}
-            return [_from_layout2(info, names) for info in content["data_list"]]
-        infos = sorted(content["infos"], key=lambda info: info["timestamp"])
-        return [_from_layout1(info, box_convention == "0.x") for info in infos]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a nuScenes info file, {error!r} is missing") from None
-
-
-def _from_layout1(info: dict[str, Any], old: bool) -> SampleRecord:
-    cameras = []
-    for name, camera in info["cams"].items():
-        turn = np.linalg.inv(camera["sensor2lidar_rotation"])
-        lidar2cam = np.eye(4)
-        lidar2cam[:3, :3] = turn
-        lidar2cam[:3, 3] = -turn @ np.asarray(camera["sensor2lidar_translation"])
-        matrix = pinhole(np.asarray(camera["cam_intrinsic"]), lidar2cam)
-        cameras.append(CameraView(name, _relative(camera["data_path"]), matrix))
-    names, boxes = list(info.get("gt_names", ())), np.asarray(info.get("gt_boxes", ()), float)
-    boxes = boxes.reshape(-1, 7)
-    velocity = np.asarray(info.get("gt_velocity", np.zeros((len(boxes), 2))), float)
-    valid = np.asarray(info.get("valid_flag", np.ones(len(boxes), bool)), bool)
-    if old:  # (w, l, h) and a clockwise yaw
-        boxes = np.column_stack((boxes[:, [0, 1, 2, 4, 3, 5]], -boxes[:, 6] - np.pi / 2))
-    joined = np.column_stack((boxes, np.nan_to_num(velocity.reshape(-1, 2))))
-    kept = [name for name, ok in zip(names, valid, strict=True) if ok]
-    return SampleRecord(info["token"], tuple(cameras), kept, joined[valid])
-
-
-def _from_layout2(info: dict[str, Any], names: dict[int, str]) -> SampleRecord:
-    cameras = []
-    for name, camera in info["images"].items():
-        matrix = pinhole(
-            np.asarray(camera["cam2img"], float)[:3, :3], np.asarray(camera["lidar2cam"], float)
+    if not isinstance(content, Mapping) or not {"infos", "data_list"} & content.keys():
+        found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content)
+        raise DataError(
+            f"{path}: not a nuScenes info file: accepted are a dict with `infos` (MMDetection3D "
+            f"up to 1.0) and one with `data_list` (from 1.1 on); got {str(found)[:200]}"
         )
-        cameras.append(CameraView(name, _samples(name, camera["img_path"]), matrix))
-    valid = [one for one in info.get("instances", ()) if one.get("bbox_3d_isvalid", True)]
-    boxes = [[*one["bbox_3d"], *np.nan_to_num(one["velocity"])] for one in valid]
-    kept = [names.get(one["bbox_label_3d"], "ignored") for one in valid]
+    top = Fields(content, str(path))
+    if "data_list" in content:
+        names = _categories(top)
+        infos = _samples(path, top.list("data_list"), "data_list")
+        return [_from_layout2(info, names, settings) for info in infos]
+    infos = _samples(path, top.list("infos"), "infos")
+    if all(info.has("timestamp") for info in infos):
+        infos.sort(key=lambda info: float(info.numbers("timestamp", ())))
+    return [_from_layout1(info, settings) for info in infos]
+
+
+def _samples(path: Path, infos: Sequence[Any], key: str) -> list[Fields]:
+    return [Fields.of(info, f"{path}, {key}[{at}]") for at, info in enumerate(infos)]
+
+
+def _categories(top: Fields) -> dict[int, str]:
+    """The names of the classes by number."""
+    about = top.dict("metainfo") if top.has("metainfo") else Fields({}, top.where)
+    if about.has("categories"):
+        given = about.dict("categories")
+        return {int(given.numbers(name, ())): str(name) for name in given.content}
+    return dict(enumerate(map(str, about.list("classes") or CATEGORIES)))
+
+
+def _token(info: Fields) -> str:
+    return str(info.content.get("token") or info.need("sample_idx"))
+
+
+def _from_layout1(info: Fields, settings: InfoSettings) -> SampleRecord:
+    cams = info.dict("cams")
+    cameras = tuple(_camera1(str(name), cams.dict(name)) for name in cams.content)
+    names = [str(name) for name in info.list("gt_names")]
+    if info.has("gt_boxes"):
+        joined = info.numbers("gt_boxes", (-1, 7), (-1, 9))
+    else:
+        joined = np.zeros((0, 7))
+    if len(names) != len(joined):
+        raise DataError(f"{info.at('gt_names')} has {len(names)} names for {len(joined)} boxes")
+    velocity = None
+    if info.has("gt_velocity"):
+        velocity = info.numbers("gt_velocity", (-1, 2), (-1, 3))[:, :2]
+    boxes = _boxes(info, joined, velocity)
+    if settings.old_boxes:  # (w, l, h) and a clockwise yaw
+        turned = -boxes[:, 6] - np.pi / 2
+        boxes = np.column_stack((boxes[:, [0, 1, 2, 4, 3, 5]], turned, boxes[:, 7:]))
+    kept = _kept(info, len(boxes), settings.use_valid_flag, "valid_flag")
+    return SampleRecord(
+        _token(info),
+        cameras,
+        [name for name, ok in zip(names, kept, strict=True) if ok],
+        boxes[kept],
+        _pose1(info, "lidar2ego"),
+        _pose1(info, "ego2global"),
+    )
+
+
+def _camera1(name: str, camera: Fields) -> CameraView:
+    turn = np.linalg.inv(camera.numbers("sensor2lidar_rotation", (3, 3)))
+    place = camera.numbers("sensor2lidar_translation", (3,))
+    intrinsic = camera.numbers("cam_intrinsic", (3, 3), (3, 4), (4, 4))[:3, :3]
+    stored = camera.text("data_path")
+    matrix = pinhole(intrinsic, rigid(turn, -turn @ place))
+    return CameraView(name, next(iter(cut_paths(stored)), stored), matrix, stored)
+
+
+def _pose1(info: Fields, name: str) -> Array | None:
+    if not info.has(f"{name}_rotation") or not info.has(f"{name}_translation"):
+        return None
+    turn = info.numbers(f"{name}_rotation", (4,), (3, 3))
+    matrix = rotation(turn.tolist()).as_matrix() if turn.ndim == 1 else turn
+    return rigid(matrix, info.numbers(f"{name}_translation", (3,)))
+
+
+def _boxes(info: Fields, boxes: Array, velocity: Array | None) -> Array:
+    """[M, 9]. A velocity of its own is preferred to columns 7 and 8; NaN without either."""
+    if velocity is None:
+        unknown = np.full((len(boxes), 2), np.nan)
+        velocity = boxes[:, 7:9] if boxes.shape[1] == 9 else unknown
+    if len(velocity) != len(boxes):
+        raise DataError(f"{info.at('gt_velocity')} has {len(velocity)} rows for {len(boxes)} boxes")
+    return np.column_stack((boxes[:, :7], velocity))
+
+
+def _kept(info: Fields, count: int, use_valid_flag: bool, flag: str) -> Flags:
+    """Which objects are used; without counts of lidar points those that are flagged as valid."""
+    key = flag if use_valid_flag or not info.has("num_lidar_pts") else "num_lidar_pts"
+    if not info.has(key):
+        return np.ones(count, bool)
+    found = info.numbers(key, (-1,))
+    if len(found) != count:
+        raise DataError(f"{info.at(key)} has {len(found)} values for {count} boxes")
+    return found > 0
+
+
+def _from_layout2(info: Fields, names: Mapping[int, str], settings: InfoSettings) -> SampleRecord:
+    images = info.dict("images")
+    cameras = tuple(
+        _camera2(str(name), images.dict(name), settings.data_prefix)
+        for name in images.content
+        if images.dict(name).has("img_path")
+    )
+    kept, boxes = [], []
+    for at, one in enumerate(info.list("instances")):
+        instance = Fields.of(one, info.where, f"instances[{at}]")
+        if not _is_kept(instance, settings.use_valid_flag):
+            continue
+        row = instance.numbers("bbox_3d", (7,), (9,))[None]
+        velocity = None
+        if instance.has("velocity"):
+            velocity = instance.numbers("velocity", (2,), (3,))[None, :2]
+        boxes.append(_boxes(instance, row, velocity)[0])
+        kept.append(names.get(int(instance.numbers("bbox_label_3d", ())), "ignored"))
     array = np.array(boxes, float).reshape(-1, 9)
-    return SampleRecord(str(info["token"]), tuple(cameras), kept, array)
+    lidar = info.dict("lidar_points") if info.has("lidar_points") else Fields({}, info.where)
+    return SampleRecord(
+        _token(info),
+        cameras,
+        kept,
+        array,
+        lidar.transform("lidar2ego") if lidar.has("lidar2ego") else None,
+        info.transform("ego2global") if info.has("ego2global") else None,
+    )
 
 
-def _relative(file: str) -> str:
-    """The path as stored by the converter -> the path relative to the root of the data set."""
-    parts = Path(file).parts
-    starts = [at for at, part in enumerate(parts) if part in ("samples", "sweeps")]
-    return str(Path(*parts[starts[-1] :])) if starts else file
+def _is_kept(instance: Fields, use_valid_flag: bool) -> bool:
+    valid = bool(instance.content.get("bbox_3d_isvalid", True))
+    points = instance.content.get("num_lidar_pts")
+    return valid if use_valid_flag or points is None else bool(points > 0)
 
 
-def _samples(camera: str, file: str) -> str:
-    """Layout 2 stores bare file names; their folder is in the config's data_prefix."""
-    return file if "/" in file else f"samples/{camera}/{file}"
+def _camera2(name: str, image: Fields, prefix: Mapping[str, str]) -> CameraView:
+    if image.has("cam2img") or not image.has("lidar2img"):
+        intrinsic = image.numbers("cam2img", (3, 3), (3, 4), (4, 4))[:3, :3]
+        matrix = pinhole(intrinsic, image.transform("lidar2cam"))
+    else:
+        matrix = image.numbers("lidar2img", (4, 4))
+    stored = image.text("img_path")
+    folder = prefix.get(name, prefix.get("img", ""))
+    if folder and not stored.startswith("/"):
+        return CameraView(name, f"{folder.rstrip('/')}/{stored}", matrix)
+    if "/" in stored:
+        return CameraView(name, next(iter(cut_paths(stored)), stored), matrix, stored)
+    # Bare names are below the folder that the published configs' data_prefix names.
+    return CameraView(name, f"samples/{name}/{stored}", matrix, stored)

@@ -1,7 +1,8 @@
 """The content of one nuScenes sample, independent of the file that describes it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,28 +11,42 @@ from cupola.errors import DataError
 
 Array = NDArray[np.float64]
 
+FOLDERS = ("samples", "sweeps")  # the folders of images below nuScenes' root
+
 
 @dataclass(frozen=True)
 class CameraView:
-    """file: relative to the data set's root. lidar2img: [4, 4], meters -> pixels times depth."""
+    """file: relative to the data set's root. lidar2img: [4, 4], meters -> pixels times depth.
+
+    `stored` is the path as the converter wrote it, if it differs; it is tried first.
+    """
 
     name: str
     file: str
     lidar2img: Array
+    stored: str = ""
+
+    def files(self) -> Iterator[str]:
+        """Where the image may be, best first; absolute paths are as the converter wrote them."""
+        yield self.stored or self.file
+        yield from cut_paths(self.stored)
+        yield self.file
 
 
 @dataclass(frozen=True)
 class SampleRecord:
     """One key frame, in its lidar's frame.
 
-    boxes: [M, 9], center boxes (x, y, z, l, w, h, yaw, vx, vy); an unknown velocity is 0.
-    names: [M], nuScenes' detection names.
+    boxes: [M, 9], center boxes (x, y, z, l, w, h, yaw, vx, vy); an unknown velocity is NaN.
+    names: [M], nuScenes' detection names. lidar2ego, ego2global: [4, 4], None if not known.
     """
 
     token: str
     cameras: tuple[CameraView, ...]
     names: Sequence[str]
     boxes: Array
+    lidar2ego: Array | None = None
+    ego2global: Array | None = None
 
     def camera(self, name: str) -> CameraView:
         """The view of one camera by its channel; DataError if the sample has none."""
@@ -39,6 +54,13 @@ class SampleRecord:
             if view.name == name:
                 return view
         raise DataError(f"sample {self.token} has no {name}, only {[c.name for c in self.cameras]}")
+
+
+def cut_paths(stored: str) -> list[str]:
+    """A stored path from each of its components `samples` or `sweeps` on, the last one first."""
+    parts = PurePosixPath(stored.replace("\\", "/")).parts
+    starts = [at for at, part in enumerate(parts[:-1]) if part in FOLDERS]
+    return [str(PurePosixPath(*parts[start:])) for start in reversed(starts)]
 
 
 def pinhole(intrinsic: Array, lidar2cam: Array) -> Array:

@@ -33,6 +33,9 @@ DETECTION_NAMES = {
     "vehicle.trailer": "trailer",
     "vehicle.truck": "truck",
 }
+DETECTED = frozenset(DETECTION_NAMES.values())
+# The frame of the boxes: nuScenes' lidar, or the joined point cloud of T4 data sets.
+LIDARS = ("LIDAR_TOP", "LIDAR_CONCAT")
 MAX_GAP = 1.5  # seconds between annotations; beyond, a velocity is unknown, as in the devkit
 
 
@@ -42,6 +45,11 @@ def rotation(quaternion: Sequence[float]) -> Rotation:
     return Rotation.from_quat([x, y, z, w])
 
 
+def detection_name(category: str) -> str | None:
+    """The detection class of a category, which may be named like the class; None without one."""
+    return DETECTION_NAMES.get(category, category if category in DETECTED else None)
+
+
 def pose(record: Record) -> Array:
     """[4, 4] of a calibrated_sensor or ego_pose record: its own frame -> its parent frame."""
     place = np.asarray(record["translation"], float)
@@ -49,10 +57,17 @@ def pose(record: Record) -> Array:
 
 
 class Tables:
-    """The tables of one version under a nuScenes root."""
+    """The tables of one version under a nuScenes root.
 
-    def __init__(self, root: str | Path, version: str = "v1.0-trainval") -> None:
+    Samples have the objects with a lidar or radar point; without `use_valid_flag`, those with a
+    lidar point.
+    """
+
+    def __init__(
+        self, root: str | Path, version: str = "v1.0-trainval", use_valid_flag: bool = True
+    ) -> None:
         self.root, self.version = Path(root), version
+        self.use_valid_flag = use_valid_flag
         if not (self.root / version).is_dir():
             raise DataError(f"{self.root / version}: folder of nuScenes tables not found")
         self._read: dict[str, dict[str, Record]] = {}
@@ -98,8 +113,11 @@ class Tables:
 
     def sample(self, sample: str) -> SampleRecord:
         """One sample, in its lidar's frame."""
-        data = self._data[sample]
-        lidar2global = self._sensor2global(data["LIDAR_TOP"])
+        data = self._data.get(sample, {})
+        lidar = self.lidar(sample)
+        ego2global = pose(self.table("ego_pose")[lidar["ego_pose_token"]])
+        lidar2ego = pose(self.table("calibrated_sensor")[lidar["calibrated_sensor_token"]])
+        lidar2global = ego2global @ lidar2ego
         cameras = tuple(
             self._view(channel, record, lidar2global)
             for channel, record in data.items()
@@ -109,11 +127,29 @@ class Tables:
         for record in self._annotations.get(sample, ()):
             instance = self.table("instance")[record["instance_token"]]
             category = self.table("category")[instance["category_token"]]["name"]
-            points = record["num_lidar_pts"] + record["num_radar_pts"]
-            if category in DETECTION_NAMES and points > 0:
-                names.append(DETECTION_NAMES[category])
+            name = detection_name(category)
+            if name is not None and self._is_kept(record):
+                names.append(name)
                 boxes.append(self._box(record, lidar2global))
-        return SampleRecord(sample, cameras, names, np.array(boxes, float).reshape(-1, 9))
+        array = np.array(boxes, float).reshape(-1, 9)
+        return SampleRecord(sample, cameras, names, array, lidar2ego, ego2global)
+
+    def lidar(self, sample: str) -> Record:
+        """The key frame's sample_data record of the lidar; DataError if there is none."""
+        data = self._data.get(sample, {})
+        for channel in LIDARS:
+            if channel in data:
+                return data[channel]
+        raise DataError(
+            f"{self.root / self.version}: sample {sample} has no {' or '.join(LIDARS)}, only "
+            f"{sorted(data)}"
+        )
+
+    def _is_kept(self, record: Record) -> bool:
+        points = record.get("num_lidar_pts", 1)
+        if self.use_valid_flag:
+            points += record.get("num_radar_pts", 0)
+        return bool(points > 0)
 
     def _sensor2global(self, data: Record) -> Array:
         calibration = self.table("calibrated_sensor")[data["calibrated_sensor_token"]]
@@ -133,7 +169,7 @@ class Tables:
         velocity = inverse[:3, :3] @ self.velocity(record)
         width, length, height = record["size"]
         yaw = np.arctan2(forward[1], forward[0])
-        return np.array([*center, length, width, height, yaw, *np.nan_to_num(velocity[:2])])
+        return np.array([*center, length, width, height, yaw, *velocity[:2]])
 
     def velocity(self, record: Record) -> Array:
         """[3], m/s in the global frame, from the annotations before and after; NaN if unknown."""
