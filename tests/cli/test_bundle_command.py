@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import cupola
@@ -18,6 +19,7 @@ from cupola.runtime import Predictor
 from cupola.runtime.published import bundle_config
 from cupola.runtime.verification import verify_bundle
 from language_toys import LINES
+from models.detr3d.small import small_config
 
 SHIPPED = Bundle.load("detr-digits")
 SCENES = Bundle.load("detr3d-scenes")
@@ -149,3 +151,33 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps({"lr": 1}))
     with pytest.raises(ConfigError, match="holds no `model`"):
         Predictor.load(tmp_path / "x.json", weights=tmp_path / "w.pth")
+
+
+def detr3d_state(model: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Weights whose last regression rows are their own numbers."""
+    state = dict(cupola.build(model).state_dict())
+    for key, value in state.items():
+        if "reg_branches" in key and key.endswith(".4.bias"):
+            state[key] = torch.arange(len(value)).float()
+    return state
+
+
+@pytest.mark.parametrize("command", ["bundle", "convert"])
+def test_boxes_of_the_original_are_converted_when_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, command: str
+) -> None:
+    model = {**small_config(), "type": "Detr3D"}
+    Config({"model": model, "class_names": list("abc")}).dump(tmp_path / "old.py")
+    torch.save({"state_dict": detr3d_state(model)}, tmp_path / "old.pth")
+    out = tmp_path / ("made" if command == "bundle" else "made.safetensors")
+    files = [str(tmp_path / "old.py"), str(tmp_path / "old.pth"), str(out)]
+    expected = {None: [2, 3], "mmdet3d": [2, 3], "detr3d-original": [3, 2]}
+    for dialect, rows in expected.items():
+        caplog.clear()
+        said = [] if dialect is None else ["--from", dialect]
+        done = CliRunner().invoke(app, [command, *files, *said])
+        assert done.exit_code == 0, (done.output, done.exception)
+        file = out / "weights.safetensors" if out.is_dir() else out
+        bias = load_file(file)["pts_bbox_head.reg_branches.0.4.bias"]
+        assert bias[2:4].tolist() == rows
+        assert ("--from detr3d-original" in caplog.text) == (dialect is None)

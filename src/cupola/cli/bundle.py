@@ -77,7 +77,7 @@ def bundle(
     from cupola.errors import InputError
     from cupola.registry import load_plugins
     from cupola.runtime import tasks
-    from cupola.runtime.building import build
+    from cupola.runtime.building import build, warn_of_old_boxes
 
     load_plugins(plugin or [])
     if out is None and not config.is_dir():
@@ -94,6 +94,7 @@ def bundle(
     }
     about = {**describe(config, name or out.name, set_ or [], options), "license": license}
     files = tasks.find(about["task"]).bundle_files(checkpoint, options)
+    warn_of_old_boxes(about["model"], checkpoint, dialect)
     if backbone is None:
         model = build(about["model"], weights=checkpoint, dialect=dialect)
     else:

@@ -40,6 +40,12 @@ def convert(
     heads: Annotated[
         int | None, typer.Option(min=1, help="Attention heads, for Megatron versions below 2.")
     ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
+    ] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option(help="A module that registers your own classes.")
+    ] = None,
 ) -> None:
     """Read a checkpoint safely and write it in another dialect, or for other tensor ranks.
 
@@ -50,7 +56,10 @@ def convert(
     if ranks is None and to != "megatron":
         if out is None:
             raise CheckpointError("name the model, its checkpoint and the file to write")
-        _write_file(model, checkpoint, out, source, to)
+        from cupola.registry import load_plugins
+
+        load_plugins(plugin or [])
+        _write_file(model, checkpoint, out, source, to, set_ or [])
         return
     if out is None:
         checkpoint, out = Path(model), checkpoint
@@ -84,11 +93,14 @@ def _reshard(
     print(f"{out}: {len(opened.shapes())} tensors, dialect {to}, ranks: {ranks}")
 
 
-def _write_file(model: str, checkpoint: Path, out: Path, source: str | None, to: str) -> None:
+def _write_file(
+    model: str, checkpoint: Path, out: Path, source: str | None, to: str, overrides: list[str]
+) -> None:
     from safetensors.torch import save_file
 
+    from cupola.config import Config
     from cupola.errors import CheckpointError, did_you_mean
-    from cupola.runtime.building import build
+    from cupola.runtime.building import build, warn_of_old_boxes
     from cupola.runtime.load import model_config
     from cupola.weights import DIALECTS
 
@@ -98,7 +110,9 @@ def _write_file(model: str, checkpoint: Path, out: Path, source: str | None, to:
     if to != "cupola" and to not in writers:
         known = ["cupola", *sorted(writers)]
         raise CheckpointError(f"--to: {to!r} is not one of {known}{did_you_mean(to, known)}")
-    state = build(model_config(model), weights=checkpoint, dialect=source).state_dict()
+    cfg = Config({"model": model_config(model)}).override(overrides).to_dict()["model"]
+    warn_of_old_boxes(cfg, checkpoint, source)
+    state = build(cfg, weights=checkpoint, dialect=source).state_dict()
     if to != "cupola":
         state = writers[to](state)
     draft = out.with_suffix(".part")

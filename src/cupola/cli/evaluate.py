@@ -75,6 +75,7 @@ def evaluate_as_trained(predictor: Any, cfg: Mapping[str, Any]) -> dict[str, flo
     """
     import torch
 
+    from cupola.config.old_sections import nuscenes_sections
     from cupola.errors import ConfigError
     from cupola.registry import default_scope
     from cupola.train.evaluation import build_metric
@@ -83,7 +84,7 @@ def evaluate_as_trained(predictor: Any, cfg: Mapping[str, Any]) -> dict[str, flo
     from cupola.train.pixels import with_pixels
     from cupola.train.version2 import to_version_3
 
-    cfg = to_version_3(cfg)
+    cfg = to_version_3(nuscenes_sections(cfg))
     data = "test_dataloader" if cfg.get("test_dataloader") else "val_dataloader"
     evaluator = cfg.get("test_evaluator") or cfg.get("val_evaluator")
     if not cfg.get(data) or not evaluator:

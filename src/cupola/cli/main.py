@@ -33,7 +33,8 @@ COMMANDS = {
     "status": "Show a running server's processes.",
 }
 READ_CONFIGS = {
-    *("bundle", "config", "coverage", "evaluate", "explain", "export", "predict", "train"),
+    *("bundle", "config", "convert", "coverage", "evaluate", "explain", "export", "predict"),
+    "train",
 }
 
 

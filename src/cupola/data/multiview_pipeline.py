@@ -4,11 +4,14 @@ The steps are not executed: a nuScenes sample is always loaded, resized, distort
 padded in this order, which is the order of all published pipelines.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cupola.data.photometric import PhotometricDistortion
 from cupola.errors import DataError, did_you_mean
+
+logger = logging.getLogger("cupola")
 
 Step = Mapping[str, Any]
 Settings = dict[str, Any]
@@ -30,8 +33,11 @@ def read_pipeline(steps: Sequence[Step]) -> Settings:
         name = str(step.get("type", "")).rpartition(".")[2]
         if name in DONE_ELSEWHERE:
             continue
+        if name in POINTS:
+            logger.warning("pipeline: %s is skipped: models here use cameras only", name)
+            continue
         if name not in READERS:
-            hint = did_you_mean(name, [*READERS, *DONE_ELSEWHERE])
+            hint = did_you_mean(name, [*READERS, *DONE_ELSEWHERE, *POINTS])
             raise DataError(f"pipeline: unknown step {name!r}{hint}")
         READERS[name]({key: value for key, value in step.items() if key != "type"}, found)
     return found
@@ -81,6 +87,12 @@ def _range(step: Step, found: Settings) -> None:
 def _names(step: Step, found: Settings) -> None:
     found["classes"] = tuple(step["classes"])
 
+
+# Steps of models that use point clouds as well; steps that also move the boxes are not among them.
+POINTS = (
+    *("LoadPointsFromFile", "LoadPointsFromMultiSweeps", "LoadPointsFromDict"),
+    *("PointsRangeFilter", "PointShuffle", "PointSample"),
+)
 
 READERS: dict[str, Callable[[Step, Settings], None]] = {
     "RandomResize3D": _resize,

@@ -98,7 +98,7 @@ class NuScenesDataset:
         self.seed, self.epoch = seed, 0
         if ann_file is not None:
             self.samples = info_samples(
-                root / ann_file, box_convention, bool(use_valid_flag), data_prefix
+                _below(root, ann_file), box_convention, bool(use_valid_flag), data_prefix
             )
         else:
             self.samples = Tables(root, version, use_valid_flag is not False).samples(scenes)
@@ -193,6 +193,12 @@ class NuScenesDataset:
         return kept, np.array(labels, np.int64)
 
     collate = staticmethod(collate_detection3d)
+
+
+def _below(root: Path, file: str) -> Path:
+    """The info file; configs of MMDetection3D 0.x write the root in front of its name."""
+    written, start = Path(file), Path(root)
+    return written if written.is_relative_to(start) else root / written
 
 
 @DATASETS.register_module()

@@ -125,7 +125,8 @@ def _from_layout1(info: Fields, settings: InfoSettings) -> SampleRecord:
 
 
 def _camera1(name: str, camera: Fields) -> CameraView:
-    turn = np.linalg.inv(camera.numbers("sensor2lidar_rotation", (3, 3)))
+    inverse = np.linalg.inv(camera.numbers("sensor2lidar_rotation", (3, 3)))
+    turn = inverse.astype(np.float64)
     place = camera.numbers("sensor2lidar_translation", (3,))
     intrinsic = camera.numbers("cam_intrinsic", (3, 3), (3, 4), (4, 4))[:3, :3]
     stored = camera.text("data_path")

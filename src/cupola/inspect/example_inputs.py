@@ -42,7 +42,9 @@ def example_inputs(model: Any, shape: Sequence[int] | None = None) -> dict[str, 
         length = tuple(shape or (16,))
         return {"input_ids": torch.randint(0, size, (1, *length), generator=random)}
     if "lidar2img" in names:
-        return _cameras(tuple(shape or (6, 3, 256, 448)), random)
+        counts = [m.num_cams for m in model.modules() if hasattr(m, "num_cams")]
+        cameras = counts[-1] if counts else 6  # the attention's, below the transformer's
+        return _cameras(tuple(shape or (cameras, 3, 256, 448)), random)
     if len(names) != 1:
         raise InputError(
             f"{type(model).__name__}.forward takes {', '.join(names) or 'nothing'}; "

@@ -27,13 +27,17 @@ def default_attribute(name: str, velocity: Sequence[float]) -> str:
 class NuScenesMetric:
     """mAP, NDS and mean errors of Detections3D against batches with targets in the ego's frame.
 
-    `names` are the classes by label; other keys of published configs are ignored. `truth` and
+    `names` are the classes by label, by default the dataset's. `truth` and
     `found` hold the boxes for metrics.nuscenes_official.
     """
 
-    def __init__(self, names: Sequence[str], **published: Any) -> None:
+    def __init__(self, names: Sequence[str] = (), **published: Any) -> None:
         self.names = tuple(names)
         self.reset()
+
+    def use(self, dataset: Any) -> None:
+        """Takes the classes of the dataset, unless they were given."""
+        self.names = self.names or tuple(getattr(dataset, "names", ()))
 
     def reset(self) -> None:
         """Discards all samples."""

@@ -1,5 +1,6 @@
 """`cupola.build`: a model from its config, and optionally a checkpoint."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,14 @@ from cupola.errors import BuildError
 from cupola.parallel import Group
 from cupola.runtime.missing import missing_classes
 from cupola.weights import load_shard, load_weights
+
+logger = logging.getLogger("cupola")
+
+OLD_BOXES = (
+    "%s: the config is one of WangYueFt/detr3d, whose checkpoints swap length and width and turn "
+    "the yaw (boxes of MMDetection3D before 1.0). It was read without conversion; if it is such a "
+    "checkpoint, say --from detr3d-original, and if it is one of MMDetection3D 1.x, --from mmdet3d"
+)
 
 
 def build(
@@ -32,6 +41,17 @@ def build(
         raise _with_missing_classes(error, cfg) from error
     load_weights(model, weights, dialect, assign=True)
     return model
+
+
+def warn_of_old_boxes(cfg: Mapping[str, Any], weights: str | Path, dialect: str | None) -> None:
+    """A warning if a published config is WangYueFt/detr3d's and no dialect was named.
+
+    It spells the classes Detr3D and Detr3DHead, MMDetection3D's project DETR3D and DETR3DHead.
+    """
+    parts = (cfg, cfg.get("pts_bbox_head"))
+    names = {registry.bare_type(part) for part in parts if isinstance(part, Mapping)}
+    if dialect is None and names & {"Detr3D", "Detr3DHead"}:
+        logger.warning(OLD_BOXES, weights)
 
 
 def _with_missing_classes(error: BuildError, cfg: Mapping[str, Any]) -> BuildError:

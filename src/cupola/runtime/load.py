@@ -66,6 +66,10 @@ def open_bundle(
 
     path = Path(source)
     about = bundle_config(read_config(path), path.stem)
+    if about["task"] == "detection3d":
+        from cupola.runtime.building import warn_of_old_boxes
+
+        warn_of_old_boxes(about["model"], weights, None)
     return Bundle(path.parent, about, Path(weights))
 
 

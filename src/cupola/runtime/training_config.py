@@ -6,6 +6,8 @@ Sizes and colors are in the test pipeline or in the data preprocessor, class nam
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cupola.config.old_sections import is_old_style
+
 KeyPath = tuple[str, ...]
 
 PIPELINES: tuple[KeyPath, ...] = (
@@ -15,12 +17,13 @@ PIPELINES: tuple[KeyPath, ...] = (
     ("test_pipeline",),
 )
 CLASSES: tuple[KeyPath, ...] = (
-    ("metainfo", "classes"),
     ("test_dataloader", "dataset", "metainfo", "classes"),
+    ("metainfo", "classes"),
     ("data", "test", "classes"),
     ("class_names",),
     ("classes",),
 )
+NEW_STYLE = ("metainfo", "test_dataloader", "val_dataloader")
 
 
 class Normalization(NamedTuple):
@@ -29,6 +32,18 @@ class Normalization(NamedTuple):
     mean: list[float]
     std: list[float]
     rgb: bool
+
+
+def class_names(cfg: Mapping[str, Any]) -> Sequence[str]:
+    """The names of the classes; empty where the config has none."""
+    return _own_first(cfg, CLASSES) or ()
+
+
+def _own_first(cfg: Mapping[str, Any], paths: Sequence[KeyPath]) -> Any:
+    """The first value; of a config with `data`, what it says itself before a newer base's."""
+    if is_old_style(cfg):
+        paths = sorted(paths, key=lambda path: path[0] in NEW_STYLE)
+    return first_value(cfg, paths)
 
 
 def first_value(cfg: Mapping[str, Any], paths: Sequence[KeyPath]) -> Any:
@@ -42,14 +57,9 @@ def first_value(cfg: Mapping[str, Any], paths: Sequence[KeyPath]) -> Any:
     return None
 
 
-def class_names(cfg: Mapping[str, Any]) -> Sequence[str]:
-    """The names of the classes; empty where the config has none."""
-    return first_value(cfg, CLASSES) or ()
-
-
 def pipeline_steps(cfg: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The transforms of the test pipeline, nested ones too; types without their scope."""
-    return list(_steps(first_value(cfg, PIPELINES) or ()))
+    return list(_steps(_own_first(cfg, PIPELINES) or ()))
 
 
 def _steps(pipeline: Any, scale: Any = None) -> Iterator[dict[str, Any]]:

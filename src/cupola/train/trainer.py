@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from cupola.config.old_sections import nuscenes_sections
 from cupola.errors import BuildError
 from cupola.parallel import mean_over_ranks
 from cupola.registry import build, without_scope
@@ -43,7 +44,7 @@ class Trainer:
     """
 
     def __init__(self, cfg: Mapping[str, Any], work_dir: Path, quiet: bool = False) -> None:
-        cfg = to_version_3(cfg)
+        cfg = to_version_3(nuscenes_sections(cfg))
         check_sections(cfg)
         self.cfg: Mapping[str, Any] = with_pixels(cfg)
         self.work_dir = work_dir

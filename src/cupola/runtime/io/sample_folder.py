@@ -21,6 +21,14 @@ SAMPLE = "sample.json"
 
 def read_sample(folder: Path) -> tuple[list[Pixels], NDArray[np.float32]]:
     """Images and matrices [N, 4, 4] of a sample folder; InputError names what is wrong in it."""
+    return read_named_sample(folder)[:2]
+
+
+def read_named_sample(folder: Path) -> tuple[list[Pixels], NDArray[np.float32], list[str]]:
+    """Images, matrices [N, 4, 4] and names of the cameras of a sample folder.
+
+    InputError names what is wrong in it. Where not all cameras have a name there are no names.
+    """
     path = folder / SAMPLE
     try:
         cameras = read_json(path, error=InputError)["cameras"]
@@ -29,7 +37,9 @@ def read_sample(folder: Path) -> tuple[list[Pixels], NDArray[np.float32]]:
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a sample of cameras ({error!r})") from None
     images = [read_image(locate(folder, file, InputError)) for file in files]
-    return images, read_matrices(matrices, len(images))
+    names = [str(camera["name"]) for camera in cameras if camera.get("name")]
+    named = names if len(names) == len(cameras) else []
+    return images, read_matrices(matrices, len(images)), named
 
 
 def read_matrices(value: Any, cameras: int) -> NDArray[np.float32]:

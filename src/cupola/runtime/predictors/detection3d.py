@@ -14,8 +14,14 @@ from cupola import nn
 from cupola.bundles import Bundle
 from cupola.errors import InputError
 from cupola.files.images import read_image, resize
+from cupola.runtime.cameras import order_of
 from cupola.runtime.export import Program
-from cupola.runtime.io.sample_folder import Pixels, example_folders, read_matrices, read_sample
+from cupola.runtime.io.sample_folder import (
+    Pixels,
+    example_folders,
+    read_matrices,
+    read_named_sample,
+)
 from cupola.runtime.parameters import whole_number
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.structures import IMAGENET_MEAN, Detections3D, normalize, pad_to_multiple
@@ -44,6 +50,7 @@ class Detection3DPredictor(Predictor):
     channel_order: str = "rgb"
     divisor: int = 32
     cameras: int = 6
+    camera_names: tuple[str, ...] = ()
     threshold: float = 0.3
     folder: Path | None = None
 
@@ -75,20 +82,26 @@ class Detection3DPredictor(Predictor):
     ) -> Detections3D:
         """Detections around the vehicle, best first; `threshold` is the bundle's by default."""
         if lidar2img is None:
-            images, lidar2img = read_sample(Path(source))
-        else:
-            images = [np.asarray(image) for image in source]
+            return self.predict(self.sample(*read_named_sample(Path(source))), threshold)
+        images = [np.asarray(image) for image in source]
         return self.predict(self.sample(images, lidar2img), threshold)
 
     def predict(self, sample: CameraSample, threshold: float | None = None) -> Detections3D:
         """The same for a prepared sample."""
         return self.run([sample])[0].above(self.threshold if threshold is None else threshold)
 
-    def sample(self, images: Sequence[Pixels], lidar2img: Any) -> CameraSample:
-        """Checks, resizes and stacks the images of one moment."""
+    def sample(
+        self, images: Sequence[Pixels], lidar2img: Any, names: Sequence[str] = ()
+    ) -> CameraSample:
+        """Checks, resizes and stacks the images of one moment.
+
+        With the `names` of the cameras, these are brought into the model's order.
+        """
         matrices = read_matrices(lidar2img, self.cameras)
         if len(images) != self.cameras:
             raise InputError(f"expected {self.cameras} images, one per camera, got {len(images)}")
+        order = order_of(names, self.camera_names, self.cameras)
+        images, matrices = [images[at] for at in order], matrices[order]
         height, width = self.size
         resized = []
         for number, image in enumerate(images):
@@ -118,7 +131,8 @@ class Detection3DPredictor(Predictor):
         if "lidar2img" not in tensors:
             raise InputError("lidar2img is missing: one 4 x 4 matrix per camera, meters -> pixels")
         if "pixels" in tensors:
-            images = list(np.asarray(tensors["pixels"]))
+            pixels = np.asarray(tensors["pixels"])
+            images = list(pixels[0] if pixels.ndim == 5 and len(pixels) == 1 else pixels)
         else:
             files = np.asarray(tensors["images"], dtype=object).reshape(-1)
             images = [
@@ -133,7 +147,7 @@ class Detection3DPredictor(Predictor):
         if not folders:
             raise InputError(f"send images and lidar2img: {self.name} has no examples")
         number = whole_number(parameters, "example", 0, 0, len(folders) - 1)
-        return self.sample(*read_sample(folders[number]))
+        return self.sample(*read_named_sample(folders[number]))
 
     def bucket(self, sample: CameraSample) -> Hashable:
         return sample.images.shape
@@ -187,6 +201,7 @@ def from_bundle(bundle: Bundle, model: Any) -> Detection3DPredictor:
     pre, post = bundle.config.get("preprocess", {}), bundle.config.get("postprocess", {})
     keys = ("mean", "std", "channel_order", "divisor", "cameras")
     settings = {key: pre[key] for key in keys if key in pre}
+    settings["camera_names"] = tuple(pre.get("camera_names", ()))
     return Detection3DPredictor(
         bundle.name,
         bundle.version,

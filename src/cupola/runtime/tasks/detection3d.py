@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cupola.runtime.export import Program
     from cupola.runtime.predictor import Predictor
 
-NUSCENES = {"size": [900, 1600], "cameras": 6}
+NUSCENES_SIZE = [900, 1600]
 
 
 class Detection3D(Task):
@@ -33,6 +33,7 @@ class Detection3D(Task):
         self, cfg: Mapping[str, Any], model: dict[str, Any], options: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Labels, cameras, and the size and normalization of their images."""
+        from cupola.runtime.cameras import cameras_of
         from cupola.runtime.training_config import (
             Normalization,
             class_names,
@@ -42,10 +43,9 @@ class Detection3D(Task):
         from cupola.structures import IMAGENET_MEAN, IMAGENET_STD
 
         steps = pipeline_steps(cfg)
-        size, cameras = NUSCENES["size"], NUSCENES["cameras"]
+        cameras = cameras_of(cfg, model, steps)
+        size = NUSCENES_SIZE
         for step in steps:
-            if step["type"] == "LoadMultiViewImageFromFiles":
-                cameras = step.get("num_views", cameras)
             if step["type"] in ("RandomResize3D", "Resize3D") and "scale" in step:
                 size = [step["scale"][1], step["scale"][0]]
         imagenet = Normalization(list(IMAGENET_MEAN), list(IMAGENET_STD), rgb=True)
@@ -56,7 +56,8 @@ class Detection3D(Task):
             "std": found.std,
             "channel_order": "rgb" if found.rgb else "bgr",
             "divisor": (model.get("data_preprocessor") or {}).get("pad_size_divisor", 32),
-            "cameras": cameras,
+            "cameras": cameras.number,
+            **({"camera_names": list(cameras.names)} if cameras.names else {}),
         }
         return {"labels": list(class_names(cfg)), "preprocess": preprocess}
 
@@ -65,9 +66,9 @@ class Detection3D(Task):
         return folder if (folder / "sample.json").is_file() else None
 
     def read(self, source: Path) -> Any:
-        from cupola.runtime.io.sample_folder import read_sample
+        from cupola.runtime.io.sample_folder import read_named_sample
 
-        return read_sample(source)
+        return read_named_sample(source)
 
     def predict(self, predictor: Any, content: Any, threshold: float | None) -> Answer:
         """Meters, degrees, meters per second."""
