@@ -2,6 +2,8 @@
 
 import io
 import sys
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -90,22 +92,46 @@ def test_torchvision_s_layout() -> None:
     assert found["boxes"].shape == (2, 4) and found["labels"].dtype == torch.int64
 
 
-def test_supervision_s_layout_equals_its_own() -> None:
-    """As supervision itself reads the dict of a detector of transformers."""
-    supervision = pytest.importorskip("supervision")
+@dataclass
+class SupervisionDetections:
+    """The fields of supervision 0.31.2's Detections, and what it requires of them.
+
+    The package itself would add 105 MB of video codecs to the test environment. Source:
+    supervision/detection/core.py and validators.
+    """
+
+    xyxy: Any
+    mask: Any = None
+    confidence: Any = None
+    class_id: Any = None
+    tracker_id: Any = None
+    data: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.xyxy)
+        assert self.xyxy.shape == (count, 4) and self.xyxy.dtype == np.float32
+        assert self.confidence.shape == (count,) and self.confidence.dtype == np.float32
+        assert self.class_id.shape == (count,) and self.class_id.dtype == int
+        if self.mask is not None:
+            assert self.mask.ndim == 3 and len(self.mask) == count and self.mask.dtype == bool
+        for values in self.data.values():
+            assert isinstance(values, np.ndarray) and values.shape == (count,)
+
+
+def test_supervision_s_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = SimpleNamespace(Detections=SupervisionDetections)
+    monkeypatch.setitem(sys.modules, "supervision", package)
     found = detections().to_supervision()
-    layout = detections().to_torchvision()
-    peer = supervision.Detections.from_transformers(layout, {0: "<b>cat", 1: "dog"})
-    assert isinstance(found, supervision.Detections)
-    assert np.array_equal(found.xyxy, peer.xyxy) and found.xyxy.dtype == peer.xyxy.dtype
-    assert np.array_equal(found.confidence, peer.confidence)
-    assert np.array_equal(found.class_id, peer.class_id)
-    assert (
-        found.data["class_name"].tolist() == peer.data["class_name"].tolist() == ["dog", "<b>cat"]
-    )
-    assert len(found[found.confidence > 0.5]) == 1
+    assert found.xyxy.tolist() == [[10, 20, 50, 50], [80, 0, 99, 30]]
+    assert found.confidence.tolist() == pytest.approx([0.9, 0.25])
+    assert found.class_id.tolist() == [1, 0] and found.mask is None and found.tracker_id is None
+    assert list(found.data) == ["class_name"] and found.metadata == {}
+    assert found.data["class_name"].tolist() == ["dog", "<b>cat"]
     empty = detections().above(1.0).to_supervision()
-    assert len(empty) == 0 and empty.xyxy.shape == (0, 4)
+    assert empty.xyxy.shape == (0, 4) and empty.data["class_name"].shape == (0,)
+    masked = detections(masks=torch.ones(2, 60, 100, dtype=torch.bool)).to_supervision()
+    assert masked.mask.shape == (2, 60, 100)
 
 
 def test_supervision_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
