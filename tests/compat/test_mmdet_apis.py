@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from cupola.bundles import Bundle
 from cupola.compat.mmdet import DetInferencer, inference_detector, init_detector
 from cupola.config import Config
 from cupola.errors import CheckpointError, ConfigError, InputError
+from cupola.files.images import read_image
+from cupola.runtime.devices import available
 from cupola.weights.reading import read_checkpoint
 
 SHIPPED = Bundle.load("detr-digits")
@@ -99,15 +102,51 @@ def test_results_of_version_2(model: Any) -> None:
 def test_options_of_init_detector(files: tuple[str, str], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "cupola"):
         changed = init_detector(
-            Path(files[0]), cfg_options={"model.test_cfg.max_per_img": 7}, device="cuda:0"
+            Path(files[0]), cfg_options={"model.test_cfg.max_per_img": 7}, device="cpu"
         )
-    assert "cuda:0: detectors run on the CPU" in caplog.text and "are random" in caplog.text
+    assert "are random" in caplog.text
     assert len(inference_detector(changed, EXAMPLE).pred_instances) == 7
     from mmengine.config import Config as PeerConfig
 
     peer = init_detector(PeerConfig.fromfile(files[0]), files[1], device="cpu")
     assert peer.CLASSES == NAMES
     assert init_detector(Config.load(files[0]).to_dict(), files[1], device="cpu").CLASSES == NAMES
+
+
+def test_devices(files: tuple[str, str]) -> None:
+    with pytest.raises(InputError, match="device 'cuda:99': not on this machine"):
+        init_detector(*files, device="cuda:99")
+    with pytest.raises(InputError, match="device 'gpu': not a device; name one of 'cpu'"):
+        DetInferencer(*files, device="gpu")
+    assert DetInferencer(*files).model.predictor.device == torch.device(available()[:2][-1])
+
+
+def test_each_image_is_decoded_once(
+    files: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(source: Any, **options: Any) -> Any:
+        read.append(str(source))
+        return read_image(source, **options)
+
+    monkeypatch.setattr("cupola.runtime.io.image_sources.read_image", counted)
+    images = []
+    for number in range(3):
+        images.append(str(tmp_path / f"{number}.png"))
+        shutil.copy(EXAMPLE, images[-1])
+    model = init_detector(*files, device="cpu")
+    samples = inference_detector(model, images)
+    assert read == images
+    assert [sample.ori_shape for sample in samples] == [read_image(EXAMPLE).shape[:2]] * 3
+    read.clear()
+    inferencer = DetInferencer(*files, device="cpu")
+    inferencer(images, batch_size=2, return_vis=True, out_dir=tmp_path / "out")
+    assert read == images
+    with open(EXAMPLE, "rb") as file:
+        assert inference_detector(model, file).draw().size == read_image(EXAMPLE).shape[1::-1]
+    with pytest.raises(InputError, match=r"images\[1\]: .*missing.png"):
+        inferencer([images[0], "missing.png"])
 
 
 def test_errors(files: tuple[str, str], model: Any) -> None:

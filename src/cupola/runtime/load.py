@@ -27,11 +27,13 @@ def load_predictor(
     *,
     revision: str | None = None,
     offline: bool = False,
+    device: Any = None,
     **options: Any,
 ) -> Predictor:
     """A predictor for anything that `open_bundle` finds.
 
-    Options: threshold, labels (detection), others as the task's predictor takes them.
+    Options: threshold, labels (detection), others as the task's predictor takes them. Detectors
+    run on any `device` of torch, by default on the CPU; InputError if it is not there.
     """
     bundle = open_bundle(source, weights, revision, offline)
     task = tasks.find(bundle.task)
@@ -42,6 +44,8 @@ def load_predictor(
         model = build(bundle.model_config, weights=bundle.weights_path).eval()
     predictor = task.predictor(bundle, model)
     _apply(predictor, options)
+    if device is not None:
+        predictor.to(device)
     return predictor
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from cupola.errors import InputError
 from cupola.files.images import MAX_PIXELS
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -106,6 +107,11 @@ class Predictor(ABC):
     @abstractmethod
     def encode(self, predictions: Sequence[Any], parameters: Mapping[str, Any]) -> Arrays:
         """The response's tensors, from the predictions of one request."""
+
+    def to(self, device: Any) -> None:
+        """Moves the model to a device, for the tasks that run on others than the CPU."""
+        if str(device or "cpu") != "cpu":
+            raise InputError(f"device {str(device)!r}: a {self.task} model runs on the CPU")
 
     def open_stream(self) -> StreamEngine | None:
         """An engine for streamed responses; None if the model does not stream."""

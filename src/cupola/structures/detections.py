@@ -51,6 +51,11 @@ class Detections:
         masks = None if self.masks is None else self.masks[keep]
         return replace(self, masks=masks, **kept)
 
+    def cpu(self) -> "Detections":
+        """The same with its tensors on the CPU."""
+        moved = {key: getattr(self, key).cpu() for key in ("boxes", "scores", "labels")}
+        return replace(self, masks=None if self.masks is None else self.masks.cpu(), **moved)
+
     def name(self, label: int) -> str:
         """The class name of a label, or the number if it has no name."""
         return self.names[label] if 0 <= label < len(self.names) else str(label)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from cupola.config import Config
 from cupola.errors import CheckpointError, ConfigError, InputError
 from cupola.runtime import tasks
 from cupola.runtime.building import build
+from cupola.runtime.devices import available, find_device
+from cupola.runtime.io.image_sources import reader, to_pixels
 from cupola.runtime.published import bundle_config
 from cupola.weights.reading import read_torch
 
@@ -52,17 +54,17 @@ def init_detector(
     config: str | Path | Mapping[str, Any],
     checkpoint: str | Path | None = None,
     palette: Any = "none",
-    device: str = "cuda:0",
+    device: Any = None,
     cfg_options: Mapping[str, Any] | None = None,
 ) -> Detector:
     """A detector from a config (a path, or its content) and its checkpoint.
 
     Class names come from the checkpoint's metadata, the config, or else those of COCO. Without a
-    checkpoint the weights are random, and a warning says so. `palette` has no effect, and a
-    detector runs on the CPU. Raises ConfigError, BuildError or CheckpointError.
+    checkpoint the weights are random, and a warning says so. `palette` has no effect. `device` is
+    the first accelerator by default, where there is one, else the CPU. Raises ConfigError,
+    BuildError, CheckpointError, and InputError for a device that is not there.
     """
-    if str(device).split(":")[0] != "cpu":
-        logger.warning("init_detector: device %s: detectors run on the CPU", device)
+    place = find_device(device or available()[:2][-1])
     cfg = _config(config)
     if cfg_options:
         cfg = cfg.override(dict(cfg_options))
@@ -77,7 +79,9 @@ def init_detector(
     elif classes := _classes(Path(checkpoint)):
         about["labels"] = classes
     model = build(about["model"], weights=checkpoint).eval()
-    return Detector(tasks.find("detection").predictor(Bundle(Path(), about), model), cfg)
+    predictor = tasks.find("detection").predictor(Bundle(Path(), about), model)
+    predictor.to(place)
+    return Detector(predictor, cfg)
 
 
 def _config(config: Any) -> Config:
@@ -120,12 +124,40 @@ def inference_detector(
         raise InputError("inference_detector: test_pipeline has no effect; change the config")
     several = isinstance(imgs, Sequence) and not isinstance(imgs, str | bytes)
     sources = list(imgs) if several else [imgs]
-    found = model.predictor([as_rgb(each) for each in sources], threshold=0.0)
+    size = model.predictor.max_batch
     samples = [
-        DetDataSample.of(each, _metainfo(source, each))
-        for source, each in zip(sources, found, strict=True)
+        read_again(sample, source)
+        for start in range(0, len(sources), size)
+        for sample, source in detect(model, sources[start : start + size], start)
     ]
     return samples if several else samples[0]
+
+
+def detect(
+    model: Detector, sources: Sequence[Any], first: int = 0
+) -> list[tuple[DetDataSample, Any]]:
+    """The result for each source, with the source; each image is decoded once and kept.
+
+    `first` is the number of the first one, for errors.
+    """
+    pixels = []
+    for number, source in enumerate(sources, first):
+        try:
+            pixels.append(to_pixels(as_rgb(source), model.predictor.max_image_pixels))
+        except InputError as error:
+            raise InputError(f"images[{number}]: {error}") from None
+    found = model.predictor(pixels, threshold=0.0)
+    return [
+        (DetDataSample.of(each, _metainfo(source, array)), source)
+        for each, source, array in zip(found, sources, pixels, strict=True)
+    ]
+
+
+def read_again(sample: DetDataSample, source: Any) -> DetDataSample:
+    """A result that reads a file again if it is drawn, instead of keeping its pixels."""
+    if not isinstance(source, str | Path | bytes):
+        return sample
+    return replace(sample, found=replace(sample.found, image=reader(source)))
 
 
 def as_rgb(image: Any) -> Any:
@@ -135,8 +167,8 @@ def as_rgb(image: Any) -> Any:
     return image
 
 
-def _metainfo(source: Any, found: Any) -> dict[str, Any]:
-    about: dict[str, Any] = {"ori_shape": tuple(found.image().shape[:2])}
+def _metainfo(source: Any, pixels: np.ndarray[Any, Any]) -> dict[str, Any]:
+    about: dict[str, Any] = {"ori_shape": tuple(pixels.shape[:2])}
     if isinstance(source, str | Path):
         about["img_path"] = str(source)
     return about

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from cupola.compat.mmdet.detector import Detector, inference_detector, init_detector
+from cupola.compat.mmdet.detector import Detector, detect, init_detector, read_again
 from cupola.compat.mmdet.results import DetDataSample
 from cupola.config import Config
 from cupola.errors import InputError
+from cupola.runtime.devices import available
 from cupola.runtime.load import is_config, load_predictor
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
@@ -20,7 +21,8 @@ class DetInferencer:
     """`DetInferencer(config, checkpoint)(images)` as in MMDetection 3.x.
 
     `model` is the path of a config, or what `Predictor.load` takes (a bundle), which needs no
-    `weights`. `device`, `scope`, `palette` and `show_progress` are accepted and have no effect.
+    `weights`. `device` is as in init_detector. `scope`, `palette` and `show_progress` are accepted
+    and have no effect.
     """
 
     def __init__(
@@ -37,9 +39,9 @@ class DetInferencer:
                 "DetInferencer: name a config or a bundle; weights alone do not say it"
             )
         if is_config(model):
-            self.model = init_detector(model, weights, palette, device or "cpu")
+            self.model = init_detector(model, weights, palette, device)
         else:
-            predictor = load_predictor(model, weights)
+            predictor = load_predictor(model, weights, device=device or available()[:2][-1])
             self.model = Detector(predictor, Config(dict(predictor.config)))
 
     def __call__(
@@ -66,10 +68,10 @@ class DetInferencer:
             raise InputError("DetInferencer: there is no window to show; use return_vis or out_dir")
         predictions: list[Any] = []
         drawings: list[Any] = []
-        for samples, names in self._batches(list(images_of(inputs)), max(1, batch_size)):
-            for sample, name in zip(samples, names, strict=True):
+        for batch in self._batches(list(images_of(inputs)), max(1, batch_size)):
+            for sample, source, name in batch:
                 plain = as_dict(sample)
-                predictions.append(sample if return_datasamples else plain)
+                predictions.append(read_again(sample, source) if return_datasamples else plain)
                 saves = bool(out_dir) and not no_save_vis
                 if return_vis or saves:
                     drawn = sample.draw(pred_score_thr if draw_pred else 2.0)
@@ -84,12 +86,10 @@ class DetInferencer:
 
     def _batches(
         self, images: list[Any], size: int
-    ) -> Iterator[tuple[list[DetDataSample], list[str]]]:
+    ) -> Iterator[list[tuple[DetDataSample, Any, str]]]:
         for start in range(0, len(images), size):
-            batch = images[start : start + size]
-            samples = inference_detector(self.model, batch)
-            assert isinstance(samples, list)
-            yield samples, [_name(each, start + i) for i, each in enumerate(batch)]
+            found = detect(self.model, images[start : start + size], start)
+            yield [(each, image, _name(image, start + i)) for i, (each, image) in enumerate(found)]
 
 
 def images_of(inputs: Any) -> Iterator[Any]:

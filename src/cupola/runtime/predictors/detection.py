@@ -14,6 +14,7 @@ from cupola import nn
 from cupola.bundles import Bundle
 from cupola.errors import InputError
 from cupola.files.images import resize
+from cupola.runtime.devices import find_device
 from cupola.runtime.export import Program
 from cupola.runtime.io import image_sources
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
@@ -23,6 +24,9 @@ from cupola.structures.masks import encode_rle
 
 # JSON each: the RLE of a detection's mask; a segment of a panoptic segmentation with its RLE.
 MASK_OUTPUTS = (TensorSpec("masks", "BYTES", (-1,)), TensorSpec("segments", "BYTES", (-1,)))
+
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class DetectionPredictor(Predictor):
     and otherwise by `short` and `long`, or to fit into `within` (height, width), which keep the
     aspect ratio. `rounding` "transformers" rounds sizes as that library does, and `resample` is
     the filter's name in Pillow. All images are padded with zeros to `pad` (height, width) if it is
-    set.
+    set. `device` is where the model computes; results are on the CPU.
 
     `predictor(image)` -> Detections, `predictor([image, ...])` -> a list of them; an image is a
     path, the bytes of a file, an open file, a PIL image, or an array or tensor.
@@ -56,6 +60,7 @@ class DetectionPredictor(Predictor):
     resample: str = "bilinear"
     pad: tuple[int, int] | None = None
     threshold: float = 0.5
+    device: torch.device = CPU
 
     task: ClassVar[str] = "detection"
 
@@ -76,6 +81,11 @@ class DetectionPredictor(Predictor):
             TensorSpec("image_index", "INT64", (-1,)),
             *(MASK_OUTPUTS if self.masks else ()),
         )
+
+    def to(self, device: Any) -> None:
+        """Moves the model to a device of torch; InputError if it is not there."""
+        self.device = find_device(device)
+        self.model.to(self.device)
 
     @property
     def masks(self) -> bool:
@@ -125,7 +135,7 @@ class DetectionPredictor(Predictor):
         array = image_sources.to_pixels(image, self.max_image_pixels)
         original = (int(array.shape[0]), int(array.shape[1]))
         smaller = resize(array, self.input_size(original), self.resample)
-        pixels = torch.from_numpy(smaller.copy()).permute(2, 0, 1)  # [3, h, w]
+        pixels = torch.from_numpy(smaller.copy()).to(self.device).permute(2, 0, 1)  # [3, h, w]
         return Sample(self.model.data_preprocessor.normalize(pixels), original)
 
     def input_size(self, original: tuple[int, int]) -> tuple[int, int]:
@@ -167,7 +177,8 @@ class DetectionPredictor(Predictor):
             "scale_factors": factors,
             "original_sizes": [sample.original for sample in samples],
         }
-        return [replace(found, names=self.labels) for found in self.model.predict(batch)]
+        predictions = self.model.predict(batch)
+        return [replace(found.cpu(), names=self.labels) for found in predictions]
 
     def _padded(self, pixels: Tensor) -> dict[str, Tensor | None]:
         """Images [B, 3, h, w] of one size with zeros at the right and bottom, and their mask."""
@@ -181,7 +192,7 @@ class DetectionPredictor(Predictor):
                 f"an image of {h} x {w} pixels does not fit into the {height} x {width} that "
                 f"{self.name} pads to"
             )
-        mask = torch.ones(len(pixels), height, width, dtype=torch.bool)
+        mask = torch.ones(len(pixels), height, width, dtype=torch.bool, device=pixels.device)
         mask[:, :h, :w] = False
         return {"pixels": F.pad(pixels, (0, width - w, 0, height - h)), "padding_mask": mask}
 
