@@ -126,6 +126,20 @@ def test_losses_and_gradients_with_the_same_draws(case: Case) -> None:
             assert GOLDEN.relative(name, parameters[parameter].grad) < 1e-4
 
 
+def test_batches_are_padded_to_the_divisor() -> None:
+    model = build(GOLDEN.json["cases"]["maskformer_resnet"]["model"]).eval()
+    pixels = torch.randn(1, 3, 60, 90)
+    mask = torch.ones(1, 64, 96, dtype=torch.bool)
+    mask[:, :60, :90] = False
+    padded = torch.nn.functional.pad(pixels, (0, 6, 0, 4))
+    target = {"labels": torch.tensor([1]), "masks": torch.ones(1, 60, 90, dtype=torch.bool)}
+    losses = [
+        model.loss({"pixels": each, "padding_mask": padding, "targets": [target]})["loss_mask"]
+        for each, padding in ((pixels, None), (padded, mask))
+    ]
+    assert torch.equal(*losses)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models_have_the_keys_of_mmdet(name: str) -> None:
     """13 configs of MMDetection 3.x and 13 of 2.x, of which `keys` are mmdet's own."""

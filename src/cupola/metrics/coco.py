@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from cupola.errors import DataError
 from cupola.registry import METRICS
+from cupola.structures import PanopticTruth
 from cupola.structures.masks import encode_rle
 
 # The order of COCOeval.stats for boxes.
@@ -75,6 +76,8 @@ class CocoMetric:
         """
         for index, found in enumerate(predictions):
             target, size = batch["targets"][index], tuple(batch["original_sizes"][index])
+            if "panoptic" in batch:
+                target = _things(target, batch["panoptic"][index])
             have = target.get("masks") is not None and getattr(found, "masks", None) is not None
             if self.wanted is None and not self._records:
                 self.masks = have
@@ -186,6 +189,13 @@ def _tables(records: Sequence[_Record]) -> tuple[_Table, _Table, _Table]:
 
 def _without_box(result: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in result.items() if key != "bbox"}
+
+
+def _things(target: Mapping[str, Any], truth: PanopticTruth) -> dict[str, Any]:
+    """The objects of a panoptic target, without its stuff."""
+    stuff = {segment.label for segment in truth.segments if not segment.is_thing}
+    kept = [row for row, label in enumerate(target["labels"].tolist()) if label not in stuff]
+    return {key: value[kept] for key, value in target.items()}
 
 
 def _xywh(corners: Any) -> list[list[float]]:

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
 from cupola.models.mask_classification import MaskOutput
 from cupola.models.maskformer.inspection import inspect_masks
 from cupola.registry import MODELS
-from cupola.structures import Detections
+from cupola.structures import Detections, pad_to_multiple
 
 Config = Mapping[str, Any]
 
@@ -63,8 +64,8 @@ class MaskFormer(nn.Module):
 
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses of a batch: pixels, padding_mask, targets with labels and masks."""
-        pixels = batch["pixels"]
-        output = self(pixels, batch.get("padding_mask"))
+        pixels, padding_mask = self._padded(batch)
+        output = self(pixels, padding_mask)
         size = (pixels.shape[-2], pixels.shape[-1])
         losses: dict[str, Tensor] = self.panoptic_head.loss(output, batch["targets"], size)
         return losses
@@ -72,8 +73,9 @@ class MaskFormer(nn.Module):
     @torch.no_grad()
     def predict(self, batch: Mapping[str, Any]) -> list[Detections]:
         """Detections with masks per image, in pixels of `original_sizes` where these are given."""
-        pixels, sizes = batch["pixels"], batch["image_sizes"]
-        output = self(pixels, batch.get("padding_mask"), last_only=True).at_least_float32()
+        sizes = batch["image_sizes"]
+        pixels, padding_mask = self._padded(batch)
+        output = self(pixels, padding_mask, last_only=True).at_least_float32()
         padded = (pixels.shape[-2], pixels.shape[-1])
         logits, masks = output.logits[-1], output.masks[-1]
         originals = batch.get("original_sizes") or sizes
@@ -81,6 +83,17 @@ class MaskFormer(nn.Module):
             logits, masks, padded, sizes, originals
         )
         return found
+
+    def _padded(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Pixels and padding mask with sides that are multiples of `pad_size_divisor`."""
+        pixels, padding_mask = batch["pixels"], batch.get("padding_mask")
+        padded = pad_to_multiple(pixels, self.data_preprocessor.pad_size_divisor)
+        if padded.shape == pixels.shape:
+            return pixels, padding_mask
+        if padding_mask is None:
+            padding_mask = pixels.new_zeros(len(pixels), *pixels.shape[2:], dtype=torch.bool)
+        right, bottom = (padded.shape[axis] - pixels.shape[axis] for axis in (-1, -2))
+        return padded, F.pad(padding_mask, (0, right, 0, bottom), value=True)
 
     def inspect(self, pixels: Tensor) -> dict[str, Tensor]:
         """Scores, boxes and masks of the queries for one image; see inspect_masks."""
