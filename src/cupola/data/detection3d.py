@@ -9,7 +9,7 @@ from cupola.errors import DataError
 
 
 def collate_detection3d(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Joins samples into a batch.
+    """Joins samples into a batch; the truth of a benchmark, "scene", is in "scenes".
 
     A sample holds "images" [N, 3, H, W] (normalized), "lidar2img" [N, 4, 4] for these images,
     "boxes" [M, 9] with z at the bottom, "labels" [M] int64 and "token". The batch: "pixels"
@@ -28,4 +28,5 @@ def collate_detection3d(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "lidar2img": torch.stack([sample["lidar2img"] for sample in samples]),
         "targets": [{"boxes": s["boxes"], "labels": s["labels"]} for s in samples],
         "tokens": [sample["token"] for sample in samples],
+        **({"scenes": [s["scene"] for s in samples]} if "scene" in samples[0] else {}),
     }

@@ -4,6 +4,7 @@ Samples are described by SampleRecords; images are read on access.
 Targets are in the lidar's frame of the sample's key frame, z at the bottom of the box.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from cupola.data.detection3d import collate_detection3d
 from cupola.data.driving.rig import CAMERA_NAMES
 from cupola.data.multiview_pipeline import read_pipeline
 from cupola.data.nuscenes_infos import info_samples
-from cupola.data.nuscenes_samples import CameraView
-from cupola.data.nuscenes_tables import Tables
+from cupola.data.nuscenes_samples import CameraView, SampleRecord
+from cupola.data.nuscenes_tables import LazySamples, Tables
+from cupola.data.nuscenes_truth import truth_from_record, truth_from_tables
 from cupola.data.photometric import PhotometricDistortion
 from cupola.errors import DataError
 from cupola.files import locate
@@ -27,8 +29,10 @@ from cupola.files.images import read_image
 from cupola.registry import DATASETS
 from cupola.structures import normalize, pad_to_multiple
 from cupola.structures.images import fit_size
+from cupola.structures.scene_truth import SceneTruth
 
 Array = NDArray[np.float64]
+logger = logging.getLogger("cupola")
 
 NUSCENES_NAMES = (
     *("car", "truck", "construction_vehicle", "bus", "trailer", "barrier"),
@@ -103,6 +107,29 @@ class NuScenesDataset:
         else:
             self.samples = Tables(root, version, use_valid_flag is not False).samples(scenes)
         self.cameras = tuple(cameras) or self._camera_names()
+        self.tables = self._find_tables(version) if test_mode or ann_file is None else None
+
+    def _find_tables(self, version: str) -> Tables | None:
+        """The tables that describe the samples, for the truth of an evaluation."""
+        if isinstance(self.samples, LazySamples):
+            return self.samples.tables
+        versions = [version, *(path.name for path in sorted(self.root.glob("v1.0-*")))]
+        for each in dict.fromkeys(versions):
+            if len(self.samples) and (self.root / each / "sample.json").is_file():
+                tables = Tables(self.root, each)
+                if self.samples[0].token in tables.table("sample"):
+                    return tables
+        logger.warning(
+            "%s: no tables of these samples; attributes and bicycle racks are unknown, and scores "
+            "differ from nuscenes-devkit's",
+            self.root,
+        )
+        return None
+
+    def _scene(self, record: SampleRecord) -> SceneTruth | None:
+        if self.tables is not None:
+            return truth_from_tables(self.tables, record.token)
+        return truth_from_record(record) if self.test_mode else None
 
     def _camera_names(self) -> tuple[str, ...]:
         """nuScenes' six cameras in the models' order; of another rig, the first sample's order."""
@@ -137,6 +164,7 @@ class NuScenesDataset:
             "boxes": torch.from_numpy(boxes),
             "labels": torch.from_numpy(labels),
             "token": record.token,
+            "scene": self._scene(record),
         }
 
     def _read(self, camera: CameraView) -> NDArray[np.uint8]:

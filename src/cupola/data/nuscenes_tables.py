@@ -124,15 +124,22 @@ class Tables:
             if channel.startswith("CAM")
         )
         names, boxes = [], []
-        for record in self._annotations.get(sample, ()):
-            instance = self.table("instance")[record["instance_token"]]
-            category = self.table("category")[instance["category_token"]]["name"]
-            name = detection_name(category)
+        for record in self.annotations(sample):
+            name = detection_name(self.category(record))
             if name is not None and self._is_kept(record):
                 names.append(name)
                 boxes.append(self._box(record, lidar2global))
         array = np.array(boxes, float).reshape(-1, 9)
         return SampleRecord(sample, cameras, names, array, lidar2ego, ego2global)
+
+    def annotations(self, sample: str) -> list[Record]:
+        """The sample_annotation records of a sample, in the table's order."""
+        return self._annotations.get(sample, [])
+
+    def category(self, annotation: Record) -> str:
+        """The name of an annotation's category."""
+        instance = self.table("instance")[annotation["instance_token"]]
+        return str(self.table("category")[instance["category_token"]]["name"])
 
     def lidar(self, sample: str) -> Record:
         """The key frame's sample_data record of the lidar; DataError if there is none."""
@@ -189,12 +196,12 @@ class LazySamples(Sequence[SampleRecord]):
     """Samples of the tables, each created on access."""
 
     def __init__(self, tables: Tables, tokens: Sequence[str]) -> None:
-        self._tables, self._tokens = tables, tokens
+        self.tables, self._tokens = tables, tokens
 
     def __len__(self) -> int:
         return len(self._tokens)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return LazySamples(self._tables, self._tokens[index])
-        return self._tables.sample(self._tokens[index])
+            return LazySamples(self.tables, self._tokens[index])
+        return self.tables.sample(self._tokens[index])

@@ -1,32 +1,28 @@
 """NuScenesMetric: mAP and NDS, equal to those of nuscenes-devkit."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cupola.errors import DataError
+from cupola.metrics.nuscenes_results import (
+    META,
+    default_attribute,
+    results_of,
+    scored_results,
+    scored_truth,
+)
 from cupola.metrics.nuscenes_scores import Box, nuscenes_scores
 from cupola.registry import METRICS
-
-MOVING = 0.2  # m/s, the limit of MMDetection3D's default attributes
-
-
-def default_attribute(name: str, velocity: Sequence[float]) -> str:
-    """The attribute for a class and a velocity, for models that predict none."""
-    moving = math.hypot(velocity[0], velocity[1]) > MOVING
-    if name in ("traffic_cone", "barrier"):
-        return ""
-    if name == "pedestrian":
-        return "pedestrian.moving" if moving else "pedestrian.standing"
-    if name in ("bicycle", "motorcycle"):
-        return "cycle.with_rider" if moving else "cycle.without_rider"
-    return "vehicle.moving" if moving else "vehicle.parked"
+from cupola.structures.scene_truth import SceneTruth
 
 
 @METRICS.register_module()
 class NuScenesMetric:
-    """mAP, NDS and mean errors of Detections3D against batches with targets in the ego's frame.
+    """mAP, NDS and mean errors of Detections3D.
 
+    Batches with `scenes` (SceneTruth) are evaluated as nuscenes-devkit's DetectionEval does: in the
+    global frame, with all its filters. Others, of synthetic scenes, against their targets in the
+    ego's frame, with default attributes.
     `names` are the classes by label, by default the dataset's. `truth` and
     `found` hold the boxes for metrics.nuscenes_official.
     """
@@ -43,18 +39,37 @@ class NuScenesMetric:
         """Discards all samples."""
         self.truth: list[Box] = []
         self.found: list[Box] = []
+        self.results: dict[str, list[dict[str, Any]]] = {}
         self._samples = 0
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> None:
         """Adds a batch; boxes are [N, 9], meters, radians, m/s."""
+        scenes = batch.get("scenes") or [None] * len(predictions)
         for b, prediction in enumerate(predictions):
             sample = str(self._samples)
             self._samples += 1
+            if scenes[b] is not None:
+                self._update_official(scenes[b], prediction)
+                continue
             target = batch["targets"][b]
             self.truth += self._boxes(sample, target["boxes"], target["labels"])
             self.found += self._boxes(
                 sample, prediction.boxes, prediction.labels, prediction.scores
             )
+
+    def _update_official(self, scene: SceneTruth, prediction: Any) -> None:
+        if scene.token in self.results:
+            raise DataError(f"sample {scene.token} is evaluated twice")
+        names = [self.names[label] for label in prediction.labels.tolist()]
+        scores = prediction.scores.double().tolist()
+        rows = prediction.boxes.double().tolist()
+        self.results[scene.token] = results_of(scene, rows, names, scores)
+        self.truth += scored_truth(scene)
+        self.found += scored_results(scene, self.results[scene.token])
+
+    def submission(self) -> dict[str, Any]:
+        """The content of results_nusc.json, as nuscenes-devkit takes it."""
+        return {"meta": META, "results": self.results}
 
     def _boxes(self, sample: str, boxes: Any, labels: Any, scores: Any = None) -> list[Box]:
         confidence = [1.0] * len(labels) if scores is None else scores.tolist()

@@ -5,11 +5,14 @@ Equal to nuscenes-devkit's `detection_cvpr_2019`, without needing its environmen
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cupola.errors import DataError, did_you_mean
 
 Array = NDArray[np.float64]
 
@@ -32,6 +35,12 @@ CLASS_RANGE = {
     "traffic_cone": 30.0,
     "barrier": 30.0,
 }
+MOST_BOXES = 500  # detections of one sample
+ATTRIBUTES = (
+    *("pedestrian.moving", "pedestrian.sitting_lying_down", "pedestrian.standing"),
+    *("cycle.with_rider", "cycle.without_rider"),
+    *("vehicle.moving", "vehicle.parked", "vehicle.stopped"),
+)
 # Errors that are undefined for a class: a cone has no front, and neither moves.
 UNDEFINED = {
     "traffic_cone": ("attr_err", "vel_err", "orient_err"),
@@ -56,7 +65,11 @@ class Box:
 def nuscenes_scores(
     truth: Sequence[Box], found: Sequence[Box], names: Iterable[str]
 ) -> dict[str, float]:
-    """mAP, NDS, mATE, mASE, mAOE, mAVE, mAAE, and per class AP/NAME. The best error is 0."""
+    """mAP, NDS, mATE, mASE, mAOE, mAVE, mAAE, and per class AP/NAME. The best error is 0.
+
+    DataError for boxes that the devkit refuses, see check_boxes.
+    """
+    check_boxes(truth, found)
     found = _by_sample(found)
     precisions: dict[str, float] = {}
     errors: dict[str, dict[str, float]] = {}
@@ -79,6 +92,33 @@ def nuscenes_scores(
     return scores | {f"AP/{name}": value for name, value in precisions.items()}
 
 
+def check_boxes(truth: Sequence[Box], found: Sequence[Box]) -> None:
+    """DataError for NaN but in velocities, sizes <= 0, unknown names, too many boxes a sample."""
+    for kind, boxes in (("truth", truth), ("detection", found)):
+        for at, box in enumerate(boxes):
+            problem = _problem(box)
+            if problem:
+                raise DataError(f"{kind} {at} of sample {box.sample}: {problem}")
+    counts = Counter(box.sample for box in found)
+    for sample, count in counts.items():
+        if count > MOST_BOXES:
+            raise DataError(f"sample {sample}: {count} detections; {MOST_BOXES} are accepted")
+
+
+def _problem(box: Box) -> str:
+    """Why nuscenes-devkit refuses a box; empty if it does not."""
+    for name in ("center", "size", "yaw", "score"):
+        if not np.isfinite(getattr(box, name)).all():
+            return f"{name} {getattr(box, name)} is not finite"
+    if min(box.size) <= 0:
+        return f"size {box.size} is not positive"
+    if box.name not in CLASS_RANGE:
+        return f"unknown class {box.name!r}{did_you_mean(box.name, CLASS_RANGE)}"
+    if box.attribute and box.attribute not in ATTRIBUTES:
+        return f"unknown attribute {box.attribute!r}{did_you_mean(box.attribute, ATTRIBUTES)}"
+    return ""
+
+
 def _by_sample(boxes: Sequence[Box]) -> list[Box]:
     """Boxes grouped by sample, in order of appearance; the order breaks ties of equal scores."""
     groups: dict[str, list[Box]] = {}
@@ -88,7 +128,7 @@ def _by_sample(boxes: Sequence[Box]) -> list[Box]:
 
 
 def _near(box: Box) -> bool:
-    return math.hypot(*box.center) < CLASS_RANGE.get(box.name, 50.0)
+    return math.sqrt(box.center[0] ** 2 + box.center[1] ** 2) < CLASS_RANGE[box.name]
 
 
 def _mean(values: Sequence[float]) -> float:
