@@ -53,6 +53,20 @@ def test_a_run_learns_and_reports(tmp_path: Path) -> None:
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+def test_a_failing_validation_loses_no_step(tmp_path: Path, monkeypatch: Any) -> None:
+    """The checkpoint is saved before it; a resumed run begins with the validation."""
+    Trainer(tiny_config(), tmp_path / "whole", quiet=True).run()
+    broken = Trainer(tiny_config(), tmp_path / "part", quiet=True)
+    monkeypatch.setattr(broken, "_validate", lambda log: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        broken.run()
+    assert load_checkpoint(tmp_path / "part" / LATEST)["step"] == 20
+    Trainer(tiny_config(), tmp_path / "part", quiet=True).run(resume=True)
+    assert curve(tmp_path / "part") == curve(tmp_path / "whole")
+    whole, part = weights(tmp_path / "whole"), weights(tmp_path / "part")
+    assert all(torch.equal(whole[name], part[name]) for name in whole)
+
+
 def test_a_run_stopped_at_any_step_resumes_exactly(tmp_path: Path) -> None:
     Trainer(tiny_config(), tmp_path / "whole", quiet=True).run()
     part = Trainer(tiny_config(), tmp_path / "part", quiet=True)

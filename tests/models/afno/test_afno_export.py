@@ -12,7 +12,7 @@ from cupola.inspect import describe
 from cupola.models.afno import AFNOClassifier
 from cupola.registry import build
 from cupola.runtime.export import Program, export
-from cupola.runtime.predictors.forecast import Step
+from cupola.runtime.predictors.forecast_program import Step
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -66,7 +66,7 @@ class FieldOperator(nn.Module):
         for number, state in enumerate(steps):
             target = truth[:, number]
             if mask is not None:
-                state = torch.where(mask[:, number], state, target)
+                state, target = (torch.where(mask[:, number], f, 0.0) for f in (state, target))
             losses[f"loss_step{number + 1}"] = relative_l2(state, target, weights).mean()
         return losses
 

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cupola import nn
 from cupola.bundles import Bundle
 from cupola.errors import InputError
-from cupola.runtime.export import Program
 from cupola.runtime.parameters import whole_number
 from cupola.runtime.predictor import Arrays, Predictor, StreamEngine, TensorSpec
 from cupola.runtime.predictors.forecast_examples import example_of, example_starts
+from cupola.runtime.predictors.forecast_parameters import date_of, one_of
 from cupola.runtime.predictors.forecast_stream import ForecastEngine, ForecastSample
 from cupola.structures.grids import Grid, name_bad_values
 from cupola.structures.solar import forcing
@@ -401,44 +400,3 @@ def predicted_count(about: Mapping[str, Any], model: Mapping[str, Any]) -> int:
         return count - len(about["forcings"])
     predicted = model.get("out_chans", model.get("out_channels", count))
     return count if about.get("diagnostics") else min(count, predicted)
-
-
-def one_of(parameters: Mapping[str, Any], name: str, known: Sequence[str]) -> str:
-    """A parameter that is one of some words, the first by default; InputError for another."""
-    value = str(parameters.get(name, known[0]))
-    if value not in known:
-        listed = ", ".join(map(repr, known[:-1])) + f" or {known[-1]!r}"
-        raise InputError(f"{name}: expected {listed}, got {value!r}")
-    return value
-
-
-def date_of(text: Any) -> float | None:
-    """Seconds since 1970 of a date such as 2018-01-01T06; None for None, InputError for others."""
-    if text is None:
-        return None
-    try:
-        if isinstance(text, str) and text[:4].isdigit():
-            return float(np.datetime64(text.strip().removesuffix("Z"), "s").astype(np.int64))
-    except ValueError:
-        pass
-    raise InputError(f"init: {text!r} is not a date; write it as 2018-01-01T06")
-
-
-class Step(torch.nn.Module):
-    """x [1, C, H, W] -> y [1, C_out, H, W]."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.model(x)
-        return y
-
-
-def program(predictor: Any, size: tuple[int, int] | None) -> Program:
-    """What an export writes: one step of the model."""
-    shape: tuple[int, ...] = predictor.model.example_shape
-    height, width = size or (predictor.grid.shape if predictor.grid else shape[-2:])
-    example = (torch.zeros(1, len(predictor.channels), height, width),)
-    return Program(Step(nn.to_torch(predictor.model)), example, ("x",), ("y",))

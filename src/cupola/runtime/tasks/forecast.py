@@ -43,7 +43,7 @@ class Forecast(Task):
         raise InputError("`cupola predict` is not for forecast models; use `cupola forecast`")
 
     def program(self, predictor: Any, size: tuple[int, int] | None) -> "Program":
-        from cupola.runtime.predictors.forecast import program
+        from cupola.runtime.predictors.forecast_program import program
 
         return program(predictor, size)
 
