@@ -110,7 +110,7 @@ def test_text_held_back_is_emitted_when_no_stop_string_follows(
     [
         ({"max_tokens": "many"}, "max_tokens: expected an integer"),
         ({"max_tokens": 1.5}, "max_tokens: expected an integer"),
-        ({"max_tokens": 0}, "max_tokens must be at least 1"),
+        ({"max_tokens": -1}, "max_tokens must not be negative"),
         ({"max_tokens": 100000}, "exceed the 8192 tokens"),
         ({"stop": 3}, "stop: expected a text or a list of texts"),
         ({"stop": [""]}, "stop: expected a text or a list of texts"),

@@ -7,7 +7,13 @@ import typer
 
 app = typer.Typer(add_completion=False)
 # Small files that make a folder of weights a model.
-BESIDE = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+BESIDE = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
 
 
 @app.command()

@@ -71,12 +71,12 @@ class GuardedTokenizer:
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
 
-    def encode(self, text: str) -> Any:
-        """The library's Encoding of a text."""
+    def encode(self, text: str, special: bool = True) -> Any:
+        """The library's Encoding of a text; with `special`, with the tokens put around it."""
         if len(text) > LONGEST_PROMPT:
             raise InputError(f"prompt: {len(text)} characters exceed the {LONGEST_PROMPT} accepted")
         with _no_panic(InputError, "prompt: the tokenizer cannot encode it"):
-            return self._tokenizer.encode(text)
+            return self._tokenizer.encode(text, add_special_tokens=special)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids."""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-LONGEST_CHARACTER = 4  # bytes of UTF-8, and so tokens at most
+PARTIAL = 3  # bytes of a character that is not complete, and so tokens at most
+MOST_UNREAD = 64  # tokens whose text is held back
 PROMPT_CONTEXT = 5  # tokens of the prompt that are decoded along with the first new ones
 
 
@@ -19,6 +20,7 @@ class IncrementalDetokenizer:
     tokenizer: Any
     prompt: Sequence[int] = ()
     stop: Sequence[str] = ()
+    min_tokens: int = 0  # a stop string ends nothing before
     count: int = 0
     held: str = ""
     _known: list[int] = field(default_factory=list)  # tokens whose text was given out last
@@ -31,20 +33,33 @@ class IncrementalDetokenizer:
         """The text that became certain, and whether a stop string was reached."""
         self.count += 1
         self._unread.append(token_id)
-        known = self.tokenizer.decode(self._known)
-        text = self.tokenizer.decode(self._known + self._unread)[len(known) :]
-        incomplete = text.endswith("\ufffd")
-        if incomplete and len(self._unread) < LONGEST_CHARACTER and not last:
+        text = self._read(last)
+        if not text and not last:
             return "", False
-        self._known = [] if incomplete else self._unread  # bytes that are no text have no effect
-        self._unread = []
         self.held += text
         for end in sorted(self.held.find(stop) for stop in self.stop):
-            if end >= 0:
+            if end >= 0 and self.count > self.min_tokens:
                 return self.held[:end], True
         certain = len(self.held) if last else len(self.held) - self._overlap()
         out, self.held = self.held[:certain], self.held[certain:]
         return out, False
+
+    def _read(self, last: bool) -> str:
+        """The text of the unread tokens that later ones cannot change."""
+        known = self.tokenizer.decode(self._known)
+        text = self.tokenizer.decode(self._known + self._unread)
+        if not text.endswith("\ufffd") or last:
+            self._known, self._unread = self._unread, []
+            return str(text[len(known) :])
+        if len(self._unread) <= PARTIAL:
+            return ""
+        # Only the last tokens can be a part of a character; those before them are no text.
+        done = self._known + self._unread[:-PARTIAL]
+        before = self.tokenizer.decode(done)
+        if not text.startswith(before) and len(self._unread) < MOST_UNREAD:
+            return ""
+        self._known, self._unread = done[-MOST_UNREAD:], self._unread[-PARTIAL:]
+        return str(before[len(known) :])
 
     def _overlap(self) -> int:
         """Length of the longest end of the text that begins a stop string."""

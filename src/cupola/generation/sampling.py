@@ -1,10 +1,11 @@
-"""Choosing the next token: greedy, temperature, top-k, top-p, repetition penalty.
+"""Choosing the next token: penalties and biases, greedy, temperature, top-k, top-p, min-p.
 
 The random number of a choice is a function of (the request's seed, the token's position), so a
 request's text does not depend on what else is in its batch or on when it arrived.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,11 @@ NUCLEUS_FIRST_LOOK = 1024  # sorting all logits of a large vocabulary would be s
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How one request is sampled. Temperature 0 is greedy; top_k 0 and top_p 1 turn those off."""
+    """How one request is sampled. Temperature 0 is greedy; top_k 0 and top_p 1 turn those off.
+
+    Frequency and presence penalties are subtracted from the logits of generated tokens (OpenAI's
+    definition); the repetition penalty divides those of all tokens so far, the prompt included.
+    """
 
     max_tokens: int = 20
     temperature: float = 0.0
@@ -28,15 +33,28 @@ class SamplingParams:
     seed: int = 0
     logprobs: bool = False
     ignore_eos: bool = False
+    min_p: float = 0.0  # tokens below this part of the likeliest one's probability are left out
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0  # before so many, neither an end token nor a stop token is chosen
+    top_logprobs: int = 0  # how many of the likeliest tokens are listed with each logprob
+    prompt_logprobs: bool = False
 
     def __post_init__(self) -> None:
         checks = {
-            "max_tokens must be at least 1": self.max_tokens >= 1,
+            "max_tokens must not be negative": self.max_tokens >= 0,
             "temperature must not be negative": self.temperature >= 0,
             "top_k must not be negative": self.top_k >= 0,
             "top_p must be in (0, 1]": 0 < self.top_p <= 1,
             "repetition_penalty must be positive": self.repetition_penalty > 0,
             "seed must not be negative": self.seed >= 0,
+            "min_p must be in [0, 1]": 0 <= self.min_p <= 1,
+            "frequency_penalty must be in -2..2": -2 <= self.frequency_penalty <= 2,
+            "presence_penalty must be in -2..2": -2 <= self.presence_penalty <= 2,
+            "min_tokens must be in 0..max_tokens": 0 <= self.min_tokens <= self.max_tokens,
+            "top_logprobs must be in 0..20": 0 <= self.top_logprobs <= 20,
         }
         for message, valid in checks.items():
             if not valid:
@@ -45,19 +63,37 @@ class SamplingParams:
     @property
     def needs_only_argmax(self) -> bool:
         """Whether the id of the largest logit is all that is needed."""
-        return self.temperature == 0 and self.repetition_penalty == 1 and not self.logprobs
+        return self.temperature == 0 and not self.logprobs and not self.changes_logits
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether penalties, biases or a minimum length apply."""
+        penalties = self.frequency_penalty or self.presence_penalty or self.min_tokens
+        return bool(self.repetition_penalty != 1 or penalties or self.logit_bias)
 
 
 def uniform(seed: int, position: int) -> float:
     """A random number in [0, 1), a function of its arguments (Philox counter generator)."""
-    bits = np.random.Philox(key=np.array([seed, position], dtype=np.uint64))
+    bits = np.random.Philox(key=np.array([seed % 2**64, position], dtype=np.uint64))
     return float(np.random.Generator(bits).random())
 
 
-def choose(logits: Tensor, sampling: SamplingParams, position: int, seen: Sequence[int]) -> int:
-    """The next token id from logits [V]; `seen` are the ids so far, for the penalty."""
-    if sampling.repetition_penalty != 1.0 and len(seen):
-        logits = _penalized(logits, sampling.repetition_penalty, seen)
+def choose(
+    logits: Tensor,
+    sampling: SamplingParams,
+    position: int,
+    seen: Sequence[int],
+    prompt: int | None = None,
+    ends: Collection[int] = (),
+) -> int:
+    """The next token id from logits [V]; `seen` are the ids so far, for the penalties.
+
+    The first `prompt` of them were given, the others generated [all were given]. `ends` are the
+    tokens that may not be chosen before `min_tokens`.
+    """
+    if sampling.changes_logits:
+        generated = seen[len(seen) if prompt is None else prompt :]
+        logits = changed(logits, sampling, seen, generated, ends)
     if sampling.temperature == 0:
         return int(logits.argmax())
     values, ids = _candidates(logits.float() / sampling.temperature, sampling)
@@ -65,6 +101,38 @@ def choose(logits: Tensor, sampling: SamplingParams, position: int, seen: Sequen
     target = uniform(sampling.seed, position) * float(cumulative[-1])
     index = int(torch.searchsorted(cumulative, target, right=True).clamp(max=len(cumulative) - 1))
     return index if ids is None else int(ids[index])
+
+
+def changed(
+    logits: Tensor,
+    sampling: SamplingParams,
+    seen: Sequence[int],
+    generated: Sequence[int],
+    ends: Collection[int],
+) -> Tensor:
+    """Logits [V] after penalties, biases, and the exclusion of end tokens before min_tokens."""
+    if sampling.repetition_penalty != 1.0 and len(seen):
+        logits = _penalized(logits, sampling.repetition_penalty, seen)
+    logits = logits.float().clone()
+    if (sampling.frequency_penalty or sampling.presence_penalty) and len(generated):
+        given = torch.tensor(list(generated), device=logits.device)
+        ids, counts = torch.unique(given, return_counts=True)
+        logits[ids] -= sampling.frequency_penalty * counts + sampling.presence_penalty
+    for token, bias in sampling.logit_bias:
+        logits[token] += bias
+    if len(generated) < sampling.min_tokens and ends:
+        logits[sorted(ends)] = -torch.inf
+    return logits
+
+
+def top_of(logits: Tensor, count: int, token: int) -> list[tuple[int, float]]:
+    """The `count` likeliest ids with the logarithms of their probabilities, then `token`'s own."""
+    wide = logits.float()
+    total = wide.logsumexp(0)
+    values, ids = wide.topk(min(count, len(wide)))
+    found = [(int(i), float(v - total)) for i, v in zip(ids, values, strict=True)]
+    listed = any(i == token for i, _ in found)
+    return found if listed else [*found, (token, float(wide[token] - total))]
 
 
 def logprob_of(logits: Tensor, token: int) -> float:
@@ -87,6 +155,9 @@ def _candidates(logits: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tenso
         values, ids = logits.topk(sampling.top_k)
     if sampling.top_p < 1.0:
         values, ids = _nucleus(values, ids, sampling.top_p)
+    if sampling.min_p > 0.0:
+        kept = (values >= values.max() + math.log(sampling.min_p)).nonzero()[:, 0]
+        values, ids = values[kept], kept if ids is None else ids[kept]
     return values, ids
 
 

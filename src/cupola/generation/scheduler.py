@@ -6,7 +6,7 @@ at most (arXiv 2308.16369).
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,17 +16,26 @@ from cupola.errors import InputError
 from cupola.generation.cache import BlockCache, BlockTable
 from cupola.generation.paged_attention import PagedContext, Segment
 from cupola.generation.protocol import CausalLM, run_layers
-from cupola.generation.sampling import SamplingParams, choose, logprob_of
+from cupola.generation.sampling import SamplingParams, choose, logprob_of, top_of
+
+ROWS = 32  # of logits at a time, for the logprobs of a prompt
 
 
 @dataclass(frozen=True)
 class Token:
-    """One new token; `finish_reason` is None, "stop" (end of text) or "length"."""
+    """One new token; `finish_reason` is None, "stop" (end of text) or "length".
+
+    A request for no tokens ends with one whose `token_id` is None. `top` lists the likeliest ids
+    with their logprobs. The first token has `prompt`, where it was asked for: for each token of the
+    prompt but the first its logprob and the likeliest ones.
+    """
 
     request_id: str
-    token_id: int
+    token_id: int | None
     finish_reason: str | None = None
     logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    prompt: tuple[tuple[float, tuple[tuple[int, float], ...]], ...] = ()
 
 
 @dataclass
@@ -38,6 +47,12 @@ class SequenceState:
     prompt: int
     sampling: SamplingParams
     table: BlockTable = field(default_factory=BlockTable)
+    prompt_logprobs: list[tuple[float, tuple[tuple[int, float], ...]]] = field(default_factory=list)
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the logits of its next tokens are wanted, as they are the prompt's."""
+        return self.sampling.prompt_logprobs and len(self.tokens) == self.prompt
 
     @property
     def pending(self) -> int:
@@ -73,18 +88,28 @@ class Scheduler:
         """Requests in progress, waiting ones included."""
         return len(self._waiting) + len(self._running)
 
-    def add(self, request_id: str, prompt: Iterable[int], sampling: SamplingParams) -> None:
-        """Accepts a request. InputError if it is empty, has a wrong id, or could never fit."""
+    def add(
+        self,
+        request_id: str,
+        prompt: Iterable[int],
+        sampling: SamplingParams,
+        written: Sequence[int] = (),
+    ) -> None:
+        """Accepts a request, of which the tokens `written` were already generated elsewhere.
+
+        InputError if it is empty, has a wrong id, or could never fit.
+        """
         tokens = [int(token) for token in prompt]
         if not tokens:
             raise InputError("the prompt is empty: it has no token to continue")
         vocabulary = self.model.settings.vocab_size
-        wrong = [token for token in tokens if not 0 <= token < vocabulary]
+        listed = (*tokens, *sampling.stop_token_ids, *(token for token, _ in sampling.logit_bias))
+        wrong = [token for token in listed if not 0 <= token < vocabulary]
         if wrong:
             raise InputError(f"token id {wrong[0]} is not in 0..{vocabulary - 1}")
         if request_id in self._running or any(r.request_id == request_id for r in self._waiting):
             raise InputError(f"request id {request_id!r} is already in progress")
-        sequence = SequenceState(request_id, tokens, len(tokens), sampling)
+        sequence = SequenceState(request_id, [*tokens, *written], len(tokens), sampling)
         limits = {"the cache": self.cache.capacity, "the model": self.model.settings.max_length}
         for owner, limit in limits.items():
             if limit is not None and sequence.total > limit:
@@ -113,7 +138,12 @@ class Scheduler:
         if not plan:
             return []
         rows, ready = self._run(plan)
-        tokens = self._next_tokens(ready, rows) if ready else []
+        done = [r for r in ready if len(r.tokens) == r.total]  # requests for no tokens
+        tokens = [self._end(sequence) for sequence in done]
+        if done:
+            left = [place for place, r in enumerate(ready) if r not in done]
+            rows, ready = rows[left], [ready[place] for place in left]
+        tokens += self._next_tokens(ready, rows) if ready else []
         for token in tokens:
             if token.finish_reason:
                 self.cancel(token.request_id)
@@ -142,17 +172,37 @@ class Scheduler:
     def _run(self, plan: list[tuple[SequenceState, int]]) -> tuple[Tensor, list[SequenceState]]:
         """Hidden states [R, H] of the R requests whose last token the model now knows."""
         ids: list[int] = []
+        wanted: list[int] = []  # rows whose hidden states are needed
         segments, last, ready = [], [], []
+        readers: list[tuple[SequenceState, slice, list[int]]] = []
         for sequence, count in plan:
-            segments.append(Segment(len(ids), len(ids) + count, sequence.table))
-            ids += sequence.tokens[sequence.table.length :][:count]
+            first, start = len(ids), sequence.table.length
+            segments.append(Segment(first, first + count, sequence.table))
+            ids += sequence.tokens[start:][:count]
+            if sequence.reads_prompt:
+                targets = sequence.tokens[start + 1 : start + 1 + count]
+                rows = slice(len(wanted), len(wanted) + len(targets))
+                readers.append((sequence, rows, targets))
+                wanted += range(first, first + len(targets))
             if count == sequence.pending:
-                last.append(len(ids) - 1)
+                last.append(len(wanted))
+                wanted.append(len(ids) - 1)
                 ready.append(sequence)
-        hidden = self._forward(ids, segments, last)
+        hidden = self._forward(ids, segments, wanted)
+        for sequence, rows, targets in readers:
+            self._read_prompt(sequence, hidden[rows], targets)
         for sequence, count in plan:
             sequence.table.length += count
-        return hidden, ready
+        return (hidden[last] if readers else hidden), ready
+
+    def _read_prompt(self, sequence: SequenceState, hidden: Tensor, targets: list[int]) -> None:
+        """Adds the logprobs of prompt tokens `targets`, which follow the states `hidden`."""
+        count = sequence.sampling.top_logprobs
+        for start in range(0, len(targets), ROWS):
+            logits = self.model.logits(hidden[start : start + ROWS])
+            for row, target in zip(logits, targets[start : start + ROWS], strict=True):
+                top = tuple(top_of(row, count, target)) if count else ()
+                sequence.prompt_logprobs.append((logprob_of(row, target), top))
 
     def _forward(self, ids: list[int], segments: list[Segment], last: list[int]) -> Tensor:
         """Hidden states [R, H] of the rows `last` of the T new tokens."""
@@ -175,13 +225,32 @@ class Scheduler:
 
     def _choose(self, sequence: SequenceState, logits: Tensor) -> Token:
         sampling, tokens = sequence.sampling, sequence.tokens
-        token = choose(logits, sampling, len(tokens), tokens)
+        ends = self._ends(sampling)
+        token = choose(logits, sampling, len(tokens), tokens, sequence.prompt, ends)
         logprob = logprob_of(logits, token) if sampling.logprobs else None
-        return self._append(sequence, token, logprob)
+        top = top_of(logits, sampling.top_logprobs, token) if sampling.top_logprobs else []
+        return self._append(sequence, token, logprob, tuple(top))
 
-    def _append(self, sequence: SequenceState, token: int, logprob: float | None = None) -> Token:
+    def _ends(self, sampling: SamplingParams) -> set[int]:
+        """The tokens that end a request."""
+        ends = set() if sampling.ignore_eos else set(self.model.settings.end_token_ids)
+        return ends.union(sampling.stop_token_ids)
+
+    def _append(
+        self,
+        sequence: SequenceState,
+        token: int,
+        logprob: float | None = None,
+        top: tuple[tuple[int, float], ...] = (),
+    ) -> Token:
+        is_first = len(sequence.tokens) == sequence.prompt
         sequence.tokens.append(token)
         reason = "length" if len(sequence.tokens) == sequence.total else None
-        if token in self.model.settings.end_token_ids and not sequence.sampling.ignore_eos:
+        if token in self._ends(sequence.sampling):
             reason = "stop"
-        return Token(sequence.request_id, token, reason, logprob)
+        prompt = tuple(sequence.prompt_logprobs) if is_first else ()
+        return Token(sequence.request_id, token, reason, logprob, top, prompt)
+
+    def _end(self, sequence: SequenceState) -> Token:
+        prompt = tuple(sequence.prompt_logprobs)
+        return Token(sequence.request_id, None, "length", prompt=prompt)

@@ -6,7 +6,7 @@ logits, and a choice depends only on them, the seed and the position.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -53,11 +53,17 @@ class Driver:
         """Requests in progress, waiting ones included."""
         return self.scheduler.active
 
-    def add(self, request_id: str, prompt: Iterable[int], sampling: SamplingParams) -> None:
+    def add(
+        self,
+        request_id: str,
+        prompt: Iterable[int],
+        sampling: SamplingParams,
+        written: Sequence[int] = (),
+    ) -> None:
         """Accepts a request on every rank. InputError as from a Scheduler."""
         tokens = list(prompt)
-        self.scheduler.add(request_id, tokens, sampling)
-        self._changes.append(["add", request_id, tokens, asdict(sampling)])
+        self.scheduler.add(request_id, tokens, sampling, written)
+        self._changes.append(["add", request_id, tokens, asdict(sampling), list(written)])
 
     def cancel(self, request_id: str) -> None:
         """Drops a request; unknown ids are ignored."""
@@ -90,8 +96,8 @@ def run_worker(new_scheduler: Callable[[], Scheduler], orders: Iterable[StepOrde
             schedulers[number] = new_scheduler()
         for kind, *details in order["changes"]:
             if kind == "add":
-                request_id, tokens, sampling = details
-                schedulers[number].add(request_id, tokens, SamplingParams(**sampling))
+                request_id, tokens, sampling, written = details
+                schedulers[number].add(request_id, tokens, SamplingParams(**sampling), written)
             else:
                 schedulers[number].cancel(*details)
         schedulers[number].step()

@@ -176,7 +176,8 @@ class CausalLanguageModel(nn.Module, ABC):
         new: list[list[int]] = [[] for _ in range(B)]
         while scheduler.active:
             for token in scheduler.step():
-                new[int(token.request_id)].append(token.token_id)
+                if token.token_id is not None:
+                    new[int(token.request_id)].append(token.token_id)
         longest, pad = max(map(len, new)), self.settings.pad_token_id or 0
         padded = [row + [pad] * (longest - len(row)) for row in new]
         return torch.cat([input_ids, torch.tensor(padded, device=input_ids.device)], 1)

@@ -12,6 +12,7 @@ from cupola.bundles import Bundle
 from cupola.errors import BundleError, InputError
 from cupola.files import tokenizer as files
 from cupola.files.adapters import base_folder, is_adapter
+from cupola.files.chat import ChatTemplate, read_chat_template
 from cupola.generation import SamplingParams, Scheduler
 from cupola.generation.tensor_parallel import Driver, StepOrder
 from cupola.runtime.optimize.language import optimize
@@ -37,6 +38,7 @@ class LanguagePredictor(Predictor):
     tokenizer: Any = None
     cache_tokens: int = 8192
     chunk: int = 256
+    chat_template: ChatTemplate | None = None
     optimization: str = "none"  # see runtime/optimize/language.py
     send: Callable[[StepOrder], None] | None = None  # from rank 0 of a group to the other ranks
     _numbers: Iterator[int] = field(default_factory=count, repr=False)
@@ -68,12 +70,19 @@ class LanguagePredictor(Predictor):
     ) -> list[LanguageSample]:
         """One sample per element of `prompt`.
 
-        Parameters: max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop (a
-        string or a list), logprobs. Several prompts of one request draw with seed, seed + 1, ...
+        Parameters: the fields of SamplingParams, `stop` (a string or a list of strings and token
+        ids) and `echo`; `whole_context` without max_tokens goes to the end of the context. Several
+        prompts of one request draw with seed, seed + 1, ... `prompt_token_ids` or `messages` (a
+        chat, for the folder's template) replace a single prompt.
         """
         if "prompt" not in tensors:
             raise InputError("prompt: expected an array of texts")
         prompts = np.atleast_1d(np.asarray(tensors["prompt"], dtype=object)).ravel()
+        if parameters.get("prompt_token_ids") is not None:
+            return [self.sample(parameters["prompt_token_ids"], parameters)]
+        if parameters.get("messages") is not None and self.chat_template is not None:
+            text = self.chat_template.render(parameters["messages"])
+            return [self.sample(self.tokenizer.encode(text, special=False).ids, parameters)]
         return [self.sample(as_text(p), parameters, row) for row, p in enumerate(prompts)]
 
     def sample(
@@ -81,21 +90,33 @@ class LanguagePredictor(Predictor):
     ) -> LanguageSample:
         """A validated sample from a text or from token ids."""
         ids = self.tokenizer.encode(prompt).ids if isinstance(prompt, str) else list(prompt)
-        sampling = read_sampling(parameters, row)
         if not ids:
             raise InputError("prompt: must not be empty")
+        if not all(type(token) is int for token in ids):
+            raise InputError("prompt: expected token ids, which are integers")
         if not 0 <= min(ids) <= max(ids) < self.model.settings.vocab_size:
             raise InputError(
-                f"prompt: its token {max(ids)} is not one of the model's "
-                f"{self.model.settings.vocab_size}"
+                f"prompt: its token {max(ids) if min(ids) >= 0 else min(ids)} is not one of the "
+                f"model's {self.model.settings.vocab_size}"
             )
         limit = min(self.cache_tokens, self.model.settings.max_length or self.cache_tokens)
+        if parameters.get("whole_context") and parameters.get("max_tokens") is None:
+            parameters = {**parameters, "max_tokens": max(limit - len(ids), 1)}
+        strings, stop_ids = read_stop(parameters.get("stop"))
+        sampling = read_sampling(parameters, row, stop_ids)
+        for name, listed in (
+            ("logit_bias", [token for token, _ in sampling.logit_bias]),
+            ("stop", sampling.stop_token_ids),
+        ):
+            for token in listed:
+                if not 0 <= token < self.model.settings.vocab_size:
+                    raise InputError(f"{name}: {token} is not one of the model's token ids")
         if len(ids) + sampling.max_tokens > limit:
             raise InputError(
                 f"prompt: {len(ids)} tokens and max_tokens {sampling.max_tokens} exceed the "
-                f"{limit} tokens of this model"
+                f"{limit} tokens of this model's maximum context length"
             )
-        return LanguageSample(tuple(ids), sampling, read_stop(parameters.get("stop")))
+        return LanguageSample(tuple(ids), sampling, strings, bool(parameters.get("echo")))
 
     def run(self, samples: Sequence[LanguageSample]) -> list[Completion]:
         """Completes all samples together."""
@@ -150,41 +171,75 @@ def as_text(value: Any) -> str:
     return value
 
 
-def read_sampling(parameters: Mapping[str, Any], row: int = 0) -> SamplingParams:
+KINDS: Mapping[str, type[int] | type[float]] = {
+    "max_tokens": int,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "min_p": float,
+    "repetition_penalty": float,
+    "frequency_penalty": float,
+    "presence_penalty": float,
+    "min_tokens": int,
+    "top_logprobs": int,
+    "seed": int,
+}
+FLAGS = ("logprobs", "prompt_logprobs", "ignore_eos")
+
+
+def read_sampling(
+    parameters: Mapping[str, Any], row: int = 0, stop_ids: tuple[int, ...] = ()
+) -> SamplingParams:
     """The sampling fields among a request's parameters; None means the default."""
-    kinds = {
-        "max_tokens": int,
-        "temperature": float,
-        "top_k": int,
-        "top_p": float,
-        "repetition_penalty": float,
-        "seed": int,
-    }
     names = {int: "an integer", float: "a number"}
     values: dict[str, Any] = {}
-    for name, kind in kinds.items():
+    for name, kind in KINDS.items():
         value = parameters.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or kind(value) != value:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or value != value or abs(value) > 2**63 or kind(value) != value:
             raise InputError(f"{name}: expected {names[kind]}, got {value!r}")
         values[name] = kind(value)
     values["seed"] = values.get("seed", 0) + row
-    return SamplingParams(**values, logprobs=bool(parameters.get("logprobs")))
+    flags = {name: bool(parameters.get(name)) for name in FLAGS}
+    bias = read_bias(parameters.get("logit_bias"))
+    return SamplingParams(**values, **flags, logit_bias=bias, stop_token_ids=stop_ids)
 
 
-def read_stop(value: Any) -> tuple[str, ...]:
-    """The stop strings of a request, given as None, one string, or a list."""
+def read_bias(value: Any) -> tuple[tuple[int, float], ...]:
+    """The logit_bias of a request: what is added, -100 to 100, by token id."""
+    found = {} if value is None else value
+    if not isinstance(found, Mapping):
+        raise InputError(f"logit_bias: expected an object, got {value!r:.60}")
+    pairs = []
+    for key, bias in found.items():
+        is_number = isinstance(bias, int | float) and not isinstance(bias, bool)
+        if not str(key).isdecimal() or len(str(key)) > 9 or not is_number or not abs(bias) <= 100:
+            raise InputError(
+                f"logit_bias: expected token ids with numbers in -100..100, got {key!r:.30}: "
+                f"{bias!r:.30}"
+            )
+        pairs.append((int(key), float(bias)))
+    return tuple(pairs)
+
+
+def read_stop(value: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The stop strings and token ids of a request, given as None, one string, or a list."""
     stops = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(stops, list | tuple) or not all(isinstance(s, str) and s for s in stops):
+    if not isinstance(stops, list | tuple):
         raise InputError(f"stop: expected a text or a list of texts, got {value!r}")
-    return tuple(stops)
+    strings = tuple(each for each in stops if isinstance(each, str) and each)
+    ids = tuple(each for each in stops if type(each) is int)
+    if len(strings) + len(ids) < len(stops):
+        raise InputError(f"stop: expected a text or a list of texts, got {value!r}")
+    return strings, ids
 
 
 def _join(sample: LanguageSample, pieces: Sequence[Mapping[str, Any]]) -> Completion:
     return Completion(
         "".join(piece["text"] for piece in pieces),
-        tuple(piece["token_id"] for piece in pieces),
+        tuple(piece["token_id"] for piece in pieces if piece["token_id"] is not None),
         pieces[-1]["finish_reason"],
         len(sample.ids),
         tuple(piece["logprob"] for piece in pieces if "logprob" in piece),
@@ -205,8 +260,16 @@ def from_bundle(bundle: Bundle, model: Any) -> LanguagePredictor:
         model,
         bundle.config,
         tokenizer=read_tokenizer(bundle.path),
+        chat_template=_chat_template(bundle.path),
         **bundle.config.get("generation", {}),
     )
+
+
+def _chat_template(folder: Path) -> ChatTemplate | None:
+    found = read_chat_template(folder)
+    if found is None and is_adapter(folder):
+        found = read_chat_template(base_folder(folder))
+    return found
 
 
 def read_tokenizer(folder: Path) -> Any:

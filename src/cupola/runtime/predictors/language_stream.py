@@ -1,8 +1,10 @@
 """LanguageEngine: streamed completions of many requests, one token each at every step.
 
-A chunk's data is {"text", "token_id", "finish_reason"}, with "logprob" where it was requested, and
-on the last chunk "prompt_tokens" and "completion_tokens". `text` may be empty: a character can take
-several tokens, and what may be the beginning of a stop string is held back.
+A chunk's data is {"text", "token_id", "finish_reason"}, with "logprob", "token" (its own text) and
+"top" ([text, id, logprob] of the likeliest) where they were requested, and on the last chunk
+"prompt_tokens" and "completion_tokens". `text` may be empty: a character can take several tokens,
+and what may be the beginning of a stop string is held back. The first chunk has "prompt_text" and
+"prompt" (the logprobs of the prompt's tokens) for a request with `echo`.
 """
 
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ class LanguageSample:
     ids: tuple[int, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
+    echo: bool = False
 
 
 class LanguageEngine:
@@ -30,6 +33,7 @@ class LanguageEngine:
     def __init__(self, scheduler: Scheduler | Driver, tokenizer: Any) -> None:
         self.scheduler, self.tokenizer = scheduler, tokenizer
         self._detokenizers: dict[str, IncrementalDetokenizer] = {}
+        self._echoes: set[str] = set()
 
     @property
     def active(self) -> int:
@@ -40,6 +44,8 @@ class LanguageEngine:
         """Accepts a request; InputError if it could never fit."""
         self.scheduler.add(request_id, sample.ids, sample.sampling)
         self._detokenizers[request_id] = self._detokenizer(sample)
+        if sample.echo:
+            self._echoes.add(request_id)
 
     def resume(self, request_id: str, sample: LanguageSample, written: Sequence[int]) -> None:
         """Accepts a request whose first tokens `written` the client has already received.
@@ -47,9 +53,8 @@ class LanguageEngine:
         The rest is the same as without the interruption: a choice depends only on the seed and the
         position, and both continue. InputError if it could never fit.
         """
-        left = sample.sampling.max_tokens - len(written)
-        sampling = replace(sample.sampling, max_tokens=left)
-        self.scheduler.add(request_id, [*sample.ids, *written], sampling)
+        sampling = replace(sample.sampling, prompt_logprobs=False)
+        self.scheduler.add(request_id, sample.ids, sampling, written)
         detokenizer = self._detokenizer(sample)
         for token_id in written:  # text that is held back is held back again
             detokenizer.add(token_id, last=False)
@@ -59,6 +64,7 @@ class LanguageEngine:
         """Drops a request; unknown ids are ignored."""
         self.scheduler.cancel(request_id)
         self._detokenizers.pop(request_id, None)
+        self._echoes.discard(request_id)
 
     def close(self) -> None:
         """Drops every request; the engine is not used again."""
@@ -69,21 +75,32 @@ class LanguageEngine:
         return [self._chunk(token) for token in self.scheduler.step()]
 
     def _detokenizer(self, sample: LanguageSample) -> IncrementalDetokenizer:
-        return IncrementalDetokenizer(self.tokenizer, sample.ids, sample.stop)
+        least = sample.sampling.min_tokens
+        return IncrementalDetokenizer(self.tokenizer, sample.ids, sample.stop, least)
 
     def _chunk(self, token: Token) -> Chunk:
         detokenizer = self._detokenizers[token.request_id]
-        reason = token.finish_reason
-        text, stopped = detokenizer.add(token.token_id, last=reason is not None)
-        if stopped:
-            reason = "stop"
+        reason, text = token.finish_reason, ""
+        if token.token_id is not None:
+            text, stopped = detokenizer.add(token.token_id, last=reason is not None)
+            reason = "stop" if stopped else reason
         data: dict[str, Any] = {
             "text": text,
             "token_id": token.token_id,
             "finish_reason": reason,
         }
-        if token.logprob is not None:
+        if token.token_id is not None and token.logprob is not None:
             data["logprob"] = token.logprob
+            data["token"] = self._text(token.token_id)
+            data["top"] = self._named(token.top)
+        if token.request_id in self._echoes:
+            self._echoes.discard(token.request_id)
+            ids = list(detokenizer.prompt)
+            data["prompt_text"] = self.tokenizer.decode(ids)
+            data["prompt"] = [
+                {"token": self._text(i), "token_id": i, "logprob": logprob, "top": self._named(top)}
+                for i, (logprob, top) in zip(ids, [(None, ()), *token.prompt], strict=False)
+            ]
         if reason is not None:
             data |= {
                 "prompt_tokens": len(detokenizer.prompt),
@@ -91,3 +108,9 @@ class LanguageEngine:
             }
             self.cancel(token.request_id)
         return Chunk(token.request_id, data, final=reason is not None)
+
+    def _text(self, token_id: int) -> str:
+        return str(self.tokenizer.decode([token_id]))
+
+    def _named(self, top: Sequence[tuple[int, float]]) -> list[list[Any]]:
+        return [[self._text(token_id), token_id, logprob] for token_id, logprob in top]

@@ -9,17 +9,26 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from cupola.serve.http.messages import HTTPError, Request, Response, json_response
-from cupola.serve.http.routing import JSON, Content, Route
-from cupola.serve.protocols.openai_completion import CHAT, TEXT, Completion, CompletionFormat
+from cupola.serve.http.routing import JSON, Content, Parameter, Route
+from cupola.serve.protocols.openai_completion import (
+    CHAT,
+    TEXT,
+    Completion,
+    CompletionFormat,
+    Prompt,
+)
 from cupola.serve.protocols.openai_schemas import (
     ChatRequest,
     CompletionRequest,
     GenerationRequest,
+    ModelEntry,
     ModelList,
     OpenAIError,
+    ParameterError,
     error_details,
 )
 from cupola.serve.worker.context import WorkerContext
+from cupola.serve.worker.runner_connections import Model
 
 T = TypeVar("T", bound=GenerationRequest)
 
@@ -32,51 +41,70 @@ def error_body(error: HTTPError) -> dict[str, Any]:
 def models(context: WorkerContext, request: Request) -> Response:
     """The language models."""
     data = [
-        {"id": name, "object": "model", "created": 0, "owned_by": "cupola"}
+        ModelEntry(name, 0)
         for name, versions in context.directory.models.items()
         if any(model.description.get("task") == "language" for model in versions.values())
     ]
     return json_response(ModelList(data))
 
 
+def model_entry(context: WorkerContext, request: Request, name: str) -> Response:
+    """One language model."""
+    _find(context, name)
+    return json_response(ModelEntry(name, 0))
+
+
 async def completions(context: WorkerContext, request: Request) -> Response:
     body = _parse(CompletionRequest, request)
-    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    if not prompts:
-        raise HTTPError(400, "prompt: expected at least one")
+    given: Any = body.prompt
+    if isinstance(given, str) or (given and isinstance(given[0], int)):
+        given = [given]
+    if not given:
+        raise ParameterError("prompt", "prompt: expected at least one")
+    prompts = [
+        Prompt(each, None) if isinstance(each, str) else Prompt("", tuple(each)) for each in given
+    ]
     return await _respond(context, request, body, prompts, TEXT)
 
 
 async def chat(context: WorkerContext, request: Request) -> Response:
     body = _parse(ChatRequest, request)
     turns = [f"{message.role}: {message.text}\n" for message in body.messages]
-    return await _respond(context, request, body, ["".join(turns) + "assistant:"], CHAT)
+    prompt = Prompt("".join(turns) + "assistant:", None)  # for folders without a chat template
+    return await _respond(context, request, body, [prompt], CHAT)
 
 
 def _parse(kind: type[T], request: Request) -> T:
     try:
-        return kind.model_validate(request.json())
+        found = kind.model_validate(request.json())
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise HTTPError(400, f"{where}: {first['msg']}") from None
+        loc = [str(part) for part in first["loc"]]
+        code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+        message = f"{'.'.join(loc)}: {first['msg']}"
+        raise ParameterError(loc[0] if loc else "", message, code) from None
+    found.check()
+    return found
+
+
+def _find(context: WorkerContext, name: str) -> Model:
+    model = context.directory.find(name)
+    if model.description.get("task") != "language":
+        raise ParameterError("model", f"{name!r} is not a language model")
+    return model
 
 
 async def _respond(
     context: WorkerContext,
     request: Request,
     body: GenerationRequest,
-    prompts: list[str],
+    prompts: list[Prompt],
     form: CompletionFormat,
 ) -> Response:
-    model = context.directory.find(body.model)
-    if model.description.get("task") != "language":
-        raise HTTPError(400, f"{body.model!r} is not a language model")
-    choices = [prompt for prompt in prompts for _ in range(body.n)]
-    completion = Completion(context, request, model, body, form)
+    completion = Completion(context, request, _find(context, body.model), body, form)
     if body.stream:
-        return await completion.stream(choices)
-    return await completion.collect(choices)
+        return await completion.stream(prompts)
+    return await completion.collect(prompts)
 
 
 _COMPLETION: Content = {JSON: {"type": "object"}, "text/event-stream": {"type": "string"}}
@@ -87,6 +115,9 @@ _DETAILS: dict[str, Any] = {
 }
 ROUTES = [
     Route("GET", "/v1/models", models, "Language models", "openai", {200: ModelList}),
+    Route("GET", "/v1/models/{model_name}", model_entry, "A language model", "openai",
+          {200: ModelEntry}, errors=(400, 404, 503), error_body=OpenAIError,
+          parameters=[Parameter("model_name", "path", {"type": "string"})]),
     Route("POST", "/v1/completions", completions, "Continue a text", "openai",
           request={JSON: CompletionRequest}, **_DETAILS),
     Route("POST", "/v1/chat/completions", chat, "Answer in a chat", "openai",

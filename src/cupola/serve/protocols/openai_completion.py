@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -17,6 +17,7 @@ from cupola.serve.http.messages import (
     server_sent_event,
 )
 from cupola.serve.ipc import frames
+from cupola.serve.protocols.openai_logprobs import LogprobTrack, chat_logprobs, text_logprobs
 from cupola.serve.protocols.openai_schemas import GenerationRequest, error_details
 from cupola.serve.worker.context import WorkerContext
 from cupola.serve.worker.runner_connections import Model
@@ -34,6 +35,36 @@ class CompletionFormat:
 
 TEXT = CompletionFormat("cmpl-", "text_completion", "text_completion", False)
 CHAT = CompletionFormat("chatcmpl-", "chat.completion", "chat.completion.chunk", True)
+
+
+AT_ONCE = 32  # choices of one request that are generated at a time; the others wait for these
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text, or token ids."""
+
+    text: str
+    ids: tuple[int, ...] | None
+
+
+@dataclass
+class Choice:
+    """One choice in progress. `number` counts all of a request, `sample` those of its prompt."""
+
+    number: int
+    prompt: Prompt
+    prompt_number: int
+    sample: int
+    text: str = ""
+    finish_reason: str | None = None
+    logprobs: LogprobTrack = field(default_factory=LogprobTrack)
+
+    @property
+    def mean_logprob(self) -> float:
+        """By which `best_of` chooses."""
+        values = [each["logprob"] for each in self.logprobs.all if each["logprob"] is not None]
+        return sum(values) / max(len(values), 1)
 
 
 class Completion:
@@ -54,66 +85,131 @@ class Completion:
             "created": int(time.time()),
             "model": model.name,
         }
-        self.prompt_tokens = self.tokens = 0
+        self.best_of = getattr(body, "best_of", None) or body.n
+        asked = getattr(body, "logprobs", None)
+        self.wants_logprobs = asked is not None and asked is not False  # 0 asks for them
+        self.tokens = 0
+        self._prompt_tokens: dict[int, int] = {}
+        self._admitted = asyncio.Semaphore(AT_ONCE)
+        self._random_seed = time.time_ns() % 2**31
 
-    def _tokens(self, prompt: str, index: int) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks of one choice. A fixed seed makes the stream repeatable after a crash."""
+    def _choices(self, prompts: list[Prompt]) -> list[Choice]:
+        count = self.best_of
+        return [
+            Choice(number * count + sample, prompt, number, sample)
+            for number, prompt in enumerate(prompts)
+            for sample in range(count)
+        ]
+
+    def _parameters(self, choice: Choice) -> dict[str, Any]:
+        """A fixed seed makes the stream repeatable after a crash."""
+        parameters = self.body.parameters()
+        given = self.body.base_seed
+        parameters["seed"] = (
+            self._random_seed + choice.number if given is None else given + choice.sample
+        )
+        if choice.prompt.ids is not None:
+            parameters["prompt_token_ids"] = choice.prompt.ids
+        if self.best_of > self.body.n:
+            parameters["logprobs"] = True
+        return parameters
+
+    async def _tokens(self, choice: Choice) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of one choice, once it is its turn."""
         inputs = self.model.description["inputs"]
         name = next(spec["name"] for spec in inputs if spec["datatype"] == "BYTES")
-        parameters = self.body.parameters()
-        if getattr(self.body, "logprobs", None):
-            parameters["logprobs"] = True
-        if self.body.n > 1 or "seed" not in parameters:
-            parameters["seed"] = (parameters.get("seed") or time.time_ns() % 2**31) + index
+        text = [choice.prompt.text]
         document = {
-            "inputs": [{"name": name, "datatype": "BYTES", "shape": [1], "data": [prompt]}],
-            "parameters": parameters,
+            "inputs": [{"name": name, "datatype": "BYTES", "shape": [1], "data": text}],
+            "parameters": self._parameters(choice),
         }
-        frame = frames.Frame(frames.STREAM, body=orjson.dumps(document))
-        return self.context.stream(self.model, self.request, frame)
+        async with self._admitted:
+            frame = frames.Frame(frames.STREAM, body=orjson.dumps(document))
+            tokens = self.context.stream(self.model, self.request, frame)
+            try:
+                async for chunk in tokens:
+                    self._count(choice, chunk["data"])
+                    yield chunk
+            finally:
+                await tokens.aclose()
 
-    def _count(self, data: dict[str, Any]) -> None:
+    def _count(self, choice: Choice, data: dict[str, Any]) -> None:
         self.tokens += data.get("token_id") is not None
-        self.prompt_tokens += data.get("prompt_tokens") or 0
+        if data.get("prompt_tokens"):
+            self._prompt_tokens[choice.prompt_number] = data["prompt_tokens"]
 
     def _usage(self) -> dict[str, int]:
+        prompt = sum(self._prompt_tokens.values())
         return {
-            "prompt_tokens": self.prompt_tokens,
+            "prompt_tokens": prompt,
             "completion_tokens": self.tokens,
-            "total_tokens": self.prompt_tokens + self.tokens,
+            "total_tokens": prompt + self.tokens,
         }
+
+    def _echo(self, choice: Choice, data: dict[str, Any]) -> str:
+        """The prompt's text, for a choice's first chunk."""
+        if not getattr(self.body, "echo", False):
+            return ""
+        return choice.prompt.text if choice.prompt.ids is None else data.get("prompt_text", "")
+
+    def _logprobs(self, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+        if not self.wants_logprobs:
+            return None
+        if self.form.is_chat:
+            return chat_logprobs(entries, getattr(self.body, "top_logprobs", None) or 0)
+        return text_logprobs(entries)
 
     # ---- collected
 
-    async def collect(self, prompts: list[str]) -> Response:
+    async def collect(self, prompts: list[Prompt]) -> Response:
         """One response with all choices."""
-        choices = await asyncio.gather(*[self._choice(p, n) for n, p in enumerate(prompts)])
-        answer = {"object": self.form.object, **self.base, "choices": choices}
+        choices = self._choices(prompts)
+        tasks = [asyncio.create_task(self._finish(choice)) for choice in choices]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            _cancel(tasks)
+        kept = [self._finished(choice, n) for n, choice in enumerate(self._best(choices))]
+        answer = {"object": self.form.object, **self.base, "choices": kept}
         return json_response(answer | {"usage": self._usage()})
 
-    async def _choice(self, prompt: str, index: int) -> dict[str, Any]:
-        texts, reason, logprobs = [], None, []
-        async for chunk in self._tokens(prompt, index):
+    def _best(self, choices: list[Choice]) -> list[Choice]:
+        """The n likeliest of the best_of choices of each prompt."""
+        kept = []
+        for start in range(0, len(choices), self.best_of):
+            group = choices[start : start + self.best_of]
+            if self.best_of > self.body.n:
+                group = sorted(group, key=lambda each: -each.mean_logprob)
+            kept += group[: self.body.n]
+        return kept
+
+    async def _finish(self, choice: Choice) -> None:
+        is_first = True
+        async for chunk in self._tokens(choice):
             data = chunk["data"]
-            self._count(data)
-            texts.append(data.get("text", ""))
-            reason = data.get("finish_reason") or reason
-            logprobs.append(data.get("logprob"))
-        text = "".join(texts)
-        choice: dict[str, Any] = {"index": index, "finish_reason": reason or "stop"}
+            echo = self._echo(choice, data) if is_first else ""
+            choice.logprobs.add(data, echo)
+            choice.text += echo + data.get("text", "")
+            choice.finish_reason = data.get("finish_reason") or choice.finish_reason
+            is_first = False
+
+    def _finished(self, choice: Choice, index: int) -> dict[str, Any]:
+        about = {
+            "index": index,
+            "finish_reason": choice.finish_reason or "stop",
+            "logprobs": self._logprobs(choice.logprobs.all),
+        }
         if self.form.is_chat:
-            return choice | {"message": {"role": "assistant", "content": text}, "logprobs": None}
-        wants_logprobs = getattr(self.body, "logprobs", None)
-        kept = {"tokens": texts, "token_logprobs": logprobs} if wants_logprobs else None
-        echo = prompt if getattr(self.body, "echo", False) else ""
-        return choice | {"text": echo + text, "logprobs": kept}
+            message = {"role": "assistant", "content": choice.text, "refusal": None}
+            return about | {"message": message}
+        return about | {"text": choice.text}
 
     # ---- streamed
 
-    async def stream(self, prompts: list[str]) -> Response:
+    async def stream(self, prompts: list[Prompt]) -> Response:
         """Server-sent events. An error before the first token has its own status."""
         merged: asyncio.Queue[Any] = asyncio.Queue()
-        feeds = [asyncio.create_task(self._feed(p, n, merged)) for n, p in enumerate(prompts)]
+        feeds = [asyncio.create_task(self._feed(c, merged)) for c in self._choices(prompts)]
         first = await merged.get()
         if isinstance(first, HTTPError):
             _cancel(feeds)
@@ -130,11 +226,11 @@ class Completion:
             headers=[("Cache-Control", "no-store")],
         )  # fmt: skip
 
-    async def _feed(self, prompt: str, index: int, merged: asyncio.Queue[Any]) -> None:
-        tokens = self._tokens(prompt, index)
+    async def _feed(self, choice: Choice, merged: asyncio.Queue[Any]) -> None:
+        tokens = self._tokens(choice)
         try:
             async for chunk in tokens:
-                await merged.put((index, chunk))
+                await merged.put((choice, chunk))
         except HTTPError as error:
             await merged.put(error)
         finally:
@@ -148,29 +244,36 @@ class Completion:
             if isinstance(item, HTTPError):  # the status has been sent already
                 await stream.write(server_sent_event({"error": error_details(item)}))
                 return
-            index, chunk = item
-            self._count(chunk["data"])
-            await stream.write(server_sent_event(self._event(index, chunk, index not in started)))
-            started.add(index)
+            choice, chunk = item
+            event = self._event(choice, chunk, choice.number not in started)
+            await stream.write(server_sent_event(event))
+            started.add(choice.number)
             unfinished -= chunk["final"]
             if not unfinished:
                 break
             item = await merged.get()
-        if (self.body.stream_options or {}).get("include_usage"):
+        if self.body.stream_options.get("include_usage"):
             usage = {"object": self.form.chunk_object, **self.base, "choices": []}
             await stream.write(server_sent_event(usage | {"usage": self._usage()}))
         await stream.write(b"data: [DONE]\n\n")
 
-    def _event(self, index: int, chunk: dict[str, Any], is_first: bool) -> dict[str, Any]:
+    def _event(self, choice: Choice, chunk: dict[str, Any], is_first: bool) -> dict[str, Any]:
         data = chunk["data"]
         reason = (data.get("finish_reason") or "stop") if chunk["final"] else None
-        choice: dict[str, Any] = {"index": index, "finish_reason": reason, "logprobs": None}
-        text = data.get("text", "")
+        echo = self._echo(choice, data) if is_first else ""
+        logprobs = self._logprobs(choice.logprobs.add(data, echo))
+        about: dict[str, Any] = {
+            "index": choice.number,
+            "finish_reason": reason,
+            "logprobs": logprobs,
+        }
+        text = echo + data.get("text", "")
         if self.form.is_chat:
-            choice["delta"] = ({"role": "assistant"} if is_first else {}) | {"content": text}
+            about["delta"] = ({"role": "assistant"} if is_first else {}) | {"content": text}
         else:
-            choice["text"] = text
-        return {"object": self.form.chunk_object, **self.base, "choices": [choice]}
+            about["text"] = text
+        event = {"object": self.form.chunk_object, **self.base, "choices": [about]}
+        return event | ({"usage": None} if self.body.stream_options.get("include_usage") else {})
 
 
 def _cancel(tasks: list[asyncio.Task[None]]) -> None:

@@ -21,6 +21,7 @@ class Job:
     deadline: float
     alone: bool = False  # it was being processed when another runner crashed
     predictions: list[Any] = field(init=False)
+    timeout: float = field(init=False)  # that was left when it was received
     missing: int = field(init=False)  # samples without a prediction
     cancelled: bool = False
     queued: float = 0.0
@@ -30,6 +31,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self.missing = len(self.samples)
+        self.timeout = self.deadline - self.received
         self.predictions = [None] * self.missing
 
     def is_abandoned(self, now: float) -> bool:

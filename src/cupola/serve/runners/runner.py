@@ -232,6 +232,7 @@ class Runner:
             return
         if chunk.final:
             del self.streams[chunk.request_id]
+        job.deadline = time.monotonic() + job.timeout  # it is the time between two chunks
         data = {key: to_plain(value) for key, value in chunk.data.items()}
         frame = frames.Frame(frames.CHUNK, job.id, extra={"data": data, "final": chunk.final})
         self.pool.send(job.connection, frame)

@@ -179,7 +179,10 @@ class Settings(BaseModel):
     )
 
     # Requests
-    request_timeout: PositiveFloat = Field(60.0, description="Deadline of a request.")
+    request_timeout: PositiveFloat = Field(
+        60.0,
+        description="Deadline of a request; of a stream, to its first chunk and between chunks.",
+    )
     max_batch: PositiveInt | None = Field(
         None, description="Maximum batch size; overrides the models' defaults."
     )

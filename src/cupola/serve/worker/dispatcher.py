@@ -101,7 +101,10 @@ class Dispatcher:
     async def stream(
         self, model: Model, frame: frames.Frame, timeout: float
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks of an answer; HTTPError if the runner refuses or the deadline passes."""
+        """The chunks of an answer; HTTPError if the runner refuses or the deadline passes.
+
+        `timeout` is the time to the first chunk, and between two chunks.
+        """
         received: asyncio.Queue[frames.Frame] = asyncio.Queue()
         call = self.submit(model, frame, timeout, received.put_nowait)
         try:
@@ -109,6 +112,7 @@ class Dispatcher:
                 found = await received.get()
                 if found.kind == frames.ANSWER:
                     raise HTTPError(found.status, found.extra["error"])
+                call.frame.times = (time.monotonic() + timeout, *call.frame.times[1:])
                 yield found.extra
                 if found.extra["final"]:
                     return

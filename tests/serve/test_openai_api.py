@@ -1,0 +1,289 @@
+"""OpenAI's API as clients use it, with the openai package, against a tiny random model."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serve_harness import Running, write_bundle
+
+from cupola.runtime import Predictor
+from language_toys import language_bundle
+from lazy import LazyModule
+
+httpx = LazyModule("httpx")
+openai = LazyModule("openai")
+pytestmark = pytest.mark.processes
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    "{% if messages[0]['content'] == 'refuse' %}{{ raise_exception('no such chat') }}{% endif %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+CONFIG = {"chat_template": TEMPLATE, "eos_token": {"content": "</s>"}}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("openai")
+    toy = language_bundle(folder / "toy-text").path
+    (toy / "tokenizer_config.json").write_text(json.dumps(CONFIG))
+    running = Running(folder / "server", models=[str(toy)], plugins=[])
+    running.toy = toy  # type: ignore[attr-defined]
+    running.start()
+    running.wait_ready()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def ours(server: Running) -> Any:
+    return Predictor.load(server.toy)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def client(server: Running) -> Iterator[Any]:
+    url = f"http://127.0.0.1:{server.port}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as made:
+        yield made
+
+
+def complete(client: Any, prompt: Any = "It is", **options: Any) -> Any:
+    options = {"max_tokens": 8, "temperature": 0, **options}
+    return client.completions.create(model="toy-text", prompt=prompt, **options)
+
+
+def test_token_ids_are_prompts(client: Any, ours: Any) -> None:
+    ids = ours.tokenizer.encode("It is").ids
+    expected = complete(client).choices[0].text
+    assert complete(client, ids).choices[0].text == expected
+    both = complete(client, [ids, [44]]).choices
+    assert both[0].text == expected and both[1].index == 1
+    echoed = complete(client, ids, echo=True).choices[0].text
+    assert echoed == "It is" + expected
+    with pytest.raises(openai.BadRequestError, match="token 99999") as error:
+        complete(client, [99999])
+    assert error.value.param == "prompt"
+
+
+def prompt_logprobs(ours: Any, ids: list[int]) -> list[float]:
+    import torch
+
+    with torch.no_grad():
+        table = ours.model(torch.tensor([ids]))[0].log_softmax(-1)
+    return [float(table[i, token]) for i, token in enumerate(ids[1:])]
+
+
+def test_echo_gives_the_logprobs_of_the_prompt(client: Any, ours: Any) -> None:
+    ids = ours.tokenizer.encode("It is a truth universally").ids
+    answer = complete(client, ids, max_tokens=0, echo=True, logprobs=2)
+    found = answer.choices[0].logprobs
+    assert answer.choices[0].text == "It is a truth universally"
+    assert answer.usage.completion_tokens == 0 and answer.usage.prompt_tokens == len(ids)
+    assert len(found.tokens) == len(ids) and found.token_logprobs[0] is None
+    assert found.token_logprobs[1:] == pytest.approx(prompt_logprobs(ours, ids), abs=1e-4)
+    assert found.top_logprobs[0] is None
+    for token, value, top in list(
+        zip(found.tokens, found.token_logprobs, found.top_logprobs, strict=True)
+    )[1:]:
+        assert top[token] >= value and len(top) in (1, 2, 3)
+    assert found.text_offset[0] == 0 and found.text_offset == sorted(found.text_offset)
+    more = complete(client, ids, max_tokens=1, echo=True, logprobs=1).choices[0].logprobs
+    assert more.token_logprobs[1 : len(ids)] == found.token_logprobs[1:]
+    assert more.token_logprobs[-1] == max(more.top_logprobs[-1].values())  # it was greedy
+
+
+def test_logprobs_of_generated_tokens_collected_and_streamed(client: Any) -> None:
+    whole = complete(client, logprobs=3, echo=True).choices[0]
+    chunks = list(complete(client, logprobs=3, echo=True, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.text
+    for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+        pieces = [getattr(chunk.choices[0].logprobs, name) for chunk in chunks]
+        assert [x for piece in pieces for x in piece] == getattr(whole.logprobs, name)
+    assert complete(client).choices[0].logprobs is None
+    none = complete(client, logprobs=0).choices[0].logprobs
+    assert [list(top.values()) for top in none.top_logprobs] == [[v] for v in none.token_logprobs]
+
+
+def chat(client: Any, content: Any = "hello", **options: Any) -> Any:
+    messages = [{"role": "user", "content": content}]
+    options = {"max_tokens": 6, "temperature": 0, "messages": messages, **options}
+    return client.chat.completions.create(model="toy-text", **options)
+
+
+def test_chat_logprobs(client: Any) -> None:
+    found = chat(client, logprobs=True, top_logprobs=2).choices[0].logprobs.content
+    assert len(found) == 6
+    for entry in found:
+        assert bytes(entry.bytes).decode() == entry.token
+        assert entry.top_logprobs[0].logprob == entry.logprob
+        assert len(entry.top_logprobs) == 2
+    streamed = list(chat(client, logprobs=True, top_logprobs=2, stream=True))
+    assert [e for c in streamed for e in c.choices[0].logprobs.content] == found
+    with pytest.raises(openai.BadRequestError, match="needs logprobs"):
+        chat(client, top_logprobs=2)
+
+
+def test_the_chat_template_of_the_folder_is_used(client: Any) -> None:
+    def text(prompt: str) -> str:
+        return str(complete(client, prompt, max_tokens=6).choices[0].text)
+
+    assert chat(client).choices[0].message.content == text("<user>hello</s><assistant>")
+    parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
+    assert chat(client, parts).choices[0].message.content == text("<user>hello</s><assistant>")
+    turns = [
+        {"role": "system", "content": "s"},
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "tool", "content": "t", "tool_call_id": "1"},
+    ]
+    rendered = "<system>s</s><assistant></s><tool>t</s><assistant>"
+    assert chat(client, messages=turns).choices[0].message.content == text(rendered)
+    with pytest.raises(openai.BadRequestError, match="no such chat") as error:
+        chat(client, "refuse")
+    assert error.value.param == "messages"
+    with pytest.raises(openai.BadRequestError, match="type 'image_url' is not supported"):
+        chat(client, [{"type": "image_url", "image_url": {"url": "x"}}])
+
+
+def test_a_chat_goes_to_the_end_of_its_context(client: Any) -> None:
+    body = {"max_tokens": None, "extra_body": {"min_tokens": 100}, "stop": None, "stream": True}
+    stream = chat(client, temperature=1, seed=1, **body)
+    for count, _ in enumerate(stream):
+        if count == 60:
+            break
+    else:
+        pytest.fail("the answer ended")
+    stream.close()
+
+
+def test_penalties_and_biases_have_an_effect(client: Any, ours: Any) -> None:
+    plain = complete(client, max_tokens=30).choices[0].text
+    for options in (
+        {"extra_body": {"repetition_penalty": 5.0}},
+        {"frequency_penalty": 2.0, "extra_body": {"repetition_penalty": 1.5}},
+        {"logit_bias": {"44": 100}},
+    ):
+        assert complete(client, max_tokens=30, **options).choices[0].text != plain
+    biased = complete(client, max_tokens=4, logit_bias={"44": 100}).choices[0].text
+    assert biased == ours.tokenizer.decode([44] * 4)
+    limited = complete(
+        client, max_tokens=4, temperature=2, seed=1, logit_bias={"44": 100},
+        extra_body={"min_p": 1.0, "top_k": -1},
+    )  # fmt: skip
+    assert limited.choices[0].text == biased
+    with pytest.raises(openai.BadRequestError, match="999 is not one of") as error:
+        complete(client, logit_bias={"999": 1})
+    assert error.value.param == "logit_bias"
+
+
+def test_stop_tokens_end_of_text_and_least_length(client: Any) -> None:
+    bias = {"44": 100}
+    stopped = complete(client, logit_bias=bias, extra_body={"stop_token_ids": [44]})
+    assert stopped.choices[0].finish_reason == "stop" and stopped.usage.completion_tokens == 1
+    listed = complete(client, logit_bias=bias, extra_body={"stop": [44, "never"]})
+    assert listed.usage.completion_tokens == 1
+    ended = complete(client, logit_bias={"2": 100})
+    assert ended.choices[0].finish_reason == "stop" and ended.usage.completion_tokens == 1
+    ignored = complete(client, logit_bias={"2": 100}, extra_body={"ignore_eos": True})
+    assert ignored.usage.completion_tokens == 8
+    least = complete(client, logit_bias={"2": 100}, extra_body={"min_tokens": 3})
+    assert least.choices[0].finish_reason == "stop" and least.usage.completion_tokens == 4
+
+
+def test_seeds_give_the_same_answer_every_time(client: Any) -> None:
+    for seed in (0, 7, -1, 2**62, 2**70):
+        found = {
+            tuple(c.text for c in complete(client, n=2, seed=seed, temperature=1).choices)
+            for _ in range(3)
+        }
+        assert len(found) == 1 and len(set(*found)) == 2
+    texts = {complete(client, temperature=1, max_tokens=20).choices[0].text for _ in range(3)}
+    assert len(texts) > 1
+
+
+def test_usage_counts_a_prompt_once(client: Any, ours: Any) -> None:
+    tokens = len(ours.tokenizer.encode("It is").ids)
+    answer = complete(client, n=3, max_tokens=2)
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (tokens, 6)
+    pair = complete(client, ["It is", "It is"], n=2, max_tokens=2)
+    assert pair.usage.prompt_tokens == 2 * tokens
+    *_, last = complete(client, n=2, stream=True, stream_options={"include_usage": True})
+    assert last.usage.prompt_tokens == tokens
+
+
+def test_best_of_returns_the_likeliest(client: Any) -> None:
+    how = {"temperature": 1, "seed": 3, "logprobs": 0}
+    every = complete(client, n=4, **how).choices
+    means = [sum(c.logprobs.token_logprobs) / len(c.logprobs.tokens) for c in every]
+    best = complete(client, best_of=4, **how).choices
+    assert len(best) == 1 and best[0].text == every[means.index(max(means))].text
+
+
+def test_nulls_mean_defaults_and_the_defaults_are_openais(server: Running) -> None:
+    names = ("stream", "n", "echo", "stop", "seed", "top_p", "logit_bias", "max_tokens",
+             "best_of", "logprobs", "temperature", "suffix", "user", "stream_options")  # fmt: skip
+    body = {"model": "toy-text", "prompt": "It is", **dict.fromkeys(names)}
+    url = f"http://127.0.0.1:{server.port}/v1/completions"
+    answer = httpx.post(url, json=body)
+    assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 16
+    texts = {httpx.post(url, json=body).json()["choices"][0]["text"] for _ in range(3)}
+    assert len(texts) > 1  # temperature 1
+
+
+def test_models(client: Any) -> None:
+    assert [model.id for model in client.models.list()] == ["toy-text"]
+    assert client.models.retrieve("toy-text").id == "toy-text"
+    with pytest.raises(openai.NotFoundError) as error:
+        client.models.retrieve("none")
+    assert error.value.code == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "code"),
+    [
+        ({"max_tokens": 9000}, "prompt", "context_length_exceeded"),
+        ({"extra_body": {"max_tokenz": 3}}, "max_tokenz", "unknown_parameter"),
+        ({"suffix": "x"}, "suffix", "unsupported_parameter"),
+        ({"n": 0}, "n", "invalid_value"),
+        ({"temperature": 3}, "temperature", "invalid_value"),
+        ({"frequency_penalty": -3}, "frequency_penalty", "invalid_value"),
+        ({"logprobs": 6}, "logprobs", "invalid_value"),
+        ({"best_of": 1, "n": 2}, "best_of", None),
+        ({"prompt": []}, "prompt", None),
+        ({"extra_body": {"min_tokens": 9}}, "min_tokens", None),
+        ({"seed": 1.5}, "seed", None),
+    ],
+)
+def test_errors_name_the_parameter(client: Any, options: Any, param: str, code: Any) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        complete(client, **options)
+    assert (error.value.param, error.value.code) == (param, code)
+
+
+@pytest.mark.parametrize("name", ["tools", "response_format"])
+def test_what_a_chat_does_not_support_is_named(client: Any, name: str) -> None:
+    values: dict[str, Any] = {
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+        "response_format": {"type": "json_object"},
+    }
+    with pytest.raises(openai.BadRequestError) as error:
+        chat(client, **{name: values[name]})
+    assert (error.value.param, error.value.code) == (name, "unsupported_parameter")
+    assert chat(client, response_format={"type": "text"}, user="me").choices
+
+
+def test_many_prompts_are_admitted_in_turn(client: Any) -> None:
+    answer = complete(client, [[44, 55]] * 300, max_tokens=1)
+    assert [c.index for c in answer.choices] == list(range(300))
+
+
+def test_a_healthy_stream_may_take_longer_than_the_deadline(serve: Any, tmp_path: Path) -> None:
+    slow = write_bundle(tmp_path / "bundles", "slow", task="language", step_seconds=0.5)
+    server = serve(models=[str(slow)], request_timeout=2.0)
+    body = {"model": "slow", "prompt": "a", "max_tokens": 6, "stream": True}
+    began = time.monotonic()
+    answer = httpx.post(f"http://127.0.0.1:{server.port}/v1/completions", json=body, timeout=30)
+    assert answer.text.count('"text":"w') == 6 and answer.text.endswith("data: [DONE]\n\n")
+    assert time.monotonic() - began > 2.5
