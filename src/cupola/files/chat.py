@@ -1,4 +1,4 @@
-"""The chat template of a folder, rendered in a sandbox: it is a program of a stranger."""
+"""The chat template of a folder, which is an untrusted program, rendered in a sandbox."""
 
 import json
 from collections.abc import Mapping, Sequence
