@@ -20,11 +20,26 @@ def evaluate(
         str, typer.Argument(help="A shipped bundle, a folder, hf://ORG/NAME, or a config file.")
     ],
     weights: Annotated[Path | None, typer.Option(help="The checkpoint of a config file.")] = None,
-    data: Annotated[Path | None, typer.Option(help="A dataset; for a detector, COCO's.")] = None,
-    annotations: Annotated[str, typer.Option(help="The COCO file in it.")] = "instances.json",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A dataset; for a detector COCO's, for a camera model nuScenes' root."),
+    ] = None,
+    annotations: Annotated[
+        str | None, typer.Option(help="The COCO file in it [instances.json].")
+    ] = None,
     images: Annotated[
         str, typer.Option(help="The folder of images in it [images, or where the file is].")
     ] = "",
+    version: Annotated[
+        str | None, typer.Option(help="nuScenes: the folder of tables [the only one].")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="nuScenes: mini_val, mini_train, val, train or test [by version]."),
+    ] = None,
+    results: Annotated[
+        Path, typer.Option(help="nuScenes: the file of detections to write, for the devkit.")
+    ] = Path("results_nusc.json"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     revision: Revision = None,
     offline: Offline = False,
@@ -43,17 +58,33 @@ def evaluate(
         from cupola.cli.forecast_evaluation import evaluate_forecasts
 
         scores = evaluate_forecasts(cast(Any, predictor), data)
+    elif opened.task == "detection3d":
+        from cupola.cli.nuscenes_evaluation import evaluate_nuscenes
+
+        refuse({"annotations": annotations, "images": images}, "a camera model")
+        scores = evaluate_nuscenes(cast(Any, predictor), data, version, split, results)
     else:
-        options = {"annotations": annotations, "images": images}
+        refuse({"version": version, "split": split}, "this model")
+        options = {"annotations": annotations or "instances.json", "images": images}
         scores = tasks.find(opened.task).evaluate(predictor, data, options)
     if as_json:
         import json
 
         print(json.dumps(scores))
+    elif not scores:
+        print(f"no annotations to compare with; the detections are in {results}")
     else:
         width = max(map(len, scores))
         for name, value in scores.items():
             print(f"{name:{width}} {value:.4g}")
+
+
+def refuse(options: Mapping[str, Any], model: str) -> None:
+    """InputError for options that were given and have no effect for a model."""
+    from cupola.errors import InputError
+
+    if given := [f"--{name}" for name, value in options.items() if value]:
+        raise InputError(f"{', '.join(given)} has no effect for {model}")
 
 
 def training_config(bundle: "Bundle") -> dict[str, Any]:

@@ -57,6 +57,24 @@ class ImageSettings:
     raw: bool = False
 
 
+def read_view(root: Path, camera: CameraView) -> NDArray[np.uint8]:
+    """The image of a camera, RGB [H, W, 3], at the first place below `root` that has it."""
+    tried = []
+    for file in dict.fromkeys(camera.files()):
+        name = Path(file)
+        if name.is_absolute() and name.is_relative_to(root.absolute()):
+            name = name.relative_to(root.absolute())
+        if name.is_absolute() or ".." in name.parts:
+            continue  # another machine's; a part of it follows
+        path = locate(root, name)
+        if path.exists():
+            return read_image(path, error=DataError)
+        tried.append(str(path))
+    if not tried:
+        locate(root, camera.file)
+    raise DataError(f"{tried[0]}: the image is missing{''.join(f', {t} too' for t in tried[1:])}")
+
+
 @DATASETS.register_module()
 class NuScenesDataset:
     """Sample i -> {"images" [N, 3, H, W], "lidar2img", "boxes" [M, 9], "labels", "token"}.
@@ -150,7 +168,7 @@ class NuScenesDataset:
         views, matrices = [], []
         for name in self.cameras:
             camera = record.camera(name)
-            scaled, ratio = self._resize(self._read(camera))
+            scaled, ratio = self._resize(read_view(self.root, camera))
             views.append(scaled)
             matrices.append(np.diag([*ratio, 1.0, 1.0]) @ camera.lidar2img)
         boxes, labels = self._targets(record.names, record.boxes)
@@ -166,24 +184,6 @@ class NuScenesDataset:
             "token": record.token,
             "scene": self._scene(record),
         }
-
-    def _read(self, camera: CameraView) -> NDArray[np.uint8]:
-        tried = []
-        for file in dict.fromkeys(camera.files()):
-            name = Path(file)
-            if name.is_absolute() and name.is_relative_to(self.root.absolute()):
-                name = name.relative_to(self.root.absolute())
-            if name.is_absolute() or ".." in name.parts:
-                continue  # another machine's; a part of it follows
-            path = locate(self.root, name)
-            if path.exists():
-                return read_image(path, error=DataError)
-            tried.append(str(path))
-        if not tried:
-            locate(self.root, camera.file)
-        raise DataError(
-            f"{tried[0]}: the image is missing{''.join(f', {t} too' for t in tried[1:])}"
-        )
 
     def _resize(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[float, float]]:
         """The image at the largest size within `scale`, and the factors of width and height."""

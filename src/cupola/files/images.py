@@ -1,6 +1,8 @@
 """Untrusted images -> RGB arrays, for datasets, prediction and serving. Size is limited."""
 
+import binascii
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,10 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 AVIF_BRANDS = (b"ftypavif", b"ftypavis")  # read where this Pillow has the decoder
 SIDEWAYS = (5, 6, 7, 8)  # orientations of EXIF that swap the sides
+# JSON cannot hold bytes: base64, alone or as a data URL. Whole lines of the alphabet only.
+DATA_URL = re.compile(rb"\s*data:[^,]{0,200};base64,", re.IGNORECASE)
+BASE64 = re.compile(rb"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
+PLAIN_PPM = re.compile(rb"P[1-7]\s")
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000  # 150 MB as RGB: a 50-megapixel camera's image, not a bomb
 
@@ -34,14 +40,34 @@ def read_image(
 
     Gray, palette, alpha (over white), CMYK, 16-bit and float images are converted (which value of
     theirs is white: `cupola.files.depth`). Raises `error` for what is missing, not a regular file,
-    empty, broken, of another format, or too large.
+    empty, broken, of another format, or too large. Bytes may be base64 text, as in JSON.
     """
-    if not isinstance(source, bytes):
+    if isinstance(source, bytes):
+        source = from_base64(source, name, error)
+    else:
         name = str(source)
         source = read_bytes(Path(source), MAX_BYTES, error)
     with _errors_as(error, name, source, max_pixels), _opened(source) as image:
         _check_size(image, max_pixels)
         return np.asarray(to_rgb(ImageOps.exif_transpose(to_8_bits(image, source))))
+
+
+def from_base64(source: bytes, name: str = "image", error: type[CupolaError] = InputError) -> bytes:
+    """The file that base64 text holds, with or without `data:image/...;base64,` in front.
+
+    Bytes that are no such text stay as they are; `error` for a data URL that is damaged.
+    """
+    url = DATA_URL.match(source)
+    text = source[url.end() :] if url else source
+    if url is None and (PLAIN_PPM.match(text) or not BASE64.fullmatch(text)):
+        return source
+    joined = b"".join(text.split()).translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
+    try:
+        return binascii.a2b_base64(joined + b"=" * (-len(joined) % 4), strict_mode=True)
+    except binascii.Error as problem:
+        if url is None:
+            return source
+        raise error(f"{name}: its base64 is damaged ({problem})") from None
 
 
 def read_size(

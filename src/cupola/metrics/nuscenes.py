@@ -49,7 +49,7 @@ class NuScenesMetric:
             sample = str(self._samples)
             self._samples += 1
             if scenes[b] is not None:
-                self._update_official(scenes[b], prediction)
+                self.add(scenes[b], prediction)
                 continue
             target = batch["targets"][b]
             self.truth += self._boxes(sample, target["boxes"], target["labels"])
@@ -57,10 +57,11 @@ class NuScenesMetric:
                 sample, prediction.boxes, prediction.labels, prediction.scores
             )
 
-    def _update_official(self, scene: SceneTruth, prediction: Any) -> None:
+    def add(self, scene: SceneTruth, prediction: Any, names: Sequence[str] = ()) -> None:
+        """Adds the detections of one sample in its lidar's frame; `names` by label if not ours."""
         if scene.token in self.results:
             raise DataError(f"sample {scene.token} is evaluated twice")
-        names = [self.names[label] for label in prediction.labels.tolist()]
+        names = [(names or self.names)[label] for label in prediction.labels.tolist()]
         scores = prediction.scores.double().tolist()
         rows = prediction.boxes.double().tolist()
         self.results[scene.token] = results_of(scene, rows, names, scores)
@@ -84,6 +85,6 @@ class NuScenesMetric:
 
     def compute(self) -> dict[str, float]:
         """The scores by name. Raises DataError if there were no samples."""
-        if not self._samples:
+        if not self._samples and not self.results:
             raise DataError("nuScenes scores need at least one sample; the dataset is empty")
         return nuscenes_scores(self.truth, self.found, self.names)

@@ -1,0 +1,100 @@
+"""`cupola evaluate` on nuScenes tables: splits, results, errors."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cupola.cli.evaluate import app
+from cupola.data.driving.tables import write_scenes
+from cupola.data.nuscenes_splits import VAL, _names, scenes_of
+from cupola.data.nuscenes_tables import Tables
+from cupola.errors import DataError, InputError
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nuscenes")
+    write_scenes(folder, count=10, frames=1, size=(24, 40))
+    return folder
+
+
+def run(root: Path, *arguments: str) -> str:
+    done = CliRunner().invoke(
+        app, ["detr3d-scenes", "--data", str(root), *arguments], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_the_mini_split(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "results_nusc.json"
+    said = run(root, "--version", "v1.0-mini", "--json", "--results", str(out))
+    scores = json.loads(said)
+    assert {"mAP", "NDS", "mAAE", "AP/car", "AP/bicycle"} <= scores.keys()
+    written = json.loads(out.read_text())
+    tables = Tables(root, "v1.0-mini")
+    tokens = [record.token for record in tables.samples(["scene-0103", "scene-0916"])]
+    assert list(written["results"]) == tokens
+    assert written["meta"]["use_camera"] is True
+    row = next(row for rows in written["results"].values() for row in rows)
+    assert set(row) == {
+        *("sample_token", "translation", "size", "rotation", "velocity"),
+        *("detection_name", "detection_score", "attribute_name"),
+    }
+    other = run(root, "--split", "mini_train", "--json", "--results", str(out))
+    assert json.loads(other) != scores
+    assert len(json.loads(out.read_text())["results"]) == 8
+
+
+def test_a_test_split_without_truth(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "v1.0-test"
+    folder.mkdir()
+    for table in (root / "v1.0-mini").glob("*.json"):
+        text = "[]" if table.stem in ("sample_annotation", "instance") else table.read_text()
+        (folder / table.name).write_text(text)
+    (tmp_path / "samples").symlink_to(root / "samples")
+    out = tmp_path / "results_nusc.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUPOLA_FOLLOW_LINKS", "1")
+        assert run(tmp_path, "--split", "test", "--json", "--results", str(out)) == "{}\n"
+        assert "no annotations" in run(tmp_path, "--results", str(out))
+    assert len(json.loads(out.read_text())["results"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--version", "v1.0-mni"], "folder of nuScenes tables not found"),
+        (["--split", "val"], "--split val: v1.0-mini has mini_val and mini_train"),
+        (["--split", "mini_vall"], "is not one of mini_val, .*mini_val"),
+        (["--annotations", "x.json"], "--annotations has no effect"),
+    ],
+)
+def test_errors(root: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises((DataError, InputError), match=message):
+        run(root, *arguments)
+
+
+def test_a_folder_without_tables_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"name its --version.*no folder of tables"):
+        run(tmp_path)
+
+
+def test_splits(root: Path) -> None:
+    assert len(_names(VAL)) == 150
+    tables = Tables(root, "v1.0-mini")
+    assert set(scenes_of(tables, None)) == {"scene-0103", "scene-0916"}
+    assert len(scenes_of(tables, "mini_train")) == 8
+    tables.version = "v1.0-trainval"
+    tables._read["scene"] = {"a": {"name": "scene-0003"}, "b": {"name": "scene-0001"}}
+    assert scenes_of(tables, None) == ["scene-0003"]
+    assert scenes_of(tables, "train") == ["scene-0001"]
+    tables.version = "annotation"
+    assert len(scenes_of(tables, None)) == 2
+    with pytest.raises(DataError, match="annotation has no official splits"):
+        scenes_of(tables, "val")
+    tables.version, tables._read["scene"] = "v1.0-trainval", {"b": {"name": "scene-0001"}}
+    with pytest.raises(DataError, match="has no scene of val"):
+        scenes_of(tables, None)
