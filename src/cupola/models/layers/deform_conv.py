@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.nn.meta import parameter_device
 from cupola.ops.deform_conv import IntPair, deform_conv2d, pair
 from cupola.registry import MODELS
 
@@ -36,9 +37,8 @@ class DeformConv2d(nn.Module):
         self.dilation = pair(dilation)
         self.groups = groups
         self.deform_groups = deform_groups
-        self.weight = nn.Parameter(
-            torch.empty(out_channels, in_channels // groups, *self.kernel_size)
-        )
+        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, device=parameter_device(None)))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         bound = 1 / math.sqrt(in_channels * math.prod(self.kernel_size))
         nn.init.uniform_(self.weight, -bound, bound)
