@@ -229,6 +229,22 @@ def test_several_files_accumulation_and_iterations(folder: Path) -> None:
     assert len(DATASETS.build(to_version_3(cfg)["train_dataloader"]["dataset"])) == 18
 
 
+def test_panoptic_evaluation_and_wrappers_with_a_pipeline() -> None:
+    part = {"type": "CocoPanopticDataset", "ann_file": "p.json", "ins_ann_file": "i.json",
+            "img_prefix": "val", "seg_prefix": "maps", "pipeline": TEST}  # fmt: skip
+    mixed = {"type": "MultiImageMixDataset", "dataset": part, "pipeline": TRAIN}
+    cfg = {"data": {"train": mixed, "val": part}, "evaluation": {"metric": ["PQ", "bbox", "segm"]}}
+    found = to_version_3(cfg)
+    assert found["val_dataloader"]["dataset"]["data_prefix"] == {"img": "val", "seg": "maps"}
+    assert "ins_ann_file" not in found["val_dataloader"]["dataset"]
+    assert found["val_evaluator"] == [
+        {"type": "CocoPanopticMetric"}, {"type": "CocoMetric", "metric": ["bbox", "segm"]}
+    ]  # fmt: skip
+    steps = found["train_dataloader"]["dataset"]["pipeline"]
+    assert [step["type"] for step in steps][2:] == ["RandomChoiceResize", "RandomFlip"]
+    assert to_version_3({**cfg, "evaluation": {}})["val_evaluator"]["type"] == "CocoPanopticMetric"
+
+
 def coco(folder: Path, **more: Any) -> dict[str, Any]:
     return {"type": "CocoDataset", "data_root": str(folder), "ann_file": "cats.json",
             "data_prefix": "train", **more}  # fmt: skip

@@ -16,7 +16,7 @@ PREFIXES = {"img_prefix": "img", "seg_prefix": "seg"}
 POLICIES = {"step": "MultiStepLR", "CosineAnnealing": "CosineAnnealingLR", "poly": "PolyLR"}
 RENAMED = {"min_lr": "eta_min", "min_lr_ratio": "eta_min_ratio"}
 MIN_SIZE = 32  # smaller images were always left out of training
-METRICS = {"CocoDataset": "CocoMetric", "CocoPanopticDataset": "CocoPanopticMetric"}
+MEASURED = ("CocoDataset", "CocoPanopticDataset")
 
 
 def to_version_3(cfg: Config) -> dict[str, Any]:
@@ -91,9 +91,12 @@ def _dataset(cfg: Any, where: str, testing: bool) -> dict[str, Any]:
         return _dataset(_split_by_file(cfg), where, testing)
     if "dataset" in cfg or "datasets" in cfg:
         inner = {k: cfg[k] for k in ("dataset", "datasets") if k in cfg}
-        return {**cfg, **{k: _inner(v, f"{where}.{k}", testing) for k, v in inner.items()}}
+        below = {key: _inner(value, f"{where}.{key}", testing) for key, value in inner.items()}
+        mixed = {"pipeline": translated_pipeline(cfg["pipeline"])} if "pipeline" in cfg else {}
+        return {**cfg, **below, **mixed}
     found = {key: value for key, value in cfg.items() if value is not None}
-    found.pop("samples_per_gpu", None)
+    for key in ("samples_per_gpu", "ins_ann_file"):  # the objects are in the panoptic file, too
+        found.pop(key, None)
     if "pipeline" in found:
         found["pipeline"] = translated_pipeline(found["pipeline"])
     prefix = {PREFIXES[key]: found.pop(key) for key in PREFIXES if key in found}
@@ -134,17 +137,21 @@ def _classes(names: Any, where: str) -> tuple[str, ...]:
     return tuple(line for line in lines if line)
 
 
-def _evaluator(cfg: Config, dataset: Any) -> dict[str, Any] | None:
+def _evaluator(cfg: Config, dataset: Any) -> Any:
     while isinstance(dataset, Mapping) and ("dataset" in dataset or dataset.get("datasets")):
         dataset = dataset.get("dataset") or dataset["datasets"][0]
     if isinstance(dataset, list | tuple):
         dataset = dataset[0]
     kind = str(dataset.get("type")).rpartition(".")[2]
-    if kind not in METRICS:
+    if kind not in MEASURED:
         return None
     metric = _section(cfg, "evaluation").get("metric")
-    own = {"metric": metric} if metric is not None and kind == "CocoDataset" else {}
-    return {"type": METRICS[kind], **own}
+    if kind == "CocoDataset":
+        return {"type": "CocoMetric", **({} if metric is None else {"metric": metric})}
+    wanted = [metric] if isinstance(metric, str) else list(metric or ())
+    objects = [each for each in ("bbox", "segm") if each in wanted]
+    panoptic = {"type": "CocoPanopticMetric"}
+    return [panoptic, {"type": "CocoMetric", "metric": objects}] if objects else panoptic
 
 
 def _optim_wrapper(cfg: Config) -> dict[str, Any]:
