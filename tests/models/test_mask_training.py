@@ -34,8 +34,13 @@ def model_config(case: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["maskformer_resnet", "mask2former_resnet_panoptic"])
-def test_training_improves(case: str) -> None:
+@pytest.mark.timeout(1800)  # on a loaded machine
+@pytest.mark.parametrize(
+    ("case", "steps", "precision"),
+    [("maskformer_resnet", 40, 0.0), ("mask2former_resnet_panoptic", 100, 0.5)],
+)
+def test_training_improves(case: str, steps: int, precision: float) -> None:
+    """The loss falls; Mask2Former, which learns faster, also finds the masks again."""
     torch.manual_seed(0)
     model = build(model_config(case))
     digits = {"type": "DigitsInPhotos", "count": 4, "size": 64, "with_mask": True}
@@ -44,7 +49,7 @@ def test_training_improves(case: str) -> None:
     optimizer = torch.optim.AdamW(list(model.parameters()), lr=2e-3)
     totals = []
     model.train()
-    for _ in range(40):
+    for _ in range(steps):
         optimizer.zero_grad()
         total = sum(model.loss(batch).values())
         total.backward()
@@ -54,4 +59,4 @@ def test_training_improves(case: str) -> None:
     assert sum(totals[-5:]) / 5 < 0.6 * totals[0]
     metric = METRICS.build({"type": "CocoMetric", "metric": ["bbox", "segm"]})
     metric.update(batch, model.eval().predict(batch))
-    assert "mask_AP50" in metric.compute()
+    assert metric.compute()["mask_AP50"] >= precision
