@@ -267,6 +267,15 @@ def test_errors(
         run(bundle, file, "--steps", 1, "--out", out, *options)
 
 
+def test_truth_of_another_time_step_is_named(bundle: Path, file: Path, tmp_path: Path) -> None:
+    observed(6, 12).to_netcdf(tmp_path / "coarse.nc", engine="h5netcdf")
+    message = (
+        r"coarse\.nc has no truth: the first valid time is 2018-01-01 06:00:00.*6 hours.*nearest"
+    )
+    with pytest.raises(InputError, match=message):
+        run(bundle, file, "--steps", 1, "--truth", tmp_path / "coarse.nc")
+
+
 def test_another_grid_or_unit_is_refused(bundle: Path, tmp_path: Path) -> None:
     data = observed()
     data.assign_coords(latitude=LAT - 1).to_netcdf(tmp_path / "shifted.nc", engine="h5netcdf")

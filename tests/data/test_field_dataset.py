@@ -113,3 +113,13 @@ def test_masked_points_leave_the_loss(path: Path, tmp_path: Path) -> None:
     changed = {**batch, "y": torch.where(batch["mask"], batch["y"], 1e6)}
     torch.testing.assert_close(model.loss(changed)["loss_step1"], losses["loss_step1"])
     assert data.preprocess()["nan"] == "mask"
+
+
+def test_samples_without_time_have_targets_of_their_own(tmp_path: Path) -> None:
+    values = np.arange(2 * 4 * 4, dtype="f4").reshape(2, 4, 4)
+    data = {name: (("sample", "y", "x"), k * values) for name, k in (("a", 1), ("u", 2))}
+    axes = {"y": np.arange(4) / 4, "x": np.arange(4) / 4}
+    xarray.Dataset(data, axes).to_netcdf(tmp_path / "s.nc", engine="h5netcdf")
+    found = FieldDataset(tmp_path / "s.nc", steps=0, channels=["a"], targets=["u"])
+    assert len(found) == 2
+    assert torch.equal(found[1]["y"][0], 2 * found[1]["x"])

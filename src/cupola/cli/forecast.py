@@ -93,6 +93,8 @@ def forecast(
     with Outputs(predictor, inputs, out, convention, steps, members, animation, channel) as outputs:
         for each in watched(inputs):
             run(predictor, inputs, each, outputs, table, means, steps, members, amplitude, seed)
+    if truth is not None and start is not None and not table.steps:
+        raise InputError(inputs.no_truth())
     print_scores(predictor, table, len(inputs.labels()))
     if scores is not None:
         if not table.steps:

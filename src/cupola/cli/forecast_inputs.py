@@ -76,6 +76,10 @@ class ExampleInputs:
         count = len(self._predictor.prognostic)
         return run[step, :count].numpy() if step < len(run) else None
 
+    def no_truth(self) -> str:
+        """For errors; an example has its truth."""
+        return f"{self._predictor.name}: the examples have no truth for these steps"
+
     def forcings(self, start: Start, step: int) -> "Array | None":
         """None: the forcings of an example keep their values."""
         return None
@@ -236,6 +240,21 @@ class FileInputs:
         out = np.full((len(self._predictor.shown), *found.shape[1:]), np.nan, np.float32)
         out[self.scored] = found
         return out
+
+    def no_truth(self) -> str:
+        """For errors: why none of the forecast's valid times is in the truth."""
+        assert self._truth is not None
+        source, predictor = self._truth.source, self._predictor
+        step = f"{predictor.interval:g} {predictor.interval_unit}"
+        number = self._number(self._places[0][0])
+        if number is None:
+            return f"{source.name} has no truth: too few snapshots, one step of the model is {step}"
+        away = predictor.interval if self._step is None else self._step
+        first = source.calendar.text(number + away)
+        return (
+            f"{source.name} has no truth: the first valid time is {first}, one step of the model"
+            f" ({step}) after the start; {self._truth.nearest(number + away)}"
+        )
 
     def forcings(self, start: Start, step: int) -> "Array | None":
         """The forcings at the valid time of a step, from the file of the start, if it has them."""

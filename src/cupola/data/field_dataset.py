@@ -51,6 +51,7 @@ class FieldDataset:
     channels that are no targets at the later times.
 
     path: netCDF, zarr, GRIB or FourCastNet's HDF5: a file, a folder, a pattern, or a list.
+    steps: states to predict; 0 takes the targets of the same snapshot (pressure of a permeability).
     channels, targets: names; by default all channels, and the targets are the channels. Channels
         after the targets are forcings; cos_zenith is computed.
     means, stds: numbers or .npy files, see `read_statistic`.
@@ -182,7 +183,7 @@ class FieldDataset:
                 )
                 for field, mask in window
             ]
-        (first, _), *later = window
+        (first, _), *later = window if self.steps else [*window, *window]
         sample = {
             "x": first[self._inputs],
             "y": torch.stack([field[self._outputs] for field, _ in later]),
