@@ -34,7 +34,7 @@ class ZooModel:
         keys = [(key, tuple(shape)) for key, shape, *_ in self.json["weights"]]
         assert [(key, tuple(value.shape)) for key, value in own.items()] == keys
         made = {
-            key: torch.from_numpy(seeded.seeded_weight(key, shape, self.prefix, dtype))
+            key: torch.from_numpy(np.asarray(seeded.seeded_weight(key, shape, self.prefix, dtype)))
             for key, shape, dtype, how in self.json["weights"]
             if how == "formula"
         }

@@ -1,6 +1,6 @@
 """Losses; each takes predictions, targets, weights and an average factor."""
 
-from cupola.models.losses.boxes import GIoULoss, L1Loss
+from cupola.models.losses.boxes import GIoULoss, IoULoss, L1Loss
 from cupola.models.losses.classification import CrossEntropyLoss, FocalLoss, QualityFocalLoss
 from cupola.models.losses.masks import DiceLoss
 from cupola.models.losses.reduction import weighted_mean
@@ -10,6 +10,7 @@ __all__ = [
     "DiceLoss",
     "FocalLoss",
     "GIoULoss",
+    "IoULoss",
     "L1Loss",
     "QualityFocalLoss",
     "weighted_mean",

@@ -1,11 +1,12 @@
 """Box regression losses."""
 
+import torch
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.losses.reduction import weighted_mean
+from cupola.models.losses.reduction import check_reduction, weighted_mean
 from cupola.registry import MODELS
-from cupola.structures.boxes import giou
+from cupola.structures.boxes import giou, iou
 
 
 @MODELS.register_module()
@@ -45,4 +46,42 @@ class GIoULoss(nn.Module):
     ) -> Tensor:
         """boxes and targets [N, 4], weight [N] -> a scalar."""
         loss = 1 - giou(boxes, targets, self.eps)
+        return self.loss_weight * weighted_mean(loss, weight, avg_factor)
+
+
+@MODELS.register_module()
+class IoULoss(nn.Module):
+    """-log(IoU) of paired xyxy boxes (arXiv 1608.01471) times `loss_weight`.
+
+    `mode` "linear" is 1 - IoU, "square" 1 - IoU^2. Source: mmdet/models/losses/iou_loss.py.
+    """
+
+    def __init__(
+        self,
+        linear: bool = False,
+        eps: float = 1e-6,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+        mode: str = "log",
+    ) -> None:
+        super().__init__()
+        check_reduction(reduction)
+        if mode not in ("log", "linear", "square"):
+            raise ValueError(f"IoULoss mode is 'log', 'linear' or 'square', got {mode!r}")
+        self.mode = "linear" if linear else mode
+        self.eps = eps
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        boxes: Tensor,
+        targets: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: Tensor | float | None = None,
+    ) -> Tensor:
+        """boxes and targets [N, 4], weight [N] -> a scalar."""
+        overlap = iou(boxes, targets).clamp(min=self.eps)
+        loss = -torch.log(overlap) if self.mode == "log" else 1 - overlap
+        if self.mode == "square":
+            loss = 1 - overlap**2
         return self.loss_weight * weighted_mean(loss, weight, avg_factor)

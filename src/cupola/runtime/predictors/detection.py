@@ -279,24 +279,41 @@ AXES = ("batch", "height", "width")  # of a padding mask
 LEAST = (96, 160)  # of a traced example, so that no map of stride 64 has a side of one cell
 
 
-class LastLayer(torch.nn.Module):
+class Exported(torch.nn.Module):
     """pixels [B, 3, H, W], padding_mask [B, H, W] -> logits [B, Q, C] and boxes [B, Q, 4].
 
     They are those of the last layer. For models with masks the second result is their logits
-    [B, Q, H / 4, W / 4].
+    [B, Q, H / 4, W / 4]; dense detectors give the scores and boxes (in pixels) of all cells.
     """
 
-    def __init__(self, model: torch.nn.Module, masks: bool) -> None:
+    def __init__(self, model: torch.nn.Module, kind: str) -> None:
         super().__init__()
         self.model = model
-        self.masks = masks
+        self.kind = kind
 
     def forward(self, pixels: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if self.masks:
+        if self.kind == "dense":
+            scores, boxes = self.model.scored_boxes(pixels, padding_mask)  # type: ignore[operator]
+            return scores, boxes
+        if self.kind == "masks":
             output = self.model(pixels, padding_mask, True)
             return output.logits[-1], output.masks[-1]
         output = self.model(pixels, padding_mask)
         return output.logits[-1], output.boxes[-1]
+
+
+RESULTS = {
+    "dense": ("scores", "boxes"),
+    "masks": ("logits", "masks"),
+    "queries": ("logits", "boxes"),
+}
+
+
+def kind_of(predictor: DetectionPredictor) -> str:
+    """What an export of a predictor's model gives: a key of RESULTS."""
+    if hasattr(predictor.model, "scored_boxes"):
+        return "dense"
+    return "masks" if predictor.masks else "queries"
 
 
 def program(predictor: DetectionPredictor, size: tuple[int, int] | None) -> Program:
@@ -304,16 +321,17 @@ def program(predictor: DetectionPredictor, size: tuple[int, int] | None) -> Prog
 
     The axes that a model names in `fixed_axes`, and all of models with masks, keep that size.
     """
+    kind = kind_of(predictor)
     short = predictor.short or predictor.long or 800
     height, width = size or predictor.exact or (short, predictor.long or short)
     fixed = AXES if predictor.masks else getattr(predictor.model, "fixed_axes", ())
     axes = {axis: name for axis, name in enumerate(AXES) if name not in fixed}
     static = _inputs(1, height, width)
     return Program(
-        LastLayer(nn.to_torch(predictor.model), predictor.masks),
+        Exported(nn.to_torch(predictor.model), kind),
         _inputs(2, max(height, LEAST[0]), max(width, LEAST[1])) if axes else static,
         ("pixels", "padding_mask"),
-        ("logits", "masks" if predictor.masks else "boxes"),
+        RESULTS[kind],
         ({axis + (axis > 0): name for axis, name in axes.items()}, axes) if axes else (),
         static,
     )

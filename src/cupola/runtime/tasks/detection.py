@@ -17,7 +17,7 @@ class Detection(Task):
     """Detectors of one image."""
 
     name = "detection"
-    models = ("DETR", "DeformableDETR", "MaskFormer")
+    models = ("DETR", "DeformableDETR", "MaskFormer", "SingleStageDetector")
     modules = (*BUILDING, "cupola.runtime.predictors.detection")
     page = "detection"
     page_rank = 0

@@ -1,0 +1,248 @@
+"""FCOS and its head.
+
+Letters: B images, C classes, S cells of all levels, P positive cells.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cupola import nn
+from cupola.models.dense import (
+    Candidates,
+    SingleStageDetector,
+    best_candidates,
+    grid_points,
+    suppress,
+)
+from cupola.models.fcos.targets import FAR, assign, boxes_around, cells_of, centerness
+from cupola.models.layers import ConvModule
+from cupola.models.layers.scale import Scale
+from cupola.parallel import SINGLE, Group, mean_over_ranks
+from cupola.registry import MODELS
+from cupola.structures import Detections
+
+Config = Mapping[str, Any]
+Targets = Sequence[Mapping[str, Tensor]]
+
+RANGES = ((-1, 64), (64, 128), (128, 256), (256, 512), (512, FAR))
+GROUP_NORM: Config = {"type": "GN", "num_groups": 32, "requires_grad": True}
+INITIAL: Config = {
+    "type": "Normal",
+    "layer": "Conv2d",
+    "std": 0.01,
+    "override": {"type": "Normal", "name": "conv_cls", "std": 0.01, "bias_prob": 0.01},
+}
+
+
+class FCOSOutput(NamedTuple):
+    """One tensor per level: logits [B, C, h, w], distances [B, 4, h, w], centerness [B, 1, h, w].
+
+    The distances are in pixels, but in training with `norm_on_bbox` in strides; the centerness is
+    a logit.
+    """
+
+    logits: tuple[Tensor, ...]
+    sides: tuple[Tensor, ...]
+    centerness: tuple[Tensor, ...]
+
+
+@MODELS.register_module()
+class FCOS(SingleStageDetector):
+    """Fully convolutional one-stage detection. Source: mmdet/models/detectors/fcos.py."""
+
+
+@MODELS.register_module()
+class FCOSHead(nn.Module):
+    """The same two stacks of convolutions on every level: one for classes, one for boxes.
+
+    `center_sampling` trains only cells near an object's center; `norm_on_bbox` learns distances in
+    strides; `centerness_on_reg` predicts the centerness from the boxes' stack.
+    Source: mmdet/models/dense_heads/{anchor_free_head,fcos_head}.py.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        feat_channels: int = 256,
+        stacked_convs: int = 4,
+        strides: Sequence[int] = (4, 8, 16, 32, 64),
+        regress_ranges: Sequence[Sequence[float]] = RANGES,
+        center_sampling: bool = False,
+        center_sample_radius: float = 1.5,
+        norm_on_bbox: bool = False,
+        centerness_on_reg: bool = False,
+        dcn_on_last_conv: bool = False,
+        conv_bias: bool | str = "auto",
+        loss_cls: Config | None = None,
+        loss_bbox: Config | None = None,
+        loss_centerness: Config | None = None,
+        bbox_coder: Config | None = None,
+        conv_cfg: Config | None = None,
+        norm_cfg: Config | None = GROUP_NORM,
+        train_cfg: Config | None = None,
+        test_cfg: Config | None = None,
+        init_cfg: Any = INITIAL,
+    ) -> None:
+        super().__init__()
+        self.init_cfg = init_cfg
+        self.num_classes = num_classes
+        self.strides, self.ranges = tuple(strides), tuple(regress_ranges)
+        self.radius = center_sample_radius if center_sampling else None
+        self.norm_on_bbox, self.centerness_on_reg = norm_on_bbox, centerness_on_reg
+        self.clip = _clips(bbox_coder)
+        self.test_cfg = dict(test_cfg or {})
+        self.data_group: Group = SINGLE  # set by the trainer: the ranks that read other data
+        self.loss_cls = MODELS.build(loss_cls or {"type": "FocalLoss", "use_sigmoid": True})
+        if not self.loss_cls.use_sigmoid:
+            raise ValueError("FCOS scores classes by sigmoid; set use_sigmoid=True in loss_cls")
+        self.loss_bbox = MODELS.build(loss_bbox or {"type": "IoULoss"})
+        self.loss_centerness = MODELS.build(
+            loss_centerness or {"type": "CrossEntropyLoss", "use_sigmoid": True}
+        )
+
+        def stack() -> nn.ModuleList:
+            last = {"type": "DCNv2"} if dcn_on_last_conv else conv_cfg
+            return nn.ModuleList(
+                ConvModule(
+                    in_channels if i == 0 else feat_channels,
+                    feat_channels,
+                    3,
+                    padding=1,
+                    conv_cfg=last if i == stacked_convs - 1 else conv_cfg,
+                    norm_cfg=norm_cfg,
+                    bias=conv_bias,
+                )
+                for i in range(stacked_convs)
+            )
+
+        self.cls_convs, self.reg_convs = stack(), stack()
+        self.conv_cls = nn.Conv2d(feat_channels, num_classes, 3, padding=1)
+        self.conv_reg = nn.Conv2d(feat_channels, 4, 3, padding=1)
+        self.conv_centerness = nn.Conv2d(feat_channels, 1, 3, padding=1)
+        self.scales = nn.ModuleList(Scale() for _ in self.strides)
+
+    def forward(self, maps: Sequence[Tensor]) -> FCOSOutput:
+        """Feature maps [B, C, h_i, w_i] -> FCOSOutput."""
+        levels = [self._level(*each) for each in zip(maps, self.scales, self.strides, strict=True)]
+        return FCOSOutput(*zip(*levels, strict=True))
+
+    def _level(self, x: Tensor, scale: nn.Module, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+        for_class = for_box = x
+        for layer in self.cls_convs:
+            for_class = layer(for_class)
+        for layer in self.reg_convs:
+            for_box = layer(for_box)
+        sides = scale(self.conv_reg(for_box))
+        sides = sides.to(torch.promote_types(sides.dtype, torch.float32))
+        if self.norm_on_bbox:
+            sides = sides.clamp(min=0)
+            sides = sides if self.training else sides * stride
+        else:
+            sides = sides.exp()
+        central = self.conv_centerness(for_box if self.centerness_on_reg else for_class)
+        return self.conv_cls(for_class), sides, central
+
+    def scored_boxes(self, output: FCOSOutput) -> tuple[Tensor, Tensor]:
+        """Scores [B, S, C], weighted by the centerness, and boxes [B, S, 4], xyxy in pixels."""
+        points = torch.cat(grid_points(output.logits, self.strides))
+        logits, sides, central = (torch.cat([cells(x) for x in levels], 1) for levels in output)
+        return logits.sigmoid() * central.sigmoid(), boxes_around(points, sides)
+
+    def predict(
+        self,
+        output: FCOSOutput,
+        sizes: Sequence[tuple[int, int]],
+        scale_factors: Sequence[Sequence[float] | None],
+    ) -> list[Detections]:
+        """Detections of every image whose (height, width) without padding are `sizes`."""
+        points = grid_points(output.logits, self.strides)
+        logits, sides, central = ([cells(level).float() for level in levels] for levels in output)
+        found = []
+        for i, (size, factor) in enumerate(zip(sizes, scale_factors, strict=True)):
+            image = ([level[i] for level in levels] for levels in (logits, sides, central))
+            candidates = self._candidates(points, size, *image)
+            found.append(suppress(candidates, self.test_cfg, factor))
+        return found
+
+    def _candidates(
+        self,
+        points: Sequence[Tensor],
+        size: tuple[int, int],
+        logits: Sequence[Tensor],
+        sides: Sequence[Tensor],
+        central: Sequence[Tensor],
+    ) -> Candidates:
+        """The best of every level of one image; the score is the class's times the centerness."""
+        boxes, scores, labels = [], [], []
+        threshold, limit = self.test_cfg.get("score_thr", 0), self.test_cfg.get("nms_pre", -1)
+        for level, point in enumerate(points):
+            score, where, classes = best_candidates(logits[level].sigmoid(), threshold, limit)
+            boxes.append(boxes_around(point[where], sides[level][where]))
+            scores.append(score * central[level][where, 0].sigmoid())
+            labels.append(classes)
+        joined = torch.cat(boxes)
+        if self.clip:
+            height, width = size
+            joined[:, 0::2] = joined[:, 0::2].clamp(0, width)
+            joined[:, 1::2] = joined[:, 1::2].clamp(0, height)
+        return Candidates(joined, torch.cat(scores), torch.cat(labels))
+
+    def loss(self, output: FCOSOutput, targets: Targets) -> dict[str, Tensor]:
+        """loss_cls, loss_bbox (weighted by the centerness) and loss_centerness.
+
+        `targets` hold boxes [N, 4], xyxy in pixels, and labels [N].
+        """
+        points = grid_points(output.logits, self.strides)
+        cells_ = cells_of(points, self.strides, self.ranges)
+        found = [
+            assign(
+                cells_, each["boxes"].to(points[0]), each["labels"], self.num_classes, self.radius
+            )
+            for each in targets
+        ]
+        labels = torch.stack([each[0] for each in found])  # [B, S]
+        wanted = torch.stack([each[1] for each in found])  # [B, S, 4]
+        if self.norm_on_bbox:
+            wanted = wanted / cells_.strides[:, None]
+        logits, sides, central = (torch.cat([cells(x) for x in levels], 1) for levels in output)
+        positive = labels < self.num_classes  # [B, S]
+        count = self._average(positive.sum().float(), 1.0)
+        weights = centerness(wanted[positive])  # [P]
+        around = cells_.points.expand(len(labels), -1, -1)[positive]  # [P, 2]
+        losses = {
+            "loss_cls": self.loss_cls(logits.flatten(0, 1), labels.flatten(), avg_factor=count)
+        }
+        if not positive.any():
+            nothing = {"loss_bbox": sides[positive].sum(), "loss_centerness": central.sum() * 0}
+            self._average(weights.sum(), 1e-6)  # other ranks wait for it
+            return losses | nothing
+        losses["loss_bbox"] = self.loss_bbox(
+            boxes_around(around, sides[positive]),
+            boxes_around(around, wanted[positive]),
+            weight=weights,
+            avg_factor=self._average(weights.sum(), 1e-6),
+        )
+        losses["loss_centerness"] = self.loss_centerness(
+            central[positive][:, 0], weights, avg_factor=count
+        )
+        return losses
+
+    def _average(self, value: Tensor, least: float) -> float:
+        return max(float(mean_over_ranks(value.detach(), self.data_group)), least)
+
+
+def cells(x: Tensor) -> Tensor:
+    """[B, C, h, w] -> [B, h * w, C]."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def _clips(bbox_coder: Config | None) -> bool:
+    """Whether boxes are clipped to the image."""
+    settings = dict(bbox_coder or {"type": "DistancePointBBoxCoder"})
+    if str(settings["type"]).rpartition(".")[2] != "DistancePointBBoxCoder":
+        raise ValueError(f"FCOS's bbox_coder is DistancePointBBoxCoder, got {settings['type']!r}")
+    return bool(settings.get("clip_border", True))

@@ -1,0 +1,84 @@
+"""What the cells of FCOS should predict.
+
+Letters: S cells of all levels, N objects of an image. Source: section 3.2 of the paper, and
+mmdet/models/dense_heads/fcos_head.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cupola.structures import boxes as box_ops
+
+FAR = 1e8  # a distance that no box reaches
+
+
+@dataclass(frozen=True)
+class Cells:
+    """points: [S, 2], (x, y) in pixels. strides: [S]. ranges: [S, 2], of the largest distance."""
+
+    points: Tensor
+    strides: Tensor
+    ranges: Tensor
+
+
+def cells_of(
+    points: Sequence[Tensor], strides: Sequence[int], ranges: Sequence[Sequence[float]]
+) -> Cells:
+    """The cells of all levels; a level is for objects whose largest distance is in its range."""
+    if len(points) != len(ranges):
+        raise ValueError(f"{len(ranges)} regress_ranges for {len(points)} feature maps")
+    joined = torch.cat(list(points))
+    counts = torch.tensor([len(each) for each in points], device=joined.device)
+    return Cells(
+        joined,
+        joined.new_tensor(strides).repeat_interleave(counts),
+        joined.new_tensor(ranges).repeat_interleave(counts, 0),
+    )
+
+
+def distances(points: Tensor, boxes: Tensor) -> Tensor:
+    """Points [..., 2] and boxes [..., 4], xyxy -> left, top, right, bottom distances [..., 4]."""
+    return torch.cat((points - boxes[..., :2], boxes[..., 2:] - points), -1)
+
+
+def boxes_around(points: Tensor, sides: Tensor) -> Tensor:
+    """Points [..., 2] and distances [..., 4] -> boxes [..., 4], xyxy."""
+    return torch.cat((points - sides[..., :2], points + sides[..., 2:]), -1)
+
+
+def assign(
+    cells: Cells, boxes: Tensor, labels: Tensor, num_classes: int, radius: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Objects' boxes [N, 4], labels [N] -> labels [S], num_classes for none, distances [S, 4].
+
+    A cell is an object's if it lies in its box (with `radius`, also within radius * stride of its
+    center) and the largest distance is in the range of its level; of several the smallest box wins.
+    """
+    if not len(boxes):
+        none = torch.full((len(cells.points),), num_classes, device=labels.device)
+        return none, cells.points.new_zeros(len(cells.points), 4)
+    sides = distances(cells.points[:, None], boxes)  # [S, N, 4]
+    if radius is None:
+        inside = sides.amin(-1) > 0
+    else:
+        center = (boxes[:, :2] + boxes[:, 2:]) / 2
+        reach = cells.strides[:, None, None] * radius
+        low = torch.maximum(center - reach, boxes[:, :2])  # [S, N, 2]
+        high = torch.minimum(center + reach, boxes[:, 2:])
+        inside = distances(cells.points[:, None], torch.cat((low, high), -1)).amin(-1) > 0
+    largest = sides.amax(-1)
+    in_range = (largest >= cells.ranges[:, :1]) & (largest <= cells.ranges[:, 1:])
+    areas = torch.where(inside & in_range, box_ops.area(boxes), FAR)
+    least, owner = areas.min(1)  # [S]
+    chosen = torch.where(least == FAR, num_classes, labels[owner])
+    return chosen, sides[torch.arange(len(owner)), owner]
+
+
+def centerness(sides: Tensor) -> Tensor:
+    """Distances [P, 4] -> 1 at the center of the box, 0 at its sides (the paper's equation 3)."""
+    horizontal, vertical = sides[:, 0::2], sides[:, 1::2]
+    product = horizontal.amin(-1) / horizontal.amax(-1) * (vertical.amin(-1) / vertical.amax(-1))
+    return product.sqrt()

@@ -1,0 +1,19 @@
+"""Scale: one learned factor."""
+
+import torch
+from torch import Tensor
+
+from cupola import nn
+from cupola.registry import MODELS
+
+
+@MODELS.register_module()
+class Scale(nn.Module):
+    """x times a learned number (source: mmcv/cnn/bricks/scale.py; state key scale)."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
