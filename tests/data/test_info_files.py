@@ -155,6 +155,10 @@ def test_data_prefix_names_the_folder(tmp_path: Path) -> None:
         (layout1(gt_names=["car"]), "1 names for 2 boxes"),
         (layout1(gt_velocity=np.zeros((1, 2))), "1 rows for 2 boxes"),
         (layout1(num_lidar_pts=[1]), "1 values for 2 boxes"),
+        (
+            layout1(cams={CAMERA: {"sensor2lidar_rotation": np.zeros((3, 3))}}),
+            "sensor2lidar_rotation is not a rotation",
+        ),
         (layout2(images=[]), r"data_list\[0\]: images is no dict but of type list"),
         (layout2(instances=3), "instances is no list"),
         (layout2(instances=[{"bbox_label_3d": 0}]), r"instances\[0\]\.bbox_3d is missing"),

@@ -16,6 +16,7 @@ from cupola.errors import InputError
 from cupola.runtime import Predictor
 from cupola.runtime.cameras import NUSCENES, WAYMO, cameras_of, order_of
 from cupola.runtime.published import bundle_config
+from cupola.serve.runners.codec import check_inputs
 from models.detr3d.small import small_config
 
 EXAMPLE = Bundle.load("detr3d-scenes").path / "example"
@@ -81,5 +82,9 @@ def test_matrices_with_a_batch_axis() -> None:
     images = np.zeros((6, 20, 30, 3), np.uint8)
     one = predictor.sample(list(images), np.tile(np.eye(4), (6, 1, 1)))
     batched = {"pixels": images[None], "lidar2img": np.tile(np.eye(4), (1, 6, 1, 1))}
+    specs = {spec.name: spec for spec in predictor.inputs}
+    check_inputs({**batched, "lidar2img": batched["lidar2img"].astype(np.float32)}, specs)
+    with pytest.raises(InputError, match="expected shape"):
+        check_inputs({"lidar2img": np.zeros((2, 6, 4, 4), np.float32)}, specs)
     (other,) = predictor.decode(batched, {})
     np.testing.assert_array_equal(one.lidar2img, other.lidar2img)

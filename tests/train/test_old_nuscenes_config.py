@@ -93,6 +93,7 @@ def test_what_the_file_says_beats_a_newer_base() -> None:
     train, val = (made[f"{split}_dataloader"]["dataset"] for split in ("train", "val"))
     assert train["metainfo"] == val["metainfo"] == {"classes": NAMES}
     assert val["ann_file"] == "own_val.pkl"
+    assert val["test_mode"] and not train.get("test_mode")
     assert val["data_root"] == train["data_root"] == "data/nuscenes/"
     assert made["train_cfg"] == {"max_epochs": 2, "val_interval": 2}
     assert made["optim_wrapper"]["clip_grad"]["max_norm"] == 35

@@ -42,7 +42,8 @@ def nuscenes_sections(cfg: Section) -> dict[str, Any]:
     for split in SPLITS:
         inherited = (cfg.get(f"{split}_dataloader") or {}).get("dataset") or {}
         if isinstance(data.get(split), Mapping):
-            own = {**shared, "ann_file": f"nuscenes_infos_{_file(split)}.pkl"}
+            own = {**shared, "test_mode": split != "train"}
+            own |= {"ann_file": f"nuscenes_infos_{_file(split)}.pkl"}
             own |= {k: inherited[k] for k in ("ann_file",) if inherited.get(k)}
             made[f"{split}_dataloader"] = {
                 "batch_size": data.get("samples_per_gpu", 1) if split == "train" else 1,

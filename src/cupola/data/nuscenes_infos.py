@@ -27,6 +27,7 @@ CATEGORIES = (
     *("car", "truck", "trailer", "bus", "construction_vehicle", "bicycle", "motorcycle"),
     *("pedestrian", "traffic_cone", "barrier"),
 )
+SMALLEST = 1e-6  # determinant; that of a rotation is 1
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,10 @@ def _from_layout1(info: Fields, settings: InfoSettings) -> SampleRecord:
 
 
 def _camera1(name: str, camera: Fields) -> CameraView:
-    inverse = np.linalg.inv(camera.numbers("sensor2lidar_rotation", (3, 3)))
-    turn = inverse.astype(np.float64)
+    rotated = camera.numbers("sensor2lidar_rotation", (3, 3))
+    if not np.isfinite(rotated).all() or abs(np.linalg.det(rotated)) < SMALLEST:
+        raise DataError(f"{camera.at('sensor2lidar_rotation')} is not a rotation")
+    turn = np.linalg.inv(rotated).astype(np.float64)
     place = camera.numbers("sensor2lidar_translation", (3,))
     intrinsic = camera.numbers("cam_intrinsic", (3, 3), (3, 4), (4, 4))[:3, :3]
     stored = camera.text("data_path")

@@ -23,13 +23,15 @@ class TensorSpec:
     """One input or output, as the Open Inference Protocol describes it.
 
     `datatype` is one of its names ("FP32", "INT64", "UINT8", "BYTES", ...); -1 in `shape` is any
-    size. BYTES tensors are numpy object arrays of bytes.
+    size. BYTES tensors are numpy object arrays of bytes. With `batch_of_one` an input may have a
+    batch axis of size 1 in front, which the predictor removes.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     optional: bool = False
+    batch_of_one: bool = False
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,9 @@ train_dataloader = dict(
     dataset=dict(dataset, ann_file="nuscenes_infos_train.pkl", pipeline=[distortion]),
 )
 val_dataloader = dict(
-    batch_size=1, num_workers=4, dataset=dict(dataset, ann_file="nuscenes_infos_val.pkl")
+    batch_size=1,
+    num_workers=4,
+    dataset=dict(dataset, ann_file="nuscenes_infos_val.pkl", test_mode=True),
 )
 val_evaluator = dict(type="NuScenesMetric", names=class_names)
 optim_wrapper = dict(

@@ -60,9 +60,11 @@ class Detection3DPredictor(Predictor):
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         return (
-            TensorSpec("images", "BYTES", (self.cameras,), optional=True),
-            TensorSpec("pixels", "UINT8", (self.cameras, -1, -1, 3), optional=True),
-            TensorSpec("lidar2img", "FP32", (self.cameras, 4, 4), optional=True),
+            TensorSpec("images", "BYTES", (self.cameras,), optional=True, batch_of_one=True),
+            TensorSpec(
+                "pixels", "UINT8", (self.cameras, -1, -1, 3), optional=True, batch_of_one=True
+            ),
+            TensorSpec("lidar2img", "FP32", (self.cameras, 4, 4), optional=True, batch_of_one=True),
         )
 
     @property

@@ -157,7 +157,10 @@ def check_inputs(found: Mapping[str, Any], specs: Specs) -> None:
         datatype = "BF16" if spec.datatype == "BF16" else tensors.datatype_of(array)
         if datatype != spec.datatype:
             raise InputError(f"input {name!r}: expected {spec.datatype}, got {datatype}")
-        if not _fits(array.shape, spec.shape):
+        batched = spec.batch_of_one and array.shape[:1] == (1,)
+        if not _fits(array.shape, spec.shape) and not (
+            batched and _fits(array.shape[1:], spec.shape)
+        ):
             raise InputError(f"input {name!r}: expected shape {list(spec.shape)}, "
                              f"got {list(array.shape)}")  # fmt: skip
     for name, spec in specs.items():
