@@ -3,9 +3,16 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST_MESSAGE = 4000  # characters; a file may quote itself at any length
+
 
 def printable(text: str) -> str:
-    """The text with control characters and lone surrogates as escapes, safe on any terminal."""
+    """The text with control characters and lone surrogates as escapes, safe on any terminal.
+
+    What is longer than `LONGEST_MESSAGE` loses its middle.
+    """
+    if len(text) > LONGEST_MESSAGE:
+        text = f"{text[: LONGEST_MESSAGE - 500]} [...] {text[-400:]}"
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from cupola.data.coco import CocoDataset
+from cupola.data.coco_file import read_instances
 from cupola.errors import DataError
 from cupola.files.images import read_image, read_size
 
@@ -213,3 +215,12 @@ def test_pycocotools_reads_the_same_boxes_and_labels(tmp_path: Path) -> None:
         assert torch.equal(data[index]["boxes"], torch.from_numpy(boxes))
         ids = sorted(peer.getCatIds())
         assert data[index]["labels"].tolist() == [ids.index(e["category_id"]) for e in wanted]
+
+
+def test_many_categories_take_time_in_proportion(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    names = [{"id": i, "name": f"a{i}"} for i in range(30_000)]
+    path.write_text(json.dumps({"images": [], "annotations": [], "categories": names}))
+    before = time.process_time()
+    assert len(read_instances(path).categories) == 30_000
+    assert time.process_time() - before < 2

@@ -167,3 +167,28 @@ def test_files_that_are_not_panoptic_are_refused(tmp_path: Path) -> None:
         (folder / "panoptic.json").write_text(text)
         with pytest.raises(DataError, match=r"panoptic\.json"):
             CocoPanopticDataset(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("side", "count", "reason"),
+    [(30_000, 3, "3 masks of 30000 x 30000 pixels"), (8000, 1, "too many for a mask")],
+)
+def test_masks_of_one_image_have_a_limit(
+    side: int, count: int, reason: str, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "a", [[SQUARE]] * count)
+    content = json.loads((folder / "instances.json").read_text())
+    content["images"][0] |= {"width": side, "height": side}
+    (folder / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=reason):
+        CocoDataset(str(folder), with_mask=True).truth(0)
+
+
+def test_segments_of_a_panoptic_image_are_different(tmp_path: Path) -> None:
+    folder = panoptic_folder(tmp_path / "p")
+    content = json.loads((folder / "panoptic.json").read_text())
+    segments = content["annotations"][0]["segments_info"]
+    segments.append(segments[0])
+    (folder / "panoptic.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="has an id more than once"):
+        CocoPanopticDataset(str(folder), pipeline=[LOAD])[0]

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -235,3 +236,27 @@ def test_poses_are_rigid(tables: Tables) -> None:
     for record in tables.table("calibrated_sensor").values():
         turn = pose(record)[:3, :3]
         np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "reason"),
+    [
+        ("calibrated_sensor", {"rotation": [0, 0, 0, 0]}, "ValueError"),
+        ("calibrated_sensor", {"camera_intrinsic": [1, 2]}, "ValueError"),
+        ("ego_pose", {"translation": ["a", 0, 0]}, "ValueError"),
+        ("ego_pose", {"translation": [float("nan"), 0, 0]}, "has NaN or infinity"),
+        ("sample_data", {"ego_pose_token": "gone"}, "KeyError"),
+        ("sample_data", {"calibrated_sensor_token": []}, "TypeError"),
+        ("sensor", {"channel": 3}, "AttributeError|KeyError"),
+        ("sample_annotation", {"size": [1]}, "ValueError"),
+        ("sample_annotation", {"num_lidar_pts": None}, "TypeError"),
+    ],
+)
+def test_damaged_records_are_one_error(
+    table: str, change: dict, reason: str, root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(root / "v1.0-mini", tmp_path / "v1.0-mini")
+    path = tmp_path / "v1.0-mini" / f"{table}.json"
+    path.write_text(json.dumps([record | change for record in json.loads(path.read_text())]))
+    with pytest.raises(DataError, match=f"not tables of nuScenes.*({reason})"):
+        list(Tables(tmp_path, "v1.0-mini").samples())

@@ -122,3 +122,8 @@ def test_postscript_in_a_coco_folder_starts_nothing(
     with pytest.raises(DataError, match=r"x\.jpg: not an image"):
         coco(tmp_path, "x.jpg")[0]
     assert not (tmp_path / "started").exists()
+
+
+def test_a_message_that_quotes_a_file_has_an_end() -> None:
+    text = str(DataError("a.json: " + "x" * 10**6 + " is missing"))
+    assert len(text) <= 4000 and text.startswith("a.json: xxx") and text.endswith("xx is missing")

@@ -1,6 +1,5 @@
 """The masks of COCO annotations: polygons and run-length encodings -> bitmaps."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,11 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cupola.errors import DataError
-from cupola.structures.masks import decode_rle
+from cupola.structures.masks import MAX_CELLS, decode_rle
 
 Bitmap = NDArray[np.bool_]
 BEYOND = 4  # polygons may leave the image by so many times its longer side
+MOST_CELLS = 2**31  # of the masks of one image: 2 GB
 EXPECTED = "expected polygons [[x, y, ...], ...] or an RLE"
+
+
+def check_masks(count: int, size: tuple[int, int], where: str) -> None:
+    """Raise DataError if `count` masks of an image of `size` (height, width) take too much."""
+    height, width = size
+    if count * height * width > MOST_CELLS:
+        raise DataError(
+            f"{where}: {count} masks of {height} x {width} pixels are more than {MOST_CELLS} bytes"
+        )
 
 
 def mask_of(entry: Mapping[str, Any], size: tuple[int, int], where: str) -> Bitmap | None:
@@ -32,6 +41,8 @@ def mask_of(entry: Mapping[str, Any], size: tuple[int, int], where: str) -> Bitm
     polygons = [each for each in polygons if len(each) >= 6]
     if not polygons:
         return None
+    if size[0] * size[1] > MAX_CELLS:
+        raise DataError(f"{where}: its image has {size[0]} x {size[1]} pixels, too many for a mask")
     from pycocotools import mask as coco_mask
 
     return decode_rle(coco_mask.merge(coco_mask.frPyObjects(polygons, *size)))
@@ -57,6 +68,6 @@ def _polygon(points: Any, size: tuple[int, int], where: str) -> list[float]:
         raise DataError(f"{where}: a polygon is {points!r:.60}; expected [x, y, x, y, ...]")
     for value in points:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or abs(value) > limit:
+        if not number or not abs(value) <= limit:  # NaN is not
             raise DataError(f"{where}: a polygon holds {value!r:.40}; expected pixels of the image")
     return [float(value) for value in points]

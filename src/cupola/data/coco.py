@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cupola.data.annotation_masks import mask_of
+from cupola.data.annotation_masks import check_masks, mask_of
 from cupola.data.coco_file import Instances, read_instances
 from cupola.data.detection import collate_detection
 from cupola.data.transforms import Compose
@@ -155,6 +155,9 @@ class CocoDataset:
 
     def _targets(self, image: Mapping[str, Any], size: Mapping[str, int]) -> list[dict[str, Any]]:
         found = []
+        if self.with_mask:
+            where = f"{self.file}: image {image['id']}"
+            check_masks(len(image["objects"]), (size["height"], size["width"]), where)
         for entry in image["objects"]:
             left, top, width, height = entry["bbox"]
             right = min(left + width, size["width"])

@@ -75,6 +75,7 @@ def read_instances(path: Path) -> Instances:
 
 def _categories(path: Path, entries: list[Any]) -> dict[Id, str]:
     found: dict[Id, str] = {}
+    names: set[str] = set()
     for index, entry in enumerate(entries):
         where = f"{path}: categories[{index}]"
         number = _id(where, _entry(where, entry), "id")
@@ -83,9 +84,10 @@ def _categories(path: Path, entries: list[Any]) -> dict[Id, str]:
             raise DataError(f"{where}: name is {_shown(name)}; expected a text")
         if number in found:
             raise DataError(f"{where}: its id {number!r} is used more than once")
-        if name in found.values():
+        if name in names:
             raise DataError(f"{where}: its name {name!r} is used more than once")
         found[number] = name
+        names.add(name)
     return dict(sorted(found.items(), key=lambda item: (isinstance(item[0], str), item[0])))
 
 

@@ -16,7 +16,7 @@ from cupola.data.info_fields import Fields
 from cupola.data.nuscenes_samples import CameraView, SampleRecord, cut_paths, pinhole, rigid
 from cupola.data.nuscenes_tables import rotation
 from cupola.errors import DataError
-from cupola.files import load_plain_pickle
+from cupola.files import content_of, load_plain_pickle
 from cupola.files.opening import read_bytes
 
 Array = NDArray[np.float64]
@@ -69,8 +69,12 @@ def info_samples(
             f"{path}: not a nuScenes info file: accepted are a dict with `infos` (MMDetection3D "
             f"up to 1.0) and one with `data_list` (from 1.1 on); got {str(found)[:200]}"
         )
-    top = Fields(content, str(path))
-    if "data_list" in content:
+    with content_of(path, "a nuScenes info file"):
+        return _records(path, Fields(content, str(path)), settings)
+
+
+def _records(path: Path, top: Fields, settings: InfoSettings) -> list[SampleRecord]:
+    if "data_list" in top.content:
         names = _categories(top)
         infos = _samples(path, top.list("data_list"), "data_list")
         return [_from_layout2(info, names, settings) for info in infos]

@@ -48,6 +48,12 @@ class SampleRecord:
     lidar2ego: Array | None = None
     ego2global: Array | None = None
 
+    def __post_init__(self) -> None:
+        arrays = {view.name: view.lidar2img for view in self.cameras}
+        for name, array in {**arrays, "a box": self.boxes[:, :7]}.items():
+            if not np.isfinite(array).all():
+                raise ValueError(f"sample {self.token}: {name} has NaN or infinity")
+
     def camera(self, name: str) -> CameraView:
         """The view of one camera by its channel; DataError if the sample has none."""
         for view in self.cameras:

@@ -1,6 +1,7 @@
 """Reads nuScenes tables, each when it is first needed."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from cupola.data.nuscenes_samples import CameraView, SampleRecord, pinhole, rigid
 from cupola.errors import DataError
-from cupola.files import read_json
+from cupola.files import content_of, read_json
 
 Array = NDArray[np.float64]
 Record = dict[str, Any]
@@ -76,10 +77,8 @@ class Tables:
         """All records of a table by token; read once."""
         if name not in self._read:
             path = self.root / self.version / f"{name}.json"
-            try:
+            with content_of(path, "a nuScenes table"):
                 self._read[name] = {record["token"]: record for record in read_json(path)}
-            except (KeyError, TypeError) as error:
-                raise DataError(f"{path}: not a nuScenes table ({error!r})") from None
         return self._read[name]
 
     @cached_property
@@ -103,16 +102,25 @@ class Tables:
 
     def samples(self, scenes: Sequence[str] | None = None) -> "LazySamples":
         """All samples in the order of their scenes, or those of the named scenes."""
-        known = {record["name"]: token for token, record in self.table("scene").items()}
-        missing = set(scenes or ()) - known.keys()
-        if missing:
-            raise DataError(f"{self.root}: no scenes {sorted(missing)}")
-        wanted = {known[name] for name in (scenes or known)}
-        samples = self.table("sample").items()
-        return LazySamples(self, [t for t, record in samples if record["scene_token"] in wanted])
+        with self._content():
+            known = {record["name"]: token for token, record in self.table("scene").items()}
+            missing = set(scenes or ()) - known.keys()
+            if missing:
+                raise DataError(f"{self.root}: no scenes {sorted(missing)}")
+            wanted = {known[name] for name in (scenes or known)}
+            samples = self.table("sample").items()
+            tokens = [t for t, record in samples if record["scene_token"] in wanted]
+        return LazySamples(self, tokens)
 
     def sample(self, sample: str) -> SampleRecord:
-        """One sample, in its lidar's frame."""
+        """One sample, in its lidar's frame. Raises DataError, as `samples`, for damaged tables."""
+        with self._content():
+            return self._sample(sample)
+
+    def _content(self) -> AbstractContextManager[None]:
+        return content_of(self.root / self.version, "tables of nuScenes")
+
+    def _sample(self, sample: str) -> SampleRecord:
         data = self._data.get(sample, {})
         lidar = self.lidar(sample)
         ego2global = pose(self.table("ego_pose")[lidar["ego_pose_token"]])
@@ -186,7 +194,7 @@ class Tables:
         stamps = [samples[each["sample_token"]]["timestamp"] * 1e-6 for each in (before, after)]
         seconds = stamps[1] - stamps[0]
         limit = 2 * MAX_GAP if before is not record and after is not record else MAX_GAP
-        if before is after or seconds > limit:
+        if before is after or not 0 < seconds <= limit:
             return np.full(3, np.nan)
         places = [np.asarray(each["translation"], float) for each in (before, after)]
         return np.asarray((places[1] - places[0]) / seconds)

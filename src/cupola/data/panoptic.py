@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cupola.data.annotation_masks import check_masks
 from cupola.data.detection import collate_detection
 from cupola.data.transforms import Compose, boxes_around
 from cupola.errors import DataError
@@ -119,14 +120,17 @@ class CocoPanopticDataset:
         path = locate(self.maps, image.map)
         rgb = read_image(path, error=DataError).astype(np.int64)
         ids = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]  # [H, W]
-        return PanopticTruth(ids, tuple(self._segment(each, path) for each in image.segments))
+        segments = tuple(self._segment(each, path) for each in image.segments)
+        if len({each.id for each in segments}) < len(segments):
+            raise DataError(f"{self.file}: segments_info of {path.name} has an id more than once")
+        return PanopticTruth(ids, segments)
 
     def _segment(self, entry: Mapping[str, Any], path: Path) -> TrueSegment:
         try:
             label = self._label_of.get(entry["category_id"], -1)
             crowd = bool(entry.get("iscrowd", 0))
             return TrueSegment(int(entry["id"]), label, label in self._things, crowd)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(
                 f"{self.file}: segments_info of {path.name} needs id and category_id ({error!r})"
             ) from None
@@ -137,6 +141,7 @@ class CocoPanopticDataset:
         groups = [[each] for each in used if each.is_thing]
         for label in sorted({each.label for each in used if not each.is_thing}):
             groups.append([each for each in used if each.label == label])
+        check_masks(len(groups), truth.ids.shape, str(self.file))
         masks = np.zeros((len(groups), *truth.ids.shape), bool)
         for mask, group in zip(masks, groups, strict=True):
             mask[:] = np.isin(truth.ids, [each.id for each in group])

@@ -7,6 +7,8 @@ never ends. Every function raises the caller's error class with the file's name 
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -106,6 +108,17 @@ def read_json(path: Path, limit: int = LARGEST_TEXT, error: type[CupolaError] = 
         raise error(f"{path}: its JSON is nested too deeply") from None
     except ValueError as problem:  # an integer of thousands of digits
         raise error(f"{path}: is not usable JSON ({str(problem).splitlines()[0]})") from None
+
+
+@contextmanager
+def content_of(path: Path, what: str, error: type[CupolaError] = DataError) -> Iterator[None]:
+    """While a file's content is used: raises `error`, "not `what`", where it is not of its form."""
+    try:
+        yield
+    except CupolaError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as problem:
+        raise error(f"{path}: not {what} ({problem!r:.300})") from None
 
 
 def _kind(mode: int) -> str:

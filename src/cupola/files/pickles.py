@@ -241,7 +241,8 @@ class RestrictedUnpickler(pickle.Unpickler):
         if full in self._known:
             return self._known[full]
         if self._strict:
-            raise pickle.UnpicklingError(f"it contains {full[:200]}, which is not plain data")
+            shown = " ".join(full[:200].split())
+            raise pickle.UnpicklingError(f"it contains {shown}, which is not plain data")
         if full not in self._placeholders:
             self._placeholders[full] = type("Placeholder", (Placeholder,), {"name": full[:200]})
         return self._placeholders[full]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 Bitmap = NDArray[np.bool_]
 RLE = dict[str, Any]
-MAX_CELLS = 1 << 28  # of one mask; larger sizes are refused
+MAX_CELLS = 50_000_000  # of one mask, as of an image; larger sizes are refused
 
 
 def encode_rle(mask: Tensor | Bitmap) -> RLE:
