@@ -247,7 +247,7 @@ def test_poses_are_rigid(tables: Tables) -> None:
         ("ego_pose", {"translation": [float("nan"), 0, 0]}, "has NaN or infinity"),
         ("sample_data", {"ego_pose_token": "gone"}, "KeyError"),
         ("sample_data", {"calibrated_sensor_token": []}, "TypeError"),
-        ("sensor", {"channel": 3}, "AttributeError|KeyError"),
+        ("sensor", {"channel": []}, "TypeError"),
         ("sample_annotation", {"size": [1]}, "ValueError"),
         ("sample_annotation", {"num_lidar_pts": None}, "TypeError"),
     ],
