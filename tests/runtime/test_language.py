@@ -148,3 +148,35 @@ def test_generate_streams_to_the_terminal(folder: Path, predictor: LanguagePredi
     )
     assert done.exit_code == 0, done.output
     assert done.output == "It is" + predictor("It is", max_tokens=8).text + "\n"
+
+
+def test_a_tokenizer_that_panics_ends_one_request(
+    predictor: LanguagePredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Panicking:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(library, name)
+
+        def decode(self, ids: list[int]) -> str:
+            if ids[: len(bad)] == bad:
+                raise BaseException("index out of bounds")  # as a panic of the library is
+            return str(library.decode(ids))
+
+    library = predictor.tokenizer._tokenizer
+    samples = [predictor.sample(text, {"max_tokens": 3}) for text in ("It", "The", "A")]
+    bad = list(samples[1].ids)
+    expected = predictor.run([samples[0], samples[2]])
+    monkeypatch.setattr(predictor.tokenizer, "_tokenizer", Panicking())
+    engine = predictor.open_stream()
+    for name, sample in zip("abc", samples, strict=True):
+        engine.add(name, sample)
+    chunks = []
+    while engine.active:
+        chunks += engine.step()
+    errors = {chunk.request_id: chunk.error for chunk in chunks if chunk.error}
+    assert errors == {"b": "the tokenizer cannot decode its own tokens (index out of bounds)"}
+    for name, whole in zip("ac", expected, strict=True):
+        texts = [chunk.data["text"] for chunk in chunks if chunk.request_id == name]
+        assert "".join(texts) == whole.text
+    with pytest.raises(InputError, match="index out of bounds"):
+        predictor.run(samples)

@@ -36,11 +36,15 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One piece of a streamed response; `final` marks the last one of a request."""
+    """One piece of a streamed response; `final` marks the last one of a request.
+
+    error: why the request failed, which ends it and no other; `data` is empty then.
+    """
 
     request_id: str
     data: Mapping[str, Any]
     final: bool = False
+    error: str = ""
 
 
 class StreamEngine(Protocol):

@@ -126,6 +126,8 @@ class LanguagePredictor(Predictor):
         pieces: list[list[Mapping[str, Any]]] = [[] for _ in samples]
         while engine.active:
             for chunk in engine.step():
+                if chunk.error:
+                    raise InputError(chunk.error)
                 pieces[int(chunk.request_id)].append(chunk.data)
         engine.close()
         return [_join(sample, part) for sample, part in zip(samples, pieces, strict=True)]

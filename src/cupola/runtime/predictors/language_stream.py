@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cupola.errors import InputError
 from cupola.generation import SamplingParams, Scheduler, Token
 from cupola.generation.detokenizer import IncrementalDetokenizer
 from cupola.generation.tensor_parallel import Driver
@@ -72,7 +73,15 @@ class LanguageEngine:
 
     def step(self) -> list[Chunk]:
         """Runs the model once; one chunk for every request that got a token."""
-        return [self._chunk(token) for token in self.scheduler.step()]
+        return [self._chunk_or_error(token) for token in self.scheduler.step()]
+
+    def _chunk_or_error(self, token: Token) -> Chunk:
+        """The chunk of a token; a tokenizer that fails ends this request alone."""
+        try:
+            return self._chunk(token)
+        except InputError as error:
+            self.cancel(token.request_id)
+            return Chunk(token.request_id, {}, final=True, error=str(error))
 
     def _detokenizer(self, sample: LanguageSample) -> IncrementalDetokenizer:
         least = sample.sampling.min_tokens

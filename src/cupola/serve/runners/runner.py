@@ -200,11 +200,16 @@ class Runner:
             error = f"a stream needs exactly one sample, got {len(job.samples)}"
             self._refuse(job.connection, job.id, 400, error)
             return
+        try:
+            if written and isinstance(self.engine, Resumable):
+                self.engine.resume(str(job.id), job.samples[0], written)
+            else:
+                self.engine.add(str(job.id), job.samples[0])
+        except InputError as error:
+            self.engine.cancel(str(job.id))
+            self._refuse(job.connection, job.id, 400, str(error))
+            return
         self.streams[str(job.id)] = job
-        if written and isinstance(self.engine, Resumable):
-            self.engine.resume(str(job.id), job.samples[0], written)
-        else:
-            self.engine.add(str(job.id), job.samples[0])
 
     def _step_streams(self) -> None:
         if self.engine is None or not self.engine.active:
@@ -232,6 +237,9 @@ class Runner:
             return
         if chunk.final:
             del self.streams[chunk.request_id]
+        if chunk.error:
+            self._refuse(job.connection, job.id, 500, chunk.error)
+            return
         job.deadline = time.monotonic() + job.timeout  # it is the time between two chunks
         data = {key: to_plain(value) for key, value in chunk.data.items()}
         frame = frames.Frame(frames.CHUNK, job.id, extra={"data": data, "final": chunk.final})
