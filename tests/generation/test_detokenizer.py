@@ -1,9 +1,12 @@
 """Text comes as soon as it is certain, and adds up to what all tokens decode to at once."""
 
+import random
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from cupola.generation.detokenizer import IncrementalDetokenizer
+from cupola.runtime import Predictor
 
 
 def sentencepiece() -> Tokenizer:
@@ -49,6 +52,16 @@ def test_bytes_that_are_no_text_are_given_out_after_a_while() -> None:
     assert pieces[:3] == ["", "", ""]
     assert "\ufffd" in pieces[3]
     assert pieces[-1].endswith("the")
+
+
+def test_random_bytes_add_up_to_what_they_decode_to() -> None:
+    tokenizer = Predictor.load("bloom-tiny").tokenizer
+    draw = random.Random(0)
+    for _ in range(300):
+        prompt = [draw.randrange(3, 260) for _ in range(draw.randrange(1, 5))]
+        ids = [draw.randrange(3, 260) for _ in range(draw.randrange(1, 20))]
+        text = "".join(stream(IncrementalDetokenizer(tokenizer, prompt), ids))
+        assert text == tokenizer.decode(prompt + ids)[len(tokenizer.decode(prompt)) :]
 
 
 def test_a_stop_string_may_span_tokens() -> None:

@@ -51,14 +51,18 @@ class IncrementalDetokenizer:
         if not text.endswith("\ufffd") or last:
             self._known, self._unread = self._unread, []
             return str(text[len(known) :])
-        if len(self._unread) <= PARTIAL:
+        cut, left = len(self._unread), PARTIAL
+        while cut and left:
+            cut -= 1
+            left -= bool(self.tokenizer.decode([self._unread[cut]]))  # special tokens are no bytes
+        if not cut:
             return ""
         # Only the last tokens can be a part of a character; those before them are no text.
-        done = self._known + self._unread[:-PARTIAL]
+        done = self._known + self._unread[:cut]
         before = self.tokenizer.decode(done)
         if not text.startswith(before) and len(self._unread) < MOST_UNREAD:
             return ""
-        self._known, self._unread = done[-MOST_UNREAD:], self._unread[-PARTIAL:]
+        self._known, self._unread = done[-MOST_UNREAD:], self._unread[cut:]
         return str(before[len(known) :])
 
     def _overlap(self) -> int:
