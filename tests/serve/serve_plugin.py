@@ -166,7 +166,10 @@ class Speaker(Predictor):
 
 
 class WordEngine:
-    """Generates `max_tokens` words; dies once at word N if the prompt is "die N FILE"."""
+    """Generates `max_tokens` words; dies once at word N if the prompt is "die N FILE".
+
+    "fail N" fails the step of all requests, "panic N" this request alone.
+    """
 
     def __init__(self, pause: float) -> None:
         self.pause = pause
@@ -193,6 +196,10 @@ class WordEngine:
                 os.kill(os.getpid(), signal.SIGKILL)
             if words[:1] == ["fail"] and said == int(words[1]):
                 raise RuntimeError("told to fail")
+            if words[:1] == ["panic"] and said == int(words[1]):
+                del self.requests[request_id]
+                chunks.append(Chunk(request_id, {}, final=True, error="cannot decode its tokens"))
+                continue
             final = said + 1 >= int(parameters.get("max_tokens", 5))
             data = {"text": f"w{said} ", "token_id": said,
                     "finish_reason": "length" if final else None}  # fmt: skip

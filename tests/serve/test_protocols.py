@@ -265,6 +265,17 @@ def test_openai_errors(speaker, shared: Running) -> None:
         list(speaker.completions.create(model="speaker", prompt="fail 2", stream=True))
 
 
+def test_openai_a_request_that_fails_ends_alone(speaker) -> None:
+    ask = {"model": "speaker", "stream": True}
+    other = speaker.completions.create(prompt="a", max_tokens=2000, **ask)
+    first = next(iter(other))
+    with pytest.raises(openai.APIError, match="cannot decode its tokens"):
+        list(speaker.completions.create(prompt="panic 2", **ask))
+    with pytest.raises(openai.InternalServerError, match="cannot decode its tokens"):
+        speaker.completions.create(model="speaker", prompt="panic 0")
+    assert first.choices[0].text == "w0 " and len(list(other)) == 1999
+
+
 def test_openai_a_broken_stream_continues_without_repeat_or_gap(speaker, shared: Running) -> None:
     mark = shared.folder / f"died-{time.monotonic_ns()}"
     chunks = list(
