@@ -1,11 +1,11 @@
-"""Which configs build: each is read, its class names are looked up, and its model is built."""
+"""Which configs build, and which classes the others lack."""
 
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cupola import nn, registry
 from cupola.config import Config
@@ -52,7 +52,10 @@ def config_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def cover(path: Path) -> Coverage:
-    """Reads a config, looks its classes up, and if all are known builds it without weights."""
+    """Reads a config and builds its model without weights; if that fails, looks its classes up.
+
+    Classes that a model is given but does not use, such as an assigner of FCOS, are not missed.
+    """
     try:
         cfg = Config.load(path).to_dict()
     except (CupolaError, OSError) as error:
@@ -60,19 +63,27 @@ def cover(path: Path) -> Coverage:
     model = cfg.get("model")
     if not isinstance(model, Mapping):
         return Coverage(str(path), "no model")
+    failure = _failure(cfg)
+    if failure is None:
+        return Coverage(str(path), "builds")
     scope = cfg.get("default_scope")
     missing = tuple(sorted(missing_classes(model, scope if isinstance(scope, str) else None)))
     if missing:
         return Coverage(str(path), "missing", missing)
+    return Coverage(str(path), "fails", error=failure)
+
+
+def _failure(cfg: Mapping[str, Any]) -> str | None:
+    """Why the model of a config does not build; None if it does."""
     try:
         with warnings.catch_warnings(), nn.on_meta():
             warnings.simplefilter("ignore")
             registry.build(without_pretrained(cfg))
     except CupolaError as error:
-        return Coverage(str(path), "fails", error=str(error))
+        return str(error)
     except Exception as error:  # one config that fails must not hide the others
-        return Coverage(str(path), "fails", error=f"{type(error).__name__}: {error}")
-    return Coverage(str(path), "builds")
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def by_class(covered: Iterable[Coverage]) -> list[MissingClass]:
