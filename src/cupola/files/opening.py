@@ -25,8 +25,9 @@ def locate(root: Path, name: str | Path, error: type[CupolaError] = DataError) -
     the environment sets CUPOLA_FOLLOW_LINKS=1, which allows such links. A snapshot in the cache of
     the Hugging Face hub consists of links to the blobs of its repository, which are allowed.
     """
-    if "\0" in str(name):
-        raise error(f"{str(name)!r:.200}: a file name contains a null character")
+    if any(each < " " for each in str(name)):
+        shown = f"{str(name)!r:.200}"
+        raise error(f"{root}: the file name {shown} contains a control character")
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise error(f"{name}: leads out of {root}; names must be relative to that folder")
     path = root / name
@@ -35,7 +36,7 @@ def locate(root: Path, name: str | Path, error: type[CupolaError] = DataError) -
     try:
         target, home = path.resolve(), root.resolve()
         inside = target.is_relative_to(home) or _is_blob_of(target, home)
-    except (OSError, RuntimeError) as problem:  # a loop of links, a name that is too long
+    except (OSError, RuntimeError, ValueError) as problem:  # loops, length, half characters
         raise error(f"{path}: cannot be resolved ({problem})") from None
     if not inside:
         raise error(

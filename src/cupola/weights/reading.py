@@ -120,7 +120,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             _check_names(keys, path)
             return {key: mapped[key] if key in mapped else file.get_tensor(key) for key in keys}
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
+        reason = _first_line(error)
+        raise CheckpointError(f"{path}: not a readable safetensors file ({reason})") from None
 
 
 def check_header(path: Path) -> None:

@@ -207,7 +207,9 @@ def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def _safetensors_rank(path: Path) -> dict[str, Callable[[], Tensor]]:
