@@ -55,7 +55,7 @@ def test_a_bundle_is_found_by_name_folder_or_itself(tmp_path: Path) -> None:
         ({**ABOUT, "model": {}}, r"holds no weights\.safetensors"),
         (
             {"architectures": ["DetrModel"]},
-            "a transformers checkpoint of DetrModel, which is not included",
+            "a transformers checkpoint of DetrModel; only language",
         ),
     ],
 )
