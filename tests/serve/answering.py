@@ -21,7 +21,7 @@ class Answering(Server):
         self.paths.append(request.path)
         reply(request, Response(200, b"{}"))
 
-    def error_response(self, error: HTTPError, request: Request) -> Response:
+    def refusal(self, error: HTTPError, request: Request) -> Response:
         return Response(error.status, error.message.encode())
 
     def finished(self, request: Request, response: Response, sent: int) -> None:

@@ -351,6 +351,43 @@ def test_cors_of_another_origin(server: Running, origin: str) -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        ("Content-Length: 99999999999\r\n\r\n", 413),
+        ("Content-Length: x\r\n\r\n", 400),
+        ("Transfer-Encoding: gzip\r\n\r\n", 501),
+        ("Expect: 100-continue\r\nContent-Length: 1\r\n\r\n", 404),
+        ("X-Large: " + "x" * 70_000, 431),
+        ("X-Slow: ", 408),  # after `header_timeout`
+    ],
+)
+def test_pages_of_an_allowed_origin_can_read_refusals(
+    server: Running, rest: str, status: int
+) -> None:
+    for origin in (APP, "https://evil.example") if status != 408 else (APP,):
+        with server.raw() as client:
+            head = f"POST /nowhere HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\n"
+            client.sendall((head + rest).encode())
+            found, answer, _ = read_answer(client)
+        assert found == status
+        field = f"\r\nAccess-Control-Allow-Origin: {APP}\r\n".encode()
+        assert (field in answer) == (origin == APP)
+        assert (b"Access-Control" in answer) == (origin == APP)
+        assert b"\r\nVary: Origin" in answer
+
+
+@pytest.mark.processes
+def test_a_refusal_does_not_use_the_origin_of_an_earlier_request(server: Running) -> None:
+    with server.raw() as client:
+        client.sendall(f"GET /health HTTP/1.1\r\nHost: x\r\nOrigin: {APP}\r\n\r\n".encode())
+        assert b"Access-Control" in read_answer(client)[1]
+        client.sendall(b"\0\0\0\0\r\n\r\n")
+        status, answer, _ = read_answer(client)
+    assert status == 400 and b"Access-Control" not in answer
+
+
+@pytest.mark.processes
 def test_cors_opens_no_admin_endpoint(server: Running) -> None:
     public = server.port
     try:

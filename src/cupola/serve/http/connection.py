@@ -248,10 +248,10 @@ class Connection(asyncio.Protocol):
         parser = self.parser
         parser.discard()
         request = Request(
-            "-", parser.url.decode("latin-1")[:200], "", {}, self.server.next_id(),
+            "-", parser.url.decode("latin-1")[:200], "", parser.origin, self.server.next_id(),
             parser.began_at, parser.peer, keep_alive=False,
         )  # fmt: skip
-        self.refusal = (request, self.server.error_response(error, request))
+        self.refusal = (request, self.server.refusal(error, request))
         self._send_refusal()
 
     def _send_refusal(self) -> None:
@@ -346,8 +346,8 @@ class Server:
         """Calls `reply` once, now or later; returns the work until then, if any. Never raises."""
         raise NotImplementedError
 
-    def error_response(self, error: HTTPError, request: Request) -> Response:
-        """The response for an HTTPError."""
+    def refusal(self, error: HTTPError, request: Request) -> Response:
+        """The response to a request that cannot be parsed, of which only the start is known."""
         raise NotImplementedError
 
     def log_failure(self, request: Request, error: Exception) -> None:

@@ -39,8 +39,12 @@ class CORS:
 
     def reply(self, reply: Reply, request: Request, response: Response) -> None:
         """Replies with the header fields for the request's origin."""
-        response.headers = [*response.headers, *self._fields(request)]
+        self.add_fields(request, response)
         reply(request, response)
+
+    def add_fields(self, request: Request, response: Response) -> None:
+        """Adds the header fields for the request's origin."""
+        response.headers = [*response.headers, *self._fields(request)]
 
     def _fields(self, request: Request) -> list[tuple[str, str]]:
         fields = []

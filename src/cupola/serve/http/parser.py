@@ -66,6 +66,15 @@ class RequestParser:
         """Whether the request that arrives, perhaps not completely, is a HEAD."""
         return bool(self.url) and self._parser.get_method() == b"HEAD"
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """The header Origin of the request that arrives, alone, if it has arrived.
+
+        The others are left out: of an incomplete header, the last X-Forwarded-For may be missing.
+        """
+        known = bool(self.url) and "origin" in self.headers  # no url: they are of an earlier one
+        return {"origin": self.headers["origin"]} if known else {}
+
     def feed(self, data: bytes | memoryview, now: float) -> None:
         """Parses bytes that arrived at `now`; HTTPError if they are not a valid request."""
         self._now = now

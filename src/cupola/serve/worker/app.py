@@ -115,6 +115,13 @@ class Application(Server):
         body = orjson.dumps(self.router.error_body(request.path, error))
         return Response(error.status, body, error.headers)
 
+    def refusal(self, error: HTTPError, request: Request) -> Response:
+        """The response to a request that cannot be parsed, which a browser's page may read."""
+        response = self.error_response(error, request)
+        if self.cors is not None:
+            self.cors.add_fields(request, response)
+        return response
+
     def finished(self, request: Request, response: Response, sent: int) -> None:
         """Counts and logs a request."""
         self.context.metrics.count_request(response.status)
