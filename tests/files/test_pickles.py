@@ -109,6 +109,22 @@ HOSTILE["negative shape"] = array_state((-1,), kind("f8"), b"")
 HOSTILE["huge text"] = array_state((0,), kind("U99999999999"), b"")
 
 
+def doubled(depth: int, leaf: bytes = b"]") -> bytes:
+    """A list that holds another one twice, and so on: few bytes, and endless as a tree."""
+    for level in range(depth):
+        at = struct.pack("<I", level)
+        leaf += b"r" + at + b"0](j" + at + b"j" + at + b"e"
+    return leaf
+
+
+HOSTILE["doubled lists"] = b"\x80\x02" + doubled(40) + b"."
+HOSTILE["doubled key"] = b"\x80\x02}" + doubled(40) + b"s."
+HOSTILE["doubled values"] = b"\x80\x02}K\x01" + doubled(40) + b"s."
+HOSTILE["list of itself"] = b"\x80\x02]q\x00h\x00a."
+HOSTILE["dict of itself"] = b"\x80\x02}q\x00K\x01h\x00s."
+HOSTILE["long text, often"] = b"\x80\x02" + doubled(20, pickle.dumps("k" * 9999, 2)[2:-1]) + b"."
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_pickles_are_one_error(name: str) -> None:
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
@@ -118,3 +134,9 @@ def test_hostile_pickles_are_one_error(name: str) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
     assert time.process_time() - start < 1
     assert not os.path.exists("/tmp/cupola-was-here")
+
+
+def test_a_pickle_cannot_hide_methods_of_a_dict() -> None:
+    hidden = b"ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x05sb"
+    read = load_plain_pickle(b"\x80\x02}K\x01" + hidden + b"s.")
+    assert list(read[1].items()) == []

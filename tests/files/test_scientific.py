@@ -45,6 +45,38 @@ def test_hdf5_that_reads_other_files(tmp_path: Path) -> None:
             open_fields(tmp_path / name)
 
 
+def test_hdf5_behind_another_content(tmp_path: Path) -> None:
+    import h5py
+
+    for start in (512, 4096):
+        with h5py.File(tmp_path / "x.nc", "w", userblock_size=start) as file:
+            storage = [(str(secret(tmp_path)), 0, 64)]
+            file.create_dataset("x", (16,), "f4", external=storage)
+        with pytest.raises(DataError, match="keeps its values in the file"):
+            check_scientific(tmp_path / "x.nc")
+
+
+def test_sides_and_coordinates_are_as_long_as_what_is_stored(tmp_path: Path) -> None:
+    import h5py
+
+    path = tmp_path / "2018.h5"
+    for shape in ((10**12, 1, 4, 4), (1, 1, 10**10, 4), (1, 1, 4, 10**10)):
+        with h5py.File(path, "w") as file:
+            file.create_dataset("fields", shape, "f4", chunks=(1, 1, 4, 4))
+        with pytest.raises(DataError, match="`fields` has shape"):
+            open_fields(path)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("latitude", (10**10,), "f8", chunks=(100,))
+    with pytest.raises(DataError, match="/latitude claims 80000000000 bytes, of which 0 are"):
+        open_fields(path)
+    store = tmp_path / "s.zarr"
+    (store / "lat").mkdir(parents=True)
+    (store / ".zgroup").write_text('{"zarr_format": 2}')
+    (store / "lat/.zarray").write_text(json.dumps({"shape": [10**10], "chunks": [100]}))
+    with pytest.raises(DataError, match="claims 80000000000 bytes"):
+        open_fields(store)
+
+
 def test_counts_of_hdf5_are_bounded(tmp_path: Path) -> None:
     import h5py
 

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -207,6 +208,59 @@ def test_a_pickle_cannot_alter_the_reader(tmp_path) -> None:
         with pytest.raises(CheckpointError, match="alters"):
             read_checkpoint(tmp_path / "bad.pth")
     assert read_checkpoint(tmp_path / "good.pth")["w"].sum() == 4
+
+
+TENSOR = b"X\x01\x00\x00\x00w"  # what the pickle of {"w": tensor} has as its key
+ITEMS = b"}X\x05\x00\x00\x00itemsK\x05sb"
+DOUBLED = b"]" + b"".join(bytes([113, i, 48, 93, 40, 104, i, 104, i, 101]) for i in range(99, 139))
+LONG_NUMBER = b"\x8b" + (3000).to_bytes(4, "little") + b"\x01" * 3000
+
+
+def test_values_that_refer_to_each_other_are_read_once(tmp_path) -> None:
+    torch.save({"w": torch.ones(4)}, tmp_path / "good.pth")
+    for more in (DOUBLED, b"]q\x63h\x63a", b"h\x00"):
+
+        def change(data: bytes, more: bytes = more) -> bytes:
+            assert data.count(TENSOR) == 1
+            return data.replace(TENSOR, b"X\x01\x00\x00\x00x" + more + b"s" + TENSOR)
+
+        rewritten(tmp_path / "good.pth", tmp_path / "odd.pth", change)
+        assert list(read_checkpoint(tmp_path / "odd.pth")) == ["w"]
+
+
+@pytest.mark.parametrize("key", [LONG_NUMBER, b"X\x05\x00\x00\x00modelh\x00s" + TENSOR])
+def test_odd_keys_are_one_error_or_none(tmp_path, key) -> None:
+    """A key of thousands of digits, and a dict that is its own state dict."""
+    torch.save({"w": torch.ones(4)}, tmp_path / "good.pth")
+    rewritten(tmp_path / "good.pth", tmp_path / "odd.pth", lambda data: data.replace(TENSOR, key))
+    try:
+        assert list(read_checkpoint(tmp_path / "odd.pth")) == ["w"]
+    except CheckpointError as error:
+        assert "digits" in str(error)
+
+
+def test_methods_that_a_pickle_hides_are_there(tmp_path) -> None:
+    torch.save(OrderedDict(w=torch.ones(4)), tmp_path / "good.pth")
+    rewritten(tmp_path / "good.pth", tmp_path / "odd.pth", lambda data: data[:-1] + ITEMS + b".")
+    assert list(read_checkpoint(tmp_path / "odd.pth")) == ["w"]
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compression_without_bounds_is_refused(tmp_path, packing) -> None:
+    with zipfile.ZipFile(tmp_path / "c.pth", "w", packing) as archive:
+        archive.writestr("a/data.pkl", pickle.dumps({}))
+    with pytest.raises(CheckpointError, match="compressed in a way that has no bounds"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_damaged_compression_is_one_error(tmp_path) -> None:
+    with zipfile.ZipFile(tmp_path / "c.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", pickle.dumps("x" * 100))
+    data = bytearray((tmp_path / "c.pth").read_bytes())
+    data[42:46] = b"\xff" * 4
+    (tmp_path / "c.pth").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"c\.pth"):
+        read_checkpoint(tmp_path / "c.pth")
 
 
 def test_archives_that_claim_more_than_they_hold(tmp_path) -> None:

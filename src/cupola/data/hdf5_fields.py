@@ -14,6 +14,7 @@ from cupola.structures.grids import Grid
 from cupola.structures.variables import FOURCASTNET_CHANNELS, channel_name, channel_units
 
 MOST_CHANNELS = 10_000
+LONGEST_SIDE = 1_000_000  # times, rows or columns; a century has 146,100 snapshots
 STEP = 6 * 3600.0  # seconds between the published snapshots
 
 
@@ -71,6 +72,8 @@ def _shape(file: Any, path: Path) -> tuple[int, ...]:
         )
     if not 0 < shape[1] <= MOST_CHANNELS:
         raise DataError(f"{path}: `fields` has {shape[1]} channels; 1 to {MOST_CHANNELS} are read")
+    if max(shape) > LONGEST_SIDE:
+        raise DataError(f"{path}: `fields` has shape {list(shape)}; a side may have {LONGEST_SIDE}")
     return shape
 
 
@@ -86,7 +89,7 @@ def _names(file: Any, count: int) -> tuple[str, ...]:
 def _grid(file: Any, height: int, width: int) -> Grid:
     for rows, columns in (("latitude", "longitude"), ("lat", "lon")):
         sides = file.get(rows), file.get(columns)
-        if all(side is not None for side in sides):
+        if all(getattr(side, "size", None) in (height, width) for side in sides):
             lat, lon = (np.asarray(side, np.float64).ravel() for side in sides)
             if (len(lat), len(lon)) == (height, width):
                 return Grid(tuple(lat.tolist()), tuple(lon.tolist()))

@@ -9,7 +9,8 @@ import io
 import math
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from cupola.files.guard import guarded
 # What reading may cost beyond the file itself: values in memory per byte of the file, and a base.
 MEMORY_PER_BYTE, MEMORY_BASE = 40, 120 * 2**20
 SECONDS_PER_BYTE, SECONDS_BASE = 2e-7, 0.8
+# Values as a tree, per byte of the file: one that is written once may be referred to many times.
+VALUES_PER_BYTE, VALUES_BASE = 8, 100_000
 _NUMERIC = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f2", "f4", "f8", "b1"}
 _NUMERIC |= {"c8", "c16"}
 
@@ -259,7 +262,51 @@ def load_plain_pickle(data: bytes) -> Any:
         return _plain(RestrictedUnpickler(io.BytesIO(data), PLAIN, encoding="latin1").load())
 
     check_pickle(read, len(data))
-    return read()
+    value = read()
+    try:
+        _check_tree(value, VALUES_PER_BYTE * len(data) + VALUES_BASE)
+    except RecursionError:
+        raise pickle.UnpicklingError("it is nested too deeply") from None
+    return value
+
+
+def _check_tree(value: Any, most: int) -> None:
+    """Refuse values that are small in memory and endless to walk through, such as a list of itself.
+
+    A list that holds another one twice, and so on, doubles with each level at a few bytes a level.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(value: Any) -> int:
+        if isinstance(value, (str, bytes, bytearray)):
+            return 1 + len(value) // 16
+        if not isinstance(value, (dict, list, tuple, set, frozenset, np.ndarray)):
+            return 1
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            return 1
+        if id(value) not in sizes:
+            sizes[id(value)] = most + 1  # until its items are known: it may hold itself
+            sizes[id(value)] = 1 + sum(map(size, _items(value)))
+        if sizes[id(value)] > most:
+            raise pickle.UnpicklingError("its values refer to each other without end")
+        return sizes[id(value)]
+
+    size(value)
+
+
+def _items(value: Any) -> Iterator[Any]:
+    """The items of a container, whose own methods a pickle may hide."""
+    if isinstance(value, OrderedDict):
+        show_methods(value)
+    if isinstance(value, dict):
+        return chain(dict.keys(value), dict.values(value))
+    return iter(value.flat if isinstance(value, np.ndarray) else value)
+
+
+def show_methods(value: "OrderedDict[Any, Any]") -> None:
+    """Remove attributes that a pickle gave a dict in the place of its methods."""
+    for name in [name for name in vars(value) if hasattr(OrderedDict, name)]:
+        del vars(value)[name]
 
 
 def check_pickle(read: Callable[[], object], size: int, others: int = 0) -> None:

@@ -16,6 +16,9 @@ from cupola.files.opening import check_regular, read_json
 
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 MOST_OBJECTS = 10_000  # datasets and groups of one HDF5 file
+USER_BLOCKS = (0, *(512 << n for n in range(12)))  # where the content of an HDF5 file may begin
+# A coordinate is read when a file is opened, and may be far longer than what is stored of it.
+LARGEST_COORDINATE, MOST_COMPRESSION = 16 * 2**20, 20
 METADATA = (".zarray", ".zgroup", ".zattrs", ".zmetadata", "zarr.json")
 CODECS_THAT_UNPICKLE = {"pickle"}
 LARGEST_METADATA = 16 * 2**20
@@ -27,10 +30,18 @@ def check_scientific(path: Path) -> None:
         check_zarr(path)
         return
     check_regular(path)
-    with path.open("rb") as file:
-        is_hdf5 = file.read(len(HDF5_START)) == HDF5_START
-    if is_hdf5 or path.suffix in (".h5", ".hdf5"):
+    if _is_hdf5(path) or path.suffix in (".h5", ".hdf5"):
         check_hdf5(path)
+
+
+def _is_hdf5(path: Path) -> bool:
+    """Whether the library finds HDF5 in a file, which may have another content in front."""
+    with path.open("rb") as file:
+        for start in USER_BLOCKS:
+            file.seek(start)
+            if file.read(len(HDF5_START)) == HDF5_START:
+                return True
+    return False
 
 
 def read_array(path: str | Path, error: type[CupolaError] = DataError) -> Any:
@@ -90,6 +101,13 @@ def _check_dataset(path: Path, name: str, item: Any, h5py: Any) -> None:
             raise DataError(f"{path}: {name} keeps its values in the file {item.external[0][0]!r}")
         if item.is_virtual:
             raise DataError(f"{path}: {name} is a virtual dataset, which reads other files")
+        if item.ndim == 1:
+            _check_coordinate(f"{path}: {name}", item.nbytes, item.id.get_storage_size())
+
+
+def _check_coordinate(name: str, size: int, stored: int) -> None:
+    if size > max(LARGEST_COORDINATE, MOST_COMPRESSION * stored):
+        raise DataError(f"{name} claims {size} bytes, of which {stored} are stored")
 
 
 def check_zarr(path: Path) -> None:
@@ -100,9 +118,21 @@ def check_zarr(path: Path) -> None:
         if not entry.is_dir() and not entry.is_file():
             raise DataError(f"{entry.path}: is not a regular file")
         if entry.name in METADATA:
-            for name in _names(read_json(Path(entry.path), LARGEST_METADATA)):
+            content = read_json(Path(entry.path), LARGEST_METADATA)
+            _check_side(Path(entry.path), content)
+            for name in _names(content):
                 if name in CODECS_THAT_UNPICKLE:
                     raise DataError(f"{entry.path}: the codec {name!r} executes code")
+
+
+def _check_side(path: Path, content: Any) -> None:
+    """Refuse an array of one dimension that is far longer than its chunks."""
+    shape = content.get("shape") if isinstance(content, dict) else None
+    if not isinstance(shape, list) or len(shape) != 1 or not isinstance(shape[0], int):
+        return
+    if shape[0] * 8 > LARGEST_COORDINATE:
+        stored = sum(entry.stat().st_size for entry in _entries(path.parent))
+        _check_coordinate(str(path), shape[0] * 8, stored)
 
 
 def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:

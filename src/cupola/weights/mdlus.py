@@ -2,31 +2,54 @@
 
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from cupola.errors import CheckpointError
 
 MEMBER = "model.pt"
 MOST_COMPRESSION = 4
+# What damaged, encrypted and lying archives raise.
+BROKEN: tuple[type[Exception], ...] = (
+    *(KeyError, OSError, RuntimeError, ValueError, MemoryError, OverflowError, EOFError),
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def member_bytes(path: Path) -> bytes:
     """The state dict's file inside a package, a zip (today) or a tar (before version 1.3)."""
     try:
-        if not tarfile.is_tarfile(path):  # first: such a tar may pass as a zip
-            with zipfile.ZipFile(path) as archive:
-                _check_size(path, archive.getinfo(MEMBER).file_size)
-                return archive.read(MEMBER)
-        with tarfile.open(path, "r:") as archive:  # not compressed: a few bytes may be gigabytes
-            names = [name for name in archive.getnames() if Path(name).name == MEMBER]
-            if names:
-                _check_size(path, archive.getmember(names[0]).size)
-            file = archive.extractfile(names[0]) if names else None
-            if file is None:
+        archive = _open_tar(path)  # first: such a tar may pass as a zip
+        if archive is None:
+            return _from_zip(path)
+        with archive:
+            members = (each for each in archive.getmembers() if Path(each.name).name == MEMBER)
+            member = next(members, None)
+            if member is None or not member.isreg():  # a link leads to a member of another size
                 raise KeyError(MEMBER)
-            return file.read()
-    except (KeyError, tarfile.TarError, zipfile.BadZipFile, OSError) as error:
-        raise CheckpointError(f"{path}: not a physicsnemo package ({error})") from None
+            _check_size(path, member.size)
+            file = archive.extractfile(member)
+            return file.read() if file else b""
+    except BROKEN as error:
+        reason = str(error) or type(error).__name__
+        raise CheckpointError(f"{path}: not a physicsnemo package ({reason})") from None
+
+
+def _open_tar(path: Path) -> tarfile.TarFile | None:
+    """None for what is no tar. Compressed ones are none: a few bytes may be gigabytes."""
+    try:
+        return tarfile.open(path, "r:")
+    except tarfile.TarError:
+        return None
+
+
+def _from_zip(path: Path) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(MEMBER)
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise zipfile.BadZipFile("its compression has no bounds")
+        _check_size(path, entry.file_size)
+        return archive.read(entry)
 
 
 def _check_size(path: Path, size: int) -> None:

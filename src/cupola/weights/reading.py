@@ -32,6 +32,7 @@ from cupola.weights.torch_objects import UnsupportedTensor
 # FourCastNet, Lightning-like.
 WRAPPERS = ("state_dict", "model", "model_state", "module")
 
+MOST_WRAPPERS = 10
 LONGEST_NAME = 1000  # characters of a tensor's name
 LARGEST_HEADER = 16 * 2**20  # bytes of a safetensors header; BLOOM-176B's have 0.1 MB
 
@@ -172,12 +173,17 @@ def _first_line(error: BaseException) -> str:
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     """The state dict inside a checkpoint's wrappers."""
-    while isinstance(content, Mapping):
+    for _ in range(MOST_WRAPPERS):  # a dict may hold itself
+        if not isinstance(content, Mapping):
+            break
         inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
         if not inner:
             break
         content = inner[0]
-    state = _as_tensors(content) if isinstance(content, Mapping) else {}
+    try:
+        state = _as_tensors(content) if isinstance(content, Mapping) else {}
+    except ValueError as error:  # a number of thousands of digits as a key, a view of odd bytes
+        raise CheckpointError(f"{path}: not a readable checkpoint ({_first_line(error)})") from None
     if not state:
         raise CheckpointError(
             f"{path}: contains no state dict; looked for tensors at the top and under {WRAPPERS}. "
@@ -201,6 +207,8 @@ def _as_tensors(content: Mapping[Any, Any]) -> dict[str, Any]:
     """A mapping's tensors by their key; arrays of plain pickles become tensors."""
     found: dict[str, Any] = {}
     for key, value in content.items():
+        if not isinstance(key, (str, int)):  # the text of nested tuples may be endless
+            continue
         if isinstance(value, (Tensor, UnsupportedTensor)):
             found[str(key)] = value
         elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":

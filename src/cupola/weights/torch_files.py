@@ -9,6 +9,7 @@ import io
 import mmap
 import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cupola.weights.torch_objects import TENSORS, TensorUnpickler, typed, unwrap
 
 LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # the first pickle holds it
 LARGEST_PICKLE = 1 << 30  # bytes of an archive's data.pkl; published ones stay below 1 MB
+PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack more than entries claim
 GROWTH = 8  # a compressed archive may unpack to so many times its size
 
 
@@ -59,6 +61,8 @@ class _Archive:
             self.pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
     def _check_sizes(self) -> None:
+        if any(entry.compress_type not in PACKINGS for entry in self.entries.values()):
+            raise ValueError("its entries are compressed in a way that has no bounds")
         total = sum(entry.file_size for entry in self.entries.values())
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in self.entries.values())
         if total > (GROWTH if packed else 1) * self.size:
@@ -71,7 +75,10 @@ class _Archive:
             return b""
         if entry.file_size > limit:
             raise ValueError(f"{name} has {entry.file_size} bytes")
-        return self.zip.read(entry)
+        try:
+            return self.zip.read(entry)
+        except zlib.error as error:
+            raise zipfile.BadZipFile(f"{name}: {error}") from None
 
     def load(self) -> Any:
         data = self.read(f"{self.root}data.pkl", LARGEST_PICKLE)

@@ -5,6 +5,7 @@ What a pickle may call is sealed, and tensors stay wrapped while it can still al
 
 import math
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cupola.files.pickles import PLAIN, Placeholder, RestrictedUnpickler, Sealed
+from cupola.files.pickles import PLAIN, Placeholder, RestrictedUnpickler, Sealed, show_methods
 
 EXPANDED = 1 << 20  # elements that a tensor may have beyond those of its storage (stride 0)
 DTYPES = {
@@ -163,15 +164,28 @@ def typed(raw: Tensor, dtype: torch.dtype) -> Tensor:
     return raw.view(dtype)
 
 
-def unwrap(value: Any) -> Any:
-    """The content with tensors in place of what held them while the pickle could alter things."""
+def unwrap(value: Any, done: dict[int, tuple[Any, Any]] | None = None) -> Any:
+    """The content with tensors in place of what held them while the pickle could alter things.
+
+    `done` holds each container with its result, by its id: values that refer to each other have
+    few objects and may be endless as a tree.
+    """
+    done = {} if done is None else done
     if isinstance(value, Built):
         return value.tensor
+    if id(value) in done:
+        return done[id(value)][1]
     if isinstance(value, dict):
+        done[id(value)] = value, value
+        if isinstance(value, OrderedDict):
+            show_methods(value)
         for key, item in value.items():
-            value[key] = unwrap(item)
+            value[key] = unwrap(item, done)
     elif isinstance(value, list):
-        value[:] = [unwrap(item) for item in value]
+        done[id(value)] = value, value
+        value[:] = [unwrap(item, done) for item in value]
     elif type(value) is tuple:
-        return tuple(unwrap(item) for item in value)
+        found = tuple([unwrap(item, done) for item in value])
+        done[id(value)] = value, found
+        return found
     return value
