@@ -1,5 +1,6 @@
 """What decoding costs is known before a request is admitted."""
 
+import base64
 import io
 import json
 import os
@@ -7,6 +8,8 @@ import random
 import re
 import signal
 import socket
+import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +91,52 @@ def test_a_request_counts_for_its_pixels() -> None:
     assert cost(large, inputs=[{"datatype": "FP32"}]) == 1
     with pytest.raises(HTTPError, match="more than 160000000 pixels in all"):
         cost(multipart([large] * 9), "multipart")
+
+
+def in_json(texts: list[str], **form: Any) -> bytes:
+    spec = {"name": "image", "datatype": "BYTES", "shape": [len(texts)], "data": texts}
+    return json.dumps({"inputs": [{"name": "a", "data": [1] * 90}, spec]}, **form).encode()
+
+
+def long_jpeg(width: int, height: int) -> bytes:
+    return image_file("JPEG", width, height, comment=b"x" * 60_000, icc_profile=b"y" * 40_000)
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,", " DATA:;BASE64,\n"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "late", "WEBP", "GIF", "BMP", "TIFF"])
+def test_base64_text_counts_like_the_file(form: str, prefix: str) -> None:
+    make = (lambda *size: long_jpeg(*size)) if form == "late" else partial(image_file, form)
+    file = make(1600, 1250)
+    plain = base64.b64encode(file).decode()
+    texts = [plain, base64.urlsafe_b64encode(file).decode(), plain.rstrip("="),
+             "\n".join(textwrap.wrap(plain[:3000], 76)) + plain[3000:]]  # fmt: skip
+    for text in texts:
+        body = in_json([prefix + text])
+        assert cost(body, "v2") == 3
+        assert cost(body.replace(b"/", b"\\/"), "v2") == 3  # as PHP writes it
+    escaped = body.replace(
+        b'"' + (prefix + text)[:1].encode(), b'"\\u%04x' % ord((prefix + text)[0])
+    )
+    assert escaped == body or cost(escaped, "v2") == 3
+    assert cost(in_json([prefix + plain] * 4, indent=90), "v2") == 9
+    body = in_json([prefix + plain])
+    assert cost(body + b"\1\0\0\0x", "v2", len(body)) == 3  # before binary tensors
+    with pytest.raises(HTTPError, match="pixels in all"):
+        cost(in_json([prefix + plain] * 3), "v2", max_image_pixels=500_000)
+
+
+def test_other_json_counts_once() -> None:
+    image = base64.b64encode(image_file("PNG", 2000, 1000)).decode()
+    texts = ["", "a" * 500, "\\" * 300, '"' * 300, "\u00e9" * 200, "==" * 99, "," + "-_" * 99]
+    assert cost(in_json(texts), "v2") == cost(b"", "v2") == cost(b'{"', "v2") == 1
+    assert cost(in_json([*texts, image]), "v2") == 3
+    assert cost(b'"' * 2**20 + in_json([image]), "v2") == 1  # not looked for so far back
+    chance = random.Random(0)
+    for _ in range(300):  # whatever is wrong with it, no exception
+        body = bytearray(in_json([*texts, image[:200]]))
+        for _ in range(9):
+            body[chance.randrange(len(body))] = chance.choice(b'"\\u,\0\xff/A=')
+        assert cost(bytes(body), "v2", max_image_pixels=2**70) >= 1
 
 
 def test_large_images_fill_the_queue(tmp_path: Path) -> None:

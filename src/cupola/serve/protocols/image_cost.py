@@ -3,9 +3,11 @@
 A file of some kilobytes can have millions of pixels, and decoding a PNG takes about 0.2 s for each
 million. So a request counts for the queue limit as what it costs: one, and one more for every
 million pixels. What cannot be read counts nothing here; the runner refuses it. Images far back in
-a body are not looked for: to send so much costs the client as much.
+a body are not looked for: to send so much costs the client as much. Of base64 text in JSON only
+the head is decoded.
 """
 
+import binascii
 import mmap
 import re
 import struct
@@ -21,6 +23,9 @@ UNIT = 1_000_000  # pixels that count like one more request
 IMAGES = 8  # images of the largest size in one request, or more of a smaller one
 SEARCHED = 32 * 1024**2  # bytes of a multipart body in which images are looked for
 JSON_SIZE = 1_000_000  # bytes of JSON before binary tensors, above which these are not looked for
+STRINGS = 10_000  # parts of JSON between quotes in which images are looked for, about 3 ms
+SHORTEST = 64  # characters of base64 text that may be an image of a million pixels
+HEADS = (4096, 256 * 1024)  # characters decoded, the second if the size comes after metadata
 
 Data: TypeAlias = "bytes | bytearray | mmap.mmap"
 
@@ -33,12 +38,11 @@ def cost_of(request: Request, frame: Frame, model: dict[str, Any]) -> int:
     if not any(spec["datatype"] == "BYTES" for spec in model.get("inputs", ())):
         return 1
     body_format = frame.extra.get("format", "v2")
-    if body_format == "npy" or (body_format == "v2" and frame.json_size < 0):
+    if body_format == "npy" or not (request.body or request.spooled):
         return 1
     total, most = 0, IMAGES * model["max_image_pixels"]
-    data = _data(request)
-    for start in _starts(data, body_format, frame.json_size):
-        total += pixels_at(data, start)
+    for pixels in _images(_data(request), body_format, frame.json_size):
+        total += pixels
         if total > most:
             raise HTTPError(413, f"the images have more than {most} pixels in all")
     return min(1 + total // UNIT, model["queue_limit"])
@@ -51,14 +55,53 @@ def _data(request: Request) -> Data:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _starts(data: Data, body_format: str, json_size: int) -> Iterator[int]:
-    """Where image files start."""
+def _images(data: Data, body_format: str, json_size: int) -> Iterator[int]:
+    """The pixels of each image."""
     if body_format == "image":
-        yield 0
+        yield pixels_at(data)
     elif body_format == "multipart":
-        yield from (found.end() for found in _PART.finditer(data, 0, SEARCHED))
-    elif json_size <= JSON_SIZE:
-        yield from _elements(data, json_size)
+        yield from (pixels_at(data, found.end()) for found in _PART.finditer(data, 0, SEARCHED))
+    else:
+        yield from _texts(data, len(data) if json_size < 0 else json_size)
+        if 0 <= json_size <= JSON_SIZE:
+            yield from (pixels_at(data, start) for start in _elements(data, json_size))
+
+
+def _texts(data: Data, json_size: int) -> Iterator[int]:
+    """The pixels of images in JSON that are base64 text.
+
+    JSON is not parsed. What is between two strings is looked at like a string: it is no base64.
+    """
+    end = data.find(b'"', 0, json_size)
+    for _ in range(STRINGS):
+        start, end = end + 1, data.find(b'"', end + 1, json_size)
+        if end < 0:
+            return
+        if end - start >= SHORTEST:
+            yield _pixels_of_text(data, start, end)
+
+
+def _pixels_of_text(data: Data, start: int, end: int) -> int:
+    """Width x height of the image in base64 text, alone or as a data URL; 0 if there is none."""
+    for size in HEADS:
+        file = _decoded(bytes(data[start : min(start + size, end)]))
+        pixels = pixels_at(file)
+        if pixels or start + size >= end or not file.startswith(_LATE):
+            return pixels
+    return 0
+
+
+def _decoded(text: bytes) -> bytes:
+    """The file that starts with this JSON string of base64 text; b"" if it is none."""
+    try:
+        if b"\\" in text:  # without an escape that is cut off
+            cut = text.rfind(b"\\", -6)
+            text = orjson.loads(b'"%b"' % (text if cut < 0 else text[:cut])).encode()
+        after_url = text.find(b",", 0, 256) + 1
+        text = text[after_url:].translate(_PLAIN, b" \t\r\n\v\f")
+        return binascii.a2b_base64(text[: len(text) // 4 * 4])
+    except ValueError:
+        return b""
 
 
 def _elements(data: Data, json_size: int) -> Iterator[int]:
@@ -173,4 +216,6 @@ _READERS: dict[bytes, Callable[[Data, int], tuple[int, int]]] = {
     b"BM": _bmp,
     b"P": _ppm,
 }
+_LATE = (b"\xff\xd8\xff", b"II*\0", b"MM\0*")  # whose size may come after much else
+_PLAIN = bytes.maketrans(b"-_", b"+/")  # from the alphabet of RFC 4648, section 5
 _PART = re.compile(b"\r\n\r\n(?=" + b"|".join(map(re.escape, _READERS)) + b")")
