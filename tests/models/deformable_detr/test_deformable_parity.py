@@ -1,4 +1,4 @@
-"""Deformable DETR, DINO and DDQ DETR at full size against mmdet 3.3.0, from published configs."""
+"""DETR, Deformable DETR, DINO and DDQ at full size against mmdet 3.3.0, from published configs."""
 
 import json
 import lzma
@@ -27,7 +27,7 @@ NAMES = (
     "ddq-detr-4scale_r50_8xb2-12e_coco",
 )
 CONFIGS = Path(cupola.__file__).parent / "configs"
-FAMILIES = ("deformable_detr", "dino", "ddq")
+FAMILIES = ("detr", "deformable_detr", "dino", "ddq")
 with lzma.open(FOLDER / "detr_line_keys.json.xz", "rt") as file:
     PUBLISHED: dict[str, Any] = json.load(file)
 TRAINING: dict[str, Any] = json.loads((FOLDER / "training_losses.json").read_text())

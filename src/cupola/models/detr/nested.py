@@ -138,11 +138,16 @@ class NestedDETRHead(DETRHead):
         **settings: Any,
     ) -> None:
         embed_dims = 2 * positional_encoding["num_feats"]
+        self.in_channels, self.transformer_config = in_channels, transformer  # for build_layers
         super().__init__(num_classes, embed_dims=embed_dims, **settings)
         self.positional_encoding = MODELS.build(positional_encoding)
-        self.transformer = MODELS.build(transformer)
-        self.input_proj = nn.Conv2d(in_channels, embed_dims, 1)
         self.query_embedding = nn.Embedding(num_query, embed_dims)
+
+    def build_layers(self, embed_dims: int, num_reg_fcs: int) -> None:
+        """Transformer, projection and DETR's layers, in the order of MMDetection's state dicts."""
+        self.transformer = MODELS.build(self.transformer_config)
+        self.input_proj = nn.Conv2d(self.in_channels, embed_dims, 1)
+        super().build_layers(embed_dims, num_reg_fcs)
 
     def transform(self, features: Tensor, padding: Tensor | None) -> Tensor:
         """features [B, in_channels, h, w] -> normed hidden states [L, B, Q, C]."""
