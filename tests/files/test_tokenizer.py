@@ -94,7 +94,7 @@ class Panicking:
 
     def no_truncation(self) -> None: ...
 
-    def encode(self, text: str) -> Any:
+    def encode(self, text: str, **options: Any) -> Any:
         raise self.Panic("index out of bounds\nsecond line")
 
     decode = encode
