@@ -96,6 +96,33 @@ def test_images_are_padded_as_in_training(model, image) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["maskformer_resnet", "mask2former_resnet_panoptic"])
+def test_exported_programs_take_images_of_any_size(name: str, tmp_path: Path) -> None:
+    program = find("detection").program(predictor(name), None)
+    assert program.shape(0) == [1, 3, "height", "width"]
+    assert program.shape(1) == [1, "height", "width"]
+    export(program, tmp_path / "model.pt2", "torch")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    for height, width in ((64, 96), (75, 130), (160, 224)):
+        pixels = torch.randn(1, 3, height, width)
+        padding = torch.zeros(1, height, width, dtype=torch.bool)
+        padding[:, :, 3 * width // 4 :] = True
+        with torch.no_grad():
+            pairs = zip(loaded(pixels, padding), program.module(pixels, padding), strict=True)
+            for found, expected in pairs:
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_exports_with_swin_have_the_traced_size() -> None:
+    program = find("detection").program(predictor("maskformer_swin"), (64, 96))
+    assert program.shape(0) == [1, 3, 64, 96]
+    program = find("detection").program(predictor("maskformer_resnet"), (64, 96))
+    assert program.shape(0) == [1, 3, "height", "width"]
+    assert program.fixed().shape(0) == [1, 3, 64, 96]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["maskformer_swin", "mask2former_resnet_panoptic"])
 def test_onnx_is_equal_and_has_no_grid_sample(name: str, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
@@ -105,17 +132,20 @@ def test_onnx_is_equal_and_has_no_grid_sample(name: str, tmp_path: Path) -> None
     export(program, tmp_path / "model.onnx")
     operators = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
     assert "GridSample" not in operators
-    pixels = torch.randn(1, 3, 64, 96)
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
-    padding = torch.zeros(1, 64, 96, dtype=torch.bool)
-    padding[:, :, 70:] = True
-    given = {"pixels": pixels.numpy(), "padding_mask": padding.numpy()}
     names = {each.name for each in session.get_inputs()}
-    logits, masks = session.run(["logits", "masks"], {k: v for k, v in given.items() if k in names})
-    with torch.no_grad():
-        expected = program.module(pixels, padding)
-    assert np.abs(logits - expected[0].numpy()).max() < 1e-4
-    assert np.abs(masks - expected[1].numpy()).max() < 1e-4 * max(1, float(expected[1].abs().max()))
+    for height, width in ((64, 96), (75, 130), (160, 224)) if program.dynamic else ((64, 96),):
+        pixels = torch.randn(1, 3, height, width)
+        padding = torch.zeros(1, height, width, dtype=torch.bool)
+        padding[:, :, 3 * width // 4 :] = True
+        given = {"pixels": pixels.numpy(), "padding_mask": padding.numpy()}
+        given = {key: value for key, value in given.items() if key in names}
+        results = session.run(["logits", "masks"], given)
+        with torch.no_grad():
+            expected = program.module(pixels, padding)
+        for found, tensor in zip(results, expected, strict=True):
+            close = 1e-4 * max(1, float(tensor.abs().max()))
+            assert np.abs(found - tensor.numpy()).max() < close
 
 
 def test_explain_shows_the_masks_of_queries(model, image) -> None:

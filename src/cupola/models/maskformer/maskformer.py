@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
+from cupola.models.backbones import SwinTransformer
 from cupola.models.mask_classification import MaskOutput
 from cupola.models.maskformer.inspection import inspect_masks
 from cupola.registry import MODELS
@@ -25,6 +26,12 @@ class MaskFormer(nn.Module):
     """
 
     predicts_masks = True
+
+    @property
+    def fixed_axes(self) -> tuple[str, ...]:
+        """The axes that exported graphs fix; to trace Swin with any size takes many minutes."""
+        swin = isinstance(self.backbone, SwinTransformer)
+        return ("batch", "height", "width") if swin else ("batch",)
 
     def __init__(
         self,

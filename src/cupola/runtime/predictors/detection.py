@@ -319,17 +319,18 @@ def kind_of(predictor: DetectionPredictor) -> str:
 def program(predictor: DetectionPredictor, size: tuple[int, int] | None) -> Program:
     """What an export writes; `size` is (height, width), by default the largest it resizes to.
 
-    The axes that a model names in `fixed_axes`, and all of models with masks, keep that size.
+    The axes that a model names in `fixed_axes` keep that size.
     """
     kind = kind_of(predictor)
     short = predictor.short or predictor.long or 800
     height, width = size or predictor.exact or (short, predictor.long or short)
-    fixed = AXES if predictor.masks else getattr(predictor.model, "fixed_axes", ())
+    fixed = getattr(predictor.model, "fixed_axes", ())
     axes = {axis: name for axis, name in enumerate(AXES) if name not in fixed}
+    batch = 2 if "batch" in axes.values() else 1
     static = _inputs(1, height, width)
     return Program(
         Exported(nn.to_torch(predictor.model), kind),
-        _inputs(2, max(height, LEAST[0]), max(width, LEAST[1])) if axes else static,
+        _inputs(batch, max(height, LEAST[0]), max(width, LEAST[1])) if axes else static,
         ("pixels", "padding_mask"),
         RESULTS[kind],
         ({axis + (axis > 0): name for axis, name in axes.items()}, axes) if axes else (),
