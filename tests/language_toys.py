@@ -1,6 +1,9 @@
 """A tiny language bundle with random weights and a tokenizer trained on a few lines."""
 
+import base64
+import struct
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,3 +32,12 @@ def language_bundle(folder: Path) -> Bundle:
     bundle = write_bundle(folder, config, model.state_dict(), "# toy", dtype=torch.float32)
     train_tokenizer(LINES, 300).save(str(folder / "tokenizer.json"))
     return bundle
+
+
+def panics_on_z() -> dict[str, Any]:
+    """A compiled normalizer whose entry for "z" lies outside its table of texts."""
+    units, z = [0] * 512, ord("z")
+    units[z] = z | 1 << 8 | 0x100 << 10  # letter, has a leaf, where that is
+    units[z ^ 0x100] = 10**6
+    data = struct.pack("<513I", 4 * len(units), *units) + b"x\0"
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(data).decode()}

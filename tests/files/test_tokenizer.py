@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from cupola.errors import BundleError, InputError
 from cupola.files import tokenizer as files
 from cupola.files.tokenizer import GuardedTokenizer, read_tokenizer
+from language_toys import panics_on_z
 
 
 def content(**changes: Any) -> dict[str, Any]:
@@ -106,6 +107,14 @@ def test_a_panic_is_the_error_of_one_request() -> None:
         tokenizer.encode("a")
     with pytest.raises(InputError, match="decode its own tokens"):
         tokenizer.decode([1])
+
+
+def test_a_real_panic_on_one_letter_is_the_error_of_one_request(tmp_path: Path) -> None:
+    tokenizer = read_tokenizer(write(tmp_path, content(normalizer=panics_on_z())))
+    with pytest.raises(InputError, match=r"^prompt: .* out of bounds") as caught:
+        tokenizer.encode("a z")
+    assert str(caught.value).isprintable()
+    assert len(tokenizer.encode("a").ids) == 1
 
 
 def test_long_prompts_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

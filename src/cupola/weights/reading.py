@@ -34,7 +34,7 @@ WRAPPERS = ("state_dict", "model", "model_state", "module")
 
 MOST_WRAPPERS = 10
 LONGEST_NAME = 1000  # characters of a tensor's name
-LARGEST_HEADER = 16 * 2**20  # bytes of a safetensors header; BLOOM-176B's have 0.1 MB
+LARGEST_HEADER = 5 * 2**20  # bytes of a safetensors header; 40,000 tensors
 
 # The types of safetensors that weights usually have; its own reader does the rest.
 DTYPES = {
@@ -149,7 +149,9 @@ def _map(path: Path) -> dict[str, Tensor]:
         dtype = DTYPES.get(entry.get("dtype"))
         offset = start + entry["data_offsets"][0] if dtype else 0
         count = math.prod(entry["shape"]) if dtype else 0
-        if dtype is not None and count and offset % dtype.itemsize == 0:
+        if dtype is not None and not count:
+            tensors[key] = torch.empty(entry["shape"], dtype=dtype)
+        elif dtype is not None and offset % dtype.itemsize == 0:
             flat = torch.frombuffer(pages, dtype=dtype, count=count, offset=offset)
             tensors[key] = flat.view(entry["shape"])
     return tensors
