@@ -23,7 +23,7 @@ UNIT = 1_000_000  # pixels that count like one more request
 IMAGES = 8  # images of the largest size in one request, or more of a smaller one
 SEARCHED = 32 * 1024**2  # bytes of a multipart body in which images are looked for
 JSON_SIZE = 1_000_000  # bytes of JSON before binary tensors, above which these are not looked for
-STRINGS = 10_000  # parts of JSON between quotes in which images are looked for, about 3 ms
+STRINGS = 2_000  # parts of JSON between quotes in which images are looked for: up to some 20 ms
 SHORTEST = 64  # characters of base64 text that may be an image of a million pixels
 HEADS = (4096, 256 * 1024)  # characters decoded, the second if the size comes after metadata
 
