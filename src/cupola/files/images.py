@@ -49,7 +49,9 @@ def read_image(
         source = read_bytes(Path(source), MAX_BYTES, error)
     with _errors_as(error, name, source, max_pixels), _opened(source) as image:
         _check_size(image, max_pixels)
-        return np.asarray(to_rgb(ImageOps.exif_transpose(to_8_bits(image, source))))
+        pixels = to_8_bits(image, source)
+        ImageOps.exif_transpose(pixels, in_place=True)  # a copy has 4 bytes a pixel
+        return np.asarray(to_rgb(pixels))
 
 
 def from_base64(source: bytes, name: str = "image", error: type[CupolaError] = InputError) -> bytes:
@@ -131,7 +133,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(canvas, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def resize(pixels: Pixels, size: tuple[int, int], resample: str = "bilinear") -> Pixels:
