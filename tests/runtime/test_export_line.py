@@ -31,7 +31,7 @@ def predictor(config: dict[str, Any]) -> DetectionPredictor:
     return DetectionPredictor("small", "1", model.eval(), exact=(64, 80))
 
 
-@pytest.mark.parametrize("name", ["plain", "dino"])
+@pytest.mark.parametrize("name", ["plain", pytest.param("dino", marks=pytest.mark.slow)])
 def test_torch_export(name: str, tmp_path: Path) -> None:
     small, pixels = predictor(CONFIGS[name]), torch.randn(1, 3, 64, 80)
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """The shipped flow model: small, and better than saying that nothing changes."""
 
+import pytest
 import torch
 
 from cupola.bundles import Bundle
@@ -8,6 +9,7 @@ from cupola.runtime.predictors.forecast import ForecastPredictor
 from cupola.structures.grids import relative_l2
 
 
+@pytest.mark.slow
 def test_it_beats_persistence_on_its_examples() -> None:
     bundle = Bundle.load("afno-navier-stokes")
     size = sum(file.stat().st_size for file in bundle.path.rglob("*") if file.is_file())

@@ -115,6 +115,7 @@ def test_matching_losses_and_gradients(model, batch) -> None:
         assert GOLDEN.relative(f"grad/{name}", found[name]) < 1e-3, name
 
 
+@pytest.mark.slow
 def test_gradients_in_double_precision(model, batch) -> None:
     """Float64 gives the same gradients on every processor; the bounds are the golden's rounding."""
     exact = copy.deepcopy(model).to(torch.float64)

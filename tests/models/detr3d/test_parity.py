@@ -167,6 +167,7 @@ def gradients(peer: Golden, model: Any) -> dict[str, Tensor]:
     return {name: parameters[name.removeprefix("grad/")].grad for name in names}
 
 
+@pytest.mark.slow
 def test_gradients_in_double_precision(case: Case) -> None:
     model = copy.deepcopy(case.model).to(torch.float64)
     batch = {**case.batch, "pixels": case.batch["pixels"].double()}
