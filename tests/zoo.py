@@ -78,7 +78,9 @@ class ZooModel:
             expected = float(self.tensors[f"out.{key}"].reshape(-1)[0])
             assert abs(float(losses[name]) - expected) <= 1e-4 * abs(expected), name
 
-    def check_predictions(self, index: int, found: Any) -> None:
+    def check_predictions(
+        self, index: int, found: Any, score: float = 1e-3, overlap: float = 0.99
+    ) -> None:
         """As sets: each box of the original has one of ours, except for a few at the threshold."""
         stored = {
             part: torch.from_numpy(self.tensors[f"out.pred{index}.{part}"])
@@ -87,6 +89,6 @@ class ZooModel:
         boxes = stored["bboxes"].reshape(-1, 4)
         scores, labels = stored["scores"].flatten(), stored["labels"].flatten()
         assert len(found) == len(scores)
-        same = (found.labels == labels[:, None]) & ((found.scores - scores[:, None]).abs() < 1e-3)
-        near = (box_ops.iou(boxes[:, None], found.boxes) > 0.99) & same
+        same = (found.labels == labels[:, None]) & ((found.scores - scores[:, None]).abs() < score)
+        near = (box_ops.iou(boxes[:, None], found.boxes) > overlap) & same
         assert near.any(1).float().mean() > 0.97
