@@ -1,6 +1,6 @@
 """Checkpoint folders of transformers, read as bundles: config.json, weights, and what is beside.
 
-Code that a folder brings along (`auto_map`) is never run.
+Code in a folder (`auto_map`) is never executed.
 """
 
 import logging

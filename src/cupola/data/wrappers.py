@@ -1,6 +1,7 @@
 """Datasets made of datasets: repeated, joined, or with rare classes more often.
 
-Source: mmengine's dataset_wrapper.py. A sample that is repeated is augmented anew each time.
+Source: mmengine's dataset_wrapper.py. Every repetition of a sample is augmented
+differently.
 """
 
 import math

@@ -16,7 +16,7 @@ HDF5_SUFFIXES = (".h5", ".hdf5")
 def open_datasets(path: Path) -> list[Any]:
     """The datasets of a file or zarr store, read lazily: several for a GRIB file, else one.
 
-    Times are decoded, durations are not. DataError if it is none of these formats.
+    Times are decoded, durations are not. DataError for any other format.
     """
     if is_grib(path):
         return _open_grib(path)

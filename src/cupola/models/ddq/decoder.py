@@ -1,4 +1,4 @@
-"""The decoder of DDQ DETR: after every layer, the queries that stay distinct are chosen anew.
+"""The decoder of DDQ DETR: distinct queries are selected again after every layer.
 
 Letters: D layers, B images, Q distinct queries, N queries of all kinds, C channels.
 """

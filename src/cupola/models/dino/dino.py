@@ -1,6 +1,6 @@
 """DINO: what differs from Deformable DETR.
 
-Queries are learned contents at the encoder's best boxes; positions are encoded anew from the boxes
+Queries are learned contents at the encoder's best boxes; positions are encoded again from the boxes
 of every layer; boxes of a layer also train the layer before (look forward twice); and training adds
 denoising queries.
 

@@ -1,0 +1,43 @@
+"""What detectors of boxes share: data preprocessor, backbone, neck and head."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from cupola import nn
+from cupola.registry import MODELS
+
+Config = Mapping[str, Any]
+
+
+class Detector(nn.Module):
+    """Abstract: subclasses define `forward`, `loss` and `predict`.
+
+    `pretrained` is the spelling of MMDetection 2.x for the backbone's initial weights.
+    """
+
+    def __init__(
+        self,
+        backbone: Config,
+        bbox_head: Config,
+        neck: Config | None = None,
+        train_cfg: Config | None = None,
+        test_cfg: Config | None = None,
+        data_preprocessor: Config | None = None,
+        pretrained: str | None = None,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__()
+        self.init_cfg = init_cfg
+        if pretrained:
+            backbone = {**backbone, "pretrained": pretrained}
+        self.data_preprocessor = MODELS.build(data_preprocessor or {"type": "DetDataPreprocessor"})
+        self.backbone = MODELS.build(backbone)
+        self.neck = MODELS.build(neck) if neck else None
+        self.bbox_head = MODELS.build({**bbox_head, "train_cfg": train_cfg, "test_cfg": test_cfg})
+
+    def maps(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """pixels [B, 3, H, W] -> feature maps [B, C, h_i, w_i], finest first."""
+        maps = self.backbone(pixels)
+        return tuple(maps if self.neck is None else self.neck(maps))
