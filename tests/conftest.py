@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Before torch is imported: idle compute threads sleep soon, so that tests with two threads are not
+# ten times slower beside another busy process.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 from ranks import RankPool
 
 # A deadline fails on loaded cores; pytest's --durations finds what is slow.

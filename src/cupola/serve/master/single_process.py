@@ -21,6 +21,7 @@ from cupola.serve.ipc import paths, signals
 from cupola.serve.ipc.listeners import Listener, inherited
 from cupola.serve.master import systemd
 from cupola.serve.master.pid_file import PidFile
+from cupola.serve.process_setup import limit_spinning
 from cupola.serve.routes import ROUTER
 from cupola.serve.settings.settings import Settings
 from cupola.serve.worker.accepting import Acceptor, watch_timeouts
@@ -129,6 +130,7 @@ class SingleProcess:
         signals.unblock()
 
     async def _start(self, settings: Settings, kept: list[Listener]) -> ActiveGeneration:
+        limit_spinning()
         from cupola.serve.runners.threads import ThreadedRunners  # imports torch
 
         self.number += 1

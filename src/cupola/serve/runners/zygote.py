@@ -266,7 +266,8 @@ class Zygote:
         self.generation.sweep_spool(pid)
         self._read_last_report(slot)
         how = f"signal {-code}" if code < 0 else f"code {code}"
-        self.generation.log("warning", f"{slot.title} {pid} exited with {how}")
+        level = "notice" if slot.removed and code == 0 else "warning"
+        self.generation.log(level, f"{slot.title} {pid} exited with {how}")
         if not slot.on_exit(pid, code):
             return
         if slot.report is not None:

@@ -200,7 +200,9 @@ class Settings(BaseModel):
         "with images counts one more for every million pixels.",
     )
     compute_threads: PositiveInt | None = Field(
-        None, description="Threads per runner; default: the CPUs divided among the runners."
+        None,
+        description="Threads per runner; default: the CPUs divided among the runners. Idle ones "
+        "sleep soon, unless OMP_WAIT_POLICY or GOMP_SPINCOUNT says otherwise.",
     )
     max_runners: PositiveInt = Field(
         64, description="Runner processes above which a request to load a model is refused."
