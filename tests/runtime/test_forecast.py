@@ -117,6 +117,8 @@ def test_examples_bring_their_truth(predictor: ForecastPredictor) -> None:
     chunks = [engine.step()[0] for _ in range(4)]
     np.testing.assert_allclose(chunks[0].data["truth"], predictor.example(1)[1])
     assert "truth" not in chunks[3].data
+    assert predictor.decode({}, {})[0].steps == len(predictor.example(0)) - 1  # as recorded
+    assert predictor.decode({"fields": start()}, {"steps": None})[0].steps == 1
     with pytest.raises(InputError, match=r"example: expected 0\.\.1, got 2"):
         predictor.decode({}, {"example": 2})
     predictor.folder = None

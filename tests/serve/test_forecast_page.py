@@ -23,6 +23,8 @@ def test_a_forecast_is_watched(browser: Any, serve: Callable[..., Running], tmp_
     page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
     page.goto(f"http://127.0.0.1:{running.port}/")
     page.wait_for_selector("#model option", state="attached")
+    page.click("#go")
+    sync_api.expect(page.locator("#message")).to_have_text("3 states")  # as recorded
     page.fill("#steps", "5")
     page.fill("#members", "2")
     page.click("#go")

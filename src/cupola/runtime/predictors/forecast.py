@@ -12,12 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cupola.bundles import Bundle
 from cupola.errors import InputError
-from cupola.runtime.parameters import whole_number
 from cupola.runtime.predictor import Arrays, Predictor, StreamEngine, TensorSpec
-from cupola.runtime.predictors.forecast_examples import example_of, example_starts
-from cupola.runtime.predictors.forecast_parameters import date_of, one_of
+from cupola.runtime.predictors.forecast_examples import chosen_example, example_of
+from cupola.runtime.predictors.forecast_parameters import ForecastOptions
 from cupola.runtime.predictors.forecast_stream import ForecastEngine, ForecastSample
 from cupola.structures.grids import Grid, name_bad_values
 from cupola.structures.solar import forcing
@@ -283,44 +281,28 @@ class ForecastPredictor(Predictor):
     ) -> list[ForecastSample]:
         """One sample per element of `fields` [N, C, H, W], or the example number `example`.
 
-        Parameters: steps, members, amplitude, seed, encoding ("list" or "base64"), init (the date
-        of the start, which also chooses an example), convention ("cf", "wb" or "e2s").
+        Parameters: steps (default: as many as the example has recorded; 1 for `fields`), members,
+        amplitude, seed, encoding ("list" or "base64"), init (the date of the start, which also
+        chooses an example), convention ("cf", "wb" or "e2s").
         """
-        steps = whole_number(parameters, "steps", 1, 1, self.max_steps)
-        members = whole_number(parameters, "members", 1, 1, self.max_members)
-        seed = whole_number(parameters, "seed", 0, 0, 2**31)
-        amplitude = parameters.get("amplitude", 0.3)
-        if not isinstance(amplitude, int | float) or not 0 <= amplitude <= 10:
-            raise InputError(f"amplitude: expected a number in 0..10, got {amplitude!r}")
-        encoding = one_of(parameters, "encoding", ("list", "base64"))
-        convention = one_of(parameters, "convention", ("cf", "wb", "e2s"))
-        time = date_of(parameters.get("init"))
+        options = ForecastOptions.read(parameters, self.max_steps, self.max_members)
+        time, truths = options.time, None
         if "fields" in tensors:
             array = np.asarray(tensors["fields"])
-            starts, truths = (array if array.ndim == 4 else array[None]), None
+            starts = array if array.ndim == 4 else array[None]
         else:
-            number, time = self._example_number(parameters, time)
+            number, time = chosen_example(self.config, parameters, time)
             example = self.example(number)
             starts, truths = example[:1].numpy(), example[1:, : len(self.prognostic)]
+        recorded = 1 if truths is None else len(truths)
+        steps = options.steps or min(max(1, recorded), self.max_steps)
+        members, amplitude, seed = options.members, options.amplitude, options.seed
         samples = [self.sample(s, steps, members, amplitude, seed, time) for s in starts]
+        encoding, convention = options.encoding, options.convention
         return [
             ForecastSample(s.state, steps, encoding, truths, time, s.mask, convention)
             for s in samples
         ]
-
-    def _example_number(
-        self, parameters: Mapping[str, Any], time: float | None
-    ) -> tuple[int, float | None]:
-        """The example that the parameters name by number or date, and its date."""
-        known = example_starts(self.config)
-        if time is None:
-            number = whole_number(parameters, "example", 0, 0, 2**31)
-            return number, (date_of(known[number]) if number < len(known) else None)
-        dates = [date_of(text) for text in known]
-        if time not in dates:
-            listed = ", ".join(known) or "none that have a date"
-            raise InputError(f"init: no example starts at {parameters['init']}; there are {listed}")
-        return dates.index(time), time
 
     def example(self, number: int) -> Tensor:
         """A recorded run [1 + T, C, H, W] in physical units; InputError if there is none."""
@@ -365,38 +347,3 @@ class ForecastPredictor(Predictor):
 
     def open_stream(self) -> StreamEngine:
         return ForecastEngine(self)
-
-
-def from_bundle(bundle: Bundle, model: Any) -> ForecastPredictor:
-    """The predictor of a forecast bundle, from the `preprocess` part of its config."""
-    about = bundle.config["preprocess"]
-    channels = tuple(about["channels"])
-    diagnostics = about.get("diagnostics", [])
-    return ForecastPredictor(
-        bundle.name,
-        bundle.version,
-        model,
-        bundle.config,
-        channels=channels,
-        units=tuple(about.get("units", ())),
-        mean=torch.tensor(about["mean"], dtype=torch.float32)[:, None, None],
-        std=torch.tensor(about["std"], dtype=torch.float32)[:, None, None],
-        grid=Grid.read(about.get("grid")),
-        interval=float(about.get("interval", 6.0)),
-        interval_unit=str(about.get("interval_unit", "hours")),
-        folder=bundle.path,
-        predicted=predicted_count(about, bundle.config.get("model", {})),
-        diagnostics=tuple(each["channel"] for each in diagnostics),
-        diagnostic_units=tuple(each["units"] for each in diagnostics),
-        calendar=about.get("calendar"),
-        nan=about.get("nan", "refuse"),
-    )
-
-
-def predicted_count(about: Mapping[str, Any], model: Mapping[str, Any]) -> int:
-    """How many of a bundle's channels are predicted: as it states, else as the model's size is."""
-    count = len(about["channels"])
-    if "forcings" in about:
-        return count - len(about["forcings"])
-    predicted = model.get("out_chans", model.get("out_channels", count))
-    return count if about.get("diagnostics") else min(count, predicted)

@@ -23,7 +23,7 @@ class Forecast(Task):
     page_rank = 3
 
     def predictor(self, bundle: "Bundle", model: Any) -> "Predictor":
-        from cupola.runtime.predictors.forecast import from_bundle
+        from cupola.runtime.predictors.forecast_bundle import from_bundle
 
         return from_bundle(bundle, model)
 

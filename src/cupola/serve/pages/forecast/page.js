@@ -170,7 +170,7 @@ function add(state) {
 function body() {
   const parameters = { encoding: "base64" };
   for (const name of ["example", "steps", "members", "amplitude"]) {
-    parameters[name] = Number($(name).value);
+    if ($(name).value !== "") parameters[name] = Number($(name).value);
   }
   parameters.convention = $("convention").value;
   if ($("init").value) parameters.init = $("init").value;
