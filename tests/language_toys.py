@@ -25,10 +25,12 @@ MODEL = {
 }
 
 
-def language_bundle(folder: Path) -> Bundle:
+def language_bundle(folder: Path, name: str = "toy-text", **generation: Any) -> Bundle:
+    """`generation`: settings of its predictor, for example cache_tokens."""
     torch.manual_seed(0)
     model = BloomForCausalLM(**{k: v for k, v in MODEL.items() if k != "type"})
-    config = {"name": "toy-text", "version": "1", "task": "language", "model": MODEL}
+    config = {"name": name, "version": "1", "task": "language", "model": MODEL}
+    config |= {"generation": generation} if generation else {}
     bundle = write_bundle(folder, config, model.state_dict(), "# toy", dtype=torch.float32)
     train_tokenizer(LINES, 300).save(str(folder / "tokenizer.json"))
     return bundle

@@ -22,6 +22,7 @@ TEMPLATE = (
     "{% if messages[0]['content'] == 'refuse' %}{{ raise_exception('no such chat') }}{% endif %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+SMALL = 320  # tokens of the other model's cache
 CONFIG = {"chat_template": TEMPLATE, "eos_token": {"content": "</s>"}}
 
 
@@ -30,7 +31,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("openai")
     toy = language_bundle(folder / "toy-text").path
     (toy / "tokenizer_config.json").write_text(json.dumps(CONFIG))
-    running = Running(folder / "server", models=[str(toy)], plugins=[])
+    small = language_bundle(folder / "small", "small", cache_tokens=SMALL).path
+    running = Running(folder / "server", models=[str(toy), str(small)], plugins=[])
     running.toy = toy  # type: ignore[attr-defined]
     running.start()
     running.wait_ready()
@@ -158,6 +160,14 @@ def test_a_chat_goes_to_the_end_of_its_context(client: Any) -> None:
     stream.close()
 
 
+def test_chats_without_a_limit_share_the_cache_and_reach_its_end(server: Running) -> None:
+    url = f"http://127.0.0.1:{server.port}/v1/chat/completions"
+    body = {"model": "small", "messages": [{"role": "user", "content": "It is"}]}
+    body |= {"seed": 1, "ignore_eos": True, "n": 3}
+    usage = httpx.post(url, json=body, timeout=60).json()["usage"]
+    assert usage["completion_tokens"] == 3 * (SMALL - usage["prompt_tokens"])
+
+
 def test_penalties_and_biases_have_an_effect(client: Any, ours: Any) -> None:
     plain = complete(client, max_tokens=30).choices[0].text
     for options in (
@@ -233,7 +243,7 @@ def test_nulls_mean_defaults_and_the_defaults_are_openais(server: Running) -> No
 
 
 def test_models(client: Any) -> None:
-    assert [model.id for model in client.models.list()] == ["toy-text"]
+    assert [model.id for model in client.models.list()] == ["toy-text", "small"]
     assert client.models.retrieve("toy-text").id == "toy-text"
     with pytest.raises(openai.NotFoundError) as error:
         client.models.retrieve("none")

@@ -4,7 +4,7 @@ Letters: N key-value heads on this rank, D head size. A block is a run of slots.
 list of blocks, consecutive where the pool allows it, so that its keys can be read as a view.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -22,6 +22,11 @@ class BlockTable:
 
     blocks: list[int] = field(default_factory=list)
     length: int = 0
+
+    @property
+    def capacity(self) -> int:
+        """How many tokens the blocks hold."""
+        return len(self.blocks) * BLOCK
 
     @property
     def contiguous(self) -> bool:
@@ -71,10 +76,34 @@ class BlockCache:
         if wanted > self.blocks:
             raise InputError(f"{tokens} tokens exceed the cache, which holds {self.capacity}")
         assert wanted <= len(self._free), "call fits() first"
-        start = self._run_of(wanted)
+        start = self._run_of(wanted) if wanted else None
         chosen = range(start, start + wanted) if start is not None else sorted(self._free)[:wanted]
         self._free -= set(chosen)
         return BlockTable(list(chosen))
+
+    def reserve_growing(self, tokens: int) -> BlockTable:
+        """As `reserve`, for a request that is extended later: in the middle of the largest gap.
+
+        There it can grow in place, and so can the request before the gap.
+        """
+        wanted = -(-tokens // BLOCK)
+        start, size = max(self._runs(), key=lambda run: run[1], default=(0, 0))
+        if size < wanted:
+            return self.reserve(tokens)
+        start += (size - wanted) // 2 if start else 0
+        chosen = range(start, start + wanted)
+        self._free -= set(chosen)
+        return BlockTable(list(chosen))
+
+    def extend(self, table: BlockTable, tokens: int) -> bool:
+        """Adds blocks until the table holds `tokens`, or as many as are free. False if none is."""
+        wanted = min(-(-tokens // BLOCK) - len(table.blocks), len(self._free))
+        for _ in range(wanted):
+            following = table.blocks[-1] + 1
+            block = following if following in self._free else min(self._free)
+            self._free.remove(block)
+            table.blocks.append(block)
+        return wanted > 0
 
     def release(self, table: BlockTable) -> None:
         """Returns a request's blocks to the pool."""
@@ -97,9 +126,14 @@ class BlockCache:
 
     def _run_of(self, wanted: int) -> int | None:
         """The first block of the first free run that is long enough."""
-        run = 0
-        for block in range(self.blocks):
-            run = run + 1 if block in self._free else 0
-            if run == wanted:
-                return block - wanted + 1
-        return None
+        return next((start for start, size in self._runs() if size >= wanted), None)
+
+    def _runs(self) -> Iterator[tuple[int, int]]:
+        """The free runs: first block and number of blocks."""
+        size = 0
+        for block in range(self.blocks + 1):
+            if block in self._free:
+                size += 1
+            elif size:
+                yield block - size, size
+                size = 0

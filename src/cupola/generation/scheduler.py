@@ -3,6 +3,10 @@
 One step runs the model once over all new tokens: one token of each request that is generating, and
 up to `chunk` prompt tokens of the others. A long prompt therefore delays its neighbors by one chunk
 at most (arXiv 2308.16369).
+
+A request reserves cache for its prompt and the next tokens, and more as it generates. When the
+cache is full, the request that arrived last is preempted: it waits, and its tokens are computed
+again.
 """
 
 from collections import deque
@@ -18,6 +22,7 @@ from cupola.generation.paged_attention import PagedContext, Segment
 from cupola.generation.protocol import CausalLM, run_layers
 from cupola.generation.sampling import SamplingParams, choose, logprob_of, top_of
 
+GROWTH = 128  # tokens that a request reserves beyond those it has
 ROWS = 32  # of logits at a time, for the logprobs of a prompt
 
 
@@ -64,6 +69,11 @@ class SequenceState:
         """Tokens that the sequence may come to."""
         return self.prompt + self.sampling.max_tokens
 
+    @property
+    def reserve(self) -> int:
+        """Tokens to reserve cache for now."""
+        return min(self.total, len(self.tokens) + GROWTH)
+
 
 class Scheduler:
     """Generates for many requests over one cache of `cache_tokens` tokens."""
@@ -87,6 +97,11 @@ class Scheduler:
     def active(self) -> int:
         """Requests in progress, waiting ones included."""
         return len(self._waiting) + len(self._running)
+
+    @property
+    def preempted(self) -> list[str]:
+        """The waiting requests that have generated tokens."""
+        return [r.request_id for r in self._waiting if len(r.tokens) > r.prompt]
 
     def add(
         self,
@@ -133,6 +148,7 @@ class Scheduler:
     @torch.inference_mode()
     def step(self) -> list[Token]:
         """Runs the model once; returns the tokens that it generated."""
+        self._grow()
         self._admit()
         plan = self._plan()
         if not plan:
@@ -150,13 +166,35 @@ class Scheduler:
         return tokens
 
     def _admit(self) -> None:
-        """Starts waiting requests whose whole need fits, in the order of their arrival."""
+        """Starts waiting requests in the order of their arrival, as far as the cache allows."""
         while self._waiting and len(self._running) < self.max_requests:
-            if not self.cache.fits(self._waiting[0].total):
+            sequence = self._waiting[0]
+            if not self.cache.fits(sequence.reserve):
                 return
-            sequence = self._waiting.popleft()
-            sequence.table = self.cache.reserve(sequence.total)
-            self._running[sequence.request_id] = sequence
+            grows = sequence.reserve < sequence.total
+            place = self.cache.reserve_growing if grows else self.cache.reserve
+            sequence.table = place(sequence.reserve)
+            self._running[sequence.request_id] = self._waiting.popleft()
+
+    def _grow(self) -> None:
+        """Reserves cache for the tokens of this step, the oldest request first."""
+        for sequence in list(self._running.values()):
+            while sequence.request_id in self._running and not self._holds(sequence):
+                self._preempt(next(reversed(self._running)))
+
+    def _holds(self, sequence: SequenceState) -> bool:
+        """Whether there is cache for all tokens of a sequence, extended where it has to be."""
+        if len(sequence.tokens) <= sequence.table.capacity:
+            return True
+        return self.cache.extend(sequence.table, sequence.reserve)
+
+    def _preempt(self, request_id: str) -> None:
+        """Lets a request wait, ahead of those that have not begun."""
+        sequence = self._running.pop(request_id)
+        self.cache.release(sequence.table)
+        if len(sequence.tokens) == sequence.prompt:
+            sequence.prompt_logprobs.clear()  # they are read again
+        self._waiting.appendleft(sequence)
 
     def _plan(self) -> list[tuple[SequenceState, int]]:
         """Which requests run in this step, and how many new tokens of each."""

@@ -53,6 +53,11 @@ class Driver:
         """Requests in progress, waiting ones included."""
         return self.scheduler.active
 
+    @property
+    def preempted(self) -> list[str]:
+        """The waiting requests that have generated tokens."""
+        return self.scheduler.preempted
+
     def add(
         self,
         request_id: str,

@@ -128,7 +128,8 @@ class LanguagePredictor(Predictor):
             for chunk in engine.step():
                 if chunk.error:
                     raise InputError(chunk.error)
-                pieces[int(chunk.request_id)].append(chunk.data)
+                if "waiting" not in chunk.data:
+                    pieces[int(chunk.request_id)].append(chunk.data)
         engine.close()
         return [_join(sample, part) for sample, part in zip(samples, pieces, strict=True)]
 

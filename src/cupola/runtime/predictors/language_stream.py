@@ -5,8 +5,11 @@ A chunk's data is {"text", "token_id", "finish_reason"}, with "logprob", "token"
 "prompt_tokens" and "completion_tokens". `text` may be empty: a character can take several tokens,
 and what may be the beginning of a stop string is held back. The first chunk has "prompt_text" and
 "prompt" (the logprobs of the prompt's tokens) for a request with `echo`.
+
+A preempted request has a chunk {"waiting": True} once a second, so that nobody gives it up.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +19,8 @@ from cupola.generation import SamplingParams, Scheduler, Token
 from cupola.generation.detokenizer import IncrementalDetokenizer
 from cupola.generation.tensor_parallel import Driver
 from cupola.runtime.predictor import Chunk
+
+REPORT = 1.0  # seconds between two chunks of a request that was preempted
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class LanguageEngine:
         self.scheduler, self.tokenizer = scheduler, tokenizer
         self._detokenizers: dict[str, IncrementalDetokenizer] = {}
         self._echoes: set[str] = set()
+        self._reported = time.monotonic()
 
     @property
     def active(self) -> int:
@@ -73,7 +79,15 @@ class LanguageEngine:
 
     def step(self) -> list[Chunk]:
         """Runs the model once; one chunk for every request that got a token."""
-        return [self._chunk_or_error(token) for token in self.scheduler.step()]
+        chunks = [self._chunk_or_error(token) for token in self.scheduler.step()]
+        return chunks + self._waiting()
+
+    def _waiting(self) -> list[Chunk]:
+        now = time.monotonic()
+        if now < self._reported + REPORT:
+            return []
+        self._reported = now
+        return [Chunk(request_id, {"waiting": True}) for request_id in self.scheduler.preempted]
 
     def _chunk_or_error(self, token: Token) -> Chunk:
         """The chunk of a token; a tokenizer that fails ends this request alone."""

@@ -103,7 +103,8 @@ class Dispatcher:
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer; HTTPError if the runner refuses or the deadline passes.
 
-        `timeout` is the time to the first chunk, and between two chunks.
+        `timeout` is the time to the first chunk, and between two chunks. Chunks by which a runner
+        reports that a request waits only extend it.
         """
         received: asyncio.Queue[frames.Frame] = asyncio.Queue()
         call = self.submit(model, frame, timeout, received.put_nowait)
@@ -113,6 +114,8 @@ class Dispatcher:
                 if found.kind == frames.ANSWER:
                     raise HTTPError(found.status, found.extra["error"])
                 call.frame.times = (time.monotonic() + timeout, *call.frame.times[1:])
+                if found.extra["data"].get("waiting"):
+                    continue
                 yield found.extra
                 if found.extra["final"]:
                     return
