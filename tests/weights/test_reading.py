@@ -35,6 +35,22 @@ def test_reads_state_dicts_in_their_usual_wrappers(tmp_path, wrapper) -> None:
     assert torch.equal(read_checkpoint(tmp_path / "c.pth")["a.weight"], state["a.weight"])
 
 
+def test_the_only_dict_of_tensors_is_the_state_whatever_its_name(tmp_path) -> None:
+    state = {"w": torch.ones(2)}
+    torch.save({"net": state, "step": 3}, tmp_path / "c.pth")
+    assert list(read_checkpoint(tmp_path / "c.pth")) == ["w"]
+    torch.save({"generator": state, "critic": state}, tmp_path / "two.pth")
+    with pytest.raises(CheckpointError, match="contains no state dict"):
+        read_checkpoint(tmp_path / "two.pth")
+
+
+def test_a_file_whose_end_is_missing_is_named_as_such(tmp_path) -> None:
+    torch.save({"w": torch.ones(1000)}, tmp_path / "whole.pth")
+    (tmp_path / "c.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:3000])
+    with pytest.raises(CheckpointError, match="the end of the file is missing; download"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
 def test_tolerates_what_frameworks_leave_beside_the_tensors(tmp_path) -> None:
     state = collections.OrderedDict(w=torch.ones(2))
     extra = {"args": argparse.Namespace(lr=0.1), "best": np.float64(0.3), "log": np.arange(3)}

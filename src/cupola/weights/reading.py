@@ -87,6 +87,8 @@ def recognize_foreign(path: Path) -> str | None:
         return "an error message of a server, not a checkpoint; download it again"
     if start.startswith(b"\x89HDF\r\n"):
         return "an HDF5 file (Keras?), not a PyTorch checkpoint"
+    if start.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
+        return "the end of the file is missing; download or copy it again"
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf")):
         return "a compressed file; unpack it first"
     if path.stat().st_size <= len(start) and re.fullmatch(rb"[\w.:]+ [ -~\s]*", text):
@@ -179,6 +181,7 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
         if not isinstance(content, Mapping):
             break
         inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+        inner = inner or _only_state(content)
         if not inner:
             break
         content = inner[0]
@@ -188,7 +191,8 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: not a readable checkpoint ({_first_line(error)})") from None
     if not state:
         raise CheckpointError(
-            f"{path}: contains no state dict; looked for tensors at the top and under {WRAPPERS}. "
+            f"{path}: contains no state dict; looked for tensors at the top, under {WRAPPERS} and "
+            "in the only dict that holds tensors. "
             "A model that was saved whole has to be saved again as model.state_dict()"
         )
     _check_names(state, path)
@@ -196,6 +200,14 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(value, UnsupportedTensor):
             raise CheckpointError(f"{path}: {key} is sparse or quantized; only plain tensors load")
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _only_state(content: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
+    """The dict of tensors beside none other, under whatever name (params, net, weights)."""
+    if any(isinstance(value, Tensor) for value in content.values()):
+        return []
+    found = [each for each in content.values() if isinstance(each, Mapping) and _as_tensors(each)]
+    return found if len(found) == 1 else []
 
 
 def _check_names(names: Iterable[str], path: Path) -> None:
