@@ -14,13 +14,14 @@ Config = Mapping[str, Any]
 class Detector(nn.Module):
     """Abstract: subclasses define `forward`, `loss` and `predict`.
 
-    `pretrained` is the spelling of MMDetection 2.x for the backbone's initial weights.
+    Without `bbox_head` the subclass makes the heads. `pretrained` is the spelling of MMDetection
+    2.x for the backbone's initial weights.
     """
 
     def __init__(
         self,
         backbone: Config,
-        bbox_head: Config,
+        bbox_head: Config | None,
         neck: Config | None = None,
         train_cfg: Config | None = None,
         test_cfg: Config | None = None,
@@ -35,7 +36,9 @@ class Detector(nn.Module):
         self.data_preprocessor = MODELS.build(data_preprocessor or {"type": "DetDataPreprocessor"})
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(neck) if neck else None
-        self.bbox_head = MODELS.build({**bbox_head, "train_cfg": train_cfg, "test_cfg": test_cfg})
+        if bbox_head is not None:
+            settings = {"train_cfg": train_cfg, "test_cfg": test_cfg}
+            self.bbox_head = MODELS.build({**bbox_head, **settings})
 
     def maps(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """pixels [B, 3, H, W] -> feature maps [B, C, h_i, w_i], finest first."""

@@ -39,16 +39,26 @@ def _collate_and_pad(
 def pad_batch(batch: Batch, divisor: int = 1, at_least: Sequence[int] = (0, 0)) -> Batch:
     """Zeros at the right and the bottom of "pixels" [B, 3, H, W], True in "padding_mask".
 
-    Sides grow to multiples of `divisor`, then to `at_least` (height, width). Batches without
-    a padding mask, which are no images for a 2-D detector, stay as they are.
+    Sides grow to multiples of `divisor`, then to `at_least` (height, width); so do
+    "padded_sizes". Batches without a padding mask, which are no images for a 2-D detector, stay as
+    they are.
     """
     if "padding_mask" not in batch:
         return batch
+
+    def grown(size: Sequence[int]) -> tuple[int, int]:
+        height, width = (
+            max(-(-side // divisor) * divisor, least)
+            for side, least in zip(size, at_least, strict=True)
+        )
+        return height, width
+
+    if "padded_sizes" in batch:
+        batch = {**batch, "padded_sizes": [grown(size) for size in batch["padded_sizes"]]}
     pixels, mask = batch["pixels"], batch["padding_mask"]
     height, width = pixels.shape[-2:]
     down, right = (
-        max(-(-side // divisor) * divisor, least) - side
-        for side, least in zip((height, width), at_least, strict=True)
+        large - side for large, side in zip(grown((height, width)), (height, width), strict=True)
     )
     if not (down or right):
         return batch

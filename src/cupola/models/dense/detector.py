@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cupola.models.dense.targets import ImageSizes
 from cupola.models.detector import Detector
 from cupola.structures import Detections
 
@@ -16,20 +17,26 @@ class SingleStageDetector(Detector):
     Source: mmdet/models/detectors/single_stage.py.
     """
 
+    @property
+    def head(self) -> Any:
+        """The head, under whatever name its weights have."""
+        return self.bbox_head
+
     def forward(self, pixels: Tensor, padding_mask: Tensor | None = None) -> Any:
         """pixels [B, 3, H, W] -> the head's output. Padding is zeros like any other pixels."""
-        return self.bbox_head(self.maps(pixels))
+        return self.head(self.maps(pixels))
 
     def scored_boxes(
         self, pixels: Tensor, padding_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Scores [B, S, C] and boxes [B, S, 4], xyxy in pixels, of all cells: what is exported."""
-        scores, boxes = self.bbox_head.scored_boxes(self(pixels, padding_mask))
+        scores, boxes = self.head.scored_boxes(self(pixels, padding_mask))
         return scores, boxes
 
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses of a batch: pixels, and targets (boxes xyxy in pixels, labels)."""
-        losses: dict[str, Tensor] = self.bbox_head.loss(self(batch["pixels"]), batch["targets"])
+        sizes = ImageSizes.of(batch)
+        losses: dict[str, Tensor] = self.head.loss(self(batch["pixels"]), batch["targets"], sizes)
         return losses
 
     @torch.no_grad()
@@ -37,5 +44,5 @@ class SingleStageDetector(Detector):
         """Detections per image, in pixels of the original image if `scale_factors` are given."""
         sizes = batch["image_sizes"]
         factors = batch.get("scale_factors") or [None] * len(sizes)
-        found: list[Detections] = self.bbox_head.predict(self(batch["pixels"]), sizes, factors)
+        found: list[Detections] = self.head.predict(self(batch["pixels"]), sizes, factors)
         return found

@@ -6,6 +6,7 @@ Source: mmdet/models/dense_heads/base_dense_head.py.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from cupola.ops.nms import nms, soft_nms
@@ -35,6 +36,29 @@ def best_candidates(
     values, order = scores[above].sort(descending=True, stable=True)
     order = order if limit < 0 else order[:limit]
     return values[: len(order)], cells[order], classes[order]
+
+
+def level_rows(level: Tensor, width: int) -> Tensor:
+    """A level's predictions [B, A * width, h, w] -> [B, h * w * A, width], cell by cell."""
+    return level.permute(0, 2, 3, 1).reshape(len(level), -1, width)
+
+
+def best_of_levels(
+    scores: Sequence[Tensor], qualities: Sequence[Tensor] | None, test_cfg: Config
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """One image's scores [N_i, C] and qualities [N_i] (0..1) of every level -> the candidates.
+
+    Which anchors of each level, then scores and labels of all: `nms_pre` of a level above
+    `score_thr`. Qualities multiply the scores of those that are chosen.
+    """
+    places, kept, labels = [], [], []
+    threshold, limit = test_cfg.get("score_thr", 0), test_cfg.get("nms_pre", CANDIDATES)
+    for level, each in enumerate(scores):
+        best, where, classes = best_candidates(each, threshold, limit)
+        kept.append(best if qualities is None else best * qualities[level][where])
+        places.append(where)
+        labels.append(classes)
+    return places, torch.cat(kept), torch.cat(labels)
 
 
 def suppress(

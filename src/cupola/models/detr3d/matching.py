@@ -79,8 +79,3 @@ def _renumbered(assigned: Tensor, usable: Tensor) -> Tensor:
     if not len(usable):
         return assigned
     return torch.where(assigned >= 0, usable[assigned.clamp(min=0)], assigned)
-
-
-@TASK_UTILS.register_module()
-class PseudoSampler:
-    """Keeps all queries; built for compatibility with anchor-based heads."""

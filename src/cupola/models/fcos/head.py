@@ -12,6 +12,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.models.dense import (
     Candidates,
+    ImageSizes,
     SingleStageDetector,
     best_candidates,
     grid_points,
@@ -191,7 +192,7 @@ class FCOSHead(nn.Module):
             joined[:, 1::2] = joined[:, 1::2].clamp(0, height)
         return Candidates(joined, torch.cat(scores), torch.cat(labels))
 
-    def loss(self, output: FCOSOutput, targets: Targets) -> dict[str, Tensor]:
+    def loss(self, output: FCOSOutput, targets: Targets, sizes: ImageSizes) -> dict[str, Tensor]:
         """loss_cls, loss_bbox (weighted by the centerness) and loss_centerness.
 
         `targets` hold boxes [N, 4], xyxy in pixels, and labels [N].

@@ -1,6 +1,6 @@
 """Losses; each takes predictions, targets, weights and an average factor."""
 
-from cupola.models.losses.boxes import GIoULoss, IoULoss, L1Loss
+from cupola.models.losses.boxes import GIoULoss, IoULoss, L1Loss, SmoothL1Loss
 from cupola.models.losses.classification import CrossEntropyLoss, FocalLoss, QualityFocalLoss
 from cupola.models.losses.masks import DiceLoss
 from cupola.models.losses.reduction import weighted_mean
@@ -13,5 +13,6 @@ __all__ = [
     "IoULoss",
     "L1Loss",
     "QualityFocalLoss",
+    "SmoothL1Loss",
     "weighted_mean",
 ]

@@ -1,6 +1,7 @@
 """Box regression losses."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
@@ -13,8 +14,9 @@ from cupola.structures.boxes import giou, iou
 class L1Loss(nn.Module):
     """Absolute error times `loss_weight`."""
 
-    def __init__(self, loss_weight: float = 1.0) -> None:
+    def __init__(self, loss_weight: float = 1.0, reduction: str = "mean") -> None:
         super().__init__()
+        check_reduction(reduction)
         self.loss_weight = loss_weight
 
     def forward(
@@ -29,11 +31,43 @@ class L1Loss(nn.Module):
 
 
 @MODELS.register_module()
+class SmoothL1Loss(nn.Module):
+    """Half the squared error over `beta` below `beta`, |error| - beta / 2 above; * `loss_weight`.
+
+    Source: Fast R-CNN (arXiv 1504.08083), equation 3, where beta is 1.
+    """
+
+    def __init__(
+        self, beta: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        check_reduction(reduction)
+        if beta <= 0:
+            raise ValueError(f"SmoothL1Loss beta is {beta!r}; it should be positive")
+        self.beta = beta
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        boxes: Tensor,
+        targets: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: Tensor | float | None = None,
+    ) -> Tensor:
+        """boxes and targets [N, D] -> a scalar."""
+        loss = F.smooth_l1_loss(boxes, targets, reduction="none", beta=self.beta)
+        return self.loss_weight * weighted_mean(loss, weight, avg_factor)
+
+
+@MODELS.register_module()
 class GIoULoss(nn.Module):
     """1 - GIoU (arXiv 1902.09630) of paired xyxy boxes times `loss_weight`."""
 
-    def __init__(self, eps: float = 1e-6, loss_weight: float = 1.0) -> None:
+    def __init__(
+        self, eps: float = 1e-6, loss_weight: float = 1.0, reduction: str = "mean"
+    ) -> None:
         super().__init__()
+        check_reduction(reduction)
         self.eps = eps
         self.loss_weight = loss_weight
 

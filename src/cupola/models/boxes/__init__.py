@@ -1,0 +1,22 @@
+"""Boxes of detectors: anchors, deltas, assignment to objects, and sampling. Small and pure."""
+
+from cupola.models.boxes.anchors import AnchorGenerator, LegacyAnchorGenerator
+from cupola.models.boxes.assigning import IGNORED, NEGATIVE, Assignment, MaxIoUAssigner
+from cupola.models.boxes.deltas import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder, clip
+from cupola.models.boxes.sampling import PseudoSampler, RandomSampler, Sample, with_objects
+
+__all__ = [
+    "IGNORED",
+    "NEGATIVE",
+    "AnchorGenerator",
+    "Assignment",
+    "DeltaXYWHBBoxCoder",
+    "LegacyAnchorGenerator",
+    "LegacyDeltaXYWHBBoxCoder",
+    "MaxIoUAssigner",
+    "PseudoSampler",
+    "RandomSampler",
+    "Sample",
+    "clip",
+    "with_objects",
+]

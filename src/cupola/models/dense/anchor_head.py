@@ -1,0 +1,169 @@
+"""AnchorHead: classes and deltas of the anchors of every cell.
+
+Letters: B images, C classes, A anchors of a cell, S anchors of all levels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cupola import nn
+from cupola.models.dense.postprocess import Candidates, best_of_levels, level_rows, suppress
+from cupola.models.dense.targets import (
+    AnchorTargets,
+    ImageSizes,
+    Targets,
+    anchor_targets,
+    usable_anchors,
+)
+from cupola.registry import MODELS, TASK_UTILS
+from cupola.structures import Detections
+
+Config = Mapping[str, Any]
+Sizes = Sequence[tuple[int, int]]
+Factors = Sequence[Sequence[float] | None]
+
+CODER: Config = {"type": "DeltaXYWHBBoxCoder"}
+ANCHORS: Config = {
+    "type": "AnchorGenerator",
+    "scales": [8, 16, 32],
+    "ratios": [0.5, 1.0, 2.0],
+    "strides": [4, 8, 16, 32, 64],
+}
+CLASS_LOSS: Config = {"type": "CrossEntropyLoss", "use_sigmoid": True}
+BOX_LOSS: Config = {"type": "SmoothL1Loss", "beta": 1 / 9}
+INITIAL: Config = {"type": "Normal", "layer": "Conv2d", "std": 0.01}
+
+
+class DenseOutput(NamedTuple):
+    """One tensor per level: logits [B, A * C, h, w], boxes [B, A * 4, h, w].
+
+    Boxes are as the head encodes them. qualities [B, A, h, w] are logits of how good a box is,
+    where the head predicts that.
+    """
+
+    logits: tuple[Tensor, ...]
+    boxes: tuple[Tensor, ...]
+    qualities: tuple[Tensor, ...] | None = None
+
+
+class AnchorHead(nn.Module):
+    """Abstract: subclasses add layers, and define `level`, the predictions of one map.
+
+    `reg_decoded_bbox` computes the box loss on boxes instead of deltas.
+    Source: mmdet/models/dense_heads/anchor_head.py.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        feat_channels: int = 256,
+        anchor_generator: Config = ANCHORS,
+        bbox_coder: Config = CODER,
+        reg_decoded_bbox: bool = False,
+        loss_cls: Config = CLASS_LOSS,
+        loss_bbox: Config = BOX_LOSS,
+        train_cfg: Config | None = None,
+        test_cfg: Config | None = None,
+        init_cfg: Any = INITIAL,
+    ) -> None:
+        super().__init__()
+        self.init_cfg = init_cfg
+        self.num_classes, self.in_channels = num_classes, in_channels
+        self.feat_channels = feat_channels
+        self.bbox_coder = TASK_UTILS.build(bbox_coder)
+        self.reg_decoded_bbox = reg_decoded_bbox
+        self.loss_cls = MODELS.build(loss_cls)
+        self.loss_bbox = MODELS.build(loss_bbox)
+        self.use_sigmoid = bool(getattr(self.loss_cls, "use_sigmoid", False))
+        self.cls_channels = num_classes if self.use_sigmoid else num_classes + 1
+        self.anchors = TASK_UTILS.build(anchor_generator)
+        self.train_cfg, self.test_cfg = dict(train_cfg or {}), dict(test_cfg or {})
+        self.assigner = self.sampler = None
+        if train_cfg:
+            self.assigner = TASK_UTILS.build(train_cfg["assigner"])
+            self.sampler = TASK_UTILS.build(train_cfg.get("sampler") or {"type": "PseudoSampler"})
+
+    def forward(self, maps: Sequence[Tensor]) -> DenseOutput:
+        """Feature maps [B, in_channels, h_i, w_i] -> DenseOutput."""
+        return DenseOutput(*zip(*(self.level(each) for each in maps), strict=True))
+
+    def level(self, x: Tensor) -> tuple[Tensor, ...]:
+        """A map [B, in_channels, h, w] -> logits [B, A * C, h, w], deltas [B, A * 4, h, w]."""
+        raise NotImplementedError
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Logits [..., C] -> scores [..., C], without the background."""
+        return logits.sigmoid() if self.use_sigmoid else logits.softmax(-1)[..., :-1]
+
+    def scored_boxes(self, output: DenseOutput) -> tuple[Tensor, Tensor]:
+        """Scores [B, S, C] and boxes [B, S, 4], xyxy in pixels, of all anchors."""
+        logits, deltas = self.joined(output)
+        scores = self.scores(logits)
+        if output.qualities is not None:
+            quality = torch.cat([level_rows(each, 1) for each in output.qualities], 1)
+            scores = scores * quality.sigmoid()
+        return scores, self.bbox_coder.decode(torch.cat(self.anchors(output.logits)), deltas)
+
+    def joined(self, output: DenseOutput) -> tuple[Tensor, Tensor]:
+        """Logits [B, S, C] and deltas [B, S, 4] of all levels."""
+        logits = [level_rows(each, self.cls_channels) for each in output.logits]
+        return torch.cat(logits, 1), torch.cat([level_rows(x, 4) for x in output.boxes], 1)
+
+    def predict(
+        self, output: DenseOutput, sizes: Sizes, scale_factors: Factors
+    ) -> list[Detections]:
+        """Detections of every image whose (height, width) without padding are `sizes`."""
+        anchors = self.anchors(output.logits)
+        logits = [level_rows(each, self.cls_channels).float() for each in output.logits]
+        deltas = [level_rows(each, 4).float() for each in output.boxes]
+        qualities = [level_rows(each, 1)[..., 0].float() for each in output.qualities or ()]
+        found = []
+        for i, (size, factor) in enumerate(zip(sizes, scale_factors, strict=True)):
+            places, scores, labels = best_of_levels(
+                [self.scores(each[i]) for each in logits],
+                [each[i].sigmoid() for each in qualities] or None,
+                self.test_cfg,
+            )
+            picked = torch.cat([each[i][where] for each, where in zip(deltas, places, strict=True)])
+            chosen = torch.cat([each[where] for each, where in zip(anchors, places, strict=True)])
+            boxes = self.bbox_coder.decode(chosen, picked, size)
+            found.append(suppress(Candidates(boxes, scores, labels), self.test_cfg, factor))
+        return found
+
+    def loss(self, output: DenseOutput, targets: Targets, sizes: ImageSizes) -> dict[str, Tensor]:
+        """loss_cls and loss_bbox; targets hold boxes [N, 4], xyxy in pixels, and labels [N]."""
+        wanted = self.targets(output, targets, sizes)
+        logits, deltas = self.joined(output)  # [B, S, C], [B, S, 4]
+        sampled = wanted.positive | wanted.negative
+        labels = torch.full_like(sampled, 0, dtype=torch.int64) + self.num_classes
+        labels[wanted.positive] = wanted.labels
+        weight = None
+        if (factor := self.train_cfg.get("pos_weight", -1)) > 0:
+            weight = torch.where(wanted.positive, float(factor), 1.0)[sampled]
+        loss_cls = self.loss_cls(
+            logits[sampled], labels[sampled], weight, avg_factor=wanted.average
+        )
+        found = deltas[wanted.positive]  # [P, 4]
+        if self.reg_decoded_bbox:
+            found, goal = self.bbox_coder.decode(wanted.anchors, found), wanted.boxes
+        else:
+            goal = self.bbox_coder.encode(wanted.anchors, wanted.boxes)
+        if not len(found):
+            return {"loss_cls": loss_cls, "loss_bbox": deltas.sum() * 0}
+        loss_bbox = self.loss_bbox(found, goal, avg_factor=wanted.average)
+        return {"loss_cls": loss_cls, "loss_bbox": loss_bbox}
+
+    def targets(self, output: DenseOutput, targets: Targets, sizes: ImageSizes) -> AnchorTargets:
+        """What the anchors of a batch should predict; ValueError for a model without train_cfg."""
+        if self.assigner is None:
+            raise ValueError("the model's train_cfg is missing: it names the assigner")
+        anchors = torch.cat(self.anchors(output.logits))
+        border = self.train_cfg.get("allowed_border", -1)
+        usable = usable_anchors(self.anchors, output.logits, anchors, sizes, border)
+        return anchor_targets(
+            [anchors] * len(targets), usable, targets, self.assigner, self.sampler
+        )

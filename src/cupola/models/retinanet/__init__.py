@@ -1,0 +1,5 @@
+"""RetinaNet (arXiv 1708.02002): anchors at every cell, trained with the focal loss."""
+
+from cupola.models.retinanet.head import RetinaHead, RetinaNet
+
+__all__ = ["RetinaHead", "RetinaNet"]

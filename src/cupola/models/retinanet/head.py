@@ -1,0 +1,86 @@
+"""RetinaNet and its head."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from cupola import nn
+from cupola.models.dense import AnchorHead, SingleStageDetector
+from cupola.models.layers import ConvModule
+from cupola.registry import MODELS
+
+Config = Mapping[str, Any]
+ANCHORS: Config = {
+    "type": "AnchorGenerator",
+    "octave_base_scale": 4,
+    "scales_per_octave": 3,
+    "ratios": [0.5, 1.0, 2.0],
+    "strides": [8, 16, 32, 64, 128],
+}
+INITIAL: Config = {
+    "type": "Normal",
+    "layer": "Conv2d",
+    "std": 0.01,
+    "override": {"type": "Normal", "name": "retina_cls", "std": 0.01, "bias_prob": 0.01},
+}
+
+
+@MODELS.register_module()
+class RetinaNet(SingleStageDetector):
+    """Source: mmdet/models/detectors/retinanet.py."""
+
+
+@MODELS.register_module()
+class RetinaHead(AnchorHead):
+    """Two stacks of convolutions, shared by all levels: one for classes, one for boxes.
+
+    Source: mmdet/models/dense_heads/retina_head.py.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        stacked_convs: int = 4,
+        conv_cfg: Config | None = None,
+        norm_cfg: Config | None = None,
+        anchor_generator: Config = ANCHORS,
+        init_cfg: Any = INITIAL,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            in_channels,
+            anchor_generator=anchor_generator,
+            init_cfg=init_cfg,
+            **settings,
+        )
+
+        def stack() -> nn.ModuleList:
+            return nn.ModuleList(
+                ConvModule(
+                    self.feat_channels if i else in_channels,
+                    self.feat_channels,
+                    3,
+                    padding=1,
+                    conv_cfg=conv_cfg,
+                    norm_cfg=norm_cfg,
+                )
+                for i in range(stacked_convs)
+            )
+
+        self.cls_convs, self.reg_convs = stack(), stack()
+        channels = self.feat_channels if stacked_convs else in_channels
+        count = self.anchors.counts[0]
+        self.retina_cls = nn.Conv2d(channels, count * self.cls_channels, 3, padding=1)
+        self.retina_reg = nn.Conv2d(channels, count * 4, 3, padding=1)
+
+    def level(self, x: Tensor) -> tuple[Tensor, ...]:
+        """A map [B, in_channels, h, w] -> logits [B, A * C, h, w], deltas [B, A * 4, h, w]."""
+        for_class = for_box = x
+        for layer in self.cls_convs:
+            for_class = layer(for_class)
+        for layer in self.reg_convs:
+            for_box = layer(for_box)
+        return self.retina_cls(for_class), self.retina_reg(for_box)

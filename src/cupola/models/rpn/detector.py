@@ -1,0 +1,41 @@
+"""RPN: a detector whose detections are proposals."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cupola.models.dense import SingleStageDetector
+from cupola.registry import MODELS
+
+Config = Mapping[str, Any]
+
+
+@MODELS.register_module()
+class RPN(SingleStageDetector):
+    """The head is `rpn_head`, with the settings `rpn` of train_cfg and test_cfg.
+
+    Its weights are named bbox_head in MMDetection 3, and rpn_head in 2.x, whose configs have no
+    data preprocessor. Source: mmdet/models/detectors/rpn.py.
+    """
+
+    def __init__(
+        self,
+        backbone: Config,
+        rpn_head: Config,
+        neck: Config | None = None,
+        train_cfg: Config | None = None,
+        test_cfg: Config | None = None,
+        data_preprocessor: Config | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(backbone, None, neck, None, None, data_preprocessor, **settings)
+        settings = {
+            "train_cfg": (train_cfg or {}).get("rpn"),
+            "test_cfg": (test_cfg or {}).get("rpn"),
+        }
+        self.head_name = "bbox_head" if data_preprocessor else "rpn_head"
+        self.add_module(self.head_name, MODELS.build({**rpn_head, **settings}))
+
+    @property
+    def head(self) -> Any:
+        """The head, under whatever name its weights have."""
+        return getattr(self, self.head_name)

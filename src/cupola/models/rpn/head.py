@@ -1,0 +1,115 @@
+"""RPNHead: how likely each anchor holds an object, and its box.
+
+Letters: B images, A anchors of a cell, P proposals of an image.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cupola import nn
+from cupola.models.dense import (
+    AnchorHead,
+    Candidates,
+    DenseOutput,
+    ImageSizes,
+    level_rows,
+    suppress,
+)
+from cupola.models.dense.targets import Targets
+from cupola.models.layers import ConvModule
+from cupola.registry import MODELS
+from cupola.structures import Detections
+
+Config = Mapping[str, Any]
+Sizes = Sequence[tuple[int, int]]
+Factors = Sequence[Sequence[float] | None]
+
+
+@MODELS.register_module()
+class RPNHead(AnchorHead):
+    """A 3x3 convolution (or `num_convs`), then one of 1x1 each for objectness and deltas.
+
+    Source: mmdet/models/dense_heads/rpn_head.py.
+    """
+
+    def __init__(
+        self, in_channels: int, num_classes: int = 1, num_convs: int = 1, **settings: Any
+    ) -> None:
+        if num_classes != 1:
+            raise ValueError(f"RPNHead has the class 'object' alone; num_classes is {num_classes}")
+        super().__init__(1, in_channels, **settings)
+        channels = self.feat_channels
+        if num_convs > 1:
+            self.rpn_conv: nn.Module = nn.Sequential(
+                *(
+                    ConvModule(channels if i else in_channels, channels, 3, padding=1)
+                    for i in range(num_convs)
+                )
+            )
+        else:
+            self.rpn_conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+        count = self.anchors.counts[0]
+        self.rpn_cls = nn.Conv2d(channels, count * self.cls_channels, 1)
+        self.rpn_reg = nn.Conv2d(channels, count * 4, 1)
+
+    def level(self, x: Tensor) -> tuple[Tensor, ...]:
+        """A map [B, in_channels, h, w] -> logits [B, A, h, w], deltas [B, A * 4, h, w]."""
+        x = F.relu(self.rpn_conv(x))
+        return self.rpn_cls(x), self.rpn_reg(x)
+
+    def predict(
+        self, output: DenseOutput, sizes: Sizes, scale_factors: Factors
+    ) -> list[Detections]:
+        """The proposals of every image as Detections of class 0, in pixels of the original."""
+        return self.propose(output, sizes, self.test_cfg, scale_factors)
+
+    def propose(
+        self, output: DenseOutput, sizes: Sizes, cfg: Config, factors: Factors | None = None
+    ) -> list[Detections]:
+        """The best `nms_pre` boxes of each level, NMS on each level, the best `max_per_img`."""
+        cfg = of_version_3(cfg)
+        anchors = self.anchors(output.logits)
+        logits = [level_rows(each, self.cls_channels).float() for each in output.logits]
+        deltas = [level_rows(each, 4).float() for each in output.boxes]
+        found = []
+        for i, size in enumerate(sizes):
+            scores, boxes, levels = [], [], []
+            for number, (level, shifts, priors) in enumerate(
+                zip(logits, deltas, anchors, strict=True)
+            ):
+                score = self.scores(level[i])[:, 0]
+                if 0 < cfg.get("nms_pre", -1) < len(score):
+                    score, best = score.sort(descending=True, stable=True)
+                    score, best = score[: cfg["nms_pre"]], best[: cfg["nms_pre"]]
+                    places, shift = priors[best], shifts[i][best]
+                else:
+                    places, shift = priors, shifts[i]
+                scores.append(score)
+                boxes.append(self.bbox_coder.decode(places, shift, size))
+                levels.append(torch.full_like(score, number, dtype=torch.int64))
+            candidates = Candidates(torch.cat(boxes), torch.cat(scores), torch.cat(levels))
+            kept = suppress(candidates, cfg, factors[i] if factors else None)
+            found.append(Detections(kept.boxes, kept.scores, torch.zeros_like(kept.labels)))
+        return found
+
+    def loss(self, output: DenseOutput, targets: Targets, sizes: ImageSizes) -> dict[str, Tensor]:
+        """loss_rpn_cls and loss_rpn_bbox; the objects' labels are not used."""
+        objects = [{**each, "labels": torch.zeros_like(each["labels"])} for each in targets]
+        losses = super().loss(output, objects, sizes)
+        return {"loss_rpn_cls": losses["loss_cls"], "loss_rpn_bbox": losses["loss_bbox"]}
+
+
+def of_version_3(cfg: Config) -> dict[str, Any]:
+    """Settings of proposals in the spelling of MMDetection 3; older names are `nms_thr`, ..."""
+    found = dict(cfg)
+    if found.pop("nms_across_levels", False):
+        found["nms"] = {**(found.get("nms") or {}), "class_agnostic": True}
+    if (threshold := found.pop("nms_thr", None)) is not None:
+        found["nms"] = {"type": "nms", "iou_threshold": threshold, **(found.get("nms") or {})}
+    if (limit := found.pop("max_num", None)) is not None:
+        found.setdefault("max_per_img", limit)
+    return found

@@ -1,0 +1,52 @@
+"""Published detectors have the state dict of MMDetection: every key, shape and type, in order."""
+
+import json
+import lzma
+import warnings
+from typing import Any
+
+import pytest
+
+from cupola import nn
+from cupola.errors import BuildError
+from cupola.registry import build
+from cupola.runtime.building import without_pretrained
+from zoo import FOLDER
+
+with lzma.open(FOLDER / "published_models.json.xz", "rt") as file:
+    PUBLISHED: dict[str, Any] = json.load(file)
+LEAST = 135  # of 1,283 configs
+# A config of each family, in both spellings where they differ.
+FAMILIES = (
+    "3.3.0/retinanet/retinanet_r50_fpn_1x_coco.py",
+    "3.3.0/rpn/rpn_r50_fpn_1x_coco.py",
+    "2.28.2/rpn/rpn_r50_fpn_1x_coco.py",
+)
+
+
+def keys(model: Any) -> list[Any]:
+    """Of a published config's model; BuildError if it is not supported."""
+    with nn.on_meta(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        built = build(without_pretrained(model))
+    return [[key, list(v.shape), str(v.dtype)[6:]] for key, v in built.state_dict().items()]
+
+
+@pytest.mark.parametrize("config", FAMILIES)
+def test_keys_of_a_family(config: str) -> None:
+    assert keys(PUBLISHED[config]["model"]) == PUBLISHED[config]["keys"]
+
+
+@pytest.mark.slow
+def test_keys_of_every_config_that_builds() -> None:
+    built, different = 0, []
+    for config, published in PUBLISHED.items():
+        try:
+            found = keys(published["model"])
+        except BuildError:
+            continue
+        built += 1
+        if found != published["keys"]:
+            different.append(config)
+    assert not different
+    assert built >= LEAST
