@@ -76,10 +76,10 @@ class GuardedTokenizer:
         with _no_panic(InputError, "prompt: the tokenizer cannot encode it"):
             return self._tokenizer.encode(text, add_special_tokens=special)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids."""
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """The text of token ids; with `special`, with the names of special tokens."""
         with _no_panic(InputError, "the tokenizer cannot decode its own tokens"):
-            return str(self._tokenizer.decode(ids))
+            return str(self._tokenizer.decode(ids, skip_special_tokens=not special))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_tokenizer"], name)

@@ -41,6 +41,7 @@ class SamplingParams:
     min_tokens: int = 0  # before so many, neither an end token nor a stop token is chosen
     top_logprobs: int = 0  # how many of the likeliest tokens are listed with each logprob
     prompt_logprobs: bool = False
+    grammar: str = ""  # which the text follows; see guide.py
 
     def __post_init__(self) -> None:
         checks = {
@@ -55,6 +56,7 @@ class SamplingParams:
             "presence_penalty must be in -2..2": -2 <= self.presence_penalty <= 2,
             "min_tokens must be in 0..max_tokens": 0 <= self.min_tokens <= self.max_tokens,
             "top_logprobs must be in 0..20": 0 <= self.top_logprobs <= 20,
+            "min_tokens must be 0 with a grammar": not (self.grammar and self.min_tokens),
         }
         for message, valid in checks.items():
             if not valid:
@@ -63,7 +65,8 @@ class SamplingParams:
     @property
     def needs_only_argmax(self) -> bool:
         """Whether the id of the largest logit is all that is needed."""
-        return self.temperature == 0 and not self.logprobs and not self.changes_logits
+        plain = not self.logprobs and not self.changes_logits and not self.grammar
+        return self.temperature == 0 and plain
 
     @property
     def changes_logits(self) -> bool:

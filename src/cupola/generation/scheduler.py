@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cupola.errors import InputError
 from cupola.generation.cache import BlockCache, BlockTable
+from cupola.generation.guide import Guide, Guides
 from cupola.generation.paged_attention import PagedContext, Segment
 from cupola.generation.protocol import CausalLM, run_layers
 from cupola.generation.sampling import SamplingParams, choose, logprob_of, top_of
@@ -30,7 +31,8 @@ ROWS = 32  # of logits at a time, for the logprobs of a prompt
 class Token:
     """One new token; `finish_reason` is None, "stop" (end of text) or "length".
 
-    A request for no tokens ends with one whose `token_id` is None. `top` lists the likeliest ids
+    A request for no tokens ends with one whose `token_id` is None, and so does one that fails, with
+    an `error`. `top` lists the likeliest ids
     with their logprobs. The first token has `prompt`, where it was asked for: for each token of the
     prompt but the first its logprob and the likeliest ones.
     """
@@ -41,6 +43,7 @@ class Token:
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     prompt: tuple[tuple[float, tuple[tuple[int, float], ...]], ...] = ()
+    error: str = ""
 
 
 @dataclass
@@ -51,6 +54,7 @@ class SequenceState:
     tokens: list[int]  # the prompt, then what was generated
     prompt: int
     sampling: SamplingParams
+    guide: Guide | None = None
     table: BlockTable = field(default_factory=BlockTable)
     prompt_logprobs: list[tuple[float, tuple[tuple[int, float], ...]]] = field(default_factory=list)
 
@@ -85,8 +89,11 @@ class Scheduler:
         cache_tokens: int = 8192,
         chunk: int = 256,
         max_requests: int = 32,
+        guides: Guides | None = None,
     ) -> None:
+        """`guides` compile the grammars of requests that have one."""
         self.model, self.chunk, self.max_requests = model, chunk, max_requests
+        self.guides = guides
         heads = [layer.heads for layer in model.layers]
         self.slopes = model.alibi_slopes
         self.cache = BlockCache(heads, cache_tokens, dtype=model.dtype, device=model.device)
@@ -97,6 +104,11 @@ class Scheduler:
     def active(self) -> int:
         """Requests in progress, waiting ones included."""
         return len(self._waiting) + len(self._running)
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        return self.model.settings.end_token_ids
 
     @property
     def preempted(self) -> list[str]:
@@ -124,7 +136,8 @@ class Scheduler:
             raise InputError(f"token id {wrong[0]} is not in 0..{vocabulary - 1}")
         if request_id in self._running or any(r.request_id == request_id for r in self._waiting):
             raise InputError(f"request id {request_id!r} is already in progress")
-        sequence = SequenceState(request_id, [*tokens, *written], len(tokens), sampling)
+        guide = self._guide(sampling.grammar, written)
+        sequence = SequenceState(request_id, [*tokens, *written], len(tokens), sampling, guide)
         limits = {"the cache": self.cache.capacity, "the model": self.model.settings.max_length}
         for owner, limit in limits.items():
             if limit is not None and sequence.total > limit:
@@ -133,6 +146,16 @@ class Scheduler:
                     f"the {limit} tokens of {owner}"
                 )
         self._waiting.append(sequence)
+
+    def _guide(self, grammar: str, written: Sequence[int]) -> Guide | None:
+        if not grammar:
+            return None
+        if self.guides is None:
+            raise InputError("this model has no tokenizer with which to follow a grammar")
+        guide = self.guides.start(grammar)
+        for token in written:
+            guide.accept(token)
+        return guide
 
     def cancel(self, request_id: str) -> None:
         """Drops a request; unknown ids are ignored."""
@@ -263,8 +286,13 @@ class Scheduler:
 
     def _choose(self, sequence: SequenceState, logits: Tensor) -> Token:
         sampling, tokens = sequence.sampling, sequence.tokens
-        ends = self._ends(sampling)
-        token = choose(logits, sampling, len(tokens), tokens, sequence.prompt, ends)
+        ends, open_logits = self._ends(sampling), logits
+        if sequence.guide is not None:
+            allowed = sequence.guide.allowed(len(logits)).to(logits.device)
+            if not allowed.any():
+                return self._end(sequence, sequence.guide.error)
+            open_logits = logits.masked_fill(~allowed, -torch.inf)
+        token = choose(open_logits, sampling, len(tokens), tokens, sequence.prompt, ends)
         logprob = logprob_of(logits, token) if sampling.logprobs else None
         top = top_of(logits, sampling.top_logprobs, token) if sampling.top_logprobs else []
         return self._append(sequence, token, logprob, tuple(top))
@@ -286,9 +314,15 @@ class Scheduler:
         reason = "length" if len(sequence.tokens) == sequence.total else None
         if token in self._ends(sequence.sampling):
             reason = "stop"
+        error = ""
+        if sequence.guide is not None:
+            sequence.guide.accept(token)
+            reason = "stop" if sequence.guide.ended else reason
+            error = sequence.guide.error
         prompt = tuple(sequence.prompt_logprobs) if is_first else ()
-        return Token(sequence.request_id, token, reason, logprob, top, prompt)
+        return Token(sequence.request_id, token, reason, logprob, top, prompt, error)
 
-    def _end(self, sequence: SequenceState) -> Token:
+    def _end(self, sequence: SequenceState, error: str = "") -> Token:
         prompt = tuple(sequence.prompt_logprobs)
-        return Token(sequence.request_id, None, "length", prompt=prompt)
+        reason = "length" if len(sequence.tokens) == sequence.total else "stop"
+        return Token(sequence.request_id, None, reason, prompt=prompt, error=error)

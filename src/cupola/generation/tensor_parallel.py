@@ -54,6 +54,11 @@ class Driver:
         return self.scheduler.active
 
     @property
+    def end_token_ids(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        return self.scheduler.end_token_ids
+
+    @property
     def preempted(self) -> list[str]:
         """The waiting requests that have generated tokens."""
         return self.scheduler.preempted

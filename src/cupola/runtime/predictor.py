@@ -38,13 +38,15 @@ class TensorSpec:
 class Chunk:
     """One piece of a streamed response; `final` marks the last one of a request.
 
-    error: why the request failed, which ends it and no other; `data` is empty then.
+    error: why the request failed, which ends it and no other; `data` is empty then. status: as HTTP
+    has it, 400 if the request is at fault.
     """
 
     request_id: str
     data: Mapping[str, Any]
     final: bool = False
     error: str = ""
+    status: int = 500
 
 
 class StreamEngine(Protocol):
@@ -97,6 +99,11 @@ class Predictor(ABC):
     @abstractmethod
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The tensors of a response."""
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What else the server needs to know of the model, as JSON."""
+        return {}
 
     @abstractmethod
     def decode(self, tensors: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Any]:

@@ -1,7 +1,8 @@
 """LanguagePredictor: prompts -> completions, at once or streamed token by token."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,9 +15,11 @@ from cupola.files import tokenizer as files
 from cupola.files.adapters import base_folder, is_adapter
 from cupola.files.chat import ChatTemplate, read_chat_template
 from cupola.generation import SamplingParams, Scheduler
+from cupola.generation.guide import Guides
 from cupola.generation.tensor_parallel import Driver, StepOrder
 from cupola.runtime.optimize.language import optimize
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
+from cupola.runtime.predictors.grammars import check_grammar, read_guide, read_tools
 from cupola.runtime.predictors.language_stream import LanguageEngine, LanguageSample
 
 
@@ -60,6 +63,17 @@ class LanguagePredictor(Predictor):
             TensorSpec("completion_tokens", "INT64", (-1,)),
         )
 
+    @property
+    def context_length(self) -> int:
+        """The most tokens that a prompt and its continuation may have."""
+        return min(self.cache_tokens, self.model.settings.max_length or self.cache_tokens)
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """The context length, and how the model writes calls of tools (None: it has none)."""
+        form = self.chat_template.call_format if self.chat_template else None
+        return {"context_length": self.context_length, "calls": asdict(form) if form else None}
+
     def __call__(self, prompt: str, **parameters: Any) -> Completion:
         """Continues one prompt; parameters as in `decode`."""
         completion: Completion = self.run([self.sample(prompt, parameters)])[0]
@@ -73,7 +87,9 @@ class LanguagePredictor(Predictor):
         Parameters: the fields of SamplingParams, `stop` (a string or a list of strings and token
         ids) and `echo`; `whole_context` without max_tokens goes to the end of the context. Several
         prompts of one request draw with seed, seed + 1, ... `prompt_token_ids` or `messages` (a
-        chat, for the folder's template) replace a single prompt.
+        chat, for the folder's template, with `tools` and `chat_template_kwargs`) replace a single
+        prompt. `guide` and `tool_grammar` (see grammars.py) restrict the text. With
+        `special_tokens` it has the names of special tokens.
         """
         if "prompt" not in tensors:
             raise InputError("prompt: expected an array of texts")
@@ -81,7 +97,11 @@ class LanguagePredictor(Predictor):
         if parameters.get("prompt_token_ids") is not None:
             return [self.sample(parameters["prompt_token_ids"], parameters)]
         if parameters.get("messages") is not None and self.chat_template is not None:
-            text = self.chat_template.render(parameters["messages"])
+            text = self.chat_template.render(
+                parameters["messages"],
+                parameters.get("tools"),
+                parameters.get("chat_template_kwargs"),
+            )
             return [self.sample(self.tokenizer.encode(text, special=False).ids, parameters)]
         return [self.sample(as_text(p), parameters, row) for row, p in enumerate(prompts)]
 
@@ -99,11 +119,12 @@ class LanguagePredictor(Predictor):
                 f"prompt: its token {max(ids) if min(ids) >= 0 else min(ids)} is not one of the "
                 f"model's {self.model.settings.vocab_size}"
             )
-        limit = min(self.cache_tokens, self.model.settings.max_length or self.cache_tokens)
+        limit = self.context_length
         if parameters.get("whole_context") and parameters.get("max_tokens") is None:
             parameters = {**parameters, "max_tokens": max(limit - len(ids), 1)}
         strings, stop_ids = read_stop(parameters.get("stop"))
         sampling = read_sampling(parameters, row, stop_ids)
+        sampling = replace(sampling, grammar=self._grammar(parameters))
         for name, listed in (
             ("logit_bias", [token for token, _ in sampling.logit_bias]),
             ("stop", sampling.stop_token_ids),
@@ -116,7 +137,28 @@ class LanguagePredictor(Predictor):
                 f"prompt: {len(ids)} tokens and max_tokens {sampling.max_tokens} exceed the "
                 f"{limit} tokens of this model's maximum context length"
             )
-        return LanguageSample(tuple(ids), sampling, strings, bool(parameters.get("echo")))
+        special = bool(parameters.get("special_tokens") or parameters.get("tool_grammar"))
+        return LanguageSample(tuple(ids), sampling, strings, bool(parameters.get("echo")), special)
+
+    def _grammar(self, parameters: Mapping[str, Any]) -> str:
+        """The grammar that a request's text follows; empty without one."""
+        grammar, name = None, "tools"
+        if parameters.get("guide") is not None:
+            grammar, name = read_guide(parameters["guide"])
+        if parameters.get("tool_grammar") is not None:
+            form = self.chat_template.call_format if self.chat_template else None
+            if form is None:
+                raise InputError("tools: this model's chat template has no tools")
+            grammar = read_tools(parameters["tool_grammar"], form, grammar)
+        if grammar is None:
+            return ""
+        check_grammar(self.guides, grammar, name)
+        return grammar
+
+    @cached_property
+    def guides(self) -> Guides:
+        """The compiled grammars of this model's requests."""
+        return Guides(self.tokenizer.to_str(), self.model.settings.end_token_ids)
 
     def run(self, samples: Sequence[LanguageSample]) -> list[Completion]:
         """Completes all samples together."""
@@ -159,6 +201,7 @@ class LanguagePredictor(Predictor):
             cache_tokens=self.cache_tokens,
             chunk=self.chunk,
             max_requests=self.max_batch,
+            guides=self.guides if self.tokenizer is not None else None,
         )
 
 
@@ -205,9 +248,9 @@ def read_sampling(
             raise InputError(f"{name}: expected {names[kind]}, got {value!r}")
         values[name] = kind(value)
     values["seed"] = values.get("seed", 0) + row
-    flags = {name: bool(parameters.get(name)) for name in FLAGS}
+    values |= {name: bool(parameters.get(name)) for name in FLAGS}
     bias = read_bias(parameters.get("logit_bias"))
-    return SamplingParams(**values, **flags, logit_bias=bias, stop_token_ids=stop_ids)
+    return SamplingParams(**values, logit_bias=bias, stop_token_ids=stop_ids)
 
 
 def read_bias(value: Any) -> tuple[tuple[int, float], ...]:

@@ -1,8 +1,8 @@
 """LanguageEngine: streamed completions of many requests, one token each at every step.
 
-A chunk's data is {"text", "token_id", "finish_reason"}, with "logprob", "token" (its own text) and
-"top" ([text, id, logprob] of the likeliest) where they were requested, and on the last chunk
-"prompt_tokens" and "completion_tokens". `text` may be empty: a character can take several tokens,
+A chunk's data is {"text", "token_id", "finish_reason", "prompt_tokens"}, with "logprob", "token"
+(its own text) and "top" ([text, id, logprob] of the likeliest) where they were requested, and on
+the last chunk "completion_tokens". `text` may be empty: a character can take several tokens,
 and what may be the beginning of a stop string is held back. The first chunk has "prompt_text" and
 "prompt" (the logprobs of the prompt's tokens) for a request with `echo`.
 
@@ -10,7 +10,7 @@ A preempted request has a chunk {"waiting": True} once a second, so that nobody 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,6 +31,20 @@ class LanguageSample:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     echo: bool = False
+    special: bool = False  # whether the text has the special tokens, but those that end it
+
+
+@dataclass(frozen=True)
+class WithSpecialTokens:
+    """A tokenizer that decodes special tokens, but those that end a text, as their names."""
+
+    tokenizer: Any
+    ends: Collection[int]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        kept = [token for token in ids if token not in self.ends]
+        return str(self.tokenizer.decode(kept, special=True))
 
 
 class LanguageEngine:
@@ -90,7 +104,10 @@ class LanguageEngine:
         return [Chunk(request_id, {"waiting": True}) for request_id in self.scheduler.preempted]
 
     def _chunk_or_error(self, token: Token) -> Chunk:
-        """The chunk of a token; a tokenizer that fails ends this request alone."""
+        """The chunk of a token; a tokenizer or a grammar that fails ends this request alone."""
+        if token.error:
+            self.cancel(token.request_id)
+            return Chunk(token.request_id, {}, final=True, error=token.error, status=400)
         try:
             return self._chunk(token)
         except InputError as error:
@@ -99,7 +116,10 @@ class LanguageEngine:
 
     def _detokenizer(self, sample: LanguageSample) -> IncrementalDetokenizer:
         least = sample.sampling.min_tokens
-        return IncrementalDetokenizer(self.tokenizer, sample.ids, sample.stop, least)
+        tokenizer = self.tokenizer
+        if sample.special:
+            tokenizer = WithSpecialTokens(tokenizer, self.scheduler.end_token_ids)
+        return IncrementalDetokenizer(tokenizer, sample.ids, sample.stop, least)
 
     def _chunk(self, token: Token) -> Chunk:
         detokenizer = self._detokenizers[token.request_id]
@@ -111,6 +131,7 @@ class LanguageEngine:
             "text": text,
             "token_id": token.token_id,
             "finish_reason": reason,
+            "prompt_tokens": len(detokenizer.prompt),
         }
         if token.token_id is not None and token.logprob is not None:
             data["logprob"] = token.logprob
@@ -125,10 +146,7 @@ class LanguageEngine:
                 for i, (logprob, top) in zip(ids, [(None, ()), *token.prompt], strict=False)
             ]
         if reason is not None:
-            data |= {
-                "prompt_tokens": len(detokenizer.prompt),
-                "completion_tokens": detokenizer.count,
-            }
+            data["completion_tokens"] = detokenizer.count
             self.cancel(token.request_id)
         return Chunk(token.request_id, data, final=reason is not None)
 

@@ -17,17 +17,17 @@ from cupola.serve.protocols.openai_completion import (
     CompletionFormat,
     Prompt,
 )
+from cupola.serve.protocols.openai_errors import OpenAIError, ParameterError
 from cupola.serve.protocols.openai_schemas import (
     ChatRequest,
     CompletionRequest,
     GenerationRequest,
     ModelEntry,
     ModelList,
-    OpenAIError,
-    ParameterError,
     error_details,
 )
 from cupola.serve.worker.context import WorkerContext
+from cupola.serve.worker.dispatcher import admit
 from cupola.serve.worker.runner_connections import Model
 
 T = TypeVar("T", bound=GenerationRequest)
@@ -55,7 +55,7 @@ def model_entry(context: WorkerContext, request: Request, name: str) -> Response
 
 
 async def completions(context: WorkerContext, request: Request) -> Response:
-    body = _parse(CompletionRequest, request)
+    body = _parse(CompletionRequest, context, request)
     given: Any = body.prompt
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         given = [given]
@@ -68,13 +68,16 @@ async def completions(context: WorkerContext, request: Request) -> Response:
 
 
 async def chat(context: WorkerContext, request: Request) -> Response:
-    body = _parse(ChatRequest, request)
+    body = _parse(ChatRequest, context, request)
     turns = [f"{message.role}: {message.text}\n" for message in body.messages]
     prompt = Prompt("".join(turns) + "assistant:", None)  # for folders without a chat template
+    if body.called_tools is not None and not _details(context, body.model).get("calls"):
+        message = "tools: this model has no chat template with tools"
+        raise ParameterError("tools", message, "unsupported_parameter")
     return await _respond(context, request, body, [prompt], CHAT)
 
 
-def _parse(kind: type[T], request: Request) -> T:
+def _parse(kind: type[T], context: WorkerContext, request: Request) -> T:
     try:
         found = kind.model_validate(request.json())
     except ValidationError as error:
@@ -83,15 +86,24 @@ def _parse(kind: type[T], request: Request) -> T:
         code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
         message = f"{'.'.join(loc)}: {first['msg']}"
         raise ParameterError(loc[0] if loc else "", message, code) from None
-    found.check()
+    found.check(context.settings.openai_strict)
     return found
 
 
 def _find(context: WorkerContext, name: str) -> Model:
     model = context.directory.find(name)
-    if model.description.get("task") != "language":
+    task = model.description.get("task")
+    if task is None:  # no runner has been ready yet
+        admit(model)
+        raise HTTPError(503, f"{name}: the model is being loaded", [("Retry-After", "1")])
+    if task != "language":
         raise ParameterError("model", f"{name!r} is not a language model")
     return model
+
+
+def _details(context: WorkerContext, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = _find(context, name).description.get("details", {})
+    return found
 
 
 async def _respond(

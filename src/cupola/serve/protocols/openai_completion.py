@@ -17,8 +17,10 @@ from cupola.serve.http.messages import (
     server_sent_event,
 )
 from cupola.serve.ipc import frames
+from cupola.serve.protocols.openai_errors import ParameterError
 from cupola.serve.protocols.openai_logprobs import LogprobTrack, chat_logprobs, text_logprobs
 from cupola.serve.protocols.openai_schemas import GenerationRequest, error_details
+from cupola.serve.protocols.openai_tools import CallParser
 from cupola.serve.worker.context import WorkerContext
 from cupola.serve.worker.runner_connections import Model
 
@@ -59,6 +61,25 @@ class Choice:
     text: str = ""
     finish_reason: str | None = None
     logprobs: LogprobTrack = field(default_factory=LogprobTrack)
+    parser: CallParser | None = None  # where the model may call tools
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    tokens: int = 0
+
+    def add(self, text: str, last: bool) -> tuple[str, list[dict[str, Any]]]:
+        """Takes a piece of text; returns the content and the pieces of calls that it brings."""
+        if self.parser is None:
+            self.text += text
+            return text, []
+        content, pieces = self.parser.add(text, last)
+        self.text += content
+        for piece in pieces:
+            if piece["index"] == len(self.calls):
+                call = {key: piece[key] for key in ("id", "type")}
+                self.calls.append(call | {"function": dict(piece["function"])})
+            else:
+                function = self.calls[piece["index"]]["function"]
+                function["arguments"] += piece["function"]["arguments"]
+        return content, pieces
 
     @property
     def mean_logprob(self) -> float:
@@ -88,15 +109,20 @@ class Completion:
         self.best_of = getattr(body, "best_of", None) or body.n
         asked = getattr(body, "logprobs", None)
         self.wants_logprobs = asked is not None and asked is not False  # 0 asks for them
-        self.tokens = 0
+        self.tools = getattr(body, "called_tools", None)
         self._prompt_tokens: dict[int, int] = {}
         self._admitted = asyncio.Semaphore(AT_ONCE)
         self._random_seed = time.time_ns() % 2**31
 
     def _choices(self, prompts: list[Prompt]) -> list[Choice]:
         count = self.best_of
+        form = self.model.description.get("details", {}).get("calls")
+
+        def parser() -> CallParser | None:
+            return CallParser(form) if self.tools is not None else None
+
         return [
-            Choice(number * count + sample, prompt, number, sample)
+            Choice(number * count + sample, prompt, number, sample, parser=parser())
             for number, prompt in enumerate(prompts)
             for sample in range(count)
         ]
@@ -119,12 +145,17 @@ class Completion:
         inputs = self.model.description["inputs"]
         name = next(spec["name"] for spec in inputs if spec["datatype"] == "BYTES")
         text = [choice.prompt.text]
+        parameters = self._parameters(choice)
         document = {
             "inputs": [{"name": name, "datatype": "BYTES", "shape": [1], "data": text}],
-            "parameters": self._parameters(choice),
+            "parameters": parameters,
         }
+        try:
+            body = orjson.dumps(document)
+        except TypeError:
+            raise _too_deep(parameters) from None
         async with self._admitted:
-            frame = frames.Frame(frames.STREAM, body=orjson.dumps(document))
+            frame = frames.Frame(frames.STREAM, body=body)
             tokens = self.context.stream(self.model, self.request, frame)
             try:
                 async for chunk in tokens:
@@ -134,17 +165,24 @@ class Completion:
                 await tokens.aclose()
 
     def _count(self, choice: Choice, data: dict[str, Any]) -> None:
-        self.tokens += data.get("token_id") is not None
+        choice.tokens += data.get("token_id") is not None
         if data.get("prompt_tokens"):
             self._prompt_tokens[choice.prompt_number] = data["prompt_tokens"]
 
-    def _usage(self) -> dict[str, int]:
-        prompt = sum(self._prompt_tokens.values())
+    def _usage(self, choices: list[Choice]) -> dict[str, int]:
+        numbers = {choice.prompt_number for choice in choices}
+        prompt = sum(self._prompt_tokens.get(number, 0) for number in numbers)
+        written = sum(choice.tokens for choice in choices)
         return {
             "prompt_tokens": prompt,
-            "completion_tokens": self.tokens,
-            "total_tokens": prompt + self.tokens,
+            "completion_tokens": written,
+            "total_tokens": prompt + written,
         }
+
+    def _reason(self, choice: Choice, reason: str | None) -> str:
+        """Why a choice ended: with calls, unless the request named the function."""
+        called = choice.calls and self.tools is not None and self.tools.mode != "named"
+        return "tool_calls" if called and reason in ("stop", None) else reason or "stop"
 
     def _echo(self, choice: Choice, data: dict[str, Any]) -> str:
         """The prompt's text, for a choice's first chunk."""
@@ -171,7 +209,7 @@ class Completion:
             _cancel(tasks)
         kept = [self._finished(choice, n) for n, choice in enumerate(self._best(choices))]
         answer = {"object": self.form.object, **self.base, "choices": kept}
-        return json_response(answer | {"usage": self._usage()})
+        return json_response(answer | {"usage": self._usage(choices)})
 
     def _best(self, choices: list[Choice]) -> list[Choice]:
         """The n likeliest of the best_of choices of each prompt."""
@@ -189,18 +227,21 @@ class Completion:
             data = chunk["data"]
             echo = self._echo(choice, data) if is_first else ""
             choice.logprobs.add(data, echo)
-            choice.text += echo + data.get("text", "")
+            choice.add(echo + data.get("text", ""), chunk["final"])
             choice.finish_reason = data.get("finish_reason") or choice.finish_reason
             is_first = False
 
     def _finished(self, choice: Choice, index: int) -> dict[str, Any]:
         about = {
             "index": index,
-            "finish_reason": choice.finish_reason or "stop",
+            "finish_reason": self._reason(choice, choice.finish_reason),
             "logprobs": self._logprobs(choice.logprobs.all),
         }
         if self.form.is_chat:
-            message = {"role": "assistant", "content": choice.text, "refusal": None}
+            message: dict[str, Any] = {"role": "assistant", "content": choice.text}
+            message["refusal"] = None
+            if choice.calls:
+                message |= {"content": choice.text or None, "tool_calls": choice.calls}
             return about | {"message": message}
         return about | {"text": choice.text}
 
@@ -209,7 +250,8 @@ class Completion:
     async def stream(self, prompts: list[Prompt]) -> Response:
         """Server-sent events. An error before the first token has its own status."""
         merged: asyncio.Queue[Any] = asyncio.Queue()
-        feeds = [asyncio.create_task(self._feed(c, merged)) for c in self._choices(prompts)]
+        choices = self._choices(prompts)
+        feeds = [asyncio.create_task(self._feed(choice, merged)) for choice in choices]
         first = await merged.get()
         if isinstance(first, HTTPError):
             _cancel(feeds)
@@ -217,7 +259,7 @@ class Completion:
 
         async def write(stream: ResponseStream) -> None:
             try:
-                await self._write(stream, first, merged, len(feeds))
+                await self._write(stream, first, merged, choices)
             finally:
                 _cancel(feeds)
 
@@ -237,9 +279,10 @@ class Completion:
             await tokens.aclose()
 
     async def _write(
-        self, stream: ResponseStream, item: Any, merged: asyncio.Queue[Any], unfinished: int
+        self, stream: ResponseStream, item: Any, merged: asyncio.Queue[Any], choices: list[Choice]
     ) -> None:
         started: set[int] = set()
+        unfinished = len(choices)
         while True:
             if isinstance(item, HTTPError):  # the status has been sent already
                 await stream.write(server_sent_event({"error": error_details(item)}))
@@ -254,26 +297,43 @@ class Completion:
             item = await merged.get()
         if self.body.stream_options.get("include_usage"):
             usage = {"object": self.form.chunk_object, **self.base, "choices": []}
-            await stream.write(server_sent_event(usage | {"usage": self._usage()}))
+            await stream.write(server_sent_event(usage | {"usage": self._usage(choices)}))
         await stream.write(b"data: [DONE]\n\n")
 
     def _event(self, choice: Choice, chunk: dict[str, Any], is_first: bool) -> dict[str, Any]:
         data = chunk["data"]
-        reason = (data.get("finish_reason") or "stop") if chunk["final"] else None
         echo = self._echo(choice, data) if is_first else ""
         logprobs = self._logprobs(choice.logprobs.add(data, echo))
+        text, calls = choice.add(echo + data.get("text", ""), chunk["final"])
+        reason = self._reason(choice, data.get("finish_reason")) if chunk["final"] else None
         about: dict[str, Any] = {
             "index": choice.number,
             "finish_reason": reason,
             "logprobs": logprobs,
         }
-        text = echo + data.get("text", "")
         if self.form.is_chat:
-            about["delta"] = ({"role": "assistant"} if is_first else {}) | {"content": text}
+            delta: dict[str, Any] = {"role": "assistant"} if is_first else {}
+            delta |= {"tool_calls": calls} if calls else {}
+            about["delta"] = delta | ({"content": text} if text or not calls else {})
         else:
             about["text"] = text
         event = {"object": self.form.chunk_object, **self.base, "choices": [about]}
-        return event | ({"usage": None} if self.body.stream_options.get("include_usage") else {})
+        options = self.body.stream_options
+        if options.get("continuous_usage_stats"):
+            return event | {"usage": self._usage([choice])}
+        return event | ({"usage": None} if options.get("include_usage") else {})
+
+
+def _too_deep(parameters: dict[str, Any]) -> ParameterError:
+    """The error that names the parameter whose value is nested too deeply for JSON."""
+    for name, value in parameters.items():
+        try:
+            orjson.dumps(value)
+        except TypeError:
+            given = {"guide": (parameters.get("guide") or {}).get("name"), "tool_grammar": "tools"}
+            param = given.get(name) or name
+            return ParameterError(param, f"{param}: its value is nested too deeply")
+    return ParameterError("", "the request is nested too deeply")
 
 
 def _cancel(tasks: list[asyncio.Task[None]]) -> None:

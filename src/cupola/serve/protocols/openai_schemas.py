@@ -10,24 +10,33 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cupola.serve.http.messages import HTTPError
+from cupola.serve.protocols.openai_errors import ErrorDetails, ParameterError
+from cupola.serve.protocols.openai_guides import GUIDED, Guide, read_guides
+from cupola.serve.protocols.openai_messages import ChatMessage
+from cupola.serve.protocols.openai_tools import ToolRequest, read_tools
 
-# Accepted without effect, since they do not change what the model computes.
+# OpenAI's parameters that do not change what the model computes: accepted without effect, or, with
+# the setting openai_strict, refused.
 IGNORED = {
-    "metadata", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_retention",
-    "reasoning_effort", "safety_identifier", "service_tier", "store", "user", "verbosity",
+    "metadata", "prediction", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort",
+    "safety_identifier", "service_tier", "store", "user", "verbosity",
 }  # fmt: skip
 # Values that ask for nothing; with any other value these parameters are not supported.
 NOTHING: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
     "audio": (),
+    "continue_final_message": (False,),
     "function_call": ("none",),
     "functions": ([],),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1, 1.0),
     "modalities": (["text"],),
-    "response_format": ({"type": "text"},),
+    "spaces_between_special_tokens": (True,),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
+    "use_beam_search": (False,),
     "web_search_options": (),
 }
+STREAM_OPTIONS = ("include_usage", "include_obfuscation", "continuous_usage_stats")
 _CODES = {404: "model_not_found", 429: "rate_limit_exceeded"}
 _CONTEXT = "maximum context length"  # in the error of a prompt that is too long
 SEEDS = 2**63
@@ -35,14 +44,6 @@ SEEDS = 2**63
 Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stop = str | Annotated[list[str | int], Field(max_length=16)]
-
-
-class ParameterError(HTTPError):
-    """A parameter that cannot be used, with OpenAI's `param` and `code`."""
-
-    def __init__(self, param: str, message: str, code: str | None = None) -> None:
-        super().__init__(400, message)
-        self.param, self.code = param, code
 
 
 class GenerationRequest(BaseModel):
@@ -64,9 +65,16 @@ class GenerationRequest(BaseModel):
     stop_token_ids: list[int] = Field(default_factory=list, max_length=64)
     ignore_eos: bool = False
     min_tokens: int = Field(0, ge=0)
-    n: int = Field(1, ge=1, le=16)
+    n: int = Field(1, ge=1, le=128)
     stream: bool = False
     stream_options: dict[str, Any] = Field(default_factory=dict)
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    skip_special_tokens: bool = True
 
     @model_validator(mode="before")
     @classmethod
@@ -75,17 +83,42 @@ class GenerationRequest(BaseModel):
             return {key: value for key, value in values.items() if value is not None}
         return values
 
-    def check(self) -> None:
-        """ParameterError for parameters that are unknown or not supported."""
+    def check(self, strict: bool = False) -> None:
+        """ParameterError for parameters that are unknown, not supported, or contradict others.
+
+        strict: also for those that are accepted without effect.
+        """
         for name, value in (self.model_extra or {}).items():
             if name in NOTHING and value not in NOTHING[name]:
                 raise ParameterError(name, f"{name}: not supported", "unsupported_parameter")
+            if name in IGNORED and strict:
+                message = f"{name}: has no effect on this server, which is set to refuse it"
+                raise ParameterError(name, message, "unsupported_parameter")
             if name not in NOTHING and name not in IGNORED:
                 raise ParameterError(
                     name, f"Unrecognized request argument supplied: {name}", "unknown_parameter"
                 )
         if self.seed is not None and self.seed != self.seed // 1:
             raise ParameterError("seed", f"seed: expected an integer, got {self.seed}")
+        self._check_stream_options()
+        _ = self.guide
+
+    def _check_stream_options(self) -> None:
+        name = "stream_options"
+        if self.stream_options and not self.stream:
+            raise ParameterError(name, f"{name}: needs stream: true")
+        for key, value in self.stream_options.items():
+            if key not in STREAM_OPTIONS:
+                raise ParameterError(name, f"{name}.{key}: unknown", "unknown_parameter")
+            if not isinstance(value, bool | None):
+                raise ParameterError(name, f"{name}.{key}: expected true or false, got {value!r}")
+
+    @property
+    def guide(self) -> Guide | None:
+        """What the text has to be; see openai_guides.py."""
+        given = {name: getattr(self, name) for name in GUIDED}
+        guided = {name: value for name, value in given.items() if value is not None}
+        return read_guides(self.response_format, self.structured_outputs, guided)
 
     @property
     def base_seed(self) -> int | None:
@@ -107,8 +140,10 @@ class GenerationRequest(BaseModel):
             "stop": [*(each for each in stop if each != ""), *self.stop_token_ids],
             "ignore_eos": self.ignore_eos,
             "min_tokens": self.min_tokens,
+            "special_tokens": not self.skip_special_tokens,
+            "guide": self.guide,
         }
-        return {name: value for name, value in found.items() if value not in ([], {})}
+        return {name: value for name, value in found.items() if value not in ([], {}, None)}
 
 
 class CompletionRequest(GenerationRequest):
@@ -118,10 +153,10 @@ class CompletionRequest(GenerationRequest):
     max_tokens: int = Field(16, ge=0)
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: bool = False
-    best_of: int | None = Field(None, ge=1, le=16)
+    best_of: int | None = Field(None, ge=1, le=128)
 
-    def check(self) -> None:
-        super().check()
+    def check(self, strict: bool = False) -> None:
+        super().check(strict)
         if self.best_of is not None and self.best_of < self.n:
             raise ParameterError("best_of", f"best_of: must be at least n, {self.n}")
         if self.best_of is not None and self.best_of > self.n and self.stream:
@@ -135,39 +170,6 @@ class CompletionRequest(GenerationRequest):
         return found
 
 
-class ChatMessage(BaseModel):
-    """One turn of a chat."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[dict[str, Any]] | None = None
-
-    def check(self) -> None:
-        """ParameterError for content that is not text."""
-        for part in self.content if isinstance(self.content, list) else ():
-            if part.get("type") not in ("text", "refusal"):
-                raise ParameterError(
-                    "messages",
-                    f"messages: a content part of type {part.get('type')!r:.40} is not supported, "
-                    "only text",
-                    "unsupported_value",
-                )
-
-    @property
-    def text(self) -> str:
-        """The text parts, joined."""
-        if isinstance(self.content, list):
-            parts = [part.get("text", part.get("refusal", "")) for part in self.content]
-            return "".join(map(str, parts))
-        return self.content or ""
-
-    def plain(self) -> dict[str, Any]:
-        """The message as chat templates take it."""
-        extra = {key: value for key, value in (self.model_extra or {}).items() if value is not None}
-        return {"role": self.role, "content": self.text, **extra}
-
-
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions. Without a limit, the answer may fill the context."""
 
@@ -176,13 +178,27 @@ class ChatRequest(GenerationRequest):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool = True
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
-    def check(self) -> None:
-        super().check()
+    def check(self, strict: bool = False) -> None:
+        super().check(strict)
         for message in self.messages:
             message.check()
         if self.top_logprobs is not None and not self.logprobs:
             raise ParameterError("top_logprobs", "top_logprobs: needs logprobs: true")
+        tools = self.called_tools
+        if tools is not None and self.guide and self.guide["name"] != "response_format":
+            name = self.guide["name"]
+            raise ParameterError(name, f"{name}: cannot be combined with tools")
+
+    @property
+    def called_tools(self) -> ToolRequest | None:
+        """The tools that the model may call; see openai_tools.py."""
+        tools = read_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
+        return None if tools is None or tools.mode == "none" else tools
 
     def parameters(self) -> dict[str, Any]:
         limit = self.max_completion_tokens or self.max_tokens
@@ -191,20 +207,11 @@ class ChatRequest(GenerationRequest):
         found["messages"] = [message.plain() for message in self.messages]
         if self.logprobs:
             found |= {"logprobs": True, "top_logprobs": self.top_logprobs or 0}
+        if self.chat_template_kwargs:
+            found["chat_template_kwargs"] = self.chat_template_kwargs
+        if (tools := self.called_tools) is not None:
+            found |= {"tools": tools.tools, "tool_grammar": tools.grammar()}
         return found
-
-
-@dataclass
-class ErrorDetails:
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-@dataclass
-class OpenAIError:
-    error: ErrorDetails
 
 
 def error_details(error: HTTPError) -> ErrorDetails:

@@ -142,4 +142,5 @@ def describe(predictor: Predictor, runner: Runner) -> dict[str, object]:
         "streams": runner.engine is not None,
         "resumes": isinstance(runner.engine, Resumable),
         "max_batch": runner.batcher.max_batch,
+        "details": predictor.details,
     }

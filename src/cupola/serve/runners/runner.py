@@ -238,7 +238,7 @@ class Runner:
         if chunk.final:
             del self.streams[chunk.request_id]
         if chunk.error:
-            self._refuse(job.connection, job.id, 500, chunk.error)
+            self._refuse(job.connection, job.id, chunk.status, chunk.error)
             return
         job.deadline = time.monotonic() + job.timeout  # it is the time between two chunks
         data = {key: to_plain(value) for key, value in chunk.data.items()}

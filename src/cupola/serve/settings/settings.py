@@ -183,6 +183,10 @@ class Settings(BaseModel):
         60.0,
         description="Deadline of a request; of a stream, to its first chunk and between chunks.",
     )
+    openai_strict: bool = Field(
+        False,
+        description="Refuse also the parameters of OpenAI's API that are accepted without effect.",
+    )
     max_batch: PositiveInt | None = Field(
         None, description="Maximum batch size; overrides the models' defaults."
     )
