@@ -1,12 +1,20 @@
 """Backbones: images -> feature maps."""
 
-from cupola.models.backbones.resnet import ResNet
+from cupola.models.backbones.regnet import RegNet
+from cupola.models.backbones.res2net import Res2Net
+from cupola.models.backbones.resnest import ResNeSt
+from cupola.models.backbones.resnet import ResNet, ResNetV1d, ResNeXt
 from cupola.models.backbones.small_resnet import SmallResNet
 from cupola.models.backbones.swin import SwinTransformer
 from cupola.models.backbones.vovnet import VoVNet
 
 __all__ = [
+    "RegNet",
+    "Res2Net",
+    "ResNeSt",
+    "ResNeXt",
     "ResNet",
+    "ResNetV1d",
     "SmallResNet",
     "SwinTransformer",
     "VoVNet",

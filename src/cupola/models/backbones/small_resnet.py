@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.backbones.resnet import BasicBlock
+from cupola.models.backbones.residual import BasicBlock
 from cupola.models.layers import build_norm
+from cupola.models.layers.freezing import keep_statistics
 from cupola.registry import MODELS
 
 
@@ -64,9 +65,7 @@ class SmallResNet(nn.Module):
     def train(self, mode: bool = True) -> "SmallResNet":
         super().train(mode)
         if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+            keep_statistics(self)
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.layers import FFN, build_norm
+from cupola.models.layers.freezing import freeze
 from cupola.models.layers.patches import PatchEmbed, PatchMerging
 from cupola.models.layers.window_attention import ShiftWindowMSA
 from cupola.registry import MODELS
@@ -172,10 +173,7 @@ class SwinTransformer(nn.Module):
             frozen.append(self.stages[i])
             if i in self.out_indices:
                 frozen.append(getattr(self, f"norm{i}"))
-        for module in frozen:
-            module.eval()
-            for parameter in module.parameters():
-                parameter.requires_grad = False
+        freeze(frozen)
         if self.absolute_pos_embed is not None:
             self.absolute_pos_embed.requires_grad = False
 

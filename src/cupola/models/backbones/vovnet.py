@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
+from cupola.models.layers.freezing import freeze, keep_statistics
 from cupola.registry import MODELS
 
 BIG = ((128, 160, 192, 224), (256, 512, 768, 1024))
@@ -190,18 +191,13 @@ class VoVNet(nn.Module):
         if self.frozen_stages < 0:
             return
         stages = [getattr(self, f"stage{i + 2}") for i in range(self.frozen_stages)]
-        for module in (self.stem, *stages):
-            module.eval()
-            for parameter in module.parameters():
-                parameter.requires_grad = False
+        freeze((self.stem, *stages))
 
     def train(self, mode: bool = True) -> "VoVNet":
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+            keep_statistics(self)
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -3,7 +3,9 @@
 from cupola.models.layers.attention import MultiheadAttention
 from cupola.models.layers.building import build_activation, build_conv, build_norm
 from cupola.models.layers.conditional_attention import ConditionalAttention
+from cupola.models.layers.context_block import ContextBlock
 from cupola.models.layers.conv_module import ConvModule
+from cupola.models.layers.conv_ws import ConvAWS2d, ConvWS2d
 from cupola.models.layers.deform_conv import (
     DeformConv2d,
     DeformConv2dPack,
@@ -22,7 +24,9 @@ from cupola.models.layers.feature_levels import (
     map_positions,
 )
 from cupola.models.layers.feed_forward import FFN
+from cupola.models.layers.generalized_attention import GeneralizedAttention
 from cupola.models.layers.mlp import MLP
+from cupola.models.layers.non_local import NonLocal2d
 from cupola.models.layers.position_encoding import SinePositionalEncoding, sine_waves
 from cupola.models.layers.references import encode_references, inverse_sigmoid, refine_boxes
 from cupola.models.layers.transformer_layer import TransformerLayer, TransformerLayerSequence
@@ -31,16 +35,21 @@ __all__ = [
     "FFN",
     "MLP",
     "ConditionalAttention",
+    "ContextBlock",
+    "ConvAWS2d",
     "ConvModule",
+    "ConvWS2d",
     "DeformConv2d",
     "DeformConv2dPack",
     "DeformableDetrTransformerDecoder",
     "DeformableDetrTransformerEncoder",
     "FeatureLevels",
+    "GeneralizedAttention",
     "ModulatedDeformConv2d",
     "ModulatedDeformConv2dPack",
     "MultiScaleDeformableAttention",
     "MultiheadAttention",
+    "NonLocal2d",
     "SinePositionalEncoding",
     "TransformerLayer",
     "TransformerLayerSequence",

@@ -51,6 +51,13 @@ def norm_name(cfg: Config) -> str:
     return NORM_NAMES.get(bare_type(cfg), "bn")
 
 
+def add_norm(parent: nn.Module, cfg: Config, features: int, number: int) -> str:
+    """Adds a norm to `parent` as bn1, gn1, ... by its type and number, and returns that name."""
+    name = f"{norm_name(cfg)}{number}"
+    parent.add_module(name, build_norm(cfg, features))
+    return name
+
+
 def build_activation(cfg: Config) -> nn.Module:
     """An activation; `inplace` is ignored by those without such a mode."""
     settings = dict(cfg)
@@ -60,8 +67,15 @@ def build_activation(cfg: Config) -> nn.Module:
 
 
 def build_conv(cfg: Config | None, *args: Any, **kwargs: Any) -> nn.Module:
-    """A convolution: plain 2-D without a config, otherwise of its type (DCNv2, ...)."""
+    """A convolution: plain 2-D without a config, otherwise of its type (DCNv2, ...).
+
+    MMDetection 2.x spells `deform_groups` as deformable_groups.
+    """
     if cfg is None:
         return nn.Conv2d(*args, **kwargs)
     settings = {k: v for k, v in cfg.items() if k not in ("type", "_scope_", "fallback_on_stride")}
+    if cfg.get("fallback_on_stride"):
+        raise ValueError(f"{cfg['type']}: fallback_on_stride is not supported")
+    if "deformable_groups" in settings:
+        settings["deform_groups"] = settings.pop("deformable_groups")
     return MODELS.get(cfg["type"])(*args, **kwargs, **settings)

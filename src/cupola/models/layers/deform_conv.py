@@ -16,6 +16,8 @@ from cupola.registry import MODELS
 class DeformConv2d(nn.Module):
     """DCN (version 1) whose offsets are passed in; arguments as in a convolution."""
 
+    own_initialization = True
+
     def __init__(
         self,
         in_channels: int,

@@ -1,0 +1,111 @@
+"""Backbones and necks of mmdet's published configs: keys and shapes, and features.
+
+The keys are those that mmdet 3.3.0 and 2.28.2 build from the configs; the features are those of
+mmdet 3.3.0 with the formula's weights (see tests/goldens/README.md).
+"""
+
+import json
+import lzma
+from typing import Any
+
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor
+
+import cupola.models  # noqa: F401 - registers the classes
+from cupola import nn
+from cupola.registry import MODELS
+from cupola.runtime.building import without_pretrained
+from goldens import seeded
+from zoo import FOLDER
+
+with lzma.open(FOLDER / "published_models.json.xz", "rt") as file:
+    PUBLISHED: dict[str, dict[str, Any]] = json.load(file)
+FEATURES: dict[str, dict[str, Any]] = json.loads((FOLDER / "features.json").read_text())
+# Largest difference over the largest value. The formula lets some backbones amplify rounding:
+# with these, our own float32 differs as much from float64.
+TOLERANCE = 1e-4
+AMPLIFIED = {"res2net": 2e-3, "faster_rcnn": 5e-4}
+
+
+def kind(model: Any) -> str:
+    """The class that a part of a config names; of a list, the last one."""
+    last = model[-1] if isinstance(model, list) else model
+    return str(last["type"])
+
+
+def distinct_parts() -> list[tuple[str, str, Any, list[list[Any]]]]:
+    """(config, "backbone" or "neck", its settings, its keys and shapes), no settings twice."""
+    found: dict[str, tuple[str, str, Any, list[list[Any]]]] = {}
+    for config, about in PUBLISHED.items():
+        for part in ("backbone", "neck"):
+            model = without_pretrained(about["model"].get(part))
+            start = f"{part}."
+            keys = [[k.removeprefix(start), s] for k, s, _ in about["keys"] if k.startswith(start)]
+            if model and keys:
+                found.setdefault(json.dumps(model, sort_keys=True), (config, part, model, keys))
+    return list(found.values())
+
+
+PARTS = [part for part in distinct_parts() if MODELS.find(kind(part[2])) is not None]
+KINDS = sorted({kind(model) for _, _, model, _ in PARTS})
+
+
+def check_keys(config: str, model: Any, keys: list[list[Any]]) -> None:
+    with nn.on_meta():
+        own = MODELS.build(model).state_dict()
+    assert [[key, list(value.shape)] for key, value in own.items()] == keys, config
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_keys_and_shapes_of_one_config_of_each_class(name: str) -> None:
+    config, _, model, keys = min((p for p in PARTS if kind(p[2]) == name), key=lambda p: len(p[3]))
+    check_keys(config, model, keys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_keys_and_shapes_of_all_configs(name: str) -> None:
+    for config, _, model, keys in PARTS:
+        if kind(model) == name:
+            check_keys(config, model, keys)
+
+
+def seeded_part(name: str, about: dict[str, Any]) -> nn.Module:
+    """The backbone or neck of a golden in eval mode, with the formula's weights."""
+    part = MODELS.build(about[name])
+    made = {
+        key: torch.from_numpy(
+            seeded.seeded_weight(f"{name}.{key}", value.shape, about["seed_prefix"], "float32")
+        )
+        for key, value in part.state_dict().items()
+        if value.is_floating_point() and f"{name}.{key}" not in about["as_built"]
+    }
+    part.load_state_dict(made, strict=False)
+    return part.eval()
+
+
+def images(about: dict[str, Any]) -> Tensor:
+    pixels = torch.from_numpy(seeded.seeded_image("image", about["image"], about["seed_prefix"]))
+    for image, (height, width) in zip(pixels, about["img_shapes"], strict=True):
+        image[:, height:] = 0
+        image[:, :, width:] = 0
+    return pixels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", FEATURES)
+def test_features_are_those_of_mmdet(config: str) -> None:
+    about = FEATURES[config]
+    with torch.no_grad():
+        maps = seeded_part("backbone", about)(images(about))
+        if about["neck"]:
+            maps = seeded_part("neck", about)(maps)
+    stored = load_file(FOLDER / "features.safetensors")
+    assert len(maps) == len(about["outputs"])
+    for (name, output), found in zip(about["outputs"].items(), maps, strict=True):
+        assert list(found.shape) == output["shape"]
+        sample = seeded.flat_sample(found.numpy(), output["flat_stride"])
+        difference = abs(sample - stored[f"{config}.{name}"]).max() / output["absmax"]
+        assert difference < AMPLIFIED.get(config.split("/")[0], TOLERANCE), name
