@@ -1,5 +1,7 @@
 """Backbones: images -> feature maps."""
 
+from cupola.models.backbones.csp_darknet import CSPDarknet, CSPNeXt
+from cupola.models.backbones.hrnet import HRNet
 from cupola.models.backbones.regnet import RegNet
 from cupola.models.backbones.res2net import Res2Net
 from cupola.models.backbones.resnest import ResNeSt
@@ -9,6 +11,9 @@ from cupola.models.backbones.swin import SwinTransformer
 from cupola.models.backbones.vovnet import VoVNet
 
 __all__ = [
+    "CSPDarknet",
+    "CSPNeXt",
+    "HRNet",
     "RegNet",
     "Res2Net",
     "ResNeSt",

@@ -4,7 +4,7 @@ from cupola.models.layers.attention import MultiheadAttention
 from cupola.models.layers.building import build_activation, build_conv, build_norm
 from cupola.models.layers.conditional_attention import ConditionalAttention
 from cupola.models.layers.context_block import ContextBlock
-from cupola.models.layers.conv_module import ConvModule
+from cupola.models.layers.conv_module import ConvModule, DepthwiseSeparableConvModule
 from cupola.models.layers.conv_ws import ConvAWS2d, ConvWS2d
 from cupola.models.layers.deform_conv import (
     DeformConv2d,
@@ -17,6 +17,7 @@ from cupola.models.layers.deformable_transformer import (
     DeformableDetrTransformerDecoder,
     DeformableDetrTransformerEncoder,
 )
+from cupola.models.layers.drop_block import DropBlock
 from cupola.models.layers.feature_levels import (
     FeatureLevels,
     feature_mask,
@@ -43,6 +44,8 @@ __all__ = [
     "DeformConv2dPack",
     "DeformableDetrTransformerDecoder",
     "DeformableDetrTransformerEncoder",
+    "DepthwiseSeparableConvModule",
+    "DropBlock",
     "FeatureLevels",
     "GeneralizedAttention",
     "ModulatedDeformConv2d",

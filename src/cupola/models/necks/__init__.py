@@ -1,6 +1,18 @@
 """Necks: feature maps of a backbone -> feature maps for a head."""
 
+from cupola.models.necks.bfp import BFP
 from cupola.models.necks.channel_mapper import ChannelMapper
-from cupola.models.necks.fpn import FPN
+from cupola.models.necks.csp_pafpn import YOLOXPAFPN, CSPNeXtPAFPN
+from cupola.models.necks.fpn import FPN, PAFPN, DropBlockFPN
+from cupola.models.necks.hrfpn import HRFPN
 
-__all__ = ["FPN", "ChannelMapper"]
+__all__ = [
+    "BFP",
+    "FPN",
+    "HRFPN",
+    "PAFPN",
+    "YOLOXPAFPN",
+    "CSPNeXtPAFPN",
+    "ChannelMapper",
+    "DropBlockFPN",
+]

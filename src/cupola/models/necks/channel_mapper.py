@@ -8,6 +8,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.models.layers import ConvModule
 from cupola.models.layers.conv_module import RELU
+from cupola.models.layers.initialization import initialize_uniformly
 from cupola.registry import MODELS
 from cupola.registry.budget import reserve
 
@@ -54,11 +55,7 @@ class ChannelMapper(nn.Module):
                 ConvModule(channels, out_channels, 3, stride=2, padding=1, **settings)
                 for channels in sources
             )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialize_uniformly(self)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if len(maps) != len(self.convs):
