@@ -6,7 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 COINED = re.compile(r"mould|nest\b|hatch|\bbury|birth|\bdesk\b|stranger|\broom", re.IGNORECASE)
 STANDARD = re.compile(
-    r"\b(no|enough|more) room\b|\broom (for|in|to|left)\b|hatchling|tool\.hatch|honest|finest",
+    r"\b(no|enough|more) room\b|\broom (for|in|to|left)\b|hatchling|tool\.hatch|honest|finest|"
+    r"resnest",
     re.IGNORECASE,
 )
 SUFFIXES = {".py", ".md", ".js", ".html", ".css", ".toml", ".service", ".socket"}
