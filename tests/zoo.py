@@ -113,3 +113,11 @@ class ZooModel:
         same = (found.labels == labels[:, None]) & ((found.scores - scores[:, None]).abs() < score)
         near = (box_ops.iou(boxes[:, None], found.boxes) > overlap) & same
         assert near.any(1).float().mean() > 0.97
+
+    def check_mask_areas(self, index: int, found: Any) -> None:
+        """The pixels of the masks, best first, where the original predicts masks."""
+        name = f"out.pred{index}.mask_area"
+        if name in self.tensors:
+            areas = torch.from_numpy(self.tensors[name].reshape(-1)).float()
+            ours = found.masks.sum((1, 2)).float()
+            assert ((ours - areas).abs() <= 2 + 0.01 * areas).float().mean() > 0.9

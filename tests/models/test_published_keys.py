@@ -15,12 +15,14 @@ from zoo import FOLDER
 
 with lzma.open(FOLDER / "published_models.json.xz", "rt") as file:
     PUBLISHED: dict[str, Any] = json.load(file)
-LEAST = 135  # of 1,283 configs
+LEAST = 390  # of 1,283 configs
 # A config of each family, in both spellings where they differ.
 FAMILIES = (
     "3.3.0/retinanet/retinanet_r50_fpn_1x_coco.py",
     "3.3.0/rpn/rpn_r50_fpn_1x_coco.py",
     "2.28.2/rpn/rpn_r50_fpn_1x_coco.py",
+    "3.3.0/mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py",
+    "2.28.2/cascade_rcnn/cascade_mask_rcnn_r50_fpn_1x_coco.py",
 )
 
 
@@ -40,13 +42,17 @@ def test_keys_of_a_family(config: str) -> None:
 @pytest.mark.slow
 def test_keys_of_every_config_that_builds() -> None:
     built, different = 0, []
+    same: dict[str, Any] = {}  # most configs differ in their schedule alone
     for config, published in PUBLISHED.items():
-        try:
-            found = keys(published["model"])
-        except BuildError:
-            continue
-        built += 1
-        if found != published["keys"]:
-            different.append(config)
+        model = json.dumps(published["model"])
+        if model not in same:
+            try:
+                same[model] = keys(published["model"])
+            except BuildError:
+                same[model] = None
+        if same[model] is not None:
+            built += 1
+            if same[model] != published["keys"]:
+                different.append(config)
     assert not different
     assert built >= LEAST

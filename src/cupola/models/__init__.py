@@ -21,6 +21,7 @@ from cupola.models import (
     maskformer,
     matching,
     necks,
+    rcnn,
     retinanet,
     rpn,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "maskformer",
     "matching",
     "necks",
+    "rcnn",
     "retinanet",
     "rpn",
 ]

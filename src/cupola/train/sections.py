@@ -57,11 +57,13 @@ def without_effect(cfg: Config) -> list[str]:
 
 def class_counts(model: Any, dataset: Any) -> str | None:
     """A note if the data has fewer classes than the model; BuildError if it has more."""
-    count = getattr(getattr(model, "bbox_head", None), "num_classes", None)
+    where, count = "model.roi_head.bbox_head", getattr(model, "num_classes", None)
+    if hasattr(model, "bbox_head"):
+        where, count = "model.bbox_head", getattr(model.bbox_head, "num_classes", None)
     names = getattr(dataset, "names", None)
     if count is None or not names or len(names) == count:
         return None
-    text = f"the data has {len(names)} classes, model.bbox_head.num_classes is {count}"
+    text = f"the data has {len(names)} classes, {where}.num_classes is {count}"
     if len(names) > count:
         raise BuildError(f"{text}; set it to {len(names)}, or name the classes in metainfo")
     return text

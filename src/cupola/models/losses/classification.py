@@ -15,7 +15,8 @@ from cupola.registry import MODELS
 class CrossEntropyLoss(nn.Module):
     """Softmax (or, with use_sigmoid, binary) cross entropy times `loss_weight`.
 
-    `class_weight` holds one number per class.
+    `class_weight` holds one number per class. `use_mask` is the binary kind for masks. Labels that
+    are `ignore_index` have no loss, and with `avg_non_ignore` do not count in the mean.
     """
 
     def __init__(
@@ -24,10 +25,15 @@ class CrossEntropyLoss(nn.Module):
         class_weight: Sequence[float] | None = None,
         loss_weight: float = 1.0,
         reduction: str = "mean",
+        use_mask: bool = False,
+        ignore_index: int | None = None,
+        avg_non_ignore: bool = False,
     ) -> None:
         super().__init__()
         check_reduction(reduction)
-        self.use_sigmoid = use_sigmoid
+        self.use_sigmoid = use_sigmoid or use_mask
+        self.ignore_index = -100 if ignore_index is None else ignore_index
+        self.avg_non_ignore = avg_non_ignore
         self.class_weight = class_weight
         self.loss_weight = loss_weight
 
@@ -38,7 +44,7 @@ class CrossEntropyLoss(nn.Module):
         weight: Tensor | None = None,
         avg_factor: Tensor | float | None = None,
     ) -> Tensor:
-        """logits [N, C], labels [N] int64 -> a scalar.
+        """logits [N, C, ...], labels [N, ...] int64 -> a scalar.
 
         With use_sigmoid labels may also be targets 0..1 in the shape of the logits.
         """
@@ -49,7 +55,10 @@ class CrossEntropyLoss(nn.Module):
             loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
         else:
             each = None if self.class_weight is None else logits.new_tensor(self.class_weight)
-            loss = F.cross_entropy(logits, labels, each, reduction="none")
+            ignored = self.ignore_index
+            loss = F.cross_entropy(logits, labels, each, ignore_index=ignored, reduction="none")
+            if avg_factor is None and self.avg_non_ignore:
+                avg_factor = (labels != ignored).sum()
         return self.loss_weight * weighted_mean(loss, weight, avg_factor)
 
 

@@ -17,7 +17,7 @@ class Detection(Task):
     """Detectors of one image."""
 
     name = "detection"
-    models = ("DETR", "DeformableDETR", "MaskFormer", "SingleStageDetector")
+    models = ("DETR", "DeformableDETR", "MaskFormer", "SingleStageDetector", "TwoStageDetector")
     modules = (*BUILDING, "cupola.runtime.predictors.detection")
     page = "detection"
     page_rank = 0
@@ -107,8 +107,13 @@ class Detection(Task):
 
 def number_of_classes(model: Mapping[str, Any]) -> int:
     """Of a model's config: those of its detection head, or things and stuff."""
-    if "panoptic_head" not in model:
+    if "bbox_head" in model:
         return int(model["bbox_head"].get("num_classes", 80))
+    if "roi_head" in model:
+        heads = model["roi_head"]["bbox_head"]
+        return int((heads[-1] if isinstance(heads, list | tuple) else heads).get("num_classes", 80))
+    if "panoptic_head" not in model:
+        return 1  # an RPN, whose one class is an object
     head = model["panoptic_head"]
     return int(head.get("num_things_classes", 80)) + int(head.get("num_stuff_classes", 53))
 
