@@ -6,10 +6,18 @@ from typing import Any
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.backbones.resnet import ARCHITECTURES, _stage
+from cupola.models.backbones.residual import (
+    BasicBlock,
+    BlockSettings,
+    Bottleneck,
+    Stage,
+    build_stage,
+)
+from cupola.models.backbones.resnet import BLOCKS, SHALLOW, blocks_of_depth
 from cupola.registry import MODELS
 
 Config = Mapping[str, Any]
+NORM: Config = {"type": "BN", "requires_grad": True}
 
 
 @MODELS.register_module()
@@ -34,12 +42,14 @@ class ResLayer(nn.Module):
         init_cfg: Any = None,
     ) -> None:
         super().__init__()
-        block, blocks = ARCHITECTURES[depth]
-        width = 64 * 2**stage * block.expansion
-        norm = dict(norm_cfg or {"type": "BN", "requires_grad": True})
-        settings = {"norm_cfg": norm, "style": style, "dcn": dcn}
-        layer, _ = _stage(
-            block, blocks[stage], width // 2, width, stride, dilation, dilation, settings
+        count = blocks_of_depth("ResLayer", depth, BLOCKS)[stage]
+        block = BasicBlock if depth in SHALLOW else Bottleneck
+        channels = 64 * 2**stage
+        width = channels * block.expansion
+        layer = build_stage(
+            Stage(block, count, channels, width, stride, dilation),
+            width // 2,
+            BlockSettings(norm_cfg or NORM, style=style, dcn=dcn),
         )
         self.name, self.norm_eval = f"layer{stage + 1}", norm_eval
         self.add_module(self.name, layer)
