@@ -18,9 +18,11 @@ FOLDER = Path(__file__).parent / "goldens"
 class Golden:
     """One golden by name: its config, weights, inputs, and the outputs to compare with."""
 
+    folder = FOLDER
+
     def __init__(self, name: str) -> None:
-        self.json: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
-        self.tensors = load_file(FOLDER / f"{name}.safetensors")
+        self.json: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
+        self.tensors = load_file(self.folder / f"{name}.safetensors")
         self.config = self.json["config"]
         self.prefix: str = self.json["seed_prefix"]
 

@@ -21,9 +21,11 @@ from cupola.models import (
     maskformer,
     matching,
     necks,
+    petr,
     rcnn,
     retinanet,
     rpn,
+    stream_petr,
 )
 
 __all__ = [
@@ -47,7 +49,9 @@ __all__ = [
     "maskformer",
     "matching",
     "necks",
+    "petr",
     "rcnn",
     "retinanet",
     "rpn",
+    "stream_petr",
 ]

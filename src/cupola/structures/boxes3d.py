@@ -7,6 +7,7 @@ its middle.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,21 +41,56 @@ def center_to_bottom(boxes: Tensor) -> Tensor:
     return torch.cat((boxes[..., :2], boxes[..., 2:3] - boxes[..., 5:6] * 0.5, boxes[..., 3:]), -1)
 
 
+@dataclass(frozen=True)
+class BoxCode:
+    """The ten numbers that a head regresses for a box, in meters, and how they are ordered.
+
+    By default cx, cy, log l, log w, cz, log h, sin, cos, vx, vy with the yaw itself. With
+    `center_first` cz is the third number; with `turned` the angle is -yaw - pi/2, and with
+    `width_first` the width comes before the length. The last two together are the boxes of
+    MMDetection3D before version 1.0.
+    """
+
+    center_first: bool = False
+    turned: bool = False
+    width_first: bool = False
+
+    @property
+    def z(self) -> int:
+        """Index of cz."""
+        return 2 if self.center_first else 4
+
+    def encode(self, boxes: Tensor) -> Tensor:
+        """Center boxes [..., 9] -> codes [..., 10]. A side of 0 becomes -inf."""
+        x, y, z, length, width, height, yaw = boxes[..., :7].unbind(-1)
+        sides = (width.log(), length.log()) if self.width_first else (length.log(), width.log())
+        middle = (z, *sides) if self.center_first else (*sides, z)
+        angle = -yaw - math.pi / 2 if self.turned else yaw
+        code = torch.stack((x, y, *middle, height.log(), angle.sin(), angle.cos()), -1)
+        return torch.cat((code, boxes[..., 7:9]), -1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes [..., 10] -> center boxes [..., 9]; the inverse of encode up to 2 pi in yaw."""
+        x, y, a, b, c, log_h, sine, cosine = codes[..., :8].unbind(-1)
+        z, first, second = (a, b, c) if self.center_first else (c, a, b)
+        sides = (second.exp(), first.exp()) if self.width_first else (first.exp(), second.exp())
+        angle = torch.atan2(sine, cosine)
+        yaw = wrap_angle(-angle - math.pi / 2) if self.turned else angle
+        box = torch.stack((x, y, z, *sides, log_h.exp(), yaw), -1)
+        return torch.cat((box, codes[..., 8:10]), -1)
+
+
 def encode_boxes(boxes: Tensor) -> Tensor:
     """Center boxes [..., 9] -> codes [..., 10]: cx, cy, log l, log w, cz, log h, sin, cos, vx, vy.
 
     A side of 0 becomes -inf.
     """
-    x, y, z, length, width, height, yaw = boxes[..., :7].unbind(-1)
-    code = (x, y, length.log(), width.log(), z, height.log(), yaw.sin(), yaw.cos())
-    return torch.cat((torch.stack(code, -1), boxes[..., 7:9]), -1)
+    return BoxCode().encode(boxes)
 
 
 def decode_boxes(codes: Tensor) -> Tensor:
     """Codes [..., 10] -> center boxes [..., 9]; the inverse of encode_boxes up to 2 pi in yaw."""
-    x, y, log_l, log_w, z, log_h, sine, cosine = codes[..., :8].unbind(-1)
-    box = (x, y, z, log_l.exp(), log_w.exp(), log_h.exp(), torch.atan2(sine, cosine))
-    return torch.cat((torch.stack(box, -1), codes[..., 8:10]), -1)
+    return BoxCode().decode(codes)
 
 
 def wrap_angle(angle: Tensor) -> Tensor:

@@ -145,12 +145,13 @@ def _stage(spec: Spec, number: int, cin: int) -> nn.Sequential:
     return _sequence(parts)
 
 
-@MODELS.register_module()
+@MODELS.register_module(["VoVNet", "VoVNetCP"])
 class VoVNet(nn.Module):
     """x [B, input_ch, H, W] -> the maps named in `out_features`, "stem", "stage2" ... "stage5".
 
     stem and stage2 have stride 4, each later stage twice that of the one before. `frozen_stages` n
     freezes the stem and the first n stages; `norm_eval` keeps the running statistics in training.
+    VoVNetCP is PETR's copy, which saves memory in training by computing activations twice.
     """
 
     def __init__(

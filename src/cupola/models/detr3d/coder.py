@@ -9,6 +9,8 @@ from cupola.models.set_prediction import best_pairs
 from cupola.registry import TASK_UTILS
 from cupola.structures import Detections3D, boxes3d
 
+DEFAULT_CODE = boxes3d.BoxCode()
+
 
 @TASK_UTILS.register_module()
 class NMSFreeCoder:
@@ -33,10 +35,12 @@ class NMSFreeCoder:
         self.score_threshold = score_threshold
         self.num_classes = num_classes
 
-    def decode(self, logits: Tensor, codes: Tensor) -> Detections3D:
+    def decode(
+        self, logits: Tensor, codes: Tensor, box_code: boxes3d.BoxCode = DEFAULT_CODE
+    ) -> Detections3D:
         """One sample: logits [Q, C], codes [Q, 10] in meters -> detections, best first."""
         scores, labels, queries = best_pairs(logits, self.max_num)
-        boxes = boxes3d.decode_boxes(codes[queries])  # z at the center
+        boxes = box_code.decode(codes[queries])  # z at the center
         keep = torch.ones_like(scores, dtype=torch.bool)
         if self.post_center_range is not None:
             keep &= boxes3d.in_range(boxes[:, :3], self.post_center_range)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.models.detr3d.box_head import DETR3DOutput
 from cupola.models.detr3d.feature_sampling import Cameras
 from cupola.models.detr3d.grid_mask import GridMask
-from cupola.models.detr3d.head import DETR3DOutput
 from cupola.models.detr3d.inspection import inspect_detr3d
 from cupola.registry import MODELS
 from cupola.structures import Detections3D

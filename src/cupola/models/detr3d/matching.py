@@ -22,9 +22,7 @@ class BBox3DL1Cost:
         self.weight = weight
 
     def __call__(self, match: MatchInputs) -> Tensor:
-        boxes = match.boxes[..., :MATCHED_CHANNELS]
-        targets = match.target_boxes[..., :MATCHED_CHANNELS]
-        return torch.cdist(boxes, targets, p=1) * self.weight
+        return torch.cdist(match.boxes, match.target_boxes, p=1) * self.weight
 
 
 @TASK_UTILS.register_module()
@@ -47,17 +45,24 @@ class HungarianAssigner3D:
         self.pc_range = pc_range
 
     @torch.no_grad()
-    def assign(self, matches: Sequence[MatchInputs]) -> list[Tensor]:
+    def assign(
+        self, matches: Sequence[MatchInputs], channels: int = MATCHED_CHANNELS
+    ) -> list[Tensor]:
         """Per sample the object of every query of every layer, [L, Q] int64, -1 for background.
 
-        The boxes of the inputs are codes. An object with NaN or a side of 0 has no code to compare
-        with: a warning names it, and no query is matched with it.
+        The boxes of the inputs are codes, of which the first `channels` are compared. An object
+        with NaN or a side of 0 has no code to compare with: a warning names it, and no query is
+        matched with it.
         """
         costs, kept = [], []
         for sample, match in enumerate(matches):
             usable = _usable(match.target_boxes, sample)
-            labels, codes = match.target_labels[usable], match.target_boxes[usable]
-            match = replace(match, target_labels=labels, target_boxes=codes)
+            match = replace(
+                match,
+                boxes=match.boxes[..., :channels],
+                target_labels=match.target_labels[usable],
+                target_boxes=match.target_boxes[usable, :channels],
+            )
             costs.append(self.cls_cost(match) + self.reg_cost(match))
             kept.append(usable)
         found = solve_assignments(costs)

@@ -8,9 +8,10 @@ from torch import Tensor
 from cupola.models.layers import inverse_sigmoid
 
 
-def to_meters(references: Tensor, pc_range: Sequence[float]) -> Tensor:
+def to_meters(references: Tensor, pc_range: Sequence[float] | Tensor) -> Tensor:
     """Fractions [..., 3] of pc_range (x0, y0, z0, x1, y1, z1) -> meters [..., 3]."""
-    low, high = references.new_tensor(pc_range[:3]), references.new_tensor(pc_range[3:])
+    limits = torch.as_tensor(pc_range, dtype=references.dtype, device=references.device)
+    low, high = limits[:3], limits[3:]
     return references * (high - low) + low
 
 

@@ -2,12 +2,14 @@
 
 from cupola.models.necks.bfp import BFP
 from cupola.models.necks.channel_mapper import ChannelMapper
+from cupola.models.necks.cp_fpn import CPFPN
 from cupola.models.necks.csp_pafpn import YOLOXPAFPN, CSPNeXtPAFPN
 from cupola.models.necks.fpn import FPN, PAFPN, DropBlockFPN
 from cupola.models.necks.hrfpn import HRFPN
 
 __all__ = [
     "BFP",
+    "CPFPN",
     "FPN",
     "HRFPN",
     "PAFPN",

@@ -1,0 +1,98 @@
+"""Query denoising in 3-D: noisy copies of the objects as extra queries in training.
+
+Letters: B samples, G groups, m objects of the richest sample, Q learned queries, L layers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How objects are disturbed; the names in configs are scalar, noise_scale, noise_trans, split.
+
+    groups: copies of every object. scale: shift of a center in half sides, plus `shift` meters.
+    limit: copies that moved by more than this length, in units of the largest shift, are
+    background.
+    """
+
+    groups: int
+    scale: float
+    shift: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class NoisyQueries:
+    """G * m extra queries of every sample, in front of the learned ones.
+
+    references: [B, G * m, 3] in 0..1, zeros where a sample has fewer objects. sample and index
+    [K]: the place of each of the K copies. labels [K], the number of classes for background;
+    boxes [K, 9], z at the center.
+    """
+
+    references: Tensor
+    sample: Tensor
+    index: Tensor
+    labels: Tensor
+    boxes: Tensor
+    group_size: int
+
+    @property
+    def count(self) -> int:
+        """G * m."""
+        return self.references.shape[1]
+
+    def mask(self, queries: int, propagated: int = 0, memory: int = 0) -> Tensor:
+        """True where a query does not attend: [G * m + queries + propagated, keys].
+
+        Keys are the extra queries, the learned ones and `memory` remembered ones. Groups do not
+        see each other, and no other query sees them.
+        """
+        extra, m = self.count, self.group_size
+        device = self.references.device
+        mask = torch.zeros(
+            extra + queries + propagated, extra + queries + memory, dtype=torch.bool, device=device
+        )
+        group = torch.arange(extra, device=device) // max(m, 1)
+        mask[:extra, :extra] = group[:, None] != group
+        mask[extra:, :extra] = True
+        return mask
+
+
+def make_noisy_queries(
+    labels: Sequence[Tensor],
+    boxes: Sequence[Tensor],
+    noise: Noise,
+    num_classes: int,
+    pc_range: Tensor,
+) -> NoisyQueries | None:
+    """Objects of every sample, boxes [M, 9] with z at the center -> noisy copies, or None.
+
+    Source: prepare_for_dn in streampetr_head.py. One random number is drawn per coordinate of
+    each copy.
+    """
+    counts = [len(each) for each in labels]
+    largest = max(counts, default=0)
+    if largest == 0 or noise.groups == 0:
+        return None
+    all_labels = torch.cat(list(labels)).repeat(noise.groups)
+    all_boxes = torch.cat(list(boxes)).repeat(noise.groups, 1)
+    device = all_boxes.device
+    sample = torch.cat([torch.full((n,), b) for b, n in enumerate(counts)]).repeat(noise.groups)
+    place = torch.cat([torch.arange(n) for n in counts])
+    index = torch.cat([place + largest * group for group in range(noise.groups)])
+    centers = all_boxes[:, :3].clone()
+    low, high = pc_range[:3], pc_range[3:]
+    if noise.scale > 0:
+        step = torch.rand_like(centers) * 2 - 1
+        centers += step * (all_boxes[:, 3:6] / 2 + noise.shift) * noise.scale
+        all_labels = torch.where(step.norm(dim=1) > noise.limit, num_classes, all_labels)
+        centers = ((centers - low) / (high - low)).clamp(0, 1)
+    references = torch.zeros(len(counts), largest * noise.groups, 3, device=device)
+    sample, index = sample.to(device), index.to(device)
+    references[sample, index] = centers
+    return NoisyQueries(references, sample, index, all_labels, all_boxes, largest)
