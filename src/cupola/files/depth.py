@@ -12,14 +12,16 @@ import io
 import math
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
 Array = np.ndarray[Any, Any]
-ORIENTATION = 0x0112  # the EXIF tag
+Channels = slice | list[int]
+BAND = 2**18  # pixels that are converted at a time
 TWELVE, SIXTEEN = 4095, 65535
 # Tags of TIFF and DNG; the last three name the largest value.
 PHOTOMETRIC, BITS, WHITE_LEVEL, SMAX, MAX = 262, 258, 50717, 341, 281
@@ -27,14 +29,28 @@ PHOTOMETRIC, BITS, WHITE_LEVEL, SMAX, MAX = 262, 258, 50717, 341, 281
 SWAPPED = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if sys.byteorder == "little" else ";16L"}
 
 
-def integer_white(values: Array, declared: int | None = None) -> int:
-    """The value that becomes white among integers; one that is exceeded is not believed."""
-    largest = int(values.max(initial=0))
-    if declared is not None and largest <= declared:
-        return declared
-    if declared is None and largest <= TWELVE:
-        return TWELVE
-    return max(SIXTEEN, largest)
+class Extremes:
+    """What is known of integers that are looked at in parts."""
+
+    def __init__(self, values: Array | None = None) -> None:
+        self.smallest = self.largest = self.bits = 0  # bits: of all values, joined by "or"
+        if values is not None:
+            self.add(values)
+
+    def add(self, values: Array) -> None:
+        """Look at more values."""
+        if values.dtype.kind != "u":
+            self.smallest = min(self.smallest, int(values.min(initial=0)))
+        self.largest = max(self.largest, int(values.max(initial=0)))
+        self.bits |= int(np.bitwise_or.reduce(values, axis=None)) if values.size else 0
+
+    def white(self, declared: int | None = None) -> int:
+        """The value that becomes white; a declared one that is exceeded is not believed."""
+        if declared is not None and self.largest <= declared:
+            return declared
+        if declared is None and self.largest <= TWELVE:
+            return TWELVE
+        return max(SIXTEEN, self.largest)
 
 
 def float_white(largest: float) -> float:
@@ -45,16 +61,34 @@ def float_white(largest: float) -> float:
 
 
 def scaled(values: Array, white: float) -> Array:
-    """Values 0..white -> uint8 0..255, row by row; NaN is black, what is beyond is clipped."""
+    """Values 0..white -> uint8 0..255; NaN is black, what is beyond is clipped."""
+    if values.dtype == np.uint16:
+        return _table(white)[values]
     found = np.empty(values.shape, np.uint8)
     for index, row in enumerate(values):
-        clean = np.nan_to_num(row.astype(np.float64), posinf=white, neginf=0.0)
-        found[index] = (clean / white * 255).round().clip(0, 255)
+        clean = np.nan_to_num(row.astype(np.float64), copy=False, posinf=white, neginf=0.0)
+        clean /= white
+        clean *= 255
+        found[index] = np.clip(np.rint(clean, out=clean), 0, 255, out=clean)
     return found
 
 
-def to_8_bits(image: Image.Image, data: bytes = b"") -> Image.Image:
-    """The image with 8 bits a sample, and upright by the same tag; most are returned as they are.
+@lru_cache(4)
+def _table(white: float) -> Array:
+    """The result of `scaled` for each value of 16 bits."""
+    return scaled(np.arange(2.0**16)[None], white)[0]
+
+
+def bands(image: Image.Image) -> Iterator[Image.Image]:
+    """The image from top to bottom in parts of about BAND pixels, whose copies are small."""
+    width, height = image.size
+    step = max(1, BAND // max(width, 1))
+    for top in range(0, height, step):
+        yield image.crop((0, top, width, min(top + step, height)))
+
+
+def bands_of_8_bits(image: Image.Image, data: bytes = b"") -> Iterator[Image.Image]:
+    """The image with 8 bits a sample, in bands. It is closed where its memory is needed.
 
     `data` is the file that the image was opened from. Pillow alone reduces colors of 16 bits.
     """
@@ -62,64 +96,103 @@ def to_8_bits(image: Image.Image, data: bytes = b"") -> Image.Image:
         return _from_floats(image)
     if image.mode.startswith("I"):
         return _from_gray(image, data)
-    if image.format not in ("PNG", "TIFF") or not data:
-        return image
-    return _from_colors(image, data)
+    if data and has_16_bit_colors(image):
+        return _from_colors(image, data)
+    return bands(image)
 
 
-def _like(array: Array, image: Image.Image, mode: str) -> Image.Image:
-    found = Image.fromarray(array)
-    if mode != found.mode:  # arrays of four channels are taken for RGBA
-        found = Image.frombytes(mode, found.size, array.tobytes())
-    orientation = image.getexif().get(ORIENTATION)
-    if orientation is not None:
-        found.getexif()[ORIENTATION] = orientation
+def _from_floats(image: Image.Image) -> Iterator[Image.Image]:
+    largest = _largest_named(image) or 0.0
+    for band in bands(image):
+        values = np.asarray(band)
+        largest = max(largest, float(values[np.isfinite(values)].max(initial=0.0)))
+    white = float_white(largest)
+    for band in bands(image):
+        yield Image.fromarray(scaled(np.asarray(band), white))
+
+
+def _from_gray(image: Image.Image, data: bytes) -> Iterator[Image.Image]:
+    found = Extremes()
+    for band in bands(image):
+        found.add(np.asarray(band))
+    white = _white(found, image, data)
+    inverse = False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        inverse = image.tag_v2.get(PHOTOMETRIC) == 0  # Pillow leaves this to its callers
+    key = image.info.get("transparency")
+    for band in bands(image):
+        values = np.asarray(band)
+        if found.smallest >= 0 and found.largest <= SIXTEEN:
+            values = values.astype(np.uint16)
+        pixels = scaled(values, white)
+        if inverse:
+            pixels = 255 - pixels
+        if isinstance(key, int):
+            pixels[values == key] = 255
+        yield Image.fromarray(pixels)
+
+
+def _from_colors(image: Image.Image, data: bytes) -> Iterator[Image.Image]:
+    """A color image, whose samples of 16 bits are read whole where their high bytes are dark.
+
+    The high bytes become an array before the low bytes are decoded: both as images of Pillow would
+    have 8 bytes a pixel.
+    """
+    mode, key, count = image.mode, image.info.get("transparency"), 4 if image.mode == "CMYK" else 3
+    brightest = max(int(np.asarray(each)[..., :count].max(initial=0)) for each in bands(image))
+    low = None
+    if brightest <= 63 or key is not None:  # else no camera's bits are in the lower ones
+        low = _low_bytes(data, str(image.format))
+    if low is None:
+        yield from bands(image)
+        return
+    high = _array(image)
+    colors, alpha = Extremes(), Extremes()
+    for values in _joined(high, *low):
+        colors.add(values[..., :count])
+        alpha.add(values[..., count:])
+    white = _white(colors, image, data)
+    for values in _joined(high, *low):
+        pixels = np.empty(values.shape, np.uint8)
+        pixels[..., :count] = scaled(values[..., :count], white)
+        pixels[..., count:] = scaled(values[..., count:], alpha.white())
+        if isinstance(key, tuple):
+            pixels[(values == key).all(2)] = 255
+        yield _as_image(pixels, mode)
+
+
+def _array(image: Image.Image) -> Array:
+    """[H, W, C] of an image, which is closed. Made at once, there would be two more copies."""
+    width, height = image.size
+    found = np.empty((height, width, len(image.getbands())), np.uint8)
+    top = 0
+    for band in bands(image):
+        found[top : top + band.height] = np.asarray(band)
+        top += band.height
+    image.close()
     return found
 
 
-def _from_floats(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    named = _largest_named(image)
-    finite = values[np.isfinite(values)]
-    largest = max(float(finite.max(initial=0.0)), named or 0.0)
-    return _like(scaled(values, float_white(largest)), image, "L")
+def _joined(high: Array, low: Image.Image, channels: Channels) -> Iterator[Array]:
+    """The samples [H, W, C] of 16 bits, in bands; `channels` of `low` are their low bytes."""
+    top = 0
+    for band in bands(low):
+        part = high[top : top + band.height]
+        yield part.astype(np.uint16) << 8 | np.asarray(band)[..., channels]
+        top += band.height
 
 
-def _from_gray(image: Image.Image, data: bytes) -> Image.Image:
-    values = np.asarray(image)
-    white = _white(values, image, data)
-    pixels = scaled(values, white)
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PHOTOMETRIC) == 0:
-        pixels = 255 - pixels  # zero is white, which Pillow leaves to its callers
-    if isinstance(key := image.info.get("transparency"), int):
-        pixels[values == key] = 255
-    return _like(pixels, image, "L")
+def _as_image(pixels: Array, mode: str) -> Image.Image:
+    found = Image.fromarray(pixels)
+    if mode != found.mode:  # arrays of four channels are taken for RGBA
+        found = Image.frombytes(mode, found.size, pixels.tobytes())
+    return found
 
 
-def _from_colors(image: Image.Image, data: bytes) -> Image.Image:
-    """A color image, whose samples of 16 bits are read whole where their high bytes are dark."""
-    if not _has_16_bits(image):
-        return image
-    high = np.asarray(image)  # [H, W, C]
-    colors = high[..., : 4 if image.mode == "CMYK" else 3]
-    key = image.info.get("transparency")
-    if colors.max(initial=0) > 63 and key is None:  # no camera's bits in the lower ones
-        return image
-    low = _low_bytes(data, str(image.format))
-    if low is None:
-        return image
-    values = high.astype(np.uint16) << 8 | low
-    count = colors.shape[2]
-    pixels = scaled(values, SIXTEEN)
-    pixels[..., :count] = scaled(values[..., :count], _white(values[..., :count], image, data))
-    if count < values.shape[2]:
-        pixels[..., count] = scaled(values[..., count], integer_white(values[..., count]))
-    if isinstance(key, tuple):
-        pixels[(values == key).all(2)] = 255
-    return _like(pixels, image, image.mode)
-
-
-def _has_16_bits(image: Image.Image) -> bool:
+def has_16_bit_colors(image: Image.Image) -> bool:
+    """Whether Pillow reduces an opened image's samples of 16 bits."""
+    if image.format not in ("PNG", "TIFF") or image.mode.startswith(("I", "F")):
+        return False
     tiles = getattr(image, "tile", None) or ()
     return any(_raw_mode(tile.args)[-4:] in SWAPPED for tile in tiles)
 
@@ -130,44 +203,42 @@ def _raw_mode(arguments: Any) -> str:
     return first if isinstance(first, str) else ""
 
 
-def _low_bytes(data: bytes, kind: str) -> Array | None:
-    """The low bytes [H, W, C] of colors of 16 bits; None if Pillow cannot give them."""
-    with Image.open(io.BytesIO(data), formats=(kind,)) as other:
-        modes = {_raw_mode(tile.args) for tile in other.tile}
-        if modes == {"LA;16B"}:
-            return _low_bytes_of_gray_and_alpha(data)
-        if any(mode[:-4] not in ("RGB", "RGBA", "RGBX", "CMYK") for mode in modes):
-            return None
-        tiles = []
-        for tile in other.tile:
-            mode = _raw_mode(tile.args)
-            swapped = mode[:-4] + SWAPPED[mode[-4:]]
-            rest = tile.args[1:] if isinstance(tile.args, tuple) else None
-            tiles.append(tile._replace(args=swapped if rest is None else (swapped, *rest)))
-        other.tile = tiles
-        return np.asarray(other)
+def _low_bytes(data: bytes, kind: str) -> tuple[Image.Image, Channels] | None:
+    """The low bytes of colors of 16 bits, as an image and its channels; None if Pillow has none."""
+    other = Image.open(io.BytesIO(data), formats=(kind,))
+    tiles: list[Any] = other.tile
+    modes = {_raw_mode(tile.args) for tile in tiles}
+    if modes == {"LA;16B"}:
+        return _low_bytes_of_gray_and_alpha(data), [1, 1, 1, 3]
+    if any(mode[:-4] not in ("RGB", "RGBA", "RGBX", "CMYK") for mode in modes):
+        return None
+    for index, tile in enumerate(tiles):
+        mode = _raw_mode(tile.args)
+        swapped = mode[:-4] + SWAPPED[mode[-4:]]
+        rest = tile.args[1:] if isinstance(tile.args, tuple) else None
+        tiles[index] = tile._replace(args=swapped if rest is None else (swapped, *rest))
+    return other, slice(None)
 
 
-def _low_bytes_of_gray_and_alpha(data: bytes) -> Array:
-    """[H, W, 4] as Pillow expands them: two samples of 16 bits, read as RGBA of 8 bits."""
+def _low_bytes_of_gray_and_alpha(data: bytes) -> Image.Image:
+    """Two samples of 16 bits, read as RGBA of 8 bits: the low bytes are its channels 1 and 3."""
     header = data[12:24] + bytes([8, 6]) + data[26:29]
     check = zlib.crc32(header).to_bytes(4, "big")
-    with Image.open(io.BytesIO(data[:12] + header + check + data[33:]), formats=("PNG",)) as other:
-        return np.asarray(other)[..., [1, 1, 1, 3]]
+    return Image.open(io.BytesIO(data[:12] + header + check + data[33:]), formats=("PNG",))
 
 
-def _white(values: Array, image: Image.Image, data: bytes) -> int:
+def _white(found: Extremes, image: Image.Image, data: bytes) -> int:
     if image.format == "PPM":
         return SIXTEEN  # Pillow scales by the maximum that the file states
     if image.format == "PNG":
         bits = _significant_bits(data)
         if bits is None:
-            return integer_white(values)
+            return found.white()
         # As the standard has it, sBIT counts the upper bits of a sample, and the others hold
         # zeros in a dark image; many tools store the bits as they come from the camera instead.
-        aligned = not (values & ((1 << (16 - bits)) - 1)).any()
-        return SIXTEEN if aligned else integer_white(values, (1 << bits) - 1)
-    return integer_white(values, _tiff_white(image))
+        aligned = not found.bits & ((1 << (16 - bits)) - 1)
+        return SIXTEEN if aligned else found.white((1 << bits) - 1)
+    return found.white(_tiff_white(image))
 
 
 def _significant_bits(data: bytes) -> int | None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError, features
 
 from cupola.errors import CupolaError, InputError
-from cupola.files.depth import ORIENTATION, to_8_bits
+from cupola.files.decoding import BYTES_PER_PIXEL, bytes_needed, decoded
+from cupola.files.image_parts import essential, exif_orientation
 from cupola.files.opening import read_bytes
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -27,7 +28,9 @@ DATA_URL = re.compile(rb"\s*data:[^,]{0,200};base64,", re.IGNORECASE)
 BASE64 = re.compile(rb"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
 PLAIN_PPM = re.compile(rb"P[1-7]\s")
 MAX_BYTES = 64 * 2**20
-MAX_PIXELS = 50_000_000  # 150 MB as RGB: a 50-megapixel camera's image, not a bomb
+MAX_PIXELS = 50_000_000  # a 50-megapixel camera's image, not a bomb; 350 MB while it is decoded
+LEAST_MEMORY = 16 * 2**20  # bytes that decoding may take, whatever the limit of pixels
+LONGEST_PPM_HEADER = 4096
 
 
 def read_image(
@@ -47,11 +50,12 @@ def read_image(
     else:
         name = str(source)
         source = read_bytes(Path(source), MAX_BYTES, error)
-    with _errors_as(error, name, source, max_pixels), _opened(source) as image:
-        _check_size(image, max_pixels)
-        pixels = to_8_bits(image, source)
-        ImageOps.exif_transpose(pixels, in_place=True)  # a copy has 4 bytes a pixel
-        return np.asarray(to_rgb(pixels))
+    with _errors_as(error, name, len(source), max_pixels):
+        data, orientation = essential(source)
+        del source  # one copy of the file is enough
+        with _opened(data, orientation, max_pixels) as (image, orientation):
+            pixels = decoded(image, data)
+        return upright(pixels, orientation)
 
 
 def from_base64(source: bytes, name: str = "image", error: type[CupolaError] = InputError) -> bytes:
@@ -77,63 +81,86 @@ def read_size(
 ) -> tuple[int, int]:
     """(height, width) that `read_image` gives for a file, of which only the header is decoded."""
     source = read_bytes(path, MAX_BYTES, error)
-    with _errors_as(error, str(path), source, max_pixels), _opened(source) as image:
-        _check_size(image, max_pixels)
+    with (
+        _errors_as(error, str(path), len(source), max_pixels),
+        _opened(*essential(source), max_pixels) as (image, orientation),
+    ):
         width, height = image.size
-        sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
-        return (width, height) if sideways else (height, width)
+        return (width, height) if orientation in SIDEWAYS else (height, width)
 
 
 @contextmanager
-def _errors_as(
-    error: type[CupolaError], name: str, source: bytes, max_pixels: int
-) -> Iterator[None]:
+def _errors_as(error: type[CupolaError], name: str, size: int, max_pixels: int) -> Iterator[None]:
     """Raises `error` with one line for whatever goes wrong with an image inside."""
-    if not source:
+    if not size:
         raise error(f"{name}: the image is empty (0 bytes)")
-    if len(source) > MAX_BYTES:
-        raise error(f"{name}: {len(source)} bytes is more than the {MAX_BYTES} accepted")
+    if size > MAX_BYTES:
+        raise error(f"{name}: {size} bytes is more than the {MAX_BYTES} accepted")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except UnidentifiedImageError:
         raise error(f"{name}: not an image; send one of {', '.join(FORMATS)}") from None
-    except _TooManyPixelsError as problem:
-        raise error(f"{name}: {problem} pixels is more than the {max_pixels} accepted") from None
+    except _TooLargeError as problem:
+        raise error(f"{name}: {problem}") from None
     except Image.DecompressionBombError:
         raise error(f"{name}: its pixels are more than the {max_pixels} accepted") from None
     except Exception as problem:  # decoders raise whatever a damaged file makes them stumble over
         raise error(f"{name}: the image is broken ({_first_line(problem)})") from None
 
 
-class _TooManyPixelsError(Exception):
+class _TooLargeError(Exception):
     pass
 
 
-def _opened(data: bytes) -> Image.Image:
+@contextmanager
+def _opened(data: bytes, orientation: int, max_pixels: int) -> Iterator[tuple[Image.Image, int]]:
+    """The image of a file's essential parts, not yet decoded, and its orientation."""
     is_avif = data[4:12] in AVIF_BRANDS and features.check("avif")
-    return Image.open(io.BytesIO(data), formats=("AVIF",) if is_avif else FORMATS)
+    if is_avif:
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # in a child process with little address space
+    # The header of a PPM file may be a comment without end, which is read byte by byte.
+    start = data[:LONGEST_PPM_HEADER] if data[:1] == b"P" else data
+    with Image.open(io.BytesIO(start), formats=("AVIF",) if is_avif else FORMATS) as image:
+        if start is not data:
+            image.fp = io.BytesIO(data)
+        if is_avif:  # a property, which Pillow gives as EXIF data
+            orientation = exif_orientation(image.info.get("exif", b""))
+        _check_size(image, data, max_pixels)
+        try:
+            yield image, orientation
+        finally:
+            image.close()  # gives its memory back, which the end of `with` does not
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
+def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise _TooManyPixelsError(f"{width} x {height}")
+        raise _TooLargeError(f"{width} x {height} pixels is more than the {max_pixels} accepted")
+    needed, most = bytes_needed(image, data), max(BYTES_PER_PIXEL * max_pixels, LEAST_MEMORY)
+    if needed > most:
+        raise _TooLargeError(
+            f"{width} x {height} pixels of such a {image.format} file take {needed / 1e6:.0f} MB "
+            f"to decode, more than the {most / 1e6:.0f} MB of {max_pixels} plain pixels"
+        )
 
 
 def _first_line(problem: Exception) -> str:
     return (str(problem) or type(problem).__name__).splitlines()[0]
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB; transparency over white, more than 8 bits as `cupola.files.depth` says."""
-    image = to_8_bits(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(canvas, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Pixels as a value of EXIF's orientation, 1 to 8, says how to turn and mirror them."""
+    if orientation in SIDEWAYS:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def resize(pixels: Pixels, size: tuple[int, int], resample: str = "bilinear") -> Pixels:

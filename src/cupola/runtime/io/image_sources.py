@@ -15,8 +15,9 @@ import torch
 from PIL import Image, ImageOps
 
 from cupola.errors import InputError
-from cupola.files.depth import integer_white
-from cupola.files.images import MAX_BYTES, MAX_PIXELS, read_image, to_rgb
+from cupola.files.decoding import rgb_pixels
+from cupola.files.depth import Extremes, bands_of_8_bits
+from cupola.files.images import MAX_BYTES, MAX_PIXELS, read_image
 
 Pixels = np.ndarray[Any, Any]
 Array = np.ndarray[Any, Any]
@@ -111,7 +112,8 @@ def _content(file: Any) -> bytes:
 def _of_pil(image: Image.Image, max_pixels: int) -> Pixels:
     _check_size(image.height, image.width, max_pixels)
     try:
-        return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+        image = ImageOps.exif_transpose(image)
+        return rgb_pixels(bands_of_8_bits(image), image.size)
     except Exception as problem:  # a file that PIL opened but cannot decode
         raise InputError(f"image: the PIL image is broken ({problem})") from None
 
@@ -142,7 +144,8 @@ def _of_array(array: Array, max_pixels: int) -> Pixels:
     if values.ndim == 2 or shape[2] == 1:
         return np.repeat(values.reshape(*shape[:2], 1), 3, axis=2)
     if shape[2] == 4:
-        return np.asarray(to_rgb(Image.fromarray(np.ascontiguousarray(values))))
+        image = Image.fromarray(np.ascontiguousarray(values))
+        return rgb_pixels(bands_of_8_bits(image), image.size)
     return values
 
 
@@ -157,7 +160,7 @@ def _to_uint8(array: Array) -> Array:
         return array.astype(np.uint8) * 255
     low, high = float(array.min()), float(array.max())
     if array.dtype == np.uint16:
-        top = float(integer_white(array))
+        top = float(Extremes(array).white())
     elif array.dtype.kind in "ui":
         top = 255.0
     else:

@@ -30,7 +30,7 @@ class ModelPlan:
     max_batch: int | None = None
     batch_delay: float = 0.0
     queue_limit: int = 256
-    max_image_pixels: int = 20_000_000
+    max_image_pixels: int = 24_000_000
     cache: bool = False
     runner_max_requests: int | None = None
     runner_memory_limit: int | None = None

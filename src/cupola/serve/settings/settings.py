@@ -194,9 +194,9 @@ class Settings(BaseModel):
         0.0, description="Maximum time to wait for a batch to fill."
     )
     max_image_pixels: PositiveInt = Field(
-        20_000_000,
-        description="Maximum width x height of an image, of each model: decoding takes about 0.2 s "
-        "for every million pixels of a PNG file, however small it is.",
+        24_000_000,
+        description="Maximum width x height of an image, of each model. Decoding takes 7 bytes of "
+        "memory a pixel, however small the file; kinds that take more have a lower limit.",
     )
     queue_limit: PositiveInt = Field(
         256,
