@@ -1,19 +1,25 @@
 """Backbones: images -> feature maps."""
 
 from cupola.models.backbones.csp_darknet import CSPDarknet, CSPNeXt
+from cupola.models.backbones.darknet import Darknet
 from cupola.models.backbones.hrnet import HRNet
+from cupola.models.backbones.mobilenet_v2 import MobileNetV2
 from cupola.models.backbones.regnet import RegNet
 from cupola.models.backbones.res2net import Res2Net
 from cupola.models.backbones.resnest import ResNeSt
 from cupola.models.backbones.resnet import ResNet, ResNetV1d, ResNeXt
 from cupola.models.backbones.small_resnet import SmallResNet
+from cupola.models.backbones.ssd_vgg import SSDVGG
 from cupola.models.backbones.swin import SwinTransformer
 from cupola.models.backbones.vovnet import VoVNet
 
 __all__ = [
+    "SSDVGG",
     "CSPDarknet",
     "CSPNeXt",
+    "Darknet",
     "HRNet",
+    "MobileNetV2",
     "RegNet",
     "Res2Net",
     "ResNeSt",

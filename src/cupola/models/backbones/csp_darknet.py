@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.models.backbones.chain import LayerChain
 from cupola.models.layers import ConvModule
 from cupola.models.layers.csp import BATCH_NORM, SWISH, CSPLayer, SPPBottleneck, conv_of
-from cupola.models.layers.freezing import freeze, keep_statistics
 from cupola.registry import MODELS
 
 Config = Mapping[str, Any]
@@ -42,71 +42,29 @@ class Focus(nn.Module):
         return self.conv(torch.cat(corners, 1))
 
 
-class CSPNet(nn.Module):
-    """Abstract: x [B, 3, H, W] -> the maps of `out_indices`, where 0 is the stem.
-
-    The stem and each stage halve the size. `deepen_factor` and `widen_factor` scale the blocks and
-    the channels of the architecture, `arch_ovewrite` (sic) replaces it. `frozen_stages` n freezes
-    the stem (0) and the first n stages; `norm_eval` keeps the running statistics in training.
-    """
-
-    def __init__(
-        self,
-        stem: nn.Module,
-        rows: Sequence[Row],
-        scale: tuple[float, float],
-        csp: Mapping[str, Any],
-        out_indices: Sequence[int],
-        frozen_stages: int,
-        spp_kernel_sizes: Sequence[int],
-        use_depthwise: bool,
-        norm_eval: bool,
-        cfgs: Mapping[str, Any],
-        init_cfg: Any,
-    ) -> None:
-        super().__init__()
-        if not out_indices or not 0 <= min(out_indices) <= max(out_indices) <= len(rows):
-            raise ValueError(f"out_indices {tuple(out_indices)}: there are {len(rows)} stages")
-        if not -1 <= frozen_stages <= len(rows):
-            raise ValueError(f"frozen_stages {frozen_stages}: there are {len(rows)} stages")
-        self.init_cfg = init_cfg
-        self.out_indices = tuple(out_indices)
-        self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
-        self.stem = stem
-        self.layers = ["stem"]
-        deepen, widen = scale
-        for i, (cin, cout, count, identity, spp) in enumerate(rows, 1):
-            width = int(cout * widen)
-            conv = conv_of(use_depthwise)
-            parts: list[nn.Module] = [conv(int(cin * widen), width, 3, 2, padding=1, **cfgs)]
-            if spp:
-                parts.append(SPPBottleneck(width, spp_kernel_sizes, **cfgs))
-            blocks = max(round(count * deepen), 1)
-            parts.append(
-                CSPLayer(width, width, num_blocks=blocks, add_identity=identity,
-                         use_depthwise=use_depthwise, **csp, **cfgs)
-            )  # fmt: skip
-            self.add_module(f"stage{i}", nn.Sequential(*parts))
-            self.layers.append(f"stage{i}")
-        self._freeze()
-
-    def _freeze(self) -> None:
-        freeze(getattr(self, name) for name in self.layers[: self.frozen_stages + 1])
-
-    def train(self, mode: bool = True) -> "CSPNet":
-        super().train(mode)
-        self._freeze()
-        if mode and self.norm_eval:
-            keep_statistics(self)
-        return self
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        maps = []
-        for name in self.layers[: max(self.out_indices) + 1]:
-            x = getattr(self, name)(x)
-            maps.append(x)
-        return tuple(each for i, each in enumerate(maps) if i in self.out_indices)
+def csp_stages(
+    rows: Sequence[Row],
+    scale: tuple[float, float],
+    use_depthwise: bool,
+    spp_kernel_sizes: Sequence[int],
+    csp: Mapping[str, Any],
+    cfgs: Mapping[str, Any],
+) -> dict[str, nn.Module]:
+    """The stages, each of which halves the size; `scale` is that of the blocks and the channels."""
+    deepen, widen = scale
+    stages: dict[str, nn.Module] = {}
+    for i, (cin, cout, count, identity, spp) in enumerate(rows, 1):
+        width = int(cout * widen)
+        conv = conv_of(use_depthwise)
+        parts: list[nn.Module] = [conv(int(cin * widen), width, 3, 2, padding=1, **cfgs)]
+        if spp:
+            parts.append(SPPBottleneck(width, spp_kernel_sizes, **cfgs))
+        parts.append(
+            CSPLayer(width, width, num_blocks=max(round(count * deepen), 1),
+                     add_identity=identity, use_depthwise=use_depthwise, **csp, **cfgs)
+        )  # fmt: skip
+        stages[f"stage{i}"] = nn.Sequential(*parts)
+    return stages
 
 
 def _rows(name: str, arch: str, table: Mapping[str, list[Row]], own: Any) -> Sequence[Row]:
@@ -116,8 +74,13 @@ def _rows(name: str, arch: str, table: Mapping[str, list[Row]], own: Any) -> Seq
 
 
 @MODELS.register_module()
-class CSPDarknet(CSPNet):
-    """The backbone of YOLOX; see CSPNet. Source: mmdet/models/backbones/csp_darknet.py."""
+class CSPDarknet(LayerChain):
+    """The backbone of YOLOX: x [B, 3, H, W] -> the maps of `out_indices`, where 0 is the stem.
+
+    The stem and each stage halve the size. `deepen_factor` and `widen_factor` scale the blocks and
+    the channels of the architecture, `arch_ovewrite` (sic) replaces it. `frozen_stages` n freezes
+    the stem (0) and the first n stages. Source: mmdet/models/backbones/csp_darknet.py.
+    """
 
     def __init__(
         self,
@@ -136,17 +99,20 @@ class CSPDarknet(CSPNet):
         init_cfg: Any = None,
     ) -> None:
         rows = _rows("CSPDarknet", arch, DARKNET, arch_ovewrite)
-        cfgs = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        cfgs: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         stem = Focus(int(rows[0][0] * widen_factor), **cfgs)
-        super().__init__(
-            stem, rows, (deepen_factor, widen_factor), {}, out_indices, frozen_stages,
-            spp_kernal_sizes, use_depthwise, norm_eval, cfgs, init_cfg,
-        )  # fmt: skip
+        scale = (deepen_factor, widen_factor)
+        stages = csp_stages(rows, scale, use_depthwise, spp_kernal_sizes, {}, cfgs)
+        layers = {"stem": stem, **stages}
+        super().__init__(layers, out_indices, frozen_stages + 1, norm_eval, init_cfg)
 
 
 @MODELS.register_module()
-class CSPNeXt(CSPNet):
-    """The backbone of RTMDet; see CSPNet. Source: mmdet/models/backbones/cspnext.py."""
+class CSPNeXt(LayerChain):
+    """The backbone of RTMDet; the settings are those of CSPDarknet.
+
+    Source: mmdet/models/backbones/cspnext.py.
+    """
 
     def __init__(
         self,
@@ -167,7 +133,7 @@ class CSPNeXt(CSPNet):
         init_cfg: Any = None,
     ) -> None:
         rows = _rows("CSPNeXt", arch, NEXT, arch_ovewrite)
-        cfgs = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        cfgs: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         width = rows[0][0] * widen_factor
         half = int(width // 2)
         plain: dict[str, Any] = {"norm_cfg": norm_cfg, "act_cfg": act_cfg, "padding": 1}
@@ -181,7 +147,7 @@ class CSPNeXt(CSPNet):
             "expand_ratio": expand_ratio,
             "channel_attention": channel_attention,
         }
-        super().__init__(
-            stem, rows, (deepen_factor, widen_factor), csp, out_indices, frozen_stages,
-            spp_kernel_sizes, use_depthwise, norm_eval, cfgs, init_cfg,
-        )  # fmt: skip
+        scale = (deepen_factor, widen_factor)
+        stages = csp_stages(rows, scale, use_depthwise, spp_kernel_sizes, csp, cfgs)
+        layers = {"stem": stem, **stages}
+        super().__init__(layers, out_indices, frozen_stages + 1, norm_eval, init_cfg)

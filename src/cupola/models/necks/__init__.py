@@ -6,6 +6,8 @@ from cupola.models.necks.cp_fpn import CPFPN
 from cupola.models.necks.csp_pafpn import YOLOXPAFPN, CSPNeXtPAFPN
 from cupola.models.necks.fpn import FPN, PAFPN, DropBlockFPN
 from cupola.models.necks.hrfpn import HRFPN
+from cupola.models.necks.ssd_neck import SSDNeck
+from cupola.models.necks.yolo_neck import YOLOV3Neck
 
 __all__ = [
     "BFP",
@@ -17,4 +19,6 @@ __all__ = [
     "CSPNeXtPAFPN",
     "ChannelMapper",
     "DropBlockFPN",
+    "SSDNeck",
+    "YOLOV3Neck",
 ]
