@@ -41,9 +41,12 @@ class ResidualBlock(nn.Module):
         """[B, C, H, W] -> [B, C', H / stride, W / stride]."""
         raise NotImplementedError
 
+    def shortcut(self, x: Tensor) -> Tensor:
+        """x in the shape of the residual."""
+        return x if self.downsample is None else self.downsample(x)
+
     def forward(self, x: Tensor) -> Tensor:
-        identity = x if self.downsample is None else self.downsample(x)
-        return F.relu(self.residual(x) + identity, inplace=True)
+        return F.relu(self.residual(x) + self.shortcut(x), inplace=True)
 
 
 class BasicBlock(ResidualBlock):
@@ -119,10 +122,11 @@ class Bottleneck(ResidualBlock):
             add_plugins(self, settings.plugins, "after_conv3", out_channels),
         )
 
-    def residual(self, x: Tensor) -> Tensor:
+    def residual(self, x: Tensor, conv2: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, C', H / stride, W / stride]; `conv2` replaces the 3x3 convolution."""
         out = F.relu(getattr(self, self.first_norm)(self.conv1(x)), inplace=True)
         out = apply_plugins(self, self.plugins[0], out)
-        out = F.relu(getattr(self, self.middle_norm)(self.conv2(out)), inplace=True)
+        out = F.relu(getattr(self, self.middle_norm)((conv2 or self.conv2)(out)), inplace=True)
         out = apply_plugins(self, self.plugins[1], out)
         out = getattr(self, self.last_norm)(self.conv3(out))
         return apply_plugins(self, self.plugins[2], out)

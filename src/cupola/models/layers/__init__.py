@@ -30,6 +30,7 @@ from cupola.models.layers.mlp import MLP
 from cupola.models.layers.non_local import NonLocal2d
 from cupola.models.layers.position_encoding import SinePositionalEncoding, sine_waves
 from cupola.models.layers.references import encode_references, inverse_sigmoid, refine_boxes
+from cupola.models.layers.saconv import SAConv2d
 from cupola.models.layers.transformer_layer import TransformerLayer, TransformerLayerSequence
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "MultiScaleDeformableAttention",
     "MultiheadAttention",
     "NonLocal2d",
+    "SAConv2d",
     "SinePositionalEncoding",
     "TransformerLayer",
     "TransformerLayerSequence",

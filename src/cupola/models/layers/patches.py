@@ -21,20 +21,29 @@ LAYER_NORM: Config = {"type": "LN"}
 class PatchEmbed(nn.Module):
     """x [B, in_channels, H, W] -> [B, H', W', embed_dims], one cell per patch of `patch_size`.
 
-    Images are zero-padded at the right and bottom to whole patches.
+    Images are zero-padded at the right and bottom to whole patches, or by `padding` at all sides.
+    Patches overlap where `stride` is less than their size.
     Source: mmdet/models/layers/transformer/utils.py; state keys projection, norm.
     """
 
     def __init__(
-        self, in_channels: int, embed_dims: int, patch_size: int, norm_cfg: Config | None = None
+        self,
+        in_channels: int,
+        embed_dims: int,
+        patch_size: int,
+        norm_cfg: Config | None = None,
+        stride: int | None = None,
+        padding: int | None = None,
     ) -> None:
         super().__init__()
-        self.patch_size = patch_size
-        self.projection = nn.Conv2d(in_channels, embed_dims, patch_size, stride=patch_size)
+        self.multiple = patch_size if padding is None else 1
+        self.projection = nn.Conv2d(
+            in_channels, embed_dims, patch_size, stride or patch_size, padding=padding or 0
+        )
         self.norm = build_norm(norm_cfg, embed_dims) if norm_cfg else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.projection(pad_to_multiple(x, self.patch_size))
+        x = self.projection(pad_to_multiple(x, self.multiple))
         x = x.permute(0, 2, 3, 1).contiguous()  # [B, H', W', C]
         return x if self.norm is None else self.norm(x)
 

@@ -6,6 +6,7 @@ from cupola.models.necks.cp_fpn import CPFPN
 from cupola.models.necks.csp_pafpn import YOLOXPAFPN, CSPNeXtPAFPN
 from cupola.models.necks.fpn import FPN, PAFPN, DropBlockFPN
 from cupola.models.necks.hrfpn import HRFPN
+from cupola.models.necks.rfp import RFP
 from cupola.models.necks.ssd_neck import SSDNeck
 from cupola.models.necks.yolo_neck import YOLOV3Neck
 
@@ -15,6 +16,7 @@ __all__ = [
     "FPN",
     "HRFPN",
     "PAFPN",
+    "RFP",
     "YOLOXPAFPN",
     "CSPNeXtPAFPN",
     "ChannelMapper",

@@ -22,10 +22,7 @@ class FPN(FeaturePyramid):
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """[B, C_i, H_i, W_i] of every backbone stage -> num_outs maps [B, C, H_j, W_j]."""
-        laterals = self.laterals(inputs)
-        for i in range(len(laterals) - 2, -1, -1):
-            laterals[i] = laterals[i] + self.upsample(laterals[i + 1], laterals[i])
-        return self.with_extra_levels(self.outputs(laterals), inputs, laterals)
+        return self.pyramid(inputs)
 
 
 @MODELS.register_module("FPN_DropBlock")

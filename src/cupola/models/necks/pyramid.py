@@ -92,6 +92,13 @@ class FeaturePyramid(nn.Module):
             return F.interpolate(coarse, **self.upsample_cfg)
         return F.interpolate(coarse, size=finer.shape[-2:], **self.upsample_cfg)
 
+    def pyramid(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """All levels: lateral convolutions, a top-down path of sums, 3x3 convolutions."""
+        laterals = self.laterals(inputs)
+        for i in range(len(laterals) - 2, -1, -1):
+            laterals[i] = laterals[i] + self.upsample(laterals[i + 1], laterals[i])
+        return self.with_extra_levels(self.outputs(laterals), inputs, laterals)
+
     def outputs(self, merged: Sequence[Tensor]) -> list[Tensor]:
         """The levels of the inputs, after their 3x3 convolutions."""
         return [conv(x) for conv, x in zip(self.fpn_convs, merged, strict=False)]
