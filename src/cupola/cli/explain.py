@@ -153,12 +153,12 @@ def view_of_folder(predictor: Any, folder: Path) -> dict[str, Any]:
     """Where the queries looked in the images of a sample folder."""
     from cupola.errors import InputError
     from cupola.inspect.cameras_view import view_of_cameras
-    from cupola.runtime.io.sample_folder import read_named_sample
+    from cupola.runtime.io.sample_folder import read_moment
     from cupola.runtime.predictors.detection3d import Detection3DPredictor
 
     if not isinstance(predictor, Detection3DPredictor):
         raise InputError(f"{folder}: a sample folder needs a bundle of a multi-camera model")
-    sample = predictor.sample(*read_named_sample(folder))
+    sample = predictor.sample(*read_moment(folder))
     batch = predictor.batch([sample])
     return view_of_cameras(predictor.model, sample.images, batch, predictor.labels)
 

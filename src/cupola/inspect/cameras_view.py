@@ -24,12 +24,12 @@ def view_of_cameras(
     """The images as data addresses, and the `top` queries with all that they sampled.
 
     images [N, H, W, 3] uint8 RGB; `batch` holds the same as the model's forward takes them. The
-    model's `inspect(**batch)` returns what inspect_detr3d does. InputError for a model that takes
+    model's `inspect` returns what inspect_detr3d does. InputError for a model that takes
     one image only.
     """
     if not hasattr(model, "pts_bbox_head"):
         raise InputError(f"{type(model).__name__} takes no sample folder; give it an image")
-    seen = model.inspect(**batch)
+    seen = model.inspect(batch["pixels"], batch["lidar2img"], batch["image_size"])
     scores, classes = seen["logits"].sigmoid().max(-1)
     best = scores.argsort(descending=True)[:top].tolist()
     height, width = images.shape[1:3]

@@ -14,6 +14,7 @@ from cupola import nn
 from cupola.errors import BuildError, InputError, did_you_mean
 from cupola.models.detr3d import DETR3DOutput, GridMask
 from cupola.models.petr.head import Views
+from cupola.models.petr.inspection import inspect_attention
 from cupola.registry import MODELS, bare_type
 from cupola.structures import Detections3D
 
@@ -23,9 +24,10 @@ ImageSize = Sequence[int] | Tensor
 class CameraDetector(nn.Module):
     """Backbone and neck for every image, and a head that looks at all of them.
 
-    Parts for point clouds that published configs set to None are accepted; any other value is an
-    error. The head is built last, as in the originals.
+    A subclass with `stream_inputs` is a model of streams.
     """
+
+    stream_inputs: tuple[str, ...] = ()  # what predict_frame needs besides images and lidar2img
 
     def __init__(
         self,
@@ -65,6 +67,11 @@ class CameraDetector(nn.Module):
         if self.img_neck is not None:
             maps = self.img_neck(maps)
         return tuple(each.unflatten(0, pixels.shape[:2]) for each in maps)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the model has a state: initial_state and predict_frame."""
+        return bool(self.stream_inputs)
 
     def pixels_of(self, batch: Mapping[str, Any]) -> Tensor:
         """The images of a batch [B, N, 3, H, W], raw ones normalized by data_preprocessor."""
@@ -123,6 +130,19 @@ class PETR(CameraDetector):
         output: DETR3DOutput = self.pts_bbox_head(self.extract(pixels), views)
         return output
 
+    def inspect(
+        self, pixels: Tensor, lidar2img: Tensor, image_size: Any = None
+    ) -> dict[str, Tensor]:
+        """Where each layer's queries of one sample looked; see inspect_attention."""
+        views = self.views(pixels, lidar2img)
+        levels = self.extract(pixels)
+        cells = levels[self.pts_bbox_head.position_level].shape[-2:]
+        return inspect_attention(
+            self.pts_bbox_head,
+            lambda: self.pts_bbox_head(levels, views),
+            cells,
+        )
+
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The losses of a batch with pixels or raw_images, lidar2img and targets."""
         pixels = self.pixels_of(batch)
@@ -155,17 +175,21 @@ DETECTORS = {
 MODELS.register_module("PETRSingleFrame")(Petr3DOriginal)
 
 
-def build_petr3d(pts_bbox_head: Mapping[str, Any], **settings: Any) -> nn.Module:
+@MODELS.register_module()
+class Petr3D(CameraDetector):
     """The detector for a head: the configs of PETR, PETRv2 and StreamPETR all say Petr3D."""
-    kind = bare_type(pts_bbox_head)
-    if kind not in DETECTORS:
-        hint = did_you_mean(kind, DETECTORS)
-        raise BuildError(f"Petr3D: pts_bbox_head is a {kind}, expected {sorted(DETECTORS)}{hint}")
-    made: nn.Module = MODELS.get(DETECTORS[kind])(pts_bbox_head=pts_bbox_head, **settings)
-    return made
 
-
-MODELS.register_module("Petr3D")(build_petr3d)
+    def __new__(  # type: ignore[misc]
+        cls, pts_bbox_head: Mapping[str, Any], **settings: Any
+    ) -> CameraDetector:
+        kind = bare_type(pts_bbox_head)
+        if kind not in DETECTORS:
+            hint = did_you_mean(kind, DETECTORS)
+            raise BuildError(
+                f"Petr3D: pts_bbox_head is a {kind}, expected {sorted(DETECTORS)}{hint}"
+            )
+        made: CameraDetector = MODELS.get(DETECTORS[kind])(pts_bbox_head=pts_bbox_head, **settings)
+        return made
 
 
 def padding_mask(pixels: Tensor, valid_size: ImageSize) -> Tensor | None:

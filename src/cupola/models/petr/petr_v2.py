@@ -131,7 +131,7 @@ class PETRv2(Petr3DOriginal):
         return frame, ages[rows, best]
 
     def _next_state(self, present: PETRv2State, state: PETRv2State) -> PETRv2State:
-        if state.timestamp.shape[1] == 0:
+        if state.timestamp.shape[1] == 0 or torch.compiler.is_exporting():
             return present
         kept = PETRv2State(
             *(torch.cat((new, old), 1) for new, old in zip(present, state, strict=True))

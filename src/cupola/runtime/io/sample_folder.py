@@ -1,12 +1,13 @@
 """Sample folders: the images of calibrated cameras at one moment, on disk.
 
 A folder holds the images and `sample.json`:
-{"cameras": [{"name", "file", "lidar2img": 4 x 4}, ...]}, in the order of the model's cameras.
+{"cameras": [{"name", "file", "lidar2img": 4 x 4}, ...]}, in the order of the model's cameras, and
+for models of streams "ego_pose" (4 x 4, lidar to a frame that does not move) and "timestamp" (s).
 A bundle's `example` folder is one, and its folders 1, 2, ... are further ones.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,50 @@ def read_named_sample(folder: Path) -> tuple[list[Pixels], NDArray[np.float32], 
     names = [str(camera["name"]) for camera in cameras if camera.get("name")]
     named = names if len(names) == len(cameras) else []
     return images, read_matrices(matrices, len(images)), named
+
+
+class Moment(NamedTuple):
+    """The arguments of Detection3DPredictor.sample, from a sample folder."""
+
+    images: list[Pixels]
+    lidar2img: NDArray[np.float32]
+    names: list[str]
+    ego_pose: Any = None
+    timestamp: Any = None
+
+
+def read_moment(folder: Path) -> Moment:
+    """Images, matrices, camera names, and if they are there ego_pose and timestamp."""
+    images, matrices, names = read_named_sample(folder)
+    about = read_json(folder / SAMPLE, error=InputError)
+    return Moment(images, matrices, names, about.get("ego_pose"), about.get("timestamp"))
+
+
+def read_pose(value: Any) -> NDArray[np.float64]:
+    """Numbers in any nesting -> a rigid transform [4, 4]; InputError otherwise."""
+    try:
+        pose = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"ego_pose: not numbers ({error})") from None
+    if pose.size != 16:
+        raise InputError(f"ego_pose: expected [4, 4], got {list(pose.shape)}")
+    pose = pose.reshape(4, 4)
+    turn = pose[:3, :3]
+    rigid = np.allclose(turn @ turn.T, np.eye(3), atol=1e-3) and np.linalg.det(turn) > 0
+    if not (rigid and np.isfinite(pose).all() and np.allclose(pose[3], [0, 0, 0, 1])):
+        raise InputError("ego_pose: expected a rotation and a shift, lidar to a fixed frame")
+    return pose
+
+
+def read_timestamp(value: Any) -> float:
+    """Seconds; InputError otherwise."""
+    try:
+        seconds = float(np.asarray(value, dtype=np.float64).reshape(()))
+    except (TypeError, ValueError):
+        raise InputError("timestamp: expected one number of seconds") from None
+    if not np.isfinite(seconds):
+        raise InputError("timestamp: expected a finite number of seconds")
+    return seconds
 
 
 def read_matrices(value: Any, cameras: int) -> NDArray[np.float32]:

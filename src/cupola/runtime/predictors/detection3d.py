@@ -10,29 +10,39 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cupola import nn
 from cupola.bundles import Bundle
 from cupola.errors import InputError
 from cupola.files.images import read_image, resize
-from cupola.runtime.cameras import order_of
-from cupola.runtime.export import Program
+from cupola.runtime.cameras import order_of, split_projections
 from cupola.runtime.io.sample_folder import (
     Pixels,
     example_folders,
     read_matrices,
-    read_named_sample,
+    read_moment,
+    read_pose,
+    read_timestamp,
 )
 from cupola.runtime.parameters import whole_number
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
+from cupola.runtime.predictors.camera_stream import CameraStream
 from cupola.structures import IMAGENET_MEAN, Detections3D, normalize, pad_to_multiple
+
+EGO_POSE = TensorSpec("ego_pose", "FP64", (4, 4), optional=True, batch_of_one=True)
+TIMESTAMP = TensorSpec("timestamp", "FP64", (1,), optional=True)
 
 
 @dataclass(frozen=True)
 class CameraSample:
-    """images [N, H, W, 3] uint8 RGB as the model takes them; lidar2img [N, 4, 4] for these."""
+    """images [N, H, W, 3] uint8 RGB as the model takes them; lidar2img [N, 4, 4] for these.
+
+    Where the vehicle was, for models of streams: ego_pose [4, 4], lidar to a frame that does not
+    move, and timestamp in seconds.
+    """
 
     images: Pixels
     lidar2img: NDArray[np.float32]
+    ego_pose: NDArray[np.float64] | None = None
+    timestamp: float | None = None
 
 
 @dataclass
@@ -40,7 +50,11 @@ class Detection3DPredictor(Predictor):
     """A multi-camera detector with its image size, normalization, labels and threshold.
 
     `predictor(folder)` or `predictor(images, lidar2img)` -> Detections3D. Images of another
-    size are resized and their matrices with them.
+    size are resized and their matrices with them; with `fit` "cover" they keep their proportions,
+    and what is too much is cut off at the top and equally at both sides.
+
+    A model of streams also gets ego_pose and timestamp. Calls of the predictor are the first frame
+    of a stream each; `stream = predictor.new_stream()` makes what is called frame after frame.
     """
 
     labels: tuple[str, ...] = ()
@@ -52,13 +66,25 @@ class Detection3DPredictor(Predictor):
     cameras: int = 6
     camera_names: tuple[str, ...] = ()
     threshold: float = 0.3
+    fit: str = "stretch"
     folder: Path | None = None
 
     task: ClassVar[str] = "detection3d"
     max_batch: ClassVar[int] = 4
 
     @property
+    def is_stream(self) -> bool:
+        return bool(getattr(self.model, "is_stream", False))
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
+        return (
+            *self._images,
+            *((EGO_POSE, TIMESTAMP) if self.is_stream else ()),
+        )
+
+    @property
+    def _images(self) -> tuple[TensorSpec, ...]:
         return (
             TensorSpec("images", "BYTES", (self.cameras,), optional=True, batch_of_one=True),
             TensorSpec(
@@ -83,17 +109,30 @@ class Detection3DPredictor(Predictor):
         self, source: Any, lidar2img: Any = None, threshold: float | None = None
     ) -> Detections3D:
         """Detections around the vehicle, best first; `threshold` is the bundle's by default."""
+        return self.predict(self.sample_of(source, lidar2img), threshold)
+
+    def sample_of(self, source: Any, lidar2img: Any, **moment: Any) -> CameraSample:
         if lidar2img is None:
-            return self.predict(self.sample(*read_named_sample(Path(source))), threshold)
-        images = [np.asarray(image) for image in source]
-        return self.predict(self.sample(images, lidar2img), threshold)
+            return self.sample(*read_moment(Path(source)))
+        return self.sample([np.asarray(image) for image in source], lidar2img, **moment)
+
+    def new_stream(self) -> CameraStream:
+        """The state of a new stream; InputError if the model has none."""
+        if not self.is_stream:
+            raise InputError(f"{self.name} is not a model of streams: each sample stands alone")
+        return CameraStream(self)
 
     def predict(self, sample: CameraSample, threshold: float | None = None) -> Detections3D:
         """The same for a prepared sample."""
         return self.run([sample])[0].above(self.threshold if threshold is None else threshold)
 
     def sample(
-        self, images: Sequence[Pixels], lidar2img: Any, names: Sequence[str] = ()
+        self,
+        images: Sequence[Pixels],
+        lidar2img: Any,
+        names: Sequence[str] = (),
+        ego_pose: Any = None,
+        timestamp: Any = None,
     ) -> CameraSample:
         """Checks, resizes and stacks the images of one moment.
 
@@ -104,7 +143,6 @@ class Detection3DPredictor(Predictor):
             raise InputError(f"expected {self.cameras} images, one per camera, got {len(images)}")
         order = order_of(names, self.camera_names, self.cameras)
         images, matrices = [images[at] for at in order], matrices[order]
-        height, width = self.size
         resized = []
         for number, image in enumerate(images):
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -114,10 +152,30 @@ class Detection3DPredictor(Predictor):
                 )
             if 0 in image.shape:
                 raise InputError(f"camera {number}: the image is empty")
+            pixels, matrices[number] = self._fitted(image, matrices[number])
+            resized.append(pixels)
+        return CameraSample(
+            np.stack(resized),
+            matrices,
+            None if ego_pose is None else read_pose(ego_pose),
+            None if timestamp is None else read_timestamp(timestamp),
+        )
+
+    def _fitted(
+        self, image: Pixels, matrix: NDArray[np.float32]
+    ) -> tuple[Pixels, NDArray[np.float32]]:
+        """The image in the model's size, and its matrix [4, 4]."""
+        height, width = self.size
+        if self.fit == "stretch":
             scale = [width / image.shape[1], height / image.shape[0], 1.0, 1.0]
-            matrices[number] *= np.array(scale, np.float32)[:, None]
-            resized.append(resize(image, self.size))
-        return CameraSample(np.stack(resized), matrices)
+            return resize(image, self.size), matrix * np.array(scale, np.float32)[:, None]
+        ratio = max(width / image.shape[1], height / image.shape[0])
+        grown = max(int(image.shape[0] * ratio), height), max(int(image.shape[1] * ratio), width)
+        top, left = grown[0] - height, (grown[1] - width) // 2
+        cut = resize(image, grown)[top : top + height, left : left + width]
+        change = np.diag([ratio, ratio, 1.0, 1.0])
+        change[:2, 2] = -left, -top
+        return np.ascontiguousarray(cut), (change @ matrix).astype(np.float32)
 
     def decode(self, tensors: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Any]:
         """One sample: `images` (files' bytes) or `pixels` [N, H, W, 3], and `lidar2img`.
@@ -141,7 +199,8 @@ class Detection3DPredictor(Predictor):
                 read_image(bytes(f), f"camera {i}", max_pixels=self.max_image_pixels)
                 for i, f in enumerate(files)
             ]
-        return [self.sample(images, tensors["lidar2img"])]
+        motion = (tensors.get("ego_pose"), tensors.get("timestamp"))
+        return [self.sample(images, tensors["lidar2img"], (), *motion)]
 
     def example(self, parameters: Mapping[str, Any]) -> CameraSample:
         """The bundle's sample number `example`; InputError if there is none."""
@@ -149,18 +208,30 @@ class Detection3DPredictor(Predictor):
         if not folders:
             raise InputError(f"send images and lidar2img: {self.name} has no examples")
         number = whole_number(parameters, "example", 0, 0, len(folders) - 1)
-        return self.sample(*read_named_sample(folders[number]))
+        return self.sample(*read_moment(folders[number]))
 
     def bucket(self, sample: CameraSample) -> Hashable:
         return sample.images.shape
 
     @torch.inference_mode()
     def run(self, samples: Sequence[CameraSample]) -> list[Detections3D]:
-        batch = self.batch(samples)
-        return [
-            Detections3D(found.boxes, found.scores, found.labels, self.labels, found.queries)
-            for found in self.model.predict(batch)
-        ]
+        return [self._named(found) for found in self.model.predict(self.batch(samples))]
+
+    def _named(self, found: Detections3D) -> Detections3D:
+        return Detections3D(found.boxes, found.scores, found.labels, self.labels, found.queries)
+
+    @torch.inference_mode()
+    def run_frame(self, sample: CameraSample, state: Any) -> tuple[Detections3D, Any]:
+        """The next frame of a stream, whose state is None at its start -> and the state after it.
+
+        InputError without ego_pose and timestamp.
+        """
+        missing = [name for name in ("ego_pose", "timestamp") if getattr(sample, name) is None]
+        if missing:
+            raise InputError(f"a frame of a stream needs {' and '.join(missing)}")
+        state = self.model.initial_state(1) if state is None else state
+        (found,), state = self.model.predict_frame(self.batch([sample]), state)
+        return self._named(found), state
 
     def batch(self, samples: Sequence[CameraSample]) -> dict[str, Any]:
         """What the model's forward and predict take."""
@@ -168,7 +239,22 @@ class Detection3DPredictor(Predictor):
         pixels = self.normalize(images.permute(0, 1, 4, 2, 3))  # [B, N, 3, H, W]
         matrices = torch.from_numpy(np.stack([sample.lidar2img for sample in samples]))
         size = (pixels.shape[-2], pixels.shape[-1])
-        return {"pixels": pixels, "lidar2img": matrices, "image_size": size}
+        batch = {"pixels": pixels, "lidar2img": matrices, "image_size": size}
+        if hasattr(self.model, "is_stream"):  # a model that masks the padding
+            batch["valid_size"] = tuple(samples[0].images.shape[1:3])
+        return batch | self._motion(samples) if self.is_stream else batch
+
+    def _motion(self, samples: Sequence[CameraSample]) -> dict[str, Tensor]:
+        """What models of streams need; a sample without a pose is at rest at time 0."""
+        still = np.eye(4)
+        poses = [still if each.ego_pose is None else each.ego_pose for each in samples]
+        cameras = [split_projections(each.lidar2img.astype(np.float64)) for each in samples]
+        return {
+            "ego_pose": torch.from_numpy(np.stack(poses)),
+            "timestamp": torch.tensor([each.timestamp or 0.0 for each in samples]).double(),
+            "intrinsics": torch.from_numpy(np.stack([inner for inner, _ in cameras])),
+            "extrinsics": torch.from_numpy(np.stack([outer for _, outer in cameras])),
+        }
 
     def normalize(self, images: Tensor) -> Tensor:
         """[..., 3, H, W] RGB 0..255 -> normalized, zero-padded to multiples of the divisor."""
@@ -201,7 +287,7 @@ class Detection3DPredictor(Predictor):
 def from_bundle(bundle: Bundle, model: Any) -> Detection3DPredictor:
     """The predictor of a detection3d bundle."""
     pre, post = bundle.config.get("preprocess", {}), bundle.config.get("postprocess", {})
-    keys = ("mean", "std", "channel_order", "divisor", "cameras")
+    keys = ("mean", "std", "channel_order", "divisor", "cameras", "fit")
     settings = {key: pre[key] for key in keys if key in pre}
     settings["camera_names"] = tuple(pre.get("camera_names", ()))
     return Detection3DPredictor(
@@ -214,30 +300,4 @@ def from_bundle(bundle: Bundle, model: Any) -> Detection3DPredictor:
         threshold=post.get("threshold", 0.3),
         folder=bundle.path,
         **settings,
-    )
-
-
-class LastLayer(torch.nn.Module):
-    """pixels [B, N, 3, H, W], lidar2img [B, N, 4, 4] -> logits [B, Q, C], codes [B, Q, 10]."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: Tensor, lidar2img: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.model(pixels, lidar2img, (pixels.shape[-2], pixels.shape[-1]))
-        return output.logits[-1], output.boxes[-1]
-
-
-def program(predictor: Detection3DPredictor, size: tuple[int, int] | None) -> Program:
-    """What an export writes; `size` is (height, width), by default the predictor's."""
-    height, width = (-(-s // predictor.divisor) * predictor.divisor for s in size or predictor.size)
-    cameras = predictor.cameras
-    example = (torch.zeros(2, cameras, 3, height, width), torch.eye(4).repeat(2, cameras, 1, 1))
-    return Program(
-        LastLayer(nn.to_torch(predictor.model)),
-        example,
-        ("pixels", "lidar2img"),
-        ("logits", "boxes"),
-        ({0: "batch", 3: "height", 4: "width"}, {0: "batch"}),
     )

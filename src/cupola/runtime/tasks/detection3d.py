@@ -19,7 +19,7 @@ class Detection3D(Task):
     """Multi-camera detectors."""
 
     name = "detection3d"
-    models = ("DETR3D",)
+    models = ("DETR3D", "CameraDetector")
     modules = (*BUILDING, "cupola.runtime.predictors.detection3d")
     page = "detection3d"
     page_rank = 2
@@ -45,9 +45,12 @@ class Detection3D(Task):
         steps = pipeline_steps(cfg)
         cameras = cameras_of(cfg, model, steps)
         size = NUSCENES_SIZE
+        fit = "stretch"
         for step in steps:
             if step["type"] in ("RandomResize3D", "Resize3D") and "scale" in step:
                 size = [step["scale"][1], step["scale"][0]]
+            elif "data_aug_conf" in step and "final_dim" in step["data_aug_conf"]:
+                size, fit = list(step["data_aug_conf"]["final_dim"]), "cover"
         imagenet = Normalization(list(IMAGENET_MEAN), list(IMAGENET_STD), rgb=True)
         found = normalization(cfg, model, steps) or imagenet
         preprocess = {
@@ -57,6 +60,7 @@ class Detection3D(Task):
             "channel_order": "rgb" if found.rgb else "bgr",
             "divisor": (model.get("data_preprocessor") or {}).get("pad_size_divisor", 32),
             "cameras": cameras.number,
+            **({"fit": fit} if fit != "stretch" else {}),
             **({"camera_names": list(cameras.names)} if cameras.names else {}),
         }
         return {"labels": list(class_names(cfg)), "preprocess": preprocess}
@@ -66,9 +70,9 @@ class Detection3D(Task):
         return folder if (folder / "sample.json").is_file() else None
 
     def read(self, source: Path) -> Any:
-        from cupola.runtime.io.sample_folder import read_named_sample
+        from cupola.runtime.io.sample_folder import read_moment
 
-        return read_named_sample(source)
+        return read_moment(source)
 
     def predict(self, predictor: Any, content: Any, threshold: float | None) -> Answer:
         """Meters, degrees, meters per second."""
@@ -95,7 +99,7 @@ class Detection3D(Task):
         return Answer(rows, columns, cells, drawing)
 
     def program(self, predictor: Any, size: tuple[int, int] | None) -> "Program":
-        from cupola.runtime.predictors.detection3d import program
+        from cupola.runtime.predictors.detection3d_program import program
 
         return program(predictor, size)
 

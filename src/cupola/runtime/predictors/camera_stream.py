@@ -1,0 +1,30 @@
+"""CameraStream: the state of one stream of a multi-camera model."""
+
+from typing import TYPE_CHECKING, Any
+
+from cupola.structures import Detections3D
+
+if TYPE_CHECKING:
+    from cupola.runtime.predictors.detection3d import Detection3DPredictor
+
+
+class CameraStream:
+    """`stream(folder)` or `stream(images, lidar2img, ego_pose, timestamp)`, frame by frame."""
+
+    def __init__(self, predictor: "Detection3DPredictor") -> None:
+        self.predictor = predictor
+        self.state: Any = None
+
+    def __call__(
+        self,
+        source: Any,
+        lidar2img: Any = None,
+        ego_pose: Any = None,
+        timestamp: Any = None,
+        threshold: float | None = None,
+    ) -> Detections3D:
+        """Detections of the next frame, best first."""
+        own = self.predictor
+        sample = own.sample_of(source, lidar2img, ego_pose=ego_pose, timestamp=timestamp)
+        found, self.state = own.run_frame(sample, self.state)
+        return found.above(own.threshold if threshold is None else threshold)

@@ -1,0 +1,183 @@
+"""Multi-camera models of the PETR line in a predictor: bundles, sizes, streams, explain, export."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cupola.data.driving import camera_rig
+from cupola.errors import InputError
+from cupola.inspect.cameras_view import view_of_cameras
+from cupola.registry import MODELS, build
+from cupola.runtime import tasks
+from cupola.runtime.cameras import split_projections
+from cupola.runtime.export import export
+from cupola.runtime.predictors.detection3d import Detection3DPredictor
+from models.petr.small import poses, small_petr
+from models.stream_petr.small import drive, inputs, small_stream
+
+DETECTION3D = tasks.find("detection3d")
+TEMPORAL = {"with_fpe": True, "with_time": True, "with_multi": True}
+CONFIGS = {
+    "petr": small_petr(),
+    "petrv2": small_petr("Petr3D", "PETRv2Head", **TEMPORAL),
+    "stream_petr": small_stream(),
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def predictor(request: pytest.FixtureRequest) -> Detection3DPredictor:
+    torch.manual_seed(0)
+    model = build(CONFIGS[request.param]).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dim() > 1:
+            parameter.data += 0.05 * torch.randn(parameter.shape)
+    return Detection3DPredictor(request.param, "1", model, size=(64, 96))
+
+
+def moment(step: int) -> dict:
+    rng = np.random.default_rng(step)
+    return {
+        "source": [rng.integers(0, 255, (64, 96, 3), np.uint8) for _ in range(6)],
+        "lidar2img": [camera.lidar2img for camera in camera_rig((64, 96))],
+        "ego_pose": poses(float(step))[0].numpy(),
+        "timestamp": 100 + 0.5 * step,
+    }
+
+
+def test_every_kind_has_the_task_and_answers(predictor: Detection3DPredictor) -> None:
+    for kind in ("PETR", "Petr3D", type(predictor.model).__name__):
+        assert tasks.task_of(MODELS.get(kind)) is DETECTION3D
+    first = moment(0)
+    found = predictor(first["source"], first["lidar2img"], threshold=0)
+    assert found.boxes.shape[1] == 9
+    names = [spec.name for spec in predictor.inputs]
+    assert ("ego_pose" in names) == predictor.is_stream == (predictor.name != "petr")
+
+
+def test_a_stream_remembers(predictor: Detection3DPredictor) -> None:
+    if not predictor.is_stream:
+        with pytest.raises(InputError, match="petr is not a model of streams"):
+            predictor.new_stream()
+        return
+    stream = predictor.new_stream()
+    for step in range(2):
+        found = stream(**moment(step), threshold=0)
+    alone = predictor.new_stream()(**moment(1), threshold=0)
+    assert len(found) != len(alone) or (found.scores - alone.scores).abs().max() > 1e-6
+    first = moment(0)
+    once = predictor(first["source"], first["lidar2img"], threshold=0)
+    again = predictor.new_stream()(**moment(0), threshold=0)
+    torch.testing.assert_close(once.scores, again.scores, rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="needs ego_pose and timestamp"):
+        stream(first["source"], first["lidar2img"])
+    with pytest.raises(InputError, match="ego_pose: expected a rotation and a shift"):
+        stream(**{**moment(2), "ego_pose": 2 * np.eye(4)})
+    with pytest.raises(InputError, match="timestamp: expected one number of seconds"):
+        stream(**{**moment(2), "timestamp": "noon"})
+
+
+def test_a_folder_may_have_a_pose(predictor: Detection3DPredictor, tmp_path: Path) -> None:
+    from PIL import Image
+
+    given = moment(3)
+    cameras = []
+    for i, (image, matrix) in enumerate(zip(given["source"], given["lidar2img"], strict=True)):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+        cameras.append({"file": f"{i}.png", "lidar2img": matrix.tolist()})
+    about = {"cameras": cameras, "ego_pose": given["ego_pose"].tolist(), "timestamp": 101.5}
+    (tmp_path / "sample.json").write_text(json.dumps(about))
+    if predictor.is_stream:
+        found = predictor.new_stream()(tmp_path, threshold=0)
+        same = predictor.new_stream()(**given, threshold=0)
+        torch.testing.assert_close(found.boxes, same.boxes)
+    assert DETECTION3D.predict(predictor, DETECTION3D.read(tmp_path), 0.0).rows is not None
+
+
+def test_explain_shows_where_the_queries_looked(predictor: Detection3DPredictor) -> None:
+    given = moment(0)
+    sample = predictor.sample(given["source"], given["lidar2img"])
+    if predictor.name != "petr":
+        return
+    view = view_of_cameras(
+        predictor.model, sample.images, predictor.batch([sample]), ("a", "b", "c")
+    )
+    look = view["queries"][0]["layers"][1]["cameras"]
+    assert 0.5 < sum(camera["weights"][0] for camera in look) <= 1.0001
+    assert all(0 <= place <= 1 for camera in look for place in camera["uv"])
+
+
+def test_images_keep_their_proportions_where_the_pipeline_says_so() -> None:
+    model = build(small_petr()).eval()
+    covering = Detection3DPredictor("p", "1", model, size=(64, 96), fit="cover")
+    tall = [np.arange(90 * 96 * 3, dtype=np.uint8).reshape(90, 96, 3)] * 6
+    matrices = [camera.lidar2img for camera in camera_rig((90, 96))]
+    sample = covering.sample(tall, matrices)
+    assert np.array_equal(sample.images[0], tall[0][26:])
+    point = np.array([0.3, 20.0, 0.2, 1.0])
+    before, after = matrices[0] @ point, sample.lidar2img[0] @ point
+    assert after[1] / after[2] == pytest.approx(before[1] / before[2] - 26, abs=1e-3)
+    assert after[0] / after[2] == pytest.approx(before[0] / before[2], abs=1e-3)
+
+
+def test_a_bundle_takes_size_and_colors_of_the_published_pipeline() -> None:
+    crop = {"resize_lim": (0.47, 0.625), "final_dim": (320, 800), "H": 900, "W": 1600}
+    cfg = {
+        "class_names": ["car", "bus", "cone"],
+        "test_pipeline": [
+            {"type": "LoadMultiViewImageFromFiles"},
+            {"type": "ResizeCropFlipImage", "data_aug_conf": crop, "training": False},
+            {"type": "NormalizeMultiviewImage", "mean": [1, 2, 3], "std": [4, 5, 6],
+             "to_rgb": False},
+        ],
+    }  # fmt: skip
+    settings = DETECTION3D.bundle_settings(cfg, small_petr("Petr3D"), {})
+    assert settings["labels"] == ["car", "bus", "cone"]
+    pre = settings["preprocess"]
+    assert (pre["size"], pre["fit"], pre["channel_order"]) == ([320, 800], "cover", "bgr")
+    assert (pre["mean"], pre["cameras"]) == ([1, 2, 3], 6)
+
+
+def test_projections_split_into_their_parts() -> None:
+    rig = camera_rig((64, 96), np.random.default_rng(0))
+    intrinsics, extrinsics = split_projections(np.stack([c.lidar2img for c in rig]))
+    for camera, inner, outer in zip(rig, intrinsics, extrinsics, strict=True):
+        np.testing.assert_allclose(inner[:3, :3], camera.intrinsic, atol=1e-9)
+        np.testing.assert_allclose(outer[:3, :3], camera.rotation.T, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_onnx_equals_the_model(predictor: Detection3DPredictor, tmp_path: Path) -> None:
+    onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    file = tmp_path / "model.onnx"
+    export(DETECTION3D.program(predictor, None), file)
+    nodes = onnx.load(file).graph.node
+    assert {node.domain for node in nodes} == {""}
+    assert "GridSample" not in {node.op_type for node in nodes}
+    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+    wanted = {each.name for each in session.get_inputs()}
+    model, state = predictor.model, None
+    if predictor.is_stream:
+        state = model.initial_state(1)
+    for step, frame in enumerate(drive(3)):
+        feeds = {name: value for name, value in inputs(frame).items() if name in wanted}
+        with torch.no_grad():
+            if state is None:
+                output, after = model(**feeds), ()
+            else:
+                before, given = state, {**feeds, "state": state}
+                output, state = model(**given)
+                after = state
+                feeds |= {f"state_{name}": value for name, value in before._asdict().items()}
+                if predictor.name == "petrv2":  # one earlier frame; the caller keeps further ones
+                    state = type(state)(*(each[:, :1] for each in state))
+                    after = state
+                    if step == 0:
+                        continue
+        expected = [output.logits[-1], output.boxes[-1], *after]
+        found = session.run(None, {name: value.numpy() for name, value in feeds.items()})
+        for ours, theirs in zip(found, expected, strict=True):
+            assert np.abs(ours - theirs.numpy()).max() < 1e-4
