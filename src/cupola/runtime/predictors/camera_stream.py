@@ -1,17 +1,15 @@
 """CameraStream: the state of one stream of a multi-camera model."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cupola.structures import Detections3D
-
-if TYPE_CHECKING:
-    from cupola.runtime.predictors.detection3d import Detection3DPredictor
 
 
 class CameraStream:
     """`stream(folder)` or `stream(images, lidar2img, ego_pose, timestamp)`, frame by frame."""
 
-    def __init__(self, predictor: "Detection3DPredictor") -> None:
+    def __init__(self, predictor: Any) -> None:
+        """Of a Detection3DPredictor whose model has a state."""
         self.predictor = predictor
         self.state: Any = None
 
@@ -26,5 +24,6 @@ class CameraStream:
         """Detections of the next frame, best first."""
         own = self.predictor
         sample = own.sample_of(source, lidar2img, ego_pose=ego_pose, timestamp=timestamp)
+        found: Detections3D
         found, self.state = own.run_frame(sample, self.state)
         return found.above(own.threshold if threshold is None else threshold)
