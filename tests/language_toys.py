@@ -36,6 +36,22 @@ def language_bundle(folder: Path, name: str = "toy-text", **generation: Any) -> 
     return bundle
 
 
+def hf_language_folder(folder: Path) -> Path:
+    """The same kind of model as transformers saves it."""
+    import transformers
+
+    torch.manual_seed(0)
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
+    sizes = {key: value for key, value in MODEL.items() if key != "type"}
+    config = transformers.BloomConfig(**sizes, **special)
+    transformers.BloomForCausalLM(config).save_pretrained(folder)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    tokenizer = train_tokenizer(LINES, 300)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    fast.save_pretrained(folder)
+    return folder
+
+
 def panics_on_z() -> dict[str, Any]:
     """A compiled normalizer whose entry for "z" lies outside its table of texts."""
     units, z = [0] * 512, ord("z")

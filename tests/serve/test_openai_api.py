@@ -98,6 +98,31 @@ def test_echo_gives_the_logprobs_of_the_prompt(client: Any, ours: Any) -> None:
     assert more.token_logprobs[-1] == max(more.top_logprobs[-1].values())  # it was greedy
 
 
+def test_the_requests_of_lm_eval(client: Any, ours: Any) -> None:
+    """As its local-completions model sends them and reads the answers (version 0.4.13)."""
+    texts = [("It is", " a truth"), ("床前", "明月光"), ("a single", " man")]
+    pairs = [[ours.tokenizer.encode(part).ids for part in pair] for pair in texts]
+    how = {"temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
+    answer = complete(client, [context + rest for context, rest in pairs], **how)
+    for choice, (context, rest) in zip(answer.choices, pairs, strict=True):
+        table = prompt_logprobs(ours, context + rest)
+        values = choice.logprobs.token_logprobs[len(context) : -1]
+        assert sum(values) == pytest.approx(sum(table[len(context) - 1 :]), abs=1e-4)
+        assert len(choice.logprobs.tokens) == len(context + rest) + 1
+        tops = choice.logprobs.top_logprobs[len(context) : -1]
+        is_greedy = all(v == max(top.values()) for v, top in zip(values, tops, strict=True))
+        with_best = complete(client, context, max_tokens=len(rest), logprobs=1).choices[0]
+        assert is_greedy == (with_best.logprobs.token_logprobs == pytest.approx(values, abs=1e-4))
+    best = ours.tokenizer.encode("It is").ids
+    best += list(ours("It is", max_tokens=3).token_ids)
+    greedy = complete(client, [best], **how).choices[0].logprobs
+    for value, top in list(zip(greedy.token_logprobs, greedy.top_logprobs, strict=True))[-4:-1]:
+        assert value == max(top.values())  # to the last bit
+    written = complete(client, [best], max_tokens=5, temperature=0, stop=["zz", "</s>"], seed=1234)
+    (expected,) = ours.run([ours.sample(best, {"max_tokens": 5})])
+    assert written.choices[0].text == expected.text
+
+
 def test_logprobs_of_generated_tokens_collected_and_streamed(client: Any) -> None:
     whole = complete(client, logprobs=3, echo=True).choices[0]
     chunks = list(complete(client, logprobs=3, echo=True, stream=True))

@@ -133,9 +133,10 @@ class LanguagePredictor(Predictor):
                 if not 0 <= token < self.model.settings.vocab_size:
                     raise InputError(f"{name}: {token} is not one of the model's token ids")
         if len(ids) + sampling.max_tokens > limit:
-            raise InputError(
-                f"prompt: {len(ids)} tokens and max_tokens {sampling.max_tokens} exceed the "
-                f"{limit} tokens of this model's maximum context length"
+            requested = f"{len(ids)} in the prompt and {sampling.max_tokens} to be generated"
+            raise InputError(  # in OpenAI's words, which clients look for
+                f"prompt: this model's maximum context length is {limit} tokens, but "
+                f"{len(ids) + sampling.max_tokens} were requested ({requested})"
             )
         special = bool(parameters.get("special_tokens") or parameters.get("tool_grammar"))
         return LanguageSample(tuple(ids), sampling, strings, bool(parameters.get("echo")), special)

@@ -92,12 +92,11 @@ def _parse(kind: type[T], context: WorkerContext, request: Request) -> T:
 
 def _find(context: WorkerContext, name: str) -> Model:
     model = context.directory.find(name)
-    task = model.description.get("task")
-    if task is None:  # no runner has been ready yet
+    if model.description.get("task") not in (None, "language"):
+        raise ParameterError("model", f"{name!r} is not a language model")
+    if "inputs" not in model.description:  # no runner has been ready yet
         admit(model)
         raise HTTPError(503, f"{name}: the model is being loaded", [("Retry-After", "1")])
-    if task != "language":
-        raise ParameterError("model", f"{name!r} is not a language model")
     return model
 
 

@@ -161,6 +161,10 @@ class Completion:
                 async for chunk in tokens:
                     self._count(choice, chunk["data"])
                     yield chunk
+            except HTTPError as error:
+                if self.form.is_chat and error.message.startswith("prompt: "):
+                    error.message = error.message.replace("prompt", "messages", 1)
+                raise
             finally:
                 await tokens.aclose()
 
