@@ -42,6 +42,7 @@ class VocabParallelEmbedding(nn.Module):
         rows = -(-num_embeddings // self.group.size)
         self.first = min(self.group.rank * rows, num_embeddings)
         self.last = min(self.first + rows, num_embeddings)
+        self.compute_dtype: torch.dtype | None = None  # of the rows that are returned
         where = parameter_device(device)
         self.weight = nn.Parameter(torch.zeros(rows, embedding_dim, device=where, dtype=dtype))
         self._draw(init)
@@ -61,10 +62,11 @@ class VocabParallelEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         self._check(ids)
         if self.group.size == 1:
-            return F.embedding(ids, self.weight)
+            return F.embedding(ids, self.weight).to(self.compute_dtype or self.weight.dtype)
         elsewhere = (ids < self.first) | (ids >= self.last)
         local = (ids - self.first).masked_fill(elsewhere, 0)
-        rows = F.embedding(local, self.weight).masked_fill(elsewhere[..., None], 0.0)  # [..., H]
+        rows = F.embedding(local, self.weight).to(self.compute_dtype or self.weight.dtype)
+        rows = rows.masked_fill(elsewhere[..., None], 0.0)  # [..., H]
         return reduce_from_ranks(rows, self.group)
 
     def mask_padding(self, logits: Tensor) -> Tensor:

@@ -66,13 +66,13 @@ def _with_missing_classes(error: BuildError, cfg: Mapping[str, Any]) -> BuildErr
     )
 
 
-def build_part(cfg: Mapping[str, Any], weights: str | Path, group: Group) -> Any:
+def build_part(cfg: Mapping[str, Any], weights: str | Path, group: Group, **defaults: Any) -> Any:
     """This rank's part of a model whose class takes a `group`; only that part is read.
 
     Raises BuildError for a model that cannot be split, CheckpointError.
     """
     with nn.on_meta():
-        model = registry.build(without_pretrained(cfg), group=group)
+        model = registry.build(without_pretrained(cfg), group=group, **defaults)
     load_shard(model, weights, group)
     return model
 

@@ -41,7 +41,8 @@ def load_predictor(
     if "model" in bundle.config:
         from cupola.runtime.building import build
 
-        model = build(bundle.model_config, weights=bundle.weights_path).eval()
+        types = task.build_options(bundle)
+        model = build(bundle.model_config, weights=bundle.weights_path, **types).eval()
     predictor = task.predictor(bundle, model)
     _apply(predictor, options)
     if device is not None:
@@ -107,7 +108,8 @@ def load_shard(source: Source, group: "Group") -> Predictor:
     task = tasks.find(bundle.task)
     if not task.tensor_parallel:
         raise BundleError(f"{bundle.name}: a {task.name} model cannot be split over ranks")
-    model = build_part(bundle.model_config, bundle.weights_path, group)
+    options = task.build_options(bundle)
+    model = build_part(bundle.model_config, bundle.weights_path, group, **options)
     return task.predictor(bundle, model.eval())
 
 

@@ -25,7 +25,20 @@ class Language(Task):
     def predictor(self, bundle: "Bundle", model: Any) -> "Predictor":
         from cupola.runtime.predictors.language import from_bundle
 
+        if self.build_options(bundle):
+            from cupola.runtime.optimize.language import compute_in_float32
+
+            compute_in_float32(model)
         return from_bundle(bundle, model)
+
+    def build_options(self, bundle: "Bundle") -> dict[str, Any]:
+        """The type of weights in sixteen bits, which stay so, where the config names none."""
+        if bundle.model_config.get("dtype") or bundle.model_config.get("torch_dtype"):
+            return {}
+        from cupola.weights.stored_type import sixteen_bit_type
+
+        found = sixteen_bit_type(bundle.weights_path)
+        return {"dtype": found} if found else {}
 
     def bundle_files(self, checkpoint: Path, options: Mapping[str, Any]) -> dict[str, bytes]:
         """The tokenizer: the option `tokenizer`, or the file beside the weights."""

@@ -58,6 +58,10 @@ class Task(ABC):
     def predictor(self, bundle: "Bundle", model: Any) -> "Predictor":
         """The predictor of a bundle; `model` is None where its config names none."""
 
+    def build_options(self, bundle: "Bundle") -> dict[str, Any]:
+        """What the model's build config lacks, such as the type of its weights."""
+        return {}
+
     def bundle_settings(
         self, cfg: Mapping[str, Any], model: dict[str, Any], options: Mapping[str, Any]
     ) -> dict[str, Any]:
