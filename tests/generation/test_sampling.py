@@ -1,10 +1,12 @@
 """Sampling: draws follow the probabilities, and depend on the seed and the position alone."""
 
+import numpy as np
 import pytest
 import torch
 
 from cupola.generation import SamplingParams
-from cupola.generation.sampling import choose, logprob_of, uniform
+from cupola.generation.noise import draw, gumbel, uniforms
+from cupola.generation.sampling import choose, logprob_of
 
 
 def test_samples_follow_the_probabilities() -> None:
@@ -14,7 +16,27 @@ def test_samples_follow_the_probabilities() -> None:
     share = torch.bincount(draws, minlength=4) / 4000
     assert (share - logits.exp()).abs().max() < 0.03
     assert choose(logits, how, 7, []) == choose(logits, how, 7, [])
-    assert uniform(1, 2) != uniform(2, 1)
+    ids = np.arange(3)
+    assert (uniforms(1, 2, ids) != uniforms(2, 1, ids)).all()
+
+
+def test_noise_belongs_to_the_token_and_follows_its_distribution() -> None:
+    ids = np.arange(200_000)
+    noise, numbers = gumbel(5, 9, ids), uniforms(5, 9, ids)
+    assert (gumbel(5, 9, ids[::7]) == noise[::7]).all() and len(set(numbers)) == len(ids)
+    assert noise.mean() == pytest.approx(np.euler_gamma, abs=0.02)
+    assert np.histogram(numbers, 10, (0, 1))[0] == pytest.approx(20_000, rel=0.05)
+    by_position = np.array([uniforms(5, p, ids[:1])[0] for p in range(2000)])
+    assert abs(np.corrcoef(by_position[:-1], by_position[1:])[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 5.0, 60.0])
+def test_the_largest_sum_of_many_is_found_among_a_few(spread: float) -> None:
+    logits = torch.randn(20_000, generator=torch.Generator().manual_seed(2)) * spread
+    for seed in range(20):
+        sums = logits.double().numpy() + gumbel(seed, 3, np.arange(20_000))
+        assert draw(logits, None, seed, 3) == sums.argmax()
+        assert draw(logits, torch.arange(20_000), seed, 3) == sums.argmax()
 
 
 def test_top_k_and_top_p_cut_the_tail() -> None:

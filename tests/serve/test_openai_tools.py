@@ -145,7 +145,7 @@ def test_parallel_calls_collected_and_streamed(client: Any) -> None:
 def test_auto_answers_with_text_or_with_calls(client: Any) -> None:
     choice = chat(client, tools=TOOLS, max_tokens=20).choices[0]
     assert choice.message.content and choice.message.tool_calls is None
-    assert choice.finish_reason == "length"
+    assert choice.finish_reason in ("length", "stop")  # an end token may be drawn
     content, calls, _ = joined(chat(client, tools=TOOLS, max_tokens=20, stream=True))
     assert (content, calls) == (choice.message.content, [])
     pushed = {"logit_bias": {str(ord("<") - 33 + 4): 12}}  # bytes follow four special tokens

@@ -1,18 +1,20 @@
 """Choosing the next token: penalties and biases, greedy, temperature, top-k, top-p, min-p.
 
-The random number of a choice is a function of (the request's seed, the token's position), so a
-request's text does not depend on what else is in its batch or on when it arrived.
+The random numbers of a choice are a function of (the request's seed, the position, the token), so a
+request's text does not depend on what else is in its batch or on when it arrived (noise.py).
 """
 
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cupola.errors import InputError
+from cupola.generation.exact_attention import rounded
+from cupola.generation.noise import draw
+from cupola.parallel import by_lanes
 
 NUCLEUS_FIRST_LOOK = 1024  # sorting all logits of a large vocabulary would be slow
 
@@ -75,12 +77,6 @@ class SamplingParams:
         return bool(self.repetition_penalty != 1 or penalties or self.logit_bias)
 
 
-def uniform(seed: int, position: int) -> float:
-    """A random number in [0, 1), a function of its arguments (Philox counter generator)."""
-    bits = np.random.Philox(key=np.array([seed % 2**64, position], dtype=np.uint64))
-    return float(np.random.Generator(bits).random())
-
-
 def choose(
     logits: Tensor,
     sampling: SamplingParams,
@@ -100,10 +96,7 @@ def choose(
     if sampling.temperature == 0:
         return int(logits.argmax())
     values, ids = _candidates(logits.float() / sampling.temperature, sampling)
-    cumulative = values.double().softmax(0).cumsum(0)
-    target = uniform(sampling.seed, position) * float(cumulative[-1])
-    index = int(torch.searchsorted(cumulative, target, right=True).clamp(max=len(cumulative) - 1))
-    return index if ids is None else int(ids[index])
+    return draw(values, ids, sampling.seed, position)
 
 
 def changed(
@@ -131,17 +124,27 @@ def changed(
 def top_of(logits: Tensor, count: int, token: int) -> list[tuple[int, float]]:
     """The `count` likeliest ids with the logarithms of their probabilities, then `token`'s own."""
     wide = logits.float()
-    total = wide.logsumexp(0)
+    total = log_sum(wide)
     values, ids = wide.topk(min(count, len(wide)))
-    found = [(int(i), float(v - total)) for i, v in zip(ids, values, strict=True)]
+    found = [(int(i), float(v) - total) for i, v in zip(ids, values, strict=True)]
     listed = any(i == token for i, _ in found)
-    return found if listed else [*found, (token, float(wide[token] - total))]
+    return found if listed else [*found, (token, float(wide[token]) - total)]
 
 
 def logprob_of(logits: Tensor, token: int) -> float:
     """Natural logarithm of a token's probability, before temperature and penalty."""
     wide = logits.float()
-    return float(wide[token] - wide.logsumexp(0))
+    return float(wide[token]) - log_sum(wide)
+
+
+def log_sum(logits: Tensor) -> float:
+    """log(sum(exp(logits))), the same for any number of threads: the sum is exact.
+
+    Terms are rounded to multiples of 2^-33 of the largest; a million of them fit in float64.
+    """
+    largest = logits.amax()
+    terms = by_lanes(torch.exp, logits - largest).double()
+    return float(largest) + math.log(float(rounded(terms, terms.new_ones(()), 34).sum()))
 
 
 def _penalized(logits: Tensor, penalty: float, seen: Sequence[int]) -> Tensor:
@@ -166,11 +169,12 @@ def _candidates(logits: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tenso
 
 def _nucleus(values: Tensor, ids: Tensor | None, top_p: float) -> tuple[Tensor, Tensor]:
     """The fewest most likely tokens whose probabilities together reach `top_p`."""
-    total = values.logsumexp(0)
+    total = log_sum(values)
     look = min(NUCLEUS_FIRST_LOOK, len(values))
     while True:
         best, order = values.topk(look)
-        before = (best - total).exp().cumsum(0) - (best - total).exp()
+        shares = by_lanes(torch.exp, best - total)
+        before = shares.cumsum(0) - shares
         keep = int((before < top_p).sum())
         if keep < look or look == len(values):
             break

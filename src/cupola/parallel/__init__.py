@@ -7,6 +7,7 @@ from cupola.parallel.batches import broadcast_batch
 from cupola.parallel.checkpointing import checkpoint
 from cupola.parallel.communicate import all_gather, all_reduce, barrier, broadcast
 from cupola.parallel.cross_entropy import vocab_parallel_cross_entropy
+from cupola.parallel.elementwise import by_lanes
 from cupola.parallel.embedding import VocabParallelEmbedding
 from cupola.parallel.gradients import average_gradients, clip_gradients, mean_over_ranks
 from cupola.parallel.groups import SINGLE, Group, GroupError, Mesh
@@ -38,6 +39,7 @@ __all__ = [
     "barrier",
     "broadcast",
     "broadcast_batch",
+    "by_lanes",
     "causal_mask",
     "checkpoint",
     "clip_gradients",

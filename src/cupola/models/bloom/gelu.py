@@ -1,11 +1,14 @@
 """GELU as BLOOM was trained with: the tanh approximation with Megatron's rounded constants."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cupola.parallel import by_lanes
 
 SQRT_2_OVER_PI = 0.79788456
 CUBIC = 0.044715
@@ -36,11 +39,15 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     """[..., F] and [F] -> [..., F]. Without gradients torch's one-pass kernel, 2.4e-7 away."""
     if torch.is_grad_enabled():
         return _BiasGelu.apply(x, bias)  # type: ignore[no-untyped-call]
-    return F.gelu(x + bias, approximate="tanh")
+    return _gelu_tanh(x, bias)
+
+
+def _gelu_tanh(x: Tensor, bias: Tensor) -> Tensor:
+    return by_lanes(partial(F.gelu, approximate="tanh"), x + bias)
 
 
 GELUS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tanh": bias_gelu,
-    "tanh_torch": lambda x, bias: F.gelu(x + bias, approximate="tanh"),
-    "erf": lambda x, bias: F.gelu(x + bias),
+    "tanh_torch": _gelu_tanh,
+    "erf": lambda x, bias: by_lanes(F.gelu, x + bias),
 }

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.llama.settings import LlamaSettings
-from cupola.parallel import ColumnParallelLinear, Group, RowParallelLinear
+from cupola.parallel import ColumnParallelLinear, Group, RowParallelLinear, by_lanes
 from cupola.parallel.layers import normal
 
 
@@ -28,5 +28,5 @@ class MLP(nn.Module):
         self.down_proj = RowParallelLinear(inner, hidden, **options)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(by_lanes(F.silu, self.gate_proj(x)) * self.up_proj(x))
         return out

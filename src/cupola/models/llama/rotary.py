@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cupola.models.llama.settings import RopeSettings
+from cupola.parallel import by_lanes
 
 
 class RotaryEmbedding:
@@ -23,7 +24,7 @@ class RotaryEmbedding:
     def __call__(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         frequencies = self.frequencies.to(positions.device)
         angles = positions[..., None, None].float() * frequencies  # [..., 1, D / 2]
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        return by_lanes(torch.cos, angles).to(dtype), by_lanes(torch.sin, angles).to(dtype)
 
 
 def frequencies(size: int, settings: RopeSettings) -> Tensor:
