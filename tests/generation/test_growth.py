@@ -5,7 +5,7 @@ import torch
 
 from cupola.generation import Heads, SamplingParams, Scheduler
 from cupola.generation.cache import BLOCK, BlockCache
-from cupola.generation.scheduler import GROWTH
+from cupola.generation.sequence import GROWTH
 from cupola.models.bloom import BloomForCausalLM
 from cupola.runtime.predictors import language_stream
 

@@ -10,7 +10,8 @@ from cupola.errors import InputError
 from cupola.generation import SamplingParams, Scheduler
 from cupola.generation.shortlist import ArgmaxShortlist
 from cupola.models.bloom import BloomForCausalLM
-from cupola.parallel import storage
+from cupola.parallel import half_matrix, storage
+from cupola.parallel.half_matrix import HalfMatrix
 from cupola.parallel.storage import EightBitMatrix, PackedMatrix
 from cupola.runtime.optimize.language import optimize
 
@@ -19,7 +20,7 @@ SIZES = {"vocab_size": 4000, "hidden_size": 64, "n_layer": 2, "n_head": 4}
 
 @pytest.fixture(params=["this machine", "no kernels"])
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """This processor, or one whose kernels neither pack bfloat16 nor add int8 exactly."""
+    """This processor, or one without kernels for bfloat16, exact sums of int8, and float16."""
 
     def unsupported(*args: Any) -> Any:
         raise RuntimeError("bf16 path needs the cpu support avx512bw")
@@ -27,9 +28,10 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     def saturating(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return (left.int() @ right.int()).clamp(-(2**15), 2**15 - 1)
 
-    checks = (storage.packs, storage.has_exact_int8_product)
+    checks = (storage.packs, storage.has_exact_int8_product, half_matrix.multiplies_half)
     if request.param == "no kernels":
         monkeypatch.setattr(storage.PackedMatrix, "__init__", unsupported)
+        monkeypatch.setattr(half_matrix.HalfMatrix, "__init__", unsupported)
         monkeypatch.setattr(torch, "_int_mm", saturating)
     for check in checks:
         check.cache_clear()
@@ -72,15 +74,49 @@ def test_packed_generates_the_same_text(machine: str, how: dict[str, Any]) -> No
 def test_packed_bfloat16_is_the_same_function(machine: str) -> None:
     plain = model("bfloat16", initializer_range=0.3)
     ids = torch.randint(0, 4000, (2, 7))
+    wide = model("bfloat16", initializer_range=0.3).float()
+    packs = storage.packs(torch.bfloat16)
     with torch.inference_mode():
-        expected = plain(ids)
+        expected = plain(ids) if packs else wide(ids)
         optimize(plain, "packed")
         stored = plain.transformer.blocks[0].mlp.dense_4h_to_h.stored
-        assert isinstance(stored, PackedMatrix) == storage.packs(torch.bfloat16)
+        assert isinstance(stored, PackedMatrix) == packs
         found = plain(ids)
-    assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+    assert (found - expected).abs().max() < (0.02 if packs else 1e-5) * expected.abs().max()
     if machine == "no kernels":
         assert stored is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "optimization"), [("bfloat16", "none"), ("float16", "none"), ("float16", "packed")]
+)
+def test_sixteen_bits_are_multiplied_in_float32(
+    machine: str, dtype: str, optimization: str
+) -> None:
+    plain, wide = model(dtype, initializer_range=0.05), model(dtype, initializer_range=0.05).float()
+    ids = torch.randint(0, 4000, (2, 50))
+    with torch.inference_mode():
+        expected = wide(ids)
+        optimize(plain, optimization)
+        found = plain(ids)
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().max() < 1e-5
+    assert plain.head.weight.dtype == getattr(torch, dtype)  # two bytes a weight
+    stored = plain.transformer.blocks[0].mlp.dense_4h_to_h.stored
+    assert isinstance(stored, HalfMatrix) == (machine == "this machine")
+    assert generated(plain) == generated(wide)
+
+
+@pytest.mark.parametrize("spread", [0.0, 3.0, 30.0])
+def test_bfloat16_is_kept_exactly_in_float16(spread: float) -> None:
+    if not half_matrix.multiplies_half():
+        pytest.skip("this machine has no kernel for float16 weights")
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(70, 40, generator=generator)
+    weight *= torch.exp(spread * torch.randn(70, 1, generator=generator))  # rows of any size
+    weight[3] = 0
+    weight = weight.bfloat16()
+    assert torch.equal(HalfMatrix(weight)(torch.eye(40)), weight.float().t())
 
 
 def test_eight_bits_come_close(machine: str) -> None:

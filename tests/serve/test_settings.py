@@ -78,9 +78,7 @@ def test_check_finds_the_errors_of_a_start(tmp_path: Path) -> None:
 
 def test_tensor_parallel_needs_a_language_model_and_a_master() -> None:
     split = {"bundle": "detr-digits", "tensor_parallel": 2}
-    with pytest.raises(
-        ConfigError, match="detr-digits: tensor_parallel and optimization are for language"
-    ):
+    with pytest.raises(ConfigError, match="detr-digits: tensor_parallel: only for language models"):
         plan_models(Settings.model_validate({"models": [split]}))
     split["bundle"] = "bloom-tiny"
     (plan,) = plan_models(Settings.model_validate({"models": [split]}))

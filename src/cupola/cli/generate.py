@@ -21,6 +21,12 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Ends the text; may be repeated.")] = None,
     optimization: Annotated[str, typer.Option(help="none, packed or int8.")] = "none",
+    deterministic: Annotated[
+        bool, typer.Option(help="The same bits in every batch and number of processes.")
+    ] = False,
+    lookup_tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens guessed from the text so far at a time.")
+    ] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per token.")
     ] = False,
@@ -38,7 +44,12 @@ def generate(
     opened = Bundle.load(bundle, revision, offline)
     if opened.task != "language":
         raise InputError(f"{bundle} is a {opened.task} model; generate needs a language model")
-    predictor: Any = load_predictor(opened, optimization=optimization)
+    predictor: Any = load_predictor(
+        opened,
+        optimization=optimization,
+        reproducible=deterministic,
+        lookup_tokens=lookup_tokens,
+    )
     text = sys.stdin.read() if prompt == "-" else prompt
     parameters = {
         "max_tokens": max_tokens,

@@ -8,6 +8,7 @@ Letters: T new tokens of all requests, Q new tokens of one, K its tokens so far,
 D head size.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupola.generation.cache import BlockCache, BlockTable
+from cupola.generation.cache import BlockCache, BlockTable, joined
+from cupola.generation.exact_attention import as_whole, as_whole_below_one, exact_attention
 from cupola.parallel import causal_mask
+
+MOST_RUNS = 8  # of a table whose keys are read where they are; more are copied together
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,7 @@ class PagedContext:
         """`slopes` are the ALiBi slopes [N], if the model has them."""
         self.cache, self.segments = cache, segments
         device, dtype = cache.keys[0].device, cache.keys[0].dtype
-        slots = [slot for part in segments for slot in part.table.slots(part.past, part.length)]
-        positions = [p for part in segments for p in range(part.past, part.length)]
-        self.slots = torch.tensor(slots, device=device)  # [T]
-        self.positions = torch.tensor(positions, device=device)  # [T]
+        self.slots, self.positions = places(segments, device)
         alibi = None
         if slopes is not None:
             keys = torch.arange(max(part.length for part in segments), device=device)
@@ -62,13 +63,67 @@ class PagedContext:
         grouped = key.shape[1] != query.shape[1]
         mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
         for part, bias in zip(self.segments, self.biases, strict=True):
-            keys, values = self.cache.read(layer, part.table, part.length)  # [N, K, D]
+            runs = part.table.runs(part.length)
             queries = query[part.start : part.stop].transpose(0, 1)  # [N, Q, D]
-            out = F.scaled_dot_product_attention(
-                queries[None], keys[None], values[None], bias, enable_gqa=grouped
-            )
-            mixed[part.start : part.stop] = out[0].transpose(0, 1)
+            if queries.shape[1] == 1 < len(runs) <= MOST_RUNS:
+                out = self._over_runs(layer, queries, runs, bias)
+            else:
+                keys, values = self.cache.read(layer, part.table, part.length)  # [N, K, D]
+                out = F.scaled_dot_product_attention(
+                    queries[None], keys[None], values[None], bias, enable_gqa=grouped
+                )[0]
+            mixed[part.start : part.stop] = out.transpose(0, 1)
         return mixed
+
+    def _over_runs(
+        self, layer: int, query: Tensor, runs: list[tuple[int, int]], bias: Tensor | None
+    ) -> Tensor:
+        """One query [N, 1, D] over keys in several places, which are not copied together."""
+        N, _, D = query.shape
+        keys = [self.cache.keys[layer].narrow(1, *run) for run in runs]  # [G, K, D] each
+        values = [self.cache.values[layer].narrow(1, *run) for run in runs]
+        rows = query.reshape(len(keys[0]), -1, D)  # [G, N / G, D]
+        scores = torch.cat([rows @ part.transpose(1, 2) for part in keys], -1) / math.sqrt(D)
+        if bias is not None:
+            scores = scores + bias[0].view(*scores.shape[:2], -1)
+        sizes = [size for _, size in runs]
+        weights = torch.split(scores.float().softmax(-1).to(query.dtype), sizes, -1)
+        mixed = weights[0] @ values[0]
+        for weight, part in zip(weights[1:], values[1:], strict=True):
+            mixed = mixed + weight @ part
+        return mixed.view(N, 1, D)
+
+
+class ExactPagedContext:
+    """As PagedContext; a query's numbers are the same in every batch, chunk and block."""
+
+    def __init__(
+        self, cache: BlockCache, segments: Sequence[Segment], slopes: Tensor | None = None
+    ) -> None:
+        self.cache, self.segments, self.slopes = cache, segments, slopes
+        self.slots, self.positions = places(segments, cache.keys[0].device)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """[T, heads, D] each -> [T, N, D]."""
+        cache, dtype = self.cache, self.cache.keys[layer].dtype
+        values, factors = as_whole_below_one(value)
+        cache.write(layer, self.slots, as_whole(key).to(dtype), values.to(dtype), factors.to(dtype))
+        mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
+        for part in self.segments:
+            keys, values = cache.read(layer, part.table, part.length)
+            factors = joined(cache.factors[layer], part.table.runs(part.length))
+            rows = slice(part.start, part.stop)
+            mixed[rows] = exact_attention(
+                query[rows], keys, values, factors, part.past, self.slopes
+            )
+        return mixed
+
+
+def places(segments: Sequence[Segment], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of each new token its slot [T] in the pool and its position [T] in its text."""
+    slots = [slot for part in segments for slot in part.table.slots(part.past, part.length)]
+    positions = [p for part in segments for p in range(part.past, part.length)]
+    return torch.tensor(slots, device=device), torch.tensor(positions, device=device)
 
 
 def _bias(

@@ -94,6 +94,10 @@ class CausalLM(Protocol):
     def shortlist(self) -> Callable[[Tensor], list[int]] | None:
         """[R, H] -> the R ids with the largest logits, faster than through `logits`; or None."""
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether a text must have the same bits in every batch, chunk and number of ranks."""
+
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """ids [...] and their positions [...] -> [..., H]."""
 

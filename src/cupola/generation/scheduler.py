@@ -1,82 +1,53 @@
 """Scheduler: continuous batching. Requests join and leave at every step; prompts run in chunks.
 
 One step runs the model once over all new tokens: one token of each request that is generating, and
-up to `chunk` prompt tokens of the others. A long prompt therefore delays its neighbors by one chunk
-at most (arXiv 2308.16369).
+some prompt tokens of the others, `chunk` if nobody generates. A long prompt therefore delays its
+neighbors by about the time of one step (arXiv 2308.16369; prefill_budget.py).
 
 A request reserves cache for its prompt and the next tokens, and more as it generates. When the
 cache is full, the request that arrived last is preempted: it waits, and its tokens are computed
 again.
 """
 
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cupola.errors import InputError
-from cupola.generation.cache import BlockCache, BlockTable
+from cupola.generation.cache import BlockCache
 from cupola.generation.guide import Guide, Guides
-from cupola.generation.paged_attention import PagedContext, Segment
+from cupola.generation.paged_attention import ExactPagedContext, PagedContext, Segment
+from cupola.generation.prefill_budget import PrefillBudget
+from cupola.generation.prompt_lookup import guesses
 from cupola.generation.protocol import CausalLM, run_layers
 from cupola.generation.sampling import SamplingParams, choose, logprob_of, top_of
+from cupola.generation.sequence import SequenceState, Token
 
-GROWTH = 128  # tokens that a request reserves beyond those it has
 ROWS = 32  # of logits at a time, for the logprobs of a prompt
 
 
 @dataclass(frozen=True)
-class Token:
-    """One new token; `finish_reason` is None, "stop" (end of text) or "length".
+class Part:
+    """What one request runs in a step: `count` of its tokens, then guesses of those to come."""
 
-    A request for no tokens ends with one whose `token_id` is None, and so does one that fails, with
-    an `error`. `top` lists the likeliest ids
-    with their logprobs. The first token has `prompt`, where it was asked for: for each token of the
-    prompt but the first its logprob and the likeliest ones.
-    """
-
-    request_id: str
-    token_id: int | None
-    finish_reason: str | None = None
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
-    prompt: tuple[tuple[float, tuple[tuple[int, float], ...]], ...] = ()
-    error: str = ""
-
-
-@dataclass
-class SequenceState:
-    """One request's tokens so far, and where their keys and values are."""
-
-    request_id: str
-    tokens: list[int]  # the prompt, then what was generated
-    prompt: int
-    sampling: SamplingParams
-    guide: Guide | None = None
-    table: BlockTable = field(default_factory=BlockTable)
-    prompt_logprobs: list[tuple[float, tuple[tuple[int, float], ...]]] = field(default_factory=list)
+    sequence: SequenceState
+    count: int
+    guesses: Sequence[int] = ()
 
     @property
-    def reads_prompt(self) -> bool:
-        """Whether the logits of its next tokens are wanted, as they are the prompt's."""
-        return self.sampling.prompt_logprobs and len(self.tokens) == self.prompt
+    def ids(self) -> list[int]:
+        """The tokens that the model is given."""
+        start = self.sequence.table.length
+        return [*self.sequence.tokens[start : start + self.count], *self.guesses]
 
     @property
-    def pending(self) -> int:
-        """Tokens that the model has not yet seen."""
-        return len(self.tokens) - self.table.length
-
-    @property
-    def total(self) -> int:
-        """Tokens that the sequence may come to."""
-        return self.prompt + self.sampling.max_tokens
-
-    @property
-    def reserve(self) -> int:
-        """Tokens to reserve cache for now."""
-        return min(self.total, len(self.tokens) + GROWTH)
+    def is_ready(self) -> bool:
+        """Whether the model then knows all of the request's tokens."""
+        return self.count == self.sequence.pending
 
 
 class Scheduler:
@@ -90,13 +61,24 @@ class Scheduler:
         chunk: int = 256,
         max_requests: int = 32,
         guides: Guides | None = None,
+        lookup_tokens: int = 0,
+        prefix_cache: bool = True,
     ) -> None:
-        """`guides` compile the grammars of requests that have one."""
+        """`guides` compile the grammars of requests that have one.
+
+        `lookup_tokens` are guessed by prompt lookup where a choice depends on the logits alone.
+        With `prefix_cache`, prompts that begin alike are computed once.
+        """
         self.model, self.chunk, self.max_requests = model, chunk, max_requests
-        self.guides = guides
+        self.guides, self.lookup_tokens, self.prefix_cache = guides, lookup_tokens, prefix_cache
         heads = [layer.heads for layer in model.layers]
-        self.slopes = model.alibi_slopes
-        self.cache = BlockCache(heads, cache_tokens, dtype=model.dtype, device=model.device)
+        self.slopes, exact = model.alibi_slopes, model.deterministic
+        self.context = ExactPagedContext if exact else PagedContext
+        self.cache = BlockCache(
+            heads, cache_tokens, dtype=model.dtype, device=model.device, factors=exact
+        )
+        self.budget = PrefillBudget(chunk)
+        self.steps = self.guessed = self.accepted = 0
         self._waiting: deque[SequenceState] = deque()
         self._running: dict[str, SequenceState] = {}
 
@@ -168,35 +150,57 @@ class Scheduler:
         for sequence in [*self._waiting, *self._running.values()]:
             self.cancel(sequence.request_id)
 
+    @property
+    def prefill_tokens(self) -> int:
+        """The prompt tokens that the next step may have."""
+        running = list(self._running.values())
+        return self.budget.tokens(any(r.pending == 1 for r in running))
+
     @torch.inference_mode()
-    def step(self) -> list[Token]:
-        """Runs the model once; returns the tokens that it generated."""
+    def step(self, prefill: int | None = None) -> list[Token]:
+        """Runs the model once; returns the tokens that it generated.
+
+        `prefill` is the most prompt tokens of the step [`prefill_tokens`, which other ranks could
+        not know; on several, `chunk`]. With prompt lookup a request can get several tokens.
+        """
         self._grow()
         self._admit()
-        plan = self._plan()
+        own = self.prefill_tokens if self.model.group.size == 1 else self.chunk
+        plan = self._plan(own if prefill is None else prefill)
         if not plan:
             return []
-        rows, ready = self._run(plan)
-        done = [r for r in ready if len(r.tokens) == r.total]  # requests for no tokens
-        tokens = [self._end(sequence) for sequence in done]
-        if done:
-            left = [place for place, r in enumerate(ready) if r not in done]
-            rows, ready = rows[left], [ready[place] for place in left]
-        tokens += self._next_tokens(ready, rows) if ready else []
+        start = time.perf_counter()
+        ready = [part for part in plan if part.is_ready]
+        rows = self._run(plan)
+        for part in plan:
+            part.sequence.table.length += part.count
+        tokens = self._next_tokens(ready, rows)
+        prompts = [part.count for part in plan if part.count > 1]
+        generating = len(plan) > len(prompts)
+        self.budget.measured(time.perf_counter() - start, generating, sum(prompts))
+        for part in plan:
+            self._remember(part.sequence)
+        self.steps += 1
         for token in tokens:
             if token.finish_reason:
                 self.cancel(token.request_id)
         return tokens
 
+    def _remember(self, sequence: SequenceState) -> None:
+        if self.prefix_cache:
+            self.cache.remember(sequence.table, sequence.tokens)
+
     def _admit(self) -> None:
         """Starts waiting requests in the order of their arrival, as far as the cache allows."""
         while self._waiting and len(self._running) < self.max_requests:
             sequence = self._waiting[0]
-            if not self.cache.fits(sequence.reserve):
-                return
+            reuse = self.prefix_cache and not sequence.reads_prompt
+            known = sequence.tokens if reuse else []
             grows = sequence.reserve < sequence.total
-            place = self.cache.reserve_growing if grows else self.cache.reserve
-            sequence.table = place(sequence.reserve)
+            table = self.cache.reserve_after(known, sequence.reserve, grows=grows)
+            if table is None:
+                return
+            sequence.table, sequence.reused = table, min(table.length, sequence.prompt)
             self._running[sequence.request_id] = self._waiting.popleft()
 
     def _grow(self) -> None:
@@ -219,42 +223,48 @@ class Scheduler:
             sequence.prompt_logprobs.clear()  # they are read again
         self._waiting.appendleft(sequence)
 
-    def _plan(self) -> list[tuple[SequenceState, int]]:
-        """Which requests run in this step, and how many new tokens of each."""
-        plan, budget = [], self.chunk
+    def _plan(self, budget: int) -> list[Part]:
+        """Which requests run in this step, and with how many of their tokens."""
+        plan = []
         for sequence in self._running.values():
-            count = sequence.pending if sequence.pending == 1 else min(sequence.pending, budget)
-            if sequence.pending > 1:
+            if sequence.pending == 1:
+                plan.append(Part(sequence, 1, self._guesses(sequence)))
+            elif count := min(sequence.pending, budget):
                 budget -= count
-            if count:
-                plan.append((sequence, count))
+                plan.append(Part(sequence, count))
         return plan
 
-    def _run(self, plan: list[tuple[SequenceState, int]]) -> tuple[Tensor, list[SequenceState]]:
-        """Hidden states [R, H] of the R requests whose last token the model now knows."""
+    def _guesses(self, sequence: SequenceState) -> list[int]:
+        """Tokens that may follow; none where rounding could let them change the text."""
+        exact = self.model.deterministic or sequence.sampling.temperature == 0
+        space = min(sequence.total, sequence.table.capacity) - len(sequence.tokens)
+        most = min(self.lookup_tokens, space - 1)
+        return guesses(sequence.tokens, most) if exact and most > 0 else []
+
+    def _run(self, plan: list[Part]) -> Tensor:
+        """Hidden states [R, H] of the last token and the guesses of each request that is ready."""
         ids: list[int] = []
         wanted: list[int] = []  # rows whose hidden states are needed
-        segments, last, ready = [], [], []
+        segments: list[Segment] = []
+        chosen: list[int] = []
         readers: list[tuple[SequenceState, slice, list[int]]] = []
-        for sequence, count in plan:
-            first, start = len(ids), sequence.table.length
-            segments.append(Segment(first, first + count, sequence.table))
-            ids += sequence.tokens[start:][:count]
+        for part in plan:
+            sequence, first, start = part.sequence, len(ids), part.sequence.table.length
+            ids += part.ids
+            segments.append(Segment(first, len(ids), sequence.table))
             if sequence.reads_prompt:
-                targets = sequence.tokens[start + 1 : start + 1 + count]
+                targets = sequence.tokens[start + 1 : start + 1 + part.count]
                 rows = slice(len(wanted), len(wanted) + len(targets))
                 readers.append((sequence, rows, targets))
                 wanted += range(first, first + len(targets))
-            if count == sequence.pending:
-                last.append(len(wanted))
-                wanted.append(len(ids) - 1)
-                ready.append(sequence)
+            if part.is_ready:
+                rest = range(first + part.count - 1, len(ids))
+                chosen += range(len(wanted), len(wanted) + len(rest))
+                wanted += rest
         hidden = self._forward(ids, segments, wanted)
         for sequence, rows, targets in readers:
             self._read_prompt(sequence, hidden[rows], targets)
-        for sequence, count in plan:
-            sequence.table.length += count
-        return (hidden[last] if readers else hidden), ready
+        return hidden[chosen] if readers else hidden
 
     def _read_prompt(self, sequence: SequenceState, hidden: Tensor, targets: list[int]) -> None:
         """Adds the logprobs of prompt tokens `targets`, which follow the states `hidden`."""
@@ -268,21 +278,46 @@ class Scheduler:
     def _forward(self, ids: list[int], segments: list[Segment], last: list[int]) -> Tensor:
         """Hidden states [R, H] of the rows `last` of the T new tokens."""
         model, device = self.model, self.model.device
-        context = PagedContext(self.cache, segments, self.slopes)
+        context = self.context(self.cache, segments, self.slopes)
         x = model.embed(torch.tensor(ids, device=device), context.positions)  # [T, H]
         every = len(last) == len(ids)
         keep = None if every else torch.tensor(last, dtype=torch.long, device=device)
         return model.final_norm(run_layers(model.layers, x, context, keep))
 
-    def _next_tokens(self, ready: list[SequenceState], rows: Tensor) -> list[Token]:
-        """One token for each request, from its hidden state in `rows` [R, H]."""
+    def _next_tokens(self, ready: list[Part], rows: Tensor) -> list[Token]:
+        """The tokens of each request, from the hidden states in `rows` [R, H]."""
+        if not ready:
+            return []
         shortlist = self.model.shortlist
-        if shortlist is not None and all(r.sampling.needs_only_argmax for r in ready):
-            return [self._append(r, id_) for r, id_ in zip(ready, shortlist(rows), strict=True)]
-        return [
-            self._choose(sequence, logits)
-            for sequence, logits in zip(ready, self.model.logits(rows), strict=True)
-        ]
+        plain = all(part.sequence.sampling.needs_only_argmax for part in ready)
+        choices: Sequence[int | Tensor] = (
+            shortlist(rows) if plain and shortlist is not None else list(self.model.logits(rows))
+        )
+        tokens: list[Token] = []
+        for part in ready:
+            count = 1 + len(part.guesses)
+            tokens += self._accepted(part, choices[:count])
+            choices = choices[count:]
+        return tokens
+
+    def _accepted(self, part: Part, choices: Sequence[int | Tensor]) -> list[Token]:
+        """One token, and one more for each guess that was right; choices are ids or logits [V]."""
+        sequence = part.sequence
+        if len(sequence.tokens) == sequence.total:  # a request for no tokens
+            return [self._end(sequence)]
+        tokens = []
+        for choice, guess in zip(choices, [*part.guesses, None], strict=True):
+            if isinstance(choice, int):
+                token = self._append(sequence, choice)
+            else:
+                token = self._choose(sequence, choice)
+            tokens.append(token)
+            if token.finish_reason or token.error or token.token_id != guess:
+                break
+            sequence.table.length += 1
+        self.guessed += len(part.guesses)
+        self.accepted += len(tokens) - 1
+        return tokens
 
     def _choose(self, sequence: SequenceState, logits: Tensor) -> Token:
         sampling, tokens = sequence.sampling, sequence.tokens
@@ -320,7 +355,8 @@ class Scheduler:
             reason = "stop" if sequence.guide.ended else reason
             error = sequence.guide.error
         prompt = tuple(sequence.prompt_logprobs) if is_first else ()
-        return Token(sequence.request_id, token, reason, logprob, top, prompt, error)
+        reused = sequence.reused if is_first else 0
+        return Token(sequence.request_id, token, reason, logprob, top, prompt, error, reused)
 
     def _end(self, sequence: SequenceState, error: str = "") -> Token:
         prompt = tuple(sequence.prompt_logprobs)

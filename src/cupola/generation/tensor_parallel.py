@@ -15,10 +15,12 @@ from torch._C._distributed_c10d import TCPStore
 
 from cupola.errors import EngineError
 from cupola.generation.sampling import SamplingParams
-from cupola.generation.scheduler import Scheduler, Token
+from cupola.generation.scheduler import Scheduler
+from cupola.generation.sequence import Token
 from cupola.parallel import Group, Mesh
 
-# {"engine": number, "changes": [...]} for a step, or {"engine": number, "close": True}.
+# {"engine": number, "changes": [...], "prefill": tokens} for a step, or
+# {"engine": number, "close": True}.
 StepOrder = dict[str, Any]
 
 
@@ -83,9 +85,10 @@ class Driver:
     def step(self) -> list[Token]:
         """Runs the model once on all ranks. EngineError when one of them fails."""
         changes, self._changes = self._changes, []
+        prefill = self.scheduler.prefill_tokens  # of rank 0's own times: all must do the same
         try:
-            self._send({"engine": self.number, "changes": changes})
-            return self.scheduler.step()
+            self._send({"engine": self.number, "changes": changes, "prefill": prefill})
+            return self.scheduler.step(prefill)
         except Exception as error:
             raise EngineError(f"a tensor-parallel rank failed: {error}") from error
 
@@ -110,4 +113,4 @@ def run_worker(new_scheduler: Callable[[], Scheduler], orders: Iterable[StepOrde
                 schedulers[number].add(request_id, tokens, SamplingParams(**sampling), written)
             else:
                 schedulers[number].cancel(*details)
-        schedulers[number].step()
+        schedulers[number].step(order["prefill"])

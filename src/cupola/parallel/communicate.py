@@ -41,13 +41,16 @@ def finish(work: dist.Work | None, group: Group) -> None:
 
 def all_gather(tensor: Tensor, group: Group, dim: int) -> Tensor:
     """The ranks' tensors, all of one shape, joined along `dim` in the order of the ranks."""
-    if group.size == 1:
-        return tensor
+    return tensor if group.size == 1 else torch.cat(gather_list(tensor, group), dim)
+
+
+def gather_list(tensor: Tensor, group: Group, what: str = "all_gather") -> list[Tensor]:
+    """The tensors of several ranks, all of one shape, in the order of the ranks."""
     tensor = tensor.contiguous()
     parts = [torch.empty_like(tensor) for _ in range(group.size)]
-    with group.guard("all_gather"):
+    with group.guard(what):
         dist.all_gather(parts, tensor, group.handle)
-    return torch.cat(parts, dim)
+    return parts
 
 
 def reduce_scatter(tensor: Tensor, group: Group, dim: int) -> Tensor:
@@ -85,10 +88,7 @@ def own_slice(tensor: Tensor, group: Group, dim: int) -> Tensor:
 
 
 def _ordered_sum(tensor: Tensor, group: Group) -> Tensor:
-    tensor = tensor.contiguous()
-    parts = [torch.empty_like(tensor) for _ in range(group.size)]
-    with group.guard("all_reduce (fixed order)"):
-        dist.all_gather(parts, tensor, group.handle)
+    parts = gather_list(tensor, group, "all_reduce (fixed order)")
     total = parts[0]
     for part in parts[1:]:
         total = total + part

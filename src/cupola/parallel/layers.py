@@ -16,6 +16,7 @@ from cupola import nn
 from cupola.nn.meta import parameter_device
 from cupola.parallel.communicate import finish, own_slice, start_all_reduce
 from cupola.parallel.groups import Group, alone
+from cupola.parallel.independent import InputParts, sum_in_pairs
 from cupola.parallel.linear import linear
 from cupola.parallel.mappings import (
     gather_from_ranks,
@@ -146,6 +147,7 @@ class RowParallelLinear(nn.Module):
         self.input_is_parallel, self.skip_bias_add = input_is_parallel, skip_bias_add
         self.sequence_parallel = sequence_parallel
         self.stored: Stored | None = None  # the weight as an optimization keeps it
+        self.parts: InputParts | None = None  # the weight where sums have a fixed order
         self.shard_dims = {"weight": 1}
         self.weight = sliced_parameter(
             (out_features, in_features), 1, self.group, init, device=device, dtype=dtype
@@ -155,7 +157,10 @@ class RowParallelLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         x = x if self.input_is_parallel else scatter_to_ranks(x, self.group)
-        if self.group.size == 1:
+        if self.parts is not None:
+            y = sum_in_pairs(self.parts(x), self.group)
+            y = y if self.skip_bias_add or self.bias is None else y + self.bias
+        elif self.group.size == 1:
             y = self._product(x, None if self.skip_bias_add else self.bias)
         else:
             partial = self._product(x)

@@ -61,6 +61,7 @@ class CausalLanguageModel(nn.Module, ABC):
         self.settings, self.group = settings, alone(group)
         self.shortlist: ArgmaxShortlist | None = None  # set by runtime.optimize
         self.stored_head: Stored | None = None  # the head as an optimization keeps it
+        self.deterministic = False  # set by runtime.optimize
 
     @property
     @abstractmethod
@@ -87,7 +88,9 @@ class CausalLanguageModel(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.head.weight.dtype
+        """The type of hidden states; matrices may be kept in fewer bits."""
+        found: torch.dtype = self.head.compute_dtype or self.head.weight.dtype
+        return found
 
     @property
     def layers(self) -> Sequence[DecoderLayer]:
@@ -175,7 +178,7 @@ class CausalLanguageModel(nn.Module, ABC):
             scheduler.add(str(row), prompt, replace(params, seed=params.seed + row))
         new: list[list[int]] = [[] for _ in range(B)]
         while scheduler.active:
-            for token in scheduler.step():
+            for token in scheduler.step(chunk):
                 if token.token_id is not None:
                     new[int(token.request_id)].append(token.token_id)
         longest, pad = max(map(len, new)), self.settings.pad_token_id or 0

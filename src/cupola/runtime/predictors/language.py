@@ -43,9 +43,11 @@ class LanguagePredictor(Predictor):
     chunk: int = 256
     chat_template: ChatTemplate | None = None
     optimization: str = "none"  # see runtime/optimize/language.py
+    reproducible: bool = False  # the setting `deterministic`
+    lookup_tokens: int = 0  # that are guessed from the text so far; see generation/prompt_lookup.py
     send: Callable[[StepOrder], None] | None = None  # from rank 0 of a group to the other ranks
     _numbers: Iterator[int] = field(default_factory=count, repr=False)
-    _applied: str = field(default="none", repr=False)
+    _applied: tuple[str, bool] | None = field(default=None, repr=False)
 
     task: ClassVar[str] = "language"
     max_batch: ClassVar[int] = 32
@@ -194,14 +196,16 @@ class LanguagePredictor(Predictor):
 
     def new_scheduler(self) -> Scheduler:
         """A scheduler with an empty cache, over the model with its `optimization` applied."""
-        if self.optimization != self._applied:
-            optimize(self.model, self.optimization)
-            self._applied = self.optimization
+        wanted = (self.optimization, self.reproducible)
+        if wanted != self._applied:
+            optimize(self.model, *wanted)
+            self._applied = wanted
         return Scheduler(
             self.model,
             cache_tokens=self.cache_tokens,
             chunk=self.chunk,
             max_requests=self.max_batch,
+            lookup_tokens=self.lookup_tokens,
             guides=self.guides if self.tokenizer is not None else None,
         )
 

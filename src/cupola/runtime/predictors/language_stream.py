@@ -92,8 +92,12 @@ class LanguageEngine:
         self.scheduler.close()
 
     def step(self) -> list[Chunk]:
-        """Runs the model once; one chunk for every request that got a token."""
-        chunks = [self._chunk_or_error(token) for token in self.scheduler.step()]
+        """Runs the model once; one chunk for every new token."""
+        chunks = [
+            self._chunk_or_error(token)
+            for token in self.scheduler.step()
+            if token.request_id in self._detokenizers  # a stop string ends a request early
+        ]
         return chunks + self._waiting()
 
     def _waiting(self) -> list[Chunk]:

@@ -86,7 +86,13 @@ def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predicto
         make_private(predictor.model)
     predictor.name, predictor.version = plan.name, plan.version
     predictor.max_image_pixels = plan.max_image_pixels
-    if plan.optimization is not None:
-        predictor.optimization = plan.optimization
+    given = {
+        "optimization": plan.optimization,
+        "reproducible": plan.deterministic,
+        "lookup_tokens": plan.lookup_tokens,
+    }
+    for option, value in given.items():
+        if value is not None:
+            setattr(predictor, option, value)
     found: Predictor = predictor
     return found

@@ -14,6 +14,7 @@ from cupola.errors import BundleError, ConfigError
 from cupola.serve.settings.settings import ModelSettings, Settings
 
 MAX_NAME = 100
+LANGUAGE = ("tensor_parallel", "optimization", "deterministic", "lookup_tokens")  # settings
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class ModelPlan:
     runners: int = 1
     tensor_parallel: int = 1
     optimization: str | None = None
+    deterministic: bool | None = None
+    lookup_tokens: int | None = None
     max_batch: int | None = None
     batch_delay: float = 0.0
     queue_limit: int = 256
@@ -67,11 +70,11 @@ def plan_models(settings: Settings, offline: bool = False) -> list[ModelPlan]:
 def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) -> ModelPlan:
     """Finds the bundle and fills in what the model leaves to the server's settings."""
     bundle = open_bundle(model.bundle, offline or settings.offline)
-    splits = model.optimization is not None or model.tensor_parallel > 1
-    if splits and bundle.task != "language":
+    given = [name for name in LANGUAGE if getattr(model, name) not in (None, 1)]
+    if given and bundle.task != "language":
         raise ConfigError(
-            f"models: {model.bundle}: tensor_parallel and optimization are for language models, "
-            f"and its task is {bundle.task!r}"
+            f"models: {model.bundle}: {' and '.join(given)}: only for language models, and its "
+            f"task is {bundle.task!r}"
         )
     if model.tensor_parallel > 1 and not settings.master_process:
         raise ConfigError(f"models: {model.bundle}: tensor_parallel needs master_process: on")
@@ -83,6 +86,8 @@ def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) 
         runners=model.runners,
         tensor_parallel=model.tensor_parallel,
         optimization=model.optimization,
+        deterministic=model.deterministic,
+        lookup_tokens=model.lookup_tokens,
         max_batch=model.max_batch or settings.max_batch,
         batch_delay=settings.batch_delay if model.batch_delay is None else model.batch_delay,
         queue_limit=model.queue_limit or settings.queue_limit,

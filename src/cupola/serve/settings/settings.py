@@ -40,6 +40,14 @@ class ModelSettings(BaseModel):
     optimization: Literal["none", "packed", "int8"] | None = Field(
         None, description="How a language model is executed; default: the bundle's choice."
     )
+    deterministic: bool | None = Field(
+        None,
+        description="Give a text the same bits in every batch and with 1, 2 or 4 processes.",
+    )
+    lookup_tokens: NonNegativeInt | None = Field(
+        None,
+        description="Tokens guessed from the text so far and checked in one step; 0: none.",
+    )
     max_batch: PositiveInt | None = Field(None, description="Maximum batch size.")
     batch_delay: NonNegativeFloat | None = Field(
         None, description="Maximum time to wait for a batch to fill."
