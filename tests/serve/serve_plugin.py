@@ -105,6 +105,18 @@ def act(what: str | None, seconds: float) -> None:
             time.sleep(3)
 
 
+class Counter(Echo):
+    """A model of streams: y is the sum of all x of the sequence so far, or x alone without one."""
+
+    task = "counter"
+    is_stream = True
+
+    def run_frame(self, sample: Any, state: Any) -> tuple[Any, Any]:
+        act(sample["do"], float(sample["s"]))
+        total = sample["tensors"]["x"] + (0 if state is None else state)
+        return ({**sample, "tensors": {"x": total}}, 1), total
+
+
 class Noop(Predictor):
     """Returns its input, so that only the server's own work is measured."""
 
@@ -274,5 +286,5 @@ class Toy(Task):
         return predictor
 
 
-for made in (Echo, Noop, Speaker, Finder):
+for made in (Echo, Counter, Noop, Speaker, Finder):
     tasks.register(Toy(made), replace=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from cupola.errors import InputError
-from cupola.serve.runners.multipart import parse_multipart
+from cupola.serve.http.multipart import parse_multipart
 
 TYPE = "multipart/form-data; boundary=xyz"
 

@@ -117,6 +117,18 @@ class Predictor(ABC):
     def run(self, samples: Sequence[Any]) -> list[Any]:
         """One prediction per sample."""
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether the model has a state: `run_frame` continues a stream."""
+        return False
+
+    def run_frame(self, sample: Any, state: Any) -> tuple[Any, Any]:
+        """The prediction for the next sample of a stream, and the state after it.
+
+        The state is None before the first one. InputError on bad input.
+        """
+        raise InputError(f"{self.name} has no state")
+
     @abstractmethod
     def encode(self, predictions: Sequence[Any], parameters: Mapping[str, Any]) -> Arrays:
         """The response's tensors, from the predictions of one request."""

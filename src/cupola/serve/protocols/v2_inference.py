@@ -21,6 +21,7 @@ from cupola.serve.http.messages import (
 )
 from cupola.serve.ipc import frames
 from cupola.serve.protocols.image_cost import cost_of
+from cupola.serve.protocols.v2_sequences import sequence_of
 from cupola.serve.worker.context import DeferredResponse, Inference, Outcome, WorkerContext
 from cupola.serve.worker.dispatcher import admit
 from cupola.serve.worker.runner_connections import Model
@@ -36,7 +37,7 @@ def infer(
     model = context.directory.find(name, version)
     if context.caches(model) or "content-encoding" in request.headers:
         return _infer_in_steps(context, request, model)
-    frame = frame_of(request, frames.INFER)
+    frame = frame_of(request, frames.INFER, model)
     inference = Inference(
         context, model, request, frame, cost_of(request, frame, model.description)
     )
@@ -45,7 +46,7 @@ def infer(
 
 async def _infer_in_steps(context: WorkerContext, request: Request, model: Model) -> Response:
     await _unpack(context, model, request)
-    frame = frame_of(request, frames.INFER)
+    frame = frame_of(request, frames.INFER, model)
     cost = cost_of(request, frame, model.description)
     response = _respond(request, await context.infer(model, request, frame, cost))
     return response if isinstance(response, Response) else await response
@@ -57,8 +58,11 @@ async def _unpack(context: WorkerContext, model: Model, request: Request) -> Non
     await context.decompressor.unpack(request)
 
 
-def frame_of(request: Request, kind: int) -> frames.Frame:
-    """The frame for the runner, with the format and the location of the body."""
+def frame_of(request: Request, kind: int, model: Model | None = None) -> frames.Frame:
+    """The frame for the runner, with the format and the location of the body.
+
+    For a stateful model it names the sequence. HTTPError 400 for an id that is none.
+    """
     headers, extra = request.headers, dict[str, Any]()
     json_size = headers.get("inference-header-content-length")
     if request.spooled is not None:
@@ -72,6 +76,10 @@ def frame_of(request: Request, kind: int) -> frames.Frame:
     if request.query:
         extra["query"] = dict(parse_qsl(request.query))
     size = -1 if json_size is None else _parse_size(json_size)
+    if model is not None and model.description.get("stateful"):
+        sequence = sequence_of(request, extra, size)
+        if sequence is not None:
+            extra["sequence"] = sequence
     return frames.Frame(kind, 0, request.body, extra, size)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from cupola.serve.ipc.sequence import SequenceStep
 from cupola.serve.runners.codec import ParsedRequest
 
 
@@ -20,6 +21,7 @@ class Job:
     received: float
     deadline: float
     alone: bool = False  # it was being processed when another runner crashed
+    sequence: SequenceStep | None = None
     predictions: list[Any] = field(init=False)
     timeout: float = field(init=False)  # that was left when it was received
     missing: int = field(init=False)  # samples without a prediction
@@ -56,7 +58,11 @@ class Batcher:
         job.queued = time.monotonic()
         self.jobs[job.id] = job
         for index, bucket in enumerate(buckets):
-            key = ("alone", job.id) if job.alone else ("bucket", bucket)
+            key: tuple[str, Hashable] = ("bucket", bucket)
+            if job.sequence is not None:  # its requests run in the order in which they came
+                key = ("sequence", job.sequence.id)
+            elif job.alone:
+                key = ("alone", job.id)
             queue = self._queues.get(key)
             if queue is None:
                 queue = self._queues[key] = deque()

@@ -14,9 +14,9 @@ import orjson
 
 from cupola.errors import InputError, did_you_mean
 from cupola.runtime.predictor import Predictor, TensorSpec
+from cupola.serve.http.multipart import parse_multipart
 from cupola.serve.ipc.frames import Body, Frame
 from cupola.serve.runners import tensors
-from cupola.serve.runners.multipart import parse_multipart
 
 Specs: TypeAlias = Mapping[str, TensorSpec]  # a model's inputs by name
 

@@ -21,6 +21,7 @@ from cupola.serve.runners.loading import in_background, load_predictor
 from cupola.serve.runners.rank_sockets import RankSockets
 from cupola.serve.runners.runner import Runner
 from cupola.serve.runners.runner_slot import RunnerSlot, RunnerStart
+from cupola.serve.runners.sequences import Sequences
 from cupola.serve.runners.verify import verify
 
 
@@ -78,6 +79,7 @@ def run_runner(slot: RunnerSlot, start: RunnerStart) -> int:
         delay=slot.plan.batch_delay,
         spool=slot.generation.spool,
         spool_threshold=settings.shm_threshold,
+        sequences=Sequences(settings.max_sequences, settings.sequence_timeout),
         parent_pipe=parent_pipe,
     )
     gc.freeze()
@@ -138,7 +140,8 @@ def describe(predictor: Predictor, runner: Runner) -> dict[str, object]:
         "page": describe_page(tasks.find(predictor.task)),
         "inputs": [asdict(spec) for spec in predictor.inputs],
         "outputs": [asdict(spec) for spec in predictor.outputs],
-        "deterministic": predictor.deterministic,
+        "deterministic": predictor.deterministic and not predictor.is_stream,
+        "stateful": predictor.is_stream,
         "streams": runner.engine is not None,
         "resumes": isinstance(runner.engine, Resumable),
         "max_batch": runner.batcher.max_batch,

@@ -23,9 +23,11 @@ from cupola.runtime.predictor import (
 )
 from cupola.serve.ipc import frames
 from cupola.serve.ipc.scoreboard import Scoreboard
+from cupola.serve.ipc.sequence import SequenceStep, read_sequence
 from cupola.serve.runners import codec
 from cupola.serve.runners.batcher import Batcher, Item, Job
 from cupola.serve.runners.connection_pool import ConnectionPool, WorkerConnection
+from cupola.serve.runners.sequences import Sequences, TooManySequencesError
 
 HEARTBEAT = 0.5  # seconds between two heartbeats of an idle loop
 
@@ -43,12 +45,14 @@ class Runner:
         delay: float,
         spool: Path,
         spool_threshold: int,
+        sequences: Sequences,
         parent_pipe: int | None = None,
     ) -> None:
         self.predictor = predictor
         self.specs = {spec.name: spec for spec in predictor.inputs}
         self.scoreboard = scoreboard
         self.batcher = Batcher(max_batch, delay)
+        self.sequences = sequences
         self.stopped = False
         self.streams: dict[str, Job] = {}
         self.engine: StreamEngine | None = predictor.open_stream()
@@ -70,6 +74,7 @@ class Runner:
         self.scoreboard.heartbeat()
         self._run_batch()
         self._step_streams()
+        self.sequences.expire()
         self.pool.flush()
         return self.pool.orphaned and not self.pool.connections
 
@@ -106,6 +111,7 @@ class Runner:
             request = codec.parse(frame, body, self.specs)
             samples = self.predictor.decode(request.tensors, request.parameters)
             buckets = [self.predictor.bucket(sample) for sample in samples]
+            sequence = self._sequence_of(request, samples)
         except CupolaError as error:
             self._refuse(connection, frame.id, 400, str(error))
             return
@@ -114,10 +120,20 @@ class Runner:
             return
         job = Job(frame.id, connection, request, samples, now, frame.times[0])
         job.alone = "suspect" in frame.extra
+        job.sequence = sequence
         if frame.kind == frames.STREAM:
             self._begin_stream(job, frame.extra.get("written"))
         else:
             self._begin(job, buckets)
+
+    def _sequence_of(self, request: codec.ParsedRequest, samples: list[Any]) -> SequenceStep | None:
+        """The sequence that a request belongs to; InputError if the model has no state."""
+        step = read_sequence(request.parameters)
+        if step is not None and not self.predictor.is_stream:
+            raise InputError(f"{self.predictor.name} has no state; remove the sequence_id")
+        if step is not None and len(samples) != 1:
+            raise InputError(f"a step of a sequence has one sample, got {len(samples)}")
+        return step
 
     def _begin(self, job: Job, buckets: list[Hashable]) -> None:
         if job.samples:
@@ -153,6 +169,11 @@ class Runner:
 
     def _execute(self, batch: list[Item]) -> None:
         """Runs a batch. If it fails, runs each sample alone, so one cannot spoil the others."""
+        if batch[0][0].sequence is not None:
+            for job, _ in batch:
+                job.predictions[0] = self._run_step(job)
+                job.missing -= 1
+            return
         try:
             found = self.predictor.run([job.samples[index] for job, index in batch])
         except EngineError:
@@ -167,6 +188,21 @@ class Runner:
             job.predictions[index] = prediction
             job.missing -= 1
 
+    def _run_step(self, job: Job) -> Any:
+        """The prediction for a step of a sequence, or the exception that it raised."""
+        step = job.sequence
+        assert step is not None
+        try:
+            state = self.sequences.find(step)
+            prediction, state = self.predictor.run_frame(job.samples[0], state)
+        except EngineError:
+            raise
+        except Exception as error:
+            self.sequences.drop(step)
+            return error
+        self.sequences.keep(step, state)
+        return prediction
+
     def _answer(self, job: Job) -> None:
         if job.cancelled:
             return
@@ -180,6 +216,7 @@ class Runner:
         except Exception as error:
             status = 400 if isinstance(error, InputError) else 500
             text = str(error) if status == 400 else f"{type(error).__name__}: {error}"
+            status = 429 if isinstance(error, TooManySequencesError) else status
             self._refuse(job.connection, job.id, status, text)
             return
         run_began = job.began or began

@@ -16,6 +16,7 @@ from cupola.serve.ipc.scoreboard import Scoreboard
 from cupola.serve.runners.loading import import_plugins, load_predictor
 from cupola.serve.runners.main import describe
 from cupola.serve.runners.runner import Runner
+from cupola.serve.runners.sequences import Sequences
 from cupola.serve.runners.verify import verify
 from cupola.serve.settings.models import ModelPlan
 from cupola.serve.settings.settings import granted_cpus
@@ -58,6 +59,9 @@ class ThreadedRunners:
             delay=plan.batch_delay,
             spool=self.generation.spool,
             spool_threshold=self.generation.settings.shm_threshold,
+            sequences=Sequences(
+                self.generation.settings.max_sequences, self.generation.settings.sequence_timeout
+            ),
         )
         self.runners.append(runner)
         self.roster.append(

@@ -211,6 +211,14 @@ class Settings(BaseModel):
         description="Requests in flight per model, over all workers; more are answered 429. One "
         "with images counts one more for every million pixels.",
     )
+    max_sequences: PositiveInt = Field(
+        64,
+        description="Sequences of a stateful model whose states a runner keeps at once; further "
+        "ones are answered 429.",
+    )
+    sequence_timeout: PositiveFloat = Field(
+        60.0, description="Idle time after which the state of a sequence is freed."
+    )
     compute_threads: PositiveInt | None = Field(
         None,
         description="Threads per runner; default: the CPUs divided among the runners. Idle ones "

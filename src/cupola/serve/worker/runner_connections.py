@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,15 +72,25 @@ class Model:
         return [one for one in self.connections if one.ready and not one.retired]
 
     def send_waiting(self) -> None:
-        """Sends the waiting calls once a runner is ready."""
-        while self.waiting and self.ready_connections:
+        """Sends the waiting calls once a runner is ready; those of others' sequences wait on."""
+        for _ in range(len(self.waiting)):
+            if not self.ready_connections:
+                return
             self.dispatch(self.waiting.popleft())
 
     def dispatch(self, call: Call) -> None:
         """Sends the call to the least loaded runner, or queues it if there is none.
 
-        A runner that let several deadlines pass gets no more calls until it shows life again.
+        A runner that let several deadlines pass gets no more calls until it shows life again. All
+        calls of a sequence go to the same runner slot, which has its state.
         """
+        if (sequence := call.frame.extra.get("sequence")) is not None:
+            home = self._home_of(sequence)
+            if home is not None and home.ready:
+                home.send(call)
+            else:
+                self.waiting.append(call)
+            return
         ready = self.ready_connections
         if len(ready) > 1:
             ready = [one for one in ready if not one.unresponsive] or ready
@@ -89,6 +100,12 @@ class Model:
             min(ready, key=lambda one: len(one.pending)).send(call)
         else:
             self.waiting.append(call)
+
+    def _home_of(self, sequence: str) -> "RunnerConnection | None":
+        """The connection to the slot that keeps a sequence; every worker finds the same one."""
+        slots = sorted((one for one in self.connections if not one.retired), key=lambda o: o.path)
+        digest = blake2b(sequence.encode("utf-8", "replace"), digest_size=8).digest()
+        return slots[int.from_bytes(digest, "big") % len(slots)] if slots else None
 
 
 class CallOwner(Protocol):
