@@ -21,6 +21,11 @@ FAMILIES = (
     "3.3.0/retinanet/retinanet_r50_fpn_1x_coco.py",
     "3.3.0/rpn/rpn_r50_fpn_1x_coco.py",
     "2.28.2/rpn/rpn_r50_fpn_1x_coco.py",
+    "3.3.0/atss/atss_r50_fpn_1x_coco.py",
+    "3.3.0/gfl/gfl_r50_fpn_1x_coco.py",
+    "3.3.0/vfnet/vfnet_r50-mdconv-c3-c5_fpn_ms-2x_coco.py",
+    "3.3.0/paa/paa_r50_fpn_1x_coco.py",
+    "3.3.0/tood/tood_r101-dconv-c3-c5_fpn_ms-2x_coco.py",
     "3.3.0/mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py",
     "2.28.2/cascade_rcnn/cascade_mask_rcnn_r50_fpn_1x_coco.py",
 )

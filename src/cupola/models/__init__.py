@@ -2,6 +2,7 @@
 
 from cupola.models import (
     afno,
+    atss,
     backbones,
     bloom,
     boxes,
@@ -14,6 +15,7 @@ from cupola.models import (
     detr3d,
     dino,
     fcos,
+    gfl,
     layers,
     llama,
     losses,
@@ -21,15 +23,19 @@ from cupola.models import (
     maskformer,
     matching,
     necks,
+    paa,
     petr,
     rcnn,
     retinanet,
     rpn,
     stream_petr,
+    tood,
+    vfnet,
 )
 
 __all__ = [
     "afno",
+    "atss",
     "backbones",
     "bloom",
     "boxes",
@@ -42,6 +48,7 @@ __all__ = [
     "detr3d",
     "dino",
     "fcos",
+    "gfl",
     "layers",
     "llama",
     "losses",
@@ -49,9 +56,12 @@ __all__ = [
     "maskformer",
     "matching",
     "necks",
+    "paa",
     "petr",
     "rcnn",
     "retinanet",
     "rpn",
     "stream_petr",
+    "tood",
+    "vfnet",
 ]

@@ -5,7 +5,15 @@ import torch
 
 from zoo import ZooModel
 
-NAMES = ("retinanet_r50_fpn_1x_coco", "rpn_r50_fpn_1x_coco")
+NAMES = (
+    "retinanet_r50_fpn_1x_coco",
+    "rpn_r50_fpn_1x_coco",
+    "atss_r50_fpn_1x_coco",
+    "gfl_r50_fpn_1x_coco",
+    "vfnet_r50_fpn_1x_coco",
+    "paa_r50_fpn_1x_coco",
+    "tood_r50_fpn_1x_coco",
+)
 
 DRAWS = ("rpn_r50_fpn_1x_coco",)  # its losses depend on random numbers
 

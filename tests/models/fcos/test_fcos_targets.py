@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cupola.models.fcos.targets import assign, cells_of, centerness
+from cupola.models.boxes.distances import centerness
+from cupola.models.fcos.targets import assign, cells_of
 
 STRIDES = (8, 16)
 RANGES = ((-1, 20), (20, 1e8))

@@ -70,8 +70,8 @@ def model(masks: bool = False, cascade: bool = False) -> dict[str, Any]:
         head |= {"bbox_head": [stage] * 2, "num_stages": 2, "stage_loss_weights": [1, 0.5]}
     return {
         "type": "CascadeRCNN" if cascade else "MaskRCNN" if masks else "FasterRCNN",
-        "backbone": {"type": "ResNet", "depth": 18, "out_indices": [1, 2]},
-        "neck": {"type": "FPN", "in_channels": [128, 256], "out_channels": 8, "num_outs": 2},
+        "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "out_indices": [1, 2]},
+        "neck": {"type": "FPN", "in_channels": [16, 32], "out_channels": 8, "num_outs": 2},
         "rpn_head": RPN,
         "roi_head": {"type": "CascadeRoIHead" if cascade else "StandardRoIHead", **head},
         "train_cfg": {

@@ -3,6 +3,7 @@
 from cupola.models.boxes.anchors import AnchorGenerator, LegacyAnchorGenerator
 from cupola.models.boxes.assigning import IGNORED, NEGATIVE, Assignment, MaxIoUAssigner
 from cupola.models.boxes.deltas import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder, clip
+from cupola.models.boxes.distances import DistancePointBBoxCoder
 from cupola.models.boxes.sampling import PseudoSampler, RandomSampler, Sample, with_objects
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "AnchorGenerator",
     "Assignment",
     "DeltaXYWHBBoxCoder",
+    "DistancePointBBoxCoder",
     "LegacyAnchorGenerator",
     "LegacyDeltaXYWHBBoxCoder",
     "MaxIoUAssigner",

@@ -18,6 +18,7 @@ from cupola.models.dense.targets import (
     anchor_targets,
     usable_anchors,
 )
+from cupola.parallel import SINGLE, Group, mean_over_ranks
 from cupola.registry import MODELS, TASK_UTILS
 from cupola.structures import Detections
 
@@ -41,12 +42,13 @@ class DenseOutput(NamedTuple):
     """One tensor per level: logits [B, A * C, h, w], boxes [B, A * 4, h, w].
 
     Boxes are as the head encodes them. qualities [B, A, h, w] are logits of how good a box is,
-    where the head predicts that.
+    where the head predicts that. initial are the boxes before they are refined, of heads that do.
     """
 
     logits: tuple[Tensor, ...]
     boxes: tuple[Tensor, ...]
     qualities: tuple[Tensor, ...] | None = None
+    initial: tuple[Tensor, ...] | None = None
 
 
 class AnchorHead(nn.Module):
@@ -55,6 +57,8 @@ class AnchorHead(nn.Module):
     `reg_decoded_bbox` computes the box loss on boxes instead of deltas.
     Source: mmdet/models/dense_heads/anchor_head.py.
     """
+
+    box_width = 4  # numbers that predict a box
 
     def __init__(
         self,
@@ -72,6 +76,7 @@ class AnchorHead(nn.Module):
     ) -> None:
         super().__init__()
         self.init_cfg = init_cfg
+        self.data_group: Group = SINGLE  # set by the trainer: the ranks that read other data
         self.num_classes, self.in_channels = num_classes, in_channels
         self.feat_channels = feat_channels
         self.bbox_coder = TASK_UTILS.build(bbox_coder)
@@ -99,19 +104,31 @@ class AnchorHead(nn.Module):
         """Logits [..., C] -> scores [..., C], without the background."""
         return logits.sigmoid() if self.use_sigmoid else logits.softmax(-1)[..., :-1]
 
+    def decode(
+        self, anchors: Tensor, rows: Tensor, stride: int, size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Anchors [..., 4] of a level of that stride, and their predictions -> boxes [..., 4]."""
+        found: Tensor = self.bbox_coder.decode(anchors, rows, size)
+        return found
+
     def scored_boxes(self, output: DenseOutput) -> tuple[Tensor, Tensor]:
         """Scores [B, S, C] and boxes [B, S, 4], xyxy in pixels, of all anchors."""
-        logits, deltas = self.joined(output)
+        logits, _ = self.joined(output)
         scores = self.scores(logits)
         if output.qualities is not None:
-            quality = torch.cat([level_rows(each, 1) for each in output.qualities], 1)
-            scores = scores * quality.sigmoid()
-        return scores, self.bbox_coder.decode(torch.cat(self.anchors(output.logits)), deltas)
+            scores = scores * joined_levels(output.qualities, 1).sigmoid()
+        boxes = [
+            self.decode(anchors, level_rows(rows, self.box_width), stride[0])
+            for anchors, rows, stride in zip(
+                self.anchors(output.logits), output.boxes, self.anchors.strides, strict=True
+            )
+        ]
+        return scores, torch.cat(boxes, 1)
 
     def joined(self, output: DenseOutput) -> tuple[Tensor, Tensor]:
-        """Logits [B, S, C] and deltas [B, S, 4] of all levels."""
-        logits = [level_rows(each, self.cls_channels) for each in output.logits]
-        return torch.cat(logits, 1), torch.cat([level_rows(x, 4) for x in output.boxes], 1)
+        """Logits [B, S, C] and predictions of boxes [B, S, box_width] of all levels."""
+        logits = joined_levels(output.logits, self.cls_channels)
+        return logits, joined_levels(output.boxes, self.box_width)
 
     def predict(
         self, output: DenseOutput, sizes: Sizes, scale_factors: Factors
@@ -119,7 +136,7 @@ class AnchorHead(nn.Module):
         """Detections of every image whose (height, width) without padding are `sizes`."""
         anchors = self.anchors(output.logits)
         logits = [level_rows(each, self.cls_channels).float() for each in output.logits]
-        deltas = [level_rows(each, 4).float() for each in output.boxes]
+        rows = [level_rows(each, self.box_width).float() for each in output.boxes]
         qualities = [level_rows(each, 1)[..., 0].float() for each in output.qualities or ()]
         found = []
         for i, (size, factor) in enumerate(zip(sizes, scale_factors, strict=True)):
@@ -128,10 +145,14 @@ class AnchorHead(nn.Module):
                 [each[i].sigmoid() for each in qualities] or None,
                 self.test_cfg,
             )
-            picked = torch.cat([each[i][where] for each, where in zip(deltas, places, strict=True)])
-            chosen = torch.cat([each[where] for each, where in zip(anchors, places, strict=True)])
-            boxes = self.bbox_coder.decode(chosen, picked, size)
-            found.append(suppress(Candidates(boxes, scores, labels), self.test_cfg, factor))
+            boxes = [
+                self.decode(priors[where], level[i][where], stride[0], size)
+                for priors, level, where, stride in zip(
+                    anchors, rows, places, self.anchors.strides, strict=True
+                )
+            ]
+            candidates = Candidates(torch.cat(boxes), scores, labels)
+            found.append(suppress(candidates, self.test_cfg, factor))
         return found
 
     def loss(self, output: DenseOutput, targets: Targets, sizes: ImageSizes) -> dict[str, Tensor]:
@@ -164,6 +185,16 @@ class AnchorHead(nn.Module):
         anchors = torch.cat(self.anchors(output.logits))
         border = self.train_cfg.get("allowed_border", -1)
         usable = usable_anchors(self.anchors, output.logits, anchors, sizes, border)
-        return anchor_targets(
-            [anchors] * len(targets), usable, targets, self.assigner, self.sampler
-        )
+        counts = [level.shape[-2:].numel() for level in output.logits]
+        counts = [cells * each for cells, each in zip(counts, self.anchors.counts, strict=True)]
+        return anchor_targets(anchors, usable, counts, targets, self.assigner, self.sampler)
+
+    def average(self, value: Tensor | float, least: float = 1.0) -> float:
+        """The mean of a number over the ranks that read other data, at least `least`."""
+        found = mean_over_ranks(torch.as_tensor(value).detach().float(), self.data_group)
+        return max(float(found), least)
+
+
+def joined_levels(levels: Sequence[Tensor], width: int) -> Tensor:
+    """Predictions [B, A * width, h, w] of every level -> [B, S, width]."""
+    return torch.cat([level_rows(each, width) for each in levels], 1)

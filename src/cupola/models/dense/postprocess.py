@@ -40,7 +40,7 @@ def best_candidates(
 
 def level_rows(level: Tensor, width: int) -> Tensor:
     """A level's predictions [B, A * width, h, w] -> [B, h * w * A, width], cell by cell."""
-    return level.permute(0, 2, 3, 1).reshape(len(level), -1, width)
+    return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, width)
 
 
 def best_of_levels(

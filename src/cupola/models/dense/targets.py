@@ -4,14 +4,14 @@ Letters: B images, S anchors of all levels, P positive anchors, M negative ones,
 batch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cupola.models.boxes import AnchorGenerator, Assignment, Sample
+from cupola.models.boxes import AnchorGenerator, Sample
 
 Size = tuple[int, int]
 Targets = Sequence[Mapping[str, Tensor]]
@@ -37,7 +37,9 @@ class ImageSizes:
 
 @dataclass(frozen=True)
 class AnchorTargets:
-    """positive and negative, bool [B, S]; labels [P]; boxes [P, 4]; anchors [P, 4].
+    """positive and negative, bool [B, S]; labels [P]; boxes [P, 4]; anchors [P, 4]; objects [P].
+
+    objects are indices of the objects of an image.
 
     average: what losses are divided by, the number of sampled anchors.
     """
@@ -47,28 +49,37 @@ class AnchorTargets:
     labels: Tensor
     boxes: Tensor
     anchors: Tensor
+    objects: Tensor
     average: float
 
 
 def anchor_targets(
-    anchors: Sequence[Tensor],
+    anchors: Tensor,
     usable: Sequence[Tensor],
+    counts: Sequence[int],
     targets: Targets,
-    assign: Callable[[Tensor, Tensor], Assignment],
+    assigner: Any,
     sampler: Any,
 ) -> AnchorTargets:
-    """Anchors [S, 4] and which of them are usable [S] of every image -> AnchorTargets."""
-    positive, negative, labels, boxes, chosen = [], [], [], [], []
+    """Anchors [S, 4] and which of them are usable [S] in every image -> AnchorTargets.
+
+    counts: the anchors of each level; assigners that are `by_level` get those of usable ones.
+    """
+    positive, negative, labels, boxes, chosen, owners = [], [], [], [], [], []
     average = 0
-    for each, use, target in zip(anchors, usable, targets, strict=True):
-        objects = target["boxes"].to(each)
+    for use, target in zip(usable, targets, strict=True):
+        objects = target["boxes"].to(anchors)
         index = use.nonzero()[:, 0]
-        sample: Sample = sampler(assign(each[index], objects))
+        extra: tuple[list[int], ...] = ()
+        if getattr(assigner, "by_level", False):
+            extra = ([int(level.sum()) for level in torch.split(use, list(counts))],)
+        sample: Sample = sampler(assigner(anchors[index], objects, *extra))
         positive.append(_mark(use, index[sample.positive]))
         negative.append(_mark(use, index[sample.negative]))
         labels.append(target["labels"][sample.objects])
         boxes.append(objects[sample.objects])
-        chosen.append(each[index[sample.positive]])
+        chosen.append(anchors[index[sample.positive]])
+        owners.append(sample.objects)
         average += max(len(sample.positive), 1)
         average += max(len(sample.negative), 1) if sampler.counts_negative else 0
     return AnchorTargets(
@@ -77,6 +88,7 @@ def anchor_targets(
         torch.cat(labels),
         torch.cat(boxes),
         torch.cat(chosen),
+        torch.cat(owners),
         float(average),
     )
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.models.boxes.distances import boxes_around, centerness
 from cupola.models.dense import (
     Candidates,
     ImageSizes,
@@ -18,7 +19,7 @@ from cupola.models.dense import (
     grid_points,
     suppress,
 )
-from cupola.models.fcos.targets import FAR, assign, boxes_around, cells_of, centerness
+from cupola.models.fcos.targets import FAR, assign, cells_of
 from cupola.models.layers import ConvModule
 from cupola.models.layers.scale import Scale
 from cupola.parallel import SINGLE, Group, mean_over_ranks

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cupola.models.boxes.distances import distances
 from cupola.structures import boxes as box_ops
 
 FAR = 1e8  # a distance that no box reaches
@@ -39,16 +40,6 @@ def cells_of(
     )
 
 
-def distances(points: Tensor, boxes: Tensor) -> Tensor:
-    """Points [..., 2] and boxes [..., 4], xyxy -> left, top, right, bottom distances [..., 4]."""
-    return torch.cat((points - boxes[..., :2], boxes[..., 2:] - points), -1)
-
-
-def boxes_around(points: Tensor, sides: Tensor) -> Tensor:
-    """Points [..., 2] and distances [..., 4] -> boxes [..., 4], xyxy."""
-    return torch.cat((points - sides[..., :2], points + sides[..., 2:]), -1)
-
-
 def assign(
     cells: Cells, boxes: Tensor, labels: Tensor, num_classes: int, radius: float | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -75,10 +66,3 @@ def assign(
     least, owner = areas.min(1)  # [S]
     chosen = torch.where(least == FAR, num_classes, labels[owner])
     return chosen, sides[torch.arange(len(owner)), owner]
-
-
-def centerness(sides: Tensor) -> Tensor:
-    """Distances [P, 4] -> 1 at the center of the box, 0 at its sides (the paper's equation 3)."""
-    horizontal, vertical = sides[:, 0::2], sides[:, 1::2]
-    product = horizontal.amin(-1) / horizontal.amax(-1) * (vertical.amin(-1) / vertical.amax(-1))
-    return product.sqrt()

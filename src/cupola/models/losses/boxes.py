@@ -79,8 +79,11 @@ class GIoULoss(nn.Module):
         avg_factor: Tensor | float | None = None,
     ) -> Tensor:
         """boxes and targets [N, 4], weight [N] -> a scalar."""
-        loss = 1 - giou(boxes, targets, self.eps)
-        return self.loss_weight * weighted_mean(loss, weight, avg_factor)
+        return self.loss_weight * weighted_mean(self.each(boxes, targets), weight, avg_factor)
+
+    def each(self, boxes: Tensor, targets: Tensor) -> Tensor:
+        """The losses [N] without weights."""
+        return 1 - giou(boxes, targets, self.eps)
 
 
 @MODELS.register_module()

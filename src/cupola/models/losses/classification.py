@@ -64,7 +64,10 @@ class CrossEntropyLoss(nn.Module):
 
 @MODELS.register_module()
 class FocalLoss(nn.Module):
-    """Sigmoid focal loss (arXiv 1708.02002, equation 5) times `loss_weight`."""
+    """Sigmoid focal loss (arXiv 1708.02002, equation 5) times `loss_weight`.
+
+    With `activated` it takes scores instead of logits.
+    """
 
     use_sigmoid = True
 
@@ -75,11 +78,13 @@ class FocalLoss(nn.Module):
         alpha: float = 0.25,
         loss_weight: float = 1.0,
         reduction: str = "mean",
+        activated: bool = False,
     ) -> None:
         super().__init__()
         check_reduction(reduction)
         if not use_sigmoid:
             raise ValueError("FocalLoss is defined on sigmoid scores; set use_sigmoid=True")
+        self.activated = activated
         self.gamma = gamma
         self.alpha = alpha
         self.loss_weight = loss_weight
@@ -92,34 +97,44 @@ class FocalLoss(nn.Module):
         avg_factor: Tensor | float | None = None,
     ) -> Tensor:
         """logits [N, C], labels [N] in 0..C with C = background -> a scalar."""
-        classes = torch.arange(logits.shape[-1], device=logits.device)
-        target = (labels[:, None] == classes).to(logits.dtype)
-        probability = logits.sigmoid()
-        miss = (1 - probability) * target + probability * (1 - target)
-        balance = self.alpha * target + (1 - self.alpha) * (1 - target)
-        entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        loss = entropy * balance * miss.pow(self.gamma)
+        loss = self.each(logits, labels)
         if weight is not None and weight.dim() == 1:
             weight = weight[:, None]
         return self.loss_weight * weighted_mean(loss, weight, avg_factor)
+
+    def each(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The losses [N, C] without weights."""
+        classes = torch.arange(logits.shape[-1], device=logits.device)
+        target = (labels[:, None] == classes).to(logits.dtype)
+        probability, entropy = _entropy(logits, target, self.activated)
+        miss = (1 - probability) * target + probability * (1 - target)
+        balance = self.alpha * target + (1 - self.alpha) * (1 - target)
+        return entropy * balance * miss.pow(self.gamma)
 
 
 @MODELS.register_module()
 class QualityFocalLoss(nn.Module):
     """Sigmoid focal loss towards a soft target (arXiv 2006.04388, equation 3) times `loss_weight`.
 
-    The target of an object's class is the quality of its box, that of all other classes is 0.
+    The target of an object's class is the quality of its box, that of all other classes is 0. With
+    `activated` it takes scores instead of logits.
     """
 
     use_sigmoid = True
 
     def __init__(
-        self, use_sigmoid: bool = True, beta: float = 2.0, loss_weight: float = 1.0
+        self,
+        use_sigmoid: bool = True,
+        beta: float = 2.0,
+        loss_weight: float = 1.0,
+        reduction: str = "mean",
+        activated: bool = False,
     ) -> None:
         super().__init__()
+        check_reduction(reduction)
         if not use_sigmoid:
             raise ValueError("QualityFocalLoss is defined on sigmoid scores; set use_sigmoid=True")
-        self.beta = beta
+        self.beta, self.activated = beta, activated
         self.loss_weight = loss_weight
 
     def forward(
@@ -134,6 +149,55 @@ class QualityFocalLoss(nn.Module):
         """logits [N, C], labels [N] in 0..C (C = background), quality [N] in 0..1 -> a scalar."""
         classes = torch.arange(logits.shape[-1], device=logits.device)
         target = (labels[:, None] == classes) * quality[:, None].to(logits.dtype)  # [N, C]
-        entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        loss = (entropy * (target - logits.sigmoid()).abs().pow(self.beta)).sum(-1)
+        probability, entropy = _entropy(logits, target, self.activated)
+        loss = (entropy * (target - probability).abs().pow(self.beta)).sum(-1)
         return self.loss_weight * weighted_mean(loss, weight, avg_factor)
+
+
+@MODELS.register_module()
+class VarifocalLoss(nn.Module):
+    """Binary cross entropy towards IoUs (arXiv 2008.13367, equation 2) times `loss_weight`.
+
+    Targets above 0 weigh as much as they are (all the same without `iou_weighted`), others
+    `alpha` * score^gamma.
+    """
+
+    use_sigmoid = True
+
+    def __init__(
+        self,
+        use_sigmoid: bool = True,
+        alpha: float = 0.75,
+        gamma: float = 2.0,
+        iou_weighted: bool = True,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_reduction(reduction)
+        if not use_sigmoid:
+            raise ValueError("VarifocalLoss is defined on sigmoid scores; set use_sigmoid=True")
+        self.alpha, self.gamma, self.iou_weighted = alpha, gamma, iou_weighted
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: Tensor | float | None = None,
+    ) -> Tensor:
+        """logits and targets [N, C] -> a scalar."""
+        positive = targets if self.iou_weighted else torch.ones_like(targets)
+        miss = self.alpha * (logits.sigmoid() - targets).abs().pow(self.gamma)
+        focus = torch.where(targets > 0, positive, miss)
+        loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none") * focus
+        return self.loss_weight * weighted_mean(loss, weight, avg_factor)
+
+
+def _entropy(logits: Tensor, target: Tensor, activated: bool) -> tuple[Tensor, Tensor]:
+    """Scores and binary cross entropies of logits, or of what are scores already."""
+    if activated:
+        return logits, F.binary_cross_entropy(logits, target, reduction="none")
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return logits.sigmoid(), entropy

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.dense import AnchorHead, SingleStageDetector
-from cupola.models.layers import ConvModule
+from cupola.models.dense.stacks import apply, initial, stack
 from cupola.registry import MODELS
 
 Config = Mapping[str, Any]
@@ -17,12 +17,6 @@ ANCHORS: Config = {
     "scales_per_octave": 3,
     "ratios": [0.5, 1.0, 2.0],
     "strides": [8, 16, 32, 64, 128],
-}
-INITIAL: Config = {
-    "type": "Normal",
-    "layer": "Conv2d",
-    "std": 0.01,
-    "override": {"type": "Normal", "name": "retina_cls", "std": 0.01, "bias_prob": 0.01},
 }
 
 
@@ -46,31 +40,19 @@ class RetinaHead(AnchorHead):
         conv_cfg: Config | None = None,
         norm_cfg: Config | None = None,
         anchor_generator: Config = ANCHORS,
-        init_cfg: Any = INITIAL,
-        **settings: Any,
+        init_cfg: Any = None,
+        **options: Any,
     ) -> None:
         super().__init__(
             num_classes,
             in_channels,
             anchor_generator=anchor_generator,
-            init_cfg=init_cfg,
-            **settings,
+            init_cfg=init_cfg or initial("retina_cls"),
+            **options,
         )
 
-        def stack() -> nn.ModuleList:
-            return nn.ModuleList(
-                ConvModule(
-                    self.feat_channels if i else in_channels,
-                    self.feat_channels,
-                    3,
-                    padding=1,
-                    conv_cfg=conv_cfg,
-                    norm_cfg=norm_cfg,
-                )
-                for i in range(stacked_convs)
-            )
-
-        self.cls_convs, self.reg_convs = stack(), stack()
+        settings = (stacked_convs, in_channels, self.feat_channels, conv_cfg, norm_cfg)
+        self.cls_convs, self.reg_convs = stack(*settings), stack(*settings)
         channels = self.feat_channels if stacked_convs else in_channels
         count = self.anchors.counts[0]
         self.retina_cls = nn.Conv2d(channels, count * self.cls_channels, 3, padding=1)
@@ -78,9 +60,5 @@ class RetinaHead(AnchorHead):
 
     def level(self, x: Tensor) -> tuple[Tensor, ...]:
         """A map [B, in_channels, h, w] -> logits [B, A * C, h, w], deltas [B, A * 4, h, w]."""
-        for_class = for_box = x
-        for layer in self.cls_convs:
-            for_class = layer(for_class)
-        for layer in self.reg_convs:
-            for_box = layer(for_box)
+        for_class, for_box = apply(self.cls_convs, x), apply(self.reg_convs, x)
         return self.retina_cls(for_class), self.retina_reg(for_box)

@@ -1,0 +1,116 @@
+"""Small dense detectors, by the name of their family."""
+
+from typing import Any
+
+STRIDES = [8, 16]
+SHARED: dict[str, Any] = {
+    "num_classes": 3,
+    "in_channels": 8,
+    "feat_channels": 8,
+    "stacked_convs": 1,
+    "bbox_coder": {"type": "DeltaXYWHBBoxCoder"},
+    "loss_bbox": {"type": "GIoULoss"},
+}
+NORM = {"type": "GN", "num_groups": 2}
+ANCHORS = {
+    "type": "AnchorGenerator",
+    "octave_base_scale": 4,
+    "scales_per_octave": 2,
+    "ratios": [0.5, 1.0],
+    "strides": STRIDES,
+}
+ONE = {**ANCHORS, "octave_base_scale": 4, "scales_per_octave": 1, "ratios": [1.0]}
+FOCAL = {"type": "FocalLoss", "use_sigmoid": True}
+QUALITY = {"type": "QualityFocalLoss", "use_sigmoid": True, "beta": 2.0}
+SINGLE = {**SHARED, "anchor_generator": ONE, "norm_cfg": NORM}
+MATCHING = {
+    "assigner": {
+        "type": "MaxIoUAssigner",
+        "pos_iou_thr": 0.5,
+        "neg_iou_thr": 0.4,
+        "min_pos_iou": 0,
+    },
+    "allowed_border": -1,
+    "pos_weight": -1,
+}
+NEAREST = {**MATCHING, "assigner": {"type": "ATSSAssigner", "topk": 9}}
+LOOSE = {**MATCHING["assigner"], "pos_iou_thr": 0.1, "neg_iou_thr": 0.1}  # type: ignore[dict-item]
+ALIGNED = {
+    "initial_epoch": 4,
+    "initial_assigner": NEAREST["assigner"],
+    "assigner": {"type": "TaskAlignedAssigner", "topk": 13},
+    "alpha": 1,
+    "beta": 6,
+    "allowed_border": -1,
+    "pos_weight": -1,
+}
+POINTS = {k: v for k, v in SINGLE.items() if k != "bbox_coder"}
+# The detector, its head, train_cfg, and the names of its losses.
+FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
+    "retinanet": (
+        "RetinaNet",
+        {
+            **SHARED,
+            "type": "RetinaHead",
+            "anchor_generator": ANCHORS,
+            "loss_cls": FOCAL,
+            "loss_bbox": {"type": "L1Loss"},
+        },
+        MATCHING,
+        {"loss_cls", "loss_bbox"},
+    ),
+    "atss": (
+        "ATSS",
+        {**SINGLE, "type": "ATSSHead", "loss_cls": FOCAL},
+        NEAREST,
+        {"loss_cls", "loss_bbox", "loss_centerness"},
+    ),
+    "gfl": (
+        "GFL",
+        {**POINTS, "type": "GFLHead", "reg_max": 8, "loss_cls": QUALITY},
+        NEAREST,
+        {"loss_cls", "loss_bbox", "loss_dfl"},
+    ),
+    "vfnet": (
+        "VFNet",
+        {
+            **POINTS,
+            "type": "VFNetHead",
+            "strides": STRIDES,
+            "regress_ranges": [[-1, 32], [32, 1e8]],
+        },
+        NEAREST,
+        {"loss_cls", "loss_bbox", "loss_bbox_rf"},
+    ),
+    "paa": (
+        "PAA",
+        {**SINGLE, "type": "PAAHead", "loss_cls": FOCAL},
+        {**MATCHING, "assigner": LOOSE},
+        {"loss_cls", "loss_bbox", "loss_iou"},
+    ),
+    "tood": (
+        "TOOD",
+        {**SINGLE, "type": "TOODHead", "loss_cls": {**QUALITY, "activated": True}},
+        ALIGNED,
+        {"loss_cls", "loss_bbox"},
+    ),
+}
+
+
+def model(family: str) -> dict[str, Any]:
+    """A detector of 3 classes on two levels."""
+    kind, head, training, _ = FAMILIES[family]
+    return {
+        "type": kind,
+        "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "out_indices": [1, 2]},
+        "neck": {"type": "FPN", "in_channels": [16, 32], "out_channels": 8, "num_outs": 2},
+        "bbox_head": head,
+        "train_cfg": training,
+        "test_cfg": {
+            "nms_pre": 100,
+            "min_bbox_size": 0,
+            "score_thr": 0.0,
+            "nms": {"type": "nms", "iou_threshold": 0.6},
+            "max_per_img": 10,
+        },
+    }
