@@ -27,6 +27,9 @@ FAMILIES = (
     "3.3.0/paa/paa_r50_fpn_1x_coco.py",
     "3.3.0/tood/tood_r101-dconv-c3-c5_fpn_ms-2x_coco.py",
     "3.3.0/mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py",
+    "3.3.0/ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco.py",
+    "3.3.0/htc/htc_r50_fpn_1x_coco.py",
+    "3.3.0/seesaw_loss/mask-rcnn_r50_fpn_seesaw-loss-normed-mask_random-ms-2x_lvis-v1.py",
     "2.28.2/cascade_rcnn/cascade_mask_rcnn_r50_fpn_1x_coco.py",
 )
 

@@ -52,6 +52,7 @@ MATCHING = {
     "pos_weight": -1,
     "mask_size": 8,
 }
+HEADS = {(True, False): "HybridTaskCascadeRoIHead", (False, True): "MaskScoringRoIHead"}
 PROPOSALS = {
     "nms_pre": 60,
     "max_per_img": 40,
@@ -60,20 +61,36 @@ PROPOSALS = {
 }
 
 
-def model(masks: bool = False, cascade: bool = False) -> dict[str, Any]:
-    """Faster, Mask or Cascade R-CNN with 3 classes."""
+def model(
+    masks: bool = False, cascade: bool = False, htc: bool = False, scoring: bool = False
+) -> dict[str, Any]:
+    """Faster, Mask or Cascade R-CNN, Hybrid Task Cascade or Mask Scoring R-CNN with 3 classes."""
     sampler = {**MATCHING["sampler"], "add_gt_as_proposals": False}  # type: ignore[dict-item]
     head: dict[str, Any] = {"bbox_roi_extractor": EXTRACTOR, "bbox_head": BOXES}
     head |= MASKS if masks else {}
     if cascade:
         stage = {**BOXES, "reg_class_agnostic": True}
         head |= {"bbox_head": [stage] * 2, "num_stages": 2, "stage_loss_weights": [1, 0.5]}
+    if htc:
+        first = {**MASKS["mask_head"], "type": "HTCMaskHead", "with_conv_res": False}
+        head["mask_head"] = [first, {**first, "with_conv_res": True}]
+    if scoring:
+        head["mask_iou_head"] = {
+            "type": "MaskIoUHead",
+            "num_convs": 2,
+            "roi_feat_size": 4,
+            "in_channels": 8,
+            "conv_out_channels": 8,
+            "fc_out_channels": 8,
+            "num_classes": 3,
+        }
+    kind = "CascadeRoIHead" if cascade else "StandardRoIHead"
     return {
         "type": "CascadeRCNN" if cascade else "MaskRCNN" if masks else "FasterRCNN",
         "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "out_indices": [1, 2]},
         "neck": {"type": "FPN", "in_channels": [16, 32], "out_channels": 8, "num_outs": 2},
         "rpn_head": RPN,
-        "roi_head": {"type": "CascadeRoIHead" if cascade else "StandardRoIHead", **head},
+        "roi_head": {"type": HEADS.get((htc, scoring), kind), **head},
         "train_cfg": {
             "rpn": {**MATCHING, "sampler": sampler, "allowed_border": -1},
             "rpn_proposal": PROPOSALS,

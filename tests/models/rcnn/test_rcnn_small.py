@@ -11,11 +11,13 @@ from cupola.models.rcnn.roi_extractor import roi_levels
 from cupola.models.rpn.head import of_version_3
 from cupola.registry import MODELS, build
 
-KINDS = {
+KINDS: dict[str, dict[str, bool]] = {
     "faster": {},
     "mask": {"masks": True},
     "cascade": {"cascade": True},
     "cascade mask": {"cascade": True, "masks": True},
+    "htc cascade mask": {"cascade": True, "masks": True, "htc": True},
+    "scoring mask": {"masks": True, "scoring": True},
 }
 NOTHING = {
     "boxes": torch.zeros(0, 4),
@@ -49,6 +51,7 @@ def test_training_lowers_the_losses(kind: str) -> None:
     for stage in ("s0.", "s1.") if "cascade" in kind else ("",):
         expected |= {f"{stage}{name}" for name in ("loss_cls", "acc", "loss_bbox")}
         expected |= {f"{stage}loss_mask"} if "mask" in kind else set()
+        expected |= {"loss_mask_iou"} if "scoring" in kind else set()
     assert set(losses) == expected
     assert totals[-1].item() < 0.9 * totals[0].item()
 

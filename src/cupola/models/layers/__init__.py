@@ -28,6 +28,7 @@ from cupola.models.layers.feed_forward import FFN
 from cupola.models.layers.generalized_attention import GeneralizedAttention
 from cupola.models.layers.mlp import MLP
 from cupola.models.layers.non_local import NonLocal2d
+from cupola.models.layers.normed import NormedConv2d, NormedLinear
 from cupola.models.layers.position_encoding import SinePositionalEncoding, sine_waves
 from cupola.models.layers.references import encode_references, inverse_sigmoid, refine_boxes
 from cupola.models.layers.saconv import SAConv2d
@@ -54,6 +55,8 @@ __all__ = [
     "MultiScaleDeformableAttention",
     "MultiheadAttention",
     "NonLocal2d",
+    "NormedConv2d",
+    "NormedLinear",
     "SAConv2d",
     "SinePositionalEncoding",
     "TransformerLayer",

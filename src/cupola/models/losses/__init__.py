@@ -1,6 +1,13 @@
 """Losses; each takes predictions, targets, weights and an average factor."""
 
-from cupola.models.losses.boxes import GIoULoss, IoULoss, L1Loss, SmoothL1Loss
+from cupola.models.losses.boxes import (
+    BoundedIoULoss,
+    GIoULoss,
+    IoULoss,
+    L1Loss,
+    MSELoss,
+    SmoothL1Loss,
+)
 from cupola.models.losses.classification import (
     CrossEntropyLoss,
     FocalLoss,
@@ -10,8 +17,10 @@ from cupola.models.losses.classification import (
 from cupola.models.losses.distributions import DistributionFocalLoss
 from cupola.models.losses.masks import DiceLoss
 from cupola.models.losses.reduction import weighted_mean
+from cupola.models.losses.seesaw import SeesawLoss
 
 __all__ = [
+    "BoundedIoULoss",
     "CrossEntropyLoss",
     "DiceLoss",
     "DistributionFocalLoss",
@@ -19,7 +28,9 @@ __all__ = [
     "GIoULoss",
     "IoULoss",
     "L1Loss",
+    "MSELoss",
     "QualityFocalLoss",
+    "SeesawLoss",
     "SmoothL1Loss",
     "VarifocalLoss",
     "weighted_mean",

@@ -122,3 +122,63 @@ class IoULoss(nn.Module):
         if self.mode == "square":
             loss = 1 - overlap**2
         return self.loss_weight * weighted_mean(loss, weight, avg_factor)
+
+
+@MODELS.register_module()
+class MSELoss(nn.Module):
+    """Squared error times `loss_weight`."""
+
+    def __init__(self, reduction: str = "mean", loss_weight: float = 1.0) -> None:
+        super().__init__()
+        check_reduction(reduction)
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        values: Tensor,
+        targets: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: Tensor | float | None = None,
+    ) -> Tensor:
+        """values and targets of one shape -> a scalar."""
+        return self.loss_weight * weighted_mean((values - targets).square(), weight, avg_factor)
+
+
+@MODELS.register_module()
+class BoundedIoULoss(nn.Module):
+    """A smooth L1 loss of bounds of the IoU for each of center and sides (arXiv 1711.00164).
+
+    Source: mmdet/models/losses/iou_loss.py.
+    """
+
+    def __init__(
+        self,
+        beta: float = 0.2,
+        eps: float = 1e-3,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_reduction(reduction)
+        self.beta, self.eps, self.loss_weight = beta, eps, loss_weight
+
+    def forward(
+        self,
+        boxes: Tensor,
+        targets: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: Tensor | float | None = None,
+    ) -> Tensor:
+        """boxes and targets [N, 4], xyxy, weight [N] or [N, 4] -> a scalar."""
+        (center, side), (goal, size) = (
+            ((each[:, :2] + each[:, 2:]) / 2, each[:, 2:] - each[:, :2])
+            for each in (boxes, targets.detach())
+        )
+        off = 2 * (goal - center).abs()
+        places = 1 - ((size - off) / (size + off + self.eps)).clamp(min=0)
+        sizes = 1 - torch.minimum(size / (side + self.eps), side / (size + self.eps))
+        miss = torch.cat((places, sizes), 1)
+        loss = torch.where(miss < self.beta, 0.5 * miss**2 / self.beta, miss - 0.5 * self.beta)
+        if weight is not None and weight.dim() == 1:
+            weight = weight[:, None]
+        return self.loss_weight * weighted_mean(loss, weight, avg_factor)

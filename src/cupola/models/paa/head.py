@@ -168,5 +168,4 @@ def vote(kept: Detections, candidates: Candidates) -> Detections:
     near = (overlap > 0.01) & (kept.labels[:, None] == candidates.labels)
     weight = torch.exp(-((1 - overlap) ** 2) / 0.025) * candidates.scores * near
     boxes = weight @ candidates.boxes / weight.sum(1, keepdim=True)
-    order = kept.labels.argsort(stable=True)  # as the original returns them
-    return Detections(boxes[order], kept.scores[order], kept.labels[order])
+    return Detections(boxes, kept.scores, kept.labels)
