@@ -30,9 +30,12 @@ from cupola.models import (
     rcnn,
     retinanet,
     rpn,
+    rtmdet,
+    ssd,
     stream_petr,
     tood,
     vfnet,
+    yolox,
 )
 
 __all__ = [
@@ -65,7 +68,10 @@ __all__ = [
     "rcnn",
     "retinanet",
     "rpn",
+    "rtmdet",
+    "ssd",
     "stream_petr",
     "tood",
     "vfnet",
+    "yolox",
 ]

@@ -44,6 +44,8 @@ ALIGNED = {
     "allowed_border": -1,
     "pos_weight": -1,
 }
+CELLS = {"type": "MlvlPointGenerator", "strides": STRIDES, "offset": 0}
+SOFT = {**MATCHING, "assigner": {"type": "DynamicSoftLabelAssigner", "topk": 13}}
 POINTS = {k: v for k, v in SINGLE.items() if k != "bbox_coder"}
 # The detector, its head, train_cfg, and the names of its losses.
 FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
@@ -92,6 +94,52 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
         "TOOD",
         {**SINGLE, "type": "TOODHead", "loss_cls": {**QUALITY, "activated": True}},
         ALIGNED,
+        {"loss_cls", "loss_bbox"},
+    ),
+    "rtmdet": (
+        "RTMDet",
+        {
+            **POINTS,
+            "type": "RTMDetSepBNHead",
+            "anchor_generator": CELLS,
+            "bbox_coder": {"type": "DistancePointBBoxCoder"},
+            "norm_cfg": {"type": "BN"},
+            "with_objectness": False,
+            "exp_on_reg": True,
+            "loss_cls": QUALITY,
+        },
+        SOFT,
+        {"loss_cls", "loss_bbox"},
+    ),
+    "yolox": (
+        "YOLOX",
+        {
+            "type": "YOLOXHead",
+            "num_classes": 3,
+            "in_channels": 8,
+            "feat_channels": 8,
+            "stacked_convs": 1,
+            "strides": STRIDES,
+        },
+        {"assigner": {"type": "SimOTAAssigner"}},
+        {"loss_cls", "loss_bbox", "loss_obj"},
+    ),
+    "ssd": (
+        "SingleStageDetector",
+        {
+            "type": "SSDHead",
+            "num_classes": 3,
+            "in_channels": [8, 8],
+            "anchor_generator": {
+                "type": "SSDAnchorGenerator",
+                "scale_major": False,
+                "strides": STRIDES,
+                "ratios": [[2], [2, 3]],
+                "min_sizes": [16, 40],
+                "max_sizes": [40, 80],
+            },
+        },
+        {**MATCHING, "smoothl1_beta": 1.0, "neg_pos_ratio": 3},
         {"loss_cls", "loss_bbox"},
     ),
 }

@@ -1,6 +1,6 @@
 """Boxes of detectors: anchors, deltas, assignment to objects, and sampling. Small and pure."""
 
-from cupola.models.boxes.anchors import AnchorGenerator, LegacyAnchorGenerator
+from cupola.models.boxes.anchors import AnchorGenerator, LegacyAnchorGenerator, MlvlPointGenerator
 from cupola.models.boxes.assigning import IGNORED, NEGATIVE, Assignment, MaxIoUAssigner
 from cupola.models.boxes.deltas import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder, clip
 from cupola.models.boxes.distances import DistancePointBBoxCoder
@@ -16,6 +16,7 @@ __all__ = [
     "LegacyAnchorGenerator",
     "LegacyDeltaXYWHBBoxCoder",
     "MaxIoUAssigner",
+    "MlvlPointGenerator",
     "PseudoSampler",
     "RandomSampler",
     "Sample",

@@ -115,6 +115,18 @@ class LegacyAnchorGenerator(AnchorGenerator):
         return torch.stack((x - width, y - height, x + width, y + height), -1).round()
 
 
+@TASK_UTILS.register_module()
+class MlvlPointGenerator(AnchorGenerator):
+    """One square anchor of the stride's size a cell, centered at `offset` strides from its corner.
+
+    Source: mmdet/models/task_modules/prior_generators/point_generator.py, whose points they mark.
+    """
+
+    def __init__(self, strides: Sequence[Pair], offset: float = 0.5) -> None:
+        centers = [(offset * x, offset * y) for x, y in stride_pairs(strides)]
+        super().__init__(strides, ratios=[1.0], scales=[1.0], centers=centers)
+
+
 def stride_pairs(strides: Sequence[Pair]) -> list[tuple[int, int]]:
     """Strides, each a number or (x, y), as pairs."""
     reserve(len(strides))

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from cupola.models.dense.targets import ImageSizes
 from cupola.models.detector import Detector
+from cupola.registry import MODELS
 from cupola.structures import Detections
 
 
+@MODELS.register_module()
 class SingleStageDetector(Detector):
     """The head gets the feature pyramid, and gives its output, losses and detections.
 

@@ -4,14 +4,14 @@ Letters: B images, S anchors of all levels, P positive anchors, M negative ones,
 batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cupola.models.boxes import AnchorGenerator, Sample
+from cupola.models.boxes import IGNORED, NEGATIVE, AnchorGenerator, Assignment, Sample
 
 Size = tuple[int, int]
 Targets = Sequence[Mapping[str, Tensor]]
@@ -91,6 +91,40 @@ def anchor_targets(
         torch.cat(owners),
         float(average),
     )
+
+
+# (anchors [A, 4], predictions [A, C] and [A, 4], target) -> Assignment, metric [A]
+AssignByPrediction = Callable[
+    [Tensor, Tensor, Tensor, Mapping[str, Tensor]], tuple[Assignment, Tensor]
+]
+
+
+def predicted_targets(
+    anchors: Tensor,
+    usable: Sequence[Tensor],
+    scores: Tensor,
+    boxes: Tensor,
+    targets: Targets,
+    assign: AssignByPrediction,
+) -> tuple[AnchorTargets, Tensor]:
+    """Targets chosen by the predictions [B, S, C] and [B, S, 4], and the metric [B, S]."""
+    owners = torch.full(scores.shape[:2], IGNORED, device=scores.device)
+    metrics = torch.zeros(scores.shape[:2], dtype=boxes.dtype, device=boxes.device)
+    for i, (use, target) in enumerate(zip(usable, targets, strict=True)):
+        found, metric = assign(anchors[use], scores[i][use], boxes[i][use], target)
+        owners[i, use], metrics[i, use] = found.objects, metric
+    positive = owners >= 0
+    pairs = [(each, owner[owner >= 0]) for each, owner in zip(targets, owners, strict=True)]
+    wanted = AnchorTargets(
+        positive,
+        owners == NEGATIVE,
+        torch.cat([each["labels"][index] for each, index in pairs]),
+        torch.cat([each["boxes"].to(anchors)[index] for each, index in pairs]),
+        anchors.expand(len(owners), -1, -1)[positive],
+        torch.cat([index for _, index in pairs]),
+        float(sum(max(len(index), 1) for _, index in pairs)),
+    )
+    return wanted, metrics
 
 
 def usable_anchors(

@@ -10,10 +10,16 @@ import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.models.boxes import Assignment
 from cupola.models.boxes.distances import boxes_around, centerness, centers, distances
 from cupola.models.dense import AnchorHead, DenseOutput, ImageSizes, SingleStageDetector
 from cupola.models.dense.stacks import GROUP_NORM
-from cupola.models.dense.targets import AnchorTargets, Targets, usable_anchors
+from cupola.models.dense.targets import (
+    AnchorTargets,
+    Targets,
+    predicted_targets,
+    usable_anchors,
+)
 from cupola.models.gfl.head import level_strides
 from cupola.models.layers import ConvModule
 from cupola.models.layers.scale import Scale
@@ -238,32 +244,17 @@ class TOODHead(AnchorHead):
         border = self.train_cfg.get("allowed_border", -1)
         usable = usable_anchors(self.anchors, output.logits, anchors, sizes, border)
         scores, boxes = self.scored_boxes(output)
-        owners = torch.full(scores.shape[:2], -2, device=scores.device)
-        align = scores.new_zeros(scores.shape[:2])
-        for i, (use, target) in enumerate(zip(usable, targets, strict=True)):
-            found, metric = self.aligned(
-                anchors[use],
-                scores[i][use],
-                boxes[i][use],
-                target["boxes"].to(anchors),
-                target["labels"],
-                self.train_cfg["alpha"],
-                self.train_cfg["beta"],
+
+        def assign(*parts: Any) -> tuple[Assignment, Tensor]:
+            *predicted, target = parts
+            alpha, beta = self.train_cfg["alpha"], self.train_cfg["beta"]
+            objects = target["boxes"].to(anchors)
+            found: tuple[Assignment, Tensor] = self.aligned(
+                *predicted, objects, target["labels"], alpha, beta
             )
-            owners[i, use], align[i, use] = found.objects, metric
-        positive = owners >= 0
-        objects = [owner[owner >= 0] for owner in owners]
-        pairs = list(zip(targets, objects, strict=True))
-        wanted = AnchorTargets(
-            positive,
-            owners == -1,
-            torch.cat([each["labels"][index] for each, index in pairs]),
-            torch.cat([each["boxes"].to(anchors)[index] for each, index in pairs]),
-            anchors.expand(len(owners), -1, -1)[positive],
-            torch.cat(objects),
-            1.0,
-        )
-        return wanted, align
+            return found
+
+        return predicted_targets(anchors, usable, scores, boxes, targets, assign)
 
 
 def _sampled(boxes: Tensor, offset: Tensor) -> Tensor:

@@ -1,0 +1,6 @@
+"""RTMDet (arXiv 2212.07784): a fast detector that is trained with soft labels."""
+
+from cupola.models.rtmdet.assigning import DynamicSoftLabelAssigner
+from cupola.models.rtmdet.head import RTMDet, RTMDetHead, RTMDetSepBNHead
+
+__all__ = ["DynamicSoftLabelAssigner", "RTMDet", "RTMDetHead", "RTMDetSepBNHead"]
