@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from cupola.cli.evaluate import app
@@ -98,3 +99,32 @@ def test_splits(root: Path) -> None:
     tables.version, tables._read["scene"] = "v1.0-trainval", {"b": {"name": "scene-0001"}}
     with pytest.raises(DataError, match="has no scene of val"):
         scenes_of(tables, None)
+
+
+def test_a_model_of_streams_sees_each_scene_in_time(tmp_path: Path) -> None:
+    from cupola.cli.nuscenes_evaluation import predicted
+    from cupola.structures import Detections3D
+
+    write_scenes(tmp_path, count=2, frames=3, size=(24, 40))
+    tables = Tables(tmp_path, "v1.0-mini")
+
+    class Recorder:
+        """Its state counts the frames of a stream."""
+
+        labels, camera_names, is_stream = ("car",), (), True
+        steps: list[tuple[int, float, float]] = []
+
+        def sample(self, images, matrices, names, pose, seconds):
+            return pose, seconds
+
+        def run_frame(self, sample, state):
+            count = 0 if state is None else state
+            self.steps.append((count, sample[1], float(sample[0][3, 3])))
+            nothing = torch.zeros(0)
+            return Detections3D(torch.zeros(0, 9), nothing, nothing.long(), self.labels), count + 1
+
+    predictor = Recorder()
+    predicted(predictor, tables, [each["name"] for each in tables.table("scene").values()])
+    assert [count for count, _, _ in predictor.steps] == [0, 1, 2, 0, 1, 2]
+    times = [seconds for _, seconds, _ in predictor.steps]
+    assert times[1] - times[0] == pytest.approx(0.5) == times[2] - times[1]

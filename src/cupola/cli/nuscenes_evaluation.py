@@ -61,15 +61,27 @@ def predicted(predictor: "Detection3DPredictor", tables: "Tables", scenes: Seque
     check_labels(predictor.labels, NUSCENES_NAMES)
     metric = NuScenesMetric(NUSCENES_NAMES)
     samples = tables.samples(scenes)
+    moments = [tables.moment(token) for token in samples.tokens]
+    order = list(range(len(samples)))
+    if predictor.is_stream:
+        order.sort(key=lambda at: moments[at])  # scene by scene, in time
+    last, state = "", None
     console = Console(stderr=True)
-    for record in track(samples, "samples", console=console, disable=not console.is_terminal):
+    for at in track(order, "samples", console=console, disable=not console.is_terminal):
+        record, (scene, seconds) = samples[at], moments[at]
         views = record.cameras
         wanted = predictor.camera_names or [view.name for view in views]
         chosen = [record.camera(name) for name in wanted]
         images = [read_view(tables.root, view) for view in chosen]
         matrices = [view.lidar2img for view in chosen]
-        sample = predictor.sample(images, matrices, [view.name for view in chosen])
-        (found,) = predictor.run([sample])
+        names = [view.name for view in chosen]
+        if predictor.is_stream:
+            pose = record.ego2global @ record.lidar2ego
+            sample = predictor.sample(images, matrices, names, pose, seconds)
+            found, state = predictor.run_frame(sample, state if scene == last else None)
+            last = scene
+        else:
+            (found,) = predictor.run([predictor.sample(images, matrices, names)])
         metric.add(truth_from_tables(tables, record.token), found, predictor.labels)
     return metric
 

@@ -117,6 +117,12 @@ class Tables:
         with self._content():
             return self._sample(sample)
 
+    def moment(self, sample: str) -> tuple[str, float]:
+        """The scene of a sample, and its time in seconds."""
+        with self._content():
+            record = self.table("sample")[sample]
+            return str(record["scene_token"]), float(record["timestamp"]) * 1e-6
+
     def _content(self) -> AbstractContextManager[None]:
         return content_of(self.root / self.version, "tables of nuScenes")
 
@@ -204,12 +210,12 @@ class LazySamples(Sequence[SampleRecord]):
     """Samples of the tables, each created on access."""
 
     def __init__(self, tables: Tables, tokens: Sequence[str]) -> None:
-        self.tables, self._tokens = tables, tokens
+        self.tables, self.tokens = tables, tokens
 
     def __len__(self) -> int:
-        return len(self._tokens)
+        return len(self.tokens)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return LazySamples(self.tables, self._tokens[index])
-        return self.tables.sample(self._tokens[index])
+            return LazySamples(self.tables, self.tokens[index])
+        return self.tables.sample(self.tokens[index])

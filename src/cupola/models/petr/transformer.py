@@ -42,6 +42,7 @@ class PETRTransformerDecoderLayer(TransformerLayer):
         **settings: Any,
     ) -> None:
         super().__init__(attn_cfgs, operation_order, **settings)
+        self.axis = 1 if settings.get("batch_first") else 0  # of the queries
 
     def forward(  # type: ignore[override]
         self,
@@ -56,7 +57,7 @@ class PETRTransformerDecoderLayer(TransformerLayer):
         temp_pos: Tensor | None = None,
         **sampling: Any,
     ) -> Tensor:
-        """query [Q, B, C], key and value [K, B, C] -> [Q, B, C].
+        """query [Q, B, C], key and value [K, B, C] -> [Q, B, C]; batch_first swaps the axes.
 
         temp_memory and temp_pos [M, B, C] are further keys of the self-attention; attn_mask
         [Q, Q + M], True where a query does not attend. key_padding_mask [B, K], True at padding.
@@ -71,9 +72,9 @@ class PETRTransformerDecoderLayer(TransformerLayer):
             if name == "self_attn":
                 known, known_pos = query, query_pos
                 if temp_memory is not None:
-                    known = torch.cat((query, temp_memory))
+                    known = torch.cat((query, temp_memory), self.axis)
                     assert query_pos is not None and temp_pos is not None
-                    known_pos = torch.cat((query_pos, temp_pos))
+                    known_pos = torch.cat((query_pos, temp_pos), self.axis)
                 query = next(attentions)(
                     query,
                     known,

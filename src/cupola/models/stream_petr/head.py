@@ -288,6 +288,23 @@ class TemporalHead(BoxHead3D):
             )
         return {**losses, **name_by_layer(layers)}
 
+    def finish(
+        self,
+        memory: StreamState,
+        states: Tensor,
+        references: Tensor,
+        noisy: NoisyQueries | None,
+        frame: Frame,
+    ) -> tuple[DETR3DOutput, StreamState, tuple[DETR3DOutput, NoisyQueries] | None]:
+        """The decoder's states [L, B, Q, C] -> output, next state, and the noisy queries'."""
+        output, denoised = self.read(states, references), None
+        if noisy is not None:
+            extra = noisy.count
+            denoised = DETR3DOutput(*(each[:, :, :extra] for each in output)), noisy
+            output = DETR3DOutput(*(each[:, :, extra:] for each in output))
+            states = states[:, :, extra:]
+        return output, self.keep(memory, states, output, frame), denoised
+
     def keep(
         self, memory: StreamState, states: Tensor, output: DETR3DOutput, frame: Frame
     ) -> StreamState:
@@ -379,14 +396,7 @@ class StreamPETRHead(TemporalHead):
         references, noisy = self.start(len(keys), targets)
         queries = self.align(memory, references)
         states = self.attend(keys, key_positions, queries, self.attention_mask(noisy))
-        output = self.read(states, queries.references)
-        denoised = None
-        if noisy is not None:
-            extra = noisy.count
-            denoised = DETR3DOutput(*(each[:, :, :extra] for each in output)), noisy
-            output = DETR3DOutput(*(each[:, :, extra:] for each in output))
-            states = states[:, :, extra:]
-        return output, self.keep(memory, states, output, frame), denoised
+        return self.finish(memory, states, queries.references, noisy, frame)
 
     def embed(self, features: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
         """Features [B, N, channels, h, w] -> keys and their positions [B, K, C]."""
