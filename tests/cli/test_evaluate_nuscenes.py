@@ -112,7 +112,9 @@ def test_a_model_of_streams_sees_each_scene_in_time(tmp_path: Path) -> None:
         """Its state counts the frames of a stream."""
 
         labels, camera_names, is_stream = ("car",), (), True
-        steps: list[tuple[int, float, float]] = []
+
+        def __init__(self) -> None:
+            self.steps: list[tuple[int, float, float]] = []
 
         def sample(self, images, matrices, names, pose, seconds):
             return pose, seconds
