@@ -2,6 +2,7 @@
 
 from cupola.models.layers.attention import MultiheadAttention
 from cupola.models.layers.building import build_activation, build_conv, build_norm
+from cupola.models.layers.carafe import CARAFEPack
 from cupola.models.layers.conditional_attention import ConditionalAttention
 from cupola.models.layers.context_block import ContextBlock
 from cupola.models.layers.conv_module import ConvModule, DepthwiseSeparableConvModule
@@ -37,6 +38,7 @@ from cupola.models.layers.transformer_layer import TransformerLayer, Transformer
 __all__ = [
     "FFN",
     "MLP",
+    "CARAFEPack",
     "ConditionalAttention",
     "ContextBlock",
     "ConvAWS2d",

@@ -27,6 +27,7 @@ for alias, layer in {
     "Sigmoid": nn.Sigmoid,
     "Tanh": nn.Tanh,
     ("Conv2d", "Conv"): nn.Conv2d,
+    "deconv": nn.ConvTranspose2d,
     "Linear": nn.Linear,
     "Dropout": nn.Dropout,
     "DropPath": nn.DropPath,
