@@ -153,13 +153,14 @@ def test_auto_answers_with_text_or_with_calls(client: Any) -> None:
         plain = chat(client, tools=TOOLS, tool_choice="none", max_tokens=20, **pushed).choices[0]
         assert plain.message.tool_calls is None
     forced = {"response_format": {"type": "json_object"}, "tools": TOOLS}
-    found = [chat(client, seed=seed, **forced, max_tokens=400).choices[0] for seed in range(8)]
-    for choice in found:
+    for seed in range(60):  # a random model rarely begins a call
+        choice = chat(client, seed=seed, **forced, max_tokens=400).choices[0]
         if choice.message.tool_calls:
             check_call(choice.message.tool_calls[0])
-        elif choice.finish_reason == "stop":
+            return
+        if choice.finish_reason == "stop":
             assert isinstance(json.loads(choice.message.content), dict)
-    assert any(choice.message.tool_calls for choice in found)
+    raise AssertionError("no answer has a call")
 
 
 def test_the_template_gets_the_tools_and_earlier_calls(client: Any) -> None:
