@@ -145,7 +145,7 @@ def test_chat_logprobs(client: Any) -> None:
     found = chat(client, logprobs=True, top_logprobs=2).choices[0].logprobs.content
     assert len(found) == 6
     for entry in found:
-        assert bytes(entry.bytes).decode() == entry.token
+        assert bytes(entry.bytes).decode(errors="replace") == entry.token
         assert entry.top_logprobs[0].logprob == entry.logprob
         assert len(entry.top_logprobs) == 2
     streamed = list(chat(client, logprobs=True, top_logprobs=2, stream=True))
@@ -299,6 +299,117 @@ def test_errors_name_the_parameter(client: Any, options: Any, param: str, code: 
     with pytest.raises(openai.BadRequestError) as error:
         complete(client, **options)
     assert (error.value.param, error.value.code) == (param, code)
+
+
+WRONG: tuple[Any, ...] = (-1, 1e300, 2**63, True, "9" * 400, [[]], {"a": None}, [1, "a"])
+SHARED = (
+    "temperature top_p top_k min_p frequency_penalty presence_penalty repetition_penalty seed stop "
+    "logit_bias stop_token_ids ignore_eos min_tokens n stream_options response_format logprobs "
+    "structured_outputs guided_json guided_regex guided_choice guided_grammar skip_special_tokens "
+    "max_tokens add_special_tokens truncate_prompt_tokens allowed_token_ids bad_words priority "
+    "use_beam_search length_penalty return_token_ids suffix echo functions model"
+)
+ENDPOINTS = {
+    "completions": f"{SHARED} prompt best_of",
+    "chat/completions": f"{SHARED} messages max_completion_tokens tools tool_choice top_logprobs "
+    "parallel_tool_calls chat_template_kwargs modalities audio documents chat_template",
+}
+NEEDED = {"model", "prompt", "messages"}  # one of them may be named instead
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_every_parameter_works_or_is_named(server: Running, endpoint: str) -> None:
+    url = f"http://127.0.0.1:{server.port}/v1/{endpoint}"
+    good: dict[str, Any] = {"model": "toy-text", "max_tokens": 2}
+    if endpoint == "completions":
+        good["prompt"] = "It is"
+    else:
+        good["messages"] = [{"role": "user", "content": "x"}]
+    with httpx.Client(timeout=60) as client:
+        for name in ENDPOINTS[endpoint].split():
+            null = {**good, name: None} if name != "max_tokens" else good
+            assert client.post(url, json=null).status_code == (400 if name in NEEDED else 200)
+            for value in WRONG:
+                answer = client.post(url, json={**good, name: value})
+                assert answer.status_code in (200, 400, 404), (name, value, answer.text)
+                if answer.status_code != 200:
+                    error = answer.json()["error"]
+                    assert error["param"] in {name, *NEEDED}, (name, value, error)
+                    assert 0 < len(error["message"]) < 700 and "\n" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("[]", "request body: expected a JSON object"),
+        ('{"prompt": "a", "temperature": NaN}', "not valid JSON"),
+        ('{"model": "toy-text", "prompt": ["a", 1]}', "prompt: expected a text, a list of texts"),
+        ('{"model": "toy-text", "prompt": ' + "[" * 2000 + "]" * 2000 + "}", "not valid JSON"),
+        ('{"model": "toy-text", "prompt": "a", "stop": {}}', "stop: expected a text, or a list"),
+    ],
+    ids=["list", "nan", "mixed", "deep", "stop"],
+)
+def test_bodies_that_are_wrong(server: Running, body: str, says: str) -> None:
+    answer = httpx.post(f"http://127.0.0.1:{server.port}/v1/completions", content=body)
+    assert answer.status_code == 400 and says in answer.json()["error"]["message"]
+    missing = httpx.post(f"http://127.0.0.1:{server.port}/v1/embeddings", json={})
+    assert missing.status_code == 404 and missing.json()["error"]["code"] == "unknown_url"
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ({"role": "user"}, "needs content"),
+        ({"role": "user", "content": ["a"]}, "messages.0.content: expected a text, or a list"),
+        ({"role": "user", "content": [{"type": "text", "text": 5}]}, "needs a text"),
+        ({"role": "user", "content": [{"type": "text"}]}, "needs a text"),
+        ({"role": "bot", "content": "a"}, "messages.0.role"),
+    ],
+)
+def test_messages_that_are_wrong(client: Any, message: Any, says: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=says) as error:
+        chat(client, messages=[message])
+    assert error.value.param == "messages"
+
+
+STREAMED: list[dict[str, Any]] = [
+    {"n": 3},
+    {"logprobs": 2, "echo": True, "n": 2},
+    {"stop": ["\n", "a", "th"]},
+    {"stop": "明", "logprobs": 0},
+    {"max_tokens": 0, "echo": True, "logprobs": 1},
+    {"extra_body": {"guided_regex": "[é明a-z]{5,9}"}},
+    {"extra_body": {"skip_special_tokens": False}},
+]
+
+
+@pytest.mark.parametrize("options", STREAMED)
+def test_streams_add_up_to_what_is_collected(client: Any, options: Any) -> None:
+    for prompt in ("It is a", [[44], [55, 66]]):
+        how = {"max_tokens": 20, "temperature": 1, "seed": 3, **options}
+        whole = complete(client, prompt, **how)
+        usage = {"include_usage": True, "continuous_usage_stats": True}
+        *chunks, last = complete(client, prompt, stream=True, stream_options=usage, **how)
+        assert last.usage == whole.usage and not last.choices
+        for choice in whole.choices:
+            own = [c for c in chunks if c.choices[0].index == choice.index]
+            assert "".join(c.choices[0].text for c in own) == choice.text
+            reasons = [c.choices[0].finish_reason for c in own]
+            assert reasons == [None] * (len(own) - 1) + [choice.finish_reason]
+            sizes = [c.usage.completion_tokens for c in own]
+            assert sizes == sorted(sizes) and own[0].usage.prompt_tokens
+            if choice.logprobs:
+                names = [name for c in own for name in c.choices[0].logprobs.tokens]
+                assert names == choice.logprobs.tokens
+
+
+def test_tokens_that_are_parts_of_characters_have_their_bytes(client: Any) -> None:
+    found = []
+    for seed in range(4):
+        how = {"temperature": 1, "seed": seed, "max_tokens": 30, "top_logprobs": 3}
+        found += chat(client, "床前明月光", logprobs=True, **how).choices[0].logprobs.content
+    parts = [e for entry in found for e in (entry, *entry.top_logprobs) if "\ufffd" in e.token]
+    assert parts and all(entry.bytes != list("\ufffd".encode()) for entry in parts)
 
 
 @pytest.mark.parametrize("name", ["tools", "modalities"])

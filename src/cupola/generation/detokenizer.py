@@ -9,6 +9,27 @@ MOST_UNREAD = 64  # tokens whose text is held back
 PROMPT_CONTEXT = 5  # tokens of the prompt that are decoded along with the first new ones
 
 
+def token_bytes(piece: str) -> list[int] | None:
+    """The bytes of a token as vocabularies write it; None if it is written in none of their ways.
+
+    GPT-2's, of bytes, has a printable letter for each; SentencePiece's writes single ones <0xE5>.
+    """
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        return [int(piece[3:5], 16)]
+    found = [_LETTERS.get(letter, -1) for letter in piece]
+    return None if -1 in found else found
+
+
+def _byte_letters() -> dict[str, int]:
+    """GPT-2's letters: printable bytes as they are, the others from U+0100 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+_LETTERS = _byte_letters()
+
+
 @dataclass
 class IncrementalDetokenizer:
     """Holds text back while it may be half a character, or the beginning of a stop string.

@@ -1,10 +1,11 @@
 """LanguageEngine: streamed completions of many requests, one token each at every step.
 
 A chunk's data is {"text", "token_id", "finish_reason", "prompt_tokens"}, with "logprob", "token"
-(its own text) and "top" ([text, id, logprob] of the likeliest) where they were requested, and on
-the last chunk "completion_tokens". `text` may be empty: a character can take several tokens,
-and what may be the beginning of a stop string is held back. The first chunk has "prompt_text" and
-"prompt" (the logprobs of the prompt's tokens) for a request with `echo`.
+(its own text), "bytes" (if it is a part of a character) and "top" ([text, id, logprob, bytes] of
+the likeliest) where they were requested, and on the last chunk "completion_tokens". `text` may be
+empty: a character can take several tokens, and what may be the beginning of a stop string is held
+back. The first chunk has "prompt_text" and "prompt" (the logprobs of the prompt's tokens) for a
+request with `echo`.
 
 A preempted request has a chunk {"waiting": True} once a second, so that nobody gives it up.
 """
@@ -16,7 +17,7 @@ from typing import Any
 
 from cupola.errors import InputError
 from cupola.generation import SamplingParams, Scheduler, Token
-from cupola.generation.detokenizer import IncrementalDetokenizer
+from cupola.generation.detokenizer import IncrementalDetokenizer, token_bytes
 from cupola.generation.tensor_parallel import Driver
 from cupola.runtime.predictor import Chunk
 
@@ -139,7 +140,7 @@ class LanguageEngine:
         }
         if token.token_id is not None and token.logprob is not None:
             data["logprob"] = token.logprob
-            data["token"] = self._text(token.token_id)
+            data["token"], data["bytes"] = self._text(token.token_id), self._bytes(token.token_id)
             data["top"] = self._named(token.top)
         if token.request_id in self._echoes:
             self._echoes.discard(token.request_id)
@@ -158,4 +159,10 @@ class LanguageEngine:
         return str(self.tokenizer.decode([token_id]))
 
     def _named(self, top: Sequence[tuple[int, float]]) -> list[list[Any]]:
-        return [[self._text(token_id), token_id, logprob] for token_id, logprob in top]
+        return [[self._text(i), i, logprob, self._bytes(i)] for i, logprob in top]
+
+    def _bytes(self, token_id: int) -> list[int] | None:
+        """The bytes of a token whose text is a part of a character; None where it is text."""
+        if "\ufffd" not in self._text(token_id):
+            return None
+        return token_bytes(str(self.tokenizer.id_to_token(token_id)))

@@ -33,6 +33,16 @@ from cupola.serve.worker.runner_connections import Model
 T = TypeVar("T", bound=GenerationRequest)
 
 
+# What may be of several types: pydantic would say what each of them is not.
+EXPECTED = {
+    "prompt": "a text, a list of texts, token ids, or a list of lists of token ids",
+    "stop": "a text, or a list of at most 16 texts and token ids",
+    "content": "a text, or a list of content parts",
+    "tool_choice": "a text or an object",
+    "guided_json": "a JSON schema, as an object or as text",
+}
+
+
 def error_body(error: HTTPError) -> dict[str, Any]:
     """The body of an error response."""
     return {"error": error_details(error)}
@@ -83,9 +93,15 @@ def _parse(kind: type[T], context: WorkerContext, request: Request) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         loc = [str(part) for part in first["loc"]]
+        if not loc:
+            raise ParameterError(None, "request body: expected a JSON object") from None
         code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
-        message = f"{'.'.join(loc)}: {first['msg']}"
-        raise ParameterError(loc[0] if loc else "", message, code) from None
+        depth = 3 if loc[0] == "messages" else 1  # the rest is about one type of several
+        expected = EXPECTED.get(loc[:depth][-1])
+        if expected is None or first["type"] == "missing":
+            raise ParameterError(loc[0], f"{'.'.join(loc)}: {first['msg']}", code) from None
+        message = f"{'.'.join(loc[:depth])}: expected {expected}"
+        raise ParameterError(loc[0], message, code) from None
     found.check(context.settings.openai_strict)
     return found
 

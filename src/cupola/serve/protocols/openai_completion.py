@@ -337,7 +337,7 @@ def _too_deep(parameters: dict[str, Any]) -> ParameterError:
             given = {"guide": (parameters.get("guide") or {}).get("name"), "tool_grammar": "tools"}
             param = given.get(name) or name
             return ParameterError(param, f"{param}: its value is nested too deeply")
-    return ParameterError("", "the request is nested too deeply")
+    return ParameterError(None, "the request is nested too deeply")
 
 
 def _cancel(tasks: list[asyncio.Task[None]]) -> None:

@@ -8,7 +8,7 @@ from cupola.serve.http.messages import HTTPError
 class ParameterError(HTTPError):
     """A parameter that cannot be used, with OpenAI's `param` and `code`."""
 
-    def __init__(self, param: str, message: str, code: str | None = None) -> None:
+    def __init__(self, param: str | None, message: str, code: str | None = None) -> None:
         super().__init__(400, message)
         self.param, self.code = param, code
 

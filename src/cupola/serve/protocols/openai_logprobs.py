@@ -15,7 +15,7 @@ def text_logprobs(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
             top.append(None)
             continue
         found = {entry["token"]: entry["logprob"]}
-        for token, _, logprob in entry["top"]:
+        for token, _, logprob, *_ in entry["top"]:
             found[token] = max(logprob, found.get(token, logprob))
         top.append(found)
     return {
@@ -29,15 +29,16 @@ def text_logprobs(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 def chat_logprobs(entries: Sequence[Mapping[str, Any]], count: int) -> dict[str, Any]:
     """Of /v1/chat/completions, with `count` of the likeliest tokens each."""
     content = [
-        _named(entry["token"], entry["logprob"])
-        | {"top_logprobs": [_named(token, value) for token, _, value in entry["top"][:count]]}
+        _named(entry["token"], entry["logprob"], entry["bytes"])
+        | {"top_logprobs": [_named(text, value, b) for text, _, value, b in entry["top"][:count]]}
         for entry in entries
     ]
     return {"content": content, "refusal": None}
 
 
-def _named(token: str, logprob: float) -> dict[str, Any]:
-    return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+def _named(token: str, logprob: float, raw: list[int] | None) -> dict[str, Any]:
+    """`raw` are the bytes of a token that is a part of a character."""
+    return {"token": token, "logprob": logprob, "bytes": raw or list(token.encode())}
 
 
 class LogprobTrack:
@@ -60,6 +61,7 @@ class LogprobTrack:
                 {
                     "token": data.get("token", data.get("text", "")),
                     "logprob": data["logprob"],
+                    "bytes": data.get("bytes"),
                     "top": data.get("top") or [],
                     "offset": self.offset,
                 }

@@ -18,8 +18,15 @@ class ChatMessage(BaseModel):
 
     def check(self) -> None:
         """ParameterError for content that is not text, and for calls that are none."""
+        if self.content is None and self.role not in ("assistant", "function"):
+            message = f"messages: a message of the role {self.role!r} needs content"
+            raise ParameterError("messages", message)
         for part in self.content if isinstance(self.content, list) else ():
-            if part.get("type") not in ("text", "refusal"):
+            kind = part.get("type")
+            if kind in ("text", "refusal") and not isinstance(part.get(kind), str):
+                message = f"messages: a content part of type {kind!r} needs a text {kind!r}"
+                raise ParameterError("messages", message)
+            if kind not in ("text", "refusal"):
                 raise ParameterError(
                     "messages",
                     f"messages: a content part of type {part.get('type')!r:.40} is not supported, "

@@ -37,7 +37,7 @@ NOTHING: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
 }
 STREAM_OPTIONS = ("include_usage", "include_obfuscation", "continuous_usage_stats")
-_CODES = {404: "model_not_found", 429: "rate_limit_exceeded"}
+_CODES = {404: "unknown_url", 429: "rate_limit_exceeded"}
 _CONTEXT = "maximum context length"  # in the error of a prompt that is too long
 SEEDS = 2**63
 
@@ -221,8 +221,9 @@ def error_details(error: HTTPError) -> ErrorDetails:
         kind = "rate_limit_error"
     if isinstance(error, ParameterError):
         return ErrorDetails(error.message, kind, error.param, error.code)
-    code = _CODES.get(error.status)
-    param = "model" if error.status == 404 else None
+    code, param = _CODES.get(error.status), None
+    if error.status == 404 and "model" in error.message.split():
+        code, param = "model_not_found", "model"
     if error.status == 400:
         code = "context_length_exceeded" if _CONTEXT in error.message else None
         named = re.match(r"(\w+)(?:\.[\w.]+)?(?:: | must be )", error.message)
