@@ -146,3 +146,47 @@ def test_errors() -> None:
         temporal(batch["pixels"], batch["lidar2img"])
     with pytest.raises(InputError, match="needs ego_pose"):
         temporal(batch["pixels"], batch["lidar2img"], state=temporal.initial_state(1))
+
+
+@pytest.fixture(scope="module")
+def streets() -> dict:
+    """Two generated streets; the classes of the small models are three."""
+    from cupola.data.driving_scenes import DrivingScenes
+
+    scenes = DrivingScenes(size=(32, 64))
+    batch = scenes.collate([scenes[i] for i in range(2)])
+    for target in batch["targets"]:
+        target["labels"] = target["labels"].clamp(max=2)
+    return batch
+
+
+@pytest.mark.parametrize("kind", ["petr", "petrv2", "stream_petr"])
+def test_training_on_driving_scenes_improves(kind: str, streets: dict) -> None:
+    from models.stream_petr.small import small_stream
+
+    torch.manual_seed(0)
+    configs = {
+        "petr": small_petr(),
+        "petrv2": small_petr("Petr3D", "PETRv2Head", **TEMPORAL),
+        "stream_petr": small_stream(),
+    }
+    model = build(configs[kind]).train()
+    batch = dict(streets)
+    if kind == "petrv2":
+        for name in ("pixels", "lidar2img"):
+            batch[name] = torch.cat((batch[name], batch[name]), 1)
+        batch["ages"] = torch.tensor([[0.0] * 6 + [0.5] * 6]).expand(2, -1)
+    if kind == "stream_petr":
+        batch["intrinsics"] = torch.eye(4).repeat(2, 6, 1, 1) * 40
+        batch["ego_pose"] = torch.eye(4).repeat(2, 1, 1)
+        batch["timestamp"] = torch.zeros(2, dtype=torch.float64)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 4e-3)
+    totals = []
+    for _ in range(20):
+        total = sum(model.loss(batch).values())
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 35)
+        optimizer.step()
+        totals.append(total.item())
+    assert sum(totals[-3:]) < 0.88 * sum(totals[:3])
