@@ -9,6 +9,7 @@ from cupola import nn
 from cupola.config import Config
 from cupola.errors import BuildError
 from cupola.registry import MODELS, TASK_UTILS, BuildRecord, build
+from cupola.registry.build_record import BuiltPart
 
 HERE = Path(__file__).name
 
@@ -133,3 +134,12 @@ def test_a_wrong_path_or_file_is_said(cfg: Config, tmp_path: Path) -> None:
         BuildRecord.load(tmp_path / "x.json")
     with pytest.raises(BuildError, match="cannot be read as a build record"):
         BuildRecord.load(tmp_path / "missing.json")
+
+
+def test_a_class_of_ours_may_move_to_another_module() -> None:
+    def record(name: str) -> BuildRecord:
+        return BuildRecord((BuiltPart("", 0, name, None, None, "", None, None, None, 0.0),))
+
+    assert record("cupola.models.a.Block").compare(record("cupola.models.b.Block")) == []
+    assert record("cupola.models.a.Block").compare(record("cupola.models.a.Other"))
+    assert record("theirs.a.Block").compare(record("theirs.b.Block"))

@@ -111,7 +111,7 @@ def test_text_held_back_is_emitted_when_no_stop_string_follows(
         ({"max_tokens": "many"}, "max_tokens: expected an integer"),
         ({"max_tokens": 1.5}, "max_tokens: expected an integer"),
         ({"max_tokens": -1}, "max_tokens must not be negative"),
-        ({"max_tokens": 100000}, "exceed the 8192 tokens"),
+        ({"max_tokens": 100000}, "maximum context length is 8192 tokens"),
         ({"stop": 3}, "stop: expected a text or a list of texts"),
         ({"stop": [""]}, "stop: expected a text or a list of texts"),
     ],
@@ -157,10 +157,10 @@ def test_a_tokenizer_that_panics_ends_one_request(
         def __getattr__(self, name: str) -> Any:
             return getattr(library, name)
 
-        def decode(self, ids: list[int]) -> str:
+        def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
             if ids[: len(bad)] == bad:
                 raise BaseException("index out of bounds")  # as a panic of the library is
-            return str(library.decode(ids))
+            return str(library.decode(ids, skip_special_tokens=skip_special_tokens))
 
     library = predictor.tokenizer._tokenizer
     samples = [predictor.sample(text, {"max_tokens": 3}) for text in ("It", "The", "A")]
