@@ -28,6 +28,7 @@ from cupola.models import (
     paa,
     petr,
     rcnn,
+    reppoints,
     retinanet,
     rpn,
     rtmdet,
@@ -35,6 +36,7 @@ from cupola.models import (
     stream_petr,
     tood,
     vfnet,
+    yolov3,
     yolox,
 )
 
@@ -66,6 +68,7 @@ __all__ = [
     "paa",
     "petr",
     "rcnn",
+    "reppoints",
     "retinanet",
     "rpn",
     "rtmdet",
@@ -73,5 +76,6 @@ __all__ = [
     "stream_petr",
     "tood",
     "vfnet",
+    "yolov3",
     "yolox",
 ]

@@ -96,6 +96,40 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
         ALIGNED,
         {"loss_cls", "loss_bbox"},
     ),
+    "reppoints": (
+        "RepPointsDetector",
+        {
+            "type": "RepPointsHead",
+            "num_classes": 3,
+            "in_channels": 8,
+            "feat_channels": 8,
+            "point_feat_channels": 8,
+            "stacked_convs": 1,
+            "point_strides": STRIDES,
+        },
+        {
+            "init": {"assigner": {"type": "PointAssigner", "scale": 4, "pos_num": 3}},
+            "refine": {"assigner": LOOSE},
+        },
+        {"loss_cls", "loss_pts_init", "loss_pts_refine"},
+    ),
+    "yolov3": (
+        "YOLOV3",
+        {
+            "type": "YOLOV3Head",
+            "num_classes": 3,
+            "in_channels": [8, 8],
+            "out_channels": [8, 8],
+            "featmap_strides": STRIDES,
+            "anchor_generator": {
+                "type": "YOLOAnchorGenerator",
+                "strides": STRIDES,
+                "base_sizes": [[[16, 20], [30, 20]], [[60, 50], [80, 60]]],
+            },
+        },
+        {"assigner": {"type": "GridAssigner", "pos_iou_thr": 0.5, "neg_iou_thr": 0.5}},
+        {"loss_cls", "loss_conf", "loss_xy", "loss_wh"},
+    ),
     "rtmdet": (
         "RTMDet",
         {

@@ -13,6 +13,8 @@ NAMES = (
     "vfnet_r50_fpn_1x_coco",
     "paa_r50_fpn_1x_coco",
     "tood_r50_fpn_1x_coco",
+    "reppoints-moment_r50_fpn_1x_coco",
+    "yolov3_d53_8xb8-320-273e_coco",
     "yolox_tiny_8xb8-300e_coco",
     "rtmdet_tiny_8xb32-300e_coco",
 )

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from rcnn_small import BOXES, PROPOSALS, model
 
 from cupola.models.rcnn.pasting import paste_masks
 from cupola.models.rcnn.roi_extractor import roi_levels
 from cupola.models.rpn.head import of_version_3
 from cupola.registry import MODELS, build
+from models.rcnn.rcnn_small import BOXES, PROPOSALS, model
 
 KINDS: dict[str, dict[str, bool]] = {
     "faster": {},
