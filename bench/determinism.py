@@ -3,17 +3,15 @@
 The reference is each request alone on one process. The same requests are then generated in crowds
 of 2 to 32, in other chunks, without the prefix cache, with prompt lookup, on 2 and on 4 processes.
 
-    OMP_NUM_THREADS=1 python bench/determinism.py [--requests 1000] [--full]
+    OMP_NUM_THREADS=1 python bench/determinism.py [--requests 1000] [--full] [--no-cost]
 
 --full measures the cost at the 560m shape with two threads, in place of a small one.
 """
 
 import argparse
 import multiprocessing
-import platform
 import socket
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from cupola.models.bloom import BloomForCausalLM
 from cupola.parallel import Mesh
 from cupola.runtime.optimize.language import optimize
 from cupola.weights import load_shard, load_weights
+from ratio import machine
 
 TINY = {"vocab_size": 2003, "hidden_size": 40, "n_layer": 2, "n_head": 4}
 SMALL = {"vocab_size": 32000, "hidden_size": 512, "n_layer": 6, "n_head": 8}
@@ -42,15 +41,6 @@ WAYS: tuple[tuple[int, int, dict[str, Any]], ...] = (
     (4, 12, {"chunk": 256, "prefix_cache": False}),
     (4, 32, {"chunk": 64}),
 )
-
-
-def cpu_name() -> str:
-    """The processor, and the widest vectors that torch uses on it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def deterministic(name: str, group: Any = None) -> Any:
@@ -187,14 +177,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--requests", type=int, default=1000, help="compared in ten ways")
     parser.add_argument("--full", action="store_true", help="measure the cost at the 560m shape")
+    parser.add_argument("--no-cost", action="store_true", help="only compare texts")
     options = parser.parse_args()
-    print(f"{cpu_name()}, {torch.get_num_threads()} threads")
+    print(f"{machine()}, {torch.get_num_threads()} threads")
     equal = total = 0
     for name in ("float32", "bfloat16", "bloom-tiny"):
         found = compare(name, -(-options.requests // 3))
         equal, total = equal + found[0], total + found[1]
     print(f"byte-equal continuations: {equal} of {total}")
-    for dtype in ("float32", "bfloat16"):
+    for dtype in () if options.no_cost else ("float32", "bfloat16"):
         for streams in (1, 8):
             ratio = cost(FULL if options.full else SMALL, dtype, streams)
             print(f"{dtype}, {streams} streams: deterministic / fast {ratio:.2f}   target <= 1.3")

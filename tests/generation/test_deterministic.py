@@ -1,5 +1,8 @@
 """Deterministic models: tokens and logprobs have the same bits, however they are computed."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,6 +163,18 @@ def test_exact_attention_is_attention(
     assert (whole - expected).abs().max() < 2e-6 * values.abs().max()
     for start, stop in ((0, 1), (60, 61), (7, 100), (129, 130)):
         assert torch.equal(attend(start, stop), whole[start:stop])
+
+
+@pytest.mark.slow
+def test_ten_thousand_texts_are_equal() -> None:
+    bench = Path(__file__).parents[2] / "bench" / "determinism.py"
+    run = subprocess.run(
+        [sys.executable, str(bench), "--requests", "1000", "--no-cost"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "byte-equal continuations: 10020 of 10020" in run.stdout, run.stdout
 
 
 def test_what_cannot_be_deterministic_is_refused() -> None:
