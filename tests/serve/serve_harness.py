@@ -141,7 +141,7 @@ class Running:
         text = self.log_file.read_text() if self.log_file.is_file() else ""  # may be /dev/full
         return text + (self.folder / "output").read_text()
 
-    def wait_ready(self, seconds: float = 30.0) -> None:
+    def wait_ready(self, seconds: float = 120.0) -> None:
         def ready() -> bool:
             assert self.process is None or self.process.poll() is None or self.daemon, self.log()
             with suppress(OSError, http.client.HTTPException):
@@ -197,7 +197,7 @@ class Running:
         until(lambda: self.status().get("generation", 0) > before, what=f"a reload: {self.log()}")
         return int(self.status()["generation"])
 
-    def wait_exit(self, seconds: float = 15.0) -> int:
+    def wait_exit(self, seconds: float = 60.0) -> int:
         assert self.process is not None
         return self.process.wait(seconds)
 

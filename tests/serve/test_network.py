@@ -168,7 +168,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         cors_origins=[APP],
         cors_credentials=True,
         admin="on",
-        header_timeout=1.0,
+        header_timeout=4.0,
         client_connections=3,
     )
     running.start()
@@ -192,7 +192,7 @@ def logged(server: Running, mark: str) -> dict[str, Any]:
 def send(server: Running, port: str, data: bytes, mark: str = "x", more: str = "") -> bytes:
     """Sends a header and a request, in pieces of that header; the answer."""
     request = f"GET /health HTTP/1.1\r\nHost: x\r\nUser-Agent: {mark}\r\n{more}\r\n".encode()
-    with socket.create_connection(("127.0.0.1", server.extra[port]), timeout=5) as client:  # type: ignore[attr-defined]
+    with socket.create_connection(("127.0.0.1", server.extra[port]), timeout=30) as client:  # type: ignore[attr-defined]
         try:
             for start in range(0, len(data), 9):
                 client.sendall(data[start : start + 9])
@@ -245,7 +245,7 @@ def test_a_connection_without_the_header_is_closed(server: Running, data: bytes)
 
 @pytest.mark.processes
 def test_a_header_that_never_ends_is_given_up(server: Running) -> None:
-    with socket.create_connection(("127.0.0.1", server.extra["proxied"]), timeout=5) as client:  # type: ignore[attr-defined]
+    with socket.create_connection(("127.0.0.1", server.extra["proxied"]), timeout=30) as client:  # type: ignore[attr-defined]
         client.sendall(b"PROXY TCP4 ")
         assert client.recv(10) == b""
 
@@ -255,7 +255,7 @@ def test_the_connections_of_one_client_are_limited(server: Running) -> None:
     """By the address that the proxy names, not by the proxy's own."""
 
     def connect(name: str) -> tuple[socket.socket, bool]:
-        client = socket.create_connection(("127.0.0.1", server.extra["proxied"]), timeout=5)  # type: ignore[attr-defined]
+        client = socket.create_connection(("127.0.0.1", server.extra["proxied"]), timeout=30)  # type: ignore[attr-defined]
         client.sendall(f"PROXY TCP4 {name} 10.0.0.1 1 1\r\n".encode())
         client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         try:
