@@ -28,7 +28,6 @@ ALLOWED = {
     "data/hdf5_fields.py": "opens files after check_scientific",
     "data/package_fields.py": "unpacks a wheel of a pinned package",
     "data/sources.py": "reads photographs of installed packages",
-    "data/text.py": "maps an array after check_regular",
     "data/text_sources.py": "reads files of unpacked Debian packages",
     "metrics/nuscenes_official.py": "reads what its own child process wrote",
     "metrics/nuscenes_runner.py": "reads what its own parent process wrote",

@@ -113,7 +113,7 @@ def fault(kind: Kind, path: Path, watch: Watch) -> tuple[str | None, bool]:
         return f"reading did {seen}", False
     if took > SECONDS:
         return f"reading took {took:.2f} s", False
-    if grown > PEAK:
+    if grown > PEAK + path.stat().st_size:
         return f"reading took {grown / 1e6:.0f} MB", False
     return (None if message is None else unclear(message, path)), message is None
 

@@ -167,7 +167,7 @@ class CocoDataset:
             if right > box[0] and bottom > box[1] and (self.test_mode or not left_out):
                 kept = {**entry, "box": box}
                 if self.with_mask:
-                    where = f"{self.file}: annotation {entry['id']}"
+                    where = f"{self.file}: annotation {entry['id']!r:.60}"
                     kept["mask"] = mask_of(entry, (size["height"], size["width"]), where)
                 if not self.with_mask or kept["mask"] is not None:
                     found.append(kept)
@@ -190,7 +190,7 @@ class CocoDataset:
                 "iscrowd": int(entry["iscrowd"]),
             }
             if self.with_mask:
-                where = f"{self.file}: annotation {entry['id']}"
+                where = f"{self.file}: annotation {entry['id']!r:.60}"
                 mask = mask_of(entry, size or (image["height"], image["width"]), where)
                 if mask is not None:
                     truth |= {"segmentation": encode_rle(mask), "area": int(mask.sum())}

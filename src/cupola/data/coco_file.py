@@ -66,7 +66,7 @@ def read_instances(path: Path) -> Instances:
         checked = _annotation(where, entry, categories)
         objects.get(checked["image_id"], strays).append(checked)
     if strays:
-        first = f"annotation {strays[0]['id']} has image_id {strays[0]['image_id']!r:.40}"
+        first = f"annotation {strays[0]['id']!r:.60} has image_id {strays[0]['image_id']!r:.40}"
         logger.warning(
             "%s: not used: %d annotations of images not in it, %s", path, len(strays), first
         )

@@ -57,7 +57,7 @@ def _box(tables: Tables, record: dict[str, Any], name: str) -> GlobalBox:
     attributes = record.get("attribute_tokens", ())
     if len(attributes) > 1:
         raise DataError(
-            f"{tables.root / tables.version}: sample_annotation {record['token']} has "
+            f"{tables.root / tables.version}: sample_annotation {record['token']!r:.60} has "
             f"{len(attributes)} attributes; one is accepted"
         )
     attribute = tables.table("attribute")[attributes[0]]["name"] if attributes else ""

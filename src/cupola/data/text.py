@@ -17,7 +17,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from cupola.errors import DataError
-from cupola.files import check_regular, read_text
+from cupola.files import read_text
+from cupola.files.scientific import map_array
 from cupola.files.tokenizer import read_tokenizer
 from cupola.registry import DATASETS
 
@@ -106,8 +107,12 @@ class PackedText:
         path = self.folder / f"{split}.npy"
         if not path.is_file():
             raise DataError(f"{path}: no such packed text; write it with `cupola data text`")
-        check_regular(path)
-        self.tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.tokens = map_array(path)
+        if self.tokens.ndim != 1 or self.tokens.dtype.kind not in "iu":
+            raise DataError(
+                f"{path}: not a row of token ids, but {self.tokens.dtype} of shape "
+                f"{list(self.tokens.shape)}"
+            )
         self.length, self.split, self.seed = length, split, seed
         if len(self.tokens) < 2 * length:
             raise DataError(

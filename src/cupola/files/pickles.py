@@ -205,7 +205,7 @@ def _array_class(*_: Any) -> Any:
 
 # What plain pickles may name, and what that means here.
 PLAIN: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": OrderedDict,
+    "collections.OrderedDict": Sealed(OrderedDict),
     "_codecs.encode": Sealed(_encode),
     "numpy.dtype": Sealed(_Type),
     "numpy.ndarray": Sealed(_array_class),

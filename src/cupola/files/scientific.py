@@ -46,9 +46,14 @@ def _is_hdf5(path: Path) -> bool:
 
 def read_array(path: str | Path, error: type[CupolaError] = DataError) -> Any:
     """The array of an .npy file, copied. Pickled objects are refused, as are sizes that lie."""
-    check_regular(Path(path), error)
+    return np.array(map_array(Path(path), error))
+
+
+def map_array(path: Path, error: type[CupolaError] = DataError) -> Any:
+    """The array of an .npy file, mapped. Archives of arrays (.npz) are refused."""
+    check_regular(path, error)
     try:
-        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+        return np.lib.format.open_memmap(path, mode="r")
     except Exception as problem:  # the header of a damaged file raises many kinds
         reason = (str(problem) or type(problem).__name__).splitlines()[0]
         raise error(f"{path}: not a readable .npy file ({reason})") from None

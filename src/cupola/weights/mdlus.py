@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 from cupola.errors import CheckpointError
+from cupola.files.archives import open_zip, tar_members
 
 MEMBER = "model.pt"
 MOST_COMPRESSION = 4
@@ -23,7 +24,7 @@ def member_bytes(path: Path) -> bytes:
         if archive is None:
             return _from_zip(path)
         with archive:
-            members = (each for each in archive.getmembers() if Path(each.name).name == MEMBER)
+            members = (each for each in tar_members(archive) if Path(each.name).name == MEMBER)
             member = next(members, None)
             if member is None or not member.isreg():  # a link leads to a member of another size
                 raise KeyError(MEMBER)
@@ -44,7 +45,7 @@ def _open_tar(path: Path) -> tarfile.TarFile | None:
 
 
 def _from_zip(path: Path) -> bytes:
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         entry = archive.getinfo(MEMBER)
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise zipfile.BadZipFile("its compression has no bounds")

@@ -146,6 +146,7 @@ def _map(path: Path) -> dict[str, Tensor]:
         start = 8 + int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(start - 8))
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    header.pop("__metadata__", None)
     tensors = {}
     for key, entry in header.items():
         dtype = DTYPES.get(entry.get("dtype"))

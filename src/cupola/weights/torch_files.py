@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cupola.files.archives import open_zip
 from cupola.files.pickles import PLAIN, check_pickle
 from cupola.weights.torch_objects import TENSORS, TensorUnpickler, typed, unwrap
 
@@ -45,7 +46,7 @@ class _Archive:
     """A PyTorch archive whose entries lie, uncompressed, in the mapped file."""
 
     def __init__(self, path: Path) -> None:
-        self.zip = zipfile.ZipFile(path)
+        self.zip = open_zip(path)
         self.entries = {entry.filename: entry for entry in self.zip.infolist()}
         self.size = path.stat().st_size
         pickles = [name for name in self.entries if name.rpartition("/")[2] == "data.pkl"]

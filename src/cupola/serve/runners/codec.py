@@ -87,13 +87,12 @@ def _sort_parts(
 
 
 def _load_npy(data: bytes, name: str) -> Any:
+    if data.startswith(b"PK"):
+        raise InputError(f"input {name!r}: an archive of arrays, expected one .npy array")
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # its header is a Python literal, which can fail in many ways
         raise InputError(f"input {name!r}: not a .npy array: {error}") from None
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"input {name!r}: an archive of arrays, expected one .npy array")
-    return array
 
 
 def _parse_v2(view: memoryview, json_size: int, specs: Specs) -> ParsedRequest:
