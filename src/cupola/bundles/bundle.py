@@ -11,7 +11,7 @@ from typing import Any
 from cupola.bundles import hub
 from cupola.bundles.transformers import LARGEST, from_transformers, is_transformers
 from cupola.errors import BundleError, CheckpointError, did_you_mean
-from cupola.files import read_json, read_text
+from cupola.files import read_settings, read_text
 from cupola.files.adapters import base_folder, is_adapter
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -140,7 +140,7 @@ def _find(source: str | Path) -> Path:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    config = read_json(path, LARGEST, BundleError)
+    config = read_settings(path, BundleError)
     if not isinstance(config, dict):
         raise BundleError(f"{path}: expected an object, found a {type(config).__name__}")
     return config

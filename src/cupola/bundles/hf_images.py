@@ -5,7 +5,7 @@ from typing import Any
 
 from cupola.bundles.hf_config import HFConfig
 from cupola.errors import BundleError
-from cupola.files import read_json
+from cupola.files import read_settings
 
 FILE = "preprocessor_config.json"
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -19,7 +19,7 @@ def image_settings(folder: Path, channels: int) -> tuple[dict[str, Any], dict[st
     Reads old and new spellings; without the file, DETR's defaults hold. BundleError.
     """
     path = folder / FILE
-    values = read_json(path, error=BundleError) if path.is_file() else {}
+    values = read_settings(path, BundleError) if path.is_file() else {}
     if not isinstance(values, dict):
         raise BundleError(f"{path}: expected an object, found a {type(values).__name__}")
     config = HFConfig(values, path)

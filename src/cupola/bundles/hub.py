@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cupola.errors import BundleError
-from cupola.files import read_json
+from cupola.files import read_settings
 
 PREFIX = "hf://"
 ID = re.compile(r"hf://(?P<repo>[\w.-]+/(?P<name>[\w.-]+))(?:@(?P<revision>\S+))?")
@@ -93,7 +93,7 @@ def _download(source: str, repo: str, revision: str | None) -> Path:
 
     def read(name: str) -> Any:
         path = hf_hub_download(repo, name, revision=revision)
-        return read_json(Path(path), error=BundleError)
+        return read_settings(Path(path), BundleError)
 
     try:
         listed = HfApi().model_info(repo, revision=revision).siblings or []

@@ -10,7 +10,7 @@ from typing import Any
 
 from cupola.bundles.hf_detectors import DETECTORS, MODEL_TYPES, detector_bundle
 from cupola.errors import BundleError
-from cupola.files import read_json
+from cupola.files import read_settings
 
 logger = logging.getLogger("cupola")
 
@@ -83,7 +83,7 @@ def end_tokens(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    content = read_json(path, LARGEST, BundleError)
+    content = read_settings(path, BundleError)
     if not isinstance(content, dict):
         raise BundleError(f"{path}: expected an object, found a {type(content).__name__}")
     found = content.get("eos_token_id")

@@ -89,14 +89,16 @@ def refuse(options: Mapping[str, Any], model: str) -> None:
 
 def training_config(bundle: "Bundle") -> dict[str, Any]:
     """The config that a bundle was trained with; BundleError without training.json."""
-    import json
-
     from cupola.errors import BundleError
+    from cupola.files import read_settings
 
     path = bundle.path / "training.json"
     if not path.is_file():
         raise BundleError(f"{path}: missing; name the data to measure on with --data FOLDER")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    content = read_settings(path, BundleError)
+    if not isinstance(content, dict):
+        raise BundleError(f"{path}: expected an object, found a {type(content).__name__}")
+    return content
 
 
 def evaluate_as_trained(predictor: Any, cfg: Mapping[str, Any]) -> dict[str, float]:

@@ -61,6 +61,8 @@ def read_view(root: Path, camera: CameraView) -> NDArray[np.uint8]:
     """The image of a camera, RGB [H, W, 3], at the first place below `root` that has it."""
     tried = []
     for file in dict.fromkeys(camera.files()):
+        if not isinstance(file, str | Path):
+            raise DataError(f"{root}: the file name of a camera is {file!r:.60}; expected a text")
         name = Path(file)
         if name.is_absolute() and name.is_relative_to(root.absolute()):
             name = name.relative_to(root.absolute())

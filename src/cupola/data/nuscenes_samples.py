@@ -52,14 +52,16 @@ class SampleRecord:
         arrays = {view.name: view.lidar2img for view in self.cameras}
         for name, array in {**arrays, "a box": self.boxes[:, :7]}.items():
             if not np.isfinite(array).all():
-                raise ValueError(f"sample {self.token}: {name} has NaN or infinity")
+                raise ValueError(f"sample {self.token!r:.60}: {name} has NaN or infinity")
 
     def camera(self, name: str) -> CameraView:
         """The view of one camera by its channel; DataError if the sample has none."""
         for view in self.cameras:
             if view.name == name:
                 return view
-        raise DataError(f"sample {self.token} has no {name}, only {[c.name for c in self.cameras]}")
+        raise DataError(
+            f"sample {self.token!r:.60} has no {name}, only {[c.name for c in self.cameras]}"
+        )
 
 
 def cut_paths(stored: str) -> list[str]:

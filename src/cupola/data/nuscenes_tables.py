@@ -162,7 +162,7 @@ class Tables:
             if channel in data:
                 return data[channel]
         raise DataError(
-            f"{self.root / self.version}: sample {sample} has no {' or '.join(LIDARS)}, only "
+            f"{self.root / self.version}: sample {sample!r:.60} has no {' or '.join(LIDARS)}, only "
             f"{sorted(data)}"
         )
 

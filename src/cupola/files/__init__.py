@@ -7,6 +7,7 @@ from cupola.files.opening import (
     locate,
     open_regular,
     read_json,
+    read_settings,
     read_text,
 )
 from cupola.files.pickles import Placeholder, RestrictedUnpickler, load_plain_pickle
@@ -21,5 +22,6 @@ __all__ = [
     "locate",
     "open_regular",
     "read_json",
+    "read_settings",
     "read_text",
 ]

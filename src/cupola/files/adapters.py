@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cupola.errors import CheckpointError
-from cupola.files.opening import read_json
+from cupola.files.opening import read_settings
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -25,7 +25,7 @@ def is_adapter(folder: Path) -> bool:
 def read_adapter_config(folder: Path) -> Mapping[str, Any]:
     """The adapter's config; CheckpointError if it is not a LoRA that can be merged."""
     path = folder / ADAPTER_CONFIG
-    config = read_json(path, error=CheckpointError)
+    config = read_settings(path, CheckpointError)
     if not isinstance(config, Mapping):
         raise CheckpointError(f"{path}: expected an object")
     kind = config.get("peft_type")

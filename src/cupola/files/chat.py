@@ -12,7 +12,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from cupola.errors import BundleError, InputError
-from cupola.files.opening import read_json, read_text
+from cupola.files.opening import read_settings, read_text
 
 LARGEST = 1 << 20  # bytes of a template
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
@@ -91,7 +91,7 @@ class ChatTemplate:
 def read_chat_template(folder: Path) -> ChatTemplate | None:
     """The folder's chat_template.jinja, or that of its tokenizer_config.json, if there is one."""
     path = folder / "tokenizer_config.json"
-    config = read_json(path, error=BundleError) if path.is_file() else {}
+    config = read_settings(path, BundleError) if path.is_file() else {}
     config = config if isinstance(config, Mapping) else {}
     text = config.get("chat_template")
     with_tools = None

@@ -1,15 +1,20 @@
 """Opens netCDF, HDF5, zarr and GRIB files as xarray datasets, after `check_scientific`."""
 
+import importlib
 import logging
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cupola.errors import DataError
+from cupola.files.guard import guarded
 from cupola.files.opening import check_regular
 from cupola.files.scientific import check_scientific
 
 GRIB_SUFFIXES = (".grib", ".grb", ".grib2", ".grb2", ".grib1")
+MEMORY, MOST_MEMORY, SECONDS = 192 * 2**20, 2 * 2**30, 2.0  # of opening a file; bytes, seconds
 HDF5_SUFFIXES = (".h5", ".hdf5")
 
 
@@ -31,10 +36,25 @@ def open_datasets(path: Path) -> list[Any]:
         with warnings.catch_warnings():
             # Climatologies count from a year 1 that xarray rewrites; a store may be unconsolidated.
             warnings.simplefilter("ignore")
+            if path.is_file():
+                _try(lambda: xarray.open_dataset(path, **options), path.stat().st_size)
             return [xarray.open_dataset(path, **options)]
     except Exception as error:  # each engine has its own errors for a damaged file
         reason = (str(error) or type(error).__name__).partition("\n")[0]
         raise DataError(f"{path}: neither netCDF nor zarr ({reason})") from None
+
+
+def _try(action: Callable[[], object], size: int) -> None:
+    """Open a file in a child process first: headers may claim endless attributes and texts.
+
+    The libraries are imported before, so that their time and memory do not count.
+    """
+    for name in ("netCDF4", "h5netcdf", "scipy.io"):
+        with suppress(ImportError):
+            importlib.import_module(name)
+    reason = guarded(action, memory=MEMORY + min(4 * size, MOST_MEMORY), seconds=SECONDS)
+    if reason is not None:
+        raise ValueError(reason)
 
 
 def import_xarray(path: Path) -> Any:

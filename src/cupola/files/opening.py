@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 from cupola.errors import CupolaError, DataError
 
 LARGEST_TEXT = 4 * 2**30  # bytes; COCO's largest annotation file has 0.5 GB, Objects365's 3 GB
+LARGEST_SETTINGS, MOST_VALUES = 8 * 2**20, 100_000  # bytes, and lists and objects, of a config
+LONGEST_NAME = 1000  # characters of a file's name; a path has at most 4096
 FOLLOW_LINKS = "CUPOLA_FOLLOW_LINKS"  # set to 1 to allow links that leave their folder
 
 
@@ -25,6 +27,10 @@ def locate(root: Path, name: str | Path, error: type[CupolaError] = DataError) -
     the environment sets CUPOLA_FOLLOW_LINKS=1, which allows such links. A snapshot in the cache of
     the Hugging Face hub consists of links to the blobs of its repository, which are allowed.
     """
+    if not isinstance(name, str | Path):
+        raise error(f"{root}: the file name is {name!r:.60}; expected a text")
+    if len(str(name)) > LONGEST_NAME:
+        raise error(f"{root}: a file name has {len(str(name))} characters ({str(name)!r:.60}...)")
     if any(each < " " for each in str(name)):
         shown = f"{str(name)!r:.200}"
         raise error(f"{root}: the file name {shown} contains a control character")
@@ -96,9 +102,26 @@ def read_text(path: Path, limit: int = LARGEST_TEXT, error: type[CupolaError] = 
         raise error(f"{path}: is not UTF-8 text (byte {problem.start})") from None
 
 
-def read_json(path: Path, limit: int = LARGEST_TEXT, error: type[CupolaError] = DataError) -> Any:
-    """The values of a JSON file."""
+def read_settings(
+    path: Path, error: type[CupolaError] = DataError, limit: int = LARGEST_SETTINGS
+) -> Any:
+    """The values of a JSON file that describes a model: of bounded size, and not mostly lists.
+
+    A list or object has 2 bytes in a file and takes 60 or more in memory.
+    """
+    return read_json(path, limit, error, MOST_VALUES)
+
+
+def read_json(
+    path: Path,
+    limit: int = LARGEST_TEXT,
+    error: type[CupolaError] = DataError,
+    most: int | None = None,
+) -> Any:
+    """The values of a JSON file, with at most `most` lists and objects."""
     text = read_text(path, limit, error)
+    if most is not None and text.count("[") + text.count("{") > most:
+        raise error(f"{path}: has more than {most} lists and objects")
     try:
         return json.loads(text)
     except json.JSONDecodeError as problem:

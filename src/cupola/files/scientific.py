@@ -21,7 +21,7 @@ USER_BLOCKS = (0, *(512 << n for n in range(12)))  # where the content of an HDF
 LARGEST_COORDINATE, MOST_COMPRESSION = 16 * 2**20, 20
 METADATA = (".zarray", ".zgroup", ".zattrs", ".zmetadata", "zarr.json")
 CODECS_THAT_UNPICKLE = {"pickle"}
-LARGEST_METADATA = 16 * 2**20
+LARGEST_METADATA, MOST_METADATA = 16 * 2**20, 30_000  # bytes, and lists and objects
 
 
 def check_scientific(path: Path) -> None:
@@ -53,7 +53,10 @@ def map_array(path: Path, error: type[CupolaError] = DataError) -> Any:
     """The array of an .npy file, mapped. Archives of arrays (.npz) are refused."""
     check_regular(path, error)
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        array = np.lib.format.open_memmap(path, mode="r")
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"values of type {array.dtype} are not numbers")
+        return array
     except Exception as problem:  # the header of a damaged file raises many kinds
         reason = (str(problem) or type(problem).__name__).splitlines()[0]
         raise error(f"{path}: not a readable .npy file ({reason})") from None
@@ -123,7 +126,7 @@ def check_zarr(path: Path) -> None:
         if not entry.is_dir() and not entry.is_file():
             raise DataError(f"{entry.path}: is not a regular file")
         if entry.name in METADATA:
-            content = read_json(Path(entry.path), LARGEST_METADATA)
+            content = read_json(Path(entry.path), LARGEST_METADATA, most=MOST_METADATA)
             _check_side(Path(entry.path), content)
             for name in _names(content):
                 if name in CODECS_THAT_UNPICKLE:

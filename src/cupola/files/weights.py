@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cupola.errors import CheckpointError
-from cupola.files.opening import read_json
+from cupola.files.opening import read_settings
 
 # What transformers and we call a folder's weights, in one file or in shards; the first one counts.
 WEIGHT_NAMES = (
@@ -66,7 +66,7 @@ def _only(folder: Path, found: list[Path]) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    content = read_json(index, LARGEST_INDEX, CheckpointError)
+    content = read_settings(index, CheckpointError, LARGEST_INDEX)
     try:
         names: list[Any] = sorted(set(content["weight_map"].values()))
     except (KeyError, TypeError, AttributeError) as error:

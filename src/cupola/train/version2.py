@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from cupola.errors import BuildError
+from cupola.files import read_text
 from cupola.train.version2_pipeline import normalization_of, translated_pipeline
+
+LARGEST_NAMES = 2**20  # bytes of a text file with the names of classes
 
 Config = Mapping[str, Any]
 PREFIXES = {"img_prefix": "img", "seg_prefix": "seg"}
@@ -131,8 +134,8 @@ def _classes(names: Any, where: str) -> tuple[str, ...]:
     if not isinstance(names, str):
         return tuple(names)
     try:
-        lines = Path(names).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
+        lines = read_text(Path(names), LARGEST_NAMES, BuildError).splitlines()
+    except BuildError as error:
         raise BuildError(f"{where}.classes: {names!r:.60} is not a text file ({error})") from None
     return tuple(line for line in lines if line)
 

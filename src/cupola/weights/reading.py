@@ -32,7 +32,8 @@ from cupola.weights.torch_objects import UnsupportedTensor
 # FourCastNet, Lightning-like.
 WRAPPERS = ("state_dict", "model", "model_state", "module")
 
-MOST_WRAPPERS = 10
+MOST_WRAPPERS, MOST_DIMENSIONS = 10, 64
+LARGEST_EXPANSION = 64 * 2**20  # bytes that tensors with strides of 0 repeat
 LONGEST_NAME = 1000  # characters of a tensor's name
 LARGEST_HEADER = 5 * 2**20  # bytes of a safetensors header; 40,000 tensors
 
@@ -122,7 +123,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             keys = file.keys()
             _check_names(keys, path)
             return {key: mapped[key] if key in mapped else file.get_tensor(key) for key in keys}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
         reason = _first_line(error)
         raise CheckpointError(f"{path}: not a readable safetensors file ({reason})") from None
 
@@ -149,6 +150,8 @@ def _map(path: Path) -> dict[str, Tensor]:
     header.pop("__metadata__", None)
     tensors = {}
     for key, entry in header.items():
+        if len(entry["shape"]) > MOST_DIMENSIONS:
+            raise ValueError(f"{key:.60} has {len(entry['shape'])} dimensions")
         dtype = DTYPES.get(entry.get("dtype"))
         offset = start + entry["data_offsets"][0] if dtype else 0
         count = math.prod(entry["shape"]) if dtype else 0
@@ -197,9 +200,16 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
             "A model that was saved whole has to be saved again as model.state_dict()"
         )
     _check_names(state, path)
+    expanded = 0
     for key, value in state.items():
         if isinstance(value, UnsupportedTensor):
             raise CheckpointError(f"{path}: {key} is sparse or quantized; only plain tensors load")
+        if value.ndim > MOST_DIMENSIONS:
+            raise CheckpointError(f"{path}: {key} has {value.ndim} dimensions")
+        stored = value.untyped_storage().nbytes()
+        expanded += max(0, value.numel() * value.element_size() - stored)
+    if expanded > LARGEST_EXPANSION:
+        raise CheckpointError(f"{path}: its tensors repeat what is stored, {expanded} bytes in all")
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 

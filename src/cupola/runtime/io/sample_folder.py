@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cupola.errors import InputError
-from cupola.files import locate, read_json
+from cupola.files import locate, read_settings
 from cupola.files.images import read_image
 
 Pixels = NDArray[np.uint8]
@@ -32,7 +32,7 @@ def read_named_sample(folder: Path) -> tuple[list[Pixels], NDArray[np.float32], 
     """
     path = folder / SAMPLE
     try:
-        cameras = read_json(path, error=InputError)["cameras"]
+        cameras = read_settings(path, InputError)["cameras"]
         files = [str(camera["file"]) for camera in cameras]
         matrices = [camera["lidar2img"] for camera in cameras]
     except (KeyError, TypeError) as error:

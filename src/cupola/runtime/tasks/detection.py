@@ -124,7 +124,9 @@ def is_panoptic(path: Path) -> bool:
 
     content = read_json(path)
     found = content.get("annotations") if isinstance(content, dict) else None
-    return bool(found) and isinstance(found, list) and "segments_info" in dict(found[0])
+    if not isinstance(found, list) or not found or not isinstance(found[0], dict):
+        return False
+    return "segments_info" in found[0]
 
 
 def evaluate_panoptic(predictor: Any, data: Path, options: Mapping[str, str]) -> dict[str, float]:
