@@ -56,7 +56,7 @@ class Moment(NamedTuple):
 def read_moment(folder: Path) -> Moment:
     """Images, matrices, camera names, and if they are there ego_pose and timestamp."""
     images, matrices, names = read_named_sample(folder)
-    about = read_json(folder / SAMPLE, error=InputError)
+    about = read_settings(folder / SAMPLE, InputError)
     return Moment(images, matrices, names, about.get("ego_pose"), about.get("timestamp"))
 
 
