@@ -15,6 +15,7 @@ from cupola.runtime import Predictor
 from language_toys import language_bundle
 from lazy import LazyModule
 
+httpx = LazyModule("httpx")
 openai = LazyModule("openai")
 pytestmark = pytest.mark.processes
 TOKENS = 150
@@ -88,6 +89,27 @@ def test_streams_in_a_crowd_are_those_of_one(server: Running, bundle: Path) -> N
         found = pool.map(lambda pair: streamed(server, pair[1], pair[0]), enumerate(prompts))
     for seed, (prompt, texts) in enumerate(zip(prompts, found, strict=True)):
         assert texts == alone(bundle, prompt, seed)
+
+
+def test_metrics_count_what_was_reused(server: Running, bundle: Path) -> None:
+    prompt = "It is a truth universally acknowledged, that a single man must be in want " * 2
+    before = counted(server)
+    for _ in range(2):
+        assert streamed(server, prompt, 7) == alone(bundle, prompt, 7)
+    until(lambda: counted(server)["generated"] - before["generated"] == 2 * TOKENS)
+    found = counted(server)
+    assert 0 < found["reused"] - before["reused"] < found["prompt"] - before["prompt"]
+
+
+def counted(server: Running) -> dict[str, float]:
+    """The counters of tokens, by kind."""
+    text = httpx.get(f"http://127.0.0.1:{server.port}/metrics", timeout=60).text
+    found = dict.fromkeys(("prompt", "reused", "generated"), 0.0)
+    for line in text.splitlines():
+        if line.startswith("cupola_tokens_total"):
+            kind = line.partition('kind="')[2].partition('"')[0]
+            found[kind] += float(line.rpartition(" ")[2])
+    return found
 
 
 def test_a_stream_goes_on_to_the_bit_when_its_runner_is_killed(

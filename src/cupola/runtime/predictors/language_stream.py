@@ -2,7 +2,8 @@
 
 A chunk's data is {"text", "token_id", "finish_reason", "prompt_tokens"}, with "logprob", "token"
 (its own text), "bytes" (if it is a part of a character) and "top" ([text, id, logprob, bytes] of
-the likeliest) where they were requested, and on the last chunk "completion_tokens". `text` may be
+the likeliest) where they were requested, on the first chunk "reused_tokens" (of the prompt, from
+the prefix cache), if any, and on the last chunk "completion_tokens". `text` may be
 empty: a character can take several tokens, and what may be the beginning of a stop string is held
 back. The first chunk has "prompt_text" and "prompt" (the logprobs of the prompt's tokens) for a
 request with `echo`.
@@ -138,6 +139,8 @@ class LanguageEngine:
             "finish_reason": reason,
             "prompt_tokens": len(detokenizer.prompt),
         }
+        if token.reused:
+            data["reused_tokens"] = token.reused
         if token.token_id is not None and token.logprob is not None:
             data["logprob"] = token.logprob
             data["token"], data["bytes"] = self._text(token.token_id), self._bytes(token.token_id)

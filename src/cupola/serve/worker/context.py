@@ -101,11 +101,14 @@ class WorkerContext:
         """The chunks of a streamed answer; counts the stream when it ends."""
         counts = self.metrics.for_model(model)
         dispatcher = self.directory.dispatcher
-        outcome = "cancelled"
+        outcome, first = "cancelled", True
         try:
             async for chunk in dispatcher.stream(model, frame, self.timeout_of(request)):
                 if chunk["final"]:
                     outcome = "ok"
+                if "token_id" in chunk["data"]:
+                    counts.record_tokens(chunk["data"], first=first)
+                    first = False
                 yield chunk
         except HTTPError as error:
             outcome = str(error.status)

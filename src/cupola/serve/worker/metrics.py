@@ -8,7 +8,7 @@ import asyncio
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,10 @@ class Metrics:
         self.inferences = Counter(
             "cupola_inferences", "Inference requests by outcome.", [*model, "outcome"], registry=own
         )
+        self.tokens = Counter(
+            "cupola_tokens", "Tokens of language models: prompt, reused (of it), generated.",
+            [*model, "kind"], registry=own,
+        )  # fmt: skip
         self.phases = Histogram(
             "cupola_phase_seconds", "Latency by phase: queue, batch, run, encode.",
             [*model, "phase"], buckets=SECONDS, registry=own,
@@ -160,6 +164,7 @@ class ModelMetrics:
         self._batches = BufferedHistogram(metrics.batches.labels(*labels), BATCHES)
         self._queue = metrics.queue.labels(*labels)
         self._outcomes: dict[str, int] = {}
+        self._tokens: dict[str, int] = {}
         self.answers = self.failures = self.samples = self.hits = self.misses = 0
         self.last = 0.0  # time of the last answer, in seconds since 1970
 
@@ -182,6 +187,16 @@ class ModelMetrics:
         self.failures += outcome != "ok"
         self._count(outcome)
 
+    def record_tokens(self, data: Mapping[str, Any], *, first: bool) -> None:
+        """Records a chunk of a language model; `first` of its stream."""
+        counts = {"generated": int(data.get("token_id") is not None)}
+        if first:
+            counts["prompt"] = data.get("prompt_tokens", 0)
+            counts["reused"] = data.get("reused_tokens", 0)
+        for kind, count in counts.items():
+            self._tokens[kind] = self._tokens.get(kind, 0) + count
+        self._metrics.schedule_flush()
+
     def _count(self, outcome: str) -> None:
         self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
         self._metrics.schedule_flush()
@@ -192,6 +207,9 @@ class ModelMetrics:
             labels = (self._model.name, self._model.version, outcome)
             self._metrics.inferences.labels(*labels).inc(count)
         self._outcomes.clear()
+        for kind, count in self._tokens.items():
+            self._metrics.tokens.labels(self._model.name, self._model.version, kind).inc(count)
+        self._tokens.clear()
         for histogram in (*self.phases, self.total, self._batches):
             histogram.flush()
         self._queue.set(self._model.held)
