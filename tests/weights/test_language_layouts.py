@@ -27,14 +27,18 @@ CONFIG = {"architectures": ["BloomForCausalLM"], "model_type": "bloom", **SIZES}
 FUSED = "transformer.h.1.self_attention.query_key_value.weight"
 
 
+def hf_folder(root: Path) -> Path:
+    """A folder as transformers saves it."""
+    language_bundle(root / "bundle")
+    reshard(root / "bundle" / "weights.safetensors", root / "model", 1, "bloom_hf")
+    (root / "model" / "config.json").write_text(json.dumps(CONFIG))
+    shutil.copy(root / "bundle" / "tokenizer.json", root / "model")
+    return root / "model"
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder as transformers saves it."""
-    language_bundle(tmp_path / "bundle")
-    reshard(tmp_path / "bundle" / "weights.safetensors", tmp_path / "model", 1, "bloom_hf")
-    (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIG))
-    shutil.copy(tmp_path / "bundle" / "tokenizer.json", tmp_path / "model")
-    return tmp_path / "model"
+    return hf_folder(tmp_path)
 
 
 def state_of(folder: Path) -> dict[str, Tensor]:
