@@ -181,3 +181,38 @@ def test_onnx_equals_the_model(predictor: Detection3DPredictor, tmp_path: Path) 
         found = session.run(None, {name: value.numpy() for name, value in feeds.items()})
         for ours, theirs in zip(found, expected, strict=True):
             assert np.abs(ours - theirs.numpy()).max() < 1e-4
+
+
+def test_a_checkpoint_with_old_boxes_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    from cupola.errors import BuildError
+    from cupola.runtime.building import warn_of_old_boxes
+
+    old, grouped = small_petr("Petr3D"), CONFIGS["petrv2"]
+    for cfg, said in ((old, "say --from detr3d-original, or set"), (grouped, "checkpoint, set")):
+        caplog.clear()
+        warn_of_old_boxes(cfg, "x.pth", None)
+        assert said in caplog.text and "old_boxes=True" in caplog.text
+    with pytest.raises(BuildError, match="cannot rewrite a head that regresses in groups"):
+        warn_of_old_boxes(grouped, "x.pth", "detr3d-original")
+    caplog.clear()
+    for quiet in (CONFIGS["petr"], CONFIGS["stream_petr"], small_petr("Petr3D", old_boxes=True)):
+        warn_of_old_boxes(quiet, "x.pth", None)
+    warn_of_old_boxes(old, "x.pth", "mmdet3d")
+    assert caplog.text == ""
+
+
+def test_converted_weights_equal_the_setting_old_boxes() -> None:
+    from cupola.weights.dialects.detr3d import swap_box_convention
+
+    torch.manual_seed(0)
+    model = build(small_petr("Petr3D", old_boxes=True)).eval()
+    converted = build(small_petr("Petr3D")).eval()
+    converted.load_state_dict(swap_box_convention(model.state_dict()))
+    frame = inputs(drive(1)[0])
+    batch = {key: frame[key] for key in ("pixels", "lidar2img")}
+    with torch.no_grad():
+        (ours,), (theirs,) = converted.predict(batch), model.predict(batch)
+    torch.testing.assert_close(ours.scores, theirs.scores)
+    torch.testing.assert_close(ours.boxes[:, :6], theirs.boxes[:, :6], rtol=0, atol=1e-4)
+    turn = (ours.boxes[:, 6] - theirs.boxes[:, 6]).cos()
+    torch.testing.assert_close(turn, torch.ones_like(turn), rtol=0, atol=1e-5)

@@ -19,6 +19,13 @@ OLD_BOXES = (
     "checkpoint, say --from detr3d-original, and if it is one of MMDetection3D 1.x, --from mmdet3d"
 )
 
+OLD_PETR = (
+    "%s: the config is one of megvii-research/PETR, whose checkpoints swap length and width and "
+    "turn the yaw (boxes of MMDetection3D before 1.0). It was read without conversion; if it is "
+    "such a checkpoint, %sset model.pts_bbox_head.old_boxes=True in the config"
+)
+PETR_HEADS = {"PETRHead", "PETRv2Head", "PETRv2DNHead"}
+
 
 def build(
     cfg: Mapping[str, Any],
@@ -44,14 +51,28 @@ def build(
 
 
 def warn_of_old_boxes(cfg: Mapping[str, Any], weights: str | Path, dialect: str | None) -> None:
-    """A warning if a published config is WangYueFt/detr3d's and no dialect was named.
+    """A warning if a published config is of before MMDetection3D 1.0 and no dialect was named.
 
-    It spells the classes Detr3D and Detr3DHead, MMDetection3D's project DETR3D and DETR3DHead.
+    WangYueFt/detr3d spells the classes Detr3D and Detr3DHead, MMDetection3D's project DETR3D and
+    DETR3DHead. megvii-research/PETR's detector is Petr3D, and that of MMDetection3D's project PETR.
+    BuildError where the conversion was asked for and cannot be made in the weights.
     """
-    parts = (cfg, cfg.get("pts_bbox_head"))
+    head = cfg.get("pts_bbox_head")
+    parts = (cfg, head)
     names = {registry.bare_type(part) for part in parts if isinstance(part, Mapping)}
-    if dialect is None and names & {"Detr3D", "Detr3DHead"}:
+    petr = "Petr3D" in names and names & PETR_HEADS
+    grouped = bool(petr and isinstance(head, Mapping) and head.get("with_multi"))
+    if grouped and dialect == "detr3d-original":
+        raise BuildError(
+            f"{weights}: --from detr3d-original cannot rewrite a head that regresses in groups "
+            "(with_multi); set model.pts_bbox_head.old_boxes=True instead"
+        )
+    if dialect is not None or (petr and isinstance(head, Mapping) and head.get("old_boxes")):
+        return
+    if names & {"Detr3D", "Detr3DHead"}:
         logger.warning(OLD_BOXES, weights)
+    elif petr:
+        logger.warning(OLD_PETR, weights, "" if grouped else "say --from detr3d-original, or ")
 
 
 def _with_missing_classes(error: BuildError, cfg: Mapping[str, Any]) -> BuildError:

@@ -135,6 +135,20 @@ def test_a_stream_keeps_the_frames_it_needs() -> None:
     assert ages.tolist() == pytest.approx([0, 0.25, 0.5, 0.75, 1.0, 1.25])
 
 
+def test_petrv2_with_denoising_has_its_losses_in_training_only() -> None:
+    noise = {"scalar": 3, "noise_scale": 1.0, "split": 0.75}
+    model = made("Petr3D", "PETRv2DNHead", **TEMPORAL, **noise).train()
+    batch = small_batch(samples=2)
+    for name in ("pixels", "lidar2img"):
+        batch[name] = torch.cat((batch[name], batch[name]), 1)
+    batch["ages"] = torch.tensor([[0.0] * 6 + [0.5] * 6]).expand(2, -1)
+    losses = model.loss(batch)
+    kinds = {f"{kind}loss_{of}" for kind in ("", "dn_") for of in ("cls", "bbox")}
+    assert losses.keys() == kinds | {f"d0.{kind}" for kind in kinds}
+    sum(losses.values()).backward()
+    assert not any("dn" in name for name in model.eval().loss(batch))
+
+
 def test_errors() -> None:
     model, batch = made(), small_batch()
     with pytest.raises(InputError, match=r"lidar2img should be \[1, 6, 4, 4\], one matrix per"):
@@ -160,7 +174,9 @@ def streets() -> dict:
     return batch
 
 
-@pytest.mark.parametrize("kind", ["petr", "petrv2", "stream_petr"])
+@pytest.mark.parametrize(
+    "kind", ["petr", pytest.param("petrv2", marks=pytest.mark.slow), "stream_petr"]
+)
 def test_training_on_driving_scenes_improves(kind: str, streets: dict) -> None:
     from models.stream_petr.small import small_stream
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cupola.errors import BuildError, InputError
-from cupola.models.stream_petr.denoising import Noise, make_noisy_queries
+from cupola.models.petr.denoising import Noise, make_noisy_queries
 from cupola.models.stream_petr.memory import invert_pose
 from cupola.registry import build
 from models.petr.small import PC_RANGE, poses

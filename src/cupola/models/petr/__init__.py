@@ -2,7 +2,7 @@
 
 from cupola.models.petr.encoding import SinePositionalEncoding3D
 from cupola.models.petr.head import PETRHead, Views
-from cupola.models.petr.head_v2 import PETRv2Head, SELayer
+from cupola.models.petr.head_v2 import PETRv2DNHead, PETRv2Head, SELayer
 from cupola.models.petr.petr import PETR, CameraDetector, Petr3DOriginal
 from cupola.models.petr.petr_v2 import PETRv2, PETRv2State
 from cupola.models.petr.transformer import (
@@ -21,6 +21,7 @@ __all__ = [
     "PETRTransformerDecoder",
     "PETRTransformerDecoderLayer",
     "PETRv2",
+    "PETRv2DNHead",
     "PETRv2Head",
     "PETRv2State",
     "Petr3DOriginal",

@@ -139,6 +139,12 @@ class PETRHead(BoxHead3D):
         states = self.attend(features, position, mask, references)
         return self.read(states, references, views)
 
+    def training_loss(
+        self, levels: Sequence[Tensor], views: Views, targets: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """The losses of a batch; a head with denoising has further ones."""
+        return self.loss(self(levels, views), targets)
+
     def project(self, levels: Sequence[Tensor]) -> Tensor:
         """The features [B, N, C, h, w] to which the queries attend."""
         level = levels[self.position_level]

@@ -3,7 +3,7 @@
 Letters as in head.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor
 from cupola import nn
 from cupola.errors import InputError
 from cupola.models.detr3d import DETR3DOutput
+from cupola.models.petr.denoising import Noise, denoising_losses, make_noisy_queries
 from cupola.models.petr.head import PETRHead, Views
 from cupola.registry import MODELS
+from cupola.structures import boxes3d
 
 
 class SELayer(nn.Module):
@@ -110,3 +112,52 @@ class PETRv2Head(PETRHead):
         seconds = views.seconds.to(output.boxes)[:, None, None]
         boxes = torch.cat((output.boxes[..., :8], output.boxes[..., 8:] / seconds), -1)
         return DETR3DOutput(output.logits, boxes)
+
+
+@MODELS.register_module()
+class PETRv2DNHead(PETRv2Head):
+    """PETRv2Head with query denoising in training.
+
+    The denoised queries have no loss of the angle. Source: petrv2_dnhead.py.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        scalar: int = 5,
+        noise_scale: float = 0.4,
+        noise_trans: float = 0.0,
+        dn_weight: float = 1.0,
+        split: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.noise = Noise(int(scalar), noise_scale, noise_trans, split)
+        self.dn_weight = dn_weight
+
+    def training_loss(
+        self, levels: Sequence[Tensor], views: Views, targets: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        limits = self.code_weights.new_tensor(self.pc_range)
+        noisy = make_noisy_queries(
+            [target["labels"] for target in targets],
+            [boxes3d.bottom_to_center(target["boxes"]) for target in targets],
+            self.noise,
+            self.num_classes,
+            limits,
+        )
+        if noisy is None or not self.training:
+            return super().training_loss(levels, views, targets)
+        features = self.project(levels)
+        mask = self.cell_mask(views, features)
+        position = self.embed_positions(features, views, mask)
+        learned = self.reference_points.weight.expand(len(features), -1, -1)
+        references = torch.cat((noisy.references.to(learned), learned), 1)
+        attn_mask = noisy.mask(self.num_query)
+        states = self.attend(features, position, mask, references, attn_mask)
+        output, extra = self.read(states, references, views), noisy.count
+        found = DETR3DOutput(*(each[:, :, :extra] for each in output))
+        weights = self.code_weights.clone()
+        weights[6:8] = 0
+        losses = self.loss(DETR3DOutput(*(each[:, :, extra:] for each in output)), targets)
+        return losses | denoising_losses(self, found, noisy, self.noise, self.dn_weight, weights)

@@ -66,7 +66,7 @@ class CameraDetector(nn.Module):
         maps = self.img_backbone(images)
         if self.img_neck is not None:
             maps = self.img_neck(maps)
-        return tuple(each.unflatten(0, pixels.shape[:2]) for each in maps)
+        return tuple(level.view(*pixels.shape[:2], *level.shape[1:]) for level in maps)
 
     @property
     def is_stream(self) -> bool:

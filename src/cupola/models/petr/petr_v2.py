@@ -4,6 +4,7 @@ Letters: B samples, F frames, N cameras, C channels, h and w size of the feature
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -142,13 +143,12 @@ class PETRv2(Petr3DOriginal):
 
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The losses of a batch with both frames: pixels, lidar2img, ages and targets."""
-        output = self(
-            self.pixels_of(batch),
-            batch["lidar2img"],
-            batch.get("valid_size"),
-            ages=batch.get("ages"),
+        pixels, ages = self.pixels_of(batch), batch.get("ages")
+        views = self.views(pixels, batch["lidar2img"], batch.get("valid_size"))
+        views = replace(views, seconds=_seconds(ages))
+        losses: dict[str, Tensor] = self.pts_bbox_head.training_loss(
+            self.extract(pixels), views, batch["targets"]
         )
-        losses: dict[str, Tensor] = self.pts_bbox_head.loss(output, batch["targets"])
         return losses
 
     def predict(self, batch: Mapping[str, Any]) -> list[Detections3D]:

@@ -4,7 +4,6 @@ Letters: L layers, B streams, N cameras, h and w size of the feature map, D dept
 cameras, Q queries, P propagated queries, M remembered queries, C channels.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +14,12 @@ from torch import Tensor
 from cupola import nn
 from cupola.models.detr3d.box_head import CODE_WEIGHTS, BoxHead3D, DETR3DOutput
 from cupola.models.layers import inverse_sigmoid
+from cupola.models.petr.denoising import (
+    Noise,
+    NoisyQueries,
+    denoising_losses,
+    make_noisy_queries,
+)
 from cupola.models.petr.head import PREDICTIONS, ZERO_LOSS, place_codes, tokens
 from cupola.models.petr.head_v2 import SELayer
 from cupola.models.petr.position import (
@@ -24,8 +29,6 @@ from cupola.models.petr.position import (
     invert_cameras,
     points_on_rays,
 )
-from cupola.models.set_prediction import name_by_layer
-from cupola.models.stream_petr.denoising import Noise, NoisyQueries, make_noisy_queries
 from cupola.models.stream_petr.layers import MLN, encode_motion, encode_time
 from cupola.models.stream_petr.memory import (
     StreamState,
@@ -266,27 +269,7 @@ class TemporalHead(BoxHead3D):
         losses = self.loss(output, targets)
         if denoised is None:
             return losses
-        assert self.loss_cls is not None and self.loss_bbox is not None
-        found, noisy = denoised
-        count = len(noisy.labels)
-        codes = self.box_code.encode(noisy.boxes)
-        valid = codes.isfinite().all(-1)
-        volume = math.pi / 6 * self.noise.limit**3  # share of copies that stay objects
-        weight = self.code_weights.expand_as(codes)[valid]
-        layers = []
-        for logits, boxes in zip(found.logits, found.boxes, strict=True):
-            logits, boxes = logits[noisy.sample, noisy.index], boxes[noisy.sample, noisy.index]
-            classes = self.loss_cls(logits, noisy.labels, avg_factor=max(count * volume, 1.0))
-            places = self.loss_bbox(
-                boxes[valid], codes[valid], weight, avg_factor=max(float(count), 1.0)
-            )
-            layers.append(
-                {
-                    "dn_loss_cls": self.dn_weight * torch.nan_to_num(classes),
-                    "dn_loss_bbox": self.dn_weight * torch.nan_to_num(places),
-                }
-            )
-        return {**losses, **name_by_layer(layers)}
+        return losses | denoising_losses(self, *denoised, self.noise, self.dn_weight)
 
     def finish(
         self,

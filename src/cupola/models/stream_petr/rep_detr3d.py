@@ -14,9 +14,9 @@ from cupola import nn
 from cupola.models.detr3d import DETR3DOutput
 from cupola.models.detr3d.references import to_meters
 from cupola.models.layers import TransformerLayerSequence
+from cupola.models.petr.denoising import NoisyQueries
 from cupola.models.petr.head import ZERO_LOSS
 from cupola.models.petr.transformer import PETRTransformerDecoderLayer
-from cupola.models.stream_petr.denoising import NoisyQueries
 from cupola.models.stream_petr.head import FOCAL_UNIT, Frame, TemporalHead
 from cupola.models.stream_petr.layers import MLN
 from cupola.models.stream_petr.memory import StreamState

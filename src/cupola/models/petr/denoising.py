@@ -3,11 +3,15 @@
 Letters: B samples, G groups, m objects of the richest sample, Q learned queries, L layers.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from cupola.models.detr3d import BoxHead3D, DETR3DOutput
+from cupola.models.set_prediction import name_by_layer
 
 
 @dataclass(frozen=True)
@@ -96,3 +100,36 @@ def make_noisy_queries(
     sample, index = sample.to(device), index.to(device)
     references[sample, index] = centers
     return NoisyQueries(references, sample, index, all_labels, all_boxes, largest)
+
+
+def denoising_losses(
+    head: BoxHead3D,
+    found: DETR3DOutput,
+    noisy: NoisyQueries,
+    noise: Noise,
+    loss_weight: float,
+    weights: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """dn_loss_cls and dn_loss_bbox of the last layer, d0.dn_loss_cls, ... of those before.
+
+    `found` are the outputs of the noisy queries, [L, B, G * m, ...]; `weights` of the numbers of a
+    code [10], by default the head's. Copies that became background have a box loss too.
+    """
+    assert head.loss_cls is not None and head.loss_bbox is not None
+    count = len(noisy.labels)
+    codes = head.box_code.encode(noisy.boxes)
+    valid = codes.isfinite().all(-1)
+    volume = math.pi / 6 * noise.limit**3  # share of copies that stay objects
+    weight = (head.code_weights if weights is None else weights).expand_as(codes)[valid]
+    layers = []
+    for logits, boxes in zip(found.logits, found.boxes, strict=True):
+        logits, boxes = logits[noisy.sample, noisy.index], boxes[noisy.sample, noisy.index]
+        classes = head.loss_cls(logits, noisy.labels, avg_factor=max(count * volume, 1.0))
+        places = head.loss_bbox(boxes[valid], codes[valid], weight, avg_factor=max(count, 1))
+        layers.append(
+            {
+                "dn_loss_cls": loss_weight * torch.nan_to_num(classes),
+                "dn_loss_bbox": loss_weight * torch.nan_to_num(places),
+            }
+        )
+    return name_by_layer(layers)
