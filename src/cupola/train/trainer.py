@@ -62,6 +62,8 @@ class Trainer:
         for module in self.model.modules():
             if hasattr(module, "data_group"):  # losses that are normalized over the ranks
                 module.data_group = self.ranks.data
+        # Heads whose losses change with the epoch, such as TOOD's.
+        self._by_epoch = [each for each in self.model.modules() if hasattr(each, "epoch")]
         if cfg.get("channels_last"):
             use_channels_last(self.model)
         self.stream = BatchStream(
@@ -192,6 +194,9 @@ class Trainer:
         self.meter.restart_clock()
         while self.step < self.max_steps:
             rate = set_rates(self.optimizer, self.step, self.schedules)
+            for module in self._by_epoch:
+                seen = self.step * self.stepper.pieces
+                module.epoch = seen // self.stream.batches_per_epoch
             self.meter.add(self.stepper.step(batches))
             if self.average:
                 self.average.update()

@@ -14,7 +14,6 @@ from cupola.registry import build
 from cupola.runtime.export import export
 from cupola.runtime.predictors.detection import make, program
 
-SLOW = pytest.mark.slow
 NOTHING = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
 OBJECTS = {
     "boxes": torch.tensor([[8.0, 8, 40, 30], [4, 2, 90, 60]]),
@@ -77,9 +76,8 @@ def test_images_of_several_sizes_in_one_batch(family: str) -> None:
     assert torch.allclose(alone.boxes / 2, found[0].boxes, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "family", [each if each == "gfl" else pytest.param(each, marks=SLOW) for each in FAMILIES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_exported_program_scores_all_boxes(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     built = build(model(family)).eval()

@@ -1,5 +1,6 @@
 """Small detectors of the R-CNN line: training, prediction, and parts against their rules."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from cupola.models.rcnn.pasting import paste_masks
 from cupola.models.rcnn.roi_extractor import roi_levels
 from cupola.models.rpn.head import of_version_3
 from cupola.registry import MODELS, build
+from cupola.runtime.export import export
+from cupola.runtime.predictors.detection import make, program
 from models.rcnn.rcnn_small import BOXES, PROPOSALS, model
 
 KINDS: dict[str, dict[str, bool]] = {
@@ -79,6 +82,21 @@ def test_images_of_several_sizes_in_one_batch(kind: str) -> None:
             assert each.masks.shape == (10, height, width)
     alone = built.predict({"pixels": pixels[:1], "image_sizes": [(64, 96)]})[0]
     assert torch.allclose(alone.boxes / 2, found[0].boxes, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_exported_program_scores_the_proposals(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    built = build(model(cascade=True)).eval()
+    predictor = make("m", "1", built, {"preprocess": {"resize": {"exact": [64, 96]}}}, ())
+    export(program(predictor, None), tmp_path / "m.pt2", "torch")
+    pixels, mask = torch.randn(1, 3, 64, 96), torch.zeros(1, 64, 96, dtype=torch.bool)
+    scores, boxes = torch.export.load(tmp_path / "m.pt2").module()(pixels, mask)
+    assert scores.shape == (1, 40, 3) and boxes.shape == (1, 40, 3, 4)
+    best = built.predict({"pixels": pixels, "image_sizes": [(64, 96)]})[0]
+    assert torch.allclose(scores.max(), best.scores[0], atol=1e-4)
+    place = (scores[0] == scores.max()).nonzero()[0]
+    assert torch.allclose(boxes[0, place[0], place[1]], best.boxes[0], atol=1e-2)
 
 
 def test_images_without_objects_train_the_background() -> None:

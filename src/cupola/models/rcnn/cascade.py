@@ -210,6 +210,13 @@ class CascadeRoIHead(nn.Module):
         masks = self.predict_masks(maps, found)
         return with_masks(found, masks, factors, originals, self.test_cfg["mask_thr_binary"])
 
+    def scored_boxes(self, maps: Maps, proposals: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+        """Proposals [P, 4] of one image -> scores [P, C] and boxes [P, C or 1, 4]."""
+        regions, logits, deltas = self.refined(maps, [proposals], [size])
+        head: Any = self.bbox_head[-1]
+        boxes: Tensor = head.boxes(regions[0], deltas[0], size)
+        return head.scores(logits[0])[:, :-1], boxes
+
     def predict_masks(self, maps: Maps, found: Sequence[Detections]) -> list[Tensor]:
         """The probabilities of the masks of detections in pixels of the input, [N, m, n] each."""
         assert self.mask_head is not None

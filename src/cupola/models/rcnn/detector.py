@@ -45,6 +45,8 @@ class TwoStageDetector(Detector):
         cfgs = {"train_cfg": train.get("rcnn"), "test_cfg": test.get("rcnn")}
         self.roi_head = MODELS.build({**roi_head, **cfgs})
 
+    fixed_axes = ("batch", "height", "width")  # that exported graphs fix
+
     @property
     def predicts_masks(self) -> bool:
         """Whether the model segments objects."""
@@ -79,6 +81,17 @@ class TwoStageDetector(Detector):
             raise ValueError("the model has no rpn_head: the batch needs proposals, [R, 4] each")
         output = self.rpn_head(maps)
         return [each.boxes for each in self.rpn_head.propose(output, sizes, self.rpn_head.test_cfg)]
+
+    def scored_boxes(
+        self, pixels: Tensor, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Scores [1, P, C] and boxes [1, P, C, 4] of one image's proposals: what is exported."""
+        if self.rpn_head is None:
+            raise ValueError("the model has no rpn_head: it cannot be exported without proposals")
+        maps, size = self.maps(pixels), (int(pixels.shape[-2]), int(pixels.shape[-1]))
+        proposals = self.rpn_head.fixed_proposals(self.rpn_head(maps), size)
+        scores, boxes = self.roi_head.scored_boxes(maps, proposals, size)
+        return scores[None], boxes.expand(-1, scores.shape[-1], -1)[None]
 
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses of a batch: pixels, and targets (boxes xyxy in pixels, labels, masks)."""

@@ -164,6 +164,12 @@ class StandardRoIHead(nn.Module):
             found.append(suppress(candidates, self.test_cfg, factor))
         return found
 
+    def scored_boxes(self, maps: Maps, proposals: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+        """Proposals [P, 4] of one image -> scores [P, C] and boxes [P, C or 1, 4]."""
+        logits, deltas = self.bbox_head(self.regions(maps, rois_of([proposals])))
+        boxes: Tensor = self.bbox_head.boxes(proposals, deltas, size)
+        return self.bbox_head.scores(logits)[:, :-1], boxes
+
     def predict_masks(self, maps: Maps, found: Sequence[Detections]) -> list[Tensor]:
         """The probabilities of the masks of detections in pixels of the input, [N, m, n] each."""
         assert self.mask_head is not None

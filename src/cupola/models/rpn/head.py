@@ -21,6 +21,7 @@ from cupola.models.dense import (
 )
 from cupola.models.dense.targets import Targets
 from cupola.models.layers import ConvModule
+from cupola.ops.nms import nms_mask
 from cupola.registry import MODELS
 from cupola.structures import Detections
 
@@ -95,6 +96,26 @@ class RPNHead(AnchorHead):
             kept = suppress(candidates, cfg, factors[i] if factors else None)
             found.append(Detections(kept.boxes, kept.scores, torch.zeros_like(kept.labels)))
         return found
+
+    def fixed_proposals(self, output: DenseOutput, size: tuple[int, int]) -> Tensor:
+        """The proposals of one image [P, 4] for exports: P does not depend on the data.
+
+        What NMS drops comes last instead.
+        """
+        cfg = of_version_3(self.test_cfg)
+        scores, boxes, levels = [], [], []
+        for number, (logits, rows, anchors) in enumerate(
+            zip(output.logits, output.boxes, self.anchors(output.logits), strict=True)
+        ):
+            score = self.scores(level_rows(logits, self.cls_channels)[0])[:, 0]
+            best = score.topk(min(cfg.get("nms_pre", len(score)), len(score))).indices
+            scores.append(score[best])
+            boxes.append(self.bbox_coder.decode(anchors[best], level_rows(rows, 4)[0][best], size))
+            levels.append(torch.full_like(best, number))
+        joined, score = torch.cat(boxes), torch.cat(scores)
+        keep = nms_mask(joined, score, cfg["nms"]["iou_threshold"], torch.cat(levels))
+        order = torch.where(keep, score, score - 2)
+        return joined[order.topk(min(cfg.get("max_per_img", 1000), len(order))).indices]
 
     def loss(self, output: DenseOutput, targets: Targets, sizes: ImageSizes) -> dict[str, Tensor]:
         """loss_rpn_cls and loss_rpn_bbox; the objects' labels are not used."""
