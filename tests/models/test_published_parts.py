@@ -5,7 +5,6 @@ mmdet 3.3.0 with the formula's weights (see tests/goldens/README.md).
 """
 
 import json
-import lzma
 from typing import Any
 
 import pytest
@@ -13,43 +12,17 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
-import cupola.models  # noqa: F401 - registers the classes
 from cupola import nn
 from cupola.registry import MODELS
-from cupola.runtime.building import without_pretrained
 from goldens import seeded
 from zoo import FOLDER
+from zoo_parts import KINDS, PARTS, kind, smallest
 
-with lzma.open(FOLDER / "published_models.json.xz", "rt") as file:
-    PUBLISHED: dict[str, dict[str, Any]] = json.load(file)
 FEATURES: dict[str, dict[str, Any]] = json.loads((FOLDER / "features.json").read_text())
 # Largest difference over the largest value. The formula lets some backbones amplify rounding:
 # with these, our own float32 differs as much from float64.
 TOLERANCE = 1e-4
 AMPLIFIED = {"hrnet": 1e-3, "res2net": 2e-3, "faster_rcnn": 5e-4}
-
-
-def kind(model: Any) -> str:
-    """The class that a part of a config names; of a list, the last one."""
-    last = model[-1] if isinstance(model, list) else model
-    return str(last["type"])
-
-
-def distinct_parts() -> list[tuple[str, str, Any, list[list[Any]]]]:
-    """(config, "backbone" or "neck", its settings, its keys and shapes), no settings twice."""
-    found: dict[str, tuple[str, str, Any, list[list[Any]]]] = {}
-    for config, about in PUBLISHED.items():
-        for part in ("backbone", "neck"):
-            model = without_pretrained(about["model"].get(part))
-            start = f"{part}."
-            keys = [[k.removeprefix(start), s] for k, s, _ in about["keys"] if k.startswith(start)]
-            if model and keys:
-                found.setdefault(json.dumps(model, sort_keys=True), (config, part, model, keys))
-    return list(found.values())
-
-
-PARTS = [part for part in distinct_parts() if MODELS.find(kind(part[2])) is not None]
-KINDS = sorted({kind(model) for _, _, model, _ in PARTS})
 
 
 def check_keys(config: str, model: Any, keys: list[list[Any]]) -> None:
@@ -60,7 +33,7 @@ def check_keys(config: str, model: Any, keys: list[list[Any]]) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_keys_and_shapes_of_one_config_of_each_class(name: str) -> None:
-    config, _, model, keys = min((p for p in PARTS if kind(p[2]) == name), key=lambda p: len(p[3]))
+    config, _, model, keys = smallest(name)
     check_keys(config, model, keys)
 
 
