@@ -46,12 +46,12 @@ def change_json(value: Any, draw: random.Random, most: int = 3) -> Any:
     for _ in range(draw.randint(1, most)):
         holders = [each for each in _holders(found) if each]
         if not holders:
-            return draw.choice(VALUES)
+            return copy.deepcopy(draw.choice(VALUES))
         holder = draw.choice(holders)
         key = draw.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
         pick = draw.random()
         if pick < 0.6:
-            holder[key] = draw.choice(VALUES)
+            holder[key] = copy.deepcopy(draw.choice(VALUES))
         elif pick < 0.75:
             del holder[key]
         elif pick < 0.9:

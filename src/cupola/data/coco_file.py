@@ -59,7 +59,7 @@ def read_instances(path: Path) -> Instances:
     for index, entry in enumerate(content["annotations"]):
         where = f"{path}: annotations[{index}]"
         number = _id(where, _entry(where, entry), "id")
-        where = f"{path}: annotation {number}"
+        where = f"{path}: annotation {number!r:.60}"
         if number in seen:
             raise DataError(f"{where}: its id is used more than once")
         seen.add(number)
