@@ -23,6 +23,7 @@ ALLOWED = {
     "weights/mdlus.py": "reads archives that read_checkpoint has checked",
     "weights/reading.py": "maps files that read_checkpoint has checked",
     "weights/sources.py": "maps files of a folder, headers checked",
+    "weights/stored_type.py": "maps files whose headers are checked",
     "weights/torch_files.py": "maps files that read_checkpoint has checked",
     "bundles/writing.py": "hashes what it has written",
     "data/hdf5_fields.py": "opens files after check_scientific",

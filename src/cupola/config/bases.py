@@ -39,8 +39,8 @@ class Roots:
         """
         parents = list(path.resolve().parents)
         near = parents[: min(_LEVELS, len(parents) - 1)] or parents
-        marked = [each for each in near if any((each / mark).exists() for mark in _PROJECT_MARKS)]
-        return cls(marked[-1] if marked else near[min(1, len(near) - 1)], more)
+        marked = (each for each in reversed(near) if _is_project(str(each)))
+        return cls(next(marked, near[min(1, len(near) - 1)]), more)
 
     def check(self, path: Path, where: str) -> Path:
         """The path without `..`; ConfigError if it, or what it links to, leaves the folders."""
@@ -105,6 +105,11 @@ class Roots:
                 self.folders.append(configs)
                 return found
         raise ConfigError(f"{where}: the package {package!r} has no config {name!r}")
+
+
+def _is_project(folder: str) -> bool:
+    # A Path for each takes longer than the call.
+    return any(os.path.exists(f"{folder}{os.sep}{mark}") for mark in _PROJECT_MARKS)  # noqa: PTH110
 
 
 def _is_file(path: Path) -> bool:

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import stat
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -31,20 +32,27 @@ _trees: dict[tuple[str, str], ast.Module] = {}
 def read_text(path: Path, budget: Budget) -> str:
     """The text of a config file; ConfigError when it is missing, too large or not UTF-8."""
     try:
-        size = path.stat().st_size
-        if not path.is_file():
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise ConfigError(f"{path}: not a regular file")
+        size = status.st_size
         if size > budget.max_file:
             raise ConfigError(f"{path}: {size} bytes; a config has at most {budget.max_file}")
         budget.source -= size
         budget.files -= 1
         if budget.source < 0 or budget.files < 0:
             raise ConfigError(f"{path}: the config has too many or too large bases")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config file") from None
+        data = os.read(descriptor, size)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
     if b"\0" in data:
         line = data[: data.index(b"\0")].count(b"\n") + 1
         raise ConfigError(f"{path}:{line}: a NUL byte")

@@ -156,7 +156,7 @@ class CocoDataset:
     def _targets(self, image: Mapping[str, Any], size: Mapping[str, int]) -> list[dict[str, Any]]:
         found = []
         if self.with_mask:
-            where = f"{self.file}: image {image['id']}"
+            where = f"{self.file}: image {image['id']!r:.60}"
             check_masks(len(image["objects"]), (size["height"], size["width"]), where)
         for entry in image["objects"]:
             left, top, width, height = entry["bbox"]

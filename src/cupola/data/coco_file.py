@@ -96,7 +96,7 @@ def _images(path: Path, entries: list[Any]) -> list[Entry]:
     for index, entry in enumerate(entries):
         where = f"{path}: images[{index}]"
         number = _id(where, _entry(where, entry), "id")
-        where = f"{path}: image {number}"
+        where = f"{path}: image {number!r:.60}"
         if number in seen:
             raise DataError(f"{where}: its id is used more than once")
         seen.add(number)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from cupola.weights.reading import check_header
+
 TYPES = {"F16": "float16", "BF16": "bfloat16"}
 
 
@@ -14,6 +16,7 @@ def sixteen_bit_type(path: Path) -> str | None:
     for file in files:
         if file.suffix != ".safetensors":
             return None
+        check_header(file)
         try:
             with safe_open(file, framework="pt") as opened:
                 slices = [opened.get_slice(key) for key in opened.keys()]  # noqa: SIM118
