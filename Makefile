@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
+WORKERS ?= 2
 
 .PHONY: serve setup smoke test test-all check format bench docs lock wheel
 
@@ -26,10 +27,10 @@ smoke: setup
 	$(BIN)/python -m pytest -q -x --ignore tests/nn/test_distributed.py tests/test_architecture.py tests/nn tests/config
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 test-all: setup
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "slow or not slow"
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 # Before torch is imported: idle compute threads sleep soon, so that tests with two threads are not
 # ten times slower beside another busy process.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share the processor
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from ranks import RankPool
 
