@@ -194,6 +194,8 @@ def test_a_checkpoint_with_old_boxes_is_warned_of(caplog: pytest.LogCaptureFixtu
         assert said in caplog.text and "old_boxes=True" in caplog.text
     with pytest.raises(BuildError, match="cannot rewrite a head that regresses in groups"):
         warn_of_old_boxes(grouped, "x.pth", "detr3d-original")
+    with pytest.raises(BuildError, match=r"not those of .*StreamPETRHead"):
+        warn_of_old_boxes(CONFIGS["stream_petr"], "x.pth", "detr3d-original")
     caplog.clear()
     for quiet in (CONFIGS["petr"], CONFIGS["stream_petr"], small_petr("Petr3D", old_boxes=True)):
         warn_of_old_boxes(quiet, "x.pth", None)

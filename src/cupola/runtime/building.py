@@ -67,6 +67,12 @@ def warn_of_old_boxes(cfg: Mapping[str, Any], weights: str | Path, dialect: str 
             f"{weights}: --from detr3d-original cannot rewrite a head that regresses in groups "
             "(with_multi); set model.pts_bbox_head.old_boxes=True instead"
         )
+    known = PETR_HEADS | {"Detr3DHead", "DETR3DHead"}
+    if dialect == "detr3d-original" and names and not names & known:
+        raise BuildError(
+            f"{weights}: --from detr3d-original rewrites the boxes of {', '.join(sorted(known))}, "
+            f"not those of {', '.join(sorted(names))}"
+        )
     if dialect is not None or (petr and isinstance(head, Mapping) and head.get("old_boxes")):
         return
     if names & {"Detr3D", "Detr3DHead"}:
