@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cupola import nn
+from cupola import build, nn
 from cupola.errors import InputError
 from cupola.inspect import describe
-from cupola.inspect.example_inputs import example_inputs, parse_shape
+from cupola.inspect.example_inputs import default_shape, example_inputs, parse_shape
 from cupola.inspect.terminal import count
 
 
@@ -96,3 +96,19 @@ def test_inputs_that_do_not_fit_are_named() -> None:
 @pytest.mark.parametrize("number", [(0, "0"), (999, "999"), (41_600_000, "41.6 M"), (1e9, "1 G")])
 def test_counts(number: tuple[float, str]) -> None:
     assert count(number[0]) == number[1]
+
+
+def test_a_detector_takes_images_whatever_its_first_layer_takes() -> None:
+    narrow = {"feat_channels": 8, "stacked_convs": 1, "norm_cfg": None}
+    darknet = {"type": "CSPDarknet", "deepen_factor": 0.33, "widen_factor": 0.125}
+    detector = build(
+        {
+            "type": "FCOS",
+            "backbone": {**darknet, "out_indices": [3, 4]},
+            "neck": {"type": "FPN", "in_channels": [64, 128], "out_channels": 8, "num_outs": 5},
+            "bbox_head": {"type": "FCOSHead", "num_classes": 3, "in_channels": 8, **narrow},
+        }
+    )
+    visit = describe(detector, (3, 64, 64)).node("backbone.stem.conv").visit
+    assert visit is not None and visit.shape_in == "1x12x32x32"  # four pixels are channels
+    assert default_shape(detector) == (3, 224, 224)

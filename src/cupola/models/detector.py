@@ -18,6 +18,8 @@ class Detector(nn.Module):
     2.x for the backbone's initial weights.
     """
 
+    example_shape = (3, 224, 224)  # of a sample for `cupola explain`, where none is given
+
     def __init__(
         self,
         backbone: Config,
