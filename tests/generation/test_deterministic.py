@@ -12,7 +12,8 @@ from cupola.errors import InputError
 from cupola.generation import SamplingParams, Scheduler
 from cupola.generation import exact_attention as attention
 from cupola.models.bloom import BloomForCausalLM
-from cupola.parallel import SINGLE, by_lanes, independent
+from cupola.parallel import SINGLE, by_lanes, independent, storage
+from cupola.parallel.half_matrix import multiplies_half
 from cupola.parallel.independent import DotProducts, InputParts, sum_in_pairs
 from cupola.runtime.optimize.language import optimize
 from deterministic_texts import deterministic, on_ranks, requests, texts
@@ -90,8 +91,11 @@ def test_texts_are_the_same_on_any_processor(monkeypatch: pytest.MonkeyPatch) ->
 def test_products_do_not_depend_on_threads_rows_or_outputs(
     dtype: torch.dtype, threads: int
 ) -> None:
-    weight, x = torch.randn(300, 200).to(dtype), torch.randn(70, 200)
-    expected = independent.independent(weight)(x, None)
+    weight, x = torch.randn(300, 1500).to(dtype), torch.randn(70, 1500)
+    matrix = independent.independent(weight)
+    expected = matrix(x, None)
+    kernels = {torch.float32: storage.packs(dtype), torch.bfloat16: multiplies_half()}
+    assert isinstance(matrix, DotProducts) == (not kernels[dtype])
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

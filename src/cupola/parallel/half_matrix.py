@@ -12,9 +12,13 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 AT_ONCE = 8192  # outputs of one packed piece: packing needs it in float32 for a moment
+PANEL = (
+    64  # a multiple of the outputs that the kernel computes together; it rounds a rest otherwise
+)
 TOP = 14  # the largest weight of a row is scaled to 2^14 up to 2^15; float16 ends at 2^16
 
 
@@ -38,6 +42,7 @@ class HalfMatrix:
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [..., I] float32 -> [..., O] float32."""
         y = joined([torch.ops.quantized.linear_dynamic_fp16(x, piece) for piece in self._pieces])
+        y = y if y.shape[-1] == self.outputs else y[..., : self.outputs].contiguous()
         y = y if self.scales is None else y * self.scales
         return y if bias is None else y + bias
 
@@ -57,6 +62,7 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _packed(weight: Tensor, scales: Tensor | None) -> Any:
     wide = weight.float() if scales is None else weight.float() / scales[:, None]
+    wide = F.pad(wide, (0, 0, 0, -len(wide) % PANEL))
     return torch.ops.quantized.linear_prepack_fp16(wide, None)
 
 
