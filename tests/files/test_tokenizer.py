@@ -48,6 +48,7 @@ HOSTILE = {
     "nested in a choice": content(pre_tokenizer=split(r"(?:(?:a|b+)x?)*c")),
     "back reference": content(pre_tokenizer=split(r"(a+)\1+b")),
     "polynomial": content(pre_tokenizer=split(r"a*a*a*a*a*a*b")),
+    "large": content(post_processor={"type": "TemplateProcessing", "single": [{}] * 20_000}),
     "no model": {"normalizer": None},
     "unknown model": content(model={"type": "Nothing"}),
     "a list": [],

@@ -19,6 +19,7 @@ from cupola.files.opening import read_text
 
 LARGEST = 64 * 2**20  # bytes; Gemma's has 33 MB
 MOST_GROWTH = 64.0  # times that normalizers, or decoders, may multiply a text
+MOST_VALUES = 10_000  # in a part other than the model; real ones have some hundred
 LONGEST_PROMPT = 2_000_000  # characters
 LARGE_REPEAT, MOST_REPEATS = 100, 3  # repeats of so many times count; so many may be in a row
 MEMORY_BASE, MEMORY_PER_BYTE = 150 * 2**20, 60
@@ -107,8 +108,8 @@ def _first_line(problem: BaseException) -> str:
 def _check(content: Any) -> None:
     if not isinstance(content, dict) or "model" not in content:
         raise _RefusedError("not a tokenizer: it is no object with a `model`")
-    for part in ("normalizer", "pre_tokenizer", "decoder"):
-        steps = list(_steps(content.get(part)))
+    for part in ("normalizer", "pre_tokenizer", "decoder", "post_processor"):
+        steps = list(_steps(part, content.get(part)))
         growth = 1.0
         for step in steps:
             growth *= _growth(step)
@@ -117,11 +118,13 @@ def _check(content: Any) -> None:
             raise _RefusedError(f"its {part} can multiply a text by more than {MOST_GROWTH:.0f}")
 
 
-def _steps(value: Any) -> Iterator[dict[str, Any]]:
+def _steps(part: str, value: Any) -> Iterator[dict[str, Any]]:
     """The steps of a normalizer, pre-tokenizer or decoder, with those of sequences."""
-    waiting = [value]
+    waiting, seen = [value], 0
     while waiting:
-        current = waiting.pop()
+        current, seen = waiting.pop(), seen + 1
+        if seen + len(waiting) > MOST_VALUES:
+            raise _RefusedError(f"its {part} has more than {MOST_VALUES} values")
         if isinstance(current, dict):
             yield current
             waiting += current.values()
