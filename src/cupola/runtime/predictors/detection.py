@@ -88,6 +88,11 @@ class DetectionPredictor(Predictor):
         self.model.to(self.device)
 
     @property
+    def details(self) -> Mapping[str, Any]:
+        """The threshold that applies where a request has none."""
+        return {"threshold": self.threshold}
+
+    @property
     def masks(self) -> bool:
         """Whether the model segments images."""
         return bool(getattr(self.model, "predicts_masks", False))

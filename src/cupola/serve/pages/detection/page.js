@@ -188,7 +188,8 @@ onDrop($("stage"), (files) => open(files[0]));
 
 async function start() {
   state.model = await chooseModel();
-  const url = modelURL(state.model.name, "infer?threshold=0.5");
+  $("threshold").value = state.model.threshold ?? 0.5;
+  const url = modelURL(state.model.name, `infer?threshold=${$("threshold").value}`);
   $("curl").textContent = `curl --data-binary @photo.jpg \\\n  -H 'Content-Type: image/jpeg' \\\n  '${url}'`;
   await update();
 }
