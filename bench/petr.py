@@ -23,7 +23,7 @@ from cupola.data.driving import camera_rig
 from cupola.models.layers import inverse_sigmoid
 from cupola.models.petr.head import Views, place_codes, tokens
 from cupola.models.petr.position import encode_points
-from cupola.models.stream_petr.head import Frame
+from cupola.models.stream_petr.temporal_head import Frame
 from cupola.runtime.optimize.folding import fold_batch_norms
 from ratio import alternate, machine, seconds
 

@@ -76,9 +76,9 @@ bundle = dict(
   photographs of scikit-learn (CC BY 2.0, danielbuechele and vultilion) and scikit-image (CC0 or
   public domain). Validation shares no photographs and no digits with training; writers may be
   shared.
-- **Recipe**: `cupola train dino-digits`, from scratch, without a pretrained backbone; one CPU core,
-  about an hour, 54,400 images. detr-digits took two hours, 272,000 images and a pretrained
-  backbone.
+- **Recipe**: `cupola train dino-digits`, from scratch, without a pretrained backbone; one CPU core of
+  a shared machine, 82 minutes by the log, 54,400 images. detr-digits took 129 minutes, 272,000
+  images and a pretrained backbone.
 - **History**: until step 500 the run was scheduled for 5,000 steps, then it was resumed with the
   schedule of the config.
 - **Limits**: every image is resized to 128 x 128 pixels, so digits below a tenth of the image

@@ -137,7 +137,7 @@ Block = Callable[..., ResidualBlock]  # a class, or one with some of its setting
 
 @dataclass(frozen=True)
 class Stage:
-    """`count` blocks; `channels` is what a block is told, `out_channels` what it gives.
+    """`count` blocks; `channels` is the width passed to a block, `out_channels` that of its output.
 
     `first` is the first block, if it is made otherwise, and `first_dilation` its dilation.
     """

@@ -13,8 +13,8 @@ from torch import Tensor
 from cupola.errors import InputError
 from cupola.models.detr3d import DETR3DOutput
 from cupola.models.petr.petr import CameraDetector
-from cupola.models.stream_petr.head import Frame
 from cupola.models.stream_petr.memory import StreamState
+from cupola.models.stream_petr.temporal_head import Frame
 from cupola.registry import MODELS
 from cupola.structures import Detections3D
 
