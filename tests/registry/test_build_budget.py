@@ -3,6 +3,7 @@
 import json
 import resource
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,37 @@ BLOOM = {"type": "BloomForCausalLM", "n_layer": 2, "hidden_size": 8, "n_head": 2
 BLOOM_176B = BLOOM | {"n_layer": 70, "hidden_size": 14336, "n_head": 112, "vocab_size": 250880}
 MODULES = r"model: BloomForCausalLM asks for 10001 modules; a build may have 10000. Its largest "
 NUMBERS = r"numbers, the last of them in a tensor of shape .*; a build may have 2000000000\. "
+
+
+HUGE = 10**8  # 800 MB as a list
+ANCHORS = {"type": "AnchorGenerator", "scales": [8], "ratios": [1.0], "strides": [8]}
+HEAD = {"num_classes": 3, "in_channels": 8, "feat_channels": 8, "stacked_convs": HUGE}
+BRANCHES = [(4,), (4, 4), (4, 4, 4), (4, 4, 4, 4)]
+HRNET_STAGES = {
+    f"stage{number}": {
+        "num_modules": HUGE,
+        "num_branches": number,
+        "block": "BASIC",
+        "num_blocks": blocks,
+        "num_channels": (8, 16, 32, 64)[:number],
+    }
+    for number, blocks in enumerate(BRANCHES, 1)
+}
+COUNTS: dict[str, dict[str, Any]] = {
+    "modules of a stage": {"type": "HRNet", "extra": HRNET_STAGES},
+    "convolutions of a head": {"type": "RetinaHead", **HEAD, "anchor_generator": ANCHORS},
+    "convolutions of YOLOX": {"type": "YOLOXHead", **HEAD},
+    "blocks": {"type": "SmallResNet", "blocks": HUGE},
+    "paths": {"type": "FPG", "in_channels": [8], "out_channels": 8, "num_outs": HUGE}
+    | {"inter_channels": 8, "stack_times": 1, "paths": ["bu"]},
+    "stages": {"type": "CascadeRoIHead", "num_stages": HUGE, "stage_loss_weights": [1]}
+    | {"bbox_roi_extractor": {}, "bbox_head": {}},
+    "layers in the style of 2.x": {
+        "type": "DetrTransformerDecoder",
+        "transformerlayers": {"type": "DetrTransformerDecoderLayer"},
+        "num_layers": HUGE,
+    },
+}
 
 
 @pytest.fixture
@@ -56,6 +88,30 @@ def test_sizes_that_are_too_large(change: dict[str, int], message: str) -> None:
     with pytest.raises(BuildError, match=message):
         cupola.build(BLOOM | change)
     assert peak() - before < 200e6
+
+
+@pytest.mark.parametrize("config", COUNTS.values(), ids=COUNTS)
+def test_counts_pay_before_they_become_lists(config: dict[str, Any]) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(BuildError):
+            cupola.build(config)
+        assert tracemalloc.get_traced_memory()[1] < 200e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_error_of_many_parts_has_the_whole_count(register: Any) -> None:
+    @register
+    class ManyActivations(nn.Module):
+        def __init__(self, inner: Any = None) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.ReLU() for _ in range(6000))
+            self.inner = MODELS.build(inner) if inner else None
+
+    layers = {"type": "ManyActivations"}
+    with pytest.raises(BuildError, match=r"asks for \d+ modules of 10001 in all; a build may have"):
+        cupola.build({**layers, "inner": layers})
 
 
 def test_the_part_of_the_config_that_asked_is_named() -> None:

@@ -16,6 +16,7 @@ from cupola import nn
 from cupola.models.set_prediction import name_by_layer
 from cupola.parallel import SINGLE, Group, mean_over_ranks
 from cupola.registry import MODELS, TASK_UTILS
+from cupola.registry.budget import reserve
 from cupola.structures.masks import pad_masks
 
 Config = Mapping[str, Any]
@@ -94,6 +95,7 @@ class MaskCriterion(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
+        reserve(num_classes)
         self.class_weight = list(loss_cls.get("class_weight") or [1.0] * (num_classes + 1))
         if len(self.class_weight) != num_classes + 1:
             raise ValueError(

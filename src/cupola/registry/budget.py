@@ -96,10 +96,12 @@ class BuildBudget:
         if self._totals[kind] <= limit:
             return
         what = "modules" if kind == "modules" else "numbers"
+        total = self._totals[kind]
+        rest = f" of {total} in all" if own[where] <= limit else ""
         tensor = f", the last of them in a tensor of shape {_shape(shape)}" if shape else ""
         raise BudgetError(
-            f"{where}: {name} asks for {own[where]} {what}{tensor}; a build may have {limit}. "
-            f"{_largest(arguments)}If that is meant, raise the limit with {option}"
+            f"{where}: {name} asks for {own[where]} {what}{rest}{tensor}; a build may have {limit}"
+            f". {_largest(arguments)}If that is meant, raise the limit with {option}"
         )
 
 

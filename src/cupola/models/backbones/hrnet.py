@@ -20,6 +20,7 @@ from cupola.models.layers.building import add_norm
 from cupola.models.layers.freezing import keep_statistics
 from cupola.models.layers.initialization import initialize_convolutions, pretrained_init
 from cupola.registry import MODELS
+from cupola.registry.budget import reserve
 
 Config = Mapping[str, Any]
 STEM_CHANNELS = 64
@@ -127,6 +128,7 @@ class HRNet(nn.Module):
             outs = [branch.out_channels for branch in branches]
             self.add_module(f"transition{number - 1}", _transition(widths, outs, settings))
             modules = extra[f"stage{number}"]["num_modules"]
+            reserve(modules)
             all_scales = [multiscale_output or number < 4] + [True] * (modules - 1)
             self.add_module(
                 f"stage{number}",

@@ -11,6 +11,7 @@ from cupola.models.backbones.residual import BasicBlock
 from cupola.models.layers import build_norm
 from cupola.models.layers.freezing import keep_statistics
 from cupola.registry import MODELS
+from cupola.registry.budget import reserve
 
 
 @MODELS.register_module()
@@ -46,6 +47,7 @@ class SmallResNet(nn.Module):
         self.out_channels = channels[-1]
         self.conv1 = nn.Conv2d(3, stem_channels, 3, 2, padding=1, bias=False)
         self.bn1 = build_norm(norm, stem_channels)
+        reserve(blocks)
         stages: list[nn.Module] = []
         width = stem_channels
         for channel, stride in zip(channels, strides, strict=True):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.layers import ConvModule
+from cupola.registry.budget import reserve
 
 Config = Mapping[str, Any]
 GROUP_NORM: Config = {"type": "GN", "num_groups": 32, "requires_grad": True}
@@ -22,6 +23,7 @@ def stack(
     **settings: Any,
 ) -> nn.ModuleList:
     """`count` convolutions of 3x3, the last of another kind if `last_conv_cfg` is set."""
+    reserve(count)
     kinds = [conv_cfg] * count
     if count and last_conv_cfg is not None:
         kinds[-1] = last_conv_cfg

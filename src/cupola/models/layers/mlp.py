@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from cupola import nn
+from cupola.registry.budget import reserve
 
 
 class MLP(nn.Module):
@@ -15,6 +16,7 @@ class MLP(nn.Module):
         self, in_features: int, hidden_features: int, out_features: int, num_layers: int
     ) -> None:
         super().__init__()
+        reserve(num_layers)
         sizes = [in_features, *[hidden_features] * (num_layers - 1), out_features]
         self.layers = nn.ModuleList(nn.Linear(sizes[i], sizes[i + 1]) for i in range(num_layers))
 

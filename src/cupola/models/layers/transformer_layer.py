@@ -14,6 +14,7 @@ from cupola.errors import BuildError, did_you_mean
 from cupola.models.layers.building import build_norm
 from cupola.models.layers.deformable_attention import MultiScaleDeformableAttention
 from cupola.registry import MODELS
+from cupola.registry.budget import reserve
 
 OPERATIONS = ("self_attn", "cross_attn", "norm", "ffn")
 Config = Mapping[str, Any]
@@ -135,6 +136,7 @@ class TransformerLayerSequence(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(transformerlayers, Mapping):
+            reserve(num_layers)
             transformerlayers = [transformerlayers] * num_layers
         cfgs = list(transformerlayers)
         if len(cfgs) != num_layers:

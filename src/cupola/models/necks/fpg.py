@@ -111,12 +111,12 @@ class FPG(nn.Module):
         super().__init__()
         last = used_end("FPG", len(in_channels), start_level, end_level)
         used = list(in_channels)[start_level : last + 1]
+        reserve(num_outs * stack_times)
         skips = skip_inds or [()] * num_outs
         if len(paths) != stack_times or set(paths) - {"bu", "td"}:
             raise ValueError(f"FPG: {stack_times} paths are 'bu' or 'td', got {list(paths)}")
         if num_outs < len(used) or len(skips) != num_outs:
             raise ValueError(f"FPG: {num_outs} outputs of {len(used)} inputs, skip_inds {skips}")
-        reserve(num_outs * stack_times)
         self.init_cfg = init_cfg
         self.start_level = start_level
         self.paths = tuple(paths)

@@ -15,6 +15,7 @@ from cupola.models.rcnn.masks import Factors, Size, with_masks
 from cupola.models.rcnn.roi_extractor import rois_of
 from cupola.models.rcnn.sampling import RoISample, sample_proposals
 from cupola.registry import MODELS, TASK_UTILS
+from cupola.registry.budget import reserve
 from cupola.structures import Detections
 
 Config = Mapping[str, Any]
@@ -228,6 +229,7 @@ class CascadeRoIHead(nn.Module):
 
 def _stages(cfg: Any, count: int) -> nn.ModuleList:
     """One module for each stage, of a list of configs or of the same config."""
+    reserve(count)
     cfgs = list(cfg) if isinstance(cfg, (list, tuple)) else [cfg] * count
     if len(cfgs) != count:
         raise ValueError(f"{len(cfgs)} heads or extractors for {count} stages")

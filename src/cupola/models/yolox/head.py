@@ -19,6 +19,7 @@ from cupola.models.dense.targets import Targets, predicted_targets
 from cupola.models.layers import ConvModule
 from cupola.models.layers.conv_module import DepthwiseSeparableConvModule
 from cupola.registry import MODELS
+from cupola.registry.budget import reserve
 from cupola.structures import Detections
 from cupola.structures.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 
@@ -73,6 +74,7 @@ class YOLOXHead(AnchorHead):
         settings: dict[str, Any] = {"norm_cfg": norm_cfg, "act_cfg": act_cfg, "bias": conv_bias}
 
         def convs() -> nn.Sequential:
+            reserve(stacked_convs)
             kinds = [conv_cfg] * stacked_convs
             if dcn_on_last_conv:
                 kinds[-1] = {"type": "DCNv2"}
