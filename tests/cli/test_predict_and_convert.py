@@ -60,3 +60,12 @@ def test_convert_there_and_back(tmp_path: Path) -> None:
     done = run("convert", "detr-digits", tmp_path / "odd.safetensors", back)
     assert done.returncode == 2
     assert "no dialect" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["predict", "generate"])
+def test_a_device_that_is_not_there_is_one_line(command: str) -> None:
+    name = "bloom-tiny" if command == "generate" else "detr-digits"
+    words = ["Once"] if command == "generate" else []
+    done = run(command, name, *words, "--device", "cuda:99")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("cupola: device 'cuda:99': not on this machine")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from cupola.cli.options import Offline, Revision
+from cupola.cli.options import Device, Offline, Revision
 
 if TYPE_CHECKING:
     from cupola.bundles import Bundle
@@ -43,6 +43,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     revision: Revision = None,
     offline: Offline = False,
+    device: Device = None,
 ) -> None:
     """Measure a bundle, or a config with its checkpoint, on its own test data or a dataset."""
     from cupola.config import Config
@@ -50,7 +51,7 @@ def evaluate(
     from cupola.runtime.load import is_config, load_predictor, open_bundle
 
     opened = open_bundle(bundle, weights, revision, offline)
-    predictor = load_predictor(opened)
+    predictor = load_predictor(opened, device=device)
     if data is None:
         cfg = Config.load(bundle).to_dict() if is_config(bundle) else training_config(opened)
         scores = evaluate_as_trained(predictor, cfg)
@@ -106,8 +107,6 @@ def evaluate_as_trained(predictor: Any, cfg: Mapping[str, Any]) -> dict[str, flo
 
     ConfigError if it names none; DataError where the data is missing.
     """
-    import torch
-
     from cupola.config.old_sections import nuscenes_sections
     from cupola.errors import ConfigError
     from cupola.registry import default_scope
@@ -128,4 +127,4 @@ def evaluate_as_trained(predictor: Any, cfg: Mapping[str, Any]) -> dict[str, flo
     with default_scope(cfg.get("default_scope")):
         batches = evaluation_loader(with_pixels(cfg)[data])
         metric = build_metric(evaluator)
-        return measure(predictor.model, batches, metric, torch.device("cpu"))
+        return measure(predictor.model, batches, metric, predictor.device)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cupola.cli.options import Offline, Revision
+from cupola.cli.options import Device, Offline, Revision
 
 app = typer.Typer(add_completion=False)
 
@@ -32,6 +32,7 @@ def generate(
     ] = False,
     revision: Revision = None,
     offline: Offline = False,
+    device: Device = None,
 ) -> None:
     """Continue a text."""
     import json
@@ -46,6 +47,7 @@ def generate(
         raise InputError(f"{bundle} is a {opened.task} model; generate needs a language model")
     predictor: Any = load_predictor(
         opened,
+        device=device,
         optimization=optimization,
         reproducible=deterministic,
         lookup_tokens=lookup_tokens,

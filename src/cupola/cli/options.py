@@ -12,6 +12,9 @@ Revision = Annotated[
 Offline = Annotated[
     bool, typer.Option("--offline", help="Download nothing; hf:// ids must be in the cache.")
 ]
+Device = Annotated[
+    str | None, typer.Option(help="Where the model computes: cpu, cuda, cuda:1, mps, ... [cpu]")
+]
 
 
 SHARED = ("config_path", "env", "max_parameters", "max_modules")

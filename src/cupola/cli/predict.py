@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cupola.cli.options import Offline, Revision
+from cupola.cli.options import Device, Offline, Revision
 
 if TYPE_CHECKING:
     from cupola.bundles import Bundle
@@ -28,6 +28,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     revision: Revision = None,
     offline: Offline = False,
+    device: Device = None,
 ) -> None:
     """Run a model on an image or a sample folder."""
     from cupola.runtime import tasks
@@ -36,7 +37,7 @@ def predict(
     opened = open_bundle(bundle, weights, revision, offline)
     task = tasks.find(opened.task)
     content = task.read(source or example_of(task, opened))  # before the model is loaded
-    answer = task.predict(load_predictor(opened), content, threshold)
+    answer = task.predict(load_predictor(opened, device=device), content, threshold)
     show(answer, as_json)
     if out is not None:
         save_drawing(answer, out)

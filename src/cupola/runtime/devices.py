@@ -4,6 +4,8 @@ import torch
 
 from cupola.errors import InputError
 
+CPU = torch.device("cpu")
+
 
 def find_device(name: str | torch.device | None = None) -> torch.device:
     """A device by its name in torch: "cpu", "cuda", "cuda:1", "mps", ...; the CPU by default.

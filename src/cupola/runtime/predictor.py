@@ -134,9 +134,19 @@ class Predictor(ABC):
         """The response's tensors, from the predictions of one request."""
 
     def to(self, device: Any) -> None:
-        """Moves the model to a device, for the tasks that run on others than the CPU."""
-        if str(device or "cpu") != "cpu":
-            raise InputError(f"device {str(device)!r}: a {self.task} model runs on the CPU")
+        """Moves the model to a device of torch; results stay on the CPU.
+
+        InputError if the device is not there, or if the predictor knows the CPU only: those that
+        can compute elsewhere have a field `device`.
+        """
+        if not hasattr(self, "device"):
+            if str(device or "cpu") != "cpu":
+                raise InputError(f"device {str(device)!r}: a {self.task} model runs on the CPU")
+            return
+        from cupola.runtime.devices import find_device  # loads torch, which some do without
+
+        self.device = find_device(device)
+        self.model.to(self.device)
 
     def open_stream(self) -> StreamEngine | None:
         """An engine for streamed responses; None if the model does not stream."""

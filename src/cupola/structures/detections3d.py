@@ -1,6 +1,6 @@
 """3-D detections around the ego vehicle."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -30,6 +30,11 @@ class Detections3D:
         return Detections3D(
             self.boxes[keep], self.scores[keep], self.labels[keep], self.names, queries
         )
+
+    def cpu(self) -> "Detections3D":
+        """The same with its tensors on the CPU."""
+        moved = {key: getattr(self, key).cpu() for key in ("boxes", "scores", "labels")}
+        return replace(self, queries=None if self.queries is None else self.queries.cpu(), **moved)
 
     def name(self, label: int) -> str:
         """The class name of a label, or the number if it has no name."""

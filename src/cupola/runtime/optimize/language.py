@@ -1,4 +1,4 @@
-"""How a language model is executed on the CPU: as it is, packed, or in eight bits.
+"""How a language model is executed: as it is, packed, or in eight bits.
 
 - none: the weights as they were loaded. Those in sixteen bits stay so and are multiplied in float32
   (parallel/half_matrix.py).
@@ -11,7 +11,8 @@
 (parallel/independent.py, generation/exact_attention.py), with any of the three.
 
 Copies are kept beside the weights, which are in a mapped file. A part that this machine has no
-fast kernel for is left as it is.
+fast kernel for is left as it is. A model that is not on the CPU computes in the type of its
+weights, by torch's own products, whatever is chosen.
 """
 
 from functools import partial
@@ -44,6 +45,9 @@ def optimize(model: Any, optimization: str, deterministic: bool = False) -> None
     on_cpu = model.device.type == "cpu"
     if deterministic and not on_cpu:
         raise InputError(f"deterministic: only on the CPU, and the model is on {model.device}")
+    if not on_cpu:  # the kernels below are the CPU's
+        optimization = "none"
+        compute_as_stored(model)
     bfloat16 = optimization == "packed" and model.dtype == torch.bfloat16 and packs(model.dtype)
     if on_cpu and model.head.weight.dtype in HALVES and (deterministic or not bfloat16):
         compute_in_float32(model)
@@ -74,6 +78,14 @@ def compute_in_float32(model: Any) -> None:
     for parameter in model.parameters():
         if id(parameter) not in kept:
             parameter.data = parameter.data.float()
+
+
+def compute_as_stored(model: Any) -> None:
+    """Computes in the type of the matrices: the opposite of `compute_in_float32`."""
+    for module in model.modules():
+        if isinstance(module, VocabParallelEmbedding):
+            module.compute_dtype = None
+    model.to(model.head.weight.dtype)
 
 
 def _optimize_head(model: Any, optimization: str) -> None:

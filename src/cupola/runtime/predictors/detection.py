@@ -14,7 +14,7 @@ from cupola import nn
 from cupola.bundles import Bundle
 from cupola.errors import InputError
 from cupola.files.images import resize
-from cupola.runtime.devices import find_device
+from cupola.runtime.devices import CPU
 from cupola.runtime.export import Program
 from cupola.runtime.io import image_sources
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
@@ -24,9 +24,6 @@ from cupola.structures.masks import encode_rle
 
 # JSON each: the RLE of a detection's mask; a segment of a panoptic segmentation with its RLE.
 MASK_OUTPUTS = (TensorSpec("masks", "BYTES", (-1,)), TensorSpec("segments", "BYTES", (-1,)))
-
-
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -81,11 +78,6 @@ class DetectionPredictor(Predictor):
             TensorSpec("image_index", "INT64", (-1,)),
             *(MASK_OUTPUTS if self.masks else ()),
         )
-
-    def to(self, device: Any) -> None:
-        """Moves the model to a device of torch; InputError if it is not there."""
-        self.device = find_device(device)
-        self.model.to(self.device)
 
     @property
     def details(self) -> Mapping[str, Any]:

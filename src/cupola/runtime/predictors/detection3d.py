@@ -1,7 +1,7 @@
 """Detection3DPredictor: the images of calibrated cameras -> boxes in space."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from cupola.bundles import Bundle
 from cupola.errors import InputError
 from cupola.files.images import read_image, resize
 from cupola.runtime.cameras import order_of, split_projections
+from cupola.runtime.devices import CPU
 from cupola.runtime.io.sample_folder import (
     Pixels,
     example_folders,
@@ -68,6 +69,7 @@ class Detection3DPredictor(Predictor):
     threshold: float = 0.3
     fit: str = "stretch"
     folder: Path | None = None
+    device: torch.device = CPU
 
     task: ClassVar[str] = "detection3d"
     max_batch: ClassVar[int] = 4
@@ -218,7 +220,7 @@ class Detection3DPredictor(Predictor):
         return [self._named(found) for found in self.model.predict(self.batch(samples))]
 
     def _named(self, found: Detections3D) -> Detections3D:
-        return Detections3D(found.boxes, found.scores, found.labels, self.labels, found.queries)
+        return replace(found.cpu(), names=self.labels)
 
     @torch.inference_mode()
     def run_frame(self, sample: CameraSample, state: Any) -> tuple[Detections3D, Any]:
@@ -229,15 +231,16 @@ class Detection3DPredictor(Predictor):
         missing = [name for name in ("ego_pose", "timestamp") if getattr(sample, name) is None]
         if missing:
             raise InputError(f"a frame of a stream needs {' and '.join(missing)}")
-        state = self.model.initial_state(1) if state is None else state
+        if state is None:
+            state = self.model.initial_state(1)
         (found,), state = self.model.predict_frame(self.batch([sample]), state)
         return self._named(found), state
 
     def batch(self, samples: Sequence[CameraSample]) -> dict[str, Any]:
         """What the model's forward and predict take."""
-        images = torch.from_numpy(np.stack([sample.images for sample in samples]))
+        images = self._put([sample.images for sample in samples])
         pixels = self.normalize(images.permute(0, 1, 4, 2, 3))  # [B, N, 3, H, W]
-        matrices = torch.from_numpy(np.stack([sample.lidar2img for sample in samples]))
+        matrices = self._put([sample.lidar2img for sample in samples])
         size = (pixels.shape[-2], pixels.shape[-1])
         batch = {"pixels": pixels, "lidar2img": matrices, "image_size": size}
         if hasattr(self.model, "is_stream"):  # a model that masks the padding
@@ -250,11 +253,15 @@ class Detection3DPredictor(Predictor):
         poses = [still if each.ego_pose is None else each.ego_pose for each in samples]
         cameras = [split_projections(each.lidar2img.astype(np.float64)) for each in samples]
         return {
-            "ego_pose": torch.from_numpy(np.stack(poses)),
-            "timestamp": torch.tensor([each.timestamp or 0.0 for each in samples]).double(),
-            "intrinsics": torch.from_numpy(np.stack([inner for inner, _ in cameras])),
-            "extrinsics": torch.from_numpy(np.stack([outer for _, outer in cameras])),
+            "ego_pose": self._put(poses),
+            "timestamp": self._put([np.float64(each.timestamp or 0.0) for each in samples]),
+            "intrinsics": self._put([inner for inner, _ in cameras]),
+            "extrinsics": self._put([outer for _, outer in cameras]),
         }
+
+    def _put(self, arrays: Sequence[Any]) -> Tensor:
+        """Arrays of one shape, stacked, on the model's device."""
+        return torch.from_numpy(np.stack(arrays)).to(self.device)
 
     def normalize(self, images: Tensor) -> Tensor:
         """[..., 3, H, W] RGB 0..255 -> normalized, zero-padded to multiples of the divisor."""

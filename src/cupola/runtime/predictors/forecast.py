@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cupola.errors import InputError
+from cupola.runtime.devices import CPU
 from cupola.runtime.predictor import Arrays, Predictor, StreamEngine, TensorSpec
 from cupola.runtime.predictors.forecast_examples import chosen_example, example_of
 from cupola.runtime.predictors.forecast_parameters import ForecastOptions
@@ -57,6 +58,7 @@ class ForecastPredictor(Predictor):
     diagnostic_units: tuple[str, ...] = ()
     calendar: str | None = None
     nan: str = "refuse"
+    device: torch.device = CPU
 
     task: ClassVar[str] = "forecast"
     max_steps: ClassVar[int] = 400
@@ -179,15 +181,15 @@ class ForecastPredictor(Predictor):
         state = (field - self.mean) / self.std
         if mask is not None:
             state = torch.where(mask, state, 0.0)
-        if field.ndim == 4:
-            return ForecastSample(state, steps, time=time, mask=mask)
-        state = state.expand(members, *field.shape).clone()
-        noise = torch.randn(state.shape, generator=torch.Generator().manual_seed(seed))
-        count = len(self.prognostic)
-        state[1:, :count] += amplitude * noise[1:, :count]
-        if mask is not None:
-            state = torch.where(mask, state, 0.0)
-        return ForecastSample(state, steps, time=time, mask=mask)
+        if field.ndim == 3:
+            state = state.expand(members, *field.shape).clone()
+            noise = torch.randn(state.shape, generator=torch.Generator().manual_seed(seed))
+            count = len(self.prognostic)
+            state[1:, :count] += amplitude * noise[1:, :count]
+            if mask is not None:
+                state = torch.where(mask, state, 0.0)
+        mask = None if mask is None else mask.to(self.device)
+        return ForecastSample(state.to(self.device), steps, time=time, mask=mask)
 
     def _with_computed(self, field: Tensor, time: float | None) -> Tensor:
         """Checks the shape, and adds the channels that follow from the date."""
@@ -256,14 +258,17 @@ class ForecastPredictor(Predictor):
 
     @torch.inference_mode()
     def physical(self, state: Tensor, mask: Tensor | None = None) -> Tensor:
-        """States in the model's units [B, C, H, W] -> [B, P, H, W], physical, with diagnostics."""
+        """States in the model's units [B, C, H, W] -> [B, P, H, W], physical, with diagnostics.
+
+        On the CPU, wherever the model computes.
+        """
         count = len(self.prognostic)
-        shown = state[:, :count] * self._first(self.std) + self._first(self.mean)
+        shown = state[:, :count].cpu() * self._first(self.std) + self._first(self.mean)
         if mask is not None:
-            shown = torch.where(mask[:count], shown, torch.nan)
+            shown = torch.where(mask[:count].cpu(), shown, torch.nan)
         if not self.diagnostics:
             return shown
-        derived = [self.model.diagnose(part) for part in torch.split(state, self.max_batch)]
+        derived = [self.model.diagnose(part).cpu() for part in torch.split(state, self.max_batch)]
         return torch.cat([shown, torch.cat(derived)], dim=1)
 
     def _first(self, statistic: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from cupola.bundles import Bundle
 from cupola.errors import BundleError, InputError
@@ -17,6 +18,7 @@ from cupola.files.chat import ChatTemplate, read_chat_template
 from cupola.generation import SamplingParams, Scheduler
 from cupola.generation.guide import Guides
 from cupola.generation.tensor_parallel import Driver, StepOrder
+from cupola.runtime.devices import CPU
 from cupola.runtime.optimize.language import optimize
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.runtime.predictors.grammars import check_grammar, read_guide, read_tools
@@ -46,8 +48,9 @@ class LanguagePredictor(Predictor):
     reproducible: bool = False  # the setting `deterministic`
     lookup_tokens: int = 0  # that are guessed from the text so far; see generation/prompt_lookup.py
     send: Callable[[StepOrder], None] | None = None  # from rank 0 of a group to the other ranks
+    device: torch.device = CPU
     _numbers: Iterator[int] = field(default_factory=count, repr=False)
-    _applied: tuple[str, bool] | None = field(default=None, repr=False)
+    _applied: tuple[str, bool, torch.device] | None = field(default=None, repr=False)
 
     task: ClassVar[str] = "language"
     max_batch: ClassVar[int] = 32
@@ -196,9 +199,9 @@ class LanguagePredictor(Predictor):
 
     def new_scheduler(self) -> Scheduler:
         """A scheduler with an empty cache, over the model with its `optimization` applied."""
-        wanted = (self.optimization, self.reproducible)
+        wanted = (self.optimization, self.reproducible, self.device)
         if wanted != self._applied:
-            optimize(self.model, *wanted)
+            optimize(self.model, self.optimization, self.reproducible)
             self._applied = wanted
         return Scheduler(
             self.model,

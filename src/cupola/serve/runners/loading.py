@@ -94,5 +94,7 @@ def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predicto
     for option, value in given.items():
         if value is not None:
             setattr(predictor, option, value)
+    if plan.device != "cpu":
+        predictor.to(plan.device)
     found: Predictor = predictor
     return found

@@ -26,6 +26,7 @@ class ModelPlan:
     path: str
     task: str
     runners: int = 1
+    device: str = "cpu"
     tensor_parallel: int = 1
     optimization: str | None = None
     deterministic: bool | None = None
@@ -76,6 +77,8 @@ def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) 
             f"models: {model.bundle}: {' and '.join(given)}: only for language models, and its "
             f"task is {bundle.task!r}"
         )
+    if model.tensor_parallel > 1 and model.device != "cpu":
+        raise ConfigError(f"models: {model.bundle}: tensor_parallel is for the CPU only")
     if model.tensor_parallel > 1 and not settings.master_process:
         raise ConfigError(f"models: {model.bundle}: tensor_parallel needs master_process: on")
     return ModelPlan(
@@ -84,6 +87,7 @@ def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) 
         path=str(bundle.path),
         task=bundle.task,
         runners=model.runners,
+        device=model.device,
         tensor_parallel=model.tensor_parallel,
         optimization=model.optimization,
         deterministic=model.deterministic,

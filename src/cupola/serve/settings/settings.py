@@ -34,6 +34,9 @@ class ModelSettings(BaseModel):
     name: str | None = Field(None, description="Name in URLs; default: the bundle's name.")
     version: str | None = Field(None, description="Version in URLs; default: the bundle's version.")
     runners: PositiveInt = Field(1, description="Number of processes that run this model.")
+    device: str = Field(
+        "cpu", description='Where the model computes: "cpu", "cuda", "cuda:1", "mps", ...'
+    )
     tensor_parallel: PositiveInt = Field(
         1, description="Number of processes that each copy of a language model is split over."
     )
