@@ -33,6 +33,8 @@ BESIDE = {
 }
 WEIGHTS = ("weights.safetensors", "model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+TOKENIZERS = ("tokenizer.json", "vocab.txt")
+MODEL = re.compile(r"([\w.-]+/)?[\w.-]+")  # the oldest models have no organization
 
 
 class HubId(NamedTuple):
@@ -71,34 +73,73 @@ def download(source: str, revision: str | None = None, offline: bool = False) ->
     if offline or constants.HF_HUB_OFFLINE:
         folder = _cached(repo, revision)
         if folder is None:
-            raise BundleError(
-                f"{source}: not in the cache ({constants.HF_HUB_CACHE}), and offline mode is on; "
-                "load it once without --offline and HF_HUB_OFFLINE"
-            )
+            raise BundleError(_offline(source))
         return folder
-    return _download(source, repo, revision)
+
+    def choose(files: list[str]) -> list[str]:
+        from huggingface_hub import hf_hub_download
+
+        def read(name: str) -> Any:
+            path = hf_hub_download(repo, name, revision=revision)
+            return read_settings(Path(path), BundleError)
+
+        return needed(source, files, read)
+
+    return _download(source, repo, revision, choose)
 
 
-def _cached(repo: str, revision: str | None) -> Path | None:
+def tokenizer_file(model: str, offline: bool = False) -> Path:
+    """tokenizer.json or vocab.txt of a model on the hub, ORG/NAME or NAME, from the cache first.
+
+    BundleError where it cannot be had.
+    """
+    from huggingface_hub import constants
+
+    if MODEL.fullmatch(model) is None:
+        raise BundleError(f"{model}: neither a folder nor a model on the hub")
+    for name in TOKENIZERS:
+        if (folder := _cached(model, None, name)) is not None:
+            return folder / name
+    if offline or constants.HF_HUB_OFFLINE:
+        raise BundleError(_offline(model))
+
+    def choose(files: list[str]) -> list[str]:
+        found = next((name for name in TOKENIZERS if name in files), None)
+        if found is None:
+            raise BundleError(f"{model}: holds none of {', '.join(TOKENIZERS)}")
+        return [name for name in (found, "tokenizer_config.json") if name in files]
+
+    folder = _download(model, model, None, choose)
+    return next(folder / name for name in TOKENIZERS if (folder / name).is_file())
+
+
+def _offline(source: str) -> str:
+    from huggingface_hub import constants
+
+    return (
+        f"{source}: not in the cache ({constants.HF_HUB_CACHE}), and offline mode is on; "
+        "load it once without --offline and HF_HUB_OFFLINE"
+    )
+
+
+def _cached(repo: str, revision: str | None, name: str = CONFIG) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     with suppress(LocalEntryNotFoundError):
-        return Path(hf_hub_download(repo, CONFIG, revision=revision, local_files_only=True)).parent
+        return Path(hf_hub_download(repo, name, revision=revision, local_files_only=True)).parent
     return None
 
 
-def _download(source: str, repo: str, revision: str | None) -> Path:
-    from huggingface_hub import HfApi, constants, errors, hf_hub_download, snapshot_download
-
-    def read(name: str) -> Any:
-        path = hf_hub_download(repo, name, revision=revision)
-        return read_settings(Path(path), BundleError)
+def _download(
+    source: str, repo: str, revision: str | None, choose: Callable[[list[str]], list[str]]
+) -> Path:
+    """The folder with those files of a repository that `choose` takes of all; BundleError."""
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
 
     try:
         listed = HfApi().model_info(repo, revision=revision).siblings or []
-        files = needed(source, [each.rfilename for each in listed], read)
-        patterns = [escape(name) for name in files]
+        patterns = [escape(name) for name in choose([each.rfilename for each in listed])]
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except BundleError:
         raise

@@ -83,7 +83,9 @@ class GuardedTokenizer:
             return str(self._tokenizer.decode(ids, skip_special_tokens=not special))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_tokenizer"], name)
+        if "_tokenizer" not in self.__dict__:  # of a copy that is being made
+            raise AttributeError(name)
+        return getattr(self._tokenizer, name)
 
 
 class _RefusedError(ValueError):

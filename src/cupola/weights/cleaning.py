@@ -11,6 +11,9 @@ MASK_HEADS = ("bbox_attention.", "mask_head.")  # DETRsegm's own parts
 WRAPPED = ("module.", "_orig_mod.", "pretrained_model.")  # around a language model
 VALUE_HEADS = ("v_head.", "value_head.", "score.")  # of trl and of reward models
 
+# Numbers 0, 1, ... that transformers stored in checkpoints of BERT until its version 4.31.
+POSITIONS = ".embeddings.position_ids"
+
 State = Mapping[str, Tensor]
 
 
@@ -34,6 +37,11 @@ def _unwrapped(name: str) -> str:
     while prefix := next((p for p in WRAPPED if name.startswith(p)), ""):
         name = name.removeprefix(prefix)
     return name
+
+
+def without_positions(state: State, own: State) -> State:
+    """The weights without the position numbers of a language model, which are no parameters."""
+    return {k: v for k, v in state.items() if k in own or not k.endswith(POSITIONS)}
 
 
 def without_averages(state: State) -> tuple[dict[str, Tensor], list[str]]:

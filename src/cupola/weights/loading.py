@@ -11,6 +11,7 @@ from torch import Tensor
 from cupola.errors import CheckpointError, did_you_mean
 from cupola.weights.cleaning import (
     without_averages,
+    without_positions,
     without_prefixes,
     without_training_keys,
 )
@@ -126,7 +127,7 @@ def _understood(
     state: Mapping[str, Tensor], own: Mapping[str, Tensor], dialect: str | None, where: str
 ) -> tuple[str, dict[str, Tensor], list[str]]:
     """The state dict under our names, after removing what training tools added to it."""
-    state, notes = without_averages(state)
+    state, notes = without_averages(without_positions(state, own))
     if any(family.embedding in own for family in FAMILIES):
         names, heads = without_training_keys(state)
         state, notes = {name: state[key] for name, key in names.items()}, notes + heads

@@ -44,6 +44,7 @@ class DeformableDETR(QueryDetector):
     """
 
     nested_head: ClassVar[str | None] = "NestedDeformableDETRHead"
+    encoder_class: ClassVar[type[Any]] = DeformableDetrTransformerEncoder
     decoder_class: ClassVar[type[Any]] = DeformableDetrTransformerDecoder
 
     def __init__(
@@ -79,7 +80,7 @@ class DeformableDETR(QueryDetector):
         self.as_two_stage = as_two_stage
         self.num_queries = num_queries
         self.positional_encoding = SinePositionalEncoding(**(positional_encoding or POSITIONS))
-        self.encoder = DeformableDetrTransformerEncoder(**encoder)
+        self.encoder = self.encoder_class(**encoder)
         self.decoder = self.decoder_class(**decoder)
         self.embed_dims: int = self.encoder.embed_dims
         self.level_embed = nn.Parameter(torch.randn(num_feature_levels, self.embed_dims))

@@ -133,13 +133,19 @@ class SetPredictionHead(nn.Module):
     def loss(self, output: DETROutput, targets: Targets, sizes: Sizes) -> dict[str, Tensor]:
         """loss_cls, loss_bbox, loss_iou of the last layer, and d0., d1., ... of those before."""
         output = output.at_least_float32()
-        layers = targets_by_layer(self.assign(output, targets, sizes))
+        layers = self.layer_targets(output, targets, sizes)
         return name_by_layer(
             [
                 self.set_losses(logits, boxes, wanted, self.pixel_scales(boxes, sizes))
                 for logits, boxes, wanted in zip(*output, layers, strict=True)
             ]
         )
+
+    def layer_targets(
+        self, output: DETROutput, targets: Targets, sizes: Sizes
+    ) -> Sequence[QueryTargets]:
+        """The targets of every layer's queries [B, Q]."""
+        return targets_by_layer(self.assign(output, targets, sizes))
 
     @staticmethod
     def pixel_scales(boxes: Tensor, sizes: Sizes) -> Tensor:
@@ -156,17 +162,19 @@ class SetPredictionHead(nn.Module):
         wanted_corners = box_ops.cxcywh_to_xyxy(wanted) * pixels
         normalizer = box_normalizer(targets, self.data_group)
         return {
-            "loss_cls": class_loss(
-                self.loss_cls,
-                logits,
-                targets,
-                self.background_weight,
-                self.data_group if self.sync_cls_avg_factor else SINGLE,
-                quality=box_ops.iou(corners.detach(), wanted_corners),
+            "loss_cls": self.class_loss(
+                logits, targets, box_ops.iou(corners.detach(), wanted_corners)
             ),
             "loss_bbox": self.loss_bbox(found, wanted, avg_factor=normalizer),
             "loss_iou": self.loss_iou(corners, wanted_corners, avg_factor=normalizer),
         }
+
+    def class_loss(self, logits: Tensor, targets: QueryTargets, quality: Tensor) -> Tensor:
+        """The class loss of one layer's logits [B, Q, C]; quality [P] is the IoU of positives."""
+        group = self.data_group if self.sync_cls_avg_factor else SINGLE
+        return class_loss(
+            self.loss_cls, logits, targets, self.background_weight, group, quality=quality
+        )
 
 
 def weigh_background(loss_cls: Config, num_classes: int) -> tuple[Config, float]:

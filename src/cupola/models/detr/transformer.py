@@ -35,13 +35,23 @@ class DetrTransformerEncoderLayer(nn.Module):
         self.ffn = FFN(**ffn_cfg)
         self.norms = nn.ModuleList(build_norm(norm_cfg, self.embed_dims) for _ in range(2))
 
-    def forward(self, x: Tensor, pos: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        """x, pos [B, HW, C]; key_padding_mask [B, HW], True = padded -> [B, HW, C]."""
+    def forward(
+        self,
+        x: Tensor,
+        pos: Tensor,
+        key_padding_mask: Tensor | None,
+        attn_mask: Tensor | None = None,
+    ) -> Tensor:
+        """x, pos [B, HW, C]; key_padding_mask [B, HW], True = padded -> [B, HW, C].
+
+        attn_mask [B * heads, HW, HW] is True where a cell (row) must not see another (column).
+        """
+        masks = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask}
         if self.pre_norm:
             y = self.norms[0](x)
-            x = self.self_attn(y, y, y, x, pos, pos, key_padding_mask=key_padding_mask)
+            x = self.self_attn(y, y, y, x, pos, pos, **masks)
             return self.ffn(self.norms[1](x), x)
-        x = self.self_attn(x, x, x, x, pos, pos, key_padding_mask=key_padding_mask)
+        x = self.self_attn(x, x, x, x, pos, pos, **masks)
         return self.norms[1](self.ffn(self.norms[0](x)))
 
 

@@ -38,6 +38,8 @@ class BoxDecoder(nn.Module):
     Subclasses define `forward`, which calls `layer`.
     """
 
+    layer_class: ClassVar[type[Any]] = DeformableDecoderLayer
+
     def __init__(
         self,
         num_layers: int,
@@ -50,7 +52,7 @@ class BoxDecoder(nn.Module):
         if post_norm_cfg is not None:
             raise ValueError("a deformable decoder has no post_norm; set post_norm_cfg=None")
         self.num_layers = num_layers
-        self.layers = nn.ModuleList(DeformableDecoderLayer(**layer_cfg) for _ in range(num_layers))
+        self.layers = nn.ModuleList(self.layer_class(**layer_cfg) for _ in range(num_layers))
         C: int = self.layers[0].embed_dims
         self.embed_dims = C
         self.ref_point_head = MLP(2 * C, C, C, 2)
@@ -64,8 +66,12 @@ class BoxDecoder(nn.Module):
         memory: Tensor,
         levels: FeatureLevels,
         self_attn_mask: Tensor | None,
+        **text: Tensor,
     ) -> Tensor:
-        """One layer: query [B, Q, C] at boxes [B, Q, 4] -> [B, Q, C]."""
+        """One layer: query [B, Q, C] at boxes [B, Q, 4] -> [B, Q, C].
+
+        Layers that also attend to a text take it as further arguments.
+        """
         boxes = on_levels(references, levels)  # [B, Q, L, 4]
         waves = encode_references(boxes[:, :, 0], self.embed_dims // 2)
         result: Tensor = self.layers[index](
@@ -76,6 +82,7 @@ class BoxDecoder(nn.Module):
             reference_points=boxes,
             spatial_shapes=levels.shapes,
             self_attn_mask=self_attn_mask,
+            **text,
         )
         return result
 
@@ -91,11 +98,12 @@ class DinoTransformerDecoder(BoxDecoder):
         levels: FeatureLevels,
         reg_branches: Sequence[nn.Module],
         self_attn_mask: Tensor | None = None,
+        **text: Tensor,
     ) -> Decoded:
         """query [B, Q, C] at boxes [B, Q, 4] (cxcywh in 0..1) -> normed states and boxes."""
         states, before = [], [references]
         for index in range(self.num_layers):
-            query = self.layer(index, query, references, memory, levels, self_attn_mask)
+            query = self.layer(index, query, references, memory, levels, self_attn_mask, **text)
             refined = refine_boxes(references, reg_branches[index](query), EPS)
             references = refined.detach()
             states.append(self.norm(query))

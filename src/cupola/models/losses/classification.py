@@ -96,16 +96,22 @@ class FocalLoss(nn.Module):
         weight: Tensor | None = None,
         avg_factor: Tensor | float | None = None,
     ) -> Tensor:
-        """logits [N, C], labels [N] in 0..C with C = background -> a scalar."""
+        """logits [N, C], labels [N] in 0..C with C = background -> a scalar.
+
+        Labels may also be targets 0..1 in the shape of the logits.
+        """
         loss = self.each(logits, labels)
-        if weight is not None and weight.dim() == 1:
+        if weight is not None and weight.dim() < loss.dim():
             weight = weight[:, None]
         return self.loss_weight * weighted_mean(loss, weight, avg_factor)
 
     def each(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The losses [N, C] without weights."""
-        classes = torch.arange(logits.shape[-1], device=logits.device)
-        target = (labels[:, None] == classes).to(logits.dtype)
+        if labels.is_floating_point():
+            target = labels.to(logits.dtype)
+        else:
+            classes = torch.arange(logits.shape[-1], device=logits.device)
+            target = (labels[:, None] == classes).to(logits.dtype)
         probability, entropy = _entropy(logits, target, self.activated)
         miss = (1 - probability) * target + probability * (1 - target)
         balance = self.alpha * target + (1 - self.alpha) * (1 - target)

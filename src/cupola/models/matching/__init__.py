@@ -12,9 +12,11 @@ from cupola.models.matching.costs import (
     match_inputs,
 )
 from cupola.models.matching.hungarian import HungarianAssigner, solve_assignments
+from cupola.models.matching.text_cost import BinaryFocalLossCost, TextMatchInputs
 
 __all__ = [
     "BBoxL1Cost",
+    "BinaryFocalLossCost",
     "ClassificationCost",
     "CrossEntropyLossCost",
     "DiceCost",
@@ -23,6 +25,7 @@ __all__ = [
     "IoUCost",
     "MaskMatchInputs",
     "MatchInputs",
+    "TextMatchInputs",
     "match_inputs",
     "solve_assignments",
 ]
