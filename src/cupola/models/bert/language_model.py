@@ -93,7 +93,7 @@ class BertModel(nn.Module):
         if self.by_sub_sentence:
             attention, positions = sub_sentence_mask(tokens.separators)
         sees = tokens.mask[:, None] if attention is None else attention
-        states = self.language_backbone.body(tokens.ids, sees, positions)
+        states = self.language_backbone[0](tokens.ids, sees, positions)
         embedded = torch.stack(states[-self.num_layers_of_embedded :]).mean(0)
         embedded = embedded / self.num_layers_of_embedded
         if attention is None:

@@ -1,4 +1,4 @@
-"""TextSearch: the texts of a batch become tokens, in as many rounds as there are chunks of names."""
+"""TextSearch: the texts of a batch become tokens, one chunk of names after the other."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -192,6 +192,11 @@ class GroundingDINO(DINO):
         found = []
         for each, prompt, row in zip(targets, prompts, words, strict=True):
             rows = positive_map(prompt.tokens or [range(len(prompt.ids))], width)
+            if len(each["labels"]) and int(each["labels"].max()) >= len(rows):
+                raise InputError(
+                    f"an object has label {int(each['labels'].max())}, but the text has "
+                    f"{len(rows)} names"
+                )
             maps = rows.to(row.device)[each["labels"]]
             found.append({**each, "positive_map": maps, "text_mask": row})
         return found

@@ -154,7 +154,8 @@ class GroundingDINOHead(DINOHead):
         objects = [torch.arange(len(each), device=each.device) for each in boxes]
         matches = [
             TextMatchInputs(
-                *(getattr(match, name) for name in ("logits", "boxes")),
+                match.logits,
+                match.boxes,
                 match.target_labels,
                 match.target_boxes,
                 match.image_size,

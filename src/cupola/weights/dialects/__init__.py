@@ -7,6 +7,7 @@ from cupola.weights.dialects.deformable_detr import DEFORMABLE_DIALECTS
 from cupola.weights.dialects.detr import DETR_DIALECTS
 from cupola.weights.dialects.detr3d import DETR3D_DIALECTS
 from cupola.weights.dialects.fourcastnet import FOURCASTNET
+from cupola.weights.dialects.grounding_dino import GROUNDING_DIALECTS
 from cupola.weights.dialects.hugging_face import LANGUAGE_DIALECTS
 from cupola.weights.dialects.mask_classification import MASK_DIALECTS
 from cupola.weights.dialects.neuraloperator import NEURALOPERATOR
@@ -20,6 +21,7 @@ DIALECTS: dict[str, Dialect] = {
     for dialect in (
         *MASK_DIALECTS,
         *CONDITIONAL_DIALECTS,
+        *GROUNDING_DIALECTS,
         *DEFORMABLE_DIALECTS,
         *DETR_DIALECTS,
         *DETR3D_DIALECTS,
