@@ -36,6 +36,8 @@ FAMILIES = (
     "3.3.0/htc/htc_r50_fpn_1x_coco.py",
     "3.3.0/seesaw_loss/mask-rcnn_r50_fpn_seesaw-loss-normed-mask_random-ms-2x_lvis-v1.py",
     "2.28.2/cascade_rcnn/cascade_mask_rcnn_r50_fpn_1x_coco.py",
+    "3.3.0/panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py",
+    "2.28.2/panoptic_fpn/panoptic_fpn_r50_fpn_1x_coco.py",
 )
 
 

@@ -95,7 +95,11 @@ class TwoStageDetector(Detector):
 
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses of a batch: pixels, and targets (boxes xyxy in pixels, labels, masks)."""
-        maps, sizes, targets = self.maps(batch["pixels"]), ImageSizes.of(batch), batch["targets"]
+        return self.loss_of_maps(self.maps(batch["pixels"]), batch)
+
+    def loss_of_maps(self, maps: Sequence[Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The losses of both stages, from the feature maps of the batch's pixels."""
+        sizes, targets = ImageSizes.of(batch), batch["targets"]
         losses: dict[str, Tensor] = {}
         if self.rpn_head is None:
             proposals = self.proposals(maps, sizes.content, batch.get("proposals"))

@@ -109,12 +109,12 @@ def number_of_classes(model: Mapping[str, Any]) -> int:
     """Of a model's config: those of its detection head, or things and stuff."""
     if "bbox_head" in model:
         return int(model["bbox_head"].get("num_classes", 80))
-    if "roi_head" in model:
+    if "roi_head" in model and "panoptic_fusion_head" not in model:
         heads = model["roi_head"]["bbox_head"]
         return int((heads[-1] if isinstance(heads, list | tuple) else heads).get("num_classes", 80))
-    if "panoptic_head" not in model:
+    if "panoptic_fusion_head" not in model:
         return 1  # an RPN, whose one class is an object
-    head = model["panoptic_head"]
+    head = model["panoptic_fusion_head"]
     return int(head.get("num_things_classes", 80)) + int(head.get("num_stuff_classes", 53))
 
 
