@@ -54,6 +54,7 @@ def explain(
     from cupola.bundles import Bundle
     from cupola.inspect import describe, page
     from cupola.inspect.example_inputs import parse_shape
+    from cupola.inspect.own_shape import own_shape
     from cupola.registry import load_plugins
     from cupola.runtime.load import is_config
 
@@ -68,8 +69,8 @@ def explain(
         print_order(model)
     else:
         runs = not any(each.is_meta for each in model.parameters())
-        shape = parse_shape(input_) if input_ and runs else None
-        description = describe(model, shape, run=runs)
+        shape = parse_shape(input_) if input_ else own_shape(model, source, bundle)
+        description = describe(model, shape if runs else None, run=runs)
         if html is None:
             print_tree(description, depth)
         else:

@@ -67,15 +67,24 @@ def open_bundle(
         return Bundle(bundle.path, bundle.config, Path(weights)) if weights else bundle
     if weights is None:
         raise BundleError(f"{source}: a config needs a checkpoint; pass weights= (--weights)")
+    opened = open_config(source)
+    if opened.task == "detection3d":
+        from cupola.runtime.building import warn_of_old_boxes
+
+        warn_of_old_boxes(opened.model_config, weights, None)
+    return Bundle(opened.path, opened.config, Path(weights))
+
+
+def open_config(source: str | Path) -> Bundle:
+    """A config file as the bundle that it would make, without weights. ConfigError."""
     from cupola.runtime.published import bundle_config
 
     path = Path(source)
-    about = bundle_config(read_config(path), path.stem)
-    if about["task"] == "detection3d":
-        from cupola.runtime.building import warn_of_old_boxes
-
-        warn_of_old_boxes(about["model"], weights, None)
-    return Bundle(path.parent, about, Path(weights))
+    cfg = read_config(path)
+    own = cfg.get("bundle")  # what training writes into its bundle
+    about = own if isinstance(own, Mapping) else {}
+    kept = {key: about[key] for key in ("preprocess", "postprocess") if key in about}
+    return Bundle(path.parent, {**bundle_config(cfg, path.stem), **kept})
 
 
 def is_config(source: str | Path) -> bool:

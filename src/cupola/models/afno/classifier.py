@@ -12,6 +12,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.models.afno.layers import PatchEmbed
 from cupola.models.afno.network import AFNOSettings, make_block
+from cupola.nn.meta import parameter_device
 from cupola.registry import MODELS
 
 # Defaults that differ from FourCastNet's.
@@ -36,7 +37,8 @@ class AFNOClassifier(nn.Module):
         self.patch_embed = PatchEmbed(
             settings.img_size, settings.patch_size, settings.in_chans, dim, pad=settings.pad
         )
-        self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches, dim))
+        shape = (1, self.patch_embed.num_patches, dim)
+        self.pos_embed = nn.Parameter(torch.zeros(shape, device=parameter_device(None)))
         self.blocks = nn.ModuleList(
             [make_block(settings, i, self.patch_embed.grid) for i in range(settings.depth)]
         )

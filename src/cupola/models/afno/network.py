@@ -17,6 +17,7 @@ from cupola.models.afno.filter import AFNO2D
 from cupola.models.afno.layers import Block, PatchEmbed, pair
 from cupola.models.afno.mlp import Mlp
 from cupola.models.afno.operator import FieldOperator
+from cupola.nn.meta import parameter_device
 from cupola.registry import MODELS
 
 
@@ -98,7 +99,8 @@ class AFNONet(FieldOperator):
             pad=settings.pad,
             any_grid=settings.any_grid,
         )
-        self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches, dim))
+        shape = (1, self.patch_embed.num_patches, dim)
+        self.pos_embed = nn.Parameter(torch.zeros(shape, device=parameter_device(None)))
         self.pos_drop = nn.Dropout(settings.drop_rate)
         self.blocks = nn.ModuleList(
             [make_block(settings, i, self.patch_embed.grid) for i in range(settings.depth)]

@@ -16,6 +16,7 @@ from cupola import nn
 from cupola.models.layers import build_activation, build_norm
 from cupola.models.layers.initialization import pretrained_init
 from cupola.models.layers.patches import PatchEmbed
+from cupola.nn.meta import parameter_device
 from cupola.registry import MODELS
 
 Config = Mapping[str, Any]
@@ -99,7 +100,9 @@ class AbsolutePositions(nn.Module):
     def __init__(self, height: int, width: int, channels: int, dropout: float) -> None:
         super().__init__()
         self.size = (height, width)
-        self.pos_embed = nn.Parameter(torch.zeros(1, height * width, channels))
+        self.pos_embed = nn.Parameter(
+            torch.zeros(1, height * width, channels, device=parameter_device(None))
+        )
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

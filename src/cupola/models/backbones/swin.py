@@ -16,6 +16,7 @@ from cupola.models.layers import FFN, build_norm
 from cupola.models.layers.freezing import freeze
 from cupola.models.layers.patches import PatchEmbed, PatchMerging
 from cupola.models.layers.window_attention import ShiftWindowMSA
+from cupola.nn.meta import parameter_device
 from cupola.registry import MODELS
 
 Config = Mapping[str, Any]
@@ -123,7 +124,9 @@ class SwinTransformer(nn.Module):
         self.pretrain_cells = _cells(pretrain_img_size, patch_size)
         if use_abs_pos_embed:
             rows, columns = self.pretrain_cells
-            self.absolute_pos_embed = nn.Parameter(torch.zeros(1, rows * columns, embed_dims))
+            self.absolute_pos_embed = nn.Parameter(
+                torch.zeros(1, rows * columns, embed_dims, device=parameter_device(None))
+            )
         self.patch_embed = PatchEmbed(in_channels, embed_dims, patch_size, merging_norm)
         self.drop_after_pos = nn.Dropout(drop_rate)
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())

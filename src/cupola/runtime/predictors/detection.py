@@ -145,6 +145,12 @@ class DetectionPredictor(Predictor):
             return fit_size_down(original, self.short, self.long)
         return fit_size(original, self.short, self.long)
 
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The (height, width) that a resized image is padded to."""
+        divisor = getattr(self.model.data_preprocessor, "pad_size_divisor", 1)
+        height, width = (-(-side // divisor) * divisor for side in size)
+        return self.pad or (height, width)
+
     def decode(self, tensors: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Sample]:
         """One sample per element of `image` (files' bytes) or of `pixels` [N, H, W, 3]."""
         if ("image" in tensors) == ("pixels" in tensors):
@@ -180,8 +186,7 @@ class DetectionPredictor(Predictor):
     def _padded(self, pixels: Tensor) -> dict[str, Tensor | None]:
         """Images [B, 3, h, w] of one size with zeros at the right and bottom, and their mask."""
         h, w = int(pixels.shape[2]), int(pixels.shape[3])
-        divisor = getattr(self.model.data_preprocessor, "pad_size_divisor", 1)
-        height, width = self.pad or (-(-h // divisor) * divisor, -(-w // divisor) * divisor)
+        height, width = self.padded_size((h, w))
         if (h, w) == (height, width):
             return {"pixels": pixels, "padding_mask": None}
         if h > height or w > width:
