@@ -56,6 +56,8 @@ class Zoo3D(golden.Golden):
         if match := re.fullmatch(r'([\d.]+) \* seeded_weight\("([^"]+)", shape, prefix\)', rule):
             other = seeded.seeded_weight(match[2], shape, self.prefix)
             return torch.from_numpy(other) * float(match[1])
+        if match := re.match(r'seeded_input\("([^"]+)", shape, prefix\)', rule):
+            return torch.from_numpy(seeded.seeded_input(match[1], shape, self.prefix))
         match = re.match(r'seeded_uniform\("([^"]+)", shape, 0, 1, prefix\)', rule)
         assert match is not None, rule
         return torch.from_numpy(seeded.seeded_uniform(match[1], shape, 0, 1, self.prefix))

@@ -30,7 +30,11 @@ from cupola.models.layers.generalized_attention import GeneralizedAttention
 from cupola.models.layers.mlp import MLP
 from cupola.models.layers.non_local import NonLocal2d
 from cupola.models.layers.normed import NormedConv2d, NormedLinear
-from cupola.models.layers.position_encoding import SinePositionalEncoding, sine_waves
+from cupola.models.layers.position_encoding import (
+    LearnedPositionalEncoding,
+    SinePositionalEncoding,
+    sine_waves,
+)
 from cupola.models.layers.references import encode_references, inverse_sigmoid, refine_boxes
 from cupola.models.layers.saconv import SAConv2d
 from cupola.models.layers.transformer_layer import TransformerLayer, TransformerLayerSequence
@@ -52,6 +56,7 @@ __all__ = [
     "DropBlock",
     "FeatureLevels",
     "GeneralizedAttention",
+    "LearnedPositionalEncoding",
     "ModulatedDeformConv2d",
     "ModulatedDeformConv2dPack",
     "MultiScaleDeformableAttention",

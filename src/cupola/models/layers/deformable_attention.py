@@ -15,7 +15,7 @@ from cupola.ops.deform_attn import ms_deform_attn
 from cupola.registry import MODELS
 
 
-@MODELS.register_module()
+@MODELS.register_module(["MultiScaleDeformableAttention", "CustomMSDeformableAttention"])
 class MultiScaleDeformableAttention(nn.Module):
     """identity + dropout(output_proj(weighted samples of value_proj(value))).
 
@@ -58,21 +58,12 @@ class MultiScaleDeformableAttention(nn.Module):
 
     def init_weights(self) -> None:
         """Every head looks in another direction, point p at p + 1 cells; all weights are equal."""
-        for layer in (self.sampling_offsets, self.attention_weights):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        for layer in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
-        direction = torch.stack((angle.cos(), angle.sin()), -1)  # [M, 2]
-        direction = direction / direction.abs().max(-1, keepdim=True).values
-        steps = torch.arange(1, self.num_points + 1)[:, None]  # [P, 1]
-        offsets = direction[:, None, None] * steps  # [M, 1, P, 2]
-        offsets = offsets.expand(-1, self.num_levels, -1, -1).reshape(-1)
-        bias = self.sampling_offsets.bias
-        assert bias is not None
-        bias.data.copy_(offsets)
+        spread_samples(
+            self.sampling_offsets,
+            self.attention_weights,
+            (self.num_heads, self.num_levels, self.num_points),
+        )
+        init_projections(self.value_proj, self.output_proj)
 
     def forward(
         self,
@@ -146,3 +137,31 @@ class MultiScaleDeformableAttention(nn.Module):
                 f"reference_points should be [B, Q, L, 2 or 4], got {tuple(references.shape)}"
             )
         return center + steps, torch.unflatten(weights, -1, heads[1:])
+
+
+def spread_samples(
+    sampling_offsets: nn.Linear, attention_weights: nn.Linear, heads: tuple[int, int, int]
+) -> None:
+    """Every head looks in another direction, point p at p + 1 cells; all weights are equal.
+
+    `heads` are M, L and P: heads, levels and points.
+    """
+    for layer in (sampling_offsets, attention_weights):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    M, L, P = heads
+    angle = torch.arange(M) * (2 * math.pi / M)
+    direction = torch.stack((angle.cos(), angle.sin()), -1)  # [M, 2]
+    direction = direction / direction.abs().max(-1, keepdim=True).values
+    steps = torch.arange(1, P + 1)[:, None]  # [P, 1]
+    offsets = direction[:, None, None] * steps  # [M, 1, P, 2]
+    bias = sampling_offsets.bias
+    assert bias is not None
+    bias.data.copy_(offsets.expand(-1, L, -1, -1).reshape(-1))
+
+
+def init_projections(*layers: nn.Linear) -> None:
+    """Xavier initialization without a bias."""
+    for layer in layers:
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)

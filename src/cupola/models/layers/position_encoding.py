@@ -1,4 +1,4 @@
-"""The sine position encoding of a padded feature map."""
+"""The position encodings of a feature map: sines of a padded one, and learned ones."""
 
 import math
 from typing import Any
@@ -45,6 +45,43 @@ class SinePositionalEncoding(nn.Module):
             x = (x + self.offset) / (x[:, :, -1:] + self.eps) * self.scale
         waves = [sine_waves(each, self.num_feats, self.temperature) for each in (y, x)]
         return torch.cat(waves, dim=3).permute(0, 3, 1, 2)  # [B, 2 * num_feats, H, W]
+
+
+@MODELS.register_module()
+class LearnedPositionalEncoding(nn.Module):
+    """One learned vector per column and one per row of a map of at most that many.
+
+    State keys row_embed, col_embed (source: mmdet/models/layers/positional_encoding.py).
+    """
+
+    def __init__(
+        self,
+        num_feats: int,
+        row_num_embed: int = 50,
+        col_num_embed: int = 50,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__()
+        self.init_cfg = init_cfg
+        self.num_feats = num_feats
+        self.row_embed = nn.Embedding(row_num_embed, num_feats)
+        self.col_embed = nn.Embedding(col_num_embed, num_feats)
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """mask [B, H, W], of which only the size counts -> [B, 2 * num_feats, H, W], columns first.
+
+        ValueError if the map has more rows or columns than there are vectors.
+        """
+        B, H, W = mask.shape
+        rows, columns = self.row_embed.weight, self.col_embed.weight
+        if H > len(rows) or W > len(columns):
+            raise ValueError(
+                f"LearnedPositionalEncoding has {len(rows)} rows and {len(columns)} columns, too "
+                f"few for a map of {H} x {W}; set row_num_embed and col_num_embed"
+            )
+        x = columns[:W].expand(H, -1, -1)  # [H, W, num_feats]
+        y = rows[:H, None].expand(-1, W, -1)
+        return torch.cat((x, y), -1).permute(2, 0, 1).expand(B, -1, -1, -1)
 
 
 def sine_waves(position: Tensor, count: int, temperature: float = 10000) -> Tensor:
