@@ -98,7 +98,9 @@ def check_geometry(
     visible = pillars.visible.transpose(0, 1)
     assert list(visible.shape) == about["shape"]
     stride = about["flat_stride"]
-    same = visible.reshape(-1)[::stride].to(torch.uint8) == peer.output(f"{at}/bev_mask").reshape(-1)
+    same = visible.reshape(-1)[::stride].to(torch.uint8) == peer.output(f"{at}/bev_mask").reshape(
+        -1
+    )
     assert bool(same.all())
     stored = peer.output(f"{at}/reference_points_cam").reshape(-1)
     stride = peer.json["outputs"][f"{at}/reference_points_cam"]["flat_stride"]

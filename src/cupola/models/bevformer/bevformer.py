@@ -53,6 +53,9 @@ class BEVFormer(CameraDetector):
                 f"lidar2img should be {[*pixels.shape[:2], 4, 4]}, one matrix per image, "
                 f"got {list(lidar2img.shape)}"
             )
+        known = self.pts_bbox_head.transformer.num_cams
+        if pixels.shape[1] != known:
+            raise InputError(f"the model has {known} cameras (num_cams), got {pixels.shape[1]}")
         lidar2img = lidar2img.to(torch.promote_types(pixels.dtype, torch.float32))
         size = torch.as_tensor(pixels.shape[-2:] if image_size is None else image_size)
         # The original divides all projections by the size of the batch's first image.
@@ -96,9 +99,7 @@ class BEVFormer(CameraDetector):
         """The state after a frame whose objects are not asked for."""
         cameras = self.cameras(pixels, lidar2img, image_size)
         motion = motion_since(state, can_bus)
-        return next_state(
-            self.pts_bbox_head.see(self.extract(pixels), cameras, motion), can_bus
-        )
+        return next_state(self.pts_bbox_head.see(self.extract(pixels), cameras, motion), can_bus)
 
     def _checked(self, can_bus: Tensor | None, batch: int) -> Tensor:
         if can_bus is None or can_bus.shape != (batch, CAN_BUS):
@@ -106,9 +107,7 @@ class BEVFormer(CameraDetector):
             raise InputError(f"a frame of a stream needs can_bus {[batch, CAN_BUS]}, got {got}")
         return can_bus.double()
 
-    def _started(
-        self, state: BEVState | None, prev_exists: Tensor | None, batch: int
-    ) -> BEVState:
+    def _started(self, state: BEVState | None, prev_exists: Tensor | None, batch: int) -> BEVState:
         state = self.initial_state(batch) if state is None else state
         if len(state.exists) != batch:
             raise InputError(f"the state is of {len(state.exists)} streams, the batch of {batch}")

@@ -118,6 +118,14 @@ class BEVFormerEncoder(TransformerLayerSequence):
             raise BuildError(f"pc_range is (x0, y0, z0, x1, y1, z1) in meters, got {pc_range!r}")
         if return_intermediate:
             raise BuildError("BEVFormerEncoder: return_intermediate=True is not supported")
+        for attention in (each for layer in self.layers for each in layer.attentions):
+            sampled = getattr(attention, "deformable_attention", None)
+            if sampled is not None and sampled.num_points % num_points_in_pillar:
+                raise BuildError(
+                    f"{type(sampled).__name__} has {sampled.num_points} points for "
+                    f"{num_points_in_pillar} heights of a pillar; num_points is a multiple of "
+                    "num_points_in_pillar"
+                )
         self.pc_range = tuple(pc_range)
         self.num_points_in_pillar = num_points_in_pillar
 

@@ -74,6 +74,7 @@ class BEVFormerHead(BoxHead3D):
         self.with_box_refine = with_box_refine
         self.activate = build_activation(transformer.get("act_cfg", RELU))
         self.positional_encoding = MODELS.build(positional_encoding)
+        self._check_positions()
         self.transformer = MODELS.build(transformer)
         self.embed_dims: int = self.transformer.embed_dims
         layers = self.transformer.decoder.num_layers
@@ -81,6 +82,19 @@ class BEVFormerHead(BoxHead3D):
         self.reg_branches = self._branches(self._box_branch, layers, with_box_refine)
         self.bev_embedding = nn.Embedding(bev_h * bev_w, self.embed_dims)
         self.query_embedding = nn.Embedding(num_query, 2 * self.embed_dims)
+
+    def _check_positions(self) -> None:
+        """BuildError if a learned encoding has too few rows or columns."""
+        rows = getattr(self.positional_encoding, "row_embed", None)
+        columns = getattr(self.positional_encoding, "col_embed", None)
+        if rows is None or columns is None:
+            return
+        known = len(rows.weight), len(columns.weight)
+        if known[0] < self.size[0] or known[1] < self.size[1]:
+            raise BuildError(
+                f"BEVFormerHead: a grid of {self.size[0]} x {self.size[1]} cells needs as many "
+                f"rows and columns in positional_encoding, which has {known[0]} x {known[1]}"
+            )
 
     def init_weights(self) -> None:
         """Xavier initialization of the transformer, and a prior of 0.01 for every class."""

@@ -74,7 +74,7 @@ class LearnedPositionalEncoding(nn.Module):
         """
         B, H, W = mask.shape
         rows, columns = self.row_embed.weight, self.col_embed.weight
-        if H > len(rows) or W > len(columns):
+        if len(rows) < H or len(columns) < W:
             raise ValueError(
                 f"LearnedPositionalEncoding has {len(rows)} rows and {len(columns)} columns, too "
                 f"few for a map of {H} x {W}; set row_num_embed and col_num_embed"
