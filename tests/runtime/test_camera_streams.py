@@ -1,6 +1,7 @@
 """Multi-camera models of the PETR line in a predictor: bundles, sizes, streams, explain, export."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from cupola.runtime import tasks
 from cupola.runtime.cameras import split_projections
 from cupola.runtime.export import export
 from cupola.runtime.predictors.detection3d import Detection3DPredictor
+from cupola.structures.can_bus import can_bus_of_lidar
+from models.bevformer import small as bevformer
 from models.petr.small import poses, small_petr
-from models.stream_petr.small import drive, inputs, small_stream
+from models.stream_petr.small import INPUTS, drive, small_stream
 
 DETECTION3D = tasks.find("detection3d")
 TEMPORAL = {"with_fpe": True, "with_time": True, "with_multi": True}
@@ -24,6 +27,7 @@ CONFIGS = {
     "petr": small_petr(),
     "petrv2": small_petr("Petr3D", "PETRv2Head", **TEMPORAL),
     "stream_petr": small_stream(),
+    "bevformer": bevformer.small_bevformer(),
 }
 
 
@@ -71,12 +75,37 @@ def test_a_stream_remembers(predictor: Detection3DPredictor) -> None:
     once = predictor(first["source"], first["lidar2img"], threshold=0)
     again = predictor.new_stream()(**moment(0), threshold=0)
     torch.testing.assert_close(once.scores, again.scores, rtol=0, atol=1e-5)
-    with pytest.raises(InputError, match="needs ego_pose and timestamp"):
+    needed = "can_bus .or ego_pose." if predictor.takes_can_bus else "ego_pose and timestamp"
+    with pytest.raises(InputError, match=f"needs {needed}"):
         stream(first["source"], first["lidar2img"])
     with pytest.raises(InputError, match="ego_pose: expected a rotation and a shift"):
         stream(**{**moment(2), "ego_pose": 2 * np.eye(4)})
     with pytest.raises(InputError, match="timestamp: expected one number of seconds"):
         stream(**{**moment(2), "timestamp": "noon"})
+
+
+def test_can_bus_is_taken_or_derived_from_the_pose() -> None:
+    torch.manual_seed(0)
+    predictor = Detection3DPredictor("b", "1", build(CONFIGS["bevformer"]).eval(), size=(64, 96))
+    assert "can_bus" in [spec.name for spec in predictor.inputs]
+    given, later = moment(1), moment(2)
+    pose = given.pop("ego_pose")
+    told = {**given, "can_bus": can_bus_of_lidar(pose)}
+    derived = predictor.new_stream()(**given, ego_pose=pose, threshold=0)
+    measured = predictor.new_stream()(**told, threshold=0)
+    torch.testing.assert_close(derived.boxes, measured.boxes)
+    (sample,) = predictor.decode(
+        {"pixels": np.stack(later["source"]), "lidar2img": np.stack(later["lidar2img"]),
+         "can_bus": told["can_bus"]}, {}
+    )  # fmt: skip
+    assert np.array_equal(sample.can_bus, told["can_bus"])
+    stream = predictor.new_stream()
+    with pytest.raises(InputError, match="can_bus: expected 18 finite numbers, got"):
+        stream(**{**told, "can_bus": [1.0, float("nan")]})
+    with pytest.raises(InputError, match="can_bus: not numbers"):
+        stream(**{**told, "can_bus": "fast"})
+    with pytest.raises(InputError, match="numbers 3 to 6 should be a quaternion"):
+        stream(**{**told, "can_bus": np.zeros(18)})
 
 
 def test_a_folder_may_have_a_pose(predictor: Detection3DPredictor, tmp_path: Path) -> None:
@@ -162,8 +191,9 @@ def test_onnx_equals_the_model(predictor: Detection3DPredictor, tmp_path: Path) 
     model, state = predictor.model, None
     if predictor.is_stream:
         state = model.initial_state(1)
-    for step, frame in enumerate(drive(3)):
-        feeds = {name: value for name, value in inputs(frame).items() if name in wanted}
+    frames = bevformer.drive(3) if predictor.takes_can_bus else drive(3)
+    for step, frame in enumerate(frames):
+        feeds = {name: frame[name] for name in ("can_bus", *INPUTS) if name in wanted}
         with torch.no_grad():
             if state is None:
                 output, after = model(**feeds), ()
@@ -197,21 +227,31 @@ def test_a_checkpoint_with_old_boxes_is_warned_of(caplog: pytest.LogCaptureFixtu
     with pytest.raises(BuildError, match=r"not those of .*StreamPETRHead"):
         warn_of_old_boxes(CONFIGS["stream_petr"], "x.pth", "detr3d-original")
     caplog.clear()
+    grid = CONFIGS["bevformer"]
+    warn_of_old_boxes(grid, "x.pth", None)
+    assert "one of fundamentalvision/BEVFormer" in caplog.text
+    caplog.clear()
+    warn_of_old_boxes(grid, "x.pth", "detr3d-original")
+    warn_of_old_boxes(bevformer.small_bevformer(old_boxes=True), "x.pth", None)
     for quiet in (CONFIGS["petr"], CONFIGS["stream_petr"], small_petr("Petr3D", old_boxes=True)):
         warn_of_old_boxes(quiet, "x.pth", None)
     warn_of_old_boxes(old, "x.pth", "mmdet3d")
     assert caplog.text == ""
 
 
-def test_converted_weights_equal_the_setting_old_boxes() -> None:
+@pytest.mark.parametrize("family", ["petr", "bevformer"])
+def test_converted_weights_equal_the_setting_old_boxes(family: str) -> None:
     from cupola.weights.dialects.detr3d import swap_box_convention
 
+    def made(**settings: bool) -> dict:
+        grid = family == "bevformer"
+        return (bevformer.small_bevformer if grid else partial(small_petr, "Petr3D"))(**settings)
+
     torch.manual_seed(0)
-    model = build(small_petr("Petr3D", old_boxes=True)).eval()
-    converted = build(small_petr("Petr3D")).eval()
+    model = build(made(old_boxes=True)).eval()
+    converted = build(made()).eval()
     converted.load_state_dict(swap_box_convention(model.state_dict()))
-    frame = inputs(drive(1)[0])
-    batch = {key: frame[key] for key in ("pixels", "lidar2img")}
+    batch = bevformer.inputs(bevformer.drive(1)[0])
     with torch.no_grad():
         (ours,), (theirs,) = converted.predict(batch), model.predict(batch)
     torch.testing.assert_close(ours.scores, theirs.scores)

@@ -14,7 +14,7 @@ from cupola.weights import load_shard, load_weights
 logger = logging.getLogger("cupola")
 
 OLD_BOXES = (
-    "%s: the config is one of WangYueFt/detr3d, whose checkpoints swap length and width and turn "
+    "%s: the config is one of %s, whose checkpoints swap length and width and turn "
     "the yaw (boxes of MMDetection3D before 1.0). It was read without conversion; if it is such a "
     "checkpoint, say --from detr3d-original, and if it is one of MMDetection3D 1.x, --from mmdet3d"
 )
@@ -25,6 +25,12 @@ OLD_PETR = (
     "such a checkpoint, %sset model.pts_bbox_head.old_boxes=True in the config"
 )
 PETR_HEADS = {"PETRHead", "PETRv2Head", "PETRv2DNHead"}
+# Classes that only the repositories of before MMDetection3D 1.0 name so.
+OLD_NAMES = {
+    "Detr3D": "WangYueFt/detr3d",
+    "Detr3DHead": "WangYueFt/detr3d",
+    "BEVFormerHead": "fundamentalvision/BEVFormer",
+}
 
 
 def build(
@@ -55,6 +61,7 @@ def warn_of_old_boxes(cfg: Mapping[str, Any], weights: str | Path, dialect: str 
 
     WangYueFt/detr3d spells the classes Detr3D and Detr3DHead, MMDetection3D's project DETR3D and
     DETR3DHead. megvii-research/PETR's detector is Petr3D, and that of MMDetection3D's project PETR.
+    BEVFormer was only published for versions before 1.0.
     BuildError where the conversion was asked for and cannot be made in the weights.
     """
     head = cfg.get("pts_bbox_head")
@@ -67,16 +74,16 @@ def warn_of_old_boxes(cfg: Mapping[str, Any], weights: str | Path, dialect: str 
             f"{weights}: --from detr3d-original cannot rewrite a head that regresses in groups "
             "(with_multi); set model.pts_bbox_head.old_boxes=True instead"
         )
-    known = PETR_HEADS | {"Detr3DHead", "DETR3DHead"}
+    known = PETR_HEADS | {"Detr3DHead", "DETR3DHead", "BEVFormerHead"}
     if dialect == "detr3d-original" and names and not names & known:
         raise BuildError(
             f"{weights}: --from detr3d-original rewrites the boxes of {', '.join(sorted(known))}, "
             f"not those of {', '.join(sorted(names))}"
         )
-    if dialect is not None or (petr and isinstance(head, Mapping) and head.get("old_boxes")):
+    if dialect is not None or (isinstance(head, Mapping) and head.get("old_boxes")):
         return
-    if names & {"Detr3D", "Detr3DHead"}:
-        logger.warning(OLD_BOXES, weights)
+    if old := names & OLD_NAMES.keys():
+        logger.warning(OLD_BOXES, weights, OLD_NAMES[min(old)])
     elif petr:
         logger.warning(OLD_PETR, weights, "" if grouped else "say --from detr3d-original, or ")
 

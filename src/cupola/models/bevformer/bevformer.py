@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from cupola.errors import InputError
-from cupola.models.bevformer.motion import CAN_BUS, DEGREES, BEVState, motion_since
+from cupola.models.bevformer.motion import DEGREES, BEVState, motion_since
 from cupola.models.detr3d import DETR3DOutput
 from cupola.models.detr3d.feature_sampling import Cameras
 from cupola.models.petr.petr import CameraDetector
 from cupola.registry import MODELS
 from cupola.structures import Detections3D
+from cupola.structures.can_bus import CAN_BUS
 
 ImageSize = Sequence[int] | Tensor
 
@@ -38,7 +39,7 @@ class BEVFormer(CameraDetector):
     def initial_state(self, batch: int = 1) -> BEVState:
         """The state before the first frame of `batch` streams."""
         grid = self.pts_bbox_head.bev_embedding.weight
-        double = {"dtype": torch.float64, "device": grid.device}
+        double: dict[str, Any] = {"dtype": torch.float64, "device": grid.device}
         return BEVState(
             grid.new_zeros(batch, *grid.shape),
             torch.zeros(batch, 3, **double),

@@ -164,7 +164,7 @@ class BEVFormerEncoder(TransformerLayerSequence):
     def project(self, cells: Tensor, cameras: Cameras) -> Pillars:
         """The points above every cell [K, 2] in the images of every camera."""
         tall, count = self.pc_range[5] - self.pc_range[2], self.num_points_in_pillar
-        like = {"dtype": cells.dtype, "device": cells.device}
+        like: dict[str, Any] = {"dtype": cells.dtype, "device": cells.device}
         heights = torch.linspace(0.5, tall - 0.5, count, **like) / tall  # [D]
         K = len(cells)
         points = torch.cat(
@@ -174,14 +174,15 @@ class BEVFormerEncoder(TransformerLayerSequence):
         meters = to_meters(points, self.pc_range).flatten(0, 1).expand(B, -1, -1)  # [B, K * D, 3]
         seen = cameras.project(meters)
         return Pillars(
-            seen.uv.unflatten(2, (K, count)).to(cells.dtype), seen.visible.unflatten(2, (K, count))
+            torch.unflatten(seen.uv, 2, (K, count)).to(cells.dtype),
+            torch.unflatten(seen.visible, 2, (K, count)),
         )
 
 
 def cell_centers(size: tuple[int, int], like: Tensor) -> Tensor:
     """Fractions (x, y) of a grid of (rows, columns), row by row [K, 2]."""
     rows, columns = size
-    real = {"dtype": like.dtype, "device": like.device}
+    real: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
     y = torch.linspace(0.5, rows - 0.5, rows, **real) / rows
     x = torch.linspace(0.5, columns - 0.5, columns, **real) / columns
     return torch.stack((x.expand(rows, -1), y[:, None].expand(-1, columns)), -1).flatten(0, 1)

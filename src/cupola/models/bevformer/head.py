@@ -4,6 +4,7 @@ Letters: L layers, B samples, N cameras, Q queries, K cells, C channels.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ class BEVFormerHead(BoxHead3D):
     """Queries of the grid and of the objects, branches per layer, matching, losses, box coder.
 
     Parts are built in the original's order, which determines the random initial weights.
+    `old_boxes` True reads and writes codes as MMDetection3D did before version 1.0, for which all
+    published checkpoints were trained.
     Sources: BEVFormer (arXiv 2203.17270); bevformer_head.py.
     """
 
@@ -44,6 +47,7 @@ class BEVFormerHead(BoxHead3D):
         as_two_stage: bool = False,
         code_weights: Sequence[float] | None = None,
         code_size: int = 10,
+        old_boxes: bool = False,
         positional_encoding: Mapping[str, Any] | None = None,
         loss_cls: Mapping[str, Any] | None = None,
         loss_bbox: Mapping[str, Any] | None = None,
@@ -68,6 +72,8 @@ class BEVFormerHead(BoxHead3D):
             raise BuildError("BEVFormerHead needs positional_encoding, for cells of bev_h x bev_w")
         self.init_cfg = init_cfg
         self.pc_range: tuple[float, ...] = self.bbox_coder.pc_range
+        if old_boxes:
+            self.box_code = replace(self.box_code, turned=True, width_first=True)
         self.size = (bev_h, bev_w)
         self.in_channels = in_channels
         self.num_query = num_query

@@ -1,17 +1,15 @@
 """How the vehicle moved since the previous frame, and the bird's-eye view that moves with it.
 
-The 18 numbers of a `can_bus`: position (3, meters) and rotation (4, quaternion w, x, y, z) in the
-world, acceleration (3), rotation rate (3) and velocity (3) of the vehicle, and its heading in
-radians and in degrees. Letters: B streams, K cells of rows x columns, C channels.
+The 18 numbers of a `can_bus` are those of structures/can_bus.py. Letters: B streams, K cells
+of rows x columns, C channels.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-CAN_BUS = 18
 HEADING, DEGREES = 16, 17  # places in a can_bus
 
 
@@ -69,7 +67,7 @@ def rotate_grid(
     its roundings, as a gather of rows: no picture is transposed, and it can be exported.
     """
     rows, columns = size
-    real = {"dtype": grid.dtype, "device": grid.device}
+    real: dict[str, Any] = {"dtype": grid.dtype, "device": grid.device}
     theta = _inverse_turn(degrees, center[0] - columns / 2, center[1] - rows / 2).to(grid.dtype)
     x = torch.linspace(-columns / 2 + 0.5, columns / 2 - 0.5, columns, **real)
     y = torch.linspace(-rows / 2 + 0.5, rows / 2 - 0.5, rows, **real)

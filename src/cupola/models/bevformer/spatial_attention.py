@@ -87,8 +87,8 @@ class MSDeformableAttention3D(nn.Module):
         self, cells: Tensor, shapes: Shapes, uv: Tensor, offsets: Tensor, weights: Tensor
     ) -> Tensor:
         """One camera: its cells [B, S, C], sampled around uv [B, K, D, 2] -> [B, K, C]."""
-        values = self.value_proj(cells).unflatten(-1, (self.num_heads, -1))  # [B, S, M, C / M]
-        by_height = offsets.unflatten(-2, (-1, uv.shape[2]))  # [B, K, M, L, P / D, D, 2]
+        values = torch.unflatten(self.value_proj(cells), -1, (self.num_heads, -1))
+        by_height = torch.unflatten(offsets, -2, (-1, uv.shape[2]))  # [B, K, M, L, P / D, D, 2]
         locations = (by_height + uv[:, :, None, None, None]).flatten(-3, -2)
         return ms_deform_attn(values, shapes, locations, weights)
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from cupola import nn
 from cupola.errors import BuildError
 from cupola.models.bevformer.motion import (
-    CAN_BUS,
     DEGREES,
     Motion,
     grid_shift,
@@ -28,6 +27,7 @@ from cupola.models.detr3d.decoder import DecoderOutput
 from cupola.models.detr3d.feature_sampling import Cameras
 from cupola.models.layers import MultiScaleDeformableAttention
 from cupola.registry import MODELS
+from cupola.structures.can_bus import CAN_BUS
 
 SAMPLING = (
     MSDeformableAttention3D,

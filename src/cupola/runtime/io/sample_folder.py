@@ -2,7 +2,8 @@
 
 A folder holds the images and `sample.json`:
 {"cameras": [{"name", "file", "lidar2img": 4 x 4}, ...]}, in the order of the model's cameras, and
-for models of streams "ego_pose" (4 x 4, lidar to a frame that does not move) and "timestamp" (s).
+for models of streams "ego_pose" (4 x 4, lidar to a frame that does not move), "timestamp" (s) and
+"can_bus" (18 numbers, see structures/can_bus.py).
 A bundle's `example` folder is one, and its folders 1, 2, ... are further ones.
 """
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from cupola.errors import InputError
 from cupola.files import locate, read_settings
 from cupola.files.images import read_image
+from cupola.structures.can_bus import CAN_BUS
 
 Pixels = NDArray[np.uint8]
 SAMPLE = "sample.json"
@@ -51,13 +53,15 @@ class Moment(NamedTuple):
     names: list[str]
     ego_pose: Any = None
     timestamp: Any = None
+    can_bus: Any = None
 
 
 def read_moment(folder: Path) -> Moment:
-    """Images, matrices, camera names, and if they are there ego_pose and timestamp."""
+    """Images, matrices, camera names, and if they are there ego_pose, timestamp and can_bus."""
     images, matrices, names = read_named_sample(folder)
     about = read_settings(folder / SAMPLE, InputError)
-    return Moment(images, matrices, names, about.get("ego_pose"), about.get("timestamp"))
+    motion = (about.get(name) for name in ("ego_pose", "timestamp", "can_bus"))
+    return Moment(images, matrices, names, *motion)
 
 
 def read_pose(value: Any) -> NDArray[np.float64]:
@@ -85,6 +89,21 @@ def read_timestamp(value: Any) -> float:
     if not np.isfinite(seconds):
         raise InputError("timestamp: expected a finite number of seconds")
     return seconds
+
+
+def read_can_bus(value: Any) -> NDArray[np.float64]:
+    """Finite numbers [18] with a rotation of length 1; InputError otherwise."""
+    try:
+        numbers = np.array(value, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"can_bus: not numbers ({error})") from None
+    if numbers.size != CAN_BUS or not np.isfinite(numbers).all():
+        raise InputError(
+            f"can_bus: expected {CAN_BUS} finite numbers, got {numbers.tolist()!s:.60}"
+        )
+    if abs(np.linalg.norm(numbers[3:7]) - 1) > 1e-2:
+        raise InputError("can_bus: numbers 3 to 6 should be a quaternion (w, x, y, z) of length 1")
+    return numbers
 
 
 def read_matrices(value: Any, cameras: int) -> NDArray[np.float32]:

@@ -6,7 +6,10 @@ from cupola.structures import Detections3D
 
 
 class CameraStream:
-    """`stream(folder)` or `stream(images, lidar2img, ego_pose, timestamp)`, frame by frame."""
+    """`stream(folder)` or `stream(images, lidar2img, ego_pose, timestamp)`, frame by frame.
+
+    BEVFormer takes `can_bus` or `ego_pose`, and no timestamp.
+    """
 
     def __init__(self, predictor: Any) -> None:
         """Of a Detection3DPredictor whose model has a state."""
@@ -20,10 +23,12 @@ class CameraStream:
         ego_pose: Any = None,
         timestamp: Any = None,
         threshold: float | None = None,
+        can_bus: Any = None,
     ) -> Detections3D:
         """Detections of the next frame, best first."""
         own = self.predictor
-        sample = own.sample_of(source, lidar2img, ego_pose=ego_pose, timestamp=timestamp)
+        motion = {"ego_pose": ego_pose, "timestamp": timestamp, "can_bus": can_bus}
+        sample = own.sample_of(source, lidar2img, **motion)
         found: Detections3D
         found, self.state = own.run_frame(sample, self.state)
         return found.above(own.threshold if threshold is None else threshold)

@@ -18,6 +18,7 @@ from cupola.runtime.devices import CPU
 from cupola.runtime.io.sample_folder import (
     Pixels,
     example_folders,
+    read_can_bus,
     read_matrices,
     read_moment,
     read_pose,
@@ -27,9 +28,11 @@ from cupola.runtime.parameters import whole_number
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.runtime.predictors.camera_stream import CameraStream
 from cupola.structures import IMAGENET_MEAN, Detections3D, normalize, pad_to_multiple
+from cupola.structures.can_bus import CAN_BUS, can_bus_of_lidar
 
 EGO_POSE = TensorSpec("ego_pose", "FP64", (4, 4), optional=True, batch_of_one=True)
 TIMESTAMP = TensorSpec("timestamp", "FP64", (1,), optional=True)
+MOTION = TensorSpec("can_bus", "FP64", (CAN_BUS,), optional=True, batch_of_one=True)
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,14 @@ class CameraSample:
     """images [N, H, W, 3] uint8 RGB as the model takes them; lidar2img [N, 4, 4] for these.
 
     Where the vehicle was, for models of streams: ego_pose [4, 4], lidar to a frame that does not
-    move, and timestamp in seconds.
+    move, and timestamp in seconds; can_bus [18] as BEVFormer takes it, see structures/can_bus.py.
     """
 
     images: Pixels
     lidar2img: NDArray[np.float32]
     ego_pose: NDArray[np.float64] | None = None
     timestamp: float | None = None
+    can_bus: NDArray[np.float64] | None = None
 
 
 @dataclass
@@ -54,8 +58,9 @@ class Detection3DPredictor(Predictor):
     size are resized and their matrices with them; with `fit` "cover" they keep their proportions,
     and what is too much is cut off at the top and equally at both sides.
 
-    A model of streams also gets ego_pose and timestamp. Calls of the predictor are the first frame
-    of a stream each; `stream = predictor.new_stream()` makes what is called frame after frame.
+    A model of streams also gets ego_pose and timestamp, and BEVFormer can_bus or ego_pose. Calls
+    of the predictor are the first frame of a stream each; `stream = predictor.new_stream()` makes
+    what is called frame after frame.
     """
 
     labels: tuple[str, ...] = ()
@@ -83,7 +88,13 @@ class Detection3DPredictor(Predictor):
         return (
             *self._images,
             *((EGO_POSE, TIMESTAMP) if self.is_stream else ()),
+            *((MOTION,) if self.takes_can_bus else ()),
         )
+
+    @property
+    def takes_can_bus(self) -> bool:
+        """Whether the model is told of the vehicle's motion by can_bus."""
+        return "can_bus" in getattr(self.model, "stream_inputs", ())
 
     @property
     def _images(self) -> tuple[TensorSpec, ...]:
@@ -135,6 +146,7 @@ class Detection3DPredictor(Predictor):
         names: Sequence[str] = (),
         ego_pose: Any = None,
         timestamp: Any = None,
+        can_bus: Any = None,
     ) -> CameraSample:
         """Checks, resizes and stacks the images of one moment.
 
@@ -161,6 +173,7 @@ class Detection3DPredictor(Predictor):
             matrices,
             None if ego_pose is None else read_pose(ego_pose),
             None if timestamp is None else read_timestamp(timestamp),
+            None if can_bus is None else read_can_bus(can_bus),
         )
 
     def _fitted(
@@ -201,7 +214,7 @@ class Detection3DPredictor(Predictor):
                 read_image(bytes(f), f"camera {i}", max_pixels=self.max_image_pixels)
                 for i, f in enumerate(files)
             ]
-        motion = (tensors.get("ego_pose"), tensors.get("timestamp"))
+        motion = (tensors.get(name) for name in ("ego_pose", "timestamp", "can_bus"))
         return [self.sample(images, tensors["lidar2img"], (), *motion)]
 
     def example(self, parameters: Mapping[str, Any]) -> CameraSample:
@@ -226,9 +239,12 @@ class Detection3DPredictor(Predictor):
     def run_frame(self, sample: CameraSample, state: Any) -> tuple[Detections3D, Any]:
         """The next frame of a stream, whose state is None at its start -> and the state after it.
 
-        InputError without ego_pose and timestamp.
+        InputError without ego_pose and timestamp, or for BEVFormer without can_bus and ego_pose.
         """
         missing = [name for name in ("ego_pose", "timestamp") if getattr(sample, name) is None]
+        if self.takes_can_bus:
+            known = sample.can_bus is not None or sample.ego_pose is not None
+            missing = [] if known else ["can_bus (or ego_pose)"]
         if missing:
             raise InputError(f"a frame of a stream needs {' and '.join(missing)}")
         if state is None:
@@ -251,6 +267,12 @@ class Detection3DPredictor(Predictor):
         """What models of streams need; a sample without a pose is at rest at time 0."""
         still = np.eye(4)
         poses = [still if each.ego_pose is None else each.ego_pose for each in samples]
+        if self.takes_can_bus:
+            measured = [
+                can_bus_of_lidar(pose) if each.can_bus is None else each.can_bus
+                for each, pose in zip(samples, poses, strict=True)
+            ]
+            return {"can_bus": torch.from_numpy(np.stack(measured))}
         cameras = [split_projections(each.lidar2img.astype(np.float64)) for each in samples]
         return {
             "ego_pose": self._put(poses),

@@ -9,6 +9,7 @@ from cupola import nn
 from cupola.errors import InputError
 from cupola.runtime.export import Program
 from cupola.runtime.predictors.detection3d import Detection3DPredictor
+from cupola.structures.can_bus import CAN_BUS
 
 
 class LastLayer(torch.nn.Module):
@@ -67,6 +68,7 @@ def _stream_program(predictor: Detection3DPredictor, pixels: Tensor, lidar2img: 
         "extrinsics": lidar2img.clone(),
         "ego_pose": torch.eye(4, dtype=torch.float64)[None],
         "timestamp": torch.ones(1, dtype=torch.float64),
+        "can_bus": torch.ones(1, CAN_BUS, dtype=torch.float64),
     }
     names = tuple(model.stream_inputs)
     given = {name: motion[name] for name in names}
