@@ -113,3 +113,61 @@ def grounding_dino(
         "dn_cfg": {"group_cfg": {"dynamic": True, "num_dn_queries": 10}},
         "test_cfg": {"max_per_img": 9},
     }
+
+
+def glip(early_fuse: bool = True, train: bool = False, **head: Any) -> dict[str, Any]:
+    """GLIP of 32 channels and two layers over a small Swin and a small BERT."""
+    assigner = {
+        "type": "ATSSAssigner",
+        "topk": 9,
+        "iou_calculator": {"type": "BboxOverlaps2D_GLIP"},
+    }
+    return {
+        "type": "GLIP",
+        "data_preprocessor": {"type": "DetDataPreprocessor", "pad_size_divisor": 32},
+        "backbone": SWIN,
+        "neck": {
+            "type": "FPN",
+            "in_channels": [16, 32, 64],
+            "out_channels": 32,
+            "start_level": 0,
+            "relu_before_extra_convs": True,
+            "add_extra_convs": "on_output",
+            "num_outs": 5,
+        },
+        "bbox_head": {
+            "type": "ATSSVLFusionHead",
+            "lang_model_name": "tiny",
+            "lang_model_config": BERT,
+            "num_classes": 80,
+            "in_channels": 32,
+            "feat_channels": 32,
+            "early_fuse": early_fuse,
+            "num_dyhead_blocks": 2,
+            "anchor_generator": {
+                "type": "AnchorGenerator",
+                "ratios": [1.0],
+                "octave_base_scale": 8,
+                "scales_per_octave": 1,
+                "strides": [8, 16, 32, 64, 128],
+                "center_offset": 0.5,
+            },
+            "bbox_coder": {
+                "type": "DeltaXYWHBBoxCoderForGLIP",
+                "target_means": [0.0, 0.0, 0.0, 0.0],
+                "target_stds": [0.1, 0.1, 0.2, 0.2],
+            },
+            "loss_cls": {"type": "FocalLoss", "use_sigmoid": True},
+            "loss_bbox": {"type": "GIoULoss", "loss_weight": 2.0},
+            **head,
+        },
+        "language_model": {"type": "BertModel", "name": "tiny", "config": BERT, "max_tokens": 40},
+        "train_cfg": {"assigner": assigner, "pos_weight": -1} if train else None,
+        "test_cfg": {
+            "nms_pre": 1000,
+            "min_bbox_size": 0,
+            "score_thr": 0.05,
+            "nms": {"type": "nms", "iou_threshold": 0.6},
+            "max_per_img": 100,
+        },
+    }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cupola.errors import InputError
 from cupola.models.detr.set_head import DETROutput
+from cupola.models.grounding.search import with_tokens_of_names
 from cupola.models.grounding_dino.head import ContrastiveEmbed
 from cupola.models.losses import FocalLoss
 from cupola.models.matching import BinaryFocalLossCost, TextMatchInputs
@@ -171,9 +172,9 @@ def objects() -> list[dict[str, Tensor]]:
 @torch.no_grad()
 def test_losses_of_a_layer(model: Any) -> None:
     given = batch([NAMES, "cat . dog ."])
-    prompts = model.whole_prompts(given)
+    prompts = model.text_search.whole_prompts(given)
     text = model.read(model.text_search.tokens(prompts))
-    targets = model.text_targets(objects(), prompts, text.mask)
+    targets = with_tokens_of_names(objects(), prompts, text.mask, 40)
     assert targets[0]["positive_map"].nonzero().tolist() == [[0, 3], [0, 4], [1, 6], [1, 7]]
     output, chosen = model.answer(model.maps(given["pixels"]), None, text)
     sizes = given["image_sizes"]
@@ -223,9 +224,9 @@ def test_training_learns_names_and_has_denoising_losses() -> None:
 def test_denoising_targets_have_the_tokens_of_their_object() -> None:
     model = detector().train()
     given = batch([NAMES, "cat . dog ."])
-    prompts = model.whole_prompts(given)
+    prompts = model.text_search.whole_prompts(given)
     mask = model.read(model.text_search.tokens(prompts)).mask
-    targets = model.text_targets(objects(), prompts, mask)
+    targets = with_tokens_of_names(objects(), prompts, mask, 40)
     sizes = given["image_sizes"]
     denoising = model.dn_query_generator(targets, sizes)
     M = denoising.count

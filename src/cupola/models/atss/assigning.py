@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cupola.models.boxes import NEGATIVE, Assignment
 from cupola.models.boxes.distances import centers, distances
-from cupola.registry import TASK_UTILS
+from cupola.registry import TASK_UTILS, bare_type
 from cupola.structures.boxes import pairwise_iou
 
 LEAST = 0.01  # pixels between an anchor's center and the sides of its object
@@ -39,13 +39,16 @@ class ATSSAssigner:
         if alpha is not None:
             raise ValueError("ATSSAssigner weighs candidates by IoU alone; leave alpha out")
         self.topk = topk
+        named = iou_calculator or {"type": "BboxOverlaps2D"}
+        plain = bare_type(named) == "BboxOverlaps2D"
+        self.overlaps = pairwise_iou if plain else TASK_UTILS.build(named)
 
     def __call__(self, anchors: Tensor, boxes: Tensor, counts: Sequence[int]) -> Assignment:
         """Anchors [A, 4], `counts` of each level, objects' boxes [N, 4] -> Assignment."""
         if not len(boxes) or not len(anchors):
             nothing = torch.full((len(anchors),), NEGATIVE, device=anchors.device)
             return Assignment(nothing, anchors.new_zeros(len(anchors)))
-        overlaps = pairwise_iou(anchors, boxes)  # [A, N]
+        overlaps = self.overlaps(anchors, boxes)  # [A, N]
         far = (centers(anchors)[:, None] - centers(boxes)).square().sum(-1).sqrt()
         chosen, start = [], 0
         for level in torch.split(far, list(counts)):

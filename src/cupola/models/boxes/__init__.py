@@ -4,6 +4,7 @@ from cupola.models.boxes.anchors import AnchorGenerator, LegacyAnchorGenerator, 
 from cupola.models.boxes.assigning import IGNORED, NEGATIVE, Assignment, MaxIoUAssigner
 from cupola.models.boxes.deltas import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder, clip
 from cupola.models.boxes.distances import DistancePointBBoxCoder
+from cupola.models.boxes.overlaps import InclusiveOverlaps
 from cupola.models.boxes.sampling import PseudoSampler, RandomSampler, Sample, with_objects
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Assignment",
     "DeltaXYWHBBoxCoder",
     "DistancePointBBoxCoder",
+    "InclusiveOverlaps",
     "LegacyAnchorGenerator",
     "LegacyDeltaXYWHBBoxCoder",
     "MaxIoUAssigner",

@@ -1,10 +1,11 @@
 """TextSearch: the texts of a batch become tokens, one chunk of names after the other."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cupola.errors import InputError
@@ -15,6 +16,7 @@ from cupola.models.grounding.prompts import (
     Text,
     TextTokenizer,
     encode,
+    positive_map,
     prompts_of,
 )
 from cupola.structures import Detections
@@ -27,6 +29,9 @@ class Round:
     images: list[int]
     prompts: list[EncodedPrompt]
     tokens: Tokens
+
+
+Find = Callable[[Round], list[Detections]]
 
 
 @dataclass
@@ -77,6 +82,14 @@ class TextSearch:
         ids = [each.ids for each in prompts]
         return pad_tokens(ids, [each for each in separators if each is not None], width)
 
+    def example(self) -> Tokens:
+        """A text of ten tokens whose ids say nothing, for models without a tokenizer."""
+        model = self.language_model
+        ids = torch.arange(10) % model.settings.vocab_size
+        return pad_tokens(
+            [ids.tolist()], [0, 3, 6, 9], model.max_tokens if model.pad_to_max else None
+        )
+
     def rounds(self, batch: Mapping[str, Any]) -> Iterator[Round]:
         """The prompts of a batch's "texts", image by image, chunk by chunk. InputError."""
         texts = batch.get("texts")
@@ -88,6 +101,44 @@ class TextSearch:
             prompts = [chunks[i][number] for i in images]
             yield Round(images, prompts, self.tokens(prompts))
 
+    def predict(self, batch: Mapping[str, Any], find: Find) -> list[Detections]:
+        """What `find` gives for each round, put together for every image."""
+        parts: list[list[tuple[Detections, EncodedPrompt]]] = [[] for _ in batch["image_sizes"]]
+        for each in self.rounds(batch):
+            for i, found, prompt in zip(each.images, find(each), each.prompts, strict=True):
+                parts[i].append((found, prompt))
+        return [join(each) for each in parts]
+
+    def whole_prompts(self, batch: Mapping[str, Any]) -> list[EncodedPrompt]:
+        """One prompt of every text of a batch for training, of all its names. InputError."""
+        if batch.get("texts") is None:
+            raise InputError("a batch for training holds texts, whose names the labels count")
+        return [chunks[0] for chunks in replace(self, chunk=-1).encode(batch["texts"])]
+
+
+def with_tokens_of_names(
+    targets: Sequence[Mapping[str, Tensor]],
+    prompts: Sequence[EncodedPrompt],
+    mask: Tensor,
+    width: int,
+) -> list[dict[str, Tensor]]:
+    """The targets with positive_map [N, W], the tokens of each object's name, and text_mask [W].
+
+    mask [B, T] is True at tokens, W is `width`. InputError for a label that the text has not.
+    """
+    found = []
+    words = F.pad(mask, (0, width - mask.shape[1]))
+    for each, prompt, row in zip(targets, prompts, words, strict=True):
+        rows = positive_map(prompt.tokens or [range(len(prompt.ids))], width)
+        labels = each["labels"]
+        if len(labels) and int(labels.max()) >= len(rows):
+            raise InputError(
+                f"an object has label {int(labels.max())}, but the text has {len(rows)} names"
+            )
+        maps = rows.to(row.device)[labels]
+        found.append({**each, "positive_map": maps, "text_mask": row})
+    return found
+
 
 def join(found: Sequence[tuple[Detections, EncodedPrompt]]) -> Detections:
     """What the chunks of one text found, best first; labels count over all its names."""
@@ -97,8 +148,5 @@ def join(found: Sequence[tuple[Detections, EncodedPrompt]]) -> Detections:
         labels.append(detections.labels + len(names))
         names += prompt.prompt.names
     boxes = torch.cat([each.boxes for each, _ in found])
-    scores = torch.cat([each.scores for each, _ in found])
-    if len(found) == 1:
-        return Detections(boxes, scores, labels[0], names=tuple(names))
-    scores, order = scores.sort(descending=True, stable=True)
+    scores, order = torch.cat([each.scores for each, _ in found]).sort(descending=True, stable=True)
     return Detections(boxes[order], scores, torch.cat(labels)[order], names=tuple(names))

@@ -1,14 +1,12 @@
 """Grounding DINO, the detector.
 
-Letters: B images, S cells of all levels, Q queries, T tokens, W logits of a query, C channels,
-N objects of an image.
+Letters: B images, S cells of all levels, Q queries, T tokens, W logits of a query, C channels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
@@ -19,8 +17,7 @@ from cupola.models.detr.set_head import DETROutput
 from cupola.models.dino import DINO
 from cupola.models.dino.denoising import Denoising
 from cupola.models.dino.dino import split
-from cupola.models.grounding.prompts import EncodedPrompt, positive_map
-from cupola.models.grounding.search import TextSearch, join
+from cupola.models.grounding.search import Round, TextSearch, with_tokens_of_names
 from cupola.models.grounding_dino.decoder import GroundingDinoTransformerDecoder
 from cupola.models.grounding_dino.encoder import GroundingDinoTransformerEncoder, Memory
 from cupola.models.layers import FeatureLevels
@@ -64,9 +61,8 @@ class GroundingDINO(DINO):
         nn.init.zeros_(self.text_feat_map.bias)
 
     def example_tokens(self) -> Tokens:
-        """A text of ten tokens, for `cupola explain`."""
-        ids = torch.arange(10)[None] % self.language_model.settings.vocab_size
-        return Tokens(ids, torch.ones_like(ids, dtype=torch.bool), ids % 3 == 0)
+        """A short text, for `cupola explain`."""
+        return self.text_search.example()
 
     def forward(
         self, pixels: Tensor, padding_mask: Tensor | None = None, tokens: Tokens | None = None
@@ -138,20 +134,20 @@ class GroundingDINO(DINO):
         maps, mask = self.maps(batch["pixels"]), batch.get("padding_mask")
         sizes = batch["image_sizes"]
         factors = batch.get("scale_factors") or [None] * len(sizes)
-        parts: list[list[tuple[Detections, EncodedPrompt]]] = [[] for _ in sizes]
-        for each in self.text_search.rounds(batch):
-            chosen = each.images
+
+        def find(part: Round) -> list[Detections]:
+            chosen = part.images
             output, _ = self.answer(
                 tuple(level[chosen] for level in maps),
                 None if mask is None else mask[chosen],
-                self.read(each.tokens),
+                self.read(part.tokens),
             )
-            found = self.bbox_head.search(
-                output, each.prompts, [sizes[i] for i in chosen], [factors[i] for i in chosen]
+            found: list[Detections] = self.bbox_head.search(
+                output, part.prompts, [sizes[i] for i in chosen], [factors[i] for i in chosen]
             )
-            for i, detections, prompt in zip(chosen, found, each.prompts, strict=True):
-                parts[i].append((detections, prompt))
-        return [join(each) for each in parts]
+            return found
+
+        return self.text_search.predict(batch, find)
 
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses of a batch: pixels, padding_mask, image_sizes, texts, targets.
@@ -160,9 +156,10 @@ class GroundingDINO(DINO):
         Denoising queries and their losses are part of it in training mode only.
         """
         sizes, head = batch["image_sizes"], self.bbox_head
-        prompts = self.whole_prompts(batch)
+        prompts = self.text_search.whole_prompts(batch)
         text = self.read(self.text_search.tokens(prompts))
-        targets = self.text_targets(batch["targets"], prompts, text.mask)
+        width = head.max_text_len
+        targets = with_tokens_of_names(batch["targets"], prompts, text.mask, width)
         denoising = self.dn_query_generator(targets, sizes) if self.training else None
         maps, mask = self.maps(batch["pixels"]), batch.get("padding_mask")
         output, chosen = self.answer(maps, mask, text, denoising)
@@ -172,31 +169,3 @@ class GroundingDINO(DINO):
         if denoising is not None and denoising.count:
             losses |= head.text_denoising_loss(noisy, denoising, targets, sizes)
         return losses
-
-    def whole_prompts(self, batch: Mapping[str, Any]) -> list[EncodedPrompt]:
-        """One prompt of every text of a batch, of all its names."""
-        if batch.get("texts") is None:
-            raise InputError("a batch for training holds texts, whose names the labels count")
-        search = TextSearch(self.language_model, True, tokenizer=self.text_search.tokenizer)
-        return [chunks[0] for chunks in search.encode(batch["texts"])]
-
-    def text_targets(
-        self,
-        targets: Sequence[Mapping[str, Tensor]],
-        prompts: Sequence[EncodedPrompt],
-        mask: Tensor,
-    ) -> list[dict[str, Tensor]]:
-        """The targets with positive_map [N, W] and text_mask [W]; mask [B, T], True = a token."""
-        width = self.bbox_head.max_text_len
-        words = F.pad(mask, (0, width - mask.shape[1]))
-        found = []
-        for each, prompt, row in zip(targets, prompts, words, strict=True):
-            rows = positive_map(prompt.tokens or [range(len(prompt.ids))], width)
-            if len(each["labels"]) and int(each["labels"].max()) >= len(rows):
-                raise InputError(
-                    f"an object has label {int(each['labels'].max())}, but the text has "
-                    f"{len(rows)} names"
-                )
-            maps = rows.to(row.device)[each["labels"]]
-            found.append({**each, "positive_map": maps, "text_mask": row})
-        return found

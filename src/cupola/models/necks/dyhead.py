@@ -35,10 +35,10 @@ class NormedDeformConv2d(nn.Module):
         the original, whose kernel reads them as if they had its size, the first numbers are taken.
         """
         size = tuple((side - 1) // self.stride + 1 for side in x.shape[2:])
-        return self.norm(self.conv(x, _read_as(offsets, size), _read_as(masks, size)))
+        return self.norm(self.conv(x, read_as(offsets, size), read_as(masks, size)))
 
 
-def _read_as(x: Tensor, size: tuple[int, ...]) -> Tensor:
+def read_as(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """The first numbers of [B, C, H, W] as [B, C, *size]."""
     if tuple(x.shape[2:]) == size:
         return x
