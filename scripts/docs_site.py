@@ -14,6 +14,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from tour_code import BLOCK, excerpt, find
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"(?P<text>\[[^\]]*\])\((?P<target>[^)\s]+)\)")
@@ -61,6 +62,15 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str |
             return f'<a href="{url}"><code>{symbol}</code></a>'
         return f"{match['text']}({target})"
 
+    def name_source(match: re.Match[str]) -> str:
+        shown = excerpt(match)
+        page_of = posixpath.relpath(_page_of(shown.path), posixpath.dirname(here) or ".")
+        url = f"{page_of.removesuffix('.md')}.html#__codelineno-0-{shown.first}"
+        where = f"{shown.path}, {shown.first}-{shown.last}"
+        block = match[0].partition("\n")[2]  # without the marker
+        return f'{block}<p class="source"><a href="{url}">{where}</a></p>\n'
+
+    markdown = BLOCK.sub(name_source, markdown)
     parts = re.split(r"(^```.*?^```)", markdown, flags=re.S | re.M)
     return "".join(p if p.startswith("```") else LINK.sub(replace, p) for p in parts)
 
@@ -71,8 +81,9 @@ def _add(files: Files, config: MkDocsConfig, page: str, path: str, text: str) ->
 
 
 def _add_linked_files(files: Files, config: MkDocsConfig, text: str, origin: str) -> None:
-    for match in LINK.finditer(text):
-        path = _repository_path(match["target"], origin)
+    paths = [_repository_path(match["target"], origin) for match in LINK.finditer(text)]
+    paths += [match["path"] for match in BLOCK.finditer(text)]
+    for path in paths:
         if path is None or (page := _page_of(path)) in files.src_uris:
             continue
         source = ROOT / path
@@ -105,20 +116,8 @@ def _line_of(path: str, symbol: str) -> int | None:
     """The line on which a Python file defines `symbol`."""
     if not path.endswith(".py") or not re.fullmatch(r"[\w.]+", symbol):
         return None
-    body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
-    for name in symbol.split("."):
-        found = next((n for n in body if name in _names(n)), None)
-        if found is None:
-            return None
-        body = getattr(found, "body", [])
+    found = find(ast.parse((ROOT / path).read_text(encoding="utf-8")), symbol)
     return found.lineno if found else None
-
-
-def _names(node: ast.stmt) -> set[str]:
-    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        return {node.name}
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def _add_reference(files: Files, config: MkDocsConfig) -> list[Any]:

@@ -60,6 +60,18 @@ def test_every_tour_stands_in_english_and_chinese(tour: Path) -> None:
     assert (tour.parent / f"{stem}.zh-CN.md").exists()
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_code_in_a_document_is_that_of_the_source(document: Path) -> None:
+    tour_code = runpy.run_path(str(ROOT / "scripts/tour_code.py"))
+    text = document.read_text(encoding="utf-8")
+    assert text.count("<!-- code:") == len(list(tour_code["BLOCK"].finditer(text)))
+    assert text == tour_code["fill"](text), "run python scripts/tour_code.py"
+    targets = {(document.parent / target.split("#")[0]).resolve() for _, target in links(document)}
+    for match in tour_code["BLOCK"].finditer(text):
+        assert 3 <= tour_code["excerpt"](match).code.count("\n") + 1 <= 22, match["symbol"]
+        assert (ROOT / match["path"]).resolve() in targets, f"no link to {match['path']}"
+
+
 def code_blocks(document: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.S)
 
