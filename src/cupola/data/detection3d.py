@@ -7,6 +7,9 @@ import torch
 
 from cupola.errors import DataError
 
+# What models of streams need of every frame besides images and lidar2img.
+STREAM_INPUTS = ("intrinsics", "extrinsics", "ego_pose", "timestamp", "prev_exists")
+
 
 def collate_detection3d(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Joins samples into a batch; the truth of a benchmark, "scene", is in "scenes".
@@ -16,6 +19,10 @@ def collate_detection3d(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     [B, N, 3, H, W], "lidar2img" [B, N, 4, 4], "image_size" (H, W), "targets" (a dict of "boxes"
     and "labels" each), "tokens". Images that the model is to normalize come as "raw_images" in the
     sample, and as "raw_images" [B, N, 3, H, W] without an image_size in the batch.
+
+    Frames of streams also hold "intrinsics" and "extrinsics" (lidar to camera) [N, 4, 4],
+    "ego_pose" [4, 4], "timestamp" in seconds, "prev_exists" (0 at a stream's first frame, else 1)
+    and "stream", its name. The batch has the tensors under the same names, and "streams".
     """
     kind = "images" if "images" in samples[0] else "raw_images"
     shapes = {tuple(sample[kind].shape) for sample in samples}
@@ -28,5 +35,7 @@ def collate_detection3d(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "lidar2img": torch.stack([sample["lidar2img"] for sample in samples]),
         "targets": [{"boxes": s["boxes"], "labels": s["labels"]} for s in samples],
         "tokens": [sample["token"] for sample in samples],
+        **{key: torch.stack([s[key] for s in samples]) for key in STREAM_INPUTS if key in samples[0]},
+        **({"streams": [s["stream"] for s in samples]} if "stream" in samples[0] else {}),
         **({"scenes": [s["scene"] for s in samples]} if "scene" in samples[0] else {}),
     }

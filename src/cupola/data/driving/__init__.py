@@ -4,6 +4,7 @@ from cupola.data.driving.agents import CLASS_NAMES, Agent
 from cupola.data.driving.render import render
 from cupola.data.driving.rig import CAMERA_NAMES, Camera, camera_rig
 from cupola.data.driving.scene import Scene, SceneStyle, make_scene
+from cupola.data.driving.traffic import make_traffic
 
 __all__ = [
     "CAMERA_NAMES",
@@ -14,5 +15,6 @@ __all__ = [
     "SceneStyle",
     "camera_rig",
     "make_scene",
+    "make_traffic",
     "render",
 ]

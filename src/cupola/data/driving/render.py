@@ -45,8 +45,8 @@ def _noise(x: Array, y: Array, seed: int) -> Array:
 def _ground_color(points: Array, street: Street) -> Array:
     """Color [..., 3] of ground points [..., 2]: asphalt with lane marks between green verges."""
     cosine, sine = math.cos(street.road_yaw), math.sin(street.road_yaw)
-    along = points[..., 0] * cosine + points[..., 1] * sine
-    across = points[..., 0] * sine - points[..., 1] * cosine
+    along = points[..., 0] * cosine + points[..., 1] * sine + street.along
+    across = points[..., 0] * sine - points[..., 1] * cosine + street.across
     grain = 0.7 * _noise(along / 0.8, across / 0.8, street.texture)
     grain += 0.6 * _noise(along / 3.1, across / 3.1, street.texture + 1)
     road = np.abs(across) < street.half_width
