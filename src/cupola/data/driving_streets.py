@@ -180,7 +180,7 @@ class DrivingStreets:
     def __getitem__(self, index: int) -> dict[str, Any]:
         number, t = divmod(index, self.frames)
         clip = self.clip(number)
-        pixels = torch.from_numpy(clip.images[t]).permute(0, 3, 1, 2).contiguous()  # [6, 3, H, W]
+        pixels = torch.from_numpy(np.array(clip.images[t])).permute(0, 3, 1, 2)  # [6, 3, H, W]
         name = f"{self.split}-{self.seed}-{number}"
         matrices = {
             "lidar2img": clip.lidar2img,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from cupola.errors import BuildError
+from cupola.errors import BuildError, DataError
 from cupola.registry import METRICS
 from cupola.train.steps import to_device
 
@@ -53,6 +53,36 @@ class Evaluators:
         return values
 
 
+class StreamPredictions:
+    """Predicts batches of frames, and keeps the states of the streams of the last batch."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._names: list[str] = []
+        self._states: Any = None
+
+    def __call__(self, batch: dict[str, Any]) -> list[Any]:
+        """One prediction per frame; in batches without `streams` every frame is a first one."""
+        if "streams" not in batch:
+            found: list[Any] = self._model.predict(batch)
+            return found
+        state = self._started(batch["streams"], batch["prev_exists"].tolist())
+        found, self._states = self._model.predict_frame(batch, state)
+        self._names = batch["streams"]
+        return found
+
+    def _started(self, names: list[str], later: list[float]) -> Any:
+        if not any(later):
+            return self._model.initial_state(len(names))
+        if not all(later) or set(names) - set(self._names):
+            raise DataError(
+                "a batch continues streams that the batch before does not have; give the dataset "
+                "`sequences`, the indices of each stream in order"
+            )
+        rows = [self._names.index(name) for name in names]
+        return type(self._states)(*(part[rows] for part in self._states))
+
+
 def _named(prefix: str, name: str) -> str:
     return f"{prefix}/{name}" if prefix else name
 
@@ -72,7 +102,11 @@ def build_metric(cfg: Any) -> Any:
 def evaluate(
     model: Any, batches: Iterable[dict[str, Any]], metric: Any, device: torch.device
 ) -> dict[str, float]:
-    """Predicts all batches in eval mode and returns the values of `metric`."""
+    """Predicts all batches in eval mode and returns the values of `metric`.
+
+    A model of streams keeps one state per name in the batches' `streams`.
+    """
+    predict = StreamPredictions(model) if getattr(model, "is_stream", False) else model.predict
     was_training = model.training
     model.eval()
     metric.reset()
@@ -80,7 +114,7 @@ def evaluate(
         metric.use(getattr(batches, "dataset", None))
     try:
         for batch in batches:
-            metric.update(batch, model.predict(to_device(batch, device)))
+            metric.update(batch, predict(to_device(batch, device)))
     finally:
         model.train(was_training)
     values: dict[str, float] = metric.compute()

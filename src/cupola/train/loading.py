@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from cupola.errors import BuildError
 from cupola.registry import DATASETS
 from cupola.train.padding import collate_with
+from cupola.train.sequences import ParallelSequences, SequenceBatches, is_sequential
 
 
 class EpochBatches:
@@ -39,7 +40,8 @@ class BatchStream:
 
     `cfg` is a dataloader config: batch_size (of one rank), num_workers, dataset, and
     sampler=dict(shuffle=...), True by default. A last incomplete batch is dropped, unless the
-    dataset is smaller than one batch.
+    dataset is smaller than one batch. With sampler=dict(type="SequenceSampler") the batches are
+    those of SequenceBatches.
     """
 
     def __init__(self, cfg: Mapping[str, Any], seed: int, rank: int = 0, ranks: int = 1) -> None:
@@ -48,6 +50,7 @@ class BatchStream:
         self.batches_per_epoch = max(1, len(self.dataset) // (self.batch_size * ranks))
         self._workers = cfg.get("num_workers", 0)
         self._shuffle = cfg.get("sampler", {}).get("shuffle", True)
+        self._sequential = is_sequential(cfg.get("sampler"))
         self._collate = collate_with(self.dataset.collate, cfg.get("padding"))
         self._seed, self._rank, self._ranks = seed, rank, ranks
 
@@ -56,6 +59,13 @@ class BatchStream:
             return torch.arange(len(self.dataset))
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
         return torch.randperm(len(self.dataset), generator=generator)
+
+    def _sequences(self, first: int) -> DataLoader[Any]:
+        return self._loader(
+            SequenceBatches(
+                self.dataset, self.batch_size, self._seed, first, self._rank, self._ranks
+            )
+        )
 
     def _epoch(self, epoch: int, first: int) -> DataLoader[Any]:
         if hasattr(self.dataset, "set_epoch"):
@@ -68,6 +78,9 @@ class BatchStream:
             self._rank,
             self._ranks,
         )
+        return self._loader(batches)
+
+    def _loader(self, batches: Any) -> DataLoader[Any]:
         return DataLoader(
             self.dataset,
             batch_sampler=batches,
@@ -78,6 +91,8 @@ class BatchStream:
 
     def batches(self, position: int) -> Iterator[dict[str, Any]]:
         """Endless batches, starting with number `position` of the run."""
+        if self._sequential:
+            yield from self._sequences(position)
         epoch, first = divmod(position, self.batches_per_epoch)
         while True:
             yield from self._epoch(epoch, first)
@@ -85,11 +100,19 @@ class BatchStream:
 
 
 def evaluation_loader(cfg: Mapping[str, Any], dataset: Any = None) -> DataLoader[Any]:
-    """All batches of a dataset in order, by default in its test mode; the last may be smaller."""
+    """All batches of a dataset in order, by default in its test mode; the last may be smaller.
+
+    A dataset with `sequences` gives the batches of ParallelSequences.
+    """
     dataset = DATASETS.build(in_test_mode(cfg["dataset"])) if dataset is None else dataset
+    size = cfg.get("batch_size", 1)
+    sequences = getattr(dataset, "sequences", None)
+    batches: dict[str, Any] = {"batch_size": size}
+    if sequences is not None:
+        batches = {"batch_sampler": ParallelSequences(sequences, size)}
     return DataLoader(
         dataset,
-        batch_size=cfg.get("batch_size", 1),
+        **batches,
         num_workers=cfg.get("num_workers", 0),
         collate_fn=collate_with(dataset.collate, cfg.get("padding")),
         generator=torch.Generator(),

@@ -5,6 +5,7 @@ from typing import Any
 
 from cupola.errors import BuildError
 from cupola.registry import without_scope
+from cupola.train.sequences import is_sequential
 
 Config = Mapping[str, Any]
 
@@ -50,7 +51,7 @@ def without_effect(cfg: Config) -> list[str]:
     if foreign := sorted({kind_of(hook) for hook in hooks} - {"", *DONE_ELSEWHERE}):
         notes.append(f"hooks that are not run: {', '.join(foreign)}")
     sampler = kind_of(cfg["train_dataloader"].get("sampler"))
-    if sampler and sampler not in SAMPLERS:
+    if sampler and sampler not in SAMPLERS and not is_sequential({"type": sampler}):
         notes.append(f"sampler {sampler}: images are shuffled instead")
     return notes
 

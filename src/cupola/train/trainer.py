@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from cupola.train.pixels import with_pixels
 from cupola.train.pretrained import load_pretrained
 from cupola.train.schedules import Schedule, build_schedule
 from cupola.train.sections import check_sections, class_counts, scaled_rate, without_effect
-from cupola.train.steps import Stepper, use_channels_last
+from cupola.train.steps import Stepper, to_device, use_channels_last
 from cupola.train.version2 import to_version_3
 
 
@@ -40,7 +41,8 @@ class Trainer:
     """Runs a training config (MMEngine's keys, or those of MMDetection 2.x) in `work_dir`.
 
     Writes latest.pth and best.pth (both atomically), log.jsonl and tensorboard/. A run is a
-    function of the config and the step, so a killed run resumes with identical results.
+    function of the config and the step, so a killed run resumes with identical results; not so with
+    train_cfg.max_seconds, which ends a run and its schedules by time.
     """
 
     def __init__(self, cfg: Mapping[str, Any], work_dir: Path, quiet: bool = False) -> None:
@@ -82,6 +84,8 @@ class Trainer:
         )
         self.meter = Meter()
         self.step, self.validated, self.best = 0, 0, float("-inf")
+        self.seconds = 0.0  # of training so far
+        self._max_seconds = float(self.cfg["train_cfg"].get("max_seconds", 0))
 
     def _count_steps(self) -> int:
         train_cfg = self.cfg.get("train_cfg", {})
@@ -126,18 +130,26 @@ class Trainer:
             "step": self.step,
             "validated": self.validated,
             "best": self.best,
+            "seconds": self.seconds,
             "model": dict(self.model.state_dict()),
             "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "stepper": self.stepper.state_dict(),
             "meter": self.meter.state_dict(),
             "random": random_state(),
+            **self._streams(),
         }
+
+    def _streams(self) -> dict[str, Any]:
+        """What a model of streams remembers of the last batch."""
+        kept = getattr(self.model, "training_state", None)
+        return {} if kept is None else {"streams": list(kept)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self.step, self.best = state["step"], state["best"]
         self.validated = state.get("validated", self.step)
+        self.seconds = state.get("seconds", 0.0)
         self.model.load_state_dict(state["model"])
         load_optimizer(self.optimizer, state["optimizer"])
         self.stepper.load_state_dict(state["stepper"])
@@ -145,6 +157,10 @@ class Trainer:
         if self.average and state["average"]:
             self.average.load_state_dict(state["average"])
         restore_random_state(state["random"])
+        if "streams" in state:
+            self.model.training_state = self.model.initial_state()._make(
+                to_device(state["streams"], self.device)
+            )
 
     def _begin(self, resume: bool) -> str:
         latest = self.work_dir / self.ranks.file(LATEST)
@@ -192,8 +208,9 @@ class Trainer:
             metrics = self._validate(log)  # it was interrupted after the checkpoint was saved
             self._save(LATEST)
         self.meter.restart_clock()
+        started = monotonic() - self.seconds
         while self.step < self.max_steps:
-            rate = set_rates(self.optimizer, self.step, self.schedules)
+            rate = set_rates(self.optimizer, self._position(), self.schedules)
             for module in self._by_epoch:
                 seen = self.step * self.stepper.pieces
                 module.epoch = seen // self.stream.batches_per_epoch
@@ -201,6 +218,9 @@ class Trainer:
             if self.average:
                 self.average.update()
             self.step += 1
+            self.seconds = monotonic() - started
+            if 0 < self._max_seconds <= self.seconds:
+                self.max_steps = self.step
             last = self.step == self.max_steps
             log.advance(self.step)
             if last or self.step % log_every == 0:
@@ -212,6 +232,12 @@ class Trainer:
                 metrics = self._validate(log)
                 self._save(LATEST)
         return metrics
+
+    def _position(self) -> int:
+        """The step that the schedules are at: where time is limited, the share of it that is over."""
+        if not self._max_seconds:
+            return self.step
+        return max(self.step, int(self.seconds / self._max_seconds * self.max_steps))
 
     def _is_due(self, validate_every: int) -> bool:
         return self.step == self.max_steps or self.step % validate_every == 0

@@ -25,8 +25,9 @@ Targets = Sequence[Mapping[str, Tensor]]
 class StreamPETR(CameraDetector):
     """`state = model.initial_state()`, then `output, state = model(..., state)` for each frame.
 
-    In training a batch may hold clips of T frames: the first ones are seen without gradients, the
-    last `num_frame_losses` have losses. `img_roi_head` is built for its weights; its auxiliary 2-D
+    In training a batch may hold the next frame of every stream, with `prev_exists`: the state is
+    kept in `training_state` from batch to batch. Or it holds clips of T frames: the first ones are
+    seen without gradients, the last `num_frame_losses` have losses. `img_roi_head` is built for its weights; its auxiliary 2-D
     losses are not computed. Sources: StreamPETR (arXiv 2303.11926); its petr3d.py.
     """
 
@@ -56,6 +57,7 @@ class StreamPETR(CameraDetector):
                 "supported; set it to True"
             )
         self.img_roi_head = MODELS.build(img_roi_head) if img_roi_head else None
+        self.training_state: StreamState | None = None
 
     def initial_state(self, batch: int = 1) -> StreamState:
         """The state before the first frame of `batch` streams."""
@@ -137,8 +139,11 @@ class StreamPETR(CameraDetector):
             warnings.warn("img_roi_head: its 2-D losses are not computed", stacklevel=2)
         pixels = self.pixels_of(batch)
         if pixels.dim() == 5:
-            frame, state = self._frame_of(pixels, batch), self.initial_state(len(pixels))
-            return self._loss(self.features(pixels), frame, state, batch["targets"])[0]
+            frame, state = self._frame_of(pixels, batch), self._kept_state(len(pixels), batch)
+            found, state = self._loss(self.features(pixels), frame, state, batch["targets"])
+            if "prev_exists" in batch:
+                self.training_state = StreamState(*(part.detach() for part in state))
+            return found
         T = pixels.shape[1]
         state, losses = self.initial_state(len(pixels)), {}
         for t in range(T):
@@ -157,6 +162,13 @@ class StreamPETR(CameraDetector):
             if t >= T - self.num_frame_losses:
                 losses.update({f"frame_{t}_{name}": value for name, value in found.items()})
         return losses
+
+    def _kept_state(self, streams: int, batch: Mapping[str, Any]) -> StreamState:
+        """The state after the last training batch, if this one continues it."""
+        kept = self.training_state
+        if "prev_exists" not in batch or kept is None or len(kept.exists) != streams:
+            return self.initial_state(streams)
+        return self._started(kept, batch["prev_exists"], streams)
 
     def _loss(
         self, levels: list[Tensor], frame: Frame, state: StreamState, targets: Targets
