@@ -5,6 +5,7 @@ alone.
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -174,8 +175,11 @@ class DrivingStreets:
             raise DataError("DrivingStreets without a cache folder has nothing to fill")
         missing = [i for i in range(self.count) if not self._file(i).is_file()]
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            for _ in pool.map(self._load, missing, chunksize=8):
+            for _ in pool.map(self._fill, missing, chunksize=4):
                 pass
+
+    def _fill(self, index: int) -> None:
+        self._load(index)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         number, t = divmod(index, self.frames)
@@ -231,14 +235,17 @@ RAGGED = ("boxes", "labels", "agents")
 
 
 def _write_clip(file: Path, clip: Clip, settings: str) -> None:
-    """Writes the images as .npy, which can be mapped, and the rest as .npz, atomically."""
+    """Writes the images as .npy, which can be mapped, and the rest as .npz, both atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: value for name, value in vars(clip).items() if name not in RAGGED}
-    np.save(file.with_suffix(".npy"), arrays.pop("images"))
     counts = np.array([len(each) for each in clip.boxes])
     ragged = {name: np.concatenate(getattr(clip, name)) for name in RAGGED}
-    part = file.with_suffix(".part.npz")
-    np.savez(part, settings=np.array(settings), counts=counts, **arrays, **ragged)
+    part = file.with_suffix(f".{os.getpid()}")
+    with part.open("wb") as images:
+        np.save(images, arrays.pop("images"))
+    part.replace(file.with_suffix(".npy"))
+    with part.open("wb") as rest:
+        np.savez(rest, settings=np.array(settings), counts=counts, **arrays, **ragged)
     part.replace(file)
 
 
