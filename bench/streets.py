@@ -10,6 +10,7 @@ bundle with its scores, log and example is written to DIR/NAME.tar, and a table 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -75,7 +76,7 @@ def train_one(name: str, args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    folder = args.out / "runs" / name
+    folder = args.cache / "runs" / name
     Trainer(config(name, args, smoke=True), folder / "smoke", quiet=True).run()
     print(f"{name}: the first steps are fine", flush=True)
     while not (args.cache / READY).exists():
@@ -89,7 +90,8 @@ def train_one(name: str, args: argparse.Namespace) -> None:
         print(f"{name}: test and bundle took {time.time() - seconds:.1f} s", flush=True)
     finally:
         pack(args.out / f"{name}.tar", folder)
-    rows = {"steps": trainer.step, "seconds": trainer.seconds, **bundle.metrics}
+    metrics = json.loads((bundle.path / "metrics.json").read_text())
+    rows = {"steps": trainer.step, "seconds": trainer.seconds, **metrics}
     (folder / "result.json").write_text(json.dumps(rows))
 
 
@@ -97,8 +99,8 @@ def pack(path: Path, folder: Path) -> None:
     """Everything of a run but its checkpoints."""
     with tarfile.open(path, "w") as tar:
         for file in sorted(folder.rglob("*")):
-            small = file.suffix != ".pth" or file.stat().st_size < 1 << 20
-            if file.is_file() and small and not {"smoke", "tensorboard"} & set(file.parts):
+            extra = file.suffix == ".pth" or {"smoke", "tensorboard"} & set(file.parts)
+            if file.is_file() and not extra:
                 tar.add(file, file.relative_to(folder.parent))
 
 
@@ -113,7 +115,8 @@ def render(args: argparse.Namespace) -> None:
     ):
         DrivingStreets(split, seed, count, cache=args.cache).fill_cache(args.workers)
     (args.cache / READY).touch()
-    print(f"rendered {args.clips + args.tests * 3 // 2} drives in {time.time() - started:.0f} s")
+    seconds = time.time() - started
+    print(f"rendered {args.clips + args.tests * 3 // 2} drives in {seconds:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -129,6 +132,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     args.cache.mkdir(parents=True, exist_ok=True)
     (args.cache / READY).unlink(missing_ok=True)
+    shutil.rmtree(args.cache / "runs", ignore_errors=True)
     log = (args.out / "log.txt").open("w")
     children = {}
     for name in args.configs:
@@ -152,7 +156,7 @@ def report(args: argparse.Namespace) -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     lines = [f"on {device}"]
     for name in args.configs:
-        found = args.out / "runs" / name / "result.json"
+        found = args.cache / "runs" / name / "result.json"
         rows = json.loads(found.read_text()) if found.is_file() else {"failed": 1}
         text = "  ".join(f"{key} {value:.4g}" for key, value in rows.items())
         lines.append(f"{name:22} {text}")

@@ -28,6 +28,7 @@ from cupola.structures import normalize
 
 PERIOD = 0.5  # seconds between frames, as between the key frames of nuScenes
 STYLE = SceneStyle(fewest=7, most=16)  # of a whole drive
+KEPT = 32  # drives in memory: batches take frames of many drives in turn
 EXAMPLE_CLIP = 0  # the drive in a bundle
 
 
@@ -107,7 +108,7 @@ class DrivingStreets:
         self.mean, self.std = tuple(mean), tuple(std)
         self.min_pixels = min_pixels
         self.cache = Path(cache) if cache else None
-        self._latest: tuple[int, Clip] | None = None
+        self._kept: dict[int, Clip] = {}  # the latest ones
 
     def __len__(self) -> int:
         return self.count * self.frames
@@ -147,9 +148,11 @@ class DrivingStreets:
 
     def clip(self, index: int) -> Clip:
         """Drive number `index`, from memory, the cache, or drawn."""
-        if self._latest is None or self._latest[0] != index:
-            self._latest = (index, self._load(index))
-        return self._latest[1]
+        if index not in self._kept:
+            if len(self._kept) >= KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[index] = self._load(index)
+        return self._kept[index]
 
     def _file(self, index: int) -> Path:
         assert self.cache is not None
