@@ -32,9 +32,7 @@ def test_agents_move_with_their_velocities_in_the_fixed_frame(streets: DrivingSt
     moving = 0
     for t in range(len(clip.boxes) - 1):
         places = [clip.ego_pose[k][:3, :3] @ clip.boxes[k][:, :3].T for k in (t, t + 1)]
-        places = [
-            (p + clip.ego_pose[k][:3, 3:]).T for p, k in zip(places, (t, t + 1), strict=True)
-        ]
+        places = [(p + clip.ego_pose[k][:3, 3:]).T for p, k in zip(places, (t, t + 1), strict=True)]
         for row, agent in enumerate(clip.agents[t]):
             if agent not in clip.agents[t + 1]:
                 continue

@@ -1,6 +1,6 @@
 """Sequences side by side: the sampler, the state from batch to batch, resuming, evaluation."""
 
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +32,7 @@ def test_each_place_follows_a_sequence_and_places_start_apart() -> None:
     batches = list(islice(SequenceBatches(data, 2, 0, 0, 0, 1), 60))
     starts = []
     for place in zip(*batches, strict=True):
-        for index, following in zip(place, place[1:], strict=False):
+        for index, following in pairwise(place):
             assert following == index + 1 if index % 4 != 3 else following % 4 == 0
         starts.append(place[0] % 4)
         assert len({index // 4 for index in place}) == 5

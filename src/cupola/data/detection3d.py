@@ -35,7 +35,11 @@ def collate_detection3d(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "lidar2img": torch.stack([sample["lidar2img"] for sample in samples]),
         "targets": [{"boxes": s["boxes"], "labels": s["labels"]} for s in samples],
         "tokens": [sample["token"] for sample in samples],
-        **{key: torch.stack([s[key] for s in samples]) for key in STREAM_INPUTS if key in samples[0]},
+        **{
+            key: torch.stack([s[key] for s in samples])
+            for key in STREAM_INPUTS
+            if key in samples[0]
+        },
         **({"streams": [s["stream"] for s in samples]} if "stream" in samples[0] else {}),
         **({"scenes": [s["scene"] for s in samples]} if "scene" in samples[0] else {}),
     }

@@ -5,10 +5,9 @@ alone.
 """
 
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from cupola.data.detection3d import collate_detection3d
 from cupola.data.driving import CLASS_NAMES, Scene, SceneStyle, camera_rig, make_traffic, render
+from cupola.data.driving.clip import Clip, read_clip, write_clip, write_moment
 from cupola.data.driving.rig import Camera
 from cupola.data.driving_scenes import MEAN, MIN_PIXELS, SPLITS, STD
 from cupola.errors import DataError
 from cupola.registry import DATASETS
 from cupola.structures import normalize
+
+Array = NDArray[np.float64]
 
 PERIOD = 0.5  # seconds between frames, as between the key frames of nuScenes
 STYLE = SceneStyle(fewest=7, most=16)  # of a whole drive
@@ -32,33 +33,13 @@ KEPT = 32  # drives in memory: batches take frames of many drives in turn
 EXAMPLE_CLIP = 0  # the drive in a bundle
 
 
-@dataclass(frozen=True)
-class Clip:
-    """The frames of a drive.
-
-    images: [T, 6, H, W, 3] uint8 RGB. lidar2img, intrinsics, extrinsics (lidar to camera):
-    [6, 4, 4]. ego_pose: [T, 4, 4], lidar to the lidar's frame at the start. timestamp: [T],
-    seconds. boxes: T arrays [M, 9]; labels: T arrays [M]; agents: T arrays [M], numbers that are
-    the same in all frames.
-    """
-
-    images: NDArray[np.uint8]
-    lidar2img: NDArray[np.float64]
-    intrinsics: NDArray[np.float64]
-    extrinsics: NDArray[np.float64]
-    ego_pose: NDArray[np.float64]
-    timestamp: NDArray[np.float64]
-    boxes: list[NDArray[np.float32]]
-    labels: list[NDArray[np.int64]]
-    agents: list[NDArray[np.int64]]
-
-
-def _calibration(rig: Sequence[Camera]) -> dict[str, NDArray[np.float64]]:
+def _calibration(rig: Sequence[Camera]) -> tuple[Array, Array, Array]:
+    """lidar2img, intrinsics and extrinsics, each [6, 4, 4]."""
     lidar2img = np.stack([camera.lidar2img for camera in rig])
     intrinsics = np.tile(np.eye(4), (len(rig), 1, 1))
     intrinsics[:, :3, :3] = [camera.intrinsic for camera in rig]
     extrinsics = np.linalg.inv(intrinsics) @ lidar2img
-    return {"lidar2img": lidar2img, "intrinsics": intrinsics, "extrinsics": extrinsics}
+    return lidar2img, intrinsics, extrinsics
 
 
 def _seen(
@@ -138,9 +119,9 @@ class DrivingStreets:
         boxes, labels, agents = (list(each) for each in zip(*seen, strict=True))
         return Clip(
             np.stack(images),
-            **_calibration(rig),
+            *_calibration(rig),
             ego_pose=np.stack([street.ego_pose(moment) for moment in seconds]),
-            timestamp=1.5e9 + 1000.0 * index + seconds,
+            timestamp=np.asarray(1.5e9 + 1000.0 * index + seconds, np.float64),
             boxes=boxes,
             labels=labels,
             agents=agents,
@@ -168,9 +149,9 @@ class DrivingStreets:
         file = self._file(index)
         if not file.is_file():
             clip = self.render(index)
-            _write_clip(file, clip, self._settings())
+            write_clip(file, clip, self._settings())
             return clip
-        return _read_clip(file, self._settings())
+        return read_clip(file, self._settings())
 
     def fill_cache(self, workers: int) -> None:
         """Renders all drives that `cache` does not have yet, in `workers` processes."""
@@ -219,45 +200,3 @@ class DrivingStreets:
         (folder / "request.json").write_text(json.dumps(request) + "\n", encoding="utf-8")
 
     collate = staticmethod(collate_detection3d)
-
-
-def write_moment(folder: Path, clip: Clip, rig: Iterable[Camera], t: int) -> None:
-    """Writes a frame as a sample folder for `cupola predict`: six PNGs and sample.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    cameras = []
-    for pixels, camera in zip(clip.images[t], rig, strict=True):
-        file = f"{camera.name}.png"
-        Image.fromarray(pixels).save(folder / file)
-        cameras.append({"name": camera.name, "file": file, "lidar2img": camera.lidar2img.tolist()})
-    moment = {"ego_pose": clip.ego_pose[t].tolist(), "timestamp": float(clip.timestamp[t])}
-    text = json.dumps({"cameras": cameras, **moment}, indent=1)
-    (folder / "sample.json").write_text(text + "\n", encoding="utf-8")
-
-
-RAGGED = ("boxes", "labels", "agents")
-
-
-def _write_clip(file: Path, clip: Clip, settings: str) -> None:
-    """Writes the images as .npy, which can be mapped, and the rest as .npz, both atomically."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {name: value for name, value in vars(clip).items() if name not in RAGGED}
-    counts = np.array([len(each) for each in clip.boxes])
-    ragged = {name: np.concatenate(getattr(clip, name)) for name in RAGGED}
-    part = file.with_suffix(f".{os.getpid()}")
-    with part.open("wb") as images:
-        np.save(images, arrays.pop("images"))
-    part.replace(file.with_suffix(".npy"))
-    with part.open("wb") as rest:
-        np.savez(rest, settings=np.array(settings), counts=counts, **arrays, **ragged)
-    part.replace(file)
-
-
-def _read_clip(file: Path, settings: str) -> Clip:
-    with np.load(file, allow_pickle=False) as found:
-        arrays = {name: found[name] for name in found.files}
-    if str(arrays.pop("settings")) != settings:
-        raise DataError(f"{file}: it was rendered with other settings; empty the cache folder")
-    ends = np.cumsum(arrays.pop("counts"))[:-1]
-    ragged = {name: np.split(arrays.pop(name), ends) for name in RAGGED}
-    images = np.load(file.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-    return Clip(images=images, **arrays, **ragged)

@@ -234,7 +234,7 @@ class Trainer:
         return metrics
 
     def _position(self) -> int:
-        """The step that the schedules are at: where time is limited, the share of it that is over."""
+        """The step of the schedules; with max_seconds the share of them that is over, in steps."""
         if not self._max_seconds:
             return self.step
         return max(self.step, int(self.seconds / self._max_seconds * self.max_steps))

@@ -72,7 +72,9 @@ class Scene:
         """The scene `seconds` later, in the ego's frame at that time."""
         turn, ego = self.ego_motion(seconds)
         moved = tuple(
-            turned(replace(a, position=a.position + np.append(a.velocity * seconds - ego, 0)), -turn)
+            turned(
+                replace(a, position=a.position + np.append(a.velocity * seconds - ego, 0)), -turn
+            )
             for a in self.agents
         )
         return replace(self, agents=moved, street=self._street_from(ego, turn))
@@ -152,9 +154,7 @@ def _heading(rng: np.random.Generator, street: Street, name: str, spot: Array) -
     return float(rng.uniform(-math.pi, math.pi))
 
 
-def motion(
-    rng: np.random.Generator, street: Street, name: str, spot: Array
-) -> tuple[float, Array]:
+def motion(rng: np.random.Generator, street: Street, name: str, spot: Array) -> tuple[float, Array]:
     """The heading and the velocity [2] of an agent of a class at a place [2]."""
     yaw = _heading(rng, street, name, spot)
     return yaw, _speed(rng, name) * np.array([math.cos(yaw), math.sin(yaw)])

@@ -27,8 +27,9 @@ class StreamPETR(CameraDetector):
 
     In training a batch may hold the next frame of every stream, with `prev_exists`: the state is
     kept in `training_state` from batch to batch. Or it holds clips of T frames: the first ones are
-    seen without gradients, the last `num_frame_losses` have losses. `img_roi_head` is built for its weights; its auxiliary 2-D
-    losses are not computed. Sources: StreamPETR (arXiv 2303.11926); its petr3d.py.
+    seen without gradients, the last `num_frame_losses` have losses. `img_roi_head` is built for
+    its weights; its auxiliary 2-D losses are not computed. Sources: StreamPETR (arXiv 2303.11926);
+    its petr3d.py.
     """
 
     stream_inputs: tuple[str, ...] = ("intrinsics", "ego_pose", "timestamp")
