@@ -26,7 +26,7 @@ def scheduler(tokenizer: Any, **changes: Any) -> Scheduler:
     torch.manual_seed(0)
     settings = {**MODEL, **changes}
     model = BloomForCausalLM(**{k: v for k, v in settings.items() if k != "type"})
-    guides = Guides(tokenizer.to_str(), model.settings.end_token_ids)
+    guides = Guides(tokenizer, model.settings.end_token_ids)
     return Scheduler(model, cache_tokens=512, guides=guides)
 
 

@@ -22,7 +22,7 @@ TEMPLATE = (
     "{% if messages[0]['content'] == 'refuse' %}{{ raise_exception('no such chat') }}{% endif %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-SMALL = 320  # tokens of the other model's cache
+SMALL = 160  # tokens of the other model's cache
 CONFIG = {"chat_template": TEMPLATE, "eos_token": {"content": "</s>"}}
 
 
@@ -33,7 +33,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     toy = language_bundle(folder / "toy-text").path
     (toy / "tokenizer_config.json").write_text(json.dumps(CONFIG))
     small = language_bundle(folder / "small", "small", cache_tokens=SMALL).path
-    running = Running(folder / "server", models=[str(toy), str(small)], plugins=[])
+    exact = {"bundle": str(small), "deterministic": True}
+    running = Running(folder / "server", models=[str(toy), exact], plugins=[])
     running.toy = toy  # type: ignore[attr-defined]
     running.start()
     running.wait_ready()
@@ -138,21 +139,19 @@ def test_logprobs_of_generated_tokens_collected_and_streamed(client: Any) -> Non
 def chat(client: Any, content: Any = "hello", **options: Any) -> Any:
     messages = [{"role": "user", "content": content}]
     options = {"max_tokens": 6, "temperature": 0, "messages": messages, **options}
-    return client.chat.completions.create(model="toy-text", **options)
+    return client.chat.completions.create(**{"model": "toy-text", **options})
 
 
 def test_chat_logprobs(client: Any) -> None:
-    found = chat(client, logprobs=True, top_logprobs=2).choices[0].logprobs.content
+    how = {"logprobs": True, "top_logprobs": 2, "model": "small"}  # it is deterministic
+    found = chat(client, **how).choices[0].logprobs.content
     assert len(found) == 6
     for entry in found:
         assert bytes(entry.bytes).decode(errors="replace") == entry.token
         assert entry.top_logprobs[0].logprob == entry.logprob
         assert len(entry.top_logprobs) == 2
-    streamed = list(chat(client, logprobs=True, top_logprobs=2, stream=True))
-    again = [e for c in streamed for e in c.choices[0].logprobs.content]
-    assert [e.token for e in again] == [e.token for e in found]
-    expected = pytest.approx([e.logprob for e in found], abs=1e-4)
-    assert [e.logprob for e in again] == expected  # the prompt was reused: rounding may differ
+    streamed = list(chat(client, stream=True, **how))
+    assert [e for c in streamed for e in c.choices[0].logprobs.content] == found
     with pytest.raises(openai.BadRequestError, match="needs logprobs"):
         chat(client, top_logprobs=2)
 
@@ -231,6 +230,67 @@ def test_stop_tokens_end_of_text_and_least_length(client: Any) -> None:
     assert least.choices[0].finish_reason == "stop" and least.usage.completion_tokens == 4
 
 
+def test_only_allowed_tokens_are_chosen_and_no_bad_words(client: Any, ours: Any) -> None:
+    how = {"max_tokens": 30, "temperature": 1, "seed": 1}
+    for seed in range(3):
+        options = {**how, "seed": seed, "extra_body": {"allowed_token_ids": [70, 71]}}
+        text = complete(client, **options).choices[0].text
+        assert len(text) == 30 and set(text) <= set(ours.tokenizer.decode([70, 71]))
+    pair = ours.tokenizer.decode([70, 71])
+    options = {**how, "extra_body": {"allowed_token_ids": [70, 71], "bad_words": [pair]}}
+    assert pair not in complete(client, **options).choices[0].text
+    with pytest.raises(openai.BadRequestError, match="no token is left"):
+        bad = ours.tokenizer.decode([70])
+        complete(client, extra_body={"allowed_token_ids": [70], "bad_words": [bad]})
+    for name, wrong in (
+        ("allowed_token_ids", []), ("allowed_token_ids", [5000]), ("bad_words", ["a", ""]),
+    ):  # fmt: skip
+        with pytest.raises(openai.BadRequestError) as error:
+            complete(client, extra_body={name: wrong})
+        assert error.value.param == name
+
+
+def test_a_prompt_is_truncated_from_its_beginning(client: Any, ours: Any) -> None:
+    ids = ours.tokenizer.encode("It is a truth universally acknowledged").ids
+    short = complete(client, ids[-3:])
+    found = complete(client, ids, extra_body={"truncate_prompt_tokens": 3})
+    assert found.choices[0].text == short.choices[0].text and found.usage.prompt_tokens == 3
+    text = "It is a truth universally acknowledged"
+    for stream in (False, True):
+        options = {"echo": True, "stream": stream, "extra_body": {"truncate_prompt_tokens": 3}}
+        answer = complete(client, text, **options)
+        parts = answer if stream else [answer]
+        whole = "".join(part.choices[0].text for part in parts)
+        assert whole == ours.tokenizer.decode(ids[-3:]) + short.choices[0].text
+    options = {"model": "small", "max_tokens": 20, "extra_body": {"truncate_prompt_tokens": -1}}
+    long = client.completions.create(prompt=ids * 100, **options)
+    assert long.usage.prompt_tokens == SMALL - 20
+    for wrong in (0, -2, 10**6):
+        with pytest.raises(openai.BadRequestError) as error:
+            complete(client, ids, extra_body={"truncate_prompt_tokens": wrong})
+        assert error.value.param == "truncate_prompt_tokens"
+
+
+def test_the_stop_string_is_a_part_of_the_text_if_wanted(client: Any) -> None:
+    plain = complete(client, max_tokens=20).choices[0].text
+    stop = plain[5:8]
+    end = plain.find(stop)
+    kept = {"include_stop_str_in_output": True}
+    for options, size in (({}, end), ({"extra_body": kept}, end + len(stop))):
+        choice = complete(client, max_tokens=20, stop=[stop], **options).choices[0]
+        assert (choice.text, choice.finish_reason) == (plain[:size], "stop")
+        chunks = complete(client, max_tokens=20, stop=[stop], stream=True, **options)
+        assert "".join(chunk.choices[0].text for chunk in chunks) == plain[:size]
+
+
+def test_usage_says_what_was_cached(client: Any, ours: Any) -> None:
+    prompt = list(range(60, 160))
+    first = complete(client, prompt, n=2, max_tokens=2).usage
+    assert first.prompt_tokens_details.cached_tokens == 0
+    again = complete(client, prompt, max_tokens=2).usage
+    assert 64 <= again.prompt_tokens_details.cached_tokens < len(prompt)
+
+
 def test_seeds_give_the_same_answer_every_time(client: Any) -> None:
     for seed in (0, 7, -1, 2**62, 2**70):
         found = {
@@ -293,6 +353,15 @@ def test_models(client: Any) -> None:
         ({"prompt": []}, "prompt", None),
         ({"extra_body": {"min_tokens": 9}}, "min_tokens", None),
         ({"seed": 1.5}, "seed", None),
+        ({"user": 5}, "user", "invalid_type"),
+        ({"extra_body": {"metadata": "x"}}, "metadata", "invalid_type"),
+        ({"extra_body": {"store": 1}}, "store", "invalid_type"),
+        ({"extra_body": {"length_penalty": True}}, "length_penalty", "unsupported_parameter"),
+        (
+            {"extra_body": {"add_generation_prompt": 1}},
+            "add_generation_prompt",
+            "unsupported_parameter",
+        ),
     ],
 )
 def test_errors_name_the_parameter(client: Any, options: Any, param: str, code: Any) -> None:
@@ -307,7 +376,8 @@ SHARED = (
     "logit_bias stop_token_ids ignore_eos min_tokens n stream_options response_format logprobs "
     "structured_outputs guided_json guided_regex guided_choice guided_grammar skip_special_tokens "
     "max_tokens add_special_tokens truncate_prompt_tokens allowed_token_ids bad_words priority "
-    "use_beam_search length_penalty return_token_ids suffix echo functions model"
+    "use_beam_search length_penalty return_token_ids suffix echo functions model "
+    "include_stop_str_in_output metadata store user reasoning_effort prediction"
 )
 ENDPOINTS = {
     "completions": f"{SHARED} prompt best_of",

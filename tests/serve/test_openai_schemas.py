@@ -6,18 +6,20 @@ from typing import Any
 
 import pytest
 
-from cupola.files.chat import PLAIN, TAGS, CallFormat
+from cupola.files.chat import LIST, MARKS, PLAIN, TAGS, CallFormat
 from cupola.serve.protocols.openai_errors import ParameterError
 from cupola.serve.protocols.openai_schemas import IGNORED, ChatRequest
 from cupola.serve.protocols.openai_tools import CallParser
 
 MESSAGES = [{"role": "user", "content": "x"}]
+FORMS = {"tags": TAGS, "plain": PLAIN, "list": LIST, "marks": MARKS}
 ARGUMENTS = ['{"a": "}\\n</tool_call>", "b": [{"c": "\\\\"}]}', "{}", '{"q": "\\""}']
 
 
 @pytest.mark.parametrize("name", sorted(IGNORED))
 def test_strict_mode_refuses_what_has_no_effect(name: str) -> None:
-    body = ChatRequest.model_validate({"model": "m", "messages": MESSAGES, name: "x"})
+    value = {str: "x", dict: {"a": "b"}, bool: True}[IGNORED[name]]
+    body = ChatRequest.model_validate({"model": "m", "messages": MESSAGES, name: value})
     body.check()
     with pytest.raises(ParameterError, match="has no effect") as error:
         body.check(strict=True)
@@ -25,8 +27,10 @@ def test_strict_mode_refuses_what_has_no_effect(name: str) -> None:
 
 
 def answer(form: CallFormat) -> str:
-    calls = [f"{form.begin}f{n}{form.middle}{a}{form.end}" for n, a in enumerate(ARGUMENTS)]
-    return ("" if form.leading else "I <tool look: ") + form.between.join(calls)
+    calls = [f"f{n}{form.middle}{a}{form.end}" for n, a in enumerate(ARGUMENTS)]
+    again = form.between + (form.again or form.begin)
+    content = "" if form.leading else "I <tool look: "
+    return content + form.begin + again.join(calls) + form.close
 
 
 def parse(form: CallFormat, text: str, size: int) -> tuple[str, list[dict[str, Any]]]:
@@ -42,7 +46,7 @@ def parse(form: CallFormat, text: str, size: int) -> tuple[str, list[dict[str, A
     return content, calls
 
 
-@pytest.mark.parametrize("form", [TAGS, PLAIN], ids=["tags", "plain"])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_calls_are_found_in_pieces_of_any_size(form: CallFormat, size: int) -> None:
     content, calls = parse(form, answer(form), size)
@@ -51,7 +55,7 @@ def test_calls_are_found_in_pieces_of_any_size(form: CallFormat, size: int) -> N
     assert all(isinstance(json.loads(call["arguments"]), dict) for call in calls)
 
 
-@pytest.mark.parametrize("form", [TAGS, PLAIN], ids=["tags", "plain"])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("text", ["", "<tool_", '{"nam', '{"answer": 1}', "plain < text", "<"])
 def test_text_without_calls_is_content(form: CallFormat, text: str) -> None:
     for size in (1, 3, 100):

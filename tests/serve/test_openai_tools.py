@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from serve_harness import Running
 
-from language_toys import language_bundle
+from cupola.data.text import train_tokenizer
+from language_toys import LINES, language_bundle
 from lazy import LazyModule
 
 httpx = LazyModule("httpx")
@@ -25,6 +26,11 @@ TAGGED = (
 PLAIN = (
     '{% if tools %}Environment: ipython. Answer with {"name": ..., "parameters": ...}.'
     "{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+)
+LIST = (
+    "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}"
+    "{% for m in messages %}[INST]{{ m.content }}[/INST]{% for c in m.tool_calls or [] %}"
+    "[TOOL_CALLS] [{{ c.function | tojson }}]{% endfor %}{% endfor %}"
 )
 BARE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 WEATHER = {
@@ -50,9 +56,13 @@ NAMED = {"type": "function", "function": {"name": "clock"}}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("tools")
     models = []
-    for name, template in {"tagged": TAGGED, "plain": PLAIN, "bare": BARE}.items():
+    for name, template in {"tagged": TAGGED, "plain": PLAIN, "list": LIST, "bare": BARE}.items():
         bundle = language_bundle(folder / name, name).path
         (bundle / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+        if name == "list":  # as Mistral's, whose calls begin with a special token
+            tokenizer = train_tokenizer(LINES, 299)
+            tokenizer.add_special_tokens(["[TOOL_CALLS]"])
+            tokenizer.save(str(bundle / "tokenizer.json"))
         models.append(str(bundle))
     running = Running(folder / "server", models=models, plugins=[])
     running.start()
@@ -76,14 +86,15 @@ def chat(client: Any, model: str = "tagged", **options: Any) -> Any:
 
 def check_call(call: Any) -> None:
     arguments = json.loads(call.function.arguments)
-    assert call.type == "function" and call.id.startswith("call_")
+    assert call.type == "function"
+    assert call.id.startswith("call_") or (len(call.id) == 9 and call.id.isalnum())
     if call.function.name == "weather":
         assert set(arguments) == {"unit", "days"} and arguments["days"] in (1, 2, 3)
     else:
         assert call.function.name == "clock" and 2 <= len(arguments["zone"]) <= 3
 
 
-@pytest.mark.parametrize("model", ["tagged", "plain"])
+@pytest.mark.parametrize("model", ["tagged", "plain", "list"])
 def test_required_calls_follow_their_schemas(client: Any, model: str) -> None:
     for seed in range(4):
         answer = chat(
@@ -110,7 +121,7 @@ def test_a_named_function_is_called_once(client: Any, model: str) -> None:
 def several(client: Any, **options: Any) -> Any:
     """An answer with more than one call."""
     for seed in range(30):
-        how = {"tools": TOOLS, "tool_choice": "required", "seed": seed, "max_tokens": 600}
+        how = {"tools": TOOLS, "tool_choice": "required", "seed": seed, "max_tokens": 300}
         answer = chat(client, **how, **options)
         if len(answer.choices[0].message.tool_calls) > 1:
             return how, answer.choices[0]
@@ -132,12 +143,13 @@ def joined(chunks: Any) -> tuple[str, list[dict[str, str]], list[str]]:
     return content, calls, reasons
 
 
-def test_parallel_calls_collected_and_streamed(client: Any) -> None:
-    how, choice = several(client)
+@pytest.mark.parametrize("model", ["tagged", "list"])
+def test_parallel_calls_collected_and_streamed(client: Any, model: str) -> None:
+    how, choice = several(client, model=model)
     whole = [call.function for call in choice.message.tool_calls]
     for call in choice.message.tool_calls:
         check_call(call)
-    content, calls, reasons = joined(chat(client, stream=True, **how))
+    content, calls, reasons = joined(chat(client, model, stream=True, **how))
     assert content == "" and reasons == ["tool_calls"]
     assert calls == [{"name": each.name, "arguments": each.arguments} for each in whole]
 
@@ -261,6 +273,7 @@ def test_parsed_answers_of_the_client(client: Any) -> None:
         ({"guided_regex": "[a-c]{3}-[0-9]{1,2}/\n"}, r"[a-c]{3}-[0-9]{1,2}/\n"),
         ({"guided_choice": ["yes", 'n"o', "yes, or"]}, '(yes|n"o|yes, or)'),
         ({"guided_json": json.dumps({"enum": [1, "x"]})}, '(1|"x")'),
+        ({"guided_json": {"oneOf": [{"const": 7}, {"enum": ["x"]}]}}, '(7|"x")'),
         ({"guided_json": {"const": {"a": []}}}, r'\{\s*"a"\s*:\s*\[\s*\]\s*\}'),
         ({"guided_grammar": 'start: "a" B\nB: /[xyz]{2}/'}, "a[xyz]{2}"),
         ({"guided_grammar": 'root ::= "a" ("b" | "c")'}, "a[bc]"),
@@ -293,6 +306,7 @@ HOSTILE = {
     "no JSON": {"guided_json": "{"},
     "itself": {"guided_json": {"$ref": "#"}},
     "a file": {"guided_json": {"$ref": "file:///etc/passwd"}},
+    "not exclusive": {"guided_json": {"oneOf": [{"type": "integer"}, {"type": "number"}]}},
     "unknown keyword": {"guided_json": {"type": "array", "uniqueItems": True}},
     "thousands of keys": {
         "guided_json": {"type": "object", "properties": {f"k{i}": {} for i in range(5000)}}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ class CallFormat:
     """How a model writes the call of a function: begin, its name, middle, its arguments, end.
 
     trigger: the part of `begin` after which a call has certainly begun. leading: calls stand at the
-    beginning of an answer or not at all.
+    beginning of an answer or not at all. again: the begin of further calls [the same]. close: what
+    follows the last call. id_size: characters of a call's id that the template accepts.
     """
 
     begin: str
@@ -31,14 +32,23 @@ class CallFormat:
     end: str
     between: str
     trigger: str
-    leading: bool
+    leading: bool = False
+    again: str = ""
+    close: str = ""
+    id_size: int = 24
 
 
 # Hermes, Qwen and others write JSON in tags, Llama 3 plain JSON.
 TAGS = CallFormat(
-    '<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", "\n", "<tool_call>", False
+    '<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", "\n", "<tool_call>"
 )
-PLAIN = CallFormat('{"name": "', '", "parameters": ', "}", "; ", '{"name": "', True)
+PLAIN = CallFormat('{"name": "', '", "parameters": ', "}", "; ", '{"name": "', leading=True)
+# Mistral writes one list of JSON, later a token before the name and one before the arguments.
+LIST = CallFormat(
+    '[TOOL_CALLS][{"name": "', '", "arguments": ', "}", ", ", "[TOOL_CALLS]",
+    again='{"name": "', close="]", id_size=9,
+)  # fmt: skip
+MARKS = CallFormat("[TOOL_CALLS]", "[ARGS]", "", "", "[TOOL_CALLS]", id_size=9)
 
 
 class ChatTemplate:
@@ -108,6 +118,9 @@ def read_chat_template(folder: Path) -> ChatTemplate | None:
 
 
 def _call_format(text: str) -> CallFormat:
+    if "[TOOL_CALLS]" in text:
+        spaced = replace(LIST, begin=LIST.begin.replace("][", "] ["))
+        return MARKS if "[ARGS]" in text else spaced if "[TOOL_CALLS] [" in text else LIST
     is_plain = "<tool_call>" not in text and '"parameters"' in text and "python" in text
     return PLAIN if is_plain else TAGS
 

@@ -42,6 +42,7 @@ class IncrementalDetokenizer:
     prompt: Sequence[int] = ()
     stop: Sequence[str] = ()
     min_tokens: int = 0  # a stop string ends nothing before
+    keep_stop: bool = False  # whether the text ends with the stop string, or before it
     count: int = 0
     held: str = ""
     _known: list[int] = field(default_factory=list)  # tokens whose text was given out last
@@ -58,9 +59,10 @@ class IncrementalDetokenizer:
         if not text and not last:
             return "", False
         self.held += text
-        for end in sorted(self.held.find(stop) for stop in self.stop):
-            if end >= 0 and self.count > self.min_tokens:
-                return self.held[:end], True
+        found = sorted((self.held.find(stop), len(stop)) for stop in self.stop)
+        for start, length in found:
+            if start >= 0 and self.count > self.min_tokens:
+                return self.held[: start + length * self.keep_stop], True
         certain = len(self.held) if last else len(self.held) - self._overlap()
         out, self.held = self.held[:certain], self.held[certain:]
         return out, False

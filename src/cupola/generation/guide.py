@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cupola.errors import InputError
 
+ONE_OF = "oneOf: its schemas must exclude each other, as types or constants do; or use anyOf"
 KEPT = 8  # compiled grammars, the last ones used
 LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 500_000,
@@ -58,25 +59,29 @@ class Guide:
 
 
 class Guides:
-    """Compiles grammars for one tokenizer, a `tokenizer.json` as text.
+    """Compiles grammars for one tokenizer, of the library tokenizers.
 
     `ends` are the model's end tokens, which are allowed where a text is complete.
     """
 
-    def __init__(self, tokenizer: str, ends: Collection[int]) -> None:
-        self._text, self._ends = tokenizer, sorted(ends)
+    def __init__(self, tokenizer: Any, ends: Collection[int]) -> None:
+        self._plain, self._ends = tokenizer, sorted(ends)
         self._compiled: OrderedDict[str, Any] = OrderedDict()
 
     @cached_property
     def tokenizer(self) -> Any:
-        """llguidance's tokenizer. For a vocabulary of 250,000: some seconds, and 200 MB."""
+        """llguidance's tokenizer. For a vocabulary of 250,000: some seconds, and 200 MB.
+
+        It is made under Python's global lock: a thread would delay the others as much.
+        """
         from llguidance import LLTokenizer
 
         try:
-            plain = LLTokenizer(self._text)
-            known = [token for token in self._ends if token < plain.vocab_size]
-            return LLTokenizer(self._text, eos_token=known) if known else plain
-        except Exception as error:
+            known = [end for end in self._ends if self._plain.id_to_token(end) is not None]
+            return LLTokenizer(self._plain.to_str(), eos_token=known or None)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of the library is no Exception
             raise InputError(
                 f"this model's tokenizer cannot follow a grammar ({_reason(str(error))})"
             ) from None
@@ -104,6 +109,8 @@ class Guides:
 
         limits = LLParserLimits(**LIMITS)
         matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
+        if any("oneOf" in warning for warning in matcher.get_grammar_warnings()):
+            raise InputError(ONE_OF)  # a lenient schema would be read as anyOf
         trial = matcher.deep_copy()
         for _ in range(steps):
             allowed = np.flatnonzero(np.frombuffer(trial.compute_logit_bias(), np.uint8))
@@ -119,5 +126,7 @@ def _reason(text: str) -> str:
     """The line of a message by llguidance that says what is wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["unknown"]
     plain = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if "oneOf constraints are not supported" in text:
+        return ONE_OF
     found = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", (plain or lines)[0])
     return "no text matches it" if found.startswith("NoExtension") else found[:200]

@@ -44,6 +44,8 @@ class SamplingParams:
     top_logprobs: int = 0  # how many of the likeliest tokens are listed with each logprob
     prompt_logprobs: bool = False
     grammar: str = ""  # which the text follows; see guide.py
+    allowed_token_ids: tuple[int, ...] = ()  # no other token is chosen [all are allowed]
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token ids that never follow one another
 
     def __post_init__(self) -> None:
         checks = {
@@ -72,9 +74,14 @@ class SamplingParams:
 
     @property
     def changes_logits(self) -> bool:
-        """Whether penalties, biases or a minimum length apply."""
-        penalties = self.frequency_penalty or self.presence_penalty or self.min_tokens
-        return bool(self.repetition_penalty != 1 or penalties or self.logit_bias)
+        """Whether penalties, biases, exclusions or a minimum length apply."""
+        penalties = self.frequency_penalty or self.presence_penalty or self.logit_bias
+        return bool(self.repetition_penalty != 1 or penalties or self.excludes)
+
+    @property
+    def excludes(self) -> bool:
+        """Whether some tokens may not be chosen."""
+        return bool(self.min_tokens or self.allowed_token_ids or self.bad_words)
 
 
 def choose(
@@ -88,11 +95,13 @@ def choose(
     """The next token id from logits [V]; `seen` are the ids so far, for the penalties.
 
     The first `prompt` of them were given, the others generated [all were given]. `ends` are the
-    tokens that may not be chosen before `min_tokens`.
+    tokens that may not be chosen before `min_tokens`. InputError if no token is left.
     """
     if sampling.changes_logits:
         generated = seen[len(seen) if prompt is None else prompt :]
         logits = changed(logits, sampling, seen, generated, ends)
+    if sampling.excludes and logits.amax() == -torch.inf:
+        raise InputError("no token is left: what the request excludes is all that could follow")
     if sampling.temperature == 0:
         return int(logits.argmax())
     values, ids = _candidates(logits.float() / sampling.temperature, sampling)
@@ -106,7 +115,7 @@ def changed(
     generated: Sequence[int],
     ends: Collection[int],
 ) -> Tensor:
-    """Logits [V] after penalties, biases, and the exclusion of end tokens before min_tokens."""
+    """Logits [V] after penalties and biases; -inf for what is excluded, as are ends at first."""
     if sampling.repetition_penalty != 1.0 and len(seen):
         logits = _penalized(logits, sampling.repetition_penalty, seen)
     logits = logits.float().clone()
@@ -118,6 +127,12 @@ def changed(
         logits[token] += bias
     if len(generated) < sampling.min_tokens and ends:
         logits[sorted(ends)] = -torch.inf
+    if sampling.allowed_token_ids:
+        allowed = torch.tensor(sampling.allowed_token_ids, device=logits.device)
+        logits = torch.full_like(logits, -torch.inf).index_copy_(0, allowed, logits[allowed])
+    for *first, last in sampling.bad_words:
+        if first == list(generated[len(generated) - len(first) :]):
+            logits[last] = -torch.inf
     return logits
 
 

@@ -113,6 +113,7 @@ class Scheduler:
             raise InputError("the prompt is empty: it has no token to continue")
         vocabulary = self.model.settings.vocab_size
         listed = (*tokens, *sampling.stop_token_ids, *(token for token, _ in sampling.logit_bias))
+        listed += (*sampling.allowed_token_ids, *(id for word in sampling.bad_words for id in word))
         wrong = [token for token in listed if not 0 <= token < vocabulary]
         if wrong:
             raise InputError(f"token id {wrong[0]} is not in 0..{vocabulary - 1}")
@@ -327,7 +328,10 @@ class Scheduler:
             if not allowed.any():
                 return self._end(sequence, sequence.guide.error)
             open_logits = logits.masked_fill(~allowed, -torch.inf)
-        token = choose(open_logits, sampling, len(tokens), tokens, sequence.prompt, ends)
+        try:
+            token = choose(open_logits, sampling, len(tokens), tokens, sequence.prompt, ends)
+        except InputError as error:
+            return self._end(sequence, str(error))
         logprob = logprob_of(logits, token) if sampling.logprobs else None
         top = top_of(logits, sampling.top_logprobs, token) if sampling.top_logprobs else []
         return self._append(sequence, token, logprob, tuple(top))

@@ -148,6 +148,12 @@ class Predictor(ABC):
         self.device = find_device(device)
         self.model.to(self.device)
 
+    def prepare(self) -> None:  # noqa: B027
+        """Computes what only some requests need, so that none of them delays the others later.
+
+        Called by a server while it loads the model.
+        """
+
     def open_stream(self) -> StreamEngine | None:
         """An engine for streamed responses; None if the model does not stream."""
         return None

@@ -5,6 +5,7 @@ for much: it is tried in a child process first, with a limit of time and memory.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,32 +44,43 @@ def read_guide(value: Any) -> tuple[str, str]:
     return _lark(content, name), name
 
 
-def read_tools(value: Mapping[str, Any], form: CallFormat, content: str | None) -> str:
+def read_tools(
+    value: Mapping[str, Any],
+    form: CallFormat,
+    content: str | None,
+    special: Mapping[str, int] | None = None,
+) -> str:
     """The grammar of an answer that may call tools, or must.
 
     value: {"functions": [{"name", "parameters", "strict"}], "mode": "auto" or "required",
     "parallel": whether more than one call is allowed}. content: the grammar of an answer without
-    calls [any text].
+    calls [any text]. special: the ids of special tokens by their names, which no text matches.
     """
+    known = special or {}
     if not isinstance(value, Mapping) or not isinstance(value.get("functions"), list):
         raise InputError(f"tool_grammar: expected an object with functions, got {value!r:.60}")
     bodies = [
-        f"function_{number}: {_call(each, form)} {_quoted(form.end)}"
+        f"function_{number}: {_call(each, form, known)}"
         for number, each in enumerate(value["functions"])
     ]
     functions = " | ".join(f"function_{number}" for number in range(len(bodies)))
+    trigger, first = form.trigger, form.begin[len(form.trigger) :]
+    again = _written(form.between + (form.again or form.begin), known)
+    more = f"({again} function)*" if value.get("parallel") else ""
     lines = [*bodies, f"function: {functions}"]
-    more = f"({_quoted(form.between + form.trigger)} function)*" if value.get("parallel") else ""
-    calls = f"{_quoted(form.trigger)} function {more}".rstrip()
+    lines.append(f"calls: {_written(first, known)} function {more} {_written(form.close, known)}")
+    calls = f"{_written(trigger, known)} calls"
     if value.get("mode") == "required":
         lines.append(f"start: {calls}")
     elif content is not None:
         lines += [f"start: {calls} | content", content.replace("start:", "content:", 1)]
     elif form.leading:  # an answer that begins like a call is one
         lines += [f"start: {calls} | TEXT?", "TEXT: /[^{](.|\\n)*/"]
+    elif trigger in known:  # a special token is not a part of any text
+        lines += [f"start: TEXT? {calls} | TEXT", f"TEXT: {ANY_TEXT}"]
     else:
-        lines += [f"start: opening function {more} | TEXT", f"TEXT: {ANY_TEXT}"]
-        lines.append(f"opening[lazy]: TEXT {_quoted(form.trigger)}")
+        lines += ["start: opening calls | TEXT", f"TEXT: {ANY_TEXT}"]
+        lines.append(f"opening[lazy]: TEXT {_quoted(trigger)}")
     return "\n".join(lines)
 
 
@@ -91,7 +103,6 @@ def _json(schema: Any, strict: bool, name: str) -> str:
     plain["x-guidance"] = {
         "whitespace_pattern": WHITESPACE,
         "lenient": not strict,
-        "coerce_one_of": True,
     }
     try:
         return f"%json {json.dumps(plain)}"
@@ -99,8 +110,8 @@ def _json(schema: Any, strict: bool, name: str) -> str:
         raise InputError(f"{name}: the schema is nested too deeply") from None
 
 
-def _call(function: Any, form: CallFormat) -> str:
-    """What follows the trigger of a call up to its end: the function's name and its arguments."""
+def _call(function: Any, form: CallFormat, special: Mapping[str, int]) -> str:
+    """One call from the function's name on, up to its end."""
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str):
         raise InputError(f"tools: expected a function with a name, got {function!r:.60}")
@@ -110,7 +121,7 @@ def _call(function: Any, form: CallFormat) -> str:
     if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
         raise InputError(f"tools: expected the schema of an object as the parameters of {name!r}")
     arguments = _json({"type": "object", **schema}, bool(function.get("strict")), "tools")
-    return f"{_quoted(form.begin[len(form.trigger) :] + name + form.middle)} {arguments}"
+    return f"{_written(name + form.middle, special)} {arguments} {_written(form.end, special)}"
 
 
 def _choice(texts: Any, name: str) -> str:
@@ -138,6 +149,15 @@ def _lark(text: str, name: str) -> str:
         return str(any_to_lark(text))
     except Exception as error:  # a grammar that a client wrote can fail in any way
         raise InputError(f"{name}: not a grammar ({str(error)[:200]})") from None
+
+
+def _written(text: str, special: Mapping[str, int]) -> str:
+    """A text in Lark, where special tokens stand by their ids."""
+    names = "|".join(re.escape(name) for name in sorted(special, key=len, reverse=True))
+    parts = re.split(f"({names})", text) if names else [text]
+    return " ".join(
+        f"<[{special[part]}]>" if part in special else _quoted(part) for part in parts if part
+    )
 
 
 def _quoted(text: str) -> str:

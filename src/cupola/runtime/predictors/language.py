@@ -1,6 +1,7 @@
 """LanguagePredictor: prompts -> completions, at once or streamed token by token."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import count
@@ -93,8 +94,9 @@ class LanguagePredictor(Predictor):
         ids) and `echo`; `whole_context` without max_tokens goes to the end of the context. Several
         prompts of one request draw with seed, seed + 1, ... `prompt_token_ids` or `messages` (a
         chat, for the folder's template, with `tools` and `chat_template_kwargs`) replace a single
-        prompt. `guide` and `tool_grammar` (see grammars.py) restrict the text. With
-        `special_tokens` it has the names of special tokens.
+        prompt, of which the last `truncate_prompt_tokens` are kept. `guide` and `tool_grammar` (see
+        grammars.py) and `bad_words` (texts) restrict the text. With `special_tokens` it has the
+        names of special tokens, with `include_stop_str_in_output` the stop string that ended it.
         """
         if "prompt" not in tensors:
             raise InputError("prompt: expected an array of texts")
@@ -125,14 +127,17 @@ class LanguagePredictor(Predictor):
                 f"model's {self.model.settings.vocab_size}"
             )
         limit = self.context_length
+        ids = truncated(ids, parameters, limit)
         if parameters.get("whole_context") and parameters.get("max_tokens") is None:
             parameters = {**parameters, "max_tokens": max(limit - len(ids), 1)}
         strings, stop_ids = read_stop(parameters.get("stop"))
         sampling = read_sampling(parameters, row, stop_ids)
-        sampling = replace(sampling, grammar=self._grammar(parameters))
+        words = self._bad_words(parameters.get("bad_words"))
+        sampling = replace(sampling, grammar=self._grammar(parameters), bad_words=words)
         for name, listed in (
             ("logit_bias", [token for token, _ in sampling.logit_bias]),
             ("stop", sampling.stop_token_ids),
+            ("allowed_token_ids", sampling.allowed_token_ids),
         ):
             for token in listed:
                 if not 0 <= token < self.model.settings.vocab_size:
@@ -144,7 +149,20 @@ class LanguagePredictor(Predictor):
                 f"{len(ids) + sampling.max_tokens} were requested ({requested})"
             )
         special = bool(parameters.get("special_tokens") or parameters.get("tool_grammar"))
-        return LanguageSample(tuple(ids), sampling, strings, bool(parameters.get("echo")), special)
+        keep_stop = bool(parameters.get("include_stop_str_in_output"))
+        echo = bool(parameters.get("echo"))
+        return LanguageSample(tuple(ids), sampling, strings, echo, special, keep_stop)
+
+    def _bad_words(self, words: Any) -> tuple[tuple[int, ...], ...]:
+        """The token ids of each text, as it is written at the beginning of a line and after it."""
+        listed = [] if words is None else words
+        if not isinstance(listed, list | tuple) or not all(
+            isinstance(word, str) and word.strip() for word in listed
+        ):
+            raise InputError(f"bad_words: expected a list of texts, got {words!r:.60}")
+        forms = [form for word in listed for form in (word.lstrip(), " " + word.lstrip())]
+        found = [tuple(self.tokenizer.encode(form, special=False).ids) for form in forms]
+        return tuple(dict.fromkeys(ids for ids in found if ids))
 
     def _grammar(self, parameters: Mapping[str, Any]) -> str:
         """The grammar that a request's text follows; empty without one."""
@@ -155,7 +173,12 @@ class LanguagePredictor(Predictor):
             form = self.chat_template.call_format if self.chat_template else None
             if form is None:
                 raise InputError("tools: this model's chat template has no tools")
-            grammar = read_tools(parameters["tool_grammar"], form, grammar)
+            special = {
+                added.content: number
+                for number, added in self.tokenizer.get_added_tokens_decoder().items()
+                if added.special
+            }
+            grammar = read_tools(parameters["tool_grammar"], form, grammar, special)
         if grammar is None:
             return ""
         check_grammar(self.guides, grammar, name)
@@ -164,7 +187,12 @@ class LanguagePredictor(Predictor):
     @cached_property
     def guides(self) -> Guides:
         """The compiled grammars of this model's requests."""
-        return Guides(self.tokenizer.to_str(), self.model.settings.end_token_ids)
+        return Guides(self.tokenizer, self.model.settings.end_token_ids)
+
+    def prepare(self) -> None:
+        """Makes the tables of the tokenizer for grammars: some seconds for 250,000 tokens."""
+        with suppress(InputError):  # requests with a grammar say why it has none
+            _ = self.guides.tokenizer
 
     def run(self, samples: Sequence[LanguageSample]) -> list[Completion]:
         """Completes all samples together."""
@@ -258,7 +286,34 @@ def read_sampling(
     values["seed"] = values.get("seed", 0) + row
     values |= {name: bool(parameters.get(name)) for name in FLAGS}
     bias = read_bias(parameters.get("logit_bias"))
-    return SamplingParams(**values, logit_bias=bias, stop_token_ids=stop_ids)
+    allowed = read_ids("allowed_token_ids", parameters.get("allowed_token_ids"))
+    return SamplingParams(
+        **values, logit_bias=bias, stop_token_ids=stop_ids, allowed_token_ids=allowed
+    )
+
+
+def read_ids(name: str, value: Any) -> tuple[int, ...]:
+    """A parameter that lists token ids; None is no list."""
+    if value is None:
+        return ()
+    good = isinstance(value, list | tuple) and all(type(each) is int for each in value)
+    if not good or not value:
+        raise InputError(f"{name}: expected a list of token ids, got {value!r:.60}")
+    return tuple(sorted(set(value)))
+
+
+def truncated(ids: list[int], parameters: Mapping[str, Any], limit: int) -> list[int]:
+    """The last `truncate_prompt_tokens` of a prompt; -1: as many as fit before max_tokens."""
+    name, value = "truncate_prompt_tokens", parameters.get("truncate_prompt_tokens")
+    if value is None:
+        return ids
+    if type(value) is not int or value == 0 or not -1 <= value <= limit:
+        raise InputError(f"{name}: expected -1 or 1 to {limit}, got {value!r:.30}")
+    if value > 0:
+        return ids[-value:]
+    given = parameters.get("max_tokens")
+    default = 1 if parameters.get("whole_context") else SamplingParams.max_tokens
+    return ids[-max(limit - (given if type(given) is int else default), 1) :]
 
 
 def read_bias(value: Any) -> tuple[tuple[int, float], ...]:

@@ -34,6 +34,7 @@ class LanguageSample:
     stop: tuple[str, ...] = ()
     echo: bool = False
     special: bool = False  # whether the text has the special tokens, but those that end it
+    keep_stop: bool = False  # whether the text ends with the stop string, or before it
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class LanguageEngine:
         tokenizer = self.tokenizer
         if sample.special:
             tokenizer = WithSpecialTokens(tokenizer, self.scheduler.end_token_ids)
-        return IncrementalDetokenizer(tokenizer, sample.ids, sample.stop, least)
+        return IncrementalDetokenizer(tokenizer, sample.ids, sample.stop, least, sample.keep_stop)
 
     def _chunk(self, token: Token) -> Chunk:
         detokenizer = self._detokenizers[token.request_id]

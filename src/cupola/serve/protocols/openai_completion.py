@@ -111,6 +111,7 @@ class Completion:
         self.wants_logprobs = asked is not None and asked is not False  # 0 asks for them
         self.tools = getattr(body, "called_tools", None)
         self._prompt_tokens: dict[int, int] = {}
+        self._cached_tokens: dict[int, int] = {}
         self._admitted = asyncio.Semaphore(AT_ONCE)
         self._random_seed = time.time_ns() % 2**31
 
@@ -171,16 +172,22 @@ class Completion:
     def _count(self, choice: Choice, data: dict[str, Any]) -> None:
         choice.tokens += data.get("token_id") is not None
         if data.get("prompt_tokens"):
-            self._prompt_tokens[choice.prompt_number] = data["prompt_tokens"]
+            number = choice.prompt_number
+            self._prompt_tokens[number] = data["prompt_tokens"]
+            if choice.tokens <= 1:  # of several choices, the first computes what the others reuse
+                reused = data.get("reused_tokens", 0)
+                self._cached_tokens[number] = min(reused, self._cached_tokens.get(number, reused))
 
-    def _usage(self, choices: list[Choice]) -> dict[str, int]:
+    def _usage(self, choices: list[Choice]) -> dict[str, Any]:
         numbers = {choice.prompt_number for choice in choices}
         prompt = sum(self._prompt_tokens.get(number, 0) for number in numbers)
+        cached = sum(self._cached_tokens.get(number, 0) for number in numbers)
         written = sum(choice.tokens for choice in choices)
         return {
             "prompt_tokens": prompt,
             "completion_tokens": written,
             "total_tokens": prompt + written,
+            "prompt_tokens_details": {"cached_tokens": cached},
         }
 
     def _reason(self, choice: Choice, reason: str | None) -> str:
@@ -192,7 +199,8 @@ class Completion:
         """The prompt's text, for a choice's first chunk."""
         if not getattr(self.body, "echo", False):
             return ""
-        return choice.prompt.text if choice.prompt.ids is None else data.get("prompt_text", "")
+        whole = choice.prompt.ids is None and self.body.truncate_prompt_tokens is None
+        return choice.prompt.text if whole else str(data.get("prompt_text", ""))
 
     def _logprobs(self, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
         if not self.wants_logprobs:

@@ -15,12 +15,21 @@ from cupola.serve.protocols.openai_guides import GUIDED, Guide, read_guides
 from cupola.serve.protocols.openai_messages import ChatMessage
 from cupola.serve.protocols.openai_tools import ToolRequest, read_tools
 
-# OpenAI's parameters that do not change what the model computes: accepted without effect, or, with
-# the setting openai_strict, refused.
-IGNORED = {
-    "metadata", "prediction", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort",
-    "safety_identifier", "service_tier", "store", "user", "verbosity",
-}  # fmt: skip
+# OpenAI's parameters that do not change what the model computes, with their types: accepted without
+# effect, or, with the setting openai_strict, refused.
+IGNORED: dict[str, type] = {
+    "metadata": dict,
+    "prediction": dict,
+    "prompt_cache_key": str,
+    "prompt_cache_retention": str,
+    "reasoning_effort": str,
+    "safety_identifier": str,
+    "service_tier": str,
+    "store": bool,
+    "user": str,
+    "verbosity": str,
+}
+TYPES = {dict: "an object", str: "a text", bool: "true or false"}
 # Values that ask for nothing; with any other value these parameters are not supported.
 NOTHING: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
@@ -28,7 +37,6 @@ NOTHING: dict[str, tuple[Any, ...]] = {
     "continue_final_message": (False,),
     "function_call": ("none",),
     "functions": ([],),
-    "include_stop_str_in_output": (False,),
     "length_penalty": (1, 1.0),
     "modalities": (["text"],),
     "spaces_between_special_tokens": (True,),
@@ -75,6 +83,14 @@ class GenerationRequest(BaseModel):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     skip_special_tokens: bool = True
+    allowed_token_ids: list[int] | None = Field(None, min_length=1)
+    bad_words: list[str] = Field(default_factory=list, max_length=256)
+    truncate_prompt_tokens: int | None = Field(
+        None,
+        ge=-1,
+        description="How many of the last tokens of the prompt are kept; -1: all that fit.",
+    )
+    include_stop_str_in_output: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -89,11 +105,14 @@ class GenerationRequest(BaseModel):
         strict: also for those that are accepted without effect.
         """
         for name, value in (self.model_extra or {}).items():
-            if name in NOTHING and value not in NOTHING[name]:
+            if name in NOTHING and not any(_same(value, each) for each in NOTHING[name]):
                 raise ParameterError(name, f"{name}: not supported", "unsupported_parameter")
             if name in IGNORED and strict:
                 message = f"{name}: has no effect on this server, which is set to refuse it"
                 raise ParameterError(name, message, "unsupported_parameter")
+            if name in IGNORED and not isinstance(value, IGNORED[name]):
+                message = f"{name}: expected {TYPES[IGNORED[name]]}, got {value!r:.60}"
+                raise ParameterError(name, message, "invalid_type")
             if name not in NOTHING and name not in IGNORED:
                 raise ParameterError(
                     name, f"Unrecognized request argument supplied: {name}", "unknown_parameter"
@@ -142,8 +161,17 @@ class GenerationRequest(BaseModel):
             "min_tokens": self.min_tokens,
             "special_tokens": not self.skip_special_tokens,
             "guide": self.guide,
+            "allowed_token_ids": self.allowed_token_ids,
+            "bad_words": self.bad_words,
+            "truncate_prompt_tokens": self.truncate_prompt_tokens,
+            "include_stop_str_in_output": self.include_stop_str_in_output,
         }
         return {name: value for name, value in found.items() if value not in ([], {}, None)}
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two values of JSON are equal: true is not 1."""
+    return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
 
 
 class CompletionRequest(GenerationRequest):

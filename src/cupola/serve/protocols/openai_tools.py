@@ -122,7 +122,7 @@ class CallParser:
                 if not middle:
                     break
                 self._held, self._part, self._scanner = rest, "arguments", JSONScanner()
-                calls[self.count] = _begun(self.count, name)
+                calls[self.count] = _begun(self.count, name, self.form["id_size"])
                 self.count += 1
             else:
                 size = self._scanner.scan(self._held)
@@ -138,7 +138,7 @@ class CallParser:
 
     def _until_call(self, last: bool) -> tuple[str, bool]:
         """The text before the next call, and whether there is one."""
-        begin = self.form["begin"]
+        begin = (self.count and self.form["again"]) or self.form["begin"]
         begins = not self._content and begin.startswith(self._held[: len(begin)])
         if self.form["leading"] and not self.count and not begins:
             begin = ""  # no call can come any more
@@ -151,8 +151,8 @@ class CallParser:
         return before[: len(before) - kept], False
 
 
-def _begun(index: int, name: str) -> dict[str, Any]:
-    identity = f"call_{uuid.uuid4().hex[:24]}"
+def _begun(index: int, name: str, size: int) -> dict[str, Any]:
+    identity = f"{'call_' if size == 24 else ''}{uuid.uuid4().hex[:size]}"
     function = {"name": name, "arguments": ""}
     return {"index": index, "id": identity, "type": "function", "function": function}
 

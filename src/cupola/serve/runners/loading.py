@@ -96,5 +96,6 @@ def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predicto
             setattr(predictor, option, value)
     if plan.device != "cpu":
         predictor.to(plan.device)
+    predictor.prepare()
     found: Predictor = predictor
     return found
