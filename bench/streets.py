@@ -33,11 +33,16 @@ def options() -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=1000)
     parser.add_argument("--tests", type=int, default=40, help="drives of the test; half validate")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--cache", type=Path, default=Path("/dev/shm/driving-streets"))
+    parser.add_argument("--cache", type=Path, default=Path("/tmp/driving-streets"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def loaders() -> int:
+    """Processes that load batches: three, unless shared memory is too small for their batches."""
+    return 3 if shutil.disk_usage("/dev/shm").free > 4 << 30 else 0
 
 
 def config(name: str, args: argparse.Namespace, smoke: bool) -> dict:
@@ -49,7 +54,7 @@ def config(name: str, args: argparse.Namespace, smoke: bool) -> dict:
         counts = dict.fromkeys(counts, 1) | {"train": SMOKE["count"]}
     changes: dict = {
         "train_dataloader.batch_size": SMOKE["batch"] if smoke else args.batch,
-        "train_dataloader.num_workers": 0 if smoke else 3,
+        "train_dataloader.num_workers": 0 if smoke else loaders(),
         "default_hooks.checkpoint.interval": 100_000,
         "train_cfg.val_interval": UNLIMITED,
         "train_cfg.max_iters": SMOKE["steps"] if smoke else UNLIMITED,
@@ -62,7 +67,7 @@ def config(name: str, args: argparse.Namespace, smoke: bool) -> dict:
     if not smoke:
         warm_up = cfg["param_scheduler"][0]
         warm_up["end"] = UNLIMITED // 25
-        cfg["train_cfg"]["max_seconds"] = args.deadline - time.time() - RESERVE
+        cfg["train_cfg"]["max_seconds"] = max(10.0, args.deadline - time.time() - RESERVE)
     return cfg
 
 
