@@ -1,11 +1,13 @@
 """The documents are true: their code runs, and they link to files and symbols that exist."""
 
 import ast
+import doctest
 import os
 import re
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LINK = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)")
+
+
+EXERCISES = (
+    "afno", "bloom", "deformable_detr", "detr", "detr3d", "nginx", "nn_module", "registry",
+    "tensor_parallel", "train",
+)  # fmt: skip
 
 
 def links(document: Path) -> list[tuple[str, str]]:
@@ -72,8 +80,46 @@ def test_code_in_a_document_is_that_of_the_source(document: Path) -> None:
         assert (ROOT / match["path"]).resolve() in targets, f"no link to {match['path']}"
 
 
+CHINESE = sorted([*ROOT.glob("*.zh-CN.md"), *ROOT.glob("docs/**/*.zh-CN.md")])
+
+
+@pytest.mark.parametrize("document", CHINESE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_chinese_has_full_width_punctuation_and_one_term_each(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S)
+    text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]*`", "``", text))
+    han = "[\u4e00-\u9fff]"
+    assert not re.findall(rf"{han}[*`\]]*[,;:!?(].{{0,9}}|[,;:] ?{han}.{{0,9}}", text)
+    assert not re.findall(r"骨干|主干(?!网络)|进程号", text)
+
+
 def code_blocks(document: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.S)
+
+
+def exercises(tour: Path) -> list[str]:
+    """The code of the answers to a tour's exercises."""
+    text = tour.read_text(encoding="utf-8")
+    return re.findall(r"</summary>\n\n```python\n(.*?)```", text, flags=re.S)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_answers_of_a_tour_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tour = ROOT / f"docs/tour/{name}.md"
+    code = exercises(tour)
+    assert len(code) == 3
+    assert exercises(ROOT / f"docs/tour/{name}.zh-CN.md") == code
+    monkeypatch.chdir(ROOT)
+    if name == "nginx":  # it blocks the signals of its process
+        command = [sys.executable, "-m", "doctest", "-o", "NORMALIZE_WHITESPACE", "/dev/stdin"]
+        run = partial(subprocess.run, capture_output=True, text=True, timeout=60)
+        done = run(command, input="\n".join(code), env={**os.environ, "PYTHONPATH": "src"})
+        assert done.returncode == 0, done.stdout
+        return
+    parsed = doctest.DocTestParser().get_doctest("\n".join(code), {}, name, str(tour), 0)
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    runner.run(parsed, out=said.append)
+    assert not runner.failures, "".join(said)
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/extending.md"])

@@ -39,8 +39,26 @@ def run(name: str, *arguments: str | Path, **options: Any) -> str:
 
 def test_scripts_are_short() -> None:
     scripts = sorted(EXAMPLES.glob("*.py"))
-    assert len(scripts) == 6
+    assert len(scripts) == 7
     assert max(len(path.read_text().splitlines()) for path in scripts) < 60
+
+
+def test_tensor_parallel() -> None:
+    said = run("tensor_parallel.py")
+    assert "rank 0 of 1: rows 0..1199 of the table, 8 of 8 ids; MLP [256, 64]" in said
+
+
+@pytest.mark.slow
+def test_tensor_parallel_on_four_ranks() -> None:
+    alone = re.search(r"loss (\d+\.\d+)", run("tensor_parallel.py"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
+    done = subprocess.run(
+        [*command, EXAMPLES / "tensor_parallel.py"],
+        capture_output=True, text=True, timeout=240, env=environment(), check=True,
+    )  # fmt: skip
+    assert alone
+    assert re.findall(r"loss (\d+\.\d+)", done.stdout) == [alone[1]] * 4
+    assert done.stdout.count("MLP [64, 64] and [64, 64]") == 4
 
 
 def test_detect_folder(tmp_path: Path) -> None:

@@ -49,7 +49,9 @@ def test_the_pooler_reads_one_token() -> None:
     hidden = model(torch.tensor([[1, 2, 3]]))
     dense = model.pooler.dense
     expected = torch.tanh(hidden[:, 0] @ dense.weight.t() + dense.bias)
-    assert torch.allclose(model.pooler(hidden), expected, atol=1e-6)
+    assert torch.allclose(model.pool(hidden), expected, atol=1e-6)
+    with pytest.raises(BuildError, match="set add_pooler=True"):
+        trunk().pool(hidden)
 
 
 def test_documents_in_one_row_do_not_see_each_other() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.errors import BuildError
 from cupola.generation import DenseCache, DenseContext, run_layers
 from cupola.models.bloom.alibi import alibi_slopes
 from cupola.models.bloom.block import Block
@@ -63,6 +64,16 @@ class BloomModel(nn.Module):
         """ids [...] and their positions [...] -> [..., H]."""
         x: Tensor = self.embedding(ids, positions, token_types)
         return x
+
+    def pool(self, hidden: Tensor, index: int = 0) -> Tensor:
+        """Hidden states [B, S, H] -> one vector for each sequence [B, H], from token `index`.
+
+        BuildError unless the settings have add_pooler=True. BLOOM was trained without.
+        """
+        if self.pooler is None:
+            raise BuildError("this BLOOM has no pooler; set add_pooler=True")
+        pooled: Tensor = self.pooler(hidden, index)
+        return pooled
 
     def forward(
         self,
