@@ -6,7 +6,7 @@ batch.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,6 +93,58 @@ def anchor_targets(
     )
 
 
+class PaddedTargets(NamedTuple):
+    """Objects of all images: boxes [B, N, 4], labels [B, N], and which are `present` [B, N], bool.
+
+    centers [B, N, 2] are those of the objects' masks, where the targets have masks.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    present: Tensor
+    centers: Tensor | None = None
+
+    @staticmethod
+    def of(targets: Targets, like: Tensor, with_masks: bool = False) -> "PaddedTargets":
+        """The targets of a batch, at least one (absent) object each, as `like` is."""
+        counts = [len(each["labels"]) for each in targets]
+        most = max(1, *counts)
+        boxes = like.new_zeros(len(targets), most, 4)
+        labels = torch.zeros(len(targets), most, dtype=torch.int64, device=like.device)
+        middle = like.new_zeros(len(targets), most, 2) if with_masks else None
+        for i, (count, target) in enumerate(zip(counts, targets, strict=True)):
+            boxes[i, :count], labels[i, :count] = target["boxes"], target["labels"]
+            if middle is not None:
+                middle[i, :count] = mask_centers(target["masks"]).to(like)
+        each = torch.tensor(counts, device=like.device)[:, None]
+        return PaddedTargets(boxes, labels, torch.arange(most, device=like.device) < each, middle)
+
+
+def mask_centers(masks: Tensor) -> Tensor:
+    """The centers of mass of masks [N, H, W] -> (x, y) [N, 2]."""
+    weight = masks.float()
+    total = weight.sum((1, 2)).clamp(min=1e-7)
+    y = (weight.sum(2) * torch.arange(masks.shape[1], device=masks.device)).sum(1) / total
+    x = (weight.sum(1) * torch.arange(masks.shape[2], device=masks.device)).sum(1) / total
+    return torch.stack((x, y), 1)
+
+
+def assigned_targets(anchors: Tensor, owners: Tensor, objects: PaddedTargets) -> AnchorTargets:
+    """The targets of anchors [S, 4] that are for the objects `owners` [B, S]."""
+    positive = owners >= 0
+    image, place = positive.nonzero(as_tuple=True)
+    index = owners[image, place]
+    return AnchorTargets(
+        positive,
+        owners == NEGATIVE,
+        objects.labels[image, index],
+        objects.boxes[image, index],
+        anchors[place],
+        index,
+        float(max(len(index), 1)),
+    )
+
+
 # (anchors [A, 4], predictions [A, C] and [A, 4], target) -> Assignment, metric [A]
 AssignByPrediction = Callable[
     [Tensor, Tensor, Tensor, Mapping[str, Tensor]], tuple[Assignment, Tensor]
@@ -139,13 +191,19 @@ def usable_anchors(
     Those of cells within the padded image; with `border` >= 0 they may leave its content by less
     than that many pixels. Source: anchor_inside_flags in mmdet.
     """
-    found = []
-    for (height, width), padded in zip(sizes.content, sizes.padded, strict=True):
+    found: list[Tensor] = []
+    known: dict[tuple[Size, Size], Tensor] = {}
+    for content, padded in zip(sizes.content, sizes.padded, strict=True):
+        if (content, padded) in known:
+            found.append(known[content, padded])
+            continue
+        height, width = content
         use = torch.cat(generator.valid(maps, padded))
         if border >= 0:
             low = (anchors[:, :2] >= -border).all(1)
             high = anchors[:, 2:] < anchors.new_tensor([width, height]) + border
             use = use & low & high.all(1)
+        known[content, padded] = use
         found.append(use)
     return found
 

@@ -1,6 +1,7 @@
 """DynamicSoftLabelAssigner: cells of the lowest cost of class, box and place.
 
-Letters: A cells, V cells within an object, N objects of an image, C classes.
+Letters: B images, A cells, V cells within an object of any image, N objects of an image, padded,
+C classes.
 """
 
 from typing import Any
@@ -9,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupola.models.boxes import Assignment
+from cupola.models.boxes.assigning import IGNORED, NEGATIVE
 from cupola.models.boxes.distances import centers, distances
 from cupola.models.boxes.dynamic_k import dynamic_k
+from cupola.models.dense.targets import PaddedTargets
 from cupola.registry import TASK_UTILS
-from cupola.structures.boxes import pairwise_iou
+from cupola.structures.boxes import iou
 
 EPS = 1e-7
 
@@ -35,38 +37,42 @@ class DynamicSoftLabelAssigner:
         self.radius, self.topk, self.iou_weight = soft_center_radius, topk, iou_weight
 
     def __call__(
-        self,
-        anchors: Tensor,
-        logits: Tensor,
-        boxes: Tensor,
-        objects: Tensor,
-        labels: Tensor,
-        masks: Tensor | None = None,
-    ) -> Assignment:
-        """Logits [A, C] and predicted boxes [A, 4] of cells [A, 4], squares of the stride's size.
+        self, anchors: Tensor, usable: Tensor, logits: Tensor, boxes: Tensor, objects: PaddedTargets
+    ) -> tuple[Tensor, Tensor]:
+        """The objects [B, A] of cells (or NEGATIVE, IGNORED) and the IoU of their boxes [B, A].
 
-        Objects [N, 4] with labels [N], and their masks [N, H, W] where their centers are to be
-        those of the masks.
+        Cells [A, 4] are squares of the stride's size, `usable` [B, A] those that train; logits
+        [B, A, C]; predicted boxes [B, A, 4].
         """
         points, strides = centers(anchors), anchors[:, 2] - anchors[:, 0]
-        usable = (distances(points[:, None], objects).amin(-1) > 0).any(1)
-        points, strides, logits = points[usable], strides[usable], logits[usable]
-        middle = centers(objects) if masks is None else mask_centers(masks).to(objects)
-        away = (points[:, None] - middle).square().sum(-1).sqrt() / strides[:, None]  # [V, N]
-        overlaps = pairwise_iou(boxes[usable], objects)
-        goal = F.one_hot(labels, logits.shape[-1]) * overlaps[..., None]  # [V, N, C]
-        every = logits[:, None].expand_as(goal)
-        entropy = F.binary_cross_entropy_with_logits(every, goal, reduction="none")
-        class_cost = (entropy * (goal - every.sigmoid()).square()).sum(-1)
-        box_cost = -(overlaps + EPS).log() * self.iou_weight
-        cost = class_cost + box_cost + 10 ** (away - self.radius)
-        return dynamic_k(cost, overlaps, usable, self.topk)
+        inside = distances(points[:, None], objects.boxes[:, None]).amin(-1) > 0  # [B, A, N]
+        candidates = (inside & objects.present[:, None]).any(-1) & usable  # [B, A]
+        index = candidates.any(0).nonzero()[:, 0]
+        middle = centers(objects.boxes) if objects.centers is None else objects.centers
+        away = points[index, None] - middle[:, None]  # [B, V, N, 2]
+        away = away.square().sum(-1).sqrt() / strides[index, None]
+        overlaps = iou(boxes[:, index, None], objects.boxes[:, None])
+        cost = (
+            class_cost(logits[:, index], overlaps, objects.labels)
+            - (overlaps + EPS).log() * self.iou_weight
+            + 10 ** (away - self.radius)
+        )
+        possible = candidates[:, index, None] & objects.present[:, None]
+        owners = torch.where(usable, NEGATIVE, IGNORED)
+        metrics = torch.zeros_like(candidates, dtype=overlaps.dtype)
+        found, metrics[:, index] = dynamic_k(cost, overlaps, possible, self.topk)
+        owners[:, index] = torch.where(usable[:, index], found, IGNORED)
+        return owners, metrics
 
 
-def mask_centers(masks: Tensor) -> Tensor:
-    """The centers of mass of masks [N, H, W] -> (x, y) [N, 2]."""
-    weight = masks.float()
-    total = weight.sum((1, 2)).clamp(min=EPS)
-    y = (weight.sum(2) * torch.arange(masks.shape[1], device=masks.device)).sum(1) / total
-    x = (weight.sum(1) * torch.arange(masks.shape[2], device=masks.device)).sum(1) / total
-    return torch.stack((x, y), 1)
+def class_cost(logits: Tensor, overlaps: Tensor, labels: Tensor) -> Tensor:
+    """Quality focal loss [B, V, N] of logits [B, V, C] towards the IoU [B, V, N] at labels [B, N].
+
+    The loss of all other classes, whose goal is 0, is the same for every object.
+    """
+    background = F.softplus(logits) * logits.sigmoid().square()
+    at = labels[:, None].expand_as(overlaps)
+    own = logits.gather(2, at)
+    entropy = F.binary_cross_entropy_with_logits(own, overlaps, reduction="none")
+    towards = entropy * (overlaps - own.sigmoid()).square()
+    return background.sum(-1, keepdim=True) - background.gather(2, at) + towards

@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.boxes import Assignment
 from cupola.models.boxes.distances import boxes_around, centers
 from cupola.models.dense import AnchorHead, DenseOutput, ImageSizes, SingleStageDetector
 from cupola.models.dense.stacks import GROUP_NORM, apply
-from cupola.models.dense.targets import Targets, predicted_targets, usable_anchors
+from cupola.models.dense.targets import (
+    PaddedTargets,
+    Targets,
+    assigned_targets,
+    usable_anchors,
+)
 from cupola.models.layers import ConvModule, inverse_sigmoid
 from cupola.models.layers.conv_module import DepthwiseSeparableConvModule
 from cupola.models.layers.scale import Scale
@@ -131,8 +135,10 @@ class RTMDetHead(AnchorHead):
         boxes = boxes_around(centers(anchors), rows)
         border = self.train_cfg.get("allowed_border", -1)
         usable = usable_anchors(self.anchors, output.logits, anchors, sizes, border)
+        objects = PaddedTargets.of(targets, anchors)
         with torch.no_grad():
-            wanted, metric = predicted_targets(anchors, usable, logits, boxes, targets, self.assign)
+            owners, metric = self.assign(anchors, torch.stack(usable), logits, boxes, objects)
+        wanted = assigned_targets(anchors, owners, objects)
         sampled = wanted.positive | wanted.negative
         labels = torch.full_like(sampled, self.num_classes, dtype=torch.int64)
         labels[wanted.positive] = wanted.labels
@@ -148,14 +154,12 @@ class RTMDetHead(AnchorHead):
         )
         return {"loss_cls": loss_cls, "loss_bbox": loss_bbox}
 
-    def assign(
-        self, anchors: Tensor, logits: Tensor, boxes: Tensor, target: Mapping[str, Tensor]
-    ) -> tuple[Assignment, Tensor]:
-        """The objects of an image's cells, and the IoU of each positive cell."""
+    def assign(self, *parts: Any) -> tuple[Tensor, Tensor]:
+        """What the assigner of `train_cfg` makes of cells, predictions and objects."""
         if self.assigner is None:
             raise ValueError("the model's train_cfg is missing: it names the assigner")
-        found = self.assigner(anchors, logits, boxes, target["boxes"].to(anchors), target["labels"])
-        return found, found.overlaps
+        found: tuple[Tensor, Tensor] = self.assigner(*parts)
+        return found
 
 
 @MODELS.register_module()

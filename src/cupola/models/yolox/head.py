@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.boxes import Assignment
 from cupola.models.boxes.distances import centers
 from cupola.models.dense import AnchorHead, Candidates, DenseOutput, ImageSizes, suppress
 from cupola.models.dense.anchor_head import Factors, Sizes, joined_levels
-from cupola.models.dense.targets import Targets, predicted_targets
+from cupola.models.dense.targets import PaddedTargets, Targets, assigned_targets
 from cupola.models.layers import ConvModule
 from cupola.models.layers.conv_module import DepthwiseSeparableConvModule
 from cupola.registry import MODELS
@@ -144,11 +143,10 @@ class YOLOXHead(AnchorHead):
         assert output.qualities is not None
         objectness = joined_levels(output.qualities, 1)[..., 0]  # [B, S]
         scores, boxes = self.scored_boxes(output)
-        every = [torch.ones_like(anchors[:, 0], dtype=torch.bool)] * len(targets)
+        objects = PaddedTargets.of(targets, anchors)
         with torch.no_grad():
-            wanted, metric = predicted_targets(
-                anchors, every, scores.sqrt(), boxes, targets, self.assign
-            )
+            owners, metric = self.assign(anchors, scores.sqrt(), boxes, objects)
+        wanted = assigned_targets(anchors, owners, objects)
         positive = wanted.positive
         total = self.average(positive.sum())
         losses = {"loss_obj": self.loss_obj(objectness, positive.to(rows), avg_factor=total)}
@@ -167,15 +165,15 @@ class YOLOXHead(AnchorHead):
         return losses
 
     def assign(
-        self, anchors: Tensor, scores: Tensor, boxes: Tensor, target: Mapping[str, Tensor]
-    ) -> tuple[Assignment, Tensor]:
-        """The objects of an image's cells, and the IoU of each positive cell."""
+        self, anchors: Tensor, scores: Tensor, boxes: Tensor, objects: PaddedTargets
+    ) -> tuple[Tensor, Tensor]:
+        """What the assigner of `train_cfg` makes of cells, predictions and objects."""
         if self.assigner is None:
             raise ValueError("the model's train_cfg is missing: it names the assigner")
         stride = (anchors[:, 2:] - anchors[:, :2]) / 2
         cells = anchors + torch.cat((stride, stride), -1)  # around the centers of cells
-        found = self.assigner(cells, scores, boxes, target["boxes"].to(anchors), target["labels"])
-        return found, found.overlaps
+        found: tuple[Tensor, Tensor] = self.assigner(cells, scores, boxes, objects)
+        return found
 
 
 INITIAL: Config = {
