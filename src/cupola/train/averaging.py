@@ -1,31 +1,97 @@
-"""Exponential moving average of the weights, swapped in for evaluation."""
+"""Moving average of the weights, swapped in for evaluation."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.errors import BuildError, did_you_mean
+
+Decay = Callable[[int], float]  # updates so far -> the part of the average that stays
+
+
+def warmed_up(decay: float = 0.999) -> Decay:
+    """At most (1 + n) / (10 + n) after n updates, so that random initial weights are forgotten.
+
+    Source: TensorFlow's ExponentialMovingAverage.
+    """
+    return lambda n: min(decay, (2 + n) / (11 + n))
+
+
+def exponential(momentum: float = 0.0002) -> Decay:
+    """The same momentum, 1 - decay, at every update."""
+    return lambda n: 1 - momentum if n else 0.0
+
+
+def annealed(momentum: float = 0.0002, gamma: float = 100) -> Decay:
+    """A momentum of gamma / (gamma + n), at least `momentum`."""
+    return lambda n: 1 - max(momentum, gamma / (gamma + n)) if n else 0.0
+
+
+def exponential_momentum(momentum: float = 0.0002, gamma: float = 2000) -> Decay:
+    """A momentum that falls to `momentum` as exp(-(1 + n) / gamma) does, as YOLOX has it."""
+
+    def decay(n: int) -> float:
+        return (1 - momentum) * (1 - math.exp(-(1 + n) / gamma)) if n else 0.0
+
+    return decay
+
+
+def mean() -> Decay:
+    """The plain mean of the weights of all updates."""
+    return lambda n: n / (n + 1)
+
+
+# MMEngine's names; the first update of those copies the weights.
+KINDS: dict[str, Callable[..., Decay]] = {
+    "MovingAverage": warmed_up,
+    "ExponentialMovingAverage": exponential,
+    "ExpMomentumEMA": exponential_momentum,
+    "MomentumAnnealingEMA": annealed,
+    "StochasticWeightAverage": mean,
+}
 
 
 class MovingAverage:
     """average <- decay * average + (1 - decay) * weight, in float32.
 
-    After n updates the decay is at most (1 + n) / (10 + n), so that the average forgets the random
-    initial weights (as in TensorFlow's ExponentialMovingAverage).
+    With `update_buffers` the running statistics of batch norms are averaged, too. The average is
+    updated every `interval` steps; until step `begin` it is equal to the weights.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
-        self.decay, self.updates = decay, 0
+    def __init__(
+        self,
+        model: nn.Module,
+        decay: float | Decay = 0.999,
+        update_buffers: bool = False,
+        interval: int = 1,
+        begin: int = 0,
+    ) -> None:
+        self._decay = decay if callable(decay) else warmed_up(decay)
+        self.updates, self._seen, self._interval, self._begin = 0, 0, interval, begin
         self._live = [value for _, value in model.named_parameters()]
+        if update_buffers:
+            self._live += [each for _, each in model.named_buffers() if each.is_floating_point()]
+        self.restart()
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begins again with the current weights."""
+        self.updates = self._seen = 0
         self._average = [value.detach().clone().float() for value in self._live]
 
     @torch.no_grad()
     def update(self) -> None:
         """Adds the current weights to the average."""
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self._seen += 1
+        if (self._seen - 1) % self._interval:
+            return
+        decay = self._decay(self.updates) if self._seen > self._begin else 0.0
+        self.updates += self._seen > self._begin
         live = [value.detach().float() for value in self._live]
         torch._foreach_lerp_(self._average, live, 1 - decay)
 
@@ -47,12 +113,30 @@ class MovingAverage:
 
     def state_dict(self) -> dict[str, int | list[Tensor]]:
         """Number of updates and the averaged tensors, in the model's parameter order."""
-        return {"updates": self.updates, "average": self._average}
+        return {"updates": self.updates, "seen": self._seen, "average": self._average}
 
     def load_state_dict(self, state: dict[str, int | list[Tensor]]) -> None:
         """Restores what `state_dict` returned."""
         updates, average = state["updates"], state["average"]
-        assert isinstance(updates, int) and isinstance(average, list)
-        self.updates = updates
+        seen = state.get("seen", updates)
+        assert isinstance(updates, int) and isinstance(average, list) and isinstance(seen, int)
+        self.updates, self._seen = updates, seen
         for mine, theirs in zip(self._average, average, strict=True):
             mine.copy_(theirs)
+
+
+def build_average(model: nn.Module, cfg: Mapping[str, Any]) -> MovingAverage:
+    """The moving average that an `ema` section describes.
+
+    `type` is one of MMEngine's averaged models with its arguments; by default `decay` is warmed up.
+    Raises BuildError for an unknown type or argument.
+    """
+    arguments = dict(cfg)
+    own = {k: arguments.pop(k) for k in ("update_buffers", "interval", "begin") if k in arguments}
+    kind = str(arguments.pop("type", "MovingAverage")).rpartition(".")[2]
+    if kind not in KINDS:
+        raise BuildError(f"ema: unknown type {kind!r}{did_you_mean(kind, KINDS)}")
+    try:
+        return MovingAverage(model, KINDS[kind](**arguments), **own)
+    except TypeError as error:
+        raise BuildError(f"ema {kind}: {error}") from None

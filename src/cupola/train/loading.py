@@ -4,7 +4,8 @@ The batch of a step depends only on (seed, step), so a resumed run continues whe
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+import resource
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -41,7 +42,8 @@ class BatchStream:
     `cfg` is a dataloader config: batch_size (of one rank), num_workers, dataset, and
     sampler=dict(shuffle=...), True by default. A last incomplete batch is dropped, unless the
     dataset is smaller than one batch. With sampler=dict(type="SequenceSampler") the batches are
-    those of SequenceBatches.
+    those of SequenceBatches. `on_epoch` is called with the number of an epoch before its first
+    batch is read.
     """
 
     def __init__(self, cfg: Mapping[str, Any], seed: int, rank: int = 0, ranks: int = 1) -> None:
@@ -53,6 +55,9 @@ class BatchStream:
         self._sequential = is_sequential(cfg.get("sampler"))
         self._collate = collate_with(self.dataset.collate, cfg.get("padding"))
         self._seed, self._rank, self._ranks = seed, rank, ranks
+        self.on_epoch: Callable[[int], None] = lambda epoch: None
+        if self._workers:
+            allow_open_files()
 
     def _order(self, epoch: int) -> torch.Tensor:
         if not self._shuffle:
@@ -70,6 +75,7 @@ class BatchStream:
     def _epoch(self, epoch: int, first: int) -> DataLoader[Any]:
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(epoch)
+        self.on_epoch(epoch)
         batches = EpochBatches(
             self._order(epoch),
             self.batch_size,
@@ -97,6 +103,14 @@ class BatchStream:
         while True:
             yield from self._epoch(epoch, first)
             epoch, first = epoch + 1, 0
+
+
+def allow_open_files(wanted: int = 65_536) -> None:
+    """Raises the soft limit of open files: each tensor that a worker sends is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def evaluation_loader(cfg: Mapping[str, Any], dataset: Any = None) -> DataLoader[Any]:

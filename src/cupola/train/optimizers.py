@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from cupola import nn
 from cupola.errors import BuildError, did_you_mean
+from cupola.nn.layers.norm import AffineNorm
 from cupola.registry import without_scope
 from cupola.train.schedules import Schedule, scheduled_rate
 
@@ -18,27 +19,52 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 }
 
 
-def _multipliers(name: str, shape_rank: int, paramwise: Mapping[str, Any]) -> tuple[float, float]:
-    """(rate, decay) multipliers of a parameter, by the longest matching custom key."""
-    custom = paramwise.get("custom_keys", {})
+# Modules whose weights and biases `norm_decay_mult` is for, as in MMEngine.
+NORMS = (AffineNorm, torch.nn.modules.batchnorm._NormBase, torch.nn.GroupNorm, torch.nn.LayerNorm)
+
+
+def _multipliers(
+    name: str, module: nn.Module, parameter: torch.Tensor, paramwise: Mapping[str, Any]
+) -> tuple[float, float]:
+    """(rate, decay) multipliers of a parameter, by the longest matching custom key.
+
+    Source: mmengine's DefaultOptimWrapperConstructor.
+    """
+    custom = paramwise.get("custom_keys") or {}
     for key in sorted(custom, key=lambda key: (-len(key), key)):
         if key in name:
             return custom[key].get("lr_mult", 1.0), custom[key].get("decay_mult", 1.0)
-    decay = 1.0
-    if shape_rank == 1:
-        norm_or_bias = "bias_decay_mult" if name.endswith("bias") else "norm_decay_mult"
-        decay = paramwise.get(norm_or_bias, 1.0)
-    return 1.0, decay
+    path, _, own = name.rpartition(".")
+    offset, norm = path.endswith("conv_offset"), isinstance(module, NORMS)
+    rate, kind = 1.0, ""
+    if offset:  # of a deformable convolution
+        rate = paramwise.get("dcn_offset_lr_mult", 1.0)
+    elif own == "bias" and not norm:
+        rate = paramwise.get("bias_lr_mult", 1.0)
+    if norm:
+        kind = "norm"
+    elif own == "bias" and not offset:
+        kind = "bias"
+    elif isinstance(module, nn.Conv2d) and module.in_channels == module.groups:
+        kind = "dwconv"
+    elif parameter.dim() == 1 and not offset:
+        kind = "flat"
+    return rate, paramwise.get(f"{kind}_decay_mult", 1.0)
 
 
 def parameter_groups(
     model: nn.Module, rate: float, decay: float, paramwise: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Trainable parameters grouped by their multipliers; each group keeps its `base_lr`."""
+    """Trainable parameters grouped by their multipliers; each group keeps its `base_lr`.
+
+    A parameter that several modules share counts once, as with `bypass_duplicate`.
+    """
     members: dict[tuple[float, float], list[torch.Tensor]] = {}
+    owners = dict(model.named_modules())
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            multipliers = _multipliers(name, parameter.dim(), paramwise or {})
+            owner = owners[name.rpartition(".")[0]]
+            multipliers = _multipliers(name, owner, parameter, paramwise or {})
             members.setdefault(multipliers, []).append(parameter)
     if not members:
         raise BuildError("the model has no trainable parameter")

@@ -36,6 +36,16 @@ def linear(begin: int, end: int, start_factor: float = 1 / 3, end_factor: float 
     return schedule
 
 
+def quadratic(begin: int, end: int) -> Schedule:
+    """Warm-up: the square of the part of the steps from `begin` to `end`."""
+
+    def schedule(rate: float, step: int) -> float:
+        done = min(1.0, max(0.0, (step + 1 - begin) / max(1, end - begin)))
+        return rate * done**2
+
+    return schedule
+
+
 def constant(begin: int, end: int, factor: float = 1 / 3) -> Schedule:
     """Warm-up: the rate times `factor` from `begin` until `end`."""
     return lambda rate, step: rate * factor if begin <= step < end else rate
@@ -67,6 +77,7 @@ KINDS: dict[str, tuple[Callable[..., Schedule], tuple[str, ...]]] = {
     "MultiStepLR": (multi_step, ("milestones",)),
     "StepLR": (step_decay, ("step_size", "begin")),
     "LinearLR": (linear, ("begin", "end")),
+    "QuadraticWarmupLR": (quadratic, ("begin", "end")),
     "ConstantLR": (constant, ("begin", "end")),
     "CosineAnnealingLR": (cosine, ("begin", "length")),
     "PolyLR": (polynomial, ("begin", "end")),
@@ -90,7 +101,7 @@ def build_schedule(cfg: Mapping[str, Any], steps_per_epoch: int, max_steps: int)
         begin, end = arguments.get("begin", 0), arguments.pop("end", None)
         whole = end if end is not None else max_steps // unit
         arguments["length"] = arguments.pop("T_max", None) or whole - begin
-    elif kind in ("LinearLR", "ConstantLR", "PolyLR"):
+    elif "end" in counted:
         arguments.setdefault("end", max_steps // unit)
     else:
         arguments.pop("end", None)

@@ -5,6 +5,7 @@ from typing import Any
 
 from cupola.errors import BuildError
 from cupola.registry import without_scope
+from cupola.train.hooks import AVERAGES, SWITCHES
 from cupola.train.sequences import is_sequential
 
 Config = Mapping[str, Any]
@@ -20,7 +21,7 @@ VERSION_2 = {
 DONE_ELSEWHERE = (
     *("IterTimerHook", "LoggerHook", "ParamSchedulerHook", "CheckpointHook", "DistSamplerSeedHook"),
     *("DetVisualizationHook", "RuntimeInfoHook", "EmptyCacheHook", "SyncBuffersHook"),
-    *("NumClassCheckHook", "CheckInvalidLossHook"),
+    *("NumClassCheckHook", "CheckInvalidLossHook", *AVERAGES, *SWITCHES),
 )
 SAMPLERS = ("DefaultSampler", "InfiniteSampler")
 

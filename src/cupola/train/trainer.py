@@ -11,8 +11,9 @@ import torch
 from cupola.config.old_sections import nuscenes_sections
 from cupola.errors import BuildError
 from cupola.parallel import mean_over_ranks
-from cupola.registry import build, without_scope
-from cupola.train.averaging import MovingAverage
+from cupola.registry import build
+from cupola.registry.initialize import init_weights
+from cupola.train.averaging import build_average
 from cupola.train.checkpoints import (
     BEST,
     LATEST,
@@ -24,6 +25,7 @@ from cupola.train.checkpoints import (
 )
 from cupola.train.distributed import join_ranks, same_start
 from cupola.train.evaluation import build_metric, evaluate
+from cupola.train.hooks import published_average, published_switches
 from cupola.train.initial import load_initial_weights
 from cupola.train.loading import BatchStream, evaluation_loader
 from cupola.train.logs import RunLog, forget_after
@@ -79,9 +81,9 @@ class Trainer:
         factor = scaled_rate(cfg, self.stream.batch_size * self.ranks.data.size)
         self.optimizer = build_optimizer(self.model, cfg["optim_wrapper"], factor)
         self.stepper = Stepper(self.model, self.optimizer, cfg["optim_wrapper"], self.ranks)
-        self.average = (
-            MovingAverage(self.model, **without_scope(cfg["ema"])) if cfg.get("ema") else None
-        )
+        about = published_average(cfg, self.stream.batches_per_epoch)
+        self.average = build_average(self.model, about) if about else None
+        self._plan_switches()
         self.meter = Meter()
         self.step, self.validated, self.best = 0, 0, float("-inf")
         self.seconds = 0.0  # of training so far
@@ -94,6 +96,17 @@ class Trainer:
         if "max_epochs" in train_cfg:
             return int(train_cfg["max_epochs"]) * self.stream.batches_per_epoch
         raise BuildError("train_cfg needs max_iters or max_epochs")
+
+    def _plan_switches(self) -> None:
+        """Has the stream apply the mode switches of an epoch before it reads its first batch."""
+        switches = published_switches(self.cfg, self.max_steps // self.stream.batches_per_epoch)
+        pending = sorted(switches, key=lambda each: each.epoch)
+
+        def apply(epoch: int) -> None:
+            while pending and epoch >= pending[0].epoch:
+                pending.pop(0).apply(self.stream.dataset, self.model)
+
+        self.stream.on_epoch = apply
 
     def _build_schedules(self) -> list[Schedule]:
         found = self.cfg.get("param_scheduler") or []
@@ -173,12 +186,13 @@ class Trainer:
             self.work_dir.mkdir(parents=True, exist_ok=True)
             forget_after(self.work_dir, -1)
         said = "started from random weights"
+        init_weights(self.model, lambda *_: None)  # what is Pretrained comes next
         self._notes += load_pretrained(self.model, required=not self.cfg.get("load_from"))
         if self.cfg.get("load_from"):
             said = load_initial_weights(self.model, self.cfg["load_from"])
         same_start(self.model.state_dict().values(), self.ranks)
         if self.average:
-            self.average = MovingAverage(self.model, self.average.decay)
+            self.average.restart()
         return said
 
     def run(self, resume: bool = False) -> dict[str, float]:

@@ -193,17 +193,17 @@ def usable_anchors(
     """
     found: list[Tensor] = []
     known: dict[tuple[Size, Size], Tensor] = {}
-    for content, padded in zip(sizes.content, sizes.padded, strict=True):
-        if (content, padded) in known:
-            found.append(known[content, padded])
+    for (height, width), padded in zip(sizes.content, sizes.padded, strict=True):
+        key = ((height, width), (padded[0], padded[1]))
+        if key in known:
+            found.append(known[key])
             continue
-        height, width = content
         use = torch.cat(generator.valid(maps, padded))
         if border >= 0:
             low = (anchors[:, :2] >= -border).all(1)
             high = anchors[:, 2:] < anchors.new_tensor([width, height]) + border
             use = use & low & high.all(1)
-        known[content, padded] = use
+        known[key] = use
         found.append(use)
     return found
 
