@@ -70,7 +70,7 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, begin=0, end=300, by_epoch=False),
     dict(type="CosineAnnealingLR", eta_min=learning_rate * 0.02, by_epoch=False),
 ]
-train_cfg = dict(max_iters=9000, val_interval=1000)
+train_cfg = dict(max_iters=12000, val_interval=1000)
 val_evaluator = dict(type="CocoMetric")
 custom_hooks = [
     dict(type="EMAHook", ema_type="ExpMomentumEMA", momentum=1e-3, gamma=500, update_buffers=True)
