@@ -73,7 +73,7 @@ class MovingAverage:
     ) -> None:
         self._decay = decay if callable(decay) else warmed_up(decay)
         self.updates, self._seen, self._interval, self._begin = 0, 0, interval, begin
-        self._live = [value for _, value in model.named_parameters()]
+        self._live: list[Tensor] = [value for _, value in model.named_parameters()]
         if update_buffers:
             self._live += [each for _, each in model.named_buffers() if each.is_floating_point()]
         self.restart()

@@ -158,9 +158,9 @@ class YOLOXHead(AnchorHead):
         losses["loss_bbox"] = self.loss_bbox(boxes[positive], wanted.boxes, avg_factor=total)
         if self.use_l1:
             stride = wanted.anchors[:, 2:3] - wanted.anchors[:, 0:1]
-            objects = xyxy_to_cxcywh(wanted.boxes)
-            shift = (objects[:, :2] - centers(wanted.anchors)) / stride
-            plain = torch.cat((shift, (objects[:, 2:] / stride + 1e-8).log()), -1)
+            goals = xyxy_to_cxcywh(wanted.boxes)
+            shift = (goals[:, :2] - centers(wanted.anchors)) / stride
+            plain = torch.cat((shift, (goals[:, 2:] / stride + 1e-8).log()), -1)
             losses["loss_l1"] = self.loss_l1(rows[positive], plain, avg_factor=total)
         return losses
 
