@@ -192,6 +192,33 @@ def test_a_shipped_bundle_from_the_hub_predicts_as_at_home(client: Client) -> No
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
 
 
+TOKENIZER = """
+import sys
+from cupola.bundles.hub import tokenizer_file
+from cupola.errors import BundleError
+try:
+    print(tokenizer_file(sys.argv[1]).name)
+except BundleError as error:
+    print(error)
+"""
+
+
+def test_the_tokenizer_of_a_language_model(client: Client) -> None:
+    """Not its weights; the second time from the cache."""
+    publish(client, "org/bert", {"vocab.txt": "[PAD]", "config.json": {}, "pytorch_model.bin": "x"})
+    publish(client, "org/none", {"config.json": {}})
+    assert client.run("-c", TOKENIZER, "org/bert").stdout == "vocab.txt\n"
+    assert client.hub.requested == ["org/bert/vocab.txt"]
+    offline = client.run("-c", TOKENIZER, "org/bert", HF_HUB_OFFLINE="1")
+    assert offline.stdout == "vocab.txt\n" and client.hub.requested == ["org/bert/vocab.txt"]
+    for name, words in (
+        ("org/none", "holds none of tokenizer.json, vocab.txt"),
+        ("org/nobody", "there is no such repository"),
+        ("a/b/c", "neither a folder nor a model on the hub"),
+    ):
+        assert words in client.run("-c", TOKENIZER, name).stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

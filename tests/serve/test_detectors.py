@@ -20,10 +20,11 @@ from cupola.structures.masks import decode_rle
 from golden import golden
 from hf_folders import save_detector
 from models.fcos.small import MODEL as FCOS
+from models.grounding.small import WORDS, grounding_dino
 from models.rcnn import rcnn_small
 
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore")]
-KINDS = ("detr", "mask2former", "fcos", "mask_rcnn")
+KINDS = ("detr", "mask2former", "fcos", "mask_rcnn", "grounding")
 
 
 def save(folder: Path, model: Any, labels: int) -> None:
@@ -50,6 +51,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     save(root / "mask2former", {**masks, "test_cfg": limits}, 8)
     save(root / "fcos", FCOS, 3)
     save(root / "mask_rcnn", rcnn_small.model(masks=True), 3)
+    save(root / "grounding", grounding_dino({"log_scale": "auto"}), 0)
+    config = json.loads((root / "grounding" / "config.json").read_text())
+    (root / "grounding" / "config.json").write_text(
+        json.dumps({**config, "labels": ["cat", "dog"]})
+    )
+    (root / "grounding" / "vocab.txt").write_text("\n".join(WORDS))
     return {name: root / name for name in KINDS}
 
 
@@ -128,3 +135,28 @@ def test_a_png_is_read_as_the_predictor_reads_it(server: Running, folders: dict[
     expected = Predictor.load(folders["fcos"])(image, threshold=0.0)
     found = output(json.loads(answer), "scores")
     assert found == pytest.approx(expected.scores.tolist(), abs=1e-4)
+
+
+def test_a_text_in_the_query_and_in_the_body(server: Running, folders: dict[str, Path]) -> None:
+    file = io.BytesIO()
+    image = np.random.default_rng(1).integers(0, 255, (40, 60, 3), np.uint8)
+    Image.fromarray(image).save(file, "PNG")
+    path = "/v2/models/grounding/infer?threshold=0&text="
+    png = {"Content-Type": "image/png"}
+    status, _, answer = server.ask("POST", f"{path}red%20truck%20.", file.getvalue(), png)
+    assert status == 200 and set(output(json.loads(answer), "names")) == {"red truck"}
+    status, _, answer = server.ask("POST", f"{path}%20.", file.getvalue(), png)
+    assert status == 400 and b"holds no name" in answer
+    tensor = {"datatype": "UINT8", "shape": [2, 40, 60, 3], "data": np.stack([image] * 2).tolist()}
+    texts = {"name": "text", "datatype": "BYTES", "shape": [2], "data": ["cat", "person . dog"]}
+    body = {"inputs": [{"name": "pixels", **tensor}, texts], "parameters": {"threshold": 0.0}}
+    status, _, answer = server.ask("POST", "/v2/models/grounding/infer", json.dumps(body))
+    assert status == 200, answer
+    found = json.loads(answer)
+    by_image: list[set[str]] = [set(), set()]
+    for index, name in zip(output(found, "image_index"), output(found, "names"), strict=True):
+        by_image[index].add(name)
+    assert by_image[0] == {"cat"} and by_image[1] <= {"person", "dog"}
+    body = {**body, "inputs": body["inputs"][:1], "parameters": {"text": ["truck"], "threshold": 0}}
+    status, _, answer = server.ask("POST", "/v2/models/grounding/infer", json.dumps(body))
+    assert status == 200 and set(output(json.loads(answer), "names")) == {"truck"}

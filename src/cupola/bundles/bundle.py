@@ -25,12 +25,13 @@ class Bundle:
 
     `config` holds name, version, task, model (its build config), preprocess, postprocess, labels,
     license and metrics, as config.json does. `weights` is set where they are not in the folder's
-    weights.safetensors.
+    weights.safetensors. With `offline` nothing that it names may be downloaded.
     """
 
     path: Path
     config: Mapping[str, Any]
     weights: Path | None = None
+    offline: bool = False
 
     @staticmethod
     def load(

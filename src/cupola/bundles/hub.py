@@ -25,6 +25,7 @@ BESIDE = {
     "card.md",
     "tokenizer.json",
     "tokenizer_config.json",
+    "vocab.txt",
     "chat_template.jinja",
     "generation_config.json",
     "preprocessor_config.json",

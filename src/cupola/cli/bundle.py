@@ -59,7 +59,11 @@ def bundle(
         str | None, typer.Option("--from", help="Dialect of the checkpoint [by its keys].")
     ] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Language: tokenizer.json [next to the weights].")
+        Path | None,
+        typer.Option(
+            help="Language, and detectors that search for a text: tokenizer.json or vocab.txt "
+            "[next to the weights]."
+        ),
     ] = None,
     half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
     set_: Annotated[
@@ -93,7 +97,7 @@ def bundle(
         "section": section,
     }
     about = {**describe(config, name or out.name, set_ or [], options), "license": license}
-    files = tasks.find(about["task"]).bundle_files(checkpoint, options)
+    files = tasks.find(about["task"]).bundle_files(checkpoint, {**options, "model": about["model"]})
     warn_of_old_boxes(about["model"], checkpoint, dialect)
     if backbone is None:
         model = build(about["model"], weights=checkpoint, dialect=dialect)

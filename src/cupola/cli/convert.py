@@ -12,6 +12,7 @@ BESIDE = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "vocab.txt",
     "chat_template.jinja",
 )
 

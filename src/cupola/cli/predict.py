@@ -9,6 +9,7 @@ from cupola.cli.options import Device, Offline, Revision
 
 if TYPE_CHECKING:
     from cupola.bundles import Bundle
+    from cupola.runtime.predictor import Predictor
     from cupola.runtime.tasks import Answer, Task
 
 app = typer.Typer(add_completion=False)
@@ -25,6 +26,10 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="Image file for the drawn result.")] = None,
     weights: Annotated[Path | None, typer.Option(help="The checkpoint of a config file.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Minimum score.")] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="What to look for, for models that search for it: 'cat . dog .'"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     revision: Revision = None,
     offline: Offline = False,
@@ -37,10 +42,22 @@ def predict(
     opened = open_bundle(bundle, weights, revision, offline)
     task = tasks.find(opened.task)
     content = task.read(source or example_of(task, opened))  # before the model is loaded
-    answer = task.predict(load_predictor(opened, device=device), content, threshold)
+    predictor = load_predictor(opened, device=device)
+    if text is not None:
+        search_for(predictor, text)
+    answer = task.predict(predictor, content, threshold)
     show(answer, as_json)
     if out is not None:
         save_drawing(answer, out)
+
+
+def search_for(predictor: "Predictor", text: str) -> None:
+    """Sets what is looked for; InputError for a model that has its own classes."""
+    from cupola.errors import InputError
+
+    if not hasattr(predictor, "text"):
+        raise InputError(f"--text: {predictor.name} does not search for a text")
+    predictor.text = text
 
 
 def example_of(task: "Task", bundle: "Bundle") -> Path:

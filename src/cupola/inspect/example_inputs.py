@@ -51,7 +51,8 @@ def example_inputs(model: Any, shape: Sequence[int] | None = None) -> dict[str, 
             "pass describe() the inputs themselves"
         )
     sample = tuple(shape or default_shape(model))
-    return {names[0]: torch.randn(1, *sample, generator=random)}
+    text = {"tokens": model.example_tokens()} if hasattr(model, "example_tokens") else {}
+    return {names[0]: torch.randn(1, *sample, generator=random), **text}
 
 
 def default_shape(model: Any) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ Importing this module loads no torch, so that predictors which need none stay li
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ def open_bundle(
     """
     if isinstance(source, Bundle) or not is_config(source):
         bundle = Bundle.load(source, revision, offline)
-        return Bundle(bundle.path, bundle.config, Path(weights)) if weights else bundle
+        return replace(bundle, weights=Path(weights)) if weights else bundle
     if weights is None:
         raise BundleError(f"{source}: a config needs a checkpoint; pass weights= (--weights)")
     opened = open_config(source)
@@ -72,7 +73,7 @@ def open_bundle(
         from cupola.runtime.building import warn_of_old_boxes
 
         warn_of_old_boxes(opened.model_config, weights, None)
-    return Bundle(opened.path, opened.config, Path(weights))
+    return replace(opened, weights=Path(weights), offline=offline)
 
 
 def open_config(source: str | Path) -> Bundle:

@@ -23,17 +23,20 @@ def normalize(
     return (images.float() - shift) / scale
 
 
-def fit_size(size: tuple[int, int], short: int | None, long: int | None) -> tuple[int, int]:
+def fit_size(
+    size: tuple[int, int], short: int | None, long: int | None, half: float = 0.5
+) -> tuple[int, int]:
     """The two sides of an image, scaled until the shorter is `short` or the longer is `long`.
 
     Whichever is reached first; None sets no bound, and without bounds the size stays. Halves are
-    rounded up, as in mmcv's `rescale_size`, and no side becomes 0.
+    rounded up, as in mmcv's `rescale_size`, and no side becomes 0. With `half` 0 sides are rounded
+    down, as in MMDetection's FixScaleResize.
     """
     bounds = [limit / side(size) for limit, side in ((short, min), (long, max)) if limit]
     if not bounds:
         return size
     scale = min(bounds)
-    first, second = (max(1, int(side * scale + 0.5)) for side in size)
+    first, second = (max(1, int(side * scale + half)) for side in size)
     return first, second
 
 

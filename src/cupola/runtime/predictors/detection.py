@@ -40,9 +40,10 @@ class DetectionPredictor(Predictor):
 
     Images are resized to `exact` (height, width) if it is set, for models trained on one shape,
     and otherwise by `short` and `long`, or to fit into `within` (height, width), which keep the
-    aspect ratio. `rounding` "transformers" rounds sizes as that library does, and `resample` is
-    the filter's name in Pillow. All images are padded with zeros to `pad` (height, width) if it is
-    set. `device` is where the model computes; results are on the CPU.
+    aspect ratio. `rounding` "transformers" rounds sizes as that library does, "down" as
+    FixScaleResize, and `resample` is the filter's name in Pillow. All images are padded with zeros
+    to `pad` (height, width) if it is set. `device` is where the model computes; results are on the
+    CPU.
 
     `predictor(image)` -> Detections, `predictor([image, ...])` -> a list of them; an image is a
     path, the bytes of a file, an open file, a PIL image, or an array or tensor.
@@ -143,7 +144,8 @@ class DetectionPredictor(Predictor):
             return fit_within(original, self.within)
         if self.rounding == "transformers" and self.short is not None:
             return fit_size_down(original, self.short, self.long)
-        return fit_size(original, self.short, self.long)
+        half = 0.0 if self.rounding == "down" else 0.5
+        return fit_size(original, self.short, self.long, half)
 
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) that a resized image is padded to."""
@@ -179,9 +181,14 @@ class DetectionPredictor(Predictor):
             "image_sizes": sizes,
             "scale_factors": factors,
             "original_sizes": [sample.original for sample in samples],
+            **self.further(samples),
         }
         predictions = self.model.predict(batch)
-        return [replace(found.cpu(), names=self.labels) for found in predictions]
+        return [replace(found.cpu(), names=found.names or self.labels) for found in predictions]
+
+    def further(self, samples: Sequence[Any]) -> dict[str, Any]:
+        """What the model's batch holds besides images."""
+        return {}
 
     def _padded(self, pixels: Tensor) -> dict[str, Tensor | None]:
         """Images [B, 3, h, w] of one size with zeros at the right and bottom, and their mask."""
@@ -251,12 +258,17 @@ def from_bundle(bundle: Bundle, model: Any) -> DetectionPredictor:
 
 
 def make(
-    name: str, version: str, model: Any, config: Mapping[str, Any], labels: tuple[str, ...]
+    name: str,
+    version: str,
+    model: Any,
+    config: Mapping[str, Any],
+    labels: tuple[str, ...],
+    kind: type[DetectionPredictor] = DetectionPredictor,
 ) -> DetectionPredictor:
     """A predictor with the resizing and threshold of its config."""
     preprocess = config.get("preprocess", {})
     resizing = preprocess.get("resize", {"short": 800, "long": 1333})
-    return DetectionPredictor(
+    return kind(
         name,
         version,
         model,
@@ -323,6 +335,8 @@ def program(predictor: DetectionPredictor, size: tuple[int, int] | None) -> Prog
 
     The axes that a model names in `fixed_axes` keep that size.
     """
+    if hasattr(predictor.model, "text_search"):
+        raise InputError(f"{predictor.name}: a detector that searches for a text has no export")
     kind = kind_of(predictor)
     short = predictor.short or predictor.long or 800
     height, width = size or predictor.exact or (short, predictor.long or short)

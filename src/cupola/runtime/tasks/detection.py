@@ -18,14 +18,15 @@ class Detection(Task):
 
     name = "detection"
     models = ("DETR", "DeformableDETR", "MaskFormer", "SingleStageDetector", "TwoStageDetector")
-    modules = (*BUILDING, "cupola.runtime.predictors.detection")
+    modules = (*BUILDING, "cupola.runtime.predictors.text_detection")
     page = "detection"
     page_rank = 0
 
     def predictor(self, bundle: "Bundle", model: Any) -> "Predictor":
-        from cupola.runtime.predictors.detection import from_bundle
+        from cupola.runtime.predictors import detection, text_detection
 
-        return from_bundle(bundle, model)
+        kind = text_detection if hasattr(model, "text_search") else detection
+        return kind.from_bundle(bundle, model)
 
     def bundle_settings(
         self, cfg: Mapping[str, Any], model: dict[str, Any], options: Mapping[str, Any]
@@ -43,6 +44,15 @@ class Detection(Task):
             model["data_preprocessor"] = {**kept, **swap}
         labels = class_names(cfg) or labels_for(number_of_classes(model))
         return {"labels": list(labels), "preprocess": {"resize": resizing(steps)}}
+
+    def bundle_files(self, checkpoint: Path, options: Mapping[str, Any]) -> dict[str, bytes]:
+        """The tokenizer of a detector that searches for a text, which may be named."""
+        language = (options.get("model") or {}).get("language_model")
+        if not language:
+            return {}
+        from cupola.runtime.text_tokenizer import tokenizer_files
+
+        return tokenizer_files(options.get("tokenizer"), str(language.get("name", "")), checkpoint)
 
     def example(self, bundle: "Bundle") -> Path | None:
         path = bundle.path / "example" / "image.png"
@@ -157,10 +167,15 @@ def resizing(steps: list[dict[str, Any]]) -> dict[str, Any]:
     """The last Resize of a test pipeline, as in a bundle's config; 800 and 1333 without one."""
     found: dict[str, Any] = {"short": 800, "long": 1333}
     for step in steps:
-        if step["type"] == "Resize" and (scale := step.get("scale", step.get("img_scale"))):
+        fixed = step["type"] == "FixScaleResize"
+        if (fixed or step["type"] == "Resize") and (
+            scale := step.get("scale", step.get("img_scale"))
+        ):
             width, height = scale[0] if isinstance(scale[0], list | tuple) else scale
             if step.get("keep_ratio"):
                 found = {"short": min(width, height), "long": max(width, height)}
+                if fixed:
+                    found["rounding"] = "down"
             else:
                 found = {"exact": [height, width]}
     return found

@@ -61,15 +61,15 @@ def page_file(context: WorkerContext, request: Request, page: str, name: str) ->
 
 
 def _models(context: WorkerContext) -> list[dict[str, Any]]:
-    """Name, task, page and threshold, if any, of each model, in the order of their pages' ranks."""
+    """Name, task, page and, if any, threshold and text of each model, by their pages' ranks."""
     found = []
     for name in context.directory.models:
         about = context.directory.find(name).description
         if "page" in about:
             page = about["page"]
             entry = {"name": name, "task": about["task"], "page": page["name"] or OTHER}
-            if "threshold" in (details := about.get("details", {})):
-                entry["threshold"] = details["threshold"]
+            details = about.get("details", {})
+            entry |= {key: details[key] for key in ("threshold", "text") if key in details}
             found.append((page["rank"], name, entry))
     return [entry for *_, entry in sorted(found, key=lambda each: each[:2])]
 

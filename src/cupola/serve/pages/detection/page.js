@@ -13,12 +13,18 @@ const image = $("image"), overlay = $("overlay");
 
 // ---- requests
 
+// The text of a model that searches for one, as a part of the URL.
+function query() {
+  const text = $("text").value.trim();
+  return state.model.text !== undefined && text ? `&text=${encodeURIComponent(text)}` : "";
+}
+
 async function detect() {
   const number = ++state.request;
   const blob = await new Promise((done) => image.toBlob(done, "image/png"));
   const started = performance.now();
   try {
-    const url = modelURL(state.model.name, `infer?threshold=${LOWEST}`);
+    const url = modelURL(state.model.name, `infer?threshold=${LOWEST}${query()}`);
     const response = await checked(await fetch(url, {
       method: "POST", body: blob, headers: { "Content-Type": "image/png" },
     }));
@@ -186,11 +192,20 @@ $("threshold").oninput = show;
 document.addEventListener("paste", (event) => open(event.clipboardData.files[0]));
 onDrop($("stage"), (files) => open(files[0]));
 
+function showCommand() {
+  const url = modelURL(state.model.name, `infer?threshold=${$("threshold").value}${query()}`);
+  $("curl").textContent = `curl --data-binary @photo.jpg \\\n  -H 'Content-Type: image/jpeg' \\\n  '${url}'`;
+}
+
 async function start() {
   state.model = await chooseModel();
   $("threshold").value = state.model.threshold ?? 0.5;
-  const url = modelURL(state.model.name, `infer?threshold=${$("threshold").value}`);
-  $("curl").textContent = `curl --data-binary @photo.jpg \\\n  -H 'Content-Type: image/jpeg' \\\n  '${url}'`;
+  if (state.model.text !== undefined) {
+    $("text-label").hidden = false;
+    $("text").value = state.model.text;
+    $("text").onchange = () => { showCommand(); detectSoon(0); };
+  }
+  showCommand();
   await update();
 }
 
