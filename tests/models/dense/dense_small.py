@@ -61,6 +61,20 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
         MATCHING,
         {"loss_cls", "loss_bbox"},
     ),
+    "retinanet sepbn": (
+        "RetinaNet",
+        {
+            **SHARED,
+            "type": "RetinaSepBNHead",
+            "num_ins": 2,
+            "norm_cfg": {"type": "BN"},
+            "anchor_generator": ANCHORS,
+            "loss_cls": FOCAL,
+            "loss_bbox": {"type": "BalancedL1Loss", "beta": 0.11},
+        },
+        MATCHING,
+        {"loss_cls", "loss_bbox"},
+    ),
     "atss": (
         "ATSS",
         {**SINGLE, "type": "ATSSHead", "loss_cls": FOCAL},

@@ -1,7 +1,18 @@
 """Boxes of detectors: anchors, deltas, assignment to objects, and sampling. Small and pure."""
 
 from cupola.models.boxes.anchors import AnchorGenerator, LegacyAnchorGenerator, MlvlPointGenerator
-from cupola.models.boxes.assigning import IGNORED, NEGATIVE, Assignment, MaxIoUAssigner
+from cupola.models.boxes.assigning import (
+    IGNORED,
+    NEGATIVE,
+    ApproxMaxIoUAssigner,
+    Assignment,
+    MaxIoUAssigner,
+)
+from cupola.models.boxes.balanced_sampling import (
+    CombinedSampler,
+    InstanceBalancedPosSampler,
+    IoUBalancedNegSampler,
+)
 from cupola.models.boxes.deltas import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder, clip
 from cupola.models.boxes.distances import DistancePointBBoxCoder
 from cupola.models.boxes.overlaps import InclusiveOverlaps
@@ -11,10 +22,14 @@ __all__ = [
     "IGNORED",
     "NEGATIVE",
     "AnchorGenerator",
+    "ApproxMaxIoUAssigner",
     "Assignment",
+    "CombinedSampler",
     "DeltaXYWHBBoxCoder",
     "DistancePointBBoxCoder",
     "InclusiveOverlaps",
+    "InstanceBalancedPosSampler",
+    "IoUBalancedNegSampler",
     "LegacyAnchorGenerator",
     "LegacyDeltaXYWHBBoxCoder",
     "MaxIoUAssigner",

@@ -83,3 +83,18 @@ class MaxIoUAssigner:
             last = torch.where(forced, number, NEGATIVE).amax(0)  # the last object wins
             objects = torch.where(last >= 0, last, objects)
         return Assignment(objects, largest)
+
+
+@TASK_UTILS.register_module()
+class ApproxMaxIoUAssigner(MaxIoUAssigner):
+    """Assigns groups of anchors by the largest IoU of a group; guided anchors are such groups.
+
+    Source: mmdet/models/task_modules/assigners/approx_max_iou_assigner.py.
+    """
+
+    def __call__(self, anchors: Tensor, boxes: Tensor) -> Assignment:
+        """Groups of anchors [A, K, 4] and objects' boxes [N, 4], xyxy -> Assignment of groups."""
+        if not len(boxes) or not len(anchors):
+            return super().__call__(anchors[:, 0], boxes)
+        overlaps = pairwise_iou(boxes, anchors.flatten(0, 1))
+        return self.from_overlaps(overlaps.unflatten(1, anchors.shape[:2]).amax(-1))

@@ -57,13 +57,20 @@ class RandomSampler:
 
     def __call__(self, assignment: Assignment) -> Sample:
         """Assignment -> Sample."""
-        objects = assignment.objects
-        positive = drawn((objects >= 0).nonzero()[:, 0], int(self.num * self.pos_fraction))
+        positive = self.positive(assignment, int(self.num * self.pos_fraction))
         rest = self.num - len(positive)
         if self.neg_pos_ub >= 0:
             rest = min(rest, int(self.neg_pos_ub * max(1, len(positive))))
-        negative = drawn((objects == NEGATIVE).nonzero()[:, 0], rest)
-        return Sample(positive, negative, objects[positive])
+        negative = self.negative(assignment, rest)
+        return Sample(positive, negative, assignment.objects[positive])
+
+    def positive(self, assignment: Assignment, count: int) -> Tensor:
+        """At most `count` of the positives, in ascending order."""
+        return drawn((assignment.objects >= 0).nonzero()[:, 0], count)
+
+    def negative(self, assignment: Assignment, count: int) -> Tensor:
+        """At most `count` of the negatives, in ascending order."""
+        return drawn((assignment.objects == NEGATIVE).nonzero()[:, 0], count)
 
 
 def drawn(indices: Tensor, count: int) -> Tensor:

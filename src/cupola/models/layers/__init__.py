@@ -37,6 +37,7 @@ from cupola.models.layers.position_encoding import (
 )
 from cupola.models.layers.references import encode_references, inverse_sigmoid, refine_boxes
 from cupola.models.layers.saconv import SAConv2d
+from cupola.models.layers.sync_norm import MMSyncBN
 from cupola.models.layers.transformer_layer import TransformerLayer, TransformerLayerSequence
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "FeatureLevels",
     "GeneralizedAttention",
     "LearnedPositionalEncoding",
+    "MMSyncBN",
     "ModulatedDeformConv2d",
     "ModulatedDeformConv2dPack",
     "MultiScaleDeformableAttention",

@@ -1,6 +1,7 @@
 """Losses; each takes predictions, targets, weights and an average factor."""
 
 from cupola.models.losses.boxes import (
+    BalancedL1Loss,
     BoundedIoULoss,
     GIoULoss,
     IoULoss,
@@ -20,6 +21,7 @@ from cupola.models.losses.reduction import weighted_mean
 from cupola.models.losses.seesaw import SeesawLoss
 
 __all__ = [
+    "BalancedL1Loss",
     "BoundedIoULoss",
     "CrossEntropyLoss",
     "DiceLoss",

@@ -1,5 +1,7 @@
 """Box regression losses."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,6 +58,45 @@ class SmoothL1Loss(nn.Module):
     ) -> Tensor:
         """boxes and targets [N, D] -> a scalar."""
         loss = F.smooth_l1_loss(boxes, targets, reduction="none", beta=self.beta)
+        return self.loss_weight * weighted_mean(loss, weight, avg_factor)
+
+
+@MODELS.register_module()
+class BalancedL1Loss(nn.Module):
+    """A smooth L1 loss with larger gradients of small errors, times `loss_weight`.
+
+    With a `beta` of 1 the gradient is alpha * log(b * error + 1) below it, and `gamma` above.
+    Source: Libra R-CNN (arXiv 1904.02701), equations 7 to 10.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        gamma: float = 1.5,
+        beta: float = 1.0,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_reduction(reduction)
+        if beta <= 0 or alpha <= 0:
+            raise ValueError(f"BalancedL1Loss alpha and beta are positive, got {alpha} and {beta}")
+        self.alpha, self.gamma, self.beta = alpha, gamma, beta
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        boxes: Tensor,
+        targets: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: Tensor | float | None = None,
+    ) -> Tensor:
+        """boxes and targets [N, D] -> a scalar."""
+        error, b = (boxes - targets).abs(), math.expm1(self.gamma / self.alpha)
+        slope = (b * error / self.beta + 1).log()
+        small = self.alpha / b * (b * error + 1) * slope - self.alpha * error
+        large = self.gamma * error + self.gamma / b - self.alpha * self.beta
+        loss = torch.where(error < self.beta, small, large)
         return self.loss_weight * weighted_mean(loss, weight, avg_factor)
 
 

@@ -19,7 +19,7 @@ from cupola.models.rcnn.detector import (
     TwoStageDetector,
 )
 from cupola.models.rcnn.mask_head import FCNMaskHead
-from cupola.models.rcnn.roi_extractor import RoIAlign, SingleRoIExtractor
+from cupola.models.rcnn.roi_extractor import GenericRoIExtractor, RoIAlign, SingleRoIExtractor
 from cupola.models.rcnn.shared_head import ResLayer
 from cupola.models.rcnn.standard import StandardRoIHead
 
@@ -31,6 +31,7 @@ __all__ = [
     "FCNMaskHead",
     "FastRCNN",
     "FasterRCNN",
+    "GenericRoIExtractor",
     "MaskRCNN",
     "ResLayer",
     "RoIAlign",

@@ -85,6 +85,49 @@ class SingleRoIExtractor(nn.Module):
         return out
 
 
+@MODELS.register_module()
+class GenericRoIExtractor(nn.Module):
+    """Each region from all levels: their features summed, or joined with `aggregation` "concat".
+
+    `pre_cfg` is a layer before, `post_cfg` one after the sum.
+    Source: GRoIE (arXiv 2004.13665); mmdet/models/roi_heads/roi_extractors.
+    """
+
+    def __init__(
+        self,
+        roi_layer: Config,
+        out_channels: int,
+        featmap_strides: Sequence[int],
+        aggregation: str = "sum",
+        pre_cfg: Config | None = None,
+        post_cfg: Config | None = None,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__()
+        if aggregation not in ("sum", "concat"):
+            raise ValueError(f"aggregation is 'sum' or 'concat', got {aggregation!r}")
+        self.roi_layers = nn.ModuleList(
+            MODELS.build({**roi_layer, "spatial_scale": 1 / stride}) for stride in featmap_strides
+        )
+        self.out_channels, self.join = out_channels, aggregation == "concat"
+        self.post_module = MODELS.build(post_cfg) if post_cfg else None
+        self.pre_module = MODELS.build(pre_cfg) if pre_cfg else None
+
+    def forward(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
+        """Maps [B, C, h_i, w_i], finest first, rois [R, 5] (image, xyxy) -> [R, C, h, w]."""
+        layers = list(self.roi_layers)
+        used, rois = maps[: len(layers)], rois.to(maps[0])
+        if len(layers) == 1:
+            return layers[0](used[0], rois)
+        found = [layer(x, rois) for layer, x in zip(layers, used, strict=True)]
+        if self.pre_module is not None:
+            found = [self.pre_module(each) for each in found]
+        x = torch.cat(found, 1) if self.join else torch.stack(found).sum(0)
+        if x.shape[1] != self.out_channels:
+            raise ValueError(f"regions have {x.shape[1]} channels, not {self.out_channels}")
+        return x if self.post_module is None else self.post_module(x)
+
+
 def roi_levels(rois: Tensor, finest_scale: float, levels: int) -> Tensor:
     """The level of every region [R], 0 the finest, which takes those below 2 * finest_scale."""
     size = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).sqrt()

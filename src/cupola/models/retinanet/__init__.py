@@ -1,5 +1,5 @@
 """RetinaNet (arXiv 1708.02002): anchors at every cell, trained with the focal loss."""
 
-from cupola.models.retinanet.head import RetinaHead, RetinaNet
+from cupola.models.retinanet.head import RetinaHead, RetinaNet, RetinaSepBNHead
 
-__all__ = ["RetinaHead", "RetinaNet"]
+__all__ = ["RetinaHead", "RetinaNet", "RetinaSepBNHead"]
