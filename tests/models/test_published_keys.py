@@ -41,6 +41,8 @@ FAMILIES = (
     "3.3.0/nas_fpn/retinanet_r50_nasfpn_crop640-50e_coco.py",
     "3.3.0/libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco.py",
     "2.28.2/groie/mask_rcnn_r50_fpn_groie_1x_coco.py",
+    "2.28.2/sparse_rcnn/sparse_rcnn_r50_fpn_1x_coco.py",
+    "3.3.0/queryinst/queryinst_r50_fpn_1x_coco.py",
 )
 
 

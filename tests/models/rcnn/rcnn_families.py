@@ -10,16 +10,15 @@ BOX_LOSSES = RPN_LOSSES | {"loss_cls", "acc", "loss_bbox"}
 
 def groie() -> dict[str, Any]:
     """Regions from all levels, samples of Libra R-CNN, and its loss."""
-    made = model(masks=True)
+    made = model()
     convolution = {"type": "ConvModule", "in_channels": 8, "out_channels": 8, "kernel_size": 3}
     attention = {"type": "GeneralizedAttention", "in_channels": 8, "num_heads": 2}
-    for part in ("bbox_roi_extractor", "mask_roi_extractor"):
-        made["roi_head"][part] = {
-            **made["roi_head"][part],
-            "type": "GenericRoIExtractor",
-            "pre_cfg": {**convolution, "padding": 1, "norm_cfg": {"type": "MMSyncBN"}},
-        }
-    made["roi_head"]["bbox_roi_extractor"]["post_cfg"] = {**attention, "attention_type": "0100"}
+    made["roi_head"]["bbox_roi_extractor"] = {
+        **EXTRACTOR,
+        "type": "GenericRoIExtractor",
+        "pre_cfg": {**convolution, "padding": 1, "norm_cfg": {"type": "MMSyncBN"}},
+        "post_cfg": {**attention, "attention_type": "0100"},
+    }
     head = made["roi_head"]["bbox_head"]
     made["roi_head"]["bbox_head"] = {**head, "loss_bbox": {"type": "BalancedL1Loss"}}
     sampler = {
@@ -33,9 +32,81 @@ def groie() -> dict[str, Any]:
     return made
 
 
+def sparse(masks: bool = False) -> dict[str, Any]:
+    """Sparse R-CNN with two stages of 12 queries, and with masks QueryInst."""
+    made = model(masks=masks)
+    dynamic = {
+        "type": "DynamicConv",
+        "in_channels": 8,
+        "feat_channels": 4,
+        "out_channels": 8,
+        "input_feat_shape": 3,
+    }
+    head = {
+        "type": "DIIHead",
+        "num_classes": 3,
+        "num_heads": 2,
+        "num_reg_fcs": 2,
+        "feedforward_channels": 16,
+        "in_channels": 8,
+        "dynamic_conv_cfg": dynamic,
+        "bbox_coder": {
+            "type": "DeltaXYWHBBoxCoder",
+            "clip_border": False,
+            "target_stds": [0.5, 0.5, 1.0, 1.0],
+        },
+        "loss_cls": {"type": "FocalLoss", "use_sigmoid": True, "loss_weight": 2.0},
+        "loss_bbox": {"type": "L1Loss", "loss_weight": 5.0},
+    }
+    roi: dict[str, Any] = {
+        "type": "SparseRoIHead",
+        "num_stages": 2,
+        "stage_loss_weights": [1, 0.5],
+        "bbox_roi_extractor": EXTRACTOR,
+        "bbox_head": [head] * 2,
+    }
+    if masks:
+        mask = {**dynamic, "input_feat_shape": 4, "with_proj": False}
+        masked = {**made["roi_head"]["mask_head"], "type": "DynamicMaskHead"}
+        roi["mask_roi_extractor"] = made["roi_head"]["mask_roi_extractor"]
+        loss = {"type": "DiceLoss", "activate": False, "loss_weight": 8.0}
+        roi["mask_head"] = [{**masked, "dynamic_conv_cfg": mask, "loss_mask": loss}] * 2
+    costs = [
+        {"type": "FocalLossCost", "weight": 2.0},
+        {"type": "BBoxL1Cost", "weight": 5.0, "box_format": "xyxy"},
+        {"type": "IoUCost", "iou_mode": "giou", "weight": 2.0},
+    ]
+    training = {
+        "assigner": {"type": "HungarianAssigner", "match_costs": costs},
+        "sampler": {"type": "PseudoSampler"},
+        "pos_weight": 1,
+        "mask_size": 8,
+    }
+    return {
+        **made,
+        "type": "QueryInst" if masks else "SparseRCNN",
+        "rpn_head": {
+            "type": "EmbeddingRPNHead",
+            "num_proposals": 12,
+            "proposal_feature_channel": 8,
+        },
+        "roi_head": roi,
+        "train_cfg": {"rpn": None, "rcnn": [training] * 2},
+        "test_cfg": {"rpn": None, "rcnn": {"max_per_img": 10, "mask_thr_binary": 0.5}},
+    }
+
+
+def staged(names: set[str], stages: int = 2) -> set[str]:
+    """The losses of every stage."""
+    return {f"s{i}.{name}" for i in range(stages) for name in names}
+
+
+SET_LOSSES = {"loss_cls", "pos_acc", "loss_bbox", "loss_iou"}
 # The model, and the names of its losses.
 FAMILIES: dict[str, tuple[dict[str, Any], set[str]]] = {
-    "groie": (groie(), BOX_LOSSES | {"loss_mask"}),
+    "groie": (groie(), BOX_LOSSES),
+    "sparse": (sparse(), staged(SET_LOSSES)),
+    "queryinst": (sparse(masks=True), staged(SET_LOSSES | {"loss_mask"})),
 }
 CONCAT = {
     **EXTRACTOR,
