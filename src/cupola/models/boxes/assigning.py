@@ -97,4 +97,4 @@ class ApproxMaxIoUAssigner(MaxIoUAssigner):
         if not len(boxes) or not len(anchors):
             return super().__call__(anchors[:, 0], boxes)
         overlaps = pairwise_iou(boxes, anchors.flatten(0, 1))
-        return self.from_overlaps(overlaps.unflatten(1, anchors.shape[:2]).amax(-1))
+        return self.from_overlaps(overlaps.view(-1, *anchors.shape[:2]).amax(-1))

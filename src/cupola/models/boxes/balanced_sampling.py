@@ -24,7 +24,7 @@ class InstanceBalancedPosSampler(RandomSampler):
         every = (assignment.objects >= 0).nonzero()[:, 0]
         if len(every) <= count:
             return every
-        owners = assignment.objects[every].unique()
+        owners: Tensor = torch.unique(assignment.objects[every])
         share = round(count / len(owners)) + 1
         chosen = [drawn((assignment.objects == each).nonzero()[:, 0], share) for each in owners]
         return _filled(torch.cat(chosen), every, count)
