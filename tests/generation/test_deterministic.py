@@ -170,6 +170,7 @@ def test_exact_attention_is_attention(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # four processes on two cores
 def test_ten_thousand_texts_are_equal() -> None:
     bench = Path(__file__).parents[2] / "bench" / "determinism.py"
     run = subprocess.run(
