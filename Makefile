@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PORT   ?= 8000
 WORKERS ?= 2
 
-.PHONY: serve setup smoke test test-all check format bench docs lock wheel
+.PHONY: serve setup smoke compiled test test-all check format bench docs lock wheel
 
 serve: $(VENV)/.run
 	$(BIN)/cupola serve --port $(PORT)
@@ -26,10 +26,15 @@ setup: $(VENV)/.dev
 smoke: setup
 	$(BIN)/python -m pytest -q -x --ignore tests/nn/test_distributed.py tests/test_architecture.py tests/nn tests/config
 
-test: setup
+# Python that is told not to save what it compiles would compile cupola in each of some hundred
+# processes that the tests start.
+compiled: setup
+	$(if $(PYTHONDONTWRITEBYTECODE),$(BIN)/python -m compileall -q -j 0 src tests)
+
+test: compiled
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
-test-all: setup
+test-all: compiled
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "slow or not slow"
 
 check: setup

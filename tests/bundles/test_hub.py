@@ -13,6 +13,7 @@ import pytest
 
 from cupola.bundles import Bundle, hub
 from cupola.errors import BundleError
+from cupola_commands import run_cupola
 from hub_server import Hub, serve_hub
 from language_toys import language_bundle
 
@@ -44,6 +45,9 @@ class Client:
             capture_output=True,
             text=True,
         )
+
+    def cupola(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return run_cupola(*arguments, env=self.environment)
 
     def load(self, source: str, environment: dict[str, str] | None = None, **options: Any) -> Any:
         """[name, version, task, path] of a bundle, or the error's text."""
@@ -181,14 +185,14 @@ def test_needed_reads_only_the_index() -> None:
 def test_a_shipped_bundle_from_the_hub_predicts_as_at_home(client: Client) -> None:
     folder = client.hub.root / "org/digits/main"
     shutil.copytree(DIGITS, folder)
-    here = client.run("-m", "cupola", "predict", "detr-digits", "--json")
-    there = client.run("-m", "cupola", "predict", "hf://org/digits", "--json")
+    here = client.cupola("predict", "detr-digits", "--json")
+    there = client.cupola("predict", "hf://org/digits", "--json")
     assert there.returncode == 0, there.stderr
     assert json.loads(there.stdout) == json.loads(here.stdout) != []
     assert "example/image.png" in there.stderr
     code = "import cupola; print(cupola.Predictor.load('hf://org/digits', offline=True).name)"
     assert client.run("-c", code).stdout == "detr-digits\n"
-    refused = client.run("-m", "cupola", "predict", "hf://org/nothing")
+    refused = client.cupola("predict", "hf://org/nothing")
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
 
 
@@ -240,9 +244,9 @@ def test_every_command_takes_an_id(
     (folder / "card.md").write_text("data, license, recipe, metrics")
     command, *rest = [str(tmp_path / "out") if a == "OUT" else a for a in arguments]
     more = [*rest, "--revision", "v1"]
-    done = client.run("-m", "cupola", command, "hf://org/toy-text", *more)
+    done = client.cupola(command, "hf://org/toy-text", *more)
     assert words in done.stdout + done.stderr, done.stderr
     client.hub.requested.clear()
-    again = client.run("-m", "cupola", command, "hf://org/toy-text", *more, "--offline")
+    again = client.cupola(command, "hf://org/toy-text", *more, "--offline")
     assert words in again.stdout + again.stderr
     assert client.hub.requested == []

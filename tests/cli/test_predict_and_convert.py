@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,13 @@ from safetensors.torch import load_file, save_file
 
 import cupola
 from cupola.bundles import Bundle
+from cupola_commands import run_cupola
 
 EXAMPLE = next(iter(sorted((Bundle.load("detr-digits").path / "example").glob("*.[pj][np]g"))))
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cupola", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return run_cupola(*arguments)
 
 
 def test_predict_prints_and_draws(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ No command line names the package; it is found by its entry point.
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from serve_harness import SRC, Running
+
+from cupola_commands import run_cupola
 
 PLUGIN = Path(__file__).parents[1] / "registry" / "plugin"
 CONFIG = """
@@ -62,10 +63,7 @@ def test_an_installed_plugin_is_trained_and_served(tmp_path: Path, site: Path) -
     environment = {"PYTHONPATH": f"{SRC}:{site}", "OMP_NUM_THREADS": "1"}
 
     def cupola(*arguments: str) -> str:
-        command = [sys.executable, "-m", "cupola", *arguments]
-        done = subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True
-        )
+        done = run_cupola(*arguments, cwd=tmp_path, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

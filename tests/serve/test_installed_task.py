@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from serve_harness import SRC, Running, output
 
+from cupola_commands import run_cupola
+
 PLUGIN = Path(__file__).parents[1] / "runtime" / "task_plugin"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 
@@ -39,13 +41,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def cupola(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "cupola", *arguments],
-        cwd=folder,
-        env={**os.environ, **environment(folder)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_cupola(*arguments, cwd=folder, env=environment(folder))
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
