@@ -10,9 +10,7 @@ ratio below 1 means that Cupola is faster, or needs less memory.
 """
 
 import argparse
-import resource
 from collections.abc import Callable
-from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -25,7 +23,8 @@ from cupola.models.petr.head import Views, place_codes, tokens
 from cupola.models.petr.position import encode_points
 from cupola.models.stream_petr.temporal_head import Frame
 from cupola.runtime.optimize.folding import fold_batch_norms
-from ratio import alternate, machine, seconds
+from peak import peak
+from ratio import alternate, machine
 
 RANGE = [-51.2, -51.2, -5.0, 51.2, 51.2, 3.0]
 WIDE = [-61.2, -61.2, -10.0, 61.2, 61.2, 10.0]
@@ -212,26 +211,6 @@ def forwards(kind: str, size: Size) -> dict[str, Callable[[], Any]]:
     }
 
 
-def _measure(kind: str, size: Size, threads: int, which: str, report: Any) -> None:
-    torch.set_num_threads(threads)
-    with torch.inference_mode():
-        call = forwards(kind, size)[which]
-        start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        seconds(call)
-    report.put((start / 2**20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
-
-
-def peak(kind: str, size: Size, threads: int, which: str) -> tuple[float, float]:
-    """GB of a process after building, and at the peak of one forward pass."""
-    context = get_context("spawn")
-    report = context.Queue()
-    child = context.Process(target=_measure, args=(kind, size, threads, which, report))
-    child.start()
-    found: tuple[float, float] = report.get()
-    child.join()
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
@@ -251,7 +230,7 @@ def main() -> None:
                                    1 if arguments.quick else arguments.rounds)  # fmt: skip
         print(f"{kind} 6 x {size}: ours {ours:.3g} s, original {peer:.3g} s, "
               f"ratio {ours / peer:.2f}", flush=True)  # fmt: skip
-        (_, mine), (_, other) = (peak(kind, size, arguments.threads, way) for way in WAYS)
+        mine, other = (peak(forwards, (kind, size), arguments.threads, way) for way in WAYS)
         print(f"{kind} 6 x {size}: peak {mine:.2f} GB, original {other:.2f} GB, "
               f"ratio {mine / other:.2f}", flush=True)  # fmt: skip
 

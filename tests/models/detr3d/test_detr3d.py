@@ -181,7 +181,7 @@ def test_the_loss_of_a_head_without_training_parts_is_an_error() -> None:
 
 def test_images_of_the_wrong_rank_are_an_error(model) -> None:
     with pytest.raises(
-        ValueError, match=r"pixels should be \[B, N, 3, H, W\], got \(6, 3, 64, 96\)"
+        ValueError, match=r"images should be \[B, N, 3, H, W\], got \[6, 3, 64, 96\]"
     ):
         model(small_batch()["pixels"][0], small_batch()["lidar2img"], (64, 96))
 

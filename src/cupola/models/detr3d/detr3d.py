@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.detr3d.box_head import DETR3DOutput
+from cupola.models.detr3d.extraction import extract_maps
 from cupola.models.detr3d.feature_sampling import Cameras
 from cupola.models.detr3d.grid_mask import GridMask
 from cupola.models.detr3d.inspection import inspect_detr3d
@@ -66,15 +67,7 @@ class DETR3D(nn.Module):
 
     def extract(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Feature maps [B, N, channels, H_l, W_l] of images [B, N, 3, H, W]."""
-        if pixels.dim() != 5:
-            raise ValueError(f"pixels should be [B, N, 3, H, W], got {tuple(pixels.shape)}")
-        images = pixels.flatten(0, 1)  # [B * N, 3, H, W]
-        if self.use_grid_mask:
-            images = self.grid_mask(images)
-        maps = self.img_backbone(images)
-        if self.img_neck is not None:
-            maps = self.img_neck(maps)
-        return tuple(each.unflatten(0, pixels.shape[:2]) for each in maps)
+        return extract_maps(self, pixels)
 
     def cameras(self, lidar2img: Tensor, image_size: ImageSize) -> Cameras:
         """Checks the matrices [B, N, 4, 4] and combines them with the image size."""

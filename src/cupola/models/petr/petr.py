@@ -13,6 +13,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.errors import BuildError, InputError, did_you_mean
 from cupola.models.detr3d import DETR3DOutput, GridMask
+from cupola.models.detr3d.extraction import extract_maps
 from cupola.models.petr.head import Views
 from cupola.models.petr.inspection import inspect_attention
 from cupola.registry import MODELS, bare_type
@@ -58,15 +59,7 @@ class CameraDetector(nn.Module):
 
     def extract(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Feature maps [B, N, channels, h_l, w_l] of images [B, N, 3, H, W]."""
-        if pixels.dim() != 5:
-            raise InputError(f"images should be [B, N, 3, H, W], got {list(pixels.shape)}")
-        images = pixels.flatten(0, 1)  # [B * N, 3, H, W]
-        if self.use_grid_mask:
-            images = self.grid_mask(images)
-        maps = self.img_backbone(images)
-        if self.img_neck is not None:
-            maps = self.img_neck(maps)
-        return tuple(level.view(*pixels.shape[:2], *level.shape[1:]) for level in maps)
+        return extract_maps(self, pixels)
 
     @property
     def is_stream(self) -> bool:

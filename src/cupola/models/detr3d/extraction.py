@@ -1,0 +1,36 @@
+"""Feature maps of the images of several cameras.
+
+Letters: B samples, N cameras.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cupola.errors import InputError
+
+
+def extract_maps(model: Any, pixels: Tensor) -> tuple[Tensor, ...]:
+    """Maps [B, N, channels, h_l, w_l] of images [B, N, 3, H, W] by a detector's backbone and neck.
+
+    A prediction on a CPU sees the images one by one: their maps stay in its caches, which is
+    faster, and the peak of memory is that of one image. InputError for other shapes.
+    """
+    if pixels.dim() != 5:
+        raise InputError(f"images should be [B, N, 3, H, W], got {list(pixels.shape)}")
+    images = pixels.flatten(0, 1)  # [B * N, 3, H, W]
+    if model.use_grid_mask:
+        images = model.grid_mask(images)
+    alone = len(images) > 1 and not model.training and not torch.is_grad_enabled()
+    if alone and images.device.type == "cpu" and not torch.compiler.is_compiling():
+        parts = [_maps(model, image[None]) for image in images]
+        maps = tuple(torch.cat(level) for level in zip(*parts, strict=True))
+    else:
+        maps = _maps(model, images)
+    return tuple(torch.unflatten(level, 0, pixels.shape[:2]) for level in maps)
+
+
+def _maps(model: Any, images: Tensor) -> tuple[Tensor, ...]:
+    maps: tuple[Tensor, ...] = model.img_backbone(images)
+    return maps if model.img_neck is None else tuple(model.img_neck(maps))
