@@ -22,13 +22,12 @@ import cupola
 from cupola.data.driving import camera_rig
 from cupola.models.detr3d.references import place_boxes, refine
 from cupola.runtime.optimize.folding import fold_batch_norms
-from peak import peak
+from peak import compare
 from ratio import alternate, machine
 
 RANGE = [-51.2, -51.2, -5.0, 51.2, 51.2, 3.0]
 ORDER = ("self_attn", "norm", "cross_attn", "norm", "ffn", "norm")
 SIZE, QUICK = (480, 800), (160, 256)
-WAYS = ("ours", "original")
 Size = tuple[int, int]
 
 
@@ -272,9 +271,7 @@ def main() -> None:
                                1 if arguments.quick else arguments.rounds)  # fmt: skip
     print(f"bevformer 6 x {size}: ours {mine:.3g} s, original {peer:.3g} s, "
           f"ratio {mine / peer:.2f}", flush=True)  # fmt: skip
-    small, large = (peak(forwards, (size,), arguments.threads, way) for way in WAYS)
-    print(f"bevformer 6 x {size}: peak {small:.2f} GB, original {large:.2f} GB, "
-          f"ratio {small / large:.2f}", flush=True)  # fmt: skip
+    print(f"bevformer 6 x {size}: {compare(forwards, (size,), arguments.threads)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,13 @@ from cupola.models.petr.head import Views, place_codes, tokens
 from cupola.models.petr.position import encode_points
 from cupola.models.stream_petr.temporal_head import Frame
 from cupola.runtime.optimize.folding import fold_batch_norms
-from peak import peak
+from peak import compare
 from ratio import alternate, machine
 
 RANGE = [-51.2, -51.2, -5.0, 51.2, 51.2, 3.0]
 WIDE = [-61.2, -61.2, -10.0, 61.2, 61.2, 10.0]
 SIZES = {"petr": (320, 800), "stream_petr": (256, 704)}
 QUICK = {"petr": (128, 320), "stream_petr": (128, 352)}
-WAYS = ("ours", "original")
 Size = tuple[int, int]
 
 
@@ -230,9 +229,8 @@ def main() -> None:
                                    1 if arguments.quick else arguments.rounds)  # fmt: skip
         print(f"{kind} 6 x {size}: ours {ours:.3g} s, original {peer:.3g} s, "
               f"ratio {ours / peer:.2f}", flush=True)  # fmt: skip
-        mine, other = (peak(forwards, (kind, size), arguments.threads, way) for way in WAYS)
-        print(f"{kind} 6 x {size}: peak {mine:.2f} GB, original {other:.2f} GB, "
-              f"ratio {mine / other:.2f}", flush=True)  # fmt: skip
+        text = compare(forwards, (kind, size), arguments.threads)
+        print(f"{kind} 6 x {size}: {text}", flush=True)
 
 
 def _tensors(output: Any) -> list[Tensor]:
