@@ -160,6 +160,26 @@ def test_diagrams_are_up_to_date(name: str) -> None:
     assert (ROOT / "docs" / name).read_text() == diagrams[name](), "run python scripts/diagrams.py"
 
 
+def test_drawings_are_up_to_date() -> None:
+    drawings = runpy.run_path(str(ROOT / "scripts/drawings.py"))
+    for name, draw in drawings["DRAWINGS"].items():
+        drawn = (ROOT / "docs/tour" / name).read_text()
+        assert drawn == draw(), f"{name}: run python scripts/drawings.py"
+    for name, draw in drawings["COMPUTED"].items():  # the last digits depend on the processor
+        drawn = (ROOT / "docs/tour" / name).read_text()
+        assert drawn.count("<") == draw().count("<"), f"{name}: run python scripts/drawings.py"
+
+
+@pytest.mark.parametrize("drawing", sorted(ROOT.glob("docs/tour/*.svg")), ids=lambda p: p.name)
+def test_drawings_are_shown_in_both_languages(drawing: Path) -> None:
+    pages = [
+        path for path in ROOT.glob("docs/tour/*.md") if f"]({drawing.name})" in path.read_text()
+    ]
+    assert len(pages) == 2
+    shown = [re.search(rf"!\[([^\]]+)\]\({drawing.name}\)", page.read_text()) for page in pages]
+    assert all(match and len(match[1]) > 20 for match in shown)
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
