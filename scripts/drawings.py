@@ -320,7 +320,7 @@ def signals() -> str:
 def stair() -> str:
     """The order in which detr3d-scenes was built, from its record, indented by level."""
     record = json.loads((SHIPPED / "detr3d-scenes/build_record.json").read_text())["parts"]
-    others = (".layers.1", ".layers.2")  # like the first layer
+    others = (".layers.1", ".layers.2", ".layers.3", ".ffns.0.")  # like the first layer
     steps = [
         part
         for part in record
@@ -337,9 +337,9 @@ def stair() -> str:
         parts.append(box(x, y, 8, 15, color))
         parts.append(text(x + 14, y + 12, part["name"], "b s"))
         made_by = (part["made_by"] or "").rpartition(".")[2]
-        parts.append(text(400, y + 12, part["path"] or "(model)", "c s"))
-        parts.append(text(760, y + 12, f"made by {made_by}" if made_by else "", "s"))
-    return drawing(930, 46 + 19 * len(steps), parts)
+        parts.append(text(390, y + 12, part["path"] or "(model)", "c s"))
+        parts.append(text(735, y + 12, f"made by {made_by}" if made_by else "", "s"))
+    return drawing(950, 46 + 19 * len(steps), parts)
 
 
 DRAWINGS: dict[str, Callable[[], str]] = {
