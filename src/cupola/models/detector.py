@@ -1,5 +1,6 @@
 """What detectors of boxes share: data preprocessor, backbone, neck and head."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.registry import MODELS
+from cupola.structures import pad_to_multiple
 
 Config = Mapping[str, Any]
 
@@ -41,6 +43,13 @@ class Detector(nn.Module):
         if bbox_head is not None:
             settings = {"train_cfg": train_cfg, "test_cfg": test_cfg}
             self.bbox_head = MODELS.build({**bbox_head, **settings})
+
+    def padded(self, pixels: Tensor) -> Tensor:
+        """pixels [B, 3, H, W] with zeros at right and bottom, to sides that are multiples of 32.
+
+        For models that add maps of several levels, which fit at such sizes alone.
+        """
+        return pad_to_multiple(pixels, math.lcm(32, self.data_preprocessor.pad_size_divisor))
 
     def maps(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """pixels [B, 3, H, W] -> feature maps [B, C, h_i, w_i], finest first."""

@@ -67,10 +67,11 @@ class PanopticFPN(TwoStageDetector):
         Targets have a mask for every thing and every class of stuff (labels from the number of
         things on), or those of the things alone and "semantic", the classes of pixels [H, W].
         """
-        size = (int(batch["pixels"].shape[-2]), int(batch["pixels"].shape[-1]))
+        pixels = self.padded(batch["pixels"])
+        size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
         labels = torch.stack([semantic_map(each, size) for each in batch["targets"]])
         things = [self._things(each) for each in batch["targets"]]
-        maps = self.maps(batch["pixels"])
+        maps = self.maps(pixels)
         losses = self.loss_of_maps(maps, {**batch, "targets": things})
         stuff: dict[str, Tensor] = self.semantic_head.loss(self.semantic_head(maps), labels)
         return losses | stuff
@@ -82,12 +83,13 @@ class PanopticFPN(TwoStageDetector):
     @torch.no_grad()
     def predict(self, batch: Mapping[str, Any]) -> list[Detections]:
         """The panoptic segmentation of every image, in pixels of `original_sizes` if given."""
-        maps, sizes = self.maps(batch["pixels"]), batch["image_sizes"]
+        pixels, sizes = self.padded(batch["pixels"]), batch["image_sizes"]
+        maps = self.maps(pixels)
         factors = batch.get("scale_factors") or [None] * len(sizes)
         originals = batch.get("original_sizes") or sizes
         proposals = self.proposals(maps, sizes, batch.get("proposals"))
         found = self.roi_head.predict(maps, proposals, sizes, factors, originals)
-        padded = (int(batch["pixels"].shape[-2]), int(batch["pixels"].shape[-1]))
+        padded = (int(pixels.shape[-2]), int(pixels.shape[-1]))
         logits = self.semantic_head(maps).float()
         return [
             self.panoptic_fusion_head.fuse(each, resize_masks(stuff, padded, size, original))

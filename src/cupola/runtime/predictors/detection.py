@@ -297,7 +297,8 @@ class Exported(torch.nn.Module):
     """pixels [B, 3, H, W], padding_mask [B, H, W] -> logits [B, Q, C] and boxes [B, Q, 4].
 
     They are those of the last layer. For models with masks the second result is their logits
-    [B, Q, H / 4, W / 4]; dense detectors give the scores and boxes (in pixels) of all cells.
+    [B, Q, H / 4, W / 4]; dense detectors give the scores and boxes (in pixels) of all cells. Models
+    with `exported` choose the results themselves.
     """
 
     def __init__(self, model: torch.nn.Module, kind: str) -> None:
@@ -305,7 +306,10 @@ class Exported(torch.nn.Module):
         self.model = model
         self.kind = kind
 
-    def forward(self, pixels: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        if self.kind == "own":
+            found: tuple[Tensor, ...] = self.model.exported(pixels, padding_mask)  # type: ignore[operator]
+            return found
         if self.kind == "dense":
             scores, boxes = self.model.scored_boxes(pixels, padding_mask)  # type: ignore[operator]
             return scores, boxes
@@ -324,7 +328,9 @@ RESULTS = {
 
 
 def kind_of(predictor: DetectionPredictor) -> str:
-    """What an export of a predictor's model gives: a key of RESULTS."""
+    """What an export of a predictor's model gives: a key of RESULTS, or "own"."""
+    if hasattr(predictor.model, "exported"):
+        return "own"
     if hasattr(predictor.model, "scored_boxes"):
         return "dense"
     return "masks" if predictor.masks else "queries"
@@ -348,7 +354,7 @@ def program(predictor: DetectionPredictor, size: tuple[int, int] | None) -> Prog
         Exported(nn.to_torch(predictor.model), kind),
         _inputs(batch, max(height, LEAST[0]), max(width, LEAST[1])) if axes else static,
         ("pixels", "padding_mask"),
-        RESULTS[kind],
+        predictor.model.exported_names if kind == "own" else RESULTS[kind],
         ({axis + (axis > 0): name for axis, name in axes.items()}, axes) if axes else (),
         static,
     )

@@ -17,7 +17,14 @@ class Detection(Task):
     """Detectors of one image."""
 
     name = "detection"
-    models = ("DETR", "DeformableDETR", "MaskFormer", "SingleStageDetector", "TwoStageDetector")
+    models = (
+        "DETR",
+        "DeformableDETR",
+        "MaskFormer",
+        "SingleStageDetector",
+        "TwoStageDetector",
+        "InstanceSegmentor",
+    )
     modules = (*BUILDING, "cupola.runtime.predictors.text_detection")
     page = "detection"
     page_rank = 0
@@ -117,8 +124,9 @@ class Detection(Task):
 
 def number_of_classes(model: Mapping[str, Any]) -> int:
     """Of a model's config: those of its detection head, or things and stuff."""
-    if "bbox_head" in model:
-        return int(model["bbox_head"].get("num_classes", 80))
+    for part in ("bbox_head", "mask_head"):
+        if part in model:
+            return int(model[part].get("num_classes", 80))
     if "roi_head" in model and "panoptic_fusion_head" not in model:
         heads = model["roi_head"]["bbox_head"]
         return int((heads[-1] if isinstance(heads, list | tuple) else heads).get("num_classes", 80))
