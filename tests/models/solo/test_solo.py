@@ -237,13 +237,13 @@ def test_the_exported_program_gives_scores_and_masks_of_cells(kind: str, tmp_pat
     predictor = make("m", "1", built, {"preprocess": {"resize": {"exact": [96, 160]}}}, ())
     assert predictor.masks
     export(program(predictor, (96, 160)), tmp_path / "m.pt2", "torch")
-    pixels, mask = torch.randn(3, 3, 96, 160), torch.zeros(3, 96, 160, dtype=torch.bool)
+    pixels, mask = torch.randn(1, 3, 96, 160), torch.zeros(1, 96, 160, dtype=torch.bool)
     found = torch.export.load(tmp_path / "m.pt2").module()(pixels, mask)
     expected = built.exported(pixels)
     assert len(found) == len(expected) == len(built.exported_names)
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)
-    assert found[0].shape == (3, 10**2 + 6**2 + 4**2, 3)
+    assert found[0].shape == (1, 10**2 + 6**2 + 4**2, 3)
 
 
 @pytest.mark.slow

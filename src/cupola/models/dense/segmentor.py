@@ -20,7 +20,11 @@ class InstanceSegmentor(Detector):
     """
 
     predicts_masks = True
-    fixed_axes = ("height", "width")  # that exported graphs fix: maps of all levels must fit
+    fixed_axes = (
+        "batch",
+        "height",
+        "width",
+    )  # that exported graphs fix: maps of all levels must fit
 
     def __init__(
         self,

@@ -241,7 +241,7 @@ def with_places(x: Tensor) -> Tensor:
     across = torch.linspace(-1, 1, width, device=x.device, dtype=x.dtype)
     down = torch.linspace(-1, 1, height, device=x.device, dtype=x.dtype)
     y, column = torch.meshgrid(down, across, indexing="ij")
-    places = torch.stack((column, y)).expand(len(x), -1, -1, -1)
+    places = torch.stack((column, y)).expand(x.shape[0], -1, -1, -1)
     return torch.cat((x, places), 1)
 
 
