@@ -32,6 +32,8 @@ class DecoupledOutput(NamedTuple):
 class DecoupledSOLOHead(SOLOHead):
     """Two stacks for masks: one sees the pixels' x, one their y. Source: SOLO, section 5."""
 
+    conv_mask_list_x: nn.ModuleList
+    conv_mask_list_y: nn.ModuleList
     exported_names = ("scores", "columns", "rows")
     scored_masks = ("conv_mask_list_x", "conv_mask_list_y")
 
@@ -87,7 +89,7 @@ class DecoupledSOLOHead(SOLOHead):
 
     def no_masks(self, output: Any) -> Tensor:
         """Zero, with gradients of all masks."""
-        return sum(each.sum() * 0 for each in (*output.columns, *output.rows))  # type: ignore[return-value]
+        return sum(each.sum() * 0 for each in (*output.columns, *output.rows))
 
 
 @MODELS.register_module()

@@ -58,8 +58,8 @@ class SOLOV2Head(SOLOHead):
         **options: Any,
     ) -> None:
         self.kernel_size = dynamic_conv_size
-        last = {"last_conv_cfg": dcn_cfg}
-        self.convolutions = {"conv_cfg": dcn_cfg} if dcn_apply_to_all_conv else last
+        which = "conv_cfg" if dcn_apply_to_all_conv else "last_conv_cfg"
+        self.convolutions: dict[str, Any] = {which: dcn_cfg}
         super().__init__(*args, **options)
         features = {**mask_feature_head, "in_channels": self.in_channels}
         width = int(features["out_channels"]) * dynamic_conv_size**2
@@ -106,7 +106,7 @@ class SOLOV2Head(SOLOHead):
 
     def no_masks(self, output: Any) -> Tensor:
         """Zero, with gradients of all features and kernels."""
-        return sum(each.sum() * 0 for each in (output.features, *output.kernels))  # type: ignore[return-value]
+        return sum(each.sum() * 0 for each in (output.features, *output.kernels))
 
     def losses(
         self,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupola.models.rtmdet.assigning import mask_centers
+from cupola.models.dense.targets import mask_centers
 from cupola.structures.masks import pad_masks
 
 
