@@ -122,6 +122,22 @@ def test_commands(name: str, folder: Path, tmp_path: Path, capsys: Any) -> None:
     assert "language_model" in capsys.readouterr().out
 
 
+def test_mmdet_interfaces(folder: Path) -> None:
+    from cupola.compat.mmdet import DetInferencer, inference_detector, init_detector
+
+    photo = str(folder / "photo.png")
+    model = init_detector(str(folder / "glip.json"), folder / "glip.safetensors", device="cpu")
+    one = inference_detector(model, photo, text_prompt="cat . dog .", custom_entities=True)
+    assert len(one.pred_instances.scores) > 0 and int(one.pred_instances.labels.max()) < 2
+    find = DetInferencer(folder / "glip.json", folder / "glip.safetensors", device="cpu")
+    found = find([photo, photo], texts=["cat .", "cat . dog ."])["predictions"]
+    assert set(found[0]["labels"]) == {0} and set(found[1]["labels"]) == {0, 1}
+    with pytest.raises(InputError, match="texts: 1 for 2 images"):
+        find([photo, photo], texts=["cat ."])
+    with pytest.raises(InputError, match="does not search for one"):
+        DetInferencer("detr-digits", device="cpu")(photo, texts="cat .")
+
+
 def test_a_text_is_for_models_that_search_for_one(folder: Path) -> None:
     with pytest.raises(InputError, match="--text: detr-digits does not search for a text"):
         predict("detr-digits", folder / "photo.png", text="cat .")

@@ -9,6 +9,7 @@ from typing import Any
 
 from cupola.bundles.hf_backbone import resnet
 from cupola.bundles.hf_config import HFConfig
+from cupola.bundles.hf_grounding import grounding_dino, mm_grounding_dino
 from cupola.bundles.hf_images import image_settings
 from cupola.bundles.hf_masks import mask2former, maskformer
 
@@ -118,6 +119,8 @@ DETECTORS: dict[str, Callable[[HFConfig], dict[str, Any]]] = {
     "ConditionalDetrForObjectDetection": conditional_detr,
     "DabDetrForObjectDetection": dab_detr,
     "DeformableDetrForObjectDetection": deformable_detr,
+    "GroundingDinoForObjectDetection": grounding_dino,
+    "MMGroundingDinoForObjectDetection": mm_grounding_dino,
     "MaskFormerForInstanceSegmentation": lambda config: maskformer(config, len(labels(config))),
     "Mask2FormerForUniversalSegmentation": lambda config: mask2former(config, len(labels(config))),
 }
@@ -126,6 +129,8 @@ MODEL_TYPES = {
     "conditional_detr": "ConditionalDetrForObjectDetection",
     "dab-detr": "DabDetrForObjectDetection",
     "deformable_detr": "DeformableDetrForObjectDetection",
+    "grounding-dino": "GroundingDinoForObjectDetection",
+    "mm-grounding-dino": "MMGroundingDinoForObjectDetection",
     "maskformer": "MaskFormerForInstanceSegmentation",
     "mask2former": "Mask2FormerForUniversalSegmentation",
 }
@@ -136,11 +141,12 @@ def detector_bundle(architecture: str, values: Mapping[str, Any], path: Path) ->
     config = HFConfig(values, path)
     model = DETECTORS[architecture](config)
     normalization, preprocess = image_settings(path.parent, model["backbone"]["in_channels"])
+    searches = "language_model" in model  # for a text, and has no classes of its own
     return {
         "model": {**model, "data_preprocessor": normalization},
-        "labels": labels(config),
+        "labels": [] if searches else labels(config),
         "preprocess": preprocess,
-        "postprocess": {"threshold": 0.5},
+        "postprocess": {"threshold": 0.3 if searches else 0.5},
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from cupola.bundles import Bundle
 from cupola.models.bert import Tokens
 from cupola.registry import build
 from cupola.weights import load_weights
@@ -75,6 +76,10 @@ def test_every_stage(kind: str) -> None:
     with TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         assert load_weights(model, folder).dialect == "hf-grounding-dino"
+        bundle = Bundle.load(folder)
+        bundled = build(bundle.model_config).eval()
+        load_weights(bundled, folder)
+    assert bundle.labels == () and bundle.task == "detection"
     model.double()
     tokens = texts()
     pixels = torch.randn(2, 3, 96, 128, dtype=torch.float64)
@@ -95,6 +100,8 @@ def test_every_stage(kind: str) -> None:
         chosen = model.choose(memory, levels)
         decoded = model.decode_queries(memory, levels, chosen)
         found = model(pixels, mask, tokens)
+        of_bundle = bundled.double()(pixels, mask, tokens)
+    torch.testing.assert_close(of_bundle.boxes, found.boxes, rtol=0, atol=1e-6)
     close = {"rtol": 0, "atol": 2e-5}  # positions are float32 in both
     words = tokens.mask
     torch.testing.assert_close(text.embedded, wanted.encoder_text_hidden_states[0], **close)

@@ -79,7 +79,8 @@ def init_detector(
     elif classes := _classes(Path(checkpoint)):
         about["labels"] = classes
     model = build(about["model"], weights=checkpoint).eval()
-    predictor = tasks.find("detection").predictor(Bundle(Path(), about), model)
+    bundle = Bundle(Path(), about, None if checkpoint is None else Path(checkpoint))
+    predictor = tasks.find("detection").predictor(bundle, model)
     predictor.to(place)
     return Detector(predictor, cfg)
 
@@ -113,12 +114,18 @@ def _classes(checkpoint: Path) -> list[str]:
 
 
 def inference_detector(
-    model: Detector, imgs: Any, test_pipeline: Any = None
+    model: Detector,
+    imgs: Any,
+    test_pipeline: Any = None,
+    text_prompt: Any = None,
+    custom_entities: bool = False,
 ) -> DetDataSample | list[DetDataSample]:
     """The result for one image, or a list of results for a list of images.
 
     An image is a path or an array [H, W, 3] in BGR, as `cv2.imread` gives, or anything else that a
     predictor takes. The config's own pipeline is used: InputError for another.
+    `text_prompt` is what a detector that searches for a text looks for; names are between full
+    stops, with and without `custom_entities`.
     """
     if test_pipeline is not None:
         raise InputError("inference_detector: test_pipeline has no effect; change the config")
@@ -128,25 +135,28 @@ def inference_detector(
     samples = [
         read_again(sample, source)
         for start in range(0, len(sources), size)
-        for sample, source in detect(model, sources[start : start + size], start)
+        for sample, source in detect(model, sources[start : start + size], start, text_prompt)
     ]
     return samples if several else samples[0]
 
 
 def detect(
-    model: Detector, sources: Sequence[Any], first: int = 0
+    model: Detector, sources: Sequence[Any], first: int = 0, text: Any = None
 ) -> list[tuple[DetDataSample, Any]]:
     """The result for each source, with the source; each image is decoded once and kept.
 
-    `first` is the number of the first one, for errors.
+    `first` is the number of the first one, for errors. `text` is what all are searched for.
     """
+    if text is not None and not hasattr(model.predictor, "text"):
+        raise InputError(f"a text: {model.predictor.name} does not search for one")
     pixels = []
     for number, source in enumerate(sources, first):
         try:
             pixels.append(to_pixels(as_rgb(source), model.predictor.max_image_pixels))
         except InputError as error:
             raise InputError(f"images[{number}]: {error}") from None
-    found = model.predictor(pixels, threshold=0.0)
+    searched = {} if text is None else {"text": text}
+    found = model.predictor(pixels, threshold=0.0, **searched)
     return [
         (DetDataSample.of(each, _metainfo(source, array)), source)
         for each, source, array in zip(found, sources, pixels, strict=True)

@@ -57,18 +57,23 @@ class DetInferencer:
         print_result: bool = False,
         no_save_pred: bool = True,
         out_dir: str | Path = "",
+        texts: str | Sequence[str] | None = None,
+        custom_entities: bool = False,
     ) -> dict[str, Any]:
         """{"predictions": one per image, "visualization": drawings [H, W, 3] RGB if asked for}.
 
         `inputs` is an image, a folder of images, or a list of them. A prediction is a dict of lists
         (labels, scores, bboxes), or a DetDataSample with `return_datasamples`. With `out_dir`
         drawings are written to `vis` in it, and with no_save_pred=False predictions to `preds`.
+        `texts` is what a detector that searches for a text looks for, in all images or one for
+        each; names are between full stops, with and without `custom_entities`.
         """
         if show:
             raise InputError("DetInferencer: there is no window to show; use return_vis or out_dir")
         predictions: list[Any] = []
         drawings: list[Any] = []
-        for batch in self._batches(list(images_of(inputs)), max(1, batch_size)):
+        images = list(images_of(inputs))
+        for batch in self._batches(images, max(1, batch_size), texts):
             for sample, source, name in batch:
                 plain = as_dict(sample)
                 predictions.append(read_again(sample, source) if return_datasamples else plain)
@@ -85,10 +90,15 @@ class DetInferencer:
         return {"predictions": predictions, "visualization": drawings if return_vis else []}
 
     def _batches(
-        self, images: list[Any], size: int
+        self, images: list[Any], size: int, texts: str | Sequence[str] | None
     ) -> Iterator[list[tuple[DetDataSample, Any, str]]]:
+        each_own = texts is not None and not isinstance(texts, str)
+        if each_own and len(texts or ()) != len(images):
+            raise InputError(f"texts: {len(texts or ())} for {len(images)} images")
+        size = 1 if each_own else size
         for start in range(0, len(images), size):
-            found = detect(self.model, images[start : start + size], start)
+            text = texts[start] if each_own and texts is not None else texts
+            found = detect(self.model, images[start : start + size], start, text)
             yield [(each, image, _name(image, start + i)) for i, (each, image) in enumerate(found)]
 
 

@@ -50,7 +50,13 @@ class Detection(Task):
             swap = {"mean": found.mean, "std": found.std, "bgr_to_rgb": not found.rgb}
             model["data_preprocessor"] = {**kept, **swap}
         labels = class_names(cfg) or labels_for(number_of_classes(model))
-        return {"labels": list(labels), "preprocess": {"resize": resizing(steps)}}
+        settings: dict[str, Any] = {
+            "labels": list(labels),
+            "preprocess": {"resize": resizing(steps)},
+        }
+        if "language_model" in model:  # scores are means over tokens, and lower than of classes
+            settings["postprocess"] = {"threshold": 0.3}
+        return settings
 
     def bundle_files(self, checkpoint: Path, options: Mapping[str, Any]) -> dict[str, bytes]:
         """The tokenizer of a detector that searches for a text, which may be named."""
