@@ -48,6 +48,8 @@ FAMILIES = (
     "2.28.2/groie/mask_rcnn_r50_fpn_groie_1x_coco.py",
     "2.28.2/sparse_rcnn/sparse_rcnn_r50_fpn_1x_coco.py",
     "3.3.0/queryinst/queryinst_r50_fpn_1x_coco.py",
+    "3.3.0/guided_anchoring/ga-retinanet_r50-caffe_fpn_1x_coco.py",
+    "2.28.2/guided_anchoring/ga_rpn_r50_caffe_fpn_1x_coco.py",
 )
 
 

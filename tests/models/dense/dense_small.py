@@ -46,6 +46,32 @@ ALIGNED = {
 }
 CELLS = {"type": "MlvlPointGenerator", "strides": STRIDES, "offset": 0}
 SOFT = {**MATCHING, "assigner": {"type": "DynamicSoftLabelAssigner", "topk": 13}}
+GUIDED = {
+    "ga_assigner": {
+        "type": "ApproxMaxIoUAssigner",
+        "pos_iou_thr": 0.5,
+        "neg_iou_thr": 0.4,
+        "min_pos_iou": 0.4,
+    },
+    "ga_sampler": {
+        "type": "RandomSampler",
+        "num": 64,
+        "pos_fraction": 0.5,
+        "add_gt_as_proposals": False,
+    },
+    "center_ratio": 0.2,
+    "ignore_ratio": 0.5,
+}
+GUIDES = {
+    "approx_anchor_generator": ANCHORS,
+    "square_anchor_generator": {
+        "type": "AnchorGenerator",
+        "ratios": [1.0],
+        "scales": [4],
+        "strides": STRIDES,
+    },
+    "deform_groups": 2,
+}
 POINTS = {k: v for k, v in SINGLE.items() if k != "bbox_coder"}
 # The detector, its head, train_cfg, and the names of its losses.
 FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
@@ -74,6 +100,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
         },
         MATCHING,
         {"loss_cls", "loss_bbox"},
+    ),
+    "ga": (
+        "RetinaNet",
+        {
+            **{k: v for k, v in SHARED.items() if k != "loss_bbox"},
+            **GUIDES,
+            "type": "GARetinaHead",
+            "loss_cls": FOCAL,
+        },
+        {**MATCHING, **GUIDED},
+        {"loss_cls", "loss_bbox", "loss_shape", "loss_loc"},
     ),
     "atss": (
         "ATSS",

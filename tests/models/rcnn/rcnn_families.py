@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from models.dense.dense_small import GUIDED, GUIDES
 from models.rcnn.rcnn_small import EXTRACTOR, model
 
 RPN_LOSSES = {"loss_rpn_cls", "loss_rpn_bbox"}
@@ -102,10 +103,25 @@ def staged(names: set[str], stages: int = 2) -> set[str]:
 
 
 SET_LOSSES = {"loss_cls", "pos_acc", "loss_bbox", "loss_iou"}
+
+
+def guided() -> dict[str, Any]:
+    """Faster R-CNN with guided anchors."""
+    made = model()
+    made["rpn_head"] = {**GUIDES, "type": "GARPNHead", "in_channels": 8, "feat_channels": 8}
+    made["train_cfg"] = {**made["train_cfg"], "rpn": {**made["train_cfg"]["rpn"], **GUIDED}}
+    proposals = {**made["test_cfg"]["rpn"], "nms_post": 40}
+    made["train_cfg"]["rpn_proposal"] = proposals
+    made["test_cfg"] = {**made["test_cfg"], "rpn": proposals}
+    return made
+
+
+GUIDED_LOSSES = {"rpn_loss_anchor_shape", "rpn_loss_anchor_loc"}
 # The model, and the names of its losses.
 FAMILIES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "groie": (groie(), BOX_LOSSES),
     "sparse": (sparse(), staged(SET_LOSSES)),
+    "guided": (guided(), BOX_LOSSES | GUIDED_LOSSES),
     "queryinst": (sparse(masks=True), staged(SET_LOSSES | {"loss_mask"})),
 }
 CONCAT = {

@@ -29,6 +29,7 @@ class DeltaXYWHBBoxCoder:
 
     size = 4
     legacy = 0.0
+    max_log = MAX_LOG
 
     def __init__(
         self,
@@ -57,9 +58,9 @@ class DeltaXYWHBBoxCoder:
         shift, log = side * deltas[..., :2], deltas[..., 2:]
         if self.ctr_clamp is not None:
             shift = shift.clamp(-self.ctr_clamp, self.ctr_clamp)
-            log = log.clamp(max=MAX_LOG)
+            log = log.clamp(max=self.max_log)
         else:
-            log = log.clamp(-MAX_LOG, MAX_LOG)
+            log = log.clamp(-self.max_log, self.max_log)
         center, half = center + shift, side * log.exp() * 0.5
         boxes = torch.cat((center - half, center + half), -1)
         return clip(boxes, size, self.legacy) if size is not None and self.clip_border else boxes

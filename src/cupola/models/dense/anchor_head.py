@@ -157,8 +157,10 @@ class AnchorHead(nn.Module):
 
     def loss(self, output: DenseOutput, targets: Targets, sizes: ImageSizes) -> dict[str, Tensor]:
         """loss_cls and loss_bbox; targets hold boxes [N, 4], xyxy in pixels, and labels [N]."""
-        wanted = self.targets(output, targets, sizes)
-        logits, deltas = self.joined(output)  # [B, S, C], [B, S, 4]
+        return self.losses_of(*self.joined(output), self.targets(output, targets, sizes))
+
+    def losses_of(self, logits: Tensor, deltas: Tensor, wanted: AnchorTargets) -> dict[str, Tensor]:
+        """loss_cls and loss_bbox of logits [B, S, C] and predictions of boxes [B, S, 4]."""
         sampled = wanted.positive | wanted.negative
         labels = torch.full_like(sampled, 0, dtype=torch.int64) + self.num_classes
         labels[wanted.positive] = wanted.labels

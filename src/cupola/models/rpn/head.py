@@ -102,26 +102,43 @@ class RPNHead(AnchorHead):
 
         What NMS drops comes last instead.
         """
-        cfg = of_version_3(self.test_cfg)
-        scores, boxes, levels = [], [], []
-        for number, (logits, rows, anchors) in enumerate(
-            zip(output.logits, output.boxes, self.anchors(output.logits), strict=True)
-        ):
-            score = self.scores(level_rows(logits, self.cls_channels)[0])[:, 0]
-            best = score.topk(min(cfg.get("nms_pre", len(score)), len(score))).indices
-            scores.append(score[best])
-            boxes.append(self.bbox_coder.decode(anchors[best], level_rows(rows, 4)[0][best], size))
-            levels.append(torch.full_like(best, number))
-        joined, score = torch.cat(boxes), torch.cat(scores)
-        keep = nms_mask(joined, score, cfg["nms"]["iou_threshold"], torch.cat(levels))
-        order = torch.where(keep, score, score - 2)
-        return joined[order.topk(min(cfg.get("max_per_img", 1000), len(order))).indices]
+        scores = [
+            self.scores(level_rows(each, self.cls_channels)[0])[:, 0] for each in output.logits
+        ]
+        rows = [level_rows(each, 4)[0] for each in output.boxes]
+        anchors = self.anchors(output.logits)
+        return best_fixed(scores, anchors, rows, self.bbox_coder, size, self.test_cfg)
 
     def loss(self, output: DenseOutput, targets: Targets, sizes: ImageSizes) -> dict[str, Tensor]:
         """loss_rpn_cls and loss_rpn_bbox; the objects' labels are not used."""
         objects = [{**each, "labels": torch.zeros_like(each["labels"])} for each in targets]
         losses = super().loss(output, objects, sizes)
         return {"loss_rpn_cls": losses["loss_cls"], "loss_rpn_bbox": losses["loss_bbox"]}
+
+
+def best_fixed(
+    scores: Sequence[Tensor],
+    anchors: Sequence[Tensor],
+    rows: Sequence[Tensor],
+    coder: Any,
+    size: tuple[int, int],
+    cfg: Config,
+) -> Tensor:
+    """Scores [N_i], anchors and predictions [N_i, 4] of every level -> proposals [P, 4].
+
+    P does not depend on the data: what NMS drops comes last.
+    """
+    cfg = of_version_3(cfg)
+    kept, boxes, levels = [], [], []
+    for number, (score, priors, row) in enumerate(zip(scores, anchors, rows, strict=True)):
+        best = score.topk(min(cfg.get("nms_pre", len(score)), len(score))).indices
+        kept.append(score[best])
+        boxes.append(coder.decode(priors[best], row[best], size))
+        levels.append(torch.full_like(best, number))
+    joined, score = torch.cat(boxes), torch.cat(kept)
+    keep = nms_mask(joined, score, cfg["nms"]["iou_threshold"], torch.cat(levels))
+    order = torch.where(keep, score, score - 2)
+    return joined[order.topk(min(cfg.get("max_per_img", 1000), len(order))).indices]
 
 
 def of_version_3(cfg: Config) -> dict[str, Any]:
