@@ -112,6 +112,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
         {**MATCHING, **GUIDED},
         {"loss_cls", "loss_bbox", "loss_shape", "loss_loc"},
     ),
+    "sabl": (
+        "RetinaNet",
+        {
+            "type": "SABLRetinaHead",
+            **{k: SHARED[k] for k in ("num_classes", "in_channels", "feat_channels")},
+            "stacked_convs": 1,
+            **{k: v for k, v in GUIDES.items() if k != "deform_groups"},
+            "bbox_coder": {"type": "BucketingBBoxCoder", "num_buckets": 6, "scale_factor": 3.0},
+        },
+        {**MATCHING, "assigner": GUIDED["ga_assigner"]},
+        {"loss_cls", "loss_bbox_cls", "loss_bbox_reg"},
+    ),
     "atss": (
         "ATSS",
         {**SINGLE, "type": "ATSSHead", "loss_cls": FOCAL},

@@ -116,12 +116,33 @@ def guided() -> dict[str, Any]:
     return made
 
 
+def sabl(cascade: bool = False) -> dict[str, Any]:
+    """Faster or Cascade R-CNN whose boxes are found side by side."""
+    made = model(cascade=cascade)
+    head = {
+        "type": "SABLHead",
+        "num_classes": 3,
+        "cls_in_channels": 8,
+        "reg_in_channels": 8,
+        "roi_feat_size": 3,
+        "cls_out_channels": 16,
+        "reg_offset_out_channels": 8,
+        "reg_cls_out_channels": 8,
+        "bbox_coder": {"type": "BucketingBBoxCoder", "num_buckets": 6, "scale_factor": 1.7},
+    }
+    made["roi_head"] = {**made["roi_head"], "bbox_head": [head] * 2 if cascade else head}
+    return made
+
+
+SIDE_LOSSES = {"loss_cls", "acc", "loss_bbox_cls", "loss_bbox_reg"}
 GUIDED_LOSSES = {"rpn_loss_anchor_shape", "rpn_loss_anchor_loc"}
 # The model, and the names of its losses.
 FAMILIES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "groie": (groie(), BOX_LOSSES),
     "sparse": (sparse(), staged(SET_LOSSES)),
     "guided": (guided(), BOX_LOSSES | GUIDED_LOSSES),
+    "sabl": (sabl(), RPN_LOSSES | SIDE_LOSSES),
+    "sabl cascade": (sabl(cascade=True), RPN_LOSSES | staged(SIDE_LOSSES)),
     "queryinst": (sparse(masks=True), staged(SET_LOSSES | {"loss_mask"})),
 }
 CONCAT = {

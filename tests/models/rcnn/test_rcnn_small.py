@@ -135,6 +135,8 @@ def test_regions_come_from_the_level_of_their_size() -> None:
     sides = torch.tensor([10.0, 111, 112, 223, 224, 448, 2000])
     rois = torch.stack([sides * 0, sides * 0, sides * 0, sides, sides], 1)
     assert roi_levels(rois, 56, 4).tolist() == [0, 0, 1, 1, 2, 3, 3]
+    inside_out = torch.tensor([[0.0, 50, 10, 20, 90], [0, 50, 90, 20, 10]])
+    assert roi_levels(inside_out, 56, 4).tolist() == [-1, 0]
 
 
 def test_masks_are_pasted_where_their_box_is() -> None:

@@ -161,15 +161,7 @@ class AnchorHead(nn.Module):
 
     def losses_of(self, logits: Tensor, deltas: Tensor, wanted: AnchorTargets) -> dict[str, Tensor]:
         """loss_cls and loss_bbox of logits [B, S, C] and predictions of boxes [B, S, 4]."""
-        sampled = wanted.positive | wanted.negative
-        labels = torch.full_like(sampled, 0, dtype=torch.int64) + self.num_classes
-        labels[wanted.positive] = wanted.labels
-        weight = None
-        if (factor := self.train_cfg.get("pos_weight", -1)) > 0:
-            weight = torch.where(wanted.positive, float(factor), 1.0)[sampled]
-        loss_cls = self.loss_cls(
-            logits[sampled], labels[sampled], weight, avg_factor=wanted.average
-        )
+        loss_cls = self.sampled_class_loss(logits, wanted)
         found = deltas[wanted.positive]  # [P, 4]
         if self.reg_decoded_bbox:
             found, goal = self.bbox_coder.decode(wanted.anchors, found), wanted.boxes
@@ -179,6 +171,19 @@ class AnchorHead(nn.Module):
             return {"loss_cls": loss_cls, "loss_bbox": deltas.sum() * 0}
         loss_bbox = self.loss_bbox(found, goal, avg_factor=wanted.average)
         return {"loss_cls": loss_cls, "loss_bbox": loss_bbox}
+
+    def sampled_class_loss(self, logits: Tensor, wanted: AnchorTargets) -> Tensor:
+        """The loss of the logits [B, S, C] of sampled anchors."""
+        sampled = wanted.positive | wanted.negative
+        labels = torch.full_like(sampled, 0, dtype=torch.int64) + self.num_classes
+        labels[wanted.positive] = wanted.labels
+        weight = None
+        if (factor := self.train_cfg.get("pos_weight", -1)) > 0:
+            weight = torch.where(wanted.positive, float(factor), 1.0)[sampled]
+        loss: Tensor = self.loss_cls(
+            logits[sampled], labels[sampled], weight, avg_factor=wanted.average
+        )
+        return loss
 
     def targets(self, output: DenseOutput, targets: Targets, sizes: ImageSizes) -> AnchorTargets:
         """What the anchors of a batch should predict; ValueError for a model without train_cfg."""

@@ -49,6 +49,34 @@ class GuidedOutput(NamedTuple):
     locations: tuple[Tensor, ...]
 
 
+class Approxes:
+    """The usual anchors that stand for a cell's, whose shape is not known yet."""
+
+    def __init__(self, generator: Any) -> None:
+        self.generator, self.count = generator, generator.counts[0]
+
+    def __call__(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps [B, C, h, w] -> the anchors of all cells [S, K, 4]."""
+        return torch.cat(self.generator(maps)).view(-1, self.count, 4)
+
+    def usable(self, maps: Sequence[Tensor], sizes: ImageSizes, border: float) -> list[Tensor]:
+        """Which cells of every image may train, [S] bool: those with a usable anchor."""
+        anchors = torch.cat(self.generator(maps))
+        found = usable_anchors(self.generator, maps, anchors, sizes, border)
+        return [each.view(-1, self.count).any(1) for each in found]
+
+
+def approximating(cfg: Config, squares: Any) -> Approxes:
+    """The Approxes of a config; ValueError if they do not fit the squares' generator."""
+    generator = TASK_UTILS.build(cfg)
+    if squares.counts[0] != 1 or squares.strides != generator.strides:
+        raise ValueError(
+            "square_anchor_generator has one anchor a cell, and the strides of "
+            "approx_anchor_generator"
+        )
+    return Approxes(generator)
+
+
 class GuidedAnchorHead(AnchorHead):
     """Abstract: subclasses add layers, and define `level`, which returns the four predictions.
 
@@ -78,12 +106,7 @@ class GuidedAnchorHead(AnchorHead):
             train_cfg=train_cfg,
             **options,
         )
-        self.approxes = TASK_UTILS.build(approx_anchor_generator)
-        if self.anchors.counts[0] != 1 or self.anchors.strides != self.approxes.strides:
-            raise ValueError(
-                "square_anchor_generator has one anchor a cell, and the strides of "
-                "approx_anchor_generator"
-            )
+        self.approxes = approximating(approx_anchor_generator, self.anchors)
         self.scale = approx_anchor_generator["octave_base_scale"]
         self.anchor_coder = TASK_UTILS.build(anchor_coder)
         self.anchor_coder.max_log = WIDE
@@ -130,10 +153,8 @@ class GuidedAnchorHead(AnchorHead):
         """Which cells of every image may train, [S] bool: those with a usable usual anchor."""
         if self.assigner is None:
             raise ValueError("the model's train_cfg is missing: it names the assigner")
-        anchors = torch.cat(self.approxes(output.logits))
         border = self.train_cfg.get("allowed_border", -1)
-        found = usable_anchors(self.approxes, output.logits, anchors, sizes, border)
-        return [each.view(-1, self.approxes.counts[0]).any(1) for each in found]
+        return self.approxes.usable(output.logits, sizes, border)
 
     def box_losses(
         self, output: GuidedOutput, targets: Targets, usable: Sequence[Tensor]
@@ -154,7 +175,7 @@ class GuidedAnchorHead(AnchorHead):
         self, output: GuidedOutput, targets: Targets, usable: Sequence[Tensor]
     ) -> Tensor:
         """How the anchors of cells that are assigned by their usual anchors fit their objects."""
-        approxes = torch.cat(self.approxes(output.logits)).view(-1, self.approxes.counts[0], 4)
+        approxes = self.approxes(output.logits)
         counts = [level.shape[-2:].numel() for level in output.logits]
         wanted = anchor_targets(
             approxes, usable, counts, targets, self.ga_assigner, self.ga_sampler

@@ -132,6 +132,18 @@ class BBoxHead(nn.Module):
         found: Tensor = self.bbox_coder.decode(regions[:, None], deltas, size)
         return found
 
+    def scored_boxes(
+        self, regions: Tensor, logits: Tensor, deltas: Tensor | None, size: Size | None
+    ) -> tuple[Tensor, Tensor]:
+        """Regions [R, 4] and their output -> scores [R, C] and boxes [R, C or 1, 4]."""
+        return self.scores(logits)[:, :-1], self.boxes(regions, deltas, size)
+
+    def detected(
+        self, regions: Tensor, logits: Tensor, deltas: Tensor | None, size: Size, cfg: Config
+    ) -> Candidates:
+        """Regions [R, 4] and their output -> the boxes with scores above `score_thr`."""
+        return self.candidates(self.boxes(regions, deltas, size), self.scores(logits), cfg)
+
     def candidates(self, boxes: Tensor, scores: Tensor, cfg: Config) -> Candidates:
         """Boxes [R, C or 1, 4] and scores [R, C + 1] -> those above `score_thr`."""
         scores = scores[:, :-1]

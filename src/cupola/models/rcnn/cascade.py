@@ -203,8 +203,7 @@ class CascadeRoIHead(nn.Module):
         found = []
         regions, logits, deltas = self.refined(maps, proposals, sizes)
         for i, size in enumerate(sizes):
-            boxes = head.boxes(regions[i], deltas[i], size)
-            candidates = head.candidates(boxes, head.scores(logits[i]), self.test_cfg)
+            candidates = head.detected(regions[i], logits[i], deltas[i], size, self.test_cfg)
             found.append(suppress(candidates, self.test_cfg, None if masked else factors[i]))
         if not masked:
             return found
@@ -215,8 +214,8 @@ class CascadeRoIHead(nn.Module):
         """Proposals [P, 4] of one image -> scores [P, C] and boxes [P, C or 1, 4]."""
         regions, logits, deltas = self.refined(maps, [proposals], [size])
         head: Any = self.bbox_head[-1]
-        boxes: Tensor = head.boxes(regions[0], deltas[0], size)
-        return head.scores(logits[0])[:, :-1], boxes
+        scores, boxes = head.scored_boxes(regions[0], logits[0], deltas[0], size)
+        return scores, boxes
 
     def predict_masks(self, maps: Maps, found: Sequence[Detections]) -> list[Tensor]:
         """The probabilities of the masks of detections in pixels of the input, [N, m, n] each."""

@@ -72,8 +72,8 @@ class SingleRoIExtractor(nn.Module):
             found = [layer(x, rois) for layer, x in zip(layers, used, strict=True)]
             chosen = torch.stack(found)  # [L, R, C, h, w]
             shape = (1, -1, 1, 1, 1)
-            index = levels.view(shape).expand(1, -1, *chosen.shape[2:])
-            return chosen.gather(0, index)[0]
+            index = levels.clamp(min=0).view(shape).expand(1, -1, *chosen.shape[2:])
+            return chosen.gather(0, index)[0] * (levels >= 0).view(shape[1:])
         h, w = layers[0].output_size
         out = used[0].new_zeros(len(rois), used[0].shape[1], h, w)
         for level, (layer, x) in enumerate(zip(layers, used, strict=True)):
@@ -129,9 +129,14 @@ class GenericRoIExtractor(nn.Module):
 
 
 def roi_levels(rois: Tensor, finest_scale: float, levels: int) -> Tensor:
-    """The level of every region [R], 0 the finest, which takes those below 2 * finest_scale."""
-    size = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).sqrt()
-    return (size / finest_scale + 1e-6).log2().floor().clamp(0, levels - 1).long()
+    """The level of every region [R], 0 the finest, which takes those below 2 * finest_scale.
+
+    It is -1 for regions with one negative side, whose features are zero, as in the original.
+    """
+    area = (rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])
+    size = area.clamp(min=0).sqrt()
+    level = (size / finest_scale + 1e-6).log2().floor().clamp(0, levels - 1).long()
+    return torch.where(area < 0, -1, level)
 
 
 def rois_of(boxes: Sequence[Tensor]) -> Tensor:

@@ -158,17 +158,15 @@ class StandardRoIHead(nn.Module):
             factors,
             strict=True,
         ):
-            boxes = self.bbox_head.boxes(regions, delta, size)
-            scores = self.bbox_head.scores(logit)
-            candidates = self.bbox_head.candidates(boxes, scores, self.test_cfg)
+            candidates = self.bbox_head.detected(regions, logit, delta, size, self.test_cfg)
             found.append(suppress(candidates, self.test_cfg, factor))
         return found
 
     def scored_boxes(self, maps: Maps, proposals: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """Proposals [P, 4] of one image -> scores [P, C] and boxes [P, C or 1, 4]."""
         logits, deltas = self.bbox_head(self.regions(maps, rois_of([proposals])))
-        boxes: Tensor = self.bbox_head.boxes(proposals, deltas, size)
-        return self.bbox_head.scores(logits)[:, :-1], boxes
+        scores, boxes = self.bbox_head.scored_boxes(proposals, logits, deltas, size)
+        return scores, boxes
 
     def predict_masks(self, maps: Maps, found: Sequence[Detections]) -> list[Tensor]:
         """The probabilities of the masks of detections in pixels of the input, [N, m, n] each."""
