@@ -80,6 +80,20 @@ def test_code_in_a_document_is_that_of_the_source(document: Path) -> None:
         assert (ROOT / match["path"]).resolve() in targets, f"no link to {match['path']}"
 
 
+def test_the_chinese_settings_are_generated() -> None:
+    page = runpy.run_path(str(ROOT / "scripts/settings_zh.py"))["document"]()
+    assert (ROOT / "docs/settings.zh-CN.md").read_text() == page, (
+        "run python scripts/settings_zh.py"
+    )
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/**/*.zh-CN.md")), ids=lambda p: p.name)
+def test_chinese_and_english_pages_link_to_each_other(page: Path) -> None:
+    english = page.with_name(page.name.replace(".zh-CN", ""))
+    assert f"[English]({english.name})" in page.read_text()
+    assert f"[中文]({page.name})" in english.read_text()
+
+
 CHINESE = sorted([*ROOT.glob("*.zh-CN.md"), *ROOT.glob("docs/**/*.zh-CN.md")])
 
 

@@ -11,6 +11,8 @@ from cupola.serve.settings.settings import ModelSettings, Settings
 
 HEAD = """# Server settings
 
+[中文](settings.zh-CN.md)
+
 Generated from [`Settings`](../src/cupola/serve/settings/settings.py) by
 `python -m cupola.serve.settings.docs`; do not edit.
 
