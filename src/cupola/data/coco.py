@@ -55,6 +55,7 @@ class CocoDataset:
     without objects and small images. Random choices for sample i are drawn from (seed, epoch, i).
     `with_mask`, by default as LoadAnnotations in the pipeline has it, adds masks [N, H, W];
     objects without a segmentation are left out then.
+    `return_classes` has no effect: a training gives the classes to models that search for a text.
     With test_mode a sample also holds "annotations", the `ground_truth` for CocoMetric.
     """
 
@@ -73,6 +74,7 @@ class CocoDataset:
         channel_order: str = "rgb",
         with_mask: bool | None = None,
         backend_args: Any = None,
+        return_classes: bool = False,
     ) -> None:
         self.root = Path(data_root)
         self.test_mode, self.seed, self.epoch = test_mode, seed, 0

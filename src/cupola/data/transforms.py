@@ -87,9 +87,16 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
 
 @TRANSFORMS.register_module()
 class Resize:
-    """To `scale` = (width, height): exactly, or with keep_ratio as large as fits."""
+    """To `scale` = (width, height): exactly, or with keep_ratio as large as fits.
 
-    def __init__(self, scale: tuple[int, int], keep_ratio: bool = False) -> None:
+    Whatever the `backend`, Pillow resizes, with antialiasing.
+    """
+
+    half = 0.5  # what is added to a side before it is rounded down
+
+    def __init__(
+        self, scale: tuple[int, int], keep_ratio: bool = False, backend: str = "pillow"
+    ) -> None:
         self.scale, self.keep_ratio = (int(scale[0]), int(scale[1])), keep_ratio
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -97,12 +104,21 @@ class Resize:
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The (width, height) that an image of `size` = (width, height) is resized to."""
-        return fit_size(size, min(self.scale), max(self.scale)) if self.keep_ratio else self.scale
+        if not self.keep_ratio:
+            return self.scale
+        return fit_size(size, min(self.scale), max(self.scale), self.half)
+
+
+@TRANSFORMS.register_module()
+class FixScaleResize(Resize):
+    """Resize whose sides are rounded down."""
+
+    half = 0.0
 
 
 @TRANSFORMS.register_module()
 class RandomChoiceResize:
-    """Resize to one of `scales`."""
+    """Resize (or `resize_type` FixScaleResize) to one of `scales`."""
 
     def __init__(
         self,
@@ -112,7 +128,10 @@ class RandomChoiceResize:
         **resize: Any,
     ) -> None:
         keep_ratio = resize.pop("resize_cfg", {}).get("keep_ratio", keep_ratio)
-        self.choices = [Resize(scale, keep_ratio, **resize) for scale in scales]
+        kinds = {"Resize": Resize, "FixScaleResize": FixScaleResize}
+        if resize_type not in kinds:
+            raise DataError(f"RandomChoiceResize: resize_type is one of {', '.join(kinds)}")
+        self.choices = [kinds[resize_type](scale, keep_ratio, **resize) for scale in scales]
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return self.choices[rng.integers(len(self.choices))](sample, rng)

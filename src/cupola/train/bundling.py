@@ -25,6 +25,7 @@ from cupola.train.evaluation import build_metric, evaluate
 from cupola.train.loading import evaluation_loader
 from cupola.train.logs import LOG
 from cupola.train.pixels import served_model
+from cupola.train.texts import files_for_texts
 from cupola.train.trainer import Trainer
 
 
@@ -56,6 +57,8 @@ def bundle_run(trainer: Trainer) -> Bundle:
     (bundle.path / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     if hasattr(trainer.stream.dataset, "add_to_bundle"):
         trainer.stream.dataset.add_to_bundle(bundle.path)
+    for name, content in files_for_texts(trainer.model, trainer.cfg.get("load_from")).items():
+        (bundle.path / name).write_bytes(content)
     if samples is not None:
         samples.write_examples(bundle.path / "example")
     return bundle

@@ -36,6 +36,7 @@ from cupola.train.pretrained import load_pretrained
 from cupola.train.schedules import Schedule, build_schedule
 from cupola.train.sections import check_sections, class_counts, scaled_rate, without_effect
 from cupola.train.steps import Stepper, to_device, use_channels_last
+from cupola.train.texts import use_texts
 from cupola.train.version2 import to_version_3
 
 
@@ -73,6 +74,7 @@ class Trainer:
         self.stream = BatchStream(
             self.cfg["train_dataloader"], seed, self.ranks.rank, self.ranks.count
         )
+        use_texts(self.model, self.stream.dataset, cfg.get("load_from"))
         self.max_steps = self._count_steps()
         self.schedules = self._build_schedules()
         self._notes = without_effect(cfg)

@@ -39,12 +39,14 @@ class TextSearch:
     """How a detector reads texts; `tokenizer` is set by whoever loads the model's files.
 
     `ends` puts a separator after the last name, too. `chunk` names are searched for at a time.
+    Batches without texts are searched for `text`, which a training sets.
     """
 
     language_model: BertModel
     ends: bool
     chunk: int = -1
     tokenizer: TextTokenizer | None = None
+    text: Text | None = None
 
     def set_tokenizer(self, tokenizer: TextTokenizer, where: str) -> None:
         """Takes a tokenizer; InputError for one of another model."""
@@ -92,10 +94,7 @@ class TextSearch:
 
     def rounds(self, batch: Mapping[str, Any]) -> Iterator[Round]:
         """The prompts of a batch's "texts", image by image, chunk by chunk. InputError."""
-        texts = batch.get("texts")
-        if texts is None:
-            raise InputError(f"the model searches for a text, and there is none; {EXAMPLE}")
-        chunks = self.encode(texts)
+        chunks = self.encode(self.texts(batch))
         for number in range(max((len(each) for each in chunks), default=0)):
             images = [i for i, each in enumerate(chunks) if len(each) > number]
             prompts = [chunks[i][number] for i in images]
@@ -111,9 +110,16 @@ class TextSearch:
 
     def whole_prompts(self, batch: Mapping[str, Any]) -> list[EncodedPrompt]:
         """One prompt of every text of a batch for training, of all its names. InputError."""
-        if batch.get("texts") is None:
-            raise InputError("a batch for training holds texts, whose names the labels count")
-        return [chunks[0] for chunks in replace(self, chunk=-1).encode(batch["texts"])]
+        return [chunks[0] for chunks in replace(self, chunk=-1).encode(self.texts(batch))]
+
+    def texts(self, batch: Mapping[str, Any]) -> Sequence[Text]:
+        """The text of each image of a batch; InputError where there is none."""
+        if (texts := batch.get("texts")) is not None:
+            found: Sequence[Text] = texts
+            return found
+        if self.text is None:
+            raise InputError(f"the model searches for a text, and there is none; {EXAMPLE}")
+        return [self.text] * len(batch["pixels"])
 
 
 def with_tokens_of_names(

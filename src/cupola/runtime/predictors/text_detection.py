@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from cupola.bundles import Bundle
+from cupola.bundles.text_tokenizer import find_tokenizer
 from cupola.errors import InputError
 from cupola.files.wordpiece import read_bert_tokenizer
 from cupola.models.grounding.prompts import EXAMPLE, Text
 from cupola.runtime.predictor import TensorSpec
 from cupola.runtime.predictors.detection import DetectionPredictor, Sample, make
-from cupola.runtime.text_tokenizer import find_tokenizer
 
 
 @dataclass(frozen=True)

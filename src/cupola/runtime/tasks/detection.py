@@ -63,7 +63,7 @@ class Detection(Task):
         language = (options.get("model") or {}).get("language_model")
         if not language:
             return {}
-        from cupola.runtime.text_tokenizer import tokenizer_files
+        from cupola.bundles.text_tokenizer import tokenizer_files
 
         return tokenizer_files(options.get("tokenizer"), str(language.get("name", "")), checkpoint)
 
