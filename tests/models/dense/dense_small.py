@@ -73,6 +73,16 @@ GUIDES = {
     "deform_groups": 2,
 }
 POINTS = {k: v for k, v in SINGLE.items() if k != "bbox_coder"}
+FOVEA = {
+    "type": "FoveaHead",
+    "num_classes": 3,
+    "in_channels": 8,
+    "feat_channels": 8,
+    "stacked_convs": 1,
+    "strides": STRIDES,
+    "base_edge_list": [16, 32],
+    "scale_ranges": [[1, 40], [30, 512]],
+}
 # The detector, its head, train_cfg, and the names of its losses.
 FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
     "retinanet": (
@@ -123,6 +133,60 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
         },
         {**MATCHING, "assigner": GUIDED["ga_assigner"]},
         {"loss_cls", "loss_bbox_cls", "loss_bbox_reg"},
+    ),
+    "ghm": (
+        "RetinaNet",
+        {
+            **SHARED,
+            "type": "RetinaHead",
+            "anchor_generator": ANCHORS,
+            "loss_cls": {"type": "GHMC", "bins": 30, "momentum": 0.75},
+            "loss_bbox": {"type": "GHMR", "mu": 0.02, "bins": 10, "momentum": 0.7},
+        },
+        MATCHING,
+        {"loss_cls", "loss_bbox"},
+    ),
+    "freeanchor": (
+        "RetinaNet",
+        {
+            **SHARED,
+            "type": "FreeAnchorRetinaHead",
+            "anchor_generator": ANCHORS,
+            "loss_bbox": {"type": "SmoothL1Loss", "beta": 0.11, "loss_weight": 0.75},
+        },
+        {},
+        {"positive_bag_loss", "negative_bag_loss"},
+    ),
+    "fovea": (
+        "FOVEA",
+        {
+            **FOVEA,
+            "loss_cls": {**FOCAL, "gamma": 1.5, "alpha": 0.4},
+            "loss_bbox": {"type": "SmoothL1Loss", "beta": 0.11},
+        },
+        {},
+        {"loss_cls", "loss_bbox"},
+    ),
+    "fovea-align": (
+        "FOVEA",
+        {**FOVEA, "with_deform": True, "deform_groups": 2, "loss_cls": FOCAL, "norm_cfg": NORM},
+        {},
+        {"loss_cls", "loss_bbox"},
+    ),
+    "centernet-update": (
+        "CenterNet",
+        {
+            "type": "CenterNetUpdateHead",
+            "num_classes": 3,
+            "in_channels": 8,
+            "feat_channels": 8,
+            "stacked_convs": 1,
+            "strides": STRIDES,
+            "regress_ranges": [[0, 40], [30, 1e8]],
+            "norm_cfg": NORM,
+        },
+        {},
+        {"loss_cls", "loss_bbox"},
     ),
     "atss": (
         "ATSS",

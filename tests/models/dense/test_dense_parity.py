@@ -17,6 +17,7 @@ NAMES = (
     "yolov3_d53_8xb8-320-273e_coco",
     "yolox_tiny_8xb8-300e_coco",
     "rtmdet_tiny_8xb32-300e_coco",
+    "centernet_r18-dcnv2_8xb16-crop512-140e_coco",
 )
 
 DRAWS = ("rpn_r50_fpn_1x_coco",)  # its losses depend on random numbers

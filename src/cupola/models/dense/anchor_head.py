@@ -169,7 +169,8 @@ class AnchorHead(nn.Module):
             goal = self.bbox_coder.encode(wanted.anchors, wanted.boxes)
         if not len(found):
             return {"loss_cls": loss_cls, "loss_bbox": deltas.sum() * 0}
-        loss_bbox = self.loss_bbox(found, goal, avg_factor=wanted.average)
+        level = wanted.levels_of(wanted.positive)
+        loss_bbox = of_levels(self.loss_bbox, level, found, goal, avg_factor=wanted.average)
         return {"loss_cls": loss_cls, "loss_bbox": loss_bbox}
 
     def sampled_class_loss(self, logits: Tensor, wanted: AnchorTargets) -> Tensor:
@@ -180,10 +181,9 @@ class AnchorHead(nn.Module):
         weight = None
         if (factor := self.train_cfg.get("pos_weight", -1)) > 0:
             weight = torch.where(wanted.positive, float(factor), 1.0)[sampled]
-        loss: Tensor = self.loss_cls(
-            logits[sampled], labels[sampled], weight, avg_factor=wanted.average
-        )
-        return loss
+        level = wanted.levels_of(sampled)
+        rows = (logits[sampled], labels[sampled], weight)
+        return of_levels(self.loss_cls, level, *rows, avg_factor=wanted.average)
 
     def targets(self, output: DenseOutput, targets: Targets, sizes: ImageSizes) -> AnchorTargets:
         """What the anchors of a batch should predict; ValueError for a model without train_cfg."""
@@ -200,6 +200,18 @@ class AnchorHead(nn.Module):
         """The mean of a number over the ranks that read other data, at least `least`."""
         found = mean_over_ranks(torch.as_tensor(value).detach().float(), self.data_group)
         return max(float(found), least)
+
+
+def of_levels(loss: Any, level: Tensor | None, *rows: Tensor | None, avg_factor: float) -> Tensor:
+    """A loss of rows [N, ...]; one that is `by_level` is summed over the levels [N] of the rows."""
+    if level is None or not getattr(loss, "by_level", False):
+        found: Tensor = loss(*rows, avg_factor=avg_factor)
+        return found
+    parts = []
+    for index in sorted(set(level.tolist())):
+        chosen = level == index
+        parts.append(loss(*(each if each is None else each[chosen] for each in rows)))
+    return torch.stack(parts).sum() if parts else rows[0].sum() * 0  # type: ignore[union-attr]
 
 
 def joined_levels(levels: Sequence[Tensor], width: int) -> Tensor:

@@ -41,7 +41,8 @@ class AnchorTargets:
 
     objects are indices of the objects of an image.
 
-    average: what losses are divided by, the number of sampled anchors.
+    average: what losses are divided by, the number of sampled anchors. level [S]: that of every
+    anchor, where it is known.
     """
 
     positive: Tensor
@@ -51,6 +52,11 @@ class AnchorTargets:
     anchors: Tensor
     objects: Tensor
     average: float
+    level: Tensor | None = None
+
+    def levels_of(self, chosen: Tensor) -> Tensor | None:
+        """The levels of chosen anchors, bool [B, S] -> [N]."""
+        return None if self.level is None else self.level.expand_as(chosen)[chosen]
 
 
 def anchor_targets(
@@ -90,6 +96,7 @@ def anchor_targets(
         torch.cat(chosen),
         torch.cat(owners),
         float(average),
+        torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(anchors.device),
     )
 
 

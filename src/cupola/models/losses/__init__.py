@@ -16,11 +16,15 @@ from cupola.models.losses.classification import (
     VarifocalLoss,
 )
 from cupola.models.losses.distributions import DistributionFocalLoss
+from cupola.models.losses.gaussian import GaussianFocalLoss
+from cupola.models.losses.harmonized import GHMC, GHMR
 from cupola.models.losses.masks import DiceLoss
 from cupola.models.losses.reduction import weighted_mean
 from cupola.models.losses.seesaw import SeesawLoss
 
 __all__ = [
+    "GHMC",
+    "GHMR",
     "BalancedL1Loss",
     "BoundedIoULoss",
     "CrossEntropyLoss",
@@ -28,6 +32,7 @@ __all__ = [
     "DistributionFocalLoss",
     "FocalLoss",
     "GIoULoss",
+    "GaussianFocalLoss",
     "IoULoss",
     "L1Loss",
     "MSELoss",

@@ -29,7 +29,11 @@ class L1Loss(nn.Module):
         avg_factor: Tensor | float | None = None,
     ) -> Tensor:
         """boxes and targets [N, D] -> a scalar."""
-        return self.loss_weight * weighted_mean((boxes - targets).abs(), weight, avg_factor)
+        return weighted_mean(self.each(boxes, targets), weight, avg_factor)
+
+    def each(self, boxes: Tensor, targets: Tensor) -> Tensor:
+        """The losses of all numbers, times `loss_weight`."""
+        return self.loss_weight * (boxes - targets).abs()
 
 
 @MODELS.register_module()
@@ -57,8 +61,12 @@ class SmoothL1Loss(nn.Module):
         avg_factor: Tensor | float | None = None,
     ) -> Tensor:
         """boxes and targets [N, D] -> a scalar."""
+        return weighted_mean(self.each(boxes, targets), weight, avg_factor)
+
+    def each(self, boxes: Tensor, targets: Tensor) -> Tensor:
+        """The losses of all numbers, times `loss_weight`."""
         loss = F.smooth_l1_loss(boxes, targets, reduction="none", beta=self.beta)
-        return self.loss_weight * weighted_mean(loss, weight, avg_factor)
+        return self.loss_weight * loss
 
 
 @MODELS.register_module()
