@@ -8,7 +8,7 @@ import torch
 from cupola.errors import DataError
 
 # What models of streams need of every frame besides images and lidar2img.
-STREAM_INPUTS = ("intrinsics", "extrinsics", "ego_pose", "timestamp", "prev_exists")
+STREAM_INPUTS = ("intrinsics", "extrinsics", "ego_pose", "timestamp", "can_bus", "prev_exists")
 
 
 def collate_detection3d(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -21,8 +21,9 @@ def collate_detection3d(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     sample, and as "raw_images" [B, N, 3, H, W] without an image_size in the batch.
 
     Frames of streams also hold "intrinsics" and "extrinsics" (lidar to camera) [N, 4, 4],
-    "ego_pose" [4, 4], "timestamp" in seconds, "prev_exists" (0 at a stream's first frame, else 1)
-    and "stream", its name. The batch has the tensors under the same names, and "streams".
+    "ego_pose" [4, 4] and "timestamp" in seconds, or "can_bus" [18], "prev_exists" (0 at a stream's
+    first frame, else 1) and "stream", its name. The batch has the tensors under the same names, and
+    "streams". Clips have a further axis, the frames, after that of the samples.
     """
     kind = "images" if "images" in samples[0] else "raw_images"
     shapes = {tuple(sample[kind].shape) for sample in samples}

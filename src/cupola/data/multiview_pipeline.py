@@ -65,6 +65,14 @@ def _resize(step: Step, found: Settings) -> None:
     found["images"]["scale"] = (int(width), int(height))
 
 
+def _scale(step: Step, found: Settings) -> None:
+    if len(step["scales"]) != 1:
+        raise DataError(
+            f"pipeline: RandomScaleImageMultiViewImage needs one scale, got {step['scales']!r:.60}"
+        )
+    found["images"]["ratio"] = float(step["scales"][0])
+
+
 def _distort(step: Step, found: Settings) -> None:
     found["images"]["distortion"] = PhotometricDistortion(**step)
 
@@ -97,6 +105,7 @@ POINTS = (
 READERS: dict[str, Callable[[Step, Settings], None]] = {
     "RandomResize3D": _resize,
     "Resize3D": _resize,
+    "RandomScaleImageMultiViewImage": _scale,
     "PhotoMetricDistortion3D": _distort,
     "PhotoMetricDistortionMultiViewImage": _distort,
     "NormalizeMultiviewImage": _normalize,

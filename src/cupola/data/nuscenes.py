@@ -18,6 +18,7 @@ from PIL import Image
 from cupola.data.detection3d import collate_detection3d
 from cupola.data.driving.rig import CAMERA_NAMES
 from cupola.data.multiview_pipeline import read_pipeline
+from cupola.data.nuscenes_clips import clip_indices, join_clip, motion_of, scene_sequences
 from cupola.data.nuscenes_infos import info_samples
 from cupola.data.nuscenes_samples import CameraView, SampleRecord
 from cupola.data.nuscenes_tables import LazySamples, Tables
@@ -44,12 +45,14 @@ NUSCENES_NAMES = (
 class ImageSettings:
     """How images are prepared; `scale` is (width, height) as in the published configs.
 
-    `raw` leaves them as they are, BGR in 0..255, for the model's data_preprocessor.
+    `ratio` scales them besides. `raw` leaves them as they are, BGR in 0..255, for the model's
+    data_preprocessor.
     """
 
     mean: Sequence[float] = (103.53, 116.28, 123.675)
     std: Sequence[float] = (1.0, 1.0, 1.0)
     scale: tuple[int, int] | None = None
+    ratio: float = 1.0
     pad_size_divisor: int = 1
     channel_order: str = "bgr"
     bgr_to_rgb: bool = False
@@ -88,7 +91,11 @@ class NuScenesDataset:
     tables, without a lidar or radar point) are left out, as in the published pipeline; unknown
     velocities are 0. `data_prefix` names the folders of the images by camera for layout 2.
     `cameras` selects and orders the cameras. `box_convention` "0.x" reads info files from before
-    MMDetection3D 1.0. Raises DataError.
+    MMDetection3D 1.0; by default those that BEVFormer's converter wrote are.
+
+    With `queue_length` T, samples for training are clips of T frames: "images" [T, N, 3, H, W],
+    "lidar2img" [T, N, 4, 4], "can_bus" [T, 18], "prev_exists" [T], and the boxes of the last frame.
+    In test mode the scenes of such info files are `sequences`. Raises DataError.
     """
 
     def __init__(
@@ -100,13 +107,14 @@ class NuScenesDataset:
         point_cloud_range: Sequence[float] | None = None,
         images: Mapping[str, Any] | None = None,
         scenes: Sequence[str] | None = None,
-        box_convention: str = "1.x",
+        box_convention: str | None = None,
         use_valid_flag: bool | None = None,
         data_prefix: Mapping[str, str] | None = None,
         cameras: Sequence[str] = (),
         test_mode: bool = False,
         pipeline: Sequence[Mapping[str, Any]] = (),
         seed: int = 0,
+        queue_length: int = 1,
         **published: Any,
     ) -> None:
         root = Path(data_root)
@@ -126,6 +134,10 @@ class NuScenesDataset:
             )
         else:
             self.samples = Tables(root, version, use_valid_flag is not False).samples(scenes)
+        self.queue_length = 1 if test_mode else queue_length
+        self.sequences = None
+        if test_mode and ann_file is not None and all(s.can_bus is not None for s in self.samples):
+            self.sequences = scene_sequences(self.samples)
         self.cameras = tuple(cameras) or self._camera_names()
         self.tables = self._find_tables(version) if test_mode or ann_file is None else None
 
@@ -166,6 +178,15 @@ class NuScenesDataset:
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if self.queue_length < 2:
+            return self.frame(index)
+        rng = np.random.default_rng((self.seed, self.epoch, index, self.queue_length))
+        chosen = clip_indices(index, self.queue_length, rng)
+        scenes = [self.samples[each].scene for each in chosen]
+        return join_clip([self.frame(each) for each in chosen], scenes)
+
+    def frame(self, index: int) -> dict[str, Any]:
+        """One sample, without the frames before it."""
         record = self.samples[index]
         views, matrices = [], []
         for name in self.cameras:
@@ -185,14 +206,24 @@ class NuScenesDataset:
             "labels": torch.from_numpy(labels),
             "token": record.token,
             "scene": self._scene(record),
+            **self._motion(index, record),
         }
+
+    def _motion(self, index: int, record: SampleRecord) -> dict[str, Any]:
+        """What models of streams need, where the frames are parts of clips or sequences."""
+        if self.sequences is None:
+            return motion_of(record) if self.queue_length > 1 else {}
+        first = any(each[0] == index for each in self.sequences)
+        place = {"prev_exists": torch.tensor(float(not first)), "stream": record.scene}
+        return {**motion_of(record), **place}
 
     def _resize(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[float, float]]:
         """The image at the largest size within `scale`, and the factors of width and height."""
-        if self.images.scale is None:
-            return image, (1.0, 1.0)
         height, width = image.shape[:2]
-        size = fit_size((width, height), min(self.images.scale), max(self.images.scale))
+        size = (width, height)
+        if self.images.scale is not None:
+            size = fit_size(size, min(self.images.scale), max(self.images.scale))
+        size = (int(size[0] * self.images.ratio), int(size[1] * self.images.ratio))
         if size == (width, height):
             return image, (1.0, 1.0)
         scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))

@@ -3,6 +3,7 @@
 Layout 1 (`infos`) is that of MMDetection3D up to 1.0, layout 2 (`data_list`) that from 1.1 on.
 """
 
+import logging
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from cupola.data.nuscenes_tables import rotation
 from cupola.errors import DataError
 from cupola.files import content_of, load_plain_pickle
 from cupola.files.opening import read_bytes
+from cupola.structures.can_bus import CAN_BUS, SIGNALS, can_bus_of
+
+logger = logging.getLogger("cupola")
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -54,15 +58,21 @@ def read_infos(path: Path) -> Any:
 
 def info_samples(
     path: Path,
-    box_convention: str = "1.x",
+    box_convention: str | None = None,
     use_valid_flag: bool = False,
     data_prefix: Mapping[str, str] | None = None,
 ) -> Sequence[SampleRecord]:
-    """The samples of an info file. `box_convention` "0.x" is MMDetection3D before 1.0."""
-    if box_convention not in ("0.x", "1.x"):
+    """The samples of an info file. `box_convention` "0.x" is MMDetection3D before 1.0.
+
+    By default it is "1.x", and "0.x" for files with `can_bus`, which BEVFormer's converter writes.
+    """
+    if box_convention not in (None, "0.x", "1.x"):
         raise DataError(f"box_convention is '0.x' or '1.x', got {box_convention!r}")
-    settings = InfoSettings(box_convention == "0.x", use_valid_flag, data_prefix or {})
     content = read_infos(path)
+    if box_convention is None and _is_of_bevformer(content):
+        logger.info("%s: boxes of before MMDetection3D 1.0, as all info files with can_bus", path)
+        box_convention = "0.x"
+    settings = InfoSettings(box_convention == "0.x", use_valid_flag, data_prefix or {})
     if not isinstance(content, Mapping) or not {"infos", "data_list"} & content.keys():
         found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content)
         raise DataError(
@@ -71,6 +81,11 @@ def info_samples(
         )
     with content_of(path, "a nuScenes info file"):
         return _records(path, Fields(content, str(path)), settings)
+
+
+def _is_of_bevformer(content: Any) -> bool:
+    infos = content.get("infos") if isinstance(content, Mapping) else None
+    return isinstance(infos, list) and any(isinstance(i, Mapping) and "can_bus" in i for i in infos)
 
 
 def _records(path: Path, top: Fields, settings: InfoSettings) -> list[SampleRecord]:
@@ -126,7 +141,21 @@ def _from_layout1(info: Fields, settings: InfoSettings) -> SampleRecord:
         boxes[kept],
         _pose1(info, "lidar2ego"),
         _pose1(info, "ego2global"),
+        str(info.content.get("scene_token") or ""),
+        _can_bus(info),
     )
+
+
+def _can_bus(info: Fields) -> Array | None:
+    """BEVFormer's numbers, whose position and rotation its data set takes from ego2global."""
+    if not info.has("can_bus"):
+        return None
+    stored = info.numbers("can_bus", (CAN_BUS,))
+    turn = info.numbers("ego2global_rotation", (4,))
+    place = info.numbers("ego2global_translation", (3,))
+    if not np.isfinite(stored).all() or abs(np.linalg.norm(turn) - 1) > 1e-2:
+        raise DataError(f"{info.at('can_bus')} or ego2global_rotation is not what BEVFormer writes")
+    return can_bus_of(place, turn, stored[SIGNALS])
 
 
 def _camera1(name: str, camera: Fields) -> CameraView:

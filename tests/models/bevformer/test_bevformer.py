@@ -85,6 +85,36 @@ def test_predictions_do_not_depend_on_the_other_samples(model) -> None:
             torch.testing.assert_close(alone.boxes, found.boxes)
 
 
+def test_a_training_follows_its_streams_and_takes_poses(model) -> None:
+    frames = drive(2, streams=2)
+    poses = torch.eye(4, dtype=torch.float64).expand(2, 4, 4).clone()
+    poses[:, 1, 3] = 4.0
+    exists = torch.tensor([1.0, 1.0])
+    first = {k: v for k, v in frames[0].items() if k != "can_bus"} | {"ego_pose": poses}
+    model.loss({**first, "prev_exists": exists * 0})
+    kept = model.training_state
+    assert kept.position[:, 1].tolist() == [4.0, 4.0] and kept.angle.tolist() == [90.0, 90.0]
+    assert not kept.bev.requires_grad
+    follows = model.loss({**frames[1], "prev_exists": exists})
+    assert model.training_state.exists.tolist() == [1, 1] and model.training_state is not kept
+    model.training_state = None
+    alone = model.loss({**frames[1], "prev_exists": exists})
+    assert abs(float(follows["loss_cls"] - alone["loss_cls"])) > 1e-6
+
+
+def test_streams_side_by_side_are_those_alone(model) -> None:
+    both, state = drive(2, streams=2), model.initial_state(2)
+    singles = [model.initial_state(1), model.initial_state(1)]
+    with torch.no_grad():
+        for frame in both:
+            together, state = model.predict_frame(frame, state)
+            for b in (0, 1):
+                one = {name: value[b : b + 1] for name, value in inputs(frame).items()}
+                (alone,), singles[b] = model.predict_frame(one, singles[b])
+                torch.testing.assert_close(alone.boxes, together[b].boxes)
+                torch.testing.assert_close(singles[b].bev, state.bev[b : b + 1])
+
+
 def clip(count: int, streams: int = 2) -> dict:
     frames = drive(count, streams)
     joined = {name: torch.stack([f[name] for f in frames], 1) for name in inputs(frames[0])}

@@ -3,9 +3,10 @@
 Letters: B streams, T frames, N cameras, L decoder layers, Q queries, K cells, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from cupola.models.detr3d.feature_sampling import Cameras
 from cupola.models.petr.petr import CameraDetector
 from cupola.registry import MODELS
 from cupola.structures import Detections3D
-from cupola.structures.can_bus import CAN_BUS
+from cupola.structures.can_bus import CAN_BUS, can_bus_of_lidar
 
 ImageSize = Sequence[int] | Tensor
 
@@ -35,6 +36,7 @@ class BEVFormer(CameraDetector):
     def __init__(self, *args: Any, video_test_mode: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.video_test_mode = video_test_mode
+        self.training_state: BEVState | None = None  # of the streams that a training follows
 
     def initial_state(self, batch: int = 1) -> BEVState:
         """The state before the first frame of `batch` streams."""
@@ -120,11 +122,19 @@ class BEVFormer(CameraDetector):
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The losses of a batch of frames [B, N, ...], or of the last frames of clips [B, T, ...].
 
-        `can_bus` [B, 18] or [B, T, 18]; `prev_exists` [B, T], if given, is 0 where a frame does not
-        follow the one before it. `targets` has one dict per stream, or for clips a list of T.
+        can_bus is [B, 18] or [B, T, 18], or `ego_pose` [B, 4, 4] or [B, T, 4, 4] (lidar to a frame
+        that does not move) tells it. In clips `prev_exists` [B, T], if given, is 0 where a frame
+        does not follow the one before it; frames with `prev_exists` [B] continue the batch before.
+        `targets` has one dict per stream, or for clips a list of T or the dict of the last frame.
         """
         pixels, last = self._last_frame(batch)
-        output, _ = self(pixels, **last)
+        follows = last.get("prev_exists") is not None and "state" not in last
+        if follows and self.training_state is not None:
+            kept = self.training_state
+            last["state"] = kept if len(kept.exists) == len(pixels) else None
+        output, state = self(pixels, **last)
+        if follows:
+            self.training_state = state
         targets = [each[-1] if isinstance(each, Sequence) else each for each in batch["targets"]]
         losses: dict[str, Tensor] = self.pts_bbox_head.loss(output, targets)
         return losses
@@ -132,12 +142,16 @@ class BEVFormer(CameraDetector):
     def _last_frame(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """The images of the last frames, and the further arguments of forward."""
         pixels, size = self.pixels_of(batch), batch.get("image_size")
-        given = {name: batch[name] for name in ("lidar2img", "can_bus", "prev_exists")
-                 if batch.get(name) is not None}  # fmt: skip
+        given = {"lidar2img": batch["lidar2img"], "can_bus": can_bus_in(batch)}
+        if batch.get("prev_exists") is not None:
+            given["prev_exists"] = batch["prev_exists"]
         if pixels.dim() == 5:
             return pixels, {**given, "image_size": size}
         state, T = self.initial_state(len(pixels)), pixels.shape[1]
-        frames = [{name: each[:, t] for name, each in given.items()} for t in range(T)]
+        frames = [
+            {name: None if each is None else each[:, t] for name, each in given.items()}
+            for t in range(T)
+        ]
         training = self.training
         self.eval()
         try:
@@ -149,23 +163,18 @@ class BEVFormer(CameraDetector):
         return pixels[:, -1], {**frames[-1], "image_size": size, "state": state}
 
     def _follow(
-        self, pixels: Tensor, frame: Mapping[str, Tensor], size: Any, state: BEVState
+        self, pixels: Tensor, frame: Mapping[str, Any], size: Any, state: BEVState
     ) -> BEVState:
-        can_bus = self._checked(frame.get("can_bus"), len(pixels))
+        can_bus = self._checked(frame["can_bus"], len(pixels))
         if frame.get("prev_exists") is not None:
             state = state._replace(exists=state.exists * frame["prev_exists"].to(state.exists))
         return self.see(pixels, frame["lidar2img"], size, can_bus, state)
 
     def predict(self, batch: Mapping[str, Any]) -> list[Detections3D]:
-        """Detections of single frames [B, N, ...], or of the last frames of clips.
-
-        Samples are seen one by one: in a batch the model mixes them, as the original does.
-        """
+        """Detections of single frames [B, N, ...], or of the last frames of clips."""
         found = []
-        for b in range(len(batch["lidar2img"])):
-            one = {name: each[b : b + 1] for name, each in batch.items()
-                   if isinstance(each, Tensor) and name != "image_size"}  # fmt: skip
-            pixels, last = self._last_frame({**one, "image_size": batch.get("image_size")})
+        for one in self._apart(batch):
+            pixels, last = self._last_frame(one)
             output, _ = self(pixels, **last)
             found += self.pts_bbox_head.predict(output)
         return found
@@ -174,14 +183,32 @@ class BEVFormer(CameraDetector):
         self, batch: Mapping[str, Any], state: BEVState
     ) -> tuple[list[Detections3D], BEVState]:
         """Detections of the next frame of every stream, and the state after it."""
-        output, state = self(
-            self.pixels_of(batch),
-            batch["lidar2img"],
-            batch.get("image_size"),
-            can_bus=batch.get("can_bus"),
-            state=state,
-        )
-        return self.pts_bbox_head.predict(output), state
+        found, states = [], []
+        for b, one in enumerate(self._apart(batch)):
+            pixels, frame = self._last_frame(one)
+            own = BEVState(*(part[b : b + 1] for part in state))
+            output, after = self(pixels, **frame, state=own)
+            found += self.pts_bbox_head.predict(output)
+            states.append(after)
+        return found, BEVState(*(torch.cat(parts) for parts in zip(*states, strict=True)))
+
+    @staticmethod
+    def _apart(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The samples of a batch one by one: in a batch the model mixes them, as the original."""
+        size = batch.get("image_size")
+        for b in range(len(batch["lidar2img"])):
+            own = {name: each[b : b + 1] for name, each in batch.items() if torch.is_tensor(each)}
+            yield {**own, "image_size": size}
+
+
+def can_bus_in(batch: Mapping[str, Any]) -> Tensor | None:
+    """The batch's can_bus [..., 18], or what its ego_pose [..., 4, 4] tells; None without both."""
+    if batch.get("can_bus") is not None or batch.get("ego_pose") is None:
+        return batch.get("can_bus")
+    poses = batch["ego_pose"].detach().double().cpu()
+    rows = [can_bus_of_lidar(pose.numpy()) for pose in poses.reshape(-1, 4, 4)]
+    made = torch.from_numpy(np.stack(rows)).view(*poses.shape[:-2], CAN_BUS)
+    return made.to(batch["ego_pose"].device)
 
 
 def next_state(bev: Tensor, can_bus: Tensor) -> BEVState:

@@ -49,6 +49,8 @@ class Detection3D(Task):
         for step in steps:
             if step["type"] in ("RandomResize3D", "Resize3D") and "scale" in step:
                 size = [step["scale"][1], step["scale"][0]]
+            elif step["type"] == "RandomScaleImageMultiViewImage":
+                size = [int(side * step["scales"][0]) for side in NUSCENES_SIZE]
             elif "data_aug_conf" in step and "final_dim" in step["data_aug_conf"]:
                 size, fit = list(step["data_aug_conf"]["final_dim"]), "cover"
         imagenet = Normalization(list(IMAGENET_MEAN), list(IMAGENET_STD), rgb=True)

@@ -1,0 +1,54 @@
+"""Clips of nuScenes for models of streams: a key frame and earlier ones of its scene.
+
+Source: nuscenes_dataset.py of BEVFormer.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from cupola.data.nuscenes_samples import SampleRecord
+from cupola.errors import DataError
+
+STACKED = ("images", "raw_images", "lidar2img", "can_bus", "prev_exists")
+
+
+def clip_indices(index: int, length: int, rng: np.random.Generator) -> list[int]:
+    """`length` indices in order, the last one `index`: one of the `length` before is left out."""
+    earlier = np.delete(np.arange(index - length, index), rng.integers(length))
+    return [max(0, int(each)) for each in (*earlier, index)]
+
+
+def motion_of(record: SampleRecord) -> dict[str, torch.Tensor]:
+    """What a stream needs to know of a frame besides its images; DataError if it is not known."""
+    if record.can_bus is None or not record.scene:
+        raise DataError(
+            f"sample {record.token!r:.60} has no can_bus with a scene_token: clips need info files "
+            "as BEVFormer writes them (nuscenes_infos_temporal_train.pkl)"
+        )
+    return {"can_bus": torch.from_numpy(record.can_bus)}
+
+
+def join_clip(frames: Sequence[dict[str, Any]], scenes: Sequence[str]) -> dict[str, Any]:
+    """Samples in order -> one sample with T frames and the truth of the last one.
+
+    `prev_exists` [T] is 0 where a frame is not of the scene of the frame before.
+    """
+    follows = [False, *(a == b for a, b in pairwise(scenes))]
+    for frame, one in zip(frames, follows, strict=True):
+        frame["prev_exists"] = torch.tensor(float(one))
+    joined = {
+        key: torch.stack([frame[key] for frame in frames]) for key in STACKED if key in frames[0]
+    }
+    return {**frames[-1], **joined}
+
+
+def scene_sequences(records: Sequence[SampleRecord]) -> list[list[int]]:
+    """The indices of the samples of each scene, in the order of the samples."""
+    found: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        found.setdefault(record.scene, []).append(index)
+    return list(found.values())
