@@ -99,7 +99,7 @@ def test_a_training_follows_its_streams_and_takes_poses(model) -> None:
     assert model.training_state.exists.tolist() == [1, 1] and model.training_state is not kept
     model.training_state = None
     alone = model.loss({**frames[1], "prev_exists": exists})
-    assert abs(float(follows["loss_cls"] - alone["loss_cls"])) > 1e-6
+    assert (follows["loss_cls"] - alone["loss_cls"]).abs() > 1e-6
 
 
 def test_streams_side_by_side_are_those_alone(model) -> None:
