@@ -1,5 +1,7 @@
 """The rules of assignment, one by one and as random sequences against a model of them."""
 
+import copy
+import pickle
 import warnings
 from typing import Any
 
@@ -329,3 +331,53 @@ class Assignments(RuleBasedStateMachine):
 
 TestAssignments = Assignments.TestCase
 TestAssignments.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+
+
+def test_the_dictionary_of_children_and_the_module_change_together() -> None:
+    one, two = nn.Linear(1, 1), nn.ReLU()
+    module = nn.Module()
+    children = module._modules
+    module.one = one
+    assert children == {"one": one} and module._modules is children
+    children["two"] = two
+    assert module.two is two and list(module.children()) == [one, two]
+    children.update(two=one, three=None)
+    assert module.two is one and module.three is None
+    assert children.pop("three") is None and not hasattr(module, "three")
+    assert children.setdefault("one", two) is one
+    del module.two
+    assert list(children) == ["one"]
+    module.weight = nn.Parameter(torch.zeros(1))
+    children["weight"] = two  # a child takes the name of a parameter, and the other way round
+    assert not list(module._parameters) and module.weight is two
+    module._parameters["weight"] = nn.Parameter(torch.zeros(1))
+    assert list(children) == ["one"]
+    module.one = None
+    assert children == {"one": None} and not list(module.children())
+    module._modules = {"new": two}
+    assert module.new is two and not hasattr(module, "one")
+    children = module._modules
+    children.clear()
+    assert not hasattr(module, "new") and not module._modules
+    del module
+    children["x"] = two  # of no module any more
+
+
+@pytest.mark.parametrize(
+    "made", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
+def test_a_copy_has_members_of_its_own(made: Any) -> None:
+    original = nn.Sequential(nn.Linear(1, 1))
+    assert original._modules
+    other = made(original)
+    other.register_buffer("extra", torch.zeros(1))
+    other.append(nn.ReLU())
+    del other[0]
+    assert list(original._modules) == ["0"] and not list(original.buffers())
+    assert list(original.state_dict()) == ["0.weight", "0.bias"]
+    assert [type(child) for child in other] == [nn.ReLU]
+
+
+def test_the_children_are_pickled_as_a_dictionary() -> None:
+    module = nn.Sequential(nn.ReLU())
+    assert type(pickle.loads(pickle.dumps(module._modules))) is dict

@@ -140,3 +140,26 @@ def test_the_first_parameter_comes_before_the_walk() -> None:
         f"{i}.{name}" for i in (1, 2) for name in ("weight", "bias")
     ]
     assert not list(nn.Sequential(nn.ReLU()).parameters())
+
+
+@pytest.mark.parametrize("library", [nn, torch.nn], ids=["cupola", "torch"])
+def test_a_walk_reads_no_further_than_it_is_asked(library: Any) -> None:
+    model = library.Sequential(*[library.Linear(1, 1) for _ in range(3)])
+    later = library.Bilinear(1, 1, 1)
+    modules, members = model.named_modules(), model.named_parameters()
+    children = model.children()
+    for walk in (modules, members, children):
+        next(walk)
+    model[2] = later
+    assert [module for _, module in modules][-1] is later
+    assert [path for path, _ in members][-2:] == ["2.weight", "2.bias"]
+    assert list(children)[-1] is later
+
+
+def test_a_module_may_get_members_while_it_is_walked() -> None:
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU())
+    for module in model.modules():
+        module.register_buffer("seen", torch.zeros(1))
+    for _, parameter in model[0].named_parameters():
+        model[0].register_buffer(f"b{parameter.dim()}", torch.zeros(1))
+    assert set(dict(model.named_buffers())) == {"seen", "0.seen", "0.b2", "0.b1", "1.seen"}

@@ -97,7 +97,8 @@ class Conversion(Traversal):
 
     def _replicate_for_data_parallel(self) -> Self:
         replica = type(self).__new__(type(self))
-        replica.__dict__.update(self.__dict__)
+        replica.__dict__.update(self.__dict__, _kinds=self._kinds.copy())
+        replica.__dict__.pop("_modules", None)
         replica._parameters = {}
         replica.__dict__["_is_replica"] = True
         return replica

@@ -91,6 +91,8 @@ class Hooks(Store):
 class _HookedCall:
     """One call of a module with its hooks; global hooks run before the module's own."""
 
+    __slots__ = ("args", "fired", "kwargs", "module", "result", "tables")
+
     def __init__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.module, self.args, self.kwargs = module, args, kwargs
         self.tables = module.__dict__
@@ -98,15 +100,24 @@ class _HookedCall:
         self.fired: set[int] = set()
 
     def run(self) -> Any:
-        self._run_pre_hooks()
-        backward, legacy = self._backward_hooks()
+        tables, backward, legacy = self.tables, None, None
+        if tables.get("_forward_pre_hooks") or torch_module._global_forward_pre_hooks:
+            self._run_pre_hooks()
+        if (
+            tables.get("_backward_hooks")
+            or tables.get("_backward_pre_hooks")
+            or torch_module._global_backward_hooks
+            or torch_module._global_backward_pre_hooks
+        ):
+            backward, legacy = self._backward_hooks()
         if backward is not None:
             self.args = backward.setup_input_hook(self.args)  # type: ignore[no-untyped-call]
         self.result = self.module.forward(*self.args, **self.kwargs)
-        own = self.tables.get("_forward_hooks", _NO_HOOKS)
-        for hook_id, hook in _both(torch_module._global_forward_hooks, own):
-            self.fired.add(hook_id)
-            self._run_forward_hook(hook_id, hook)
+        own = tables.get("_forward_hooks", _NO_HOOKS)
+        if own or torch_module._global_forward_hooks:
+            for hook_id, hook in _both(torch_module._global_forward_hooks, own):
+                self.fired.add(hook_id)
+                self._run_forward_hook(hook_id, hook)
         if backward is not None:
             if not isinstance(self.result, (torch.Tensor, tuple)):
                 warnings.warn(
@@ -175,8 +186,6 @@ class _HookedCall:
         own_pre = self.tables.get("_backward_pre_hooks", _NO_HOOKS)
         everywhere = torch_module._global_backward_hooks
         pre = [hook for _, hook in _both(torch_module._global_backward_pre_hooks, own_pre)]
-        if not (everywhere or own or pre):
-            return None, []
         kinds: dict[bool | None, list[Hook]] = {True: [], False: [], None: []}
         kinds[torch_module._global_is_full_backward_hook] += everywhere.values()
         kinds[self.module._is_full_backward_hook] += own.values()

@@ -1,7 +1,8 @@
 """The kinds of members that a module has, and live views of them as torch.nn's mappings."""
 
 from collections.abc import ItemsView, Iterator, MutableMapping, MutableSet, ValuesView
-from typing import Any, Final
+from typing import Any, Final, Self, overload
+from weakref import ref
 
 PARAMETER: Final = "parameter"
 BUFFER: Final = "buffer"
@@ -28,7 +29,8 @@ class Members(MutableMapping[str, Any]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         if self._kinds.get(name) not in self._accepted:
-            self._kinds.pop(name, None)
+            if self._kinds.pop(name, None) == MODULE and "_modules" in self._values:
+                dict.pop(self._values["_modules"], name, None)
             self._kinds[name] = self._accepted[0]
         self._values[name] = value
 
@@ -64,6 +66,62 @@ class Members(MutableMapping[str, Any]):
     def values(self) -> ValuesView[Any]:
         """Return the members at this moment."""
         return self.copy().values()
+
+
+class Children(dict[str, Any]):
+    """The children of a module, kept beside its attributes: reading it costs what a dict does.
+
+    Every change changes the module as well. It does not keep the module alive.
+    """
+
+    __slots__ = ("_owner",)
+
+    def __init__(self, owner: Any) -> None:
+        values, kinds = owner.__dict__, owner.__dict__["_kinds"]
+        super().__init__({name: values[name] for name, kind in kinds.items() if kind == MODULE})
+        self._owner = ref(owner)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if (owner := self._owner()) is not None:
+            if owner._kinds.get(name, MODULE) != MODULE:
+                owner._forget(name)
+            owner.__dict__[name] = value
+            owner._kinds[name] = MODULE
+        super().__setitem__(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        if (owner := self._owner()) is not None:
+            del owner._kinds[name]
+            owner.__dict__.pop(name, None)
+
+    # The methods of dict would change the dictionary alone.
+    pop = MutableMapping.pop
+    popitem = MutableMapping.popitem
+    clear = MutableMapping.clear
+    update = MutableMapping.update
+    setdefault = MutableMapping.setdefault
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override, misc]
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+
+class ChildrenTable:
+    """The attribute ``_modules``: a :class:`Children` that is made when it is first needed."""
+
+    @overload
+    def __get__(self, module: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, module: Any, owner: type) -> Children: ...
+    def __get__(self, module: Any, owner: type) -> "Children | ChildrenTable":
+        if module is None:
+            return self
+        children = module.__dict__["_modules"] = Children(module)
+        return children
 
 
 class TransientNames(MutableSet[str]):

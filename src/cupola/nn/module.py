@@ -66,11 +66,16 @@ class Module(Loading, Conversion):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state.pop("_compiled_call", None)
+        for name in ("_compiled_call", "_modules"):
+            state.pop(name, None)
+        if "_kinds" in state:
+            state["_kinds"] = state["_kinds"].copy()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        if "_kinds" in state:
+            self.__dict__.pop("_modules", None)
 
     def extra_repr(self) -> str:
         """Return the text between the parentheses of the printed form."""

@@ -20,7 +20,16 @@ from torch.nn.modules.module import (
     _global_parameter_registration_hooks,
 )
 
-from cupola.nn.members import BUFFER, MODULE, PARAMETER, TRANSIENT, Kinds, Members, TransientNames
+from cupola.nn.members import (
+    BUFFER,
+    MODULE,
+    PARAMETER,
+    TRANSIENT,
+    ChildrenTable,
+    Kinds,
+    Members,
+    TransientNames,
+)
 
 # Values of these exact types are never members; checking the type is the fastest way to know.
 PLAIN_TYPES: Final = frozenset({int, float, bool, str, bytes, type(None), tuple, torch.dtype})
@@ -61,6 +70,9 @@ class Store:
         if is_member or (kinds and name in kinds):
             self._assign_member(name, value)
         else:
+            if name == "_modules":
+                self._replace_members(value, MODULE)
+                return
             if type(value) in (list, dict) and not name.startswith("_"):
                 _warn_of_hidden_modules(type(self).__name__, name, value)
             object.__setattr__(self, name, value)
@@ -108,10 +120,10 @@ class Store:
             )
 
     def __delattr__(self, name: str) -> None:
-        if self.__dict__.get("_kinds", {}).pop(name, None) is None:
-            object.__delattr__(self, name)
+        if name in self.__dict__.get("_kinds", ()):
+            self._forget(name)
         else:
-            del self.__dict__[name]
+            object.__delattr__(self, name)
 
     # Registration --------------------------------------------------------------------------------
 
@@ -167,12 +179,20 @@ class Store:
         self.add_module(name, module)
 
     def _keep(self, name: str, value: Any, kind: str) -> None:
-        self.__dict__[name] = value
+        values = self.__dict__
+        if kind == MODULE and "_modules" in values:
+            dict.__setitem__(values["_modules"], name, value)
+        values[name] = value
         self._kinds[name] = kind
 
-    def _forget(self, name: str) -> None:
-        self.__dict__.pop(name, None)
-        self._kinds.pop(name, None)
+    def _forget(self, name: str) -> Any:
+        """Removes a member or attribute; returns its kind."""
+        values = self.__dict__
+        values.pop(name, None)
+        kind = values.get("_kinds", {}).pop(name, None)
+        if kind == MODULE and "_modules" in values:
+            dict.pop(values["_modules"], name, None)
+        return kind
 
     def _require_init(self, what: str) -> None:
         if "_kinds" not in self.__dict__:
@@ -208,13 +228,7 @@ class Store:
         self._replace_members(members, BUFFER, TRANSIENT)
         self._non_persistent_buffers_set = transient & set(members)
 
-    @property
-    def _modules(self) -> Members:
-        return Members(self.__dict__, self._kinds, MODULE)
-
-    @_modules.setter
-    def _modules(self, members: Mapping[str, Any]) -> None:
-        self._replace_members(members, MODULE)
+    _modules = ChildrenTable()
 
     @property
     def _non_persistent_buffers_set(self) -> TransientNames:
@@ -239,6 +253,7 @@ class Store:
                 self.__dict__.pop(name, None)
         kept = {name: kind for name, kind in self._kinds.items() if kind not in kinds}
         self.__dict__.update(members, _kinds=kept | dict.fromkeys(members, kinds[0]))
+        self.__dict__.pop("_modules", None)
 
     def __dir__(self) -> list[str]:
         names = [*dir(type(self)), *self.__dict__]

@@ -1,8 +1,7 @@
 """Walking a tree of modules: children, members, and the paths that name them."""
 
-from collections.abc import Callable, Iterator
-from operator import itemgetter
-from typing import Any, Self
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -13,28 +12,33 @@ from cupola.nn.store import MODULE_TYPES, Store
 
 # A cupola module or a torch.nn.Module. Both have the methods of this file.
 AnyModule = Any
-_second = itemgetter(1)
+_PARAMETERS, _BUFFERS = frozenset({PARAMETER}), frozenset({BUFFER, TRANSIENT})
 
 
 class Traversal(Store):
-    """A store that can be walked. Walks yield their first item at once and collect the others in a
-    list, because nested generators would pass every item through all levels above it."""
+    """A store that can be walked. A walk goes on only as far as it is read; one generator keeps
+    the way back up, since nested ones would pass every item through all levels above it."""
 
     def children(self) -> Iterator[AnyModule]:
         """Iterate over the direct children, each once."""
-        yield from map(_second, self.named_children())
+        seen = set()
+        for _, child in child_slots(self):
+            if child is not None and child not in seen:
+                seen.add(child)
+                yield child
 
     def named_children(self) -> Iterator[tuple[str, AnyModule]]:
         """Iterate over (name, child) for the direct children, each once, without empty slots."""
         seen = set()
         for name, child in child_slots(self):
-            if child is not None and id(child) not in seen:
-                seen.add(id(child))
+            if child is not None and child not in seen:
+                seen.add(child)
                 yield name, child
 
     def modules(self, remove_duplicate: bool = True) -> Iterator[AnyModule]:
         """Iterate over this module and all below it, in pre-order."""
-        yield from map(_second, self.named_modules(remove_duplicate=remove_duplicate))
+        for _, module in _walk(self, "", set(), remove_duplicate):
+            yield module
 
     def named_modules(
         self,
@@ -49,38 +53,35 @@ class Traversal(Store):
             prefix: put in front of every path.
             remove_duplicate: False gives every path of a shared module.
         """
-        memo = set() if memo is None else memo
-        if self not in memo:
-            yield prefix, self
-            found: list[tuple[str, AnyModule]] = []
-            _walk(self, prefix, memo, remove_duplicate, found)
-            yield from found[1:]
+        return _walk(self, prefix, set() if memo is None else memo, remove_duplicate)
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
         """Iterate over the parameters, each once; ``recurse=False`` leaves out the children's."""
-        yield from map(_second, self.named_parameters(recurse=recurse))
+        for _, parameter in _members(self, _PARAMETERS, "", recurse, True):
+            yield parameter
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Parameter]]:
         """Iterate over (path, parameter); a shared one has the first path that leads to it."""
-        return _members(self, (PARAMETER,), prefix, recurse, remove_duplicate)
+        return _members(self, _PARAMETERS, prefix, recurse, remove_duplicate)
 
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
         """Iterate over the buffers, each once; ``recurse=False`` leaves out the children's."""
-        yield from map(_second, self.named_buffers(recurse=recurse))
+        for _, buffer in _members(self, _BUFFERS, "", recurse, True):
+            yield buffer
 
     def named_buffers(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Tensor]]:
         """Iterate over (path, buffer); a shared one has the first path that leads to it."""
-        return _members(self, (BUFFER, TRANSIENT), prefix, recurse, remove_duplicate)
+        return _members(self, _BUFFERS, prefix, recurse, remove_duplicate)
 
     _named_members: Callable[..., Iterator[tuple[str, Any]]] = torch.nn.Module._named_members
 
     def apply(self, fn: Callable[[AnyModule], None]) -> Self:
         """Call ``fn`` on every module below this one, then on this one; return self."""
-        for _, child in self.named_children():
+        for child in distinct_children(self):
             child.apply(fn)
         fn(self)
         return self
@@ -154,89 +155,77 @@ def layout(module: AnyModule) -> tuple[dict[str, Any], Kinds]:
     return {**module._parameters, **module._buffers, **module._modules}, kinds
 
 
-def child_slots(module: AnyModule) -> list[tuple[str, AnyModule]]:
-    """Return (name, child or None) for every child slot of a cupola or torch module."""
-    values, kinds = layout(module)
-    return [(name, values[name]) for name, kind in kinds.items() if kind == MODULE]
+def child_slots(module: AnyModule) -> Collection[tuple[str, AnyModule]]:
+    """Return (name, child or None) for every child slot of a cupola or torch module, live."""
+    values = module.__dict__
+    children = values.get("_modules")
+    if children is None:
+        if MODULE not in values["_kinds"].values():
+            return ()
+        children = module._modules
+    return cast(Collection[tuple[str, AnyModule]], children.items())
+
+
+def distinct_children(module: AnyModule) -> list[AnyModule]:
+    """Return the children of a cupola or torch module at this moment, each once."""
+    slots = child_slots(module)
+    return list(dict.fromkeys([child for _, child in slots if child is not None])) if slots else []
 
 
 def _walk(
-    module: AnyModule,
-    prefix: str,
-    memo: set[AnyModule],
-    remove_duplicate: bool,
-    found: list[tuple[str, AnyModule]],
-) -> None:
+    module: AnyModule, path: str, memo: set[AnyModule], remove_duplicate: bool
+) -> Iterator[tuple[str, AnyModule]]:
+    """Yield (path, module) in pre-order."""
     if module in memo:
         return
     if remove_duplicate:
         memo.add(module)
-    found.append((prefix, module))
-    values, kinds = layout(module)
-    if MODULE in kinds.values():
-        stem = f"{prefix}." if prefix else ""
-        for name, kind in kinds.items():
-            if kind == MODULE and values[name] is not None:
-                _walk(values[name], stem + name, memo, remove_duplicate, found)
+    yield path, module
+    ways = [(f"{path}." if path else "", iter(child_slots(module)))]
+    while ways:
+        stem, slots = ways[-1]
+        for name, child in slots:
+            if child is None or child in memo:
+                continue
+            if remove_duplicate:
+                memo.add(child)
+            below = stem + name
+            yield below, child
+            if children := child_slots(child):
+                ways.append((below + ".", iter(children)))
+                break
+        else:
+            ways.pop()
 
 
 def _members(
-    module: AnyModule, wanted: tuple[str, ...], prefix: str, recurse: bool, dedupe: bool
+    module: AnyModule, wanted: frozenset[str], prefix: str, recurse: bool, dedupe: bool
 ) -> Iterator[tuple[str, Any]]:
-    stem = f"{prefix}." if prefix else ""
-    found: list[tuple[str, Any]] = []
+    """Yield (path, member) of some kinds in pre-order: :func:`_walk` and the members in one."""
     seen: set[int] = set()
-    if recurse and dedupe and PARAMETER in wanted:
-        # `next(model.parameters())` is the usual way to ask for a device: it should cost little.
-        first = _first_parameter(module, stem)
-        if first is None:
-            return
-        yield first
-        seen.add(id(first[1]))
-    _gather(module, stem, wanted, recurse, dedupe, seen, found)
-    yield from found
-
-
-def _first_parameter(module: AnyModule, stem: str) -> tuple[str, Any] | None:
-    values, kinds = layout(module)
-    if PARAMETER in kinds.values():
-        for name, kind in kinds.items():
-            if kind == PARAMETER and values[name] is not None:
-                return stem + name, values[name]
-    for name, kind in kinds.items():
-        if kind == MODULE and values[name] is not None:
-            found = _first_parameter(values[name], f"{stem}{name}.")
-            if found is not None:
-                return found
-    return None
-
-
-def _gather(
-    module: AnyModule,
-    stem: str,
-    wanted: tuple[str, ...],
-    recurse: bool,
-    dedupe: bool,
-    seen: set[int],
-    found: list[tuple[str, Any]],
-) -> None:
-    """Append the members of some kinds in pre-order. ``seen`` holds ids of modules and tensors."""
-    if dedupe:
-        if id(module) in seen:
-            return
-        seen.add(id(module))
-    values, kinds = layout(module)
-    below = []
-    for name, kind in kinds.items():
-        value = values[name]
-        if value is None:
-            continue
-        if kind == MODULE:
-            below.append((name, value))
-        elif kind in wanted and id(value) not in seen:
+    memo: set[AnyModule] = set()
+    ways: list[tuple[str, Iterator[tuple[str, AnyModule]]]] = [("", iter([(prefix, module)]))]
+    while ways:
+        stem, way = ways[-1]
+        for name, owner in way:
+            if owner is None or owner in memo:
+                continue
             if dedupe:
-                seen.add(id(value))
-            found.append((stem + name, value))
-    if recurse:
-        for name, child in below:
-            _gather(child, f"{stem}{name}.", wanted, True, dedupe, seen, found)
+                memo.add(owner)
+            values = owner.__dict__
+            kinds = values.get("_kinds")
+            if kinds is None:
+                values, kinds = layout(owner)
+            below = f"{stem}{name}." if name else stem
+            has_only_children = len(kinds) == len(values.get("_modules", ()))
+            if not has_only_children and not wanted.isdisjoint(kinds.values()):
+                for key, kind in list(kinds.items()):
+                    if kind in wanted and (it := values[key]) is not None and id(it) not in seen:
+                        if dedupe:
+                            seen.add(id(it))
+                        yield below + key, it
+            if recurse and kinds and (has_only_children or MODULE in kinds.values()):
+                ways.append((below, iter(child_slots(owner))))
+                break
+        else:
+            ways.pop()

@@ -6,7 +6,7 @@ Source: torch.nn.modules.container.
 import operator
 from collections import OrderedDict
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from typing import Any, Self, overload
 
 import torch
@@ -24,8 +24,7 @@ class NumberedModules(Module):
         if torch.compiler.is_compiling():
             # An exporter names a module by the way it was reached.
             return [getattr(self, name) for name in _names(self)]
-        values = self.__dict__
-        return [values[name] for name, kind in values["_kinds"].items() if kind == MODULE]
+        return list(self._modules.values())
 
     def _name_at(self, index: int) -> str:
         names = _names(self)
@@ -34,8 +33,14 @@ class NumberedModules(Module):
         except IndexError:
             raise IndexError(f"index {index} is out of range") from None
 
+    def _item_at(self, index: int) -> AnyModule:
+        place, size = operator.index(index), len(self._modules)
+        if not -size <= place < size:
+            raise IndexError(f"index {place} is out of range")
+        return next(islice(self._modules.values(), place % size, None))
+
     def _renumber(self, items: Iterable[AnyModule]) -> None:
-        self._modules = {str(i): item for i, item in enumerate(items)}
+        self._replace_members({str(i): item for i, item in enumerate(items)}, MODULE)
 
     def __setitem__(self, idx: int, module: AnyModule) -> None:
         setattr(self, self._name_at(idx), module)
@@ -48,10 +53,10 @@ class NumberedModules(Module):
         self._renumber(items)
 
     def __len__(self) -> int:
-        return list(self._kinds.values()).count(MODULE)
+        return len(self._modules)
 
     def __iter__(self) -> Iterator[AnyModule]:
-        return iter(self._items())
+        return iter(self._modules.values())
 
     def append(self, module: AnyModule) -> Self:
         """Add a module at the end; return self."""
@@ -88,8 +93,8 @@ class Sequential(NumberedModules):
 
     def __getitem__(self, idx: int | slice) -> AnyModule:
         if isinstance(idx, slice):
-            return type(self)(OrderedDict(child_slots(self)[idx]))
-        return getattr(self, self._name_at(idx))
+            return type(self)(OrderedDict(list(child_slots(self))[idx]))
+        return self._item_at(idx)
 
     def insert(self, index: int, module: AnyModule) -> Self:
         """Insert a module before an index; return self.
@@ -150,7 +155,7 @@ class ModuleList(NumberedModules):
     def __getitem__(self, idx: int | slice) -> AnyModule:
         if isinstance(idx, slice):
             return type(self)(self._items()[idx])
-        return getattr(self, self._name_at(idx))
+        return self._item_at(idx)
 
     def insert(self, index: int, module: AnyModule) -> None:
         """Insert a module before an index."""
@@ -192,9 +197,7 @@ class ModuleDict(Module):
             self.update(modules)
 
     def __getitem__(self, key: str) -> AnyModule:
-        if self._kinds.get(key) != MODULE:
-            raise KeyError(key)
-        return getattr(self, key)
+        return self._modules[key]
 
     def __setitem__(self, key: str, module: AnyModule) -> None:
         self.add_module(key, module)
@@ -203,17 +206,17 @@ class ModuleDict(Module):
         del self._modules[key]
 
     def __len__(self) -> int:
-        return list(self._kinds.values()).count(MODULE)
+        return len(self._modules)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_names(self))
+        return iter(self._modules)
 
     def __contains__(self, key: object) -> bool:
         return self._kinds.get(key) == MODULE  # type: ignore[call-overload]
 
     def clear(self) -> None:
         """Remove all modules."""
-        self._modules = {}
+        self._replace_members({}, MODULE)
 
     def pop(self, key: str) -> AnyModule:
         """Remove and return a module."""
@@ -232,7 +235,7 @@ class ModuleDict(Module):
         return self._as_dict().values()
 
     def _as_dict(self) -> dict[str, AnyModule]:
-        return {key: getattr(self, key) for key in _names(self)}
+        return self._modules
 
     def update(self, modules: Any) -> None:
         """Add modules from a mapping or from (name, module) pairs.
