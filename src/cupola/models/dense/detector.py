@@ -24,6 +24,21 @@ class SingleStageDetector(Detector):
         """The head, under whatever name its weights have."""
         return self.bbox_head
 
+    @property
+    def predicts_masks(self) -> bool:
+        """Whether the head segments objects."""
+        return bool(getattr(self.head, "predicts_masks", False))
+
+    @property
+    def exported_names(self) -> tuple[str, ...]:
+        """The names of what `exported` gives; none where `scored_boxes` are exported."""
+        return tuple(getattr(self.head, "exported_names", ()))
+
+    def exported(self, pixels: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        """What an exported program of a model with masks computes of pixels [B, 3, H, W]."""
+        found: tuple[Tensor, ...] = self.head.exported(self(pixels, padding_mask))
+        return found
+
     def forward(self, pixels: Tensor, padding_mask: Tensor | None = None) -> Any:
         """pixels [B, 3, H, W] -> the head's output. Padding is zeros like any other pixels."""
         return self.head(self.maps(pixels))
@@ -46,5 +61,8 @@ class SingleStageDetector(Detector):
         """Detections per image, in pixels of the original image if `scale_factors` are given."""
         sizes = batch["image_sizes"]
         factors = batch.get("scale_factors") or [None] * len(sizes)
-        found: list[Detections] = self.head.predict(self(batch["pixels"]), sizes, factors)
+        output, more = self(batch["pixels"]), []
+        if self.predicts_masks:
+            more = [batch.get("original_sizes") or sizes]
+        found: list[Detections] = self.head.predict(output, sizes, factors, *more)
         return found

@@ -69,16 +69,24 @@ def suppress(
     Boxes are divided by `scale_factor` (w, h); those not larger than `min_bbox_size` are dropped;
     NMS runs as test_cfg["nms"] says, among boxes of a class; `max_per_img` are kept.
     """
+    return suppressed(found, test_cfg, scale_factor)[0]
+
+
+def suppressed(
+    found: Candidates, test_cfg: Config, scale_factor: Sequence[float] | None = None
+) -> tuple[Detections, Tensor]:
+    """What `suppress` gives, and which of the candidates they are."""
     boxes, scores, labels = found
+    index = torch.arange(len(scores), device=scores.device)
     if scale_factor is not None:
         boxes = boxes / boxes.new_tensor([*scale_factor[:2], *scale_factor[:2]])
     if (least := test_cfg.get("min_bbox_size", -1)) >= 0:
         large = ((boxes[:, 2:] - boxes[:, :2]) > least).all(-1)
-        boxes, scores, labels = boxes[large], scores[large], labels[large]
+        boxes, scores, labels, index = boxes[large], scores[large], labels[large], index[large]
     keep, scores = _nms(boxes, scores, labels, test_cfg.get("nms") or {})
     limit = test_cfg.get("max_per_img", -1)
     keep = keep if limit < 0 else keep[:limit]
-    return Detections(boxes[keep], scores[: len(keep)], labels[keep])
+    return Detections(boxes[keep], scores[: len(keep)], labels[keep]), index[keep]
 
 
 def _nms(boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Config) -> tuple[Tensor, Tensor]:

@@ -2,5 +2,12 @@
 
 from cupola.models.rtmdet.assigning import DynamicSoftLabelAssigner
 from cupola.models.rtmdet.head import RTMDet, RTMDetHead, RTMDetSepBNHead
+from cupola.models.rtmdet.masks import RTMDetInsSepBNHead
 
-__all__ = ["DynamicSoftLabelAssigner", "RTMDet", "RTMDetHead", "RTMDetSepBNHead"]
+__all__ = [
+    "DynamicSoftLabelAssigner",
+    "RTMDet",
+    "RTMDetHead",
+    "RTMDetInsSepBNHead",
+    "RTMDetSepBNHead",
+]

@@ -14,6 +14,7 @@ from cupola.models.boxes.distances import boxes_around, centers
 from cupola.models.dense import AnchorHead, DenseOutput, ImageSizes, SingleStageDetector
 from cupola.models.dense.stacks import GROUP_NORM, apply
 from cupola.models.dense.targets import (
+    AnchorTargets,
     PaddedTargets,
     Targets,
     assigned_targets,
@@ -45,6 +46,8 @@ class RTMDetHead(AnchorHead):
     """
 
     separate = False  # whether every level has layers of its own
+    predicts_masks = False
+    kernel_size = 0  # numbers of a network that every cell predicts, for masks
 
     def __init__(
         self,
@@ -82,8 +85,12 @@ class RTMDetHead(AnchorHead):
 
         count = self.anchors.counts[0]
         self.cls_convs, self.reg_convs = of_levels(convs), of_levels(convs)
+        if self.kernel_size:
+            self.kernel_convs = of_levels(convs)
         self.rtm_cls = of_levels(lambda: predictor(count * self.cls_channels))
         self.rtm_reg = of_levels(lambda: predictor(count * 4))
+        if self.kernel_size:
+            self.rtm_kernel = of_levels(lambda: predictor(self.kernel_size))
         self.rtm_obj = of_levels(lambda: predictor(1)) if with_objectness else None
         if not self.separate:
             self.scales = nn.ModuleList(Scale() for _ in self.anchors.strides)
@@ -135,7 +142,9 @@ class RTMDetHead(AnchorHead):
         boxes = boxes_around(centers(anchors), rows)
         border = self.train_cfg.get("allowed_border", -1)
         usable = usable_anchors(self.anchors, output.logits, anchors, sizes, border)
-        objects = PaddedTargets.of(targets, anchors)
+        if self.predicts_masks and not all("masks" in each for each in targets):
+            raise ValueError("targets need masks to train this model: load annotations with_mask")
+        objects = PaddedTargets.of(targets, anchors, self.predicts_masks)
         with torch.no_grad():
             owners, metric = self.assign(anchors, torch.stack(usable), logits, boxes, objects)
         wanted = assigned_targets(anchors, owners, objects)
@@ -147,12 +156,20 @@ class RTMDetHead(AnchorHead):
             logits[sampled], labels[sampled], avg_factor=total, quality=metric[sampled]
         )
         if not len(wanted.labels):
-            return {"loss_cls": loss_cls, "loss_bbox": rows.sum() * 0}
+            losses = {"loss_cls": loss_cls, "loss_bbox": rows.sum() * 0}
+            return losses | self.more_losses(output, wanted, targets)
         weight = metric[wanted.positive]
         loss_bbox = self.loss_bbox(
             boxes[wanted.positive], wanted.boxes, weight=weight, avg_factor=total
         )
-        return {"loss_cls": loss_cls, "loss_bbox": loss_bbox}
+        losses = {"loss_cls": loss_cls, "loss_bbox": loss_bbox}
+        return losses | self.more_losses(output, wanted, targets)
+
+    def more_losses(
+        self, output: Any, wanted: AnchorTargets, targets: Targets
+    ) -> dict[str, Tensor]:
+        """Losses that a subclass adds."""
+        return {}
 
     def assign(self, *parts: Any) -> tuple[Tensor, Tensor]:
         """What the assigner of `train_cfg` makes of cells, predictions and objects."""

@@ -329,7 +329,7 @@ RESULTS = {
 
 def kind_of(predictor: DetectionPredictor) -> str:
     """What an export of a predictor's model gives: a key of RESULTS, or "own"."""
-    if hasattr(predictor.model, "exported"):
+    if getattr(predictor.model, "exported_names", ()):
         return "own"
     if hasattr(predictor.model, "scored_boxes"):
         return "dense"
