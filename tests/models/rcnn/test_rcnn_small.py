@@ -85,18 +85,33 @@ def test_images_of_several_sizes_in_one_batch(kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_exported_program_scores_the_proposals(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+@pytest.mark.parametrize("cascade", [False, True])
+def test_the_exported_program_scores_the_proposals(
+    cascade: bool, form: str, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    built = build(model(cascade=True)).eval()
+    built = build(model(cascade=cascade)).eval()
     predictor = make("m", "1", built, {"preprocess": {"resize": {"exact": [64, 96]}}}, ())
-    export(program(predictor, None), tmp_path / "m.pt2", "torch")
+    export(program(predictor, None), tmp_path / "m", form)
     pixels, mask = torch.randn(1, 3, 64, 96), torch.zeros(1, 64, 96, dtype=torch.bool)
-    scores, boxes = torch.export.load(tmp_path / "m.pt2").module()(pixels, mask)
+    if form == "torch":
+        scores, boxes = torch.export.load(tmp_path / "m").module()(pixels, mask)
+    else:
+        runtime = pytest.importorskip("onnxruntime")
+        session = runtime.InferenceSession(tmp_path / "m", providers=["CPUExecutionProvider"])
+        given = {"pixels": pixels.numpy(), "padding_mask": mask.numpy()}
+        found = session.run(None, {each.name: given[each.name] for each in session.get_inputs()})
+        scores, boxes = (torch.from_numpy(each) for each in found)
     assert scores.shape == (1, 40, 3) and boxes.shape == (1, 40, 3, 4)
     best = built.predict({"pixels": pixels, "image_sizes": [(64, 96)]})[0]
     assert torch.allclose(scores.max(), best.scores[0], atol=1e-4)
     place = (scores[0] == scores.max()).nonzero()[0]
     assert torch.allclose(boxes[0, place[0], place[1]], best.boxes[0], atol=1e-2)
+    with torch.inference_mode():
+        wanted, _ = built.scored_boxes(pixels, mask)
+    assert torch.allclose(scores.sort(1).values, wanted.sort(1).values, atol=1e-4)
 
 
 def test_images_without_objects_train_the_background() -> None:

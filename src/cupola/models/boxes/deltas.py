@@ -75,8 +75,8 @@ class LegacyDeltaXYWHBBoxCoder(DeltaXYWHBBoxCoder):
 
 def clip(boxes: Tensor, size: Size, legacy: float = 0.0) -> Tensor:
     """Boxes [..., 4] within an image of `size` (height, width)."""
-    x = boxes[..., 0::2].clamp(0, size[1] - legacy)
-    y = boxes[..., 1::2].clamp(0, size[0] - legacy)
+    x = boxes[..., 0::2].clamp(0.0, size[1] - legacy)
+    y = boxes[..., 1::2].clamp(0.0, size[0] - legacy)
     return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), -1)
 
 

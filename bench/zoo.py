@@ -1,0 +1,106 @@
+"""Published detectors of MMDetection on the CPU, against onnxruntime running our own export.
+
+Faster and Mask R-CNN R50 at 800 x 1333 (padded to 1344) and RTMDet-s at 640 x 640, batch 1,
+float32, random weights; the graph ends before the last thresholds and NMS. Prints for the plain and
+for the prepared model (folded batch norms) the time relative to onnxruntime's and to the plain
+model's, and the largest difference of the scores. Needs cupola[export].
+
+    python bench/zoo.py [--rounds 7] [--threads 2] [--model faster_rcnn mask_rcnn rtmdet_s]
+"""
+
+import argparse
+import json
+import lzma
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+
+import cupola
+from cupola.runtime.building import without_pretrained
+from cupola.runtime.export import Program, export
+from cupola.runtime.optimize.folding import fold_batch_norms
+from cupola.runtime.predictors.detection import make, program
+from ratio import alternate, machine
+
+PUBLISHED = Path(__file__).parent.parent / "tests/goldens/zoo/published_models.json.xz"
+MODELS = {
+    "faster_rcnn": ("3.3.0/faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", 800, 1344),
+    "mask_rcnn": ("3.3.0/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", 800, 1344),
+    "rtmdet_s": ("3.3.0/rtmdet/rtmdet_s_8xb32-300e_coco.py", 640, 640),
+}
+
+
+def built(name: str) -> Any:
+    """The model of a published config with random weights."""
+    with lzma.open(PUBLISHED, "rt") as file:
+        config = json.load(file)[MODELS[name][0]]["model"]
+    torch.manual_seed(0)
+    return cupola.build(without_pretrained(config)).eval()
+
+
+def graph(model: Any, name: str) -> Program:
+    """What the export of the model computes."""
+    _, height, width = MODELS[name]
+    config = {"preprocess": {"resize": {"exact": [height, width]}}}
+    return program(make(name, "1", model, config, ()), None)
+
+
+def onnx_session(model: Any, name: str, threads: int) -> onnxruntime.InferenceSession:
+    """onnxruntime with the model's export, on so many threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export(graph(model, name), path)
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def compare(name: str, rounds: int, threads: int) -> None:
+    model = built(name)
+    session = onnx_session(model, name, threads)
+    _, height, width = MODELS[name]
+    pixels = torch.randn(1, 3, height, width)
+    mask = torch.zeros(1, height, width, dtype=torch.bool)
+    if width == 1344:
+        mask[..., 1333:] = True
+        pixels[..., 1333:] = 0.0
+    given = {"pixels": pixels.numpy(), "padding_mask": mask.numpy()}
+    fed = {each.name: given[each.name] for each in session.get_inputs()}
+    plain = graph(model, name).module
+    expected = torch.from_numpy(session.run(None, fed)[0])
+    for kind in ("plain", "prepared"):
+        engine = plain if kind == "plain" else graph(fold_batch_norms(model), name).module
+        found = engine(pixels, mask)[0].sort(1).values  # equal scores may change places
+        difference = float((found - expected.sort(1).values).abs().max())
+        ours, theirs = alternate(
+            lambda e=engine: e(pixels, mask), lambda: session.run(None, fed), rounds
+        )
+        slow, _ = alternate(lambda: plain(pixels, mask), lambda: None, 3)
+        print(
+            f"{name} {height}x{width} {kind:8s} ours {ours:.3f} s, onnxruntime {theirs:.3f} s, "
+            f"ratio {ours / theirs:.3f}; to plain {ours / slow:.3f}; difference of scores "
+            f"{difference:.1e}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--model", nargs="*", choices=list(MODELS), default=list(MODELS))
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(arguments.threads)
+    print(machine(), "torch", torch.__version__, "onnxruntime", onnxruntime.__version__)
+    with torch.inference_mode():
+        for name in arguments.model:
+            compare(name, arguments.rounds, arguments.threads)
+
+
+if __name__ == "__main__":
+    main()
