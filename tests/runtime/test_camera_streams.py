@@ -128,12 +128,20 @@ def test_a_folder_may_have_a_pose(predictor: Detection3DPredictor, tmp_path: Pat
 def test_explain_shows_where_the_queries_looked(predictor: Detection3DPredictor) -> None:
     given = moment(0)
     sample = predictor.sample(given["source"], given["lidar2img"])
-    if predictor.name != "petr":
+    if predictor.name == "stream_petr":
+        with pytest.raises(InputError, match="StreamPETR does not tell where its queries looked"):
+            view_of_cameras(predictor.model, sample.images, predictor.batch([sample]))
+    if predictor.name not in ("petr", "bevformer"):
         return
     view = view_of_cameras(
         predictor.model, sample.images, predictor.batch([sample]), ("a", "b", "c")
     )
     look = view["queries"][0]["layers"][1]["cameras"]
+    if predictor.name == "bevformer":
+        assert view["bev"].startswith("data:image/")
+        total = sum(camera["weights"][0] for camera in look)
+        assert total == pytest.approx(float(bool(look)), abs=1e-3)
+        return
     assert 0.5 < sum(camera["weights"][0] for camera in look) <= 1.0001
     assert all(0 <= place <= 1 for camera in look for place in camera["uv"])
 

@@ -24,12 +24,15 @@ def view_of_cameras(
     """The images as data addresses, and the `top` queries with all that they sampled.
 
     images [N, H, W, 3] uint8 RGB; `batch` holds the same as the model's forward takes them. The
-    model's `inspect` returns what inspect_detr3d does. InputError for a model that takes
-    one image only.
+    model's `inspect` returns what inspect_detr3d does, and that of BEVFormer its bird's-eye view.
+    InputError for a model that takes one image only, or does not tell what it saw.
     """
     if not hasattr(model, "pts_bbox_head"):
         raise InputError(f"{type(model).__name__} takes no sample folder; give it an image")
-    seen = model.inspect(batch["pixels"], batch["lidar2img"], batch["image_size"])
+    if not hasattr(model, "inspect"):
+        raise InputError(f"{type(model).__name__} does not tell where its queries looked")
+    motion = {"can_bus": batch["can_bus"]} if "can_bus" in batch else {}
+    seen = model.inspect(batch["pixels"], batch["lidar2img"], batch["image_size"], **motion)
     scores, classes = seen["logits"].sigmoid().max(-1)
     best = scores.argsort(descending=True)[:top].tolist()
     height, width = images.shape[1:3]
@@ -49,6 +52,7 @@ def view_of_cameras(
         "images": [data_address(Image.fromarray(image)) for image in images],
         "levels": _cells(seen["levels"], batch["image_size"], (height, width)),
         "queries": queries,
+        **({"bev": data_address(Image.fromarray(seen["bev"].numpy()))} if "bev" in seen else {}),
     }
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from cupola.errors import BuildError, InputError
+from cupola.models.bevformer.inspection import picture_of
 from cupola.models.bevformer.motion import rotate_grid
 from cupola.models.layers import LearnedPositionalEncoding
 from cupola.registry import build
@@ -239,3 +240,11 @@ def test_a_learned_encoding_has_columns_first_and_bounds() -> None:
 
 def test_the_heading_turns_by_what_the_vehicle_turned() -> None:
     assert can_bus(1.0)[17] - can_bus(0.0)[17] == 10
+
+
+def test_the_picture_of_the_grid_shows_its_main_components_with_the_front_on_top() -> None:
+    bev = torch.randn(12, 5) * 0.01
+    bev[8:] += torch.tensor([0.0, 3.0, 0.0, 0.0, 0.0])  # the last of three rows
+    picture = picture_of(bev, (3, 4))
+    assert picture.shape == (3, 4, 3) and picture.dtype == torch.uint8
+    assert picture[0, :, 0].min() > 200 and picture[1:, :, 0].max() < 50

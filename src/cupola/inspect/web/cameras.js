@@ -14,6 +14,7 @@ function cameras(out) {
   choice.append(el("span", "", "Decoder layer"), slider, where);
   out.append(el("h2", "", "Where queries sampled the images, and the weights"));
   out.append(bar, grid, choice, table);
+  if (view.bev) birdsEyeView(out, view.bev);
 
   const images = order.map(number => {
     const canvas = el("canvas"), img = new Image();
@@ -43,6 +44,15 @@ function cameras(out) {
   }
 
   queryButtons(bar, view.queries, i => { chosen = i; draw(); });
+}
+
+function birdsEyeView(out, source) {
+  const image = el("img", "bev");
+  image.alt = "The features of the bird's-eye view; ahead is up";
+  image.src = source;
+  image.style.cssText = "width: 360px; image-rendering: pixelated";
+  out.append(el("h2", "", "Bird's-eye view: the three main components of its features, ahead is up"));
+  out.append(image);
 }
 
 function layerSlider(last, choose) {

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cupola.errors import InputError
+from cupola.models.bevformer.inspection import inspect_bevformer
 from cupola.models.bevformer.motion import DEGREES, BEVState, motion_since
 from cupola.models.detr3d import DETR3DOutput
 from cupola.models.detr3d.feature_sampling import Cameras
@@ -169,6 +170,12 @@ class BEVFormer(CameraDetector):
         if frame.get("prev_exists") is not None:
             state = state._replace(exists=state.exists * frame["prev_exists"].to(state.exists))
         return self.see(pixels, frame["lidar2img"], size, can_bus, state)
+
+    def inspect(
+        self, pixels: Tensor, lidar2img: Tensor, image_size: ImageSize, can_bus: Tensor
+    ) -> dict[str, Tensor]:
+        """The bird's-eye view of a first frame, and where its queries read; inspect_bevformer."""
+        return inspect_bevformer(self, pixels, lidar2img, image_size, can_bus)
 
     def predict(self, batch: Mapping[str, Any]) -> list[Detections3D]:
         """Detections of single frames [B, N, ...], or of the last frames of clips."""

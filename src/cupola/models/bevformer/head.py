@@ -14,6 +14,7 @@ from cupola import nn
 from cupola.errors import BuildError
 from cupola.models.bevformer.motion import Motion
 from cupola.models.detr3d.box_head import BoxHead3D, DETR3DOutput
+from cupola.models.detr3d.decoder import DecoderOutput
 from cupola.models.detr3d.feature_sampling import Cameras
 from cupola.models.detr3d.head import RELU
 from cupola.models.detr3d.references import place_boxes
@@ -131,10 +132,17 @@ class BEVFormerHead(BoxHead3D):
         )
         return bev
 
+    def decode(self, bev: Tensor) -> DecoderOutput:
+        """States and reference points of all decoder layers."""
+        branches = self.reg_branches if self.with_box_refine else None
+        decoded: DecoderOutput = self.transformer.decode(
+            bev, self.query_embedding.weight, self.size, branches
+        )
+        return decoded
+
     def read(self, bev: Tensor) -> DETR3DOutput:
         """Logits and boxes of all layers from the bird's-eye view [B, K, C]."""
-        branches = self.reg_branches if self.with_box_refine else None
-        decoded = self.transformer.decode(bev, self.query_embedding.weight, self.size, branches)
+        decoded = self.decode(bev)
         pairs = list(zip(self.cls_branches, self.reg_branches, decoded.states, strict=True))
         logits = torch.stack([classes(state) for classes, _, state in pairs])
         steps = decoded.regressions
