@@ -116,8 +116,9 @@ def test_a_model_of_streams_sees_each_scene_in_time(tmp_path: Path) -> None:
         def __init__(self) -> None:
             self.steps: list[tuple[int, float, float]] = []
 
-        def sample(self, images, matrices, names, pose, seconds):
-            return pose, seconds
+        def sample(self, images, matrices, names, ego_pose, timestamp, can_bus):
+            assert can_bus.shape == (18,)
+            return ego_pose, timestamp
 
         def run_frame(self, sample, state):
             count = 0 if state is None else state

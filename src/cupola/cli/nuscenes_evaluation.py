@@ -77,7 +77,8 @@ def predicted(predictor: "Detection3DPredictor", tables: "Tables", scenes: Seque
         names = [view.name for view in chosen]
         if predictor.is_stream:
             pose = record.ego2global @ record.lidar2ego
-            sample = predictor.sample(images, matrices, names, pose, seconds)
+            motion = {"ego_pose": pose, "timestamp": seconds, "can_bus": record.can_bus}
+            sample = predictor.sample(images, matrices, names, **motion)
             found, state = predictor.run_frame(sample, state if scene == last else None)
             last = scene
         else:

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from cupola.data.can_bus_files import signals_at
 from cupola.data.nuscenes_samples import CameraView, SampleRecord, pinhole, rigid
 from cupola.errors import DataError
 from cupola.files import content_of, read_json
+from cupola.structures.can_bus import can_bus_of
 
 Array = NDArray[np.float64]
 Record = dict[str, Any]
@@ -144,7 +146,25 @@ class Tables:
                 names.append(name)
                 boxes.append(self._box(record, lidar2global))
         array = np.array(boxes, float).reshape(-1, 9)
-        return SampleRecord(sample, cameras, names, array, lidar2ego, ego2global)
+        scene = str(self.table("sample")[sample].get("scene_token") or "")
+        return SampleRecord(
+            sample,
+            cameras,
+            names,
+            array,
+            lidar2ego,
+            ego2global,
+            scene,
+            self._can_bus(sample, lidar),
+        )
+
+    def _can_bus(self, sample: str, lidar: Record) -> Array:
+        """BEVFormer's numbers; what the CAN bus would tell is 0 for scenes without its files."""
+        about = self.table("sample")[sample]
+        scene = self.table("scene").get(str(about.get("scene_token")), {})
+        known = signals_at(self.root, str(scene.get("name", "")), float(about.get("timestamp", 0)))
+        ego = self.table("ego_pose")[lidar["ego_pose_token"]]
+        return can_bus_of(ego["translation"], ego["rotation"], known)
 
     def annotations(self, sample: str) -> list[Record]:
         """The sample_annotation records of a sample, in the table's order."""

@@ -50,7 +50,6 @@ function birdsEyeView(out, source) {
   const image = el("img", "bev");
   image.alt = "The features of the bird's-eye view; ahead is up";
   image.src = source;
-  image.style.cssText = "width: 360px; image-rendering: pixelated";
   out.append(el("h2", "", "Bird's-eye view: the three main components of its features, ahead is up"));
   out.append(image);
 }
