@@ -122,6 +122,8 @@ def test_similarity() -> None:
         torch.testing.assert_close(found[:, :, :5][:, :, :3], wanted[:, :, :3])
     with pytest.raises(ValueError, match="log_scale is 'auto'"):
         ContrastiveEmbed(7, log_scale="car")
+    with pytest.raises(ValueError, match="max_text_len is 1 to 4096 tokens"):
+        ContrastiveEmbed(10**9)
 
 
 def focal(logits: Tensor, target: Tensor) -> Tensor:

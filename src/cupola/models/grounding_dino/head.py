@@ -29,6 +29,7 @@ from cupola.structures.boxes import cxcywh_to_xyxy
 from cupola.structures.boxes import scale as scale_boxes
 
 Config = Mapping[str, Any]
+LONGEST_TEXT = 4096  # tokens; published models read 256
 PRIOR_BIAS = -math.log((1 - 0.01) / 0.01)
 ASSIGNER: Config = {
     "type": "HungarianAssigner",
@@ -49,6 +50,8 @@ class ContrastiveEmbed(nn.Module):
         super().__init__()
         if not isinstance(log_scale, (int, float)) and log_scale not in ("auto", "none", None):
             raise ValueError(f"log_scale is 'auto', 'none', None or a number, got {log_scale!r}")
+        if not 1 <= max_text_len <= LONGEST_TEXT:
+            raise ValueError(f"max_text_len is 1 to {LONGEST_TEXT} tokens, got {max_text_len}")
         self.max_text_len = max_text_len
         self.auto = log_scale == "auto"
         learned = isinstance(log_scale, (int, float))
