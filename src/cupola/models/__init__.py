@@ -26,6 +26,7 @@ from cupola.models import (
     guided_anchoring,
     htc,
     layers,
+    ld,
     llama,
     losses,
     mask2former,
@@ -48,6 +49,7 @@ from cupola.models import (
     stream_petr,
     tood,
     vfnet,
+    yolof,
     yolov3,
     yolox,
 )
@@ -78,6 +80,7 @@ __all__ = [
     "guided_anchoring",
     "htc",
     "layers",
+    "ld",
     "llama",
     "losses",
     "mask2former",
@@ -100,6 +103,7 @@ __all__ = [
     "stream_petr",
     "tood",
     "vfnet",
+    "yolof",
     "yolov3",
     "yolox",
 ]

@@ -157,6 +157,31 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
         {},
         {"positive_bag_loss", "negative_bag_loss"},
     ),
+    "yolof": (
+        "YOLOF",
+        {
+            "type": "YOLOFHead",
+            "num_classes": 3,
+            "in_channels": 8,
+            "num_cls_convs": 1,
+            "num_reg_convs": 1,
+            "anchor_generator": {
+                "type": "AnchorGenerator",
+                "scales": [2, 4],
+                "ratios": [1.0],
+                "strides": [16],
+            },
+            "bbox_coder": {"type": "DeltaXYWHBBoxCoder", "add_ctr_clamp": True},
+            "reg_decoded_bbox": True,
+            "loss_cls": FOCAL,
+            "loss_bbox": {"type": "GIoULoss"},
+        },
+        {
+            **MATCHING,
+            "assigner": {"type": "UniformAssigner", "pos_ignore_thr": 0.15, "neg_ignore_thr": 0.7},
+        },
+        {"loss_cls", "loss_bbox"},
+    ),
     "fovea": (
         "FOVEA",
         {
@@ -309,10 +334,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
 def model(family: str) -> dict[str, Any]:
     """A detector of 3 classes on two levels."""
     kind, head, training, _ = FAMILIES[family]
+    one = family == "yolof"  # it has one level
+    neck = {"in_channels": [32] if one else [16, 32], "num_outs": 1 if one else 2}
     return {
         "type": kind,
-        "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "out_indices": [1, 2]},
-        "neck": {"type": "FPN", "in_channels": [16, 32], "out_channels": 8, "num_outs": 2},
+        "backbone": {
+            "type": "ResNet",
+            "depth": 18,
+            "base_channels": 8,
+            "out_indices": [2] if one else [1, 2],
+        },
+        "neck": {"type": "FPN", "out_channels": 8, **neck},
         "bbox_head": head,
         "train_cfg": training,
         "test_cfg": {

@@ -15,6 +15,7 @@ from cupola.models.losses.classification import (
     QualityFocalLoss,
     VarifocalLoss,
 )
+from cupola.models.losses.distillation import KnowledgeDistillationKLDivLoss
 from cupola.models.losses.distributions import DistributionFocalLoss
 from cupola.models.losses.gaussian import GaussianFocalLoss
 from cupola.models.losses.harmonized import GHMC, GHMR
@@ -34,6 +35,7 @@ __all__ = [
     "GIoULoss",
     "GaussianFocalLoss",
     "IoULoss",
+    "KnowledgeDistillationKLDivLoss",
     "L1Loss",
     "MSELoss",
     "QualityFocalLoss",
