@@ -1,5 +1,6 @@
 """Bridged trees with torch's tools; every check asserts an effect."""
 
+import abc
 import copy
 import io
 import pickle
@@ -259,3 +260,131 @@ def test_onnx() -> None:
     session = runtime.InferenceSession(file.getvalue())
     out = session.run(None, {session.get_inputs()[0].name: X.numpy()})[0]
     torch.testing.assert_close(torch.tensor(out), expected(), atol=1e-4, rtol=1e-4)
+
+
+class Marked(type):
+    """A metaclass of somebody's own."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = super().__call__(*args, **kwargs)
+        made.marked = True
+        return made
+
+
+class Abstract(nn.Module, abc.ABC):
+    @abc.abstractmethod
+    def size(self) -> int: ...
+
+
+class Concrete(Abstract):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def size(self) -> int:
+        return 1
+
+
+class WithMeta(nn.Module, metaclass=Marked):
+    pass
+
+
+@pytest.mark.parametrize("cls", [Concrete, WithMeta])
+def test_classes_with_a_metaclass_are_bridged(cls: type) -> None:
+    module = nn.to_torch(nn.Sequential(cls(), nn.ReLU()))  # type: ignore[arg-type]
+    assert all(isinstance(part, torch.nn.Module) for part in module.modules())
+    assert isinstance(module[0], cls) and type(cls) in type(type(module[0])).__mro__
+    assert type(copy.deepcopy(module)[0]) is type(module[0])
+    assert type(nn.from_torch(module)[0]) is cls
+
+
+def test_bridging_is_no_subclassing_that_a_class_is_told_of() -> None:
+    told: list[str] = []
+
+    class Base(nn.Module):
+        def __init_subclass__(cls, *, tag: str, **kwargs: Any) -> None:
+            super().__init_subclass__(**kwargs)
+            told.append(f"{cls.__name__}:{tag}")
+
+    class Part(Base, tag="a"):
+        pass
+
+    bridged = nn.to_torch(Part())
+    assert told == ["Part:a"]
+    type("Derived", (type(bridged),), {}, tag="b")
+    assert told == ["Part:a", "Derived:b"]
+
+
+def test_a_class_derived_from_a_bridged_one_is_copied_as_itself() -> None:
+    module = nn.to_torch(nn.Linear(1, 1))
+    module.__class__ = type("Derived", (type(module),), {})
+    for made in (copy.copy, copy.deepcopy):
+        assert type(made(module)) is type(module)
+
+
+def test_children_that_are_added_later_are_bridged() -> None:
+    root = nn.to_torch(nn.Sequential(nn.ModuleDict()))
+    root.append(nn.Sequential(nn.Linear(1, 1)))
+    root.insert(0, nn.ReLU())
+    root[1]["a"] = nn.Linear(1, 1)
+    root[1]._modules["b"] = nn.Linear(1, 1)
+    root[1].c = nn.Conv2d(1, 1, 1)
+    root[1].c = nn.Conv2d(1, 1, 1)
+    assert len(list(root.modules())) == 8
+    assert all(isinstance(part, torch.nn.Module) for part in root.modules())
+
+
+def test_lazy_layers_stay_in_the_bridge() -> None:
+    module = nn.to_torch(nn.Sequential(nn.LazyLinear(3)))
+    module(torch.ones(2, 5))
+    assert isinstance(module[0], torch.nn.Linear) and isinstance(module[0], nn.Linear)
+    assert type(nn.from_torch(module)[0]) is nn.Linear
+    undone = nn.from_torch(nn.to_torch(nn.Sequential(nn.LazyLinear(3))))
+    undone(torch.ones(2, 5))
+    assert type(undone[0]) is nn.Linear
+
+
+def test_a_tree_is_bridged_as_a_whole_or_not_at_all() -> None:
+    class Refuses(type):
+        def __new__(mcs, name: str, bases: Any, namespace: Any) -> Any:
+            if "bridged_from" in namespace:
+                raise TypeError("no")
+            return super().__new__(mcs, name, bases, namespace)
+
+    class Part(nn.Module, metaclass=Refuses):
+        pass
+
+    module = nn.Sequential(nn.Linear(1, 1), Part())
+    with pytest.raises(TypeError, match="no"):
+        nn.to_torch(module)
+    assert [type(part) for part in module.modules()] == [nn.Sequential, nn.Linear, Part]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_bridged_tree_is_compiled_to_torchscript() -> None:
+    module = nn.to_torch(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    x = torch.randn(3, 2)
+    assert torch.equal(torch.jit.script(module)(x), module(x))  # type: ignore[no-untyped-call]
+
+
+def test_a_module_takes_the_state_of_a_torch_module() -> None:
+    theirs = torch.nn.BatchNorm1d(3)
+    theirs.register_buffer("scratch", torch.ones(2), persistent=False)
+    calls = []
+    theirs.register_forward_hook(lambda *_: calls.append(1))
+    ours = nn.BatchNorm1d(3)
+    ours.__setstate__(theirs.__dict__.copy())
+    assert ours.weight is theirs.weight and list(ours.state_dict()) == list(theirs.state_dict())
+    ours(torch.randn(2, 3))
+    assert calls == [1]
+    ours.register_forward_pre_hook(lambda *_: calls.append(2))
+    ours(torch.randn(2, 3))
+    assert calls == [1, 2, 1]
+
+
+def test_deleting_the_mode_gives_the_default() -> None:
+    module = nn.Linear(1, 1)
+    del module.training
+    assert module.training
+    del module.eval().training
+    assert module.training

@@ -6,6 +6,8 @@ hooks stay where they are. Cupola's methods come first, but calls go through tor
 hooks or tracers, so that export and sharding see them.
 """
 
+from collections.abc import Mapping
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -18,6 +20,13 @@ LAYERS = "cupola.nn.layers."
 UNTRACED_CALL = torch.nn.Module.__call__
 
 
+class _Quiet:
+    """Comes before the bases of a bridged class: it is no subclass that these are told of."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        pass
+
+
 class BridgedType(type):
     """The type of bridged classes. The class of a bridged layer equals its torch counterpart.
 
@@ -26,6 +35,13 @@ class BridgedType(type):
     """
 
     counterpart: type | None
+
+    def mro(cls) -> list[type]:
+        """The order of bases, with _Quiet before those of a bridged class."""
+        found = super().mro()
+        if "bridged_from" in cls.__dict__:
+            found.insert(1, _Quiet)
+        return found
 
     def __eq__(cls, other: object) -> bool:
         return cls is other or (other is not None and cls.__dict__.get("counterpart") is other)
@@ -38,12 +54,26 @@ class BridgedType(type):
 def to_torch(module: Module) -> torch.nn.Module:
     """Make every module of the tree a torch.nn.Module in place; return the root.
 
-    Call it again after adding cupola modules to a bridged tree.
+    Cupola modules that are added to it later are bridged as well. If a class cannot be bridged,
+    nothing is changed.
     """
-    for part in list(module.modules()):
-        if not isinstance(part, torch.nn.Module):
+    parts = list(module.modules())
+    ours = [part for part in parts if not isinstance(part, torch.nn.Module)]
+    classes = [bridged_class(type(part)) for part in ours]
+    changed: list[tuple[AnyModule, type]] = []
+    try:
+        for part, cls in zip(ours, classes, strict=True):
+            before = type(part)
+            part.__class__ = cls
+            changed.append((part, before))
             part.__dict__.setdefault("training", part.training)
-            part.__class__ = bridged_class(type(part))
+    except Exception:
+        for part, before in changed:
+            part.__class__ = before
+        raise
+    for part in parts:  # what a lazy layer becomes
+        if issubclass(getattr(part, "cls_to_become", None) or object, Module):
+            part.__dict__["cls_to_become"] = bridged_class(part.cls_to_become)
     return cast(torch.nn.Module, module)
 
 
@@ -53,6 +83,7 @@ def from_torch(module: AnyModule) -> AnyModule:
         original = type(part).__dict__.get("bridged_from")
         if original is not None:
             part.__class__ = original
+        part.__dict__.pop("cls_to_become", None)
     return module
 
 
@@ -69,18 +100,31 @@ _bridged: dict[type, type] = {}
 def _bridge(cls: type) -> type:
     twin = torch_layer(cls)
     exact = cls.__module__.startswith(LAYERS)
-    namespace = {
+    namespace: dict[str, Any] = {
         # Tracers treat modules of torch.nn as leaves.
         "__module__": twin.__module__ if twin and exact else cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
         "__call__": _call_through_torch,
         "__reduce_ex__": _reduce,
+        "__init_subclass__": classmethod(_init_subclass),
+        "_keep": _keep,
+        "_replace_members": _replace_members,
         "bridged_from": cls,
         "counterpart": twin if exact else None,
         "_torchdynamo_orig_callable": property(_missing),  # torch.compile knows torch modules
     }
-    return BridgedType(cls.__name__, (cls, twin or torch.nn.Module), namespace)
+    if exact and twin is torch.nn.Sequential:  # ours says that it takes anything: no TorchScript
+        namespace["forward"] = torch.nn.Sequential.forward
+    return _type_for(type(cls))(cls.__name__, (cls, twin or torch.nn.Module), namespace)
+
+
+@cache
+def _type_for(metaclass: type) -> type:
+    """The type of the bridged classes of classes that have a metaclass, such as ABCMeta."""
+    if metaclass is type:
+        return BridgedType
+    return type(f"Bridged{metaclass.__name__}", (BridgedType, metaclass), {})
 
 
 def torch_layer(cls: type) -> type | None:
@@ -108,12 +152,31 @@ def _call_through_torch(self: Any, *args: Any, **kwargs: Any) -> Any:
     return self.forward(*args, **kwargs)
 
 
+def _init_subclass(cls: Any, /, **kwargs: Any) -> None:
+    super(_Quiet, cls).__init_subclass__(**kwargs)  # a class that derives from a bridged one
+
+
+def _keep(self: Any, name: str, value: Any, kind: str) -> None:
+    Module._keep(self, name, _bridged_child(value), kind)
+
+
+def _replace_members(self: Any, members: Mapping[str, Any], *kinds: str) -> None:
+    bridged = {name: _bridged_child(value) for name, value in members.items()}
+    Module._replace_members(self, bridged, *kinds)
+
+
+def _bridged_child(value: Any) -> Any:
+    return to_torch(value) if isinstance(value, Module) else value
+
+
 def _missing(self: Any) -> Any:
     raise AttributeError("_torchdynamo_orig_callable")
 
 
 def _reduce(self: Any, protocol: Any) -> Any:
     # A bridged class cannot be imported by its name; it is created again from its cupola class.
+    if "bridged_from" not in type(self).__dict__:  # derived from a bridged class
+        return object.__reduce_ex__(self, protocol)
     return _rebuild, (type(self).bridged_from,), self.__getstate__()
 
 

@@ -74,6 +74,8 @@ class Hooks(Store):
     def __delattr__(self, name: str) -> None:
         if isinstance(getattr(type(self), name, None), HookTable):
             self.__dict__.pop(name, None)  # a table that was never accessed is empty as well
+        elif name == "training":
+            self.__dict__.pop(name, None)  # the class has its default
         else:
             super().__delattr__(name)
 

@@ -85,9 +85,9 @@ class Children(dict[str, Any]):
         if (owner := self._owner()) is not None:
             if owner._kinds.get(name, MODULE) != MODULE:
                 owner._forget(name)
-            owner.__dict__[name] = value
-            owner._kinds[name] = MODULE
-        super().__setitem__(name, value)
+            owner._keep(name, value, MODULE)
+        else:
+            super().__setitem__(name, value)
 
     def __delitem__(self, name: str) -> None:
         super().__delitem__(name)

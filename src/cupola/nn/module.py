@@ -9,7 +9,7 @@ from torch.nn.modules import module as torch_module
 
 from cupola.nn.conversion import Conversion
 from cupola.nn.loading import Loading
-from cupola.nn.traversal import child_slots
+from cupola.nn.traversal import child_slots, from_torch_state
 
 
 class Module(Loading, Conversion):
@@ -19,6 +19,14 @@ class Module(Loading, Conversion):
     """
 
     _compiled_call: Callable[..., Any] | None = None
+    # torch.jit.script compiles every other property.
+    __jit_unused_properties__ = (
+        "_parameters",
+        "_buffers",
+        "_non_persistent_buffers_set",
+        "_torchdynamo_orig_callable",
+        "_torchdynamo_wrapper_id",
+    )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -73,9 +81,10 @@ class Module(Loading, Conversion):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if "_kinds" not in state and "_parameters" in state:
+            state = from_torch_state(state)
         self.__dict__.update(state)
-        if "_kinds" in state:
-            self.__dict__.pop("_modules", None)
+        self.__dict__.pop("_modules", None)
 
     def extra_repr(self) -> str:
         """Return the text between the parentheses of the printed form."""

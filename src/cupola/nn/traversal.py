@@ -146,13 +146,26 @@ class Traversal(Store):
 def layout(module: AnyModule) -> tuple[dict[str, Any], Kinds]:
     """Return the values and kinds of the members of a cupola or torch module."""
     values = module.__dict__
-    if "_kinds" in values:
-        return values, values["_kinds"]
-    kinds = dict.fromkeys(module._parameters, PARAMETER)
-    transient = module._non_persistent_buffers_set
-    kinds |= {name: TRANSIENT if name in transient else BUFFER for name in module._buffers}
-    kinds |= dict.fromkeys(module._modules, MODULE)
-    return {**module._parameters, **module._buffers, **module._modules}, kinds
+    return (values, values["_kinds"]) if "_kinds" in values else _torch_layout(values)
+
+
+def _torch_layout(state: dict[str, Any]) -> tuple[dict[str, Any], Kinds]:
+    parameters, buffers, modules = (state[name] for name in ("_parameters", "_buffers", "_modules"))
+    transient = state.get("_non_persistent_buffers_set", ())
+    kinds = dict.fromkeys(parameters, PARAMETER)
+    kinds |= {name: TRANSIENT if name in transient else BUFFER for name in buffers}
+    kinds |= dict.fromkeys(modules, MODULE)
+    return {**parameters, **buffers, **modules}, kinds
+
+
+def from_torch_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the ``__dict__`` of a torch module in the form that a cupola module has."""
+    values, kinds = _torch_layout(state)
+    tables = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
+    hooks = {name for name, value in state.items() if name.endswith("_hooks") or "_hooks_" in name}
+    used = {name for name in hooks if state[name]}
+    plain = {key: value for key, value in state.items() if key not in tables | (hooks - used)}
+    return plain | values | {"_kinds": kinds} | ({"_hooked": True} if used else {})
 
 
 def child_slots(module: AnyModule) -> Collection[tuple[str, AnyModule]]:

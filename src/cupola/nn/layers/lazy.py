@@ -24,6 +24,7 @@ class BecomesCupola(LazyModuleMixin):
             del module.__dict__[name]
         # The call in progress is torch's and reads the hook tables, so they stay.
         module.__dict__.update(values, _kinds=kinds, _hooked=True)
+        module.__dict__.pop("cls_to_become", None)  # that of a lazy layer in a bridged tree
 
 
 class LazyLinear(BecomesCupola, torch.nn.LazyLinear):
