@@ -29,3 +29,17 @@ def test_folding_changes_rounding_only(more: dict) -> None:
     with torch.inference_mode():
         for ours, plain in zip(prepared(x), model(x), strict=True):
             assert (ours - plain).abs().max() < 1e-4 * plain.abs().max()
+
+
+def test_each_norm_of_a_shared_convolution_is_folded_into_its_own_copy() -> None:
+    torch.manual_seed(0)
+    shared = nn.Conv2d(3, 4, 3, bias=False)
+    levels = [nn.Sequential(shared, nn.BatchNorm2d(4)) for _ in range(3)]
+    for scale, level in enumerate(levels, start=1):
+        level[1].running_mean.fill_(0.1 * scale)
+        level[1].running_var.fill_(scale)
+    model = nn.ModuleList(levels).eval()
+    x = torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        for ours, plain in zip(fold_batch_norms(model), model, strict=True):
+            torch.testing.assert_close(ours(x), plain(x), rtol=1e-4, atol=1e-5)

@@ -28,7 +28,10 @@ def fold_batch_norms(model: Any) -> Any:
     """A copy of a model for inference; the model itself is not changed."""
     folded = copy.deepcopy(model).eval().requires_grad_(False)
     for parent, conv, norm in list(_pairs(folded)):
-        _fold(getattr(parent, conv), getattr(parent, norm))
+        # A copy, because several norms may share a convolution, as in RTMDet's head.
+        own = copy.deepcopy(getattr(parent, conv))
+        _fold(own, getattr(parent, norm))
+        setattr(parent, conv, own)
         setattr(parent, norm, nn.Identity())
     for module in folded.modules():
         if isinstance(module, nn.Conv2d):
