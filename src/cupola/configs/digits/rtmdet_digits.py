@@ -70,7 +70,7 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, begin=0, end=300, by_epoch=False),
     dict(type="CosineAnnealingLR", eta_min=learning_rate * 0.02, by_epoch=False),
 ]
-train_cfg = dict(max_iters=12000, val_interval=1000)
+train_cfg = dict(max_iters=5000, val_interval=1000)
 val_evaluator = dict(type="CocoMetric")
 custom_hooks = [
     dict(type="EMAHook", ema_type="ExpMomentumEMA", momentum=1e-3, gamma=500, update_buffers=True)
@@ -78,3 +78,32 @@ custom_hooks = [
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=500, save_best="AP"))
 channels_last = True
 randomness = dict(seed=0)
+bundle = dict(
+    name="rtmdet-digits",
+    task="detection",
+    labels=["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
+    license="Apache-2.0",
+    preprocess=dict(resize=dict(exact=[128, 128])),  # the shape it was trained on
+    postprocess=dict(threshold=0.5),
+    examples=dict(type="DigitsInPhotos", split="val", seed=31, size=128),
+    description="""A small RTMDet that finds handwritten digits in photographs.
+
+- **Model**: CSPNeXt and CSPNeXtPAFPN with maps of stride 8 and 16, one shared convolution per branch
+  of the head, width 64; 0.61 M parameters. `training.json` contains the full config with the seed,
+  `log.jsonl` the curves.
+- **Data**: digits-in-photos, the data and classes of detr-digits: handwritten digits from
+  scikit-learn's `load_digits` (UCI Optical Recognition of Handwritten Digits, CC BY 4.0) on sample
+  photographs of scikit-learn (CC BY 2.0, danielbuechele and vultilion) and scikit-image (CC0 or
+  public domain). Validation shares no photographs and no digits with training; writers may be
+  shared.
+- **Recipe**: `cupola train rtmdet-digits --set train_cfg.max_seconds=400`, from scratch, on one H200
+  GPU, with images drawn by 8 processor cores: 400 seconds, 5,043 steps, 322,752 images. The weights
+  are the moving average at the end. No checkpoint was selected: the run had no validation. Its
+  config asked for 12,000 steps, the schedule followed the time; `cupola train rtmdet-digits` alone
+  takes 5,000 steps.
+- **Speed**: 0.85 of detr-digits' time for one image, whose AP is 0.63 (one thread, folded batch norms,
+  post-processing included; medians of 201 alternating calls on a busy AMD EPYC;
+  `python bench/digits.py`).
+- **Limits**: every image is resized to 128 x 128 pixels, so digits below a tenth of the image
+  are missed. It was not trained on printed digits or other handwriting.""",
+)
