@@ -36,6 +36,7 @@ FAMILIES = (
     "3.3.0/htc/htc_r50_fpn_1x_coco.py",
     "3.3.0/seesaw_loss/mask-rcnn_r50_fpn_seesaw-loss-normed-mask_random-ms-2x_lvis-v1.py",
     "2.28.2/cascade_rcnn/cascade_mask_rcnn_r50_fpn_1x_coco.py",
+    "2.28.2/centernet/centernet_resnet18_dcnv2_140e_coco.py",
     "2.28.2/yolof/yolof_r50_c5_8x8_1x_coco.py",
     "3.3.0/foveabox/fovea_r50_fpn_gn-head-align_4xb4-2x_coco.py",
     "2.28.2/ghm/retinanet_ghm_r50_fpn_1x_coco.py",

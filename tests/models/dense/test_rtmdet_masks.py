@@ -68,8 +68,8 @@ def test_masks_are_in_pixels_of_the_original_images() -> None:
     for layer in built.bbox_head.rtm_reg:
         torch.nn.init.ones_(layer.bias)  # as initialized, so that no box is empty
     assert built.predicts_masks
-    sizes, originals = [(64, 96), (48, 64)], [(32, 48), (96, 128)]
-    batch = {"pixels": torch.randn(2, 3, 64, 96), "image_sizes": sizes}
+    sizes, originals = [(60, 90), (48, 64)], [(30, 45), (96, 128)]
+    batch = {"pixels": torch.randn(2, 3, 60, 90), "image_sizes": sizes}  # padded to 64 x 96
     found = built.predict(
         {**batch, "scale_factors": [(2.0, 2.0), (0.5, 0.5)], "original_sizes": originals}
     )

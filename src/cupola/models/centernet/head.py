@@ -64,14 +64,17 @@ class CenterNet(SingleStageDetector):
 class CenterNetHead(nn.Module):
     """Three stacks of two convolutions: heatmaps of centers, sizes of boxes, and offsets.
 
+    `in_channel` and `feat_channel` are the spelling of MMDetection 2.x.
     Source: mmdet/models/dense_heads/centernet_head.py.
     """
 
     def __init__(
         self,
-        in_channels: int,
-        feat_channels: int,
         num_classes: int,
+        in_channels: int = 64,
+        feat_channels: int = 64,
+        in_channel: int | None = None,
+        feat_channel: int | None = None,
         loss_center_heatmap: Config = HEATMAP,
         loss_wh: Config = SIZE,
         loss_offset: Config = OFFSET,
@@ -81,6 +84,7 @@ class CenterNetHead(nn.Module):
     ) -> None:
         super().__init__()
         self.init_cfg, self.num_classes = init_cfg, num_classes
+        in_channels, feat_channels = in_channel or in_channels, feat_channel or feat_channels
 
         def stack(channels: int) -> nn.Sequential:
             return nn.Sequential(

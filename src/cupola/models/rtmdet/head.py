@@ -24,6 +24,7 @@ from cupola.models.layers import ConvModule, inverse_sigmoid
 from cupola.models.layers.conv_module import DepthwiseSeparableConvModule
 from cupola.models.layers.scale import Scale
 from cupola.registry import MODELS
+from cupola.structures import Detections
 
 Config = Mapping[str, Any]
 RELU: Config = {"type": "ReLU"}
@@ -35,6 +36,10 @@ BACKGROUND = -4.59512  # the logit of a score of 0.01
 @MODELS.register_module()
 class RTMDet(SingleStageDetector):
     """Source: mmdet/models/detectors/rtmdet.py."""
+
+    def predict(self, batch: Mapping[str, Any]) -> list[Detections]:
+        """Detections per image; images are padded, since its neck joins maps of several levels."""
+        return super().predict({**batch, "pixels": self.padded(batch["pixels"])})
 
 
 @MODELS.register_module()
