@@ -11,6 +11,7 @@ import torch
 from cupola.data.driving import camera_rig
 from cupola.errors import InputError
 from cupola.inspect.cameras_view import view_of_cameras
+from cupola.inspect.example_inputs import example_inputs
 from cupola.registry import MODELS, build
 from cupola.runtime import tasks
 from cupola.runtime.cameras import split_projections
@@ -144,6 +145,14 @@ def test_explain_shows_where_the_queries_looked(predictor: Detection3DPredictor)
         return
     assert 0.5 < sum(camera["weights"][0] for camera in look) <= 1.0001
     assert all(0 <= place <= 1 for camera in look for place in camera["uv"])
+
+
+def test_one_forward_pass_is_made_of_example_inputs(predictor: Detection3DPredictor) -> None:
+    given = example_inputs(predictor.model, (6, 3, 64, 96))
+    with torch.no_grad():
+        found = predictor.model(**given)
+    logits = found.logits if not predictor.is_stream else found[0].logits
+    assert logits.shape == (2, 1, logits.shape[2], 3) and logits.isfinite().all()
 
 
 def test_images_keep_their_proportions_where_the_pipeline_says_so() -> None:

@@ -30,9 +30,10 @@ def example_inputs(model: Any, shape: Sequence[int] | None = None) -> dict[str, 
     [N, C, H, W] of N cameras, [S] of token ids. InputError when the forward takes something
     else.
     """
+    parameters = inspect.signature(model.forward).parameters
     names = [
         name
-        for name, parameter in inspect.signature(model.forward).parameters.items()
+        for name, parameter in parameters.items()
         if parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
@@ -44,7 +45,9 @@ def example_inputs(model: Any, shape: Sequence[int] | None = None) -> dict[str, 
     if "lidar2img" in names:
         counts = [m.num_cams for m in model.modules() if hasattr(m, "num_cams")]
         cameras = counts[-1] if counts else 6  # the attention's, below the transformer's
-        return _cameras(tuple(shape or (cameras, 3, 256, 448)), random)
+        given = _cameras(tuple(shape or (cameras, 3, 256, 448)), random)
+        given |= _first_frame(model, cameras)
+        return {name: value for name, value in given.items() if name in parameters}
     if len(names) != 1:
         raise InputError(
             f"{type(model).__name__}.forward takes {', '.join(names) or 'nothing'}; "
@@ -81,6 +84,21 @@ def _cameras(shape: tuple[int, ...], random: torch.Generator) -> dict[str, Any]:
         "lidar2img": torch.stack([_looking(index, N, H, W) for index in range(N)])[None],
         "image_size": (H, W),
     }
+
+
+def _first_frame(model: Any, cameras: int) -> dict[str, Any]:
+    """What a model of streams takes besides the images, of a vehicle at rest; {} for others."""
+    if not getattr(model, "is_stream", False):
+        return {}
+    lens = torch.eye(4).repeat(1, cameras, 1, 1)
+    motion = {
+        "intrinsics": lens,
+        "extrinsics": lens,
+        "ego_pose": torch.eye(4, dtype=torch.float64)[None],
+        "timestamp": torch.zeros(1, dtype=torch.float64),
+        "can_bus": torch.eye(18, dtype=torch.float64)[3:4],  # the quaternion of no rotation
+    }
+    return {**{name: motion[name] for name in model.stream_inputs}, "state": model.initial_state(1)}
 
 
 def _looking(index: int, count: int, H: int, W: int) -> Tensor:
