@@ -134,6 +134,33 @@ def sabl(cascade: bool = False) -> dict[str, Any]:
     return made
 
 
+def grid() -> dict[str, Any]:
+    """Grid R-CNN with four points a region."""
+    made = model()
+    made["type"] = "GridRCNN"
+    roi = {**EXTRACTOR, "roi_layer": {"type": "RoIAlign", "output_size": 4}}
+    made["roi_head"] = {
+        **made["roi_head"],
+        "type": "GridRoIHead",
+        "bbox_head": {**made["roi_head"]["bbox_head"], "with_reg": False},
+        "grid_roi_extractor": roi,
+        "grid_head": {
+            "type": "GridHead",
+            "grid_points": 4,
+            "num_convs": 2,
+            "roi_feat_size": 4,
+            "in_channels": 8,
+            "point_feat_channels": 4,
+            "norm_cfg": {"type": "GN", "num_groups": 4},
+        },
+    }
+    made["train_cfg"] = {
+        **made["train_cfg"],
+        "rcnn": {**made["train_cfg"]["rcnn"], "pos_radius": 1, "max_num_grid": 8},
+    }
+    return made
+
+
 SIDE_LOSSES = {"loss_cls", "acc", "loss_bbox_cls", "loss_bbox_reg"}
 GUIDED_LOSSES = {"rpn_loss_anchor_shape", "rpn_loss_anchor_loc"}
 # The model, and the names of its losses.
@@ -143,6 +170,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "guided": (guided(), BOX_LOSSES | GUIDED_LOSSES),
     "sabl": (sabl(), RPN_LOSSES | SIDE_LOSSES),
     "sabl cascade": (sabl(cascade=True), RPN_LOSSES | staged(SIDE_LOSSES)),
+    "grid": (grid(), RPN_LOSSES | {"loss_cls", "acc", "loss_grid"}),
     "queryinst": (sparse(masks=True), staged(SET_LOSSES | {"loss_mask"})),
 }
 CONCAT = {
