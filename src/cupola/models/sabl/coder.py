@@ -53,15 +53,14 @@ class BucketingBBoxCoder:
         self.ignore_neighbor, self.clip_border = cls_ignore_neighbor, clip_border
 
     def places(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes [N, 4] -> the places of the buckets [N, 4, K], and their widths [N, 4, 1]."""
-        center, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
-        half = half * self.scale
-        low, high, width = center - half, center + half, 2 * half / self.count  # [N, 2]
-        step = torch.arange(self.side_num, device=boxes.device) + 0.5
-        near = low[..., None] + step * width[..., None]  # [N, 2, K]
-        far = high[..., None] - step * width[..., None]
-        places = torch.stack((near, far), 2).flatten(1, 2)  # left, right, top, bottom
-        return places, width.repeat_interleave(2, 1)[..., None]
+        """Boxes [..., 4] -> the places of buckets [..., 4, K], and their widths [..., 4, 1]."""
+        low, high = boxes[..., :2], boxes[..., 2:]
+        center, half = (low + high) / 2, (high - low) / 2 * self.scale
+        width = 2 * half[..., None] / self.count  # [..., 2, 1]
+        step = (torch.arange(self.side_num, device=boxes.device) + 0.5) * width
+        near, far = (center - half)[..., None] + step, (center + half)[..., None] - step
+        places = torch.stack((near, far), -2).flatten(-3, -2)  # left, right, top, bottom
+        return places, width.repeat_interleave(2, -2)
 
     def encode(self, boxes: Tensor, targets: Tensor) -> Buckets:
         """Boxes and targets [N, 4], xyxy -> Buckets."""
@@ -82,17 +81,18 @@ class BucketingBBoxCoder:
     def decode(
         self, boxes: Tensor, rows: Tensor, size: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Boxes [N, 4], and [N, 8 * K]: logits of buckets, then offsets -> boxes, confidences [N].
+        """Boxes [..., 4] and [..., 8 * K], logits of buckets, then offsets -> boxes, confidences.
 
         The confidence is the mean over the sides of the score of the best bucket, and of the second
         best if it is next to it. Boxes are within `size` (height, width) minus a pixel.
         """
-        logits, offsets = rows.view(-1, 2, 4, self.side_num).unbind(1)  # [N, 4, K]
+        parts = rows.view(*rows.shape[:-1], 2, 4, self.side_num)
+        logits, offsets = parts.unbind(-3)  # [..., 4, K]
         best = logits.softmax(-1).topk(2)
         places, width = self.places(boxes)
         chosen = best.indices[..., :1]
-        sides = (places - offsets * width).gather(-1, chosen)[..., 0]  # [N, 4]
-        found = sides[:, [0, 2, 1, 3]]
+        sides = (places - offsets * width).gather(-1, chosen)[..., 0]  # [..., 4]
+        found = sides[..., [0, 2, 1, 3]]
         if self.clip_border and size is not None:
             limit = found.new_tensor([size[1], size[0]] * 2) - 1
             found = torch.minimum(found.clamp(min=0), limit)

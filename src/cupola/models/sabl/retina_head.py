@@ -94,10 +94,8 @@ class SABLRetinaHead(AnchorHead):
     def scored_boxes(self, output: DenseOutput) -> tuple[Tensor, Tensor]:
         """Scores [B, S, C] times the confidence of the box, and boxes [B, S, 4] of all cells."""
         logits, rows = self.joined(output)
-        squares = torch.cat(self.anchors(output.logits)).repeat(len(rows), 1)
-        boxes, confidence = self.bbox_coder.decode(squares, rows.flatten(0, 1))
-        scores = self.scores(logits) * confidence.view(*rows.shape[:2], 1)
-        return scores, boxes.view(*rows.shape[:2], 4)
+        boxes, confidence = self.bbox_coder.decode(torch.cat(self.anchors(output.logits)), rows)
+        return self.scores(logits) * confidence[..., None], boxes
 
     def predict(
         self,
