@@ -161,6 +161,35 @@ def grid() -> dict[str, Any]:
     return made
 
 
+def scnet() -> dict[str, Any]:
+    """SCNet with two stages, without the semantic branch."""
+    made = model(masks=True, cascade=True)
+    roi = made["roi_head"]
+    made["roi_head"] = {
+        **roi,
+        "type": "SCNetRoIHead",
+        "bbox_head": [{**each, "type": "SCNetBBoxHead"} for each in roi["bbox_head"]],
+        "mask_head": {**roi["mask_head"], "type": "SCNetMaskHead", "num_convs": 2},
+        "glbctx_head": {
+            "type": "GlobalContextHead",
+            "num_convs": 2,
+            "in_channels": 8,
+            "conv_out_channels": 8,
+            "num_classes": 3,
+            "conv_to_res": True,
+        },
+        "feat_relay_head": {
+            "type": "FeatureRelayHead",
+            "in_channels": 16,
+            "out_conv_channels": 8,
+            "roi_feat_size": 2,
+        },
+    }
+    for head in made["roi_head"]["bbox_head"]:
+        head |= {"type": "SCNetBBoxHead", "num_shared_fcs": 2}
+    return {**made, "type": "SCNet"}
+
+
 SIDE_LOSSES = {"loss_cls", "acc", "loss_bbox_cls", "loss_bbox_reg"}
 GUIDED_LOSSES = {"rpn_loss_anchor_shape", "rpn_loss_anchor_loc"}
 # The model, and the names of its losses.
@@ -171,6 +200,10 @@ FAMILIES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "sabl": (sabl(), RPN_LOSSES | SIDE_LOSSES),
     "sabl cascade": (sabl(cascade=True), RPN_LOSSES | staged(SIDE_LOSSES)),
     "grid": (grid(), RPN_LOSSES | {"loss_cls", "acc", "loss_grid"}),
+    "scnet": (
+        scnet(),
+        RPN_LOSSES | staged({"loss_cls", "acc", "loss_bbox"}) | {"loss_mask", "loss_glbctx"},
+    ),
     "queryinst": (sparse(masks=True), staged(SET_LOSSES | {"loss_mask"})),
 }
 CONCAT = {

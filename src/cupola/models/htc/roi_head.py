@@ -26,9 +26,13 @@ class HybridTaskCascade(TwoStageDetector):
 
 
 class Features(tuple[Tensor, ...]):
-    """The maps of the pyramid, and the features of the semantic branch."""
+    """The maps of the pyramid, and the features of the semantic branch.
+
+    context [B, C, 1, 1] are features of the whole image, of heads that have them.
+    """
 
     semantic: Tensor | None = None
+    context: Tensor | None = None
 
 
 @MODELS.register_module()
@@ -54,10 +58,14 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
         self.fusion = tuple(semantic_fusion)
         self.interleaved, self.flow = interleaved, mask_info_flow
         self.semantic_head = self.semantic_roi_extractor = None
-        if semantic_head is not None:
-            assert semantic_roi_extractor is not None
-            self.semantic_roi_extractor = MODELS.build(semantic_roi_extractor)
-            self.semantic_head = MODELS.build(semantic_head)
+        self.add_semantic(semantic_roi_extractor, semantic_head)
+
+    def add_semantic(self, extractor: Config | None, head: Config | None) -> None:
+        """Builds the semantic branch, where there is one."""
+        if head is not None:
+            assert extractor is not None
+            self.semantic_roi_extractor = MODELS.build(extractor)
+            self.semantic_head = MODELS.build(head)
 
     def with_semantic(self, maps: Sequence[Tensor]) -> Features:
         """The maps with the features of the semantic branch."""
@@ -134,13 +142,8 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
         losses = {}
         features = Features(maps)
         if self.semantic_head is not None:
-            if "semantic" not in targets[0]:
-                raise ValueError(
-                    "targets need `semantic` to train the semantic branch; without stuff "
-                    "annotations set roi_head.semantic_head to None"
-                )
             logits, features.semantic = self.semantic_head(maps)
-            labels = torch.stack([each["semantic"] for each in targets])[:, None]
+            labels = semantic_labels(targets)
             losses["loss_semantic_seg"] = self.semantic_head.loss(logits, labels)
         for stage, weight in enumerate(self.weights):
             samples = self.sample(stage, proposals, targets)
@@ -156,3 +159,13 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
             for name, value in found.items():
                 losses[f"s{stage}.{name}"] = value * weight if "loss" in name else value
         return losses
+
+
+def semantic_labels(targets: Targets) -> Tensor:
+    """The classes of pixels of all images [B, 1, H, W]; ValueError if the targets have none."""
+    if "semantic" not in targets[0]:
+        raise ValueError(
+            "targets need `semantic` to train the semantic branch; without stuff "
+            "annotations set roi_head.semantic_head to None"
+        )
+    return torch.stack([each["semantic"] for each in targets])[:, None]

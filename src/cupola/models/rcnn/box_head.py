@@ -95,7 +95,14 @@ class BBoxHead(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Regions [R, in_channels, h, w] -> logits [R, C + 1], deltas [R, C * 4] or [R, 4]."""
-        x = self._branch(x, self.shared_convs, self.shared_fcs)
+        return self.outputs(self.shared(x))
+
+    def shared(self, x: Tensor) -> Tensor:
+        """Regions [R, in_channels, h, w] -> what both predictions are made of."""
+        return self._branch(x, self.shared_convs, self.shared_fcs)
+
+    def outputs(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What `shared` returns -> logits and deltas."""
         for_class = self._flat(self._branch(x, self.cls_convs, self.cls_fcs))
         for_box = self._flat(self._branch(x, self.reg_convs, self.reg_fcs))
         return (
