@@ -61,6 +61,7 @@ FAMILIES = (
     "3.3.0/sabl/sabl-cascade-rcnn_r50_fpn_1x_coco.py",
     "3.3.0/grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco.py",
     "3.3.0/scnet/scnet_r50_fpn_1x_coco.py",
+    "3.3.0/double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py",
     "2.28.2/sabl/sabl_retinanet_r50_fpn_gn_1x_coco.py",
 )
 

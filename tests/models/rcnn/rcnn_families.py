@@ -190,6 +190,23 @@ def scnet() -> dict[str, Any]:
     return {**made, "type": "SCNet"}
 
 
+def changed(head: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Faster R-CNN with another box head, or head of regions."""
+    made = model()
+    box = {**made["roi_head"]["bbox_head"], **head}
+    training = {**made["train_cfg"]["rcnn"], **options.pop("rcnn", {})}
+    made["train_cfg"] = {**made["train_cfg"], "rcnn": training}
+    return {**made, "roi_head": {**made["roi_head"], **options, "bbox_head": box}}
+
+
+DYNAMIC = {
+    "iou_topk": 5,
+    "beta_topk": 2,
+    "update_iter_interval": 2,
+    "initial_iou": 0.2,
+    "initial_beta": 1.0,
+}
+DOUBLE = {"type": "DoubleConvFCBBoxHead", "num_convs": 1, "num_fcs": 1, "conv_out_channels": 16}
 SIDE_LOSSES = {"loss_cls", "acc", "loss_bbox_cls", "loss_bbox_reg"}
 GUIDED_LOSSES = {"rpn_loss_anchor_shape", "rpn_loss_anchor_loc"}
 # The model, and the names of its losses.
@@ -203,6 +220,18 @@ FAMILIES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "scnet": (
         scnet(),
         RPN_LOSSES | staged({"loss_cls", "acc", "loss_bbox"}) | {"loss_mask", "loss_glbctx"},
+    ),
+    "dynamic": (
+        changed(
+            {"loss_bbox": {"type": "SmoothL1Loss"}},
+            type="DynamicRoIHead",
+            rcnn={"dynamic_rcnn": DYNAMIC},
+        ),
+        BOX_LOSSES,
+    ),
+    "double": (
+        changed(DOUBLE, type="DoubleHeadRoIHead", reg_roi_scale_factor=1.3),
+        BOX_LOSSES,
     ),
     "queryinst": (sparse(masks=True), staged(SET_LOSSES | {"loss_mask"})),
 }

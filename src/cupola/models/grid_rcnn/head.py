@@ -73,7 +73,7 @@ class GridHead(nn.Module):
                 for i in range(num_convs)
             )
         )
-        up: dict[str, int] = {
+        up: dict[str, Any] = {
             "kernel_size": deconv_kernel_size,
             "stride": 2,
             "padding": (deconv_kernel_size - 2) // 2,

@@ -57,7 +57,8 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
         super().__init__(num_stages, stage_loss_weights, **options)
         self.fusion = tuple(semantic_fusion)
         self.interleaved, self.flow = interleaved, mask_info_flow
-        self.semantic_head = self.semantic_roi_extractor = None
+        self.semantic_head: Any = None
+        self.semantic_roi_extractor: Any = None
         self.add_semantic(semantic_roi_extractor, semantic_head)
 
     def add_semantic(self, extractor: Config | None, head: Config | None) -> None:

@@ -15,6 +15,7 @@ from cupola.models.losses.classification import (
     QualityFocalLoss,
     VarifocalLoss,
 )
+from cupola.models.losses.complete_iou import CIoULoss
 from cupola.models.losses.distillation import KnowledgeDistillationKLDivLoss
 from cupola.models.losses.distributions import DistributionFocalLoss
 from cupola.models.losses.gaussian import GaussianFocalLoss
@@ -28,6 +29,7 @@ __all__ = [
     "GHMR",
     "BalancedL1Loss",
     "BoundedIoULoss",
+    "CIoULoss",
     "CrossEntropyLoss",
     "DiceLoss",
     "DistributionFocalLoss",

@@ -18,6 +18,8 @@ from cupola.models.rcnn.detector import (
     MaskRCNN,
     TwoStageDetector,
 )
+from cupola.models.rcnn.double_head import DoubleConvFCBBoxHead, DoubleHeadRoIHead
+from cupola.models.rcnn.dynamic import DynamicRoIHead
 from cupola.models.rcnn.mask_head import FCNMaskHead
 from cupola.models.rcnn.roi_extractor import GenericRoIExtractor, RoIAlign, SingleRoIExtractor
 from cupola.models.rcnn.shared_head import ResLayer
@@ -28,6 +30,9 @@ __all__ = [
     "CascadeRCNN",
     "CascadeRoIHead",
     "ConvFCBBoxHead",
+    "DoubleConvFCBBoxHead",
+    "DoubleHeadRoIHead",
+    "DynamicRoIHead",
     "FCNMaskHead",
     "FastRCNN",
     "FasterRCNN",
