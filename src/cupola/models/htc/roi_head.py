@@ -83,6 +83,10 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
         """Detections of every image, in pixels of the original if `factors` are given."""
         return super().predict(self.with_semantic(maps), *args)
 
+    def scored_boxes(self, maps: Sequence[Tensor], *args: Any) -> tuple[Tensor, Tensor]:
+        """Proposals [P, 4] of one image -> scores [P, C] and boxes [P, C or 1, 4]."""
+        return super().scored_boxes(self.with_semantic(maps), *args)
+
     def box_stage(self, stage: int, maps: Any, rois: Tensor) -> tuple[Tensor, Tensor]:
         """rois [R, 5] -> logits [R, C + 1] and deltas of one stage."""
         regions = self.bbox_roi_extractor[stage](maps, rois)
