@@ -11,12 +11,13 @@ from PIL import Image
 from serve_harness import Running, output
 
 from cupola.bundles import Bundle
-from cupola.runtime.io.sample_folder import read_sample
+from cupola.runtime.io.sample_folder import example_folders, read_sample
 from cupola.runtime.predictor import Predictor
 from lazy import LazyModule
 
 sync_api = LazyModule("playwright.sync_api")
 NAME = "detr3d-scenes"
+STREAM = "rep-detr3d-streets"
 EXAMPLE = Bundle.load(NAME).path / "example"
 INFER = f"/v2/models/{NAME}/infer"
 PATIENCE = 60_000  # milliseconds
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.processes
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = Running(tmp_path_factory.mktemp("cameras"), models=[NAME])
+    running = Running(tmp_path_factory.mktemp("cameras"), models=[NAME, STREAM])
     running.start()
     try:
         running.wait_ready(120)
@@ -106,14 +107,15 @@ def test_bad_requests_are_named(server: Running, inputs: Any, message: str) -> N
     assert message in answer["error"]
 
 
-@pytest.fixture
-def page(browser: Any, server: Running) -> Iterator[Any]:
+@pytest.fixture(params=[NAME])
+def page(browser: Any, server: Running, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The page of a model, the single-frame one unless a test names the other."""
     problems: list[str] = []
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     opened.on("pageerror", lambda error: problems.append(str(error)))
     opened.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
     opened.set_default_timeout(PATIENCE)
-    opened.goto(f"http://127.0.0.1:{server.port}/")
+    opened.goto(f"http://127.0.0.1:{server.port}/pages/detection3d.html?model={request.param}")
     opened.wait_for_selector("#results li")
     yield opened
     opened.close()
@@ -131,6 +133,7 @@ def test_the_page_draws_boxes_in_every_view_and_from_above(page: Any) -> None:
     assert page.locator("#results li").count() == found
     captions = page.locator("#views figcaption").all_inner_texts()
     assert captions == ["Front left", "Front", "Front right", "Back left", "Back", "Back right"]
+    assert page.locator("#play").is_hidden()
     front, above = "[data-camera='0']", "#above"
     before = painted(page, front), painted(page, above)
     page.hover("#results li:nth-child(2)")  # the others fade
@@ -170,3 +173,45 @@ def test_pointing_at_a_box_marks_its_line(page: Any) -> None:
     assert page.locator("#results li.hot").count() == 1
     line = page.locator(f"#results li:nth-child({number + 1})")
     assert "hot" in str(line.get_attribute("class"))
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("page", [STREAM], indirect=True)
+def test_a_drive_is_played_as_one_sequence(page: Any) -> None:
+    predictor: Any = Predictor.load(STREAM)
+    stream, folders = predictor.new_stream(), example_folders(predictor.folder)
+    counts = [len(stream(folder)) for folder in folders]
+    assert len(folders) == 12
+    page.click("#play")
+    sync_api.expect(page.locator("#play")).to_have_text("Stop")
+    last = page.locator("#examples button:last-child")
+    sync_api.expect(last).to_have_attribute("aria-pressed", "true", timeout=PATIENCE)
+    sync_api.expect(page.locator("#play")).to_have_text("Play the drive", timeout=PATIENCE)
+    assert page.locator("#results li").count() == counts[-1]
+    page.click("#examples button:nth-child(3)")  # as it was, with the state of two frames
+    lines = page.locator("#results li .where").all_inner_texts()
+    assert len(lines) == counts[2]
+    numbers = [int(line.split(" ")[0].removeprefix("#")) for line in lines]
+    assert len(set(numbers)) == len(numbers) and min(numbers) <= counts[0]  # of the first frame
+
+
+LINK = """async () => {
+  const { follow } = await import("/pages/detection3d/tracks.js");
+  const at = (label, x, y, vy) => ({ label, box: [x, y, 0, 4, 2, 2, 0, 0, vy] });
+  const frame = (t, boxes) => ({ boxes, seconds: t / 2, pose: [1,0,0,0, 0,1,0,5*t, 0,0,1,0, 0,0,0,1] });
+  const frames = [  // the vehicle moves 5 m ahead from frame to frame
+    frame(0, [at(0, 2, 10, 8), at(0, -2, 20, 0)]),
+    frame(1, [at(0, -2, 15.5, 0), at(0, 2, 9, 8), at(1, 2, 9, 8)]),
+    frame(2, [at(0, -2, 10, 0), at(0, 2, 8, 8)]),
+  ];
+  follow(frames);
+  return frames.at(-1).boxes.map(({ track }) => track);
+}"""
+
+
+@pytest.mark.browser
+def test_tracks_follow_velocities_and_the_vehicle(page: Any) -> None:
+    parked, ahead = page.evaluate(LINK)
+    assert (parked["number"], ahead["number"]) == (2, 1)
+    assert parked["trail"] == [[-2, 10], [-2, 10.5], [-2, 10]]
+    assert ahead["trail"] == [[2, 0], [2, 4], [2, 8]]

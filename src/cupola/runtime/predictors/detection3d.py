@@ -116,6 +116,7 @@ class Detection3DPredictor(Predictor):
             TensorSpec("pixels", "UINT8", (self.cameras, *self.size, 3), optional=True),
             TensorSpec("lidar2img", "FP32", (self.cameras, 4, 4), optional=True),
             TensorSpec("examples", "INT64", (1,), optional=True),
+            *((EGO_POSE, TIMESTAMP) if self.is_stream else ()),
         )
 
     def __call__(
@@ -294,8 +295,8 @@ class Detection3DPredictor(Predictor):
     def encode(self, predictions: Sequence[Detections3D], parameters: Mapping[str, Any]) -> Arrays:
         """The tensors of one request's sample, above the threshold.
 
-        With the parameter `return_images`, the images and matrices of an example are included, and
-        the number of examples.
+        With the parameter `return_images`, the images and matrices of an example are included, for
+        a model of streams where and when it was taken, and the number of examples.
         """
         threshold = float(parameters.get("threshold", self.threshold))
         (found,) = (each.above(threshold) for each in predictions)
@@ -310,6 +311,8 @@ class Detection3DPredictor(Predictor):
             sample = self.example(parameters)
             count = np.array([len(example_folders(self.folder))])
             arrays |= {"pixels": sample.images, "lidar2img": sample.lidar2img, "examples": count}
+            if self.is_stream and sample.ego_pose is not None and sample.timestamp is not None:
+                arrays |= {"ego_pose": sample.ego_pose, "timestamp": np.array([sample.timestamp])}
         return arrays
 
 

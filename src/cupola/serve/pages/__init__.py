@@ -61,7 +61,7 @@ def page_file(context: WorkerContext, request: Request, page: str, name: str) ->
 
 
 def _models(context: WorkerContext) -> list[dict[str, Any]]:
-    """Name, task, page and, if any, threshold and text of each model, by their pages' ranks."""
+    """Name, task, page and, if any, threshold, text and state of each model, by pages' ranks."""
     found = []
     for name in context.directory.models:
         about = context.directory.find(name).description
@@ -70,6 +70,7 @@ def _models(context: WorkerContext) -> list[dict[str, Any]]:
             entry = {"name": name, "task": about["task"], "page": page["name"] or OTHER}
             details = about.get("details", {})
             entry |= {key: details[key] for key in ("threshold", "text") if key in details}
+            entry |= {"stateful": True} if about.get("stateful") else {}
             found.append((page["rank"], name, entry))
     return [entry for *_, entry in sorted(found, key=lambda each: each[:2])]
 

@@ -109,6 +109,7 @@ export function drawAbove(canvas, sample, boxes, hot) {
   pen.fillStyle = "#e9edf2";
   path(pen, [[-0.95, -2], [-0.95, 1.3], [0, 2.6], [0.95, 1.3], [0.95, -2]].map(([x, y]) => to(x, y)));
   pen.closePath(); pen.fill(); // the ego
+  for (const one of boxes) drawTrail(pen, one, to);
   for (const one of boxes) drawAboveBox(pen, one, to, one === hot, hot && one !== hot);
 }
 
@@ -164,7 +165,28 @@ function drawAboveBox(pen, one, to, hot, faded) {
   if (Math.hypot(vx, vy) > 0.5) {
     pen.lineWidth = 1;
     path(pen, [to(x, y), to(x + vx, y + vy)]); pen.stroke(); // where it is in a second
+    if (one.track) drawHead(pen, to(x, y), to(x + vx, y + vy));
   }
+  pen.globalAlpha = 1;
+}
+
+function drawHead(pen, [fromX, fromY], [x, y]) {
+  const angle = Math.atan2(y - fromY, x - fromX);
+  path(pen, [-2.6, 0, 2.6].map((turned) => (
+    turned ? [x + 5 * Math.cos(angle + turned), y + 5 * Math.sin(angle + turned)] : [x, y])));
+  pen.stroke();
+}
+
+// Where a box of a drive has been, as the street moves past the vehicle.
+function drawTrail(pen, one, to) {
+  if (!one.track) return;
+  const color = HUES[one.label % HUES.length];
+  const points = one.track.trail.map(([x, y]) => to(x, y));
+  pen.strokeStyle = pen.fillStyle = color;
+  pen.lineWidth = 1.5;
+  pen.globalAlpha = 0.7;
+  path(pen, points); pen.stroke();
+  for (const [x, y] of points) { pen.beginPath(); pen.arc(x, y, 1.8, 0, 2 * Math.PI); pen.fill(); }
   pen.globalAlpha = 1;
 }
 

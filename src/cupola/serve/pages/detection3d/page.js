@@ -4,12 +4,19 @@ import {
   $, LOWEST, checked, chooseModel, element, modelURL, onDrop, resultRow, showError, summarize,
 } from "../common.js";
 import { corners, drawAbove, drawView, nearestAbove, nearestInView } from "./boxes.js";
+import { follow } from "./tracks.js";
 
 const ORDER = [2, 0, 1, 4, 3, 5]; // of the usual six cameras on the page: front row, back row
 const NAMES = ["Front", "Front right", "Front left", "Back", "Back left", "Back right"];
 
+const PACE = 300; // milliseconds from frame to frame of a drive
+
 // sample: {images, matrices [N][16], names}; found: [{score, label, name, box [9], corners}]
-const state = { model: null, sample: null, example: 0, found: [], hot: null, request: 0, milliseconds: 0 };
+// drive: its frames so far, null before it is played; playing: the drive that asks for frames
+const state = {
+  model: null, sample: null, example: 0, found: [], hot: null, request: 0, milliseconds: 0,
+  drive: null, playing: null,
+};
 const inferURL = () => modelURL(state.model.name, "infer");
 
 // ---- requests: the Open Inference Protocol with binary tensors
@@ -34,11 +41,12 @@ async function infer(request, tail = []) {
   }));
 }
 
-async function inferExample(number) {
+async function inferExample(number, sequence = {}) {
   const names = ["boxes", "scores", "labels", "names", "lidar2img", "examples"];
+  if (state.model.stateful) names.push("ego_pose", "timestamp");
   const answer = await infer({
     inputs: [],
-    parameters: { example: number, return_images: true, threshold: LOWEST },
+    parameters: { example: number, return_images: true, threshold: LOWEST, ...sequence },
     outputs: [...names.map((name) => ({ name })), { name: "pixels", parameters: { binary_data: true } }],
   });
   const images = await bitmaps(answer.pixels);
@@ -97,24 +105,72 @@ async function readSample(files) {
   return [{ images, matrices, names: cameras.map((camera) => camera.name) }, chosen];
 }
 
-async function show(coming) {
+// Shows an answer; `drive` gets it as a frame. Returns whether it is on the page.
+async function show(coming, drive = null) {
   const number = ++state.request;
   const started = performance.now();
   try {
     const [sample, answer] = await coming;
-    if (number !== state.request) return; // a newer request has been sent
-    state.milliseconds = performance.now() - started;
-    state.sample = sample;
-    state.found = answer.scores.data.map((score, i) => {
+    if (number !== state.request) return false; // a newer request has been sent
+    const milliseconds = performance.now() - started;
+    const found = answer.scores.data.map((score, i) => {
       const box = answer.boxes.data.slice(9 * i, 9 * i + 9);
       return { score, label: answer.labels.data[i], name: answer.names.data[i], box, corners: corners(box) };
     });
+    if (drive) drive.push({ sample, found, milliseconds, pose: answer.ego_pose.data, seconds: answer.timestamp.data[0] });
+    Object.assign(state, { sample, found, milliseconds, drive });
     showError("");
     layOut();
+    return true;
   } catch (error) {
     showError(error.message);
+    return false;
+  } finally {
+    showCommand();
   }
+}
+
+// ---- a drive: the bundle's examples as the frames of one sequence
+
+async function play() {
+  const drive = [], count = $("examples").children.length;
+  const id = `page-${Date.now()}-${Math.random()}`;
+  setPlaying(drive);
+  while (state.playing === drive && drive.length < count) {
+    const n = drive.length, pause = new Promise((resolve) => setTimeout(resolve, PACE));
+    const sequence = { sequence_id: id, sequence_start: n === 0, sequence_end: n === count - 1 };
+    const isShown = await show(inferExample(n, sequence), drive);
+    if (!isShown) break;
+    await pause;
+  }
+  if (drive.length < count && drive.length) { // stopped: the server need not keep the state
+    const parameters = { example: drive.length - 1, sequence_id: id, sequence_end: true };
+    infer({ inputs: [], parameters, outputs: [{ name: "scores" }] }).catch(() => {});
+  }
+  if (state.playing === drive) setPlaying(null);
+}
+
+function setPlaying(drive) {
+  state.playing = drive;
+  $("play").textContent = drive ? "Stop" : "Play the drive";
+}
+
+// A frame of the drive as it was, or else the example alone.
+function choose(number) {
+  setPlaying(null);
+  const frame = state.drive?.[number];
+  if (!frame) return show(inferExample(number));
+  const { sample, found, milliseconds } = frame;
+  state.request++; // an answer that is still to come is not shown
+  Object.assign(state, { example: number, sample, found, milliseconds });
   showCommand();
+  return layOut();
+}
+
+function linkTracks() {
+  if (!state.drive) return;
+  const until = state.drive.findIndex(({ found }) => found === state.found) + 1;
+  follow(state.drive.slice(0, until).map(({ found, pose, seconds }) => ({ boxes: visible(found), pose, seconds })));
 }
 
 // ---- the page
@@ -137,15 +193,17 @@ function layOut() {
   list();
 }
 
-const visible = () => state.found.filter((one) => one.score >= Number($("threshold").value));
+const visible = (found = state.found) => found.filter((one) => one.score >= Number($("threshold").value));
 
 function list() {
+  linkTracks();
   const boxes = visible();
   summarize(boxes.length, state.milliseconds);
   $("results").replaceChildren(...boxes.map((one) => {
     const [x, y] = one.box;
     const where = `${Math.hypot(x, y).toFixed(1)} m ${y >= 0 ? "ahead" : "behind"}, ${x >= 0 ? "right" : "left"}`;
-    return resultRow(one, element("span", "where", where), (over) => highlight(over ? one : null));
+    const text = one.track && state.drive ? `#${one.track.number} · ${where}` : where;
+    return resultRow(one, element("span", "where", text), (over) => highlight(over ? one : null));
   }));
   document.body.dataset.found = boxes.map((one) => one.name).join(" ");
   draw();
@@ -173,7 +231,7 @@ function listExamples(count) {
     const button = element("button", "", n + 1);
     button.setAttribute("aria-label", `Example ${n + 1}`);
     button.value = n;
-    button.onclick = () => show(inferExample(n));
+    button.onclick = () => choose(n);
     return button;
   }));
 }
@@ -186,15 +244,22 @@ function showCommand() {
 
 $("threshold").oninput = list;
 $("choose").onclick = () => $("files").click();
-$("files").onchange = (event) => show(inferFiles(event.target.files));
+$("files").onchange = (event) => showFiles(event.target.files);
+$("play").onclick = () => (state.playing ? setPlaying(null) : play());
 $("above").onpointermove = (event) => highlight(nearestAbove(visible(), $("above"), event));
 $("above").onpointerleave = () => highlight(null);
 addEventListener("resize", draw);
-onDrop(document.body, (files) => show(inferFiles(files)));
+onDrop(document.body, (files) => showFiles(files));
+
+function showFiles(files) {
+  setPlaying(null);
+  return show(inferFiles(files));
+}
 
 async function start() {
   state.model = await chooseModel();
   await show(inferExample(0));
+  $("play").hidden = !state.model.stateful || $("examples").children.length < 2;
 }
 
 start().catch((error) => showError(error.message));
