@@ -24,6 +24,7 @@ RECIPES: dict[str, list[list[str]]] = {
     "detr3d-scenes": [["train", "detr3d-scenes"]],
     "dino-digits": [["train", "dino-digits"]],
     "rtmdet-digits": [["train", "rtmdet-digits"]],
+    "rep-detr3d-streets": [["train", "rep-detr3d-streets"]],
 }
 
 

@@ -170,7 +170,9 @@ function choose(number) {
 function linkTracks() {
   if (!state.drive) return;
   const until = state.drive.findIndex(({ found }) => found === state.found) + 1;
-  follow(state.drive.slice(0, until).map(({ found, pose, seconds }) => ({ boxes: visible(found), pose, seconds })));
+  const threshold = Number($("threshold").value);
+  const likely = (found) => found.filter((one) => one.score >= threshold / 2);
+  follow(state.drive.slice(0, until).map((frame) => ({ ...frame, boxes: likely(frame.found) })), threshold);
 }
 
 // ---- the page
@@ -193,7 +195,7 @@ function layOut() {
   list();
 }
 
-const visible = (found = state.found) => found.filter((one) => one.score >= Number($("threshold").value));
+const visible = () => state.found.filter((one) => one.score >= Number($("threshold").value));
 
 function list() {
   linkTracks();

@@ -1,5 +1,6 @@
 // Tracks: the boxes of a drive's frames, linked from frame to frame. A box's center and velocity
 // say where it will be in the next frame; the nearest box of its class there continues its track.
+// As in ByteTrack, boxes with lower scores continue tracks that have no better box, and begin none.
 // Positions are compared in the frame of the poses, which does not move with the vehicle.
 
 const GATE = 3; // meters between where a box was expected and where it is
@@ -13,26 +14,27 @@ function fromWorld(m, [x, y]) {
   return [m[0] * dx + m[4] * dy, m[1] * dx + m[5] * dy]; // the inverse of a rotation is its transpose
 }
 
-// Frames [{boxes: [{label, box}], pose [16], seconds}], oldest first. Every box of the newest frame
-// gets `track`: {number, trail}, its positions from the oldest to now, in the newest frame.
-export function follow(frames) {
+// Frames [{boxes: [{score, label, box}], pose [16], seconds}], oldest first. Boxes of the newest
+// frame from `threshold` get `track`: {number, trail}, their positions until now in that frame.
+export function follow(frames, threshold) {
   const tracks = [];
-  for (const frame of frames) extend(tracks, frame);
+  for (const frame of frames) extend(tracks, frame, threshold);
   const { boxes, pose } = frames.at(-1);
   for (const track of tracks.filter(({ one }) => boxes.includes(one))) {
     track.one.track = { number: track.number, trail: track.points.map((point) => fromWorld(pose, point)) };
   }
 }
 
-function extend(tracks, { boxes, pose, seconds }) {
+function extend(tracks, { boxes, pose, seconds }, threshold) {
   const taken = new Set();
   const alive = tracks.filter((track) => seconds - track.seconds <= PATIENCE);
-  for (const { one, track } of candidates(alive, boxes, pose, seconds)) {
+  const good = boxes.filter((one) => one.score >= threshold), weak = boxes.filter((one) => one.score < threshold);
+  for (const { one, track } of [good, weak].flatMap((each) => candidates(alive, each, pose, seconds))) {
     if (taken.has(one) || taken.has(track)) continue;
     taken.add(one).add(track);
     advance(track, one, pose, seconds);
   }
-  for (const one of boxes.filter((each) => !taken.has(each))) {
+  for (const one of good.filter((each) => !taken.has(each))) {
     const track = { number: tracks.length + 1, points: [] };
     tracks.push(track);
     advance(track, one, pose, seconds);
