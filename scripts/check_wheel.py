@@ -3,9 +3,11 @@
     python scripts/check_wheel.py
 
 A new virtual environment gets the wheel and requirements.lock; then, from an empty folder, a
-shipped bundle predicts, and a server answers a request and ends on its signal.
+shipped bundle predicts, a config of MMDetection with its checkpoint does, and a server answers a
+request and ends on its signal.
 """
 
+import json
 import os
 import shutil
 import socket
@@ -20,6 +22,22 @@ from install import install
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 120.0  # seconds until the server must answer
+FASTER_RCNN = ROOT / "tests/goldens/zoo/faster-rcnn_r50_fpn_1x_coco.json"
+PIPELINE = """
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(1333, 800), keep_ratio=True),
+    dict(type='PackDetInputs'),
+]
+test_dataloader = dict(dataset=dict(type='CocoDataset', pipeline=test_pipeline))
+"""
+CHECKPOINT = """
+import torch, cupola
+from cupola.config import Config
+from cupola.runtime.building import without_pretrained
+model = cupola.build(without_pretrained(Config.load("faster_rcnn.py").to_dict()["model"]))
+torch.save({"meta": {"epoch": 12}, "state_dict": model.state_dict()}, "faster_rcnn.pth")
+"""
 
 
 def build(folder: Path) -> Path:
@@ -72,6 +90,19 @@ def serve(cupola: str, where: Path, image: bytes, environment: dict[str, str]) -
         server.kill()
 
 
+def predict_from_mmdet(python: str, where: Path, environment: dict[str, str]) -> None:
+    """From a config and checkpoint as MMDetection has them to boxes, in one command."""
+    model = json.loads(FASTER_RCNN.read_text())["model"]
+    (where / "faster_rcnn.py").write_text(f"model = {model!r}\n{PIPELINE}")
+    subprocess.run([python, "-c", CHECKPOINT], cwd=where, env=environment, check=True)
+    began = time.monotonic()
+    files = ["faster_rcnn.py", "drawn.png", "--weights", "faster_rcnn.pth", "--out", "boxes.png"]
+    command = [python, "-m", "cupola", "predict", *files]
+    subprocess.run(command, cwd=where, env=environment, check=True)
+    assert (where / "boxes.png").is_file()
+    print(f"MMDetection's Faster R-CNN to boxes: {time.monotonic() - began:.0f} s")
+
+
 def main() -> None:
     began = time.monotonic()
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -86,6 +117,7 @@ def main() -> None:
         cupola = str(folder / "venv" / "bin" / "cupola")
         for arguments in (["--help"], ["predict", "detr-digits", "--out", "drawn.png"]):
             subprocess.run([cupola, *arguments], cwd=where, env=environment, check=True)
+        predict_from_mmdet(str(folder / "venv" / "bin" / "python"), where, environment)
         serve(cupola, where, (where / "drawn.png").read_bytes(), environment)
     print(f"the wheel works: {time.monotonic() - began:.0f} s")
 
