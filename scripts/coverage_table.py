@@ -15,9 +15,19 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 WHEELS = ("mmdet-2.28.2", "mmdet-3.3.0", "mmdet3d-1.4.0")
-HEAD = """# Coverage
+TEXT = (
+    "Of each family of configs that MMDetection 2.28.2 and 3.3.0 and MMDetection3D 1.4.0 "
+    "publish: how many have a model, and how many of these build. All of them read to the dicts "
+    "that mmengine makes of them. A golden means that outputs and losses of the original, at "
+    "every stage, are among the tests; keys and shapes are compared for every config of "
+    "MMDetection that builds "
+    "([`test_published_keys.py`](../tests/models/test_published_keys.py)). `python "
+    "scripts/coverage_table.py` writes this page, `cupola coverage FOLDER` says of each config "
+    "what it lacks."
+)
+HEAD = f"""# Coverage
 
-Of each family of configs that MMDetection 2.28.2 and 3.3.0 and MMDetection3D 1.4.0 publish: how many have a model, and how many of these build. All of them read to the dicts that mmengine makes of them. A golden means that outputs and losses of the original, at every stage, are among the tests; keys and shapes are compared for every config of MMDetection that builds ([`test_published_keys.py`](../tests/models/test_published_keys.py)). `python scripts/coverage_table.py` writes this page, `cupola coverage FOLDER` says of each config what it lacks.
+{TEXT}
 
 | family | 2.28.2 | 3.3.0 | MMDetection3D | golden |
 |---|---|---|---|---|
