@@ -77,6 +77,12 @@ def test_an_image_is_searched_for_its_own_text(model: Any) -> None:
     assert together[2].names == ("the red cat",) and len(together[2]) == 7
 
 
+def test_an_image_takes_a_bounded_number_of_searches() -> None:
+    chunked = detector(test_cfg={"max_per_img": 9, "chunked_size": 1})
+    with pytest.raises(InputError, match="65 searches, 1 names each; an image may take 64"):
+        chunked.text_search.encode([["cat"] * 65])
+
+
 @torch.no_grad()
 def test_chunks_of_names(model: Any) -> None:
     chunked = detector(test_cfg={"max_per_img": 9, "chunked_size": 2})

@@ -21,6 +21,8 @@ from cupola.models.grounding.prompts import (
 )
 from cupola.structures import Detections
 
+MAX_ROUNDS = 64  # searches of one image; LVIS's 1,203 names take 31 of 40
+
 
 @dataclass(frozen=True)
 class Round:
@@ -64,13 +66,16 @@ class TextSearch:
             raise InputError("the model has no tokenizer with which to read a text")
         most = self.language_model.max_tokens
         hint = "name fewer, or search for some at a time: --set model.test_cfg.chunked_size=40"
-        return [
-            [
-                encode(each, self.tokenizer, most, hint)
-                for each in prompts_of(text, self.ends, self.chunk)
-            ]
-            for text in texts
-        ]
+        found = []
+        for text in texts:
+            prompts = prompts_of(text, self.ends, self.chunk)
+            if len(prompts) > MAX_ROUNDS:
+                raise InputError(
+                    f"the text's names take {len(prompts)} searches, {self.chunk} names each; "
+                    f"an image may take {MAX_ROUNDS}: name fewer, or raise chunked_size"
+                )
+            found.append([encode(each, self.tokenizer, most, hint) for each in prompts])
+        return found
 
     def tokens(self, prompts: Sequence[EncodedPrompt]) -> Tokens:
         """Tokens of one prompt per image, padded as the language model wants it."""
