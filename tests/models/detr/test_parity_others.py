@@ -46,7 +46,9 @@ def targets(reference: Golden, sizes: list[tuple[int, int]]) -> list[dict[str, t
     ]
 
 
-@pytest.mark.parametrize("name", ["detr_facebook", "detr_facebook_dc5_prenorm"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("detr_facebook", marks=pytest.mark.slow), "detr_facebook_dc5_prenorm"]
+)
 def test_facebook(name: str) -> None:
     reference = golden(name)
     queries = reference.config["num_queries"]
@@ -86,6 +88,7 @@ def test_facebook(name: str) -> None:
         assert reference.difference(f"post{i}_labels", found.labels) == 0
 
 
+@pytest.mark.slow
 def test_transformers() -> None:
     reference = golden("detr_hf")
     model = build(facebook_config(100)).eval()

@@ -43,7 +43,9 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+    scope="module", params=[pytest.param("detr3d_r50", marks=pytest.mark.slow), "detr3d_r101_dcn"]
+)
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     peer = golden(request.param)
     model = build(peer.config["model"])

@@ -96,6 +96,7 @@ def test_nms_of_the_config() -> None:
             suppress(found, {"nms": wrong})
 
 
+@pytest.mark.slow
 def test_an_export_has_the_scored_boxes_of_all_cells(tmp_path: Any) -> None:
     torch.manual_seed(0)
     model = MODELS.build(MODEL).eval()
