@@ -19,11 +19,11 @@ CONFIG = Path(__file__).with_name("nginx.conf")
 
 
 def wait_until_ready(url: str) -> None:
-    for _ in range(600):
+    for _ in range(1800):
         with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
             return
         time.sleep(0.1)
-    raise SystemExit(f"{url} is not ready after a minute")
+    raise SystemExit(f"{url} is not ready after three minutes")
 
 
 def main() -> None:

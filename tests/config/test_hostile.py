@@ -81,7 +81,7 @@ def outcomes(folder: Path, files: list[tuple[str, str]]) -> list[str]:
     ends = []
     for line in done.stdout.splitlines():
         name, seconds, peak, end = json.loads(line)
-        assert seconds < second(), (name, end)
+        assert seconds < 2 * second(), (name, end)  # most take a tenth; machines stall
         assert peak < 200e6, (name, end)
         assert "\n" not in end
         if end:

@@ -101,10 +101,8 @@ def check(program: Program, run: Any) -> None:
             torch.testing.assert_close(torch.as_tensor(found), wanted, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name != "dab detr")) for name in CONFIGS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
 def test_torch_export(name: str, tmp_path: Path) -> None:
     program = program_of(CONFIGS[name]())
     export(program, tmp_path / "m.pt2", "torch")

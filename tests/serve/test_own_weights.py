@@ -104,6 +104,7 @@ def test_private_weights_are_not_mapped() -> None:
     assert differing(predictor, SHIPPED) == []
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_file_replaced_in_place_changes_nothing_until_the_reload(tmp_path: Path) -> None:
     bundle = tmp_path / "detr-digits"

@@ -102,7 +102,7 @@ def test_text_streams_into_the_page(page: Any) -> None:
     page.select_option("#model", "speaker")
     page.wait_for_url("**/pages/language.html?model=speaker")
     page.click("#continue")
-    sync_api.expect(page.locator("#text")).to_contain_text("w4 ", timeout=15_000)
+    sync_api.expect(page.locator("#text")).to_contain_text("w4 ", timeout=60_000)
 
 
 def test_the_status_page(page: Any) -> None:
