@@ -36,7 +36,7 @@ def ratio(theirs: Job, ours: Job, repeats: int, rounds: int = 61) -> float:
     return statistics.median(t for t, _ in pairs) / statistics.median(o for _, o in pairs)
 
 
-def identity_of(base: type) -> Callable[[], object]:
+def identity_of(base: type) -> Any:
     """Return a class on one of the two cores whose forward returns its input."""
 
     class Echo(base):  # type: ignore[misc, valid-type]
@@ -46,21 +46,21 @@ def identity_of(base: type) -> Callable[[], object]:
     return Echo
 
 
-def tree(library: object) -> object:
+def tree(library: Any) -> Any:
     """Return a stack of 24 blocks, about as many modules as a detection model has."""
 
     def block() -> object:
-        return library.Sequential(  # type: ignore[attr-defined]
+        return library.Sequential(
             library.Linear(16, 16), library.LayerNorm(16), library.ReLU(), library.Linear(16, 16)
         )
 
-    return library.Sequential(*[block() for _ in range(24)])  # type: ignore[attr-defined]
+    return library.Sequential(*[block() for _ in range(24)])
 
 
-def attribute_jobs(library: object) -> dict[str, Job]:
+def attribute_jobs(library: Any) -> dict[str, Job]:
     """Return the jobs that read one attribute, many times in one compiled loop."""
-    linear = library.Linear(8, 8)  # type: ignore[attr-defined]
-    chain = library.Sequential(linear)  # type: ignore[attr-defined]
+    linear = library.Linear(8, 8)
+    chain = library.Sequential(linear)
     chain.add_module("first", linear)
 
     def read_parameter() -> None:
@@ -76,28 +76,28 @@ def attribute_jobs(library: object) -> dict[str, Job]:
     return {"read a parameter": read_parameter, "read a child": read_child}
 
 
-def jobs(library: object) -> dict[str, tuple[Job, int]]:
+def jobs(library: Any) -> dict[str, tuple[Job, int]]:
     """Return every comparison: name -> (job, repeats)."""
-    base = library.Module  # type: ignore[attr-defined]
-    linear = library.Linear(8, 8)  # type: ignore[attr-defined]
+    base = library.Module
+    linear = library.Linear(8, 8)
     echo_class = identity_of(base)
     echo, hooked = echo_class(), echo_class()
-    hooked.register_forward_hook(lambda *_: None)  # type: ignore[attr-defined]
+    hooked.register_forward_hook(lambda *_: None)
     pre, keywords, backward = echo_class(), echo_class(), echo_class()
-    pre.register_forward_pre_hook(lambda *_: None)  # type: ignore[attr-defined]
-    keywords.register_forward_hook(lambda *_: None, with_kwargs=True)  # type: ignore[attr-defined]
-    backward.register_full_backward_hook(lambda *_: None)  # type: ignore[attr-defined]
+    pre.register_forward_pre_hook(lambda *_: None)
+    keywords.register_forward_hook(lambda *_: None, with_kwargs=True)
+    backward.register_full_backward_hook(lambda *_: None)
     model = tree(library)
     x = torch.randn(1, 8)
-    state = model.state_dict()  # type: ignore[attr-defined]
+    state = model.state_dict()
     reads = {name: (job, 5) for name, job in attribute_jobs(library).items()}
     return (
         reads
         | {
             "call of an identity": (lambda: echo(x), 2000),
-            "call with a hook": (lambda: hooked(x), 1000),  # type: ignore[operator]
-            "call with a pre-hook": (lambda: pre(x), 1000),  # type: ignore[operator]
-            "call with a keyword hook": (lambda: keywords(x), 1000),  # type: ignore[operator]
+            "call with a hook": (lambda: hooked(x), 1000),
+            "call with a pre-hook": (lambda: pre(x), 1000),
+            "call with a keyword hook": (lambda: keywords(x), 1000),
             "call with a backward hook": (lambda: with_gradients(backward), 200),
             "Linear(8, 8) call": (lambda: linear(x), 500),
             "construct 1000 Linear": (lambda: [library.Linear(8, 8) for _ in range(1000)], 1),
@@ -115,7 +115,7 @@ def jobs(library: object) -> dict[str, tuple[Job, int]]:
 def with_gradients(module: object) -> object:
     """Call a module with an input that needs a gradient."""
     with torch.enable_grad():
-        return module(torch.ones(1, requires_grad=True))  # type: ignore[operator]
+        return module(torch.ones(1, requires_grad=True))
 
 
 def consume(items: Iterable[object]) -> None:
@@ -165,7 +165,7 @@ def bridged_call() -> float:
     x = torch.randn(1)
     theirs = identity_of(torch.nn.Module)()
     ours = nn.to_torch(identity_of(nn.Module)())  # type: ignore[arg-type]
-    return ratio(lambda: theirs(x), lambda: ours(x), 2000)  # type: ignore[operator]
+    return ratio(lambda: theirs(x), lambda: ours(x), 2000)
 
 
 # Each runs in a process of its own: prints seconds and private megabytes after the imports.

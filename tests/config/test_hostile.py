@@ -61,14 +61,19 @@ from pathlib import Path
 from cupola.config import Config
 from cupola.errors import ConfigError
 resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9, 2 * 10**9))
-for path in sorted(Path(sys.argv[1]).iterdir()):
+def read(path):
     began, end = time.process_time(), ""
     try:
         Config.load(path)
     except ConfigError as error:
         end = str(error)
+    return time.process_time() - began, end
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    seconds, end = read(path)
+    for _ in range(4):  # a processor that others slow down; the least time is the file's
+        seconds = min(seconds, read(path)[0]) if seconds > 0.5 else seconds
     peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
-    print(json.dumps([path.name, time.process_time() - began, int(peak) * 1024, end]))
+    print(json.dumps([path.name, seconds, int(peak) * 1024, end]))
 """
 
 
@@ -81,7 +86,7 @@ def outcomes(folder: Path, files: list[tuple[str, str]]) -> list[str]:
     ends = []
     for line in done.stdout.splitlines():
         name, seconds, peak, end = json.loads(line)
-        assert seconds < 2 * second(), (name, end)  # most take a tenth; machines stall
+        assert seconds < second(), (name, end)
         assert peak < 200e6, (name, end)
         assert "\n" not in end
         if end:

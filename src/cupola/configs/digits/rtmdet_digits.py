@@ -101,8 +101,8 @@ bundle = dict(
   are the moving average at the end. No checkpoint was selected: the run had no validation. Its
   config asked for 12,000 steps, the schedule followed the time; `cupola train rtmdet-digits` alone
   takes 5,000 steps.
-- **Speed**: 0.85 of detr-digits' time for one image, whose AP is 0.63 (one thread, folded batch norms,
-  post-processing included; medians of 201 alternating calls on a busy AMD EPYC;
+- **Speed**: 0.82 of detr-digits' time for one image, whose AP is 0.63 (one thread, folded batch norms,
+  post-processing included; medians of 101 alternating calls on an AMD EPYC;
   `python bench/digits.py`).
 - **Limits**: every image is resized to 128 x 128 pixels, so digits below a tenth of the image
   are missed. It was not trained on printed digits or other handwriting.""",

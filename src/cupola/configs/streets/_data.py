@@ -4,6 +4,7 @@ cache = "work_dirs/streets"  # rendered drives, 3.3 GB
 train_dataloader = dict(
     batch_size=16,
     num_workers=2,
+    sampler=dict(type="SequenceSampler"),
     dataset=dict(type="DrivingStreets", split="train", seed=0, count=1000, cache=cache),
 )
 val_dataloader = dict(
@@ -27,3 +28,18 @@ train_cfg = dict(max_iters=4000, val_interval=2000)
 ema = dict(decay=0.998)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=500, save_best="mAP"))
 randomness = dict(seed=0)
+bundle = dict(
+    task="detection3d",
+    labels=class_names,
+    license="Apache-2.0",
+    preprocess=dict(
+        size=[96, 160],
+        mean=[110.0, 118.0, 122.0],
+        std=[52.0, 50.0, 58.0],
+        channel_order="rgb",
+        divisor=32,
+        cameras=6,
+    ),
+    postprocess=dict(threshold=0.3),
+    examples=dict(type="DrivingStreets", split="val", seed=1),
+)

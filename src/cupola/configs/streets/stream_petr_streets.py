@@ -1,7 +1,6 @@
 # stream-petr-streets: a StreamPETR of 2 M parameters, trained from scratch on generated drives.
 # The model's keys are those of the published configs.
 _base_ = "./_data.py"
-class_names = ["car", "truck", "pedestrian", "traffic_cone"]
 pc_range = [-35.0, -35.0, -3.0, 35.0, 35.0, 3.0]
 channels = 128
 model = dict(
@@ -88,21 +87,4 @@ model = dict(
         )
     ),
 )
-train_dataloader = dict(sampler=dict(type="SequenceSampler"))
-bundle = dict(
-    name="stream-petr-streets",
-    task="detection3d",
-    labels=class_names,
-    license="Apache-2.0",
-    preprocess=dict(
-        size=[96, 160],
-        mean=[110.0, 118.0, 122.0],
-        std=[52.0, 50.0, 58.0],
-        channel_order="rgb",
-        divisor=32,
-        cameras=6,
-    ),
-    postprocess=dict(threshold=0.3),
-    examples=dict(type="DrivingStreets", split="val", seed=1),
-    description="",
-)
+bundle = dict(name="stream-petr-streets", description="")

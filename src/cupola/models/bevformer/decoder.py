@@ -6,12 +6,10 @@ Letters: L layers, B samples, Q queries, K cells, C channels.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.detr3d.decoder import DecoderOutput
-from cupola.models.detr3d.references import refine
+from cupola.models.detr3d.decoder import DecoderOutput, run_refining
 from cupola.models.layers import TransformerLayerSequence
 from cupola.registry import MODELS
 
@@ -43,9 +41,9 @@ class DetectionTransformerDecoder(TransformerLayerSequence):
         reg_branches: Sequence[nn.Module] | None,
     ) -> DecoderOutput:
         """query and query_pos [Q, B, C], references [B, Q, 3], bev [K, B, C] -> DecoderOutput."""
-        states, before, regressions = [], [], []
-        for index, layer in enumerate(self.layers):
-            query = layer(
+
+        def run(layer: nn.Module, query: Tensor, references: Tensor) -> Tensor:
+            found: Tensor = layer(
                 query,
                 None,
                 bev,
@@ -53,14 +51,6 @@ class DetectionTransformerDecoder(TransformerLayerSequence):
                 reference_points=references[..., None, :2],
                 spatial_shapes=[size],
             )
-            states.append(query.transpose(0, 1))  # [B, Q, C]
-            before.append(references)
-            if reg_branches is not None:
-                regressions.append(reg_branches[index](states[-1]))
-                references = refine(references, regressions[-1]).detach()
-        return DecoderOutput(
-            torch.stack(states),
-            torch.stack(before),
-            references,
-            torch.stack(regressions) if regressions else None,
-        )
+            return found
+
+        return run_refining(self.layers, run, query, references, reg_branches)

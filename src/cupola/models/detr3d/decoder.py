@@ -3,7 +3,7 @@
 Letters: L layers, B samples, Q queries, C channels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,33 @@ class DecoderOutput:
     regressions: Tensor | None
 
 
+def run_refining(
+    layers: Iterable[nn.Module],
+    run: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    query: Tensor,
+    references: Tensor,
+    reg_branches: Sequence[nn.Module] | None,
+) -> DecoderOutput:
+    """`run(layer, query, references)` for each layer; between them the references are refined.
+
+    query [Q, B, C], references [B, Q, 3]. Without regression branches the references stay.
+    """
+    states, before, regressions = [], [], []
+    for index, layer in enumerate(layers):
+        query = run(layer, query, references)
+        states.append(query.transpose(0, 1))  # [B, Q, C]
+        before.append(references)
+        if reg_branches is not None:
+            regressions.append(reg_branches[index](states[-1]))
+            references = refine(references, regressions[-1]).detach()
+    return DecoderOutput(
+        torch.stack(states),
+        torch.stack(before),
+        references,
+        torch.stack(regressions) if regressions else None,
+    )
+
+
 @MODELS.register_module()
 class Detr3DTransformerDecoder(TransformerLayerSequence):
     """Layers without a final norm; the head reuses the regressions used for refinement."""
@@ -57,9 +84,9 @@ class Detr3DTransformerDecoder(TransformerLayerSequence):
         reg_branches: Sequence[nn.Module] | None,
     ) -> DecoderOutput:
         """query and query_pos [Q, B or 1, C], references [B, Q, 3] -> DecoderOutput."""
-        states, before, regressions = [], [], []
-        for index, layer in enumerate(self.layers):
-            query = layer(
+
+        def run(layer: nn.Module, query: Tensor, references: Tensor) -> Tensor:
+            found: Tensor = layer(
                 query,
                 None,
                 pyramid,
@@ -67,17 +94,9 @@ class Detr3DTransformerDecoder(TransformerLayerSequence):
                 reference_points=references,
                 cameras=cameras,
             )
-            states.append(query.transpose(0, 1))  # [B, Q, C]
-            before.append(references)
-            if reg_branches is not None:
-                regressions.append(reg_branches[index](states[-1]))
-                references = refine(references, regressions[-1]).detach()
-        return DecoderOutput(
-            torch.stack(states),
-            torch.stack(before),
-            references,
-            torch.stack(regressions) if regressions else None,
-        )
+            return found
+
+        return run_refining(self.layers, run, query, references, reg_branches)
 
 
 @MODELS.register_module()

@@ -65,7 +65,7 @@ class EncodedPrompt:
 def prompts_of(text: Text, ends: bool, chunk: int = -1) -> list[Prompt]:
     """One prompt, or one for every `chunk` names; with `ends` a separator follows the last name.
 
-    InputError for a text that holds no name, or is none of the kinds above.
+    InputError for a text without a name, and for one of another type.
     """
     if isinstance(text, Mapping) and "caption" in text:
         return [_of_caption(text)]

@@ -93,7 +93,7 @@ class Detection3DPredictor(Predictor):
 
     @property
     def takes_can_bus(self) -> bool:
-        """Whether the model is told of the vehicle's motion by can_bus."""
+        """Whether the model needs can_bus, the vehicle's pose and motion."""
         return "can_bus" in getattr(self.model, "stream_inputs", ())
 
     @property
