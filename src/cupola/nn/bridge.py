@@ -77,6 +77,9 @@ def to_torch(module: Module) -> torch.nn.Module:
     return cast(torch.nn.Module, module)
 
 
+Module._bridge = to_torch
+
+
 def from_torch(module: AnyModule) -> AnyModule:
     """Undo :func:`to_torch` for every module of the tree in place; return the root."""
     for part in list(module.modules()):
@@ -105,6 +108,7 @@ def _bridge(cls: type) -> type:
         "__module__": twin.__module__ if twin and exact else cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
+        "__class__": object.__dict__["__class__"],
         "__call__": _call_through_torch,
         "__reduce_ex__": _reduce,
         "__init_subclass__": classmethod(_init_subclass),

@@ -14,12 +14,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 from torch.nn import Buffer, Parameter
+from torch.nn.modules import module as torch_module
 from torch.nn.modules.module import (
     _global_buffer_registration_hooks,
     _global_module_registration_hooks,
     _global_parameter_registration_hooks,
 )
 
+from cupola.nn.class_checks import ClassChecks
 from cupola.nn.members import (
     BUFFER,
     MODULE,
@@ -34,6 +36,17 @@ from cupola.nn.members import (
 # Values of these exact types are never members; checking the type is the fastest way to know.
 PLAIN_TYPES: Final = frozenset({int, float, bool, str, bytes, type(None), tuple, torch.dtype})
 
+TorchModule: Final = torch.nn.Module
+
+
+def unreplaced(method: Any) -> Any:
+    """Return a method of torch, or None if a tool had replaced it before this was imported."""
+    code = getattr(method, "__code__", None)
+    return method if code and code.co_filename == torch_module.__file__ else None
+
+
+REGISTER_PARAMETER: Final = unreplaced(TorchModule.register_parameter)
+REGISTER_BUFFER: Final = unreplaced(TorchModule.register_buffer)
 
 # What is called with each module that is constructed: a build counts them before it goes on.
 creation_watcher: ContextVar[Callable[["Store"], None] | None] = ContextVar(
@@ -41,7 +54,7 @@ creation_watcher: ContextVar[Callable[["Store"], None] | None] = ContextVar(
 )
 
 
-class Store:
+class Store(ClassChecks):
     """An object whose attributes follow the rules of a module: the base class of this package."""
 
     call_super_init: bool = False
@@ -79,7 +92,9 @@ class Store:
 
     def _assign_member(self, name: str, value: Any) -> None:
         kind = self.__dict__.get("_kinds", {}).get(name)
-        if isinstance(value, Parameter):
+        if isinstance(value, Store) and kind != PARAMETER:
+            self._assign_module(name, value, kind)
+        elif isinstance(value, Parameter):
             self._require_init("parameters")
             if kind != PARAMETER:
                 self._forget(name)
@@ -136,6 +151,9 @@ class Store:
             ValueError: the parameter is the result of an operation.
         """
         self._require_init("parameter")
+        if TorchModule.register_parameter is not REGISTER_PARAMETER:
+            self._register_with(TorchModule.register_parameter, "_parameters", name, param)
+            return
         self._check_name("parameter", name, (PARAMETER,))
         if param is not None:
             if not isinstance(param, Parameter):
@@ -156,6 +174,9 @@ class Store:
         """Add a tensor that is state but not a parameter; ``persistent=False`` keeps it out of the
         state dict. Raises like :meth:`register_parameter`."""
         self._require_init("buffer")
+        if TorchModule.register_buffer is not REGISTER_BUFFER:
+            self._register_with(TorchModule.register_buffer, "_buffers", name, tensor, persistent)
+            return
         self._check_name("buffer", name, (BUFFER, TRANSIENT))
         if tensor is not None and not _is_tensor(tensor):
             raise TypeError(
@@ -177,6 +198,15 @@ class Store:
     def register_module(self, name: str, module: Any) -> None:
         """Alias of :meth:`add_module`."""
         self.add_module(name, module)
+
+    def _register_with(self, register: Callable[..., None], table: str, *args: Any) -> None:
+        """Registers with what a tool, such as accelerate's init_empty_weights, has put in the place
+        of torch's method. That looks for the table in ``__dict__``, and writes to its view."""
+        self.__dict__[table] = None
+        try:
+            register(self, *args)
+        finally:
+            del self.__dict__[table]
 
     def _keep(self, name: str, value: Any, kind: str) -> None:
         values = self.__dict__
@@ -261,7 +291,7 @@ class Store:
 
 
 MODULE_TYPES: Final = (Store, torch.nn.Module)
-MEMBER_TYPES: Final = (Tensor, Store, torch.nn.Module)
+MEMBER_TYPES: Final = (Store, Tensor, torch.nn.Module)
 
 
 def _is_tensor(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """Layers of torch.nn, which cupola modules accept as children.
 
-The opposite does not hold: a torch module, and so a subclass of one of these layers, does not
-register a cupola module that is assigned to it. Call :func:`cupola.nn.to_torch` on the child first.
+A cupola module that is assigned to a torch module, such as a subclass of one of these layers, is
+bridged by the assignment (class_checks.py).
 """
 # ruff: noqa: I001 - one import statement, not one per name
 
