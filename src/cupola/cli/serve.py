@@ -17,6 +17,21 @@ def serve(
         list[str] | None,
         typer.Argument(help="Bundle names, folders or hf:// ids; default: all shipped bundles."),
     ] = None,
+    model_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--model-dir",
+            "--model_dir",
+            help="Folder whose models are served, as KServe mounts it: a bundle, a folder of "
+            "transformers, a config with its checkpoint, or folders with one of these each.",
+        ),
+    ] = None,
+    model_name: Annotated[
+        str | None,
+        typer.Option(
+            "--model-name", "--model_name", help="Name of the model of --model-dir in URLs."
+        ),
+    ] = None,
     settings: Annotated[
         Path | None, typer.Option("--settings", "-c", help="TOML or YAML file.")
     ] = None,
@@ -41,6 +56,16 @@ def serve(
     from cupola.serve.settings.flags import collect_flags
 
     flags = collect_flags(
-        bundles, host, port, workers, pid_file, plugin, daemon, offline, assignments or []
+        bundles,
+        host,
+        port,
+        workers,
+        pid_file,
+        plugin,
+        daemon,
+        offline,
+        model_dir=model_dir,
+        model_name=model_name,
+        assignments=assignments or [],
     )
     sys.exit(start(settings, flags))

@@ -69,19 +69,19 @@ def admit_group(home: Path, group: int) -> None:
     home.chmod(0o750)
 
 
-def check_root(root: Path) -> None:
-    """ConfigError unless an existing runtime directory is safe from other users."""
+def check_root(root: Path, setting: str = "runtime_dir") -> None:
+    """ConfigError unless an existing folder, which `setting` names, is safe from other users."""
     found = root.lstat()
     if stat.S_ISLNK(found.st_mode) and found.st_uid in (0, os.geteuid()):
         found = root.stat()
-    hint = "set runtime_dir to a folder of your own"
+    hint = f"set {setting} to a folder of your own"
     if not stat.S_ISDIR(found.st_mode):
-        raise ConfigError(f"runtime_dir: {root} is not a folder; {hint}")
+        raise ConfigError(f"{setting}: {root} is not a folder; {hint}")
     if found.st_uid not in (0, os.geteuid()):
-        raise ConfigError(f"runtime_dir: {root} belongs to user {found.st_uid}; {hint}")
+        raise ConfigError(f"{setting}: {root} belongs to user {found.st_uid}; {hint}")
     if found.st_mode & 0o022:
         mode = stat.S_IMODE(found.st_mode)
-        raise ConfigError(f"runtime_dir: other users may write to {root} (mode {mode:o}); {hint}")
+        raise ConfigError(f"{setting}: other users may write to {root} (mode {mode:o}); {hint}")
 
 
 def remove_home(home: Path) -> None:

@@ -18,6 +18,8 @@ def collect_flags(
     plugins: Sequence[str] | None = None,
     daemon: bool = False,
     offline: bool = False,
+    model_dir: Path | None = None,
+    model_name: str | None = None,
     assignments: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Only the given flags, so that the others do not override the file and the environment."""
@@ -31,6 +33,8 @@ def collect_flags(
         "plugins": list(plugins or []),
         "daemon": daemon,
         "offline": offline,
+        "model_dir": model_dir,
+        "model_name": model_name,
     }
     found |= {name: value for name, value in given.items() if value}
     for assignment in assignments:

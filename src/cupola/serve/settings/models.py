@@ -11,6 +11,7 @@ from urllib.parse import quote
 from cupola.bundles import Bundle, hub, shipped_names
 from cupola.bundles.bundle import read_folder
 from cupola.errors import BundleError, ConfigError
+from cupola.serve.settings.model_dir import models_of_folder
 from cupola.serve.settings.settings import ModelSettings, Settings
 
 MAX_NAME = 100
@@ -52,13 +53,16 @@ class ModelPlan:
 
 
 def plan_models(settings: Settings, offline: bool = False) -> list[ModelPlan]:
-    """A plan for each configured model, or for each shipped bundle if none is configured.
+    """A plan for each configured model, for each one of `model_dir`, or for each shipped bundle.
 
     With `offline`, or the setting of that name, models on the hub must be in the cache.
     """
-    wanted = settings.models or [
-        ModelSettings.model_validate({"bundle": name}) for name in shipped_names()
-    ]
+    if settings.model_dir is not None:
+        wanted = models_of_folder(settings)
+    else:
+        wanted = settings.models or [
+            ModelSettings.model_validate({"bundle": name}) for name in shipped_names()
+        ]
     plans = [plan_model(model, settings, offline) for model in wanted]
     seen: set[tuple[str, str]] = set()
     for plan in plans:

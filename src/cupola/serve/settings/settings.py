@@ -6,7 +6,7 @@ derived from these declarations. Times are in seconds, sizes in bytes.
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -102,6 +102,18 @@ class Settings(BaseModel):
     backlog: PositiveInt = Field(1024, description="Size of the kernel's accept queue.")
     models: list[ModelSettings] = Field(
         default_factory=list, description="Models to serve; default: all shipped bundles."
+    )
+    model_dir: Path | None = Field(
+        None,
+        description="Folder whose models are served, instead of `models`: a bundle, a folder of "
+        "transformers, a config with its checkpoint, or folders with one of these each.",
+    )
+    model_name: str | None = Field(
+        None, description="Name in URLs of the model of `model_dir`, if it is the only one."
+    )
+    model_defaults: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Settings of each model of `model_dir`, as in `models`: `{device: cuda}`.",
     )
     offline: bool = Field(
         False, description="Download nothing; hf:// ids must be in the Hugging Face cache."
@@ -309,6 +321,28 @@ class Settings(BaseModel):
     @classmethod
     def _split_string(cls, value: object) -> object:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("model_dir")
+    @classmethod
+    def _check_one_source(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("models"):
+            raise ValueError("models and model_dir are both given; remove one")
+        return value
+
+    @field_validator("model_name", "model_defaults")
+    @classmethod
+    def _check_dir(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and info.data.get("model_dir") is None:
+            raise ValueError("only for the models of model_dir, which is not set")
+        return value
+
+    @field_validator("model_defaults")
+    @classmethod
+    def _check_defaults(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if found := sorted({"bundle", "name", "version"} & set(value)):
+            raise ValueError(f"{found[0]} differs from model to model; see models")
+        ModelSettings.model_validate({"bundle": "", **value})
+        return value
 
     @field_validator("trusted_proxies")
     @classmethod
