@@ -4,6 +4,7 @@ It is a bundle, a checkpoint folder of transformers, a published config with its
 folders with one of these each. Needs no torch.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,15 @@ class FoundModel:
     config: Path | None = None
     checkpoint: Path | None = None
     statistics: Mapping[str, Path] | None = None
+
+    def digest(self) -> str:
+        """A name for what a bundle is made of: the config with its bases, and the other files."""
+        assert self.config is not None and self.checkpoint is not None
+        about: list[object] = [Config.load(self.config).to_dict()]
+        for path in (self.checkpoint, *(self.statistics or {}).values()):
+            status = path.stat()
+            about.append((str(path.resolve()), status.st_size, status.st_mtime_ns))
+        return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

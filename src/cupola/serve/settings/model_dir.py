@@ -4,7 +4,6 @@ Bundles are made by another process, which imports torch, and kept in the folder
 files: their names are derived from the files, so that a reload or another start finds them.
 """
 
-import hashlib
 import logging
 import os
 import subprocess
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import cupola
 from cupola.bundles.model_folders import FoundModel, find_models
-from cupola.config import Config
 from cupola.errors import BundleError
 from cupola.serve.ipc.paths import check_root
 from cupola.serve.settings.settings import ModelSettings, Settings
@@ -44,7 +42,7 @@ def converted(model: FoundModel, plugins: list[str]) -> Path:
     """The folder of the bundle that `cupola bundle` makes of a config and its checkpoint."""
     assert model.config is not None and model.checkpoint is not None
     name = model.name or model.config.stem
-    out = _bundles_folder() / _key(model) / name
+    out = _bundles_folder() / cupola.__version__ / model.digest() / name
     if (out / "config.json").is_file():
         return out
     command = [sys.executable, "-m", "cupola", "bundle"]
@@ -61,20 +59,6 @@ def converted(model: FoundModel, plugins: list[str]) -> Path:
             f"{model.checkpoint.name}: {said[-1].removeprefix('cupola: ')}"
         )
     return out
-
-
-def _key(model: FoundModel) -> str:
-    """A name for this content: that of the config with its bases, and the other files' times."""
-    assert model.config is not None and model.checkpoint is not None
-    files = [model.checkpoint, *(model.statistics or {}).values()]
-    config = Config.load(model.config).to_dict()
-    about = [cupola.__version__, config, *((str(path.resolve()), *_stamp(path)) for path in files)]
-    return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 def _bundles_folder() -> Path:
