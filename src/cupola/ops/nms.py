@@ -52,6 +52,23 @@ def nms_mask(
     return torch.zeros_like(keep).scatter(0, order, keep)
 
 
+def ranks_in_groups(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """The rank [N] of each box within its group, 0 the best: boxes [N, 4] xyxy, scores [N].
+
+    A box of no group yet, the best first, makes one with all others whose IoU with it is at least
+    `iou_threshold`. Source: nms_match of mmcv/ops/nms.py.
+    """
+    ranks = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+    rest = scores.argsort(descending=True, stable=True)
+    while len(rest):
+        near = pairwise_iou(boxes[rest[:1]], boxes[rest])[0] >= iou_threshold
+        near[0] = True
+        members = rest[near]
+        ranks[members] = torch.arange(len(members), device=scores.device)
+        rest = rest[~near]
+    return ranks
+
+
 def soft_nms(
     boxes: Tensor,
     scores: Tensor,

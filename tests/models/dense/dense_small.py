@@ -83,6 +83,19 @@ FOVEA = {
     "base_edge_list": [16, 32],
     "scale_ranges": [[1, 40], [30, 512]],
 }
+SSD = {
+    "num_classes": 3,
+    "in_channels": [8, 8],
+    "anchor_generator": {
+        "type": "SSDAnchorGenerator",
+        "scale_major": False,
+        "strides": STRIDES,
+        "ratios": [[2], [2, 3]],
+        "min_sizes": [16, 40],
+        "max_sizes": [40, 80],
+    },
+}
+PRIME = {"isr": {"k": 2.0, "bias": 0.0}, "carl": {"k": 1.0, "bias": 0.2}}  # of PISA
 # The detector, its head, train_cfg, and the names of its losses.
 FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
     "retinanet": (
@@ -96,6 +109,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
         },
         MATCHING,
         {"loss_cls", "loss_bbox"},
+    ),
+    "pisa retinanet": (
+        "RetinaNet",
+        {
+            **SHARED,
+            "type": "PISARetinaHead",
+            "anchor_generator": ANCHORS,
+            "loss_cls": FOCAL,
+            "loss_bbox": {"type": "SmoothL1Loss", "beta": 0.11},
+        },
+        {**MATCHING, **PRIME},
+        {"loss_cls", "loss_bbox", "loss_carl"},
     ),
     "retinanet sepbn": (
         "RetinaNet",
@@ -312,21 +337,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
     ),
     "ssd": (
         "SingleStageDetector",
-        {
-            "type": "SSDHead",
-            "num_classes": 3,
-            "in_channels": [8, 8],
-            "anchor_generator": {
-                "type": "SSDAnchorGenerator",
-                "scale_major": False,
-                "strides": STRIDES,
-                "ratios": [[2], [2, 3]],
-                "min_sizes": [16, 40],
-                "max_sizes": [40, 80],
-            },
-        },
+        {**SSD, "type": "SSDHead"},
         {**MATCHING, "smoothl1_beta": 1.0, "neg_pos_ratio": 3},
         {"loss_cls", "loss_bbox"},
+    ),
+    "pisa ssd": (
+        "SingleStageDetector",
+        {**SSD, "type": "PISASSDHead"},
+        {**MATCHING, **PRIME, "smoothl1_beta": 1.0, "neg_pos_ratio": 3},
+        {"loss_cls", "loss_bbox", "loss_carl"},
     ),
 }
 

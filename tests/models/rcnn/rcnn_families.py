@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from models.dense.dense_small import GUIDED, GUIDES
+from models.dense.dense_small import GUIDED, GUIDES, PRIME
 from models.rcnn.rcnn_small import EXTRACTOR, model
 
 RPN_LOSSES = {"loss_rpn_cls", "loss_rpn_bbox"}
@@ -206,6 +206,7 @@ DYNAMIC = {
     "initial_iou": 0.2,
     "initial_beta": 1.0,
 }
+SAMPLER = {"num": 32, "pos_fraction": 0.5, "add_gt_as_proposals": True}
 DOUBLE = {"type": "DoubleConvFCBBoxHead", "num_convs": 1, "num_fcs": 1, "conv_out_channels": 16}
 SIDE_LOSSES = {"loss_cls", "acc", "loss_bbox_cls", "loss_bbox_reg"}
 GUIDED_LOSSES = {"rpn_loss_anchor_shape", "rpn_loss_anchor_loc"}
@@ -233,6 +234,15 @@ FAMILIES: dict[str, tuple[dict[str, Any], set[str]]] = {
         changed(DOUBLE, type="DoubleHeadRoIHead", reg_roi_scale_factor=1.3),
         BOX_LOSSES,
     ),
+    "pisa": (
+        changed(
+            {"loss_bbox": {"type": "SmoothL1Loss"}},
+            type="PISARoIHead",
+            rcnn={"sampler": {**SAMPLER, "type": "ScoreHLRSampler"}, **PRIME},
+        ),
+        BOX_LOSSES | {"loss_carl"},
+    ),
+    "ohem": (changed({}, rcnn={"sampler": {**SAMPLER, "type": "OHEMSampler"}}), BOX_LOSSES),
     "queryinst": (sparse(masks=True), staged(SET_LOSSES | {"loss_mask"})),
 }
 CONCAT = {

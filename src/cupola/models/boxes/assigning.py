@@ -18,11 +18,13 @@ NEGATIVE, IGNORED = -1, -2
 class Assignment(NamedTuple):
     """objects [A], int64: the index of each anchor's object, NEGATIVE or IGNORED.
 
-    overlaps [A]: the largest IoU of each anchor with an object.
+    overlaps [A]: the largest IoU of each anchor with an object. proposals: what a head predicts of
+    them, for samplers that choose by it.
     """
 
     objects: Tensor
     overlaps: Tensor
+    proposals: Any = None
 
 
 @TASK_UTILS.register_module()

@@ -10,11 +10,15 @@ from cupola.registry import TASK_UTILS
 
 
 class Sample(NamedTuple):
-    """positive [P] and negative [M]: indices, in ascending order. objects [P]: of the positive."""
+    """positive [P] and negative [M]: indices, in ascending order. objects [P]: of the positive.
+
+    weights [M] are those of the negatives in the class loss, 1 where there are none.
+    """
 
     positive: Tensor
     negative: Tensor
     objects: Tensor
+    weights: Tensor | None = None
 
 
 @TASK_UTILS.register_module()
@@ -58,11 +62,15 @@ class RandomSampler:
     def __call__(self, assignment: Assignment) -> Sample:
         """Assignment -> Sample."""
         positive = self.positive(assignment, int(self.num * self.pos_fraction))
-        rest = self.num - len(positive)
-        if self.neg_pos_ub >= 0:
-            rest = min(rest, int(self.neg_pos_ub * max(1, len(positive))))
-        negative = self.negative(assignment, rest)
+        negative = self.negative(assignment, self.rest(len(positive)))
         return Sample(positive, negative, assignment.objects[positive])
+
+    def rest(self, positive: int) -> int:
+        """How many negatives there may be, next to that many positives."""
+        rest = self.num - positive
+        if self.neg_pos_ub >= 0:
+            rest = min(rest, int(self.neg_pos_ub * max(1, positive)))
+        return rest
 
     def positive(self, assignment: Assignment, count: int) -> Tensor:
         """At most `count` of the positives, in ascending order."""
@@ -83,6 +91,6 @@ def drawn(indices: Tensor, count: int) -> Tensor:
 
 def with_objects(assignment: Assignment, count: int) -> Assignment:
     """The assignment after the boxes of `count` objects were put before the proposals."""
-    objects, overlaps = assignment
+    objects, overlaps = assignment[:2]
     own = torch.arange(count, device=objects.device)
     return Assignment(torch.cat((own, objects)), torch.cat((overlaps.new_ones(count), overlaps)))

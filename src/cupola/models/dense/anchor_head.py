@@ -179,7 +179,11 @@ class AnchorHead(nn.Module):
         labels = torch.full_like(sampled, 0, dtype=torch.int64) + self.num_classes
         labels[wanted.positive] = wanted.labels
         weight = None
-        if (factor := self.train_cfg.get("pos_weight", -1)) > 0:
+        factor = self.train_cfg.get("pos_weight", -1)
+        if wanted.weights is not None:
+            weight = torch.ones_like(sampled, dtype=logits.dtype)
+            weight = weight.masked_scatter(wanted.positive, wanted.weights)[sampled]
+        elif factor > 0:
             weight = torch.where(wanted.positive, float(factor), 1.0)[sampled]
         level = wanted.levels_of(sampled)
         rows = (logits[sampled], labels[sampled], weight)

@@ -42,7 +42,7 @@ class AnchorTargets:
     objects are indices of the objects of an image.
 
     average: what losses are divided by, the number of sampled anchors. level [S]: that of every
-    anchor, where it is known.
+    anchor, where it is known. weights [P]: those of the positive ones in the class loss.
     """
 
     positive: Tensor
@@ -53,6 +53,7 @@ class AnchorTargets:
     objects: Tensor
     average: float
     level: Tensor | None = None
+    weights: Tensor | None = None
 
     def levels_of(self, chosen: Tensor) -> Tensor | None:
         """The levels of chosen anchors, bool [B, S] -> [N]."""

@@ -61,7 +61,7 @@ class GridRoIHead(StandardRoIHead):
         self, maps: Maps, proposals: Sequence[Tensor], targets: Targets, sizes: Sequence[Size]
     ) -> dict[str, Tensor]:
         """loss_cls, acc, loss_grid, and loss_bbox where the box head predicts boxes."""
-        samples = self.sample(proposals, targets)
+        samples = self.sample(maps, proposals, targets)
         regions = self.regions(maps, rois_of([each.boxes for each in samples]))
         losses: dict[str, Tensor] = self.bbox_head.loss(
             *self.bbox_head(regions), samples, self.train_cfg

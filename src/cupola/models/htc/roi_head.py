@@ -151,7 +151,7 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
             labels = semantic_labels(targets)
             losses["loss_semantic_seg"] = self.semantic_head.loss(logits, labels)
         for stage, weight in enumerate(self.weights):
-            samples = self.sample(stage, proposals, targets)
+            samples = self.sample(stage, features, proposals, targets)
             rois = rois_of([each.boxes for each in samples])
             logits, deltas = self.box_stage(stage, features, rois)
             found = self.bbox_head[stage].loss(logits, deltas, samples, self.train_cfg[stage])
@@ -159,7 +159,7 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
                 with torch.no_grad():
                     proposals = self.next_proposals(stage, logits, deltas, samples, sizes)
             if self.mask_head is not None and self.interleaved:
-                samples = self.sample(stage, proposals, targets)
+                samples = self.sample(stage, features, proposals, targets)
             found |= self.mask_loss(stage, features, samples, targets)
             for name, value in found.items():
                 losses[f"s{stage}.{name}"] = value * weight if "loss" in name else value

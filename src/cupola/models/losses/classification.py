@@ -48,18 +48,20 @@ class CrossEntropyLoss(nn.Module):
 
         With use_sigmoid labels may also be targets 0..1 in the shape of the logits.
         """
+        if not self.use_sigmoid and avg_factor is None and self.avg_non_ignore:
+            avg_factor = (labels != self.ignore_index).sum()
+        return self.loss_weight * weighted_mean(self.each(logits, labels), weight, avg_factor)
+
+    def each(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The losses [N, ...] without weights, with targets 0..1 those of all logits."""
         if self.use_sigmoid and labels.is_floating_point():
-            loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-        elif self.use_sigmoid:
+            return F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        if self.use_sigmoid:
             target = F.one_hot(labels, logits.shape[-1] + 1)[..., :-1].to(logits.dtype)
-            loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
-        else:
-            each = None if self.class_weight is None else logits.new_tensor(self.class_weight)
-            ignored = self.ignore_index
-            loss = F.cross_entropy(logits, labels, each, ignore_index=ignored, reduction="none")
-            if avg_factor is None and self.avg_non_ignore:
-                avg_factor = (labels != ignored).sum()
-        return self.loss_weight * weighted_mean(loss, weight, avg_factor)
+            return F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
+        each = None if self.class_weight is None else logits.new_tensor(self.class_weight)
+        ignored = self.ignore_index
+        return F.cross_entropy(logits, labels, each, ignore_index=ignored, reduction="none")
 
 
 @MODELS.register_module()

@@ -20,6 +20,7 @@ from cupola.models.rcnn.detector import (
 )
 from cupola.models.rcnn.double_head import DoubleConvFCBBoxHead, DoubleHeadRoIHead
 from cupola.models.rcnn.dynamic import DynamicRoIHead
+from cupola.models.rcnn.hard_mining import OHEMSampler
 from cupola.models.rcnn.mask_head import FCNMaskHead
 from cupola.models.rcnn.roi_extractor import GenericRoIExtractor, RoIAlign, SingleRoIExtractor
 from cupola.models.rcnn.shared_head import ResLayer
@@ -38,6 +39,7 @@ __all__ = [
     "FasterRCNN",
     "GenericRoIExtractor",
     "MaskRCNN",
+    "OHEMSampler",
     "ResLayer",
     "RoIAlign",
     "Shared2FCBBoxHead",

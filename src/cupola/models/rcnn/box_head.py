@@ -183,7 +183,10 @@ class BBoxHead(nn.Module):
         return losses
 
     def class_targets(self, samples: Sequence[RoISample], cfg: Config) -> tuple[Tensor, Tensor]:
-        """Labels [K], C for the background, and their weights [K]."""
+        """Labels [K], C for the background, and their weights [K].
+
+        Weights are the samples' own; otherwise `pos_weight` of positive ones, and 1.
+        """
         labels, weights = [], []
         factor = cfg.get("pos_weight", -1)
         for each in samples:
@@ -191,6 +194,10 @@ class BBoxHead(nn.Module):
             wanted[: len(each.labels)] = each.labels
             weight = each.boxes.new_ones(len(each.boxes))
             weight[: len(each.labels)] = factor if factor > 0 else 1.0
+            if each.positive_weights is not None:
+                weight[: len(each.labels)] = each.positive_weights
+            if each.negative_weights is not None:
+                weight[len(each.labels) :] = each.negative_weights
             labels.append(wanted)
             weights.append(weight)
         return torch.cat(labels), torch.cat(weights)
@@ -213,9 +220,7 @@ class BBoxHead(nn.Module):
         """The loss of the positive regions, divided by the number of all."""
         if not positive.any():
             return deltas[positive].sum()
-        found = deltas.view(len(deltas), -1, self.bbox_coder.size)[positive]
-        which = torch.zeros_like(labels) if self.class_agnostic else labels
-        found = found[torch.arange(len(found), device=found.device), which[positive]]  # [P, 4]
+        found = self.deltas_of(deltas[positive], labels[positive])  # [P, 4]
         regions = torch.cat([each.positive for each in samples])
         targets = torch.cat([each.targets for each in samples])
         if self.reg_decoded_bbox:
@@ -224,6 +229,13 @@ class BBoxHead(nn.Module):
             targets = self.bbox_coder.encode(regions, targets)
         loss: Tensor = self.loss_bbox(found, targets, avg_factor=float(len(labels)))
         return loss
+
+    def deltas_of(self, deltas: Tensor, labels: Tensor) -> Tensor:
+        """The deltas for the classes [R] of regions: [R, C * 4] or [R, 4] -> [R, 4]."""
+        which = torch.zeros_like(labels) if self.class_agnostic else labels
+        size = self.bbox_coder.size
+        every = deltas.view(len(deltas), deltas.shape[1] // size, size)
+        return every[torch.arange(len(every), device=every.device), which]
 
 
 @MODELS.register_module()

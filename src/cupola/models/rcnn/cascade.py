@@ -4,6 +4,7 @@ Letters: R regions of a batch, C classes.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -130,7 +131,7 @@ class CascadeRoIHead(nn.Module):
         """The losses of every stage: s0.loss_cls, s0.acc, s0.loss_bbox, s0.loss_mask, ..."""
         losses = {}
         for stage, weight in enumerate(self.weights):
-            samples = self.sample(stage, proposals, targets)
+            samples = self.sample(stage, maps, proposals, targets)
             rois = rois_of([each.boxes for each in samples])
             logits, deltas = self.box_stage(stage, maps, rois)
             found = self.bbox_head[stage].loss(logits, deltas, samples, self.train_cfg[stage])
@@ -142,14 +143,29 @@ class CascadeRoIHead(nn.Module):
                     proposals = self.next_proposals(stage, logits, deltas, samples, sizes)
         return losses
 
-    def sample(self, stage: int, proposals: Sequence[Tensor], targets: Targets) -> list[RoISample]:
+    def sample(
+        self, stage: int, maps: Maps, proposals: Sequence[Tensor], targets: Targets
+    ) -> list[RoISample]:
         """The proposals of every image that train a stage; ValueError without train_cfg."""
         if not self.train_cfg:
             raise ValueError("the model's train_cfg is missing: it names the assigner")
         return [
-            sample_proposals(each, target, self.assigners[stage], self.samplers[stage])
-            for each, target in zip(proposals, targets, strict=True)
+            sample_proposals(
+                each,
+                target,
+                self.assigners[stage],
+                self.samplers[stage],
+                self.bbox_head[stage],
+                partial(self.predicted_at, stage, maps, i),
+            )
+            for i, (each, target) in enumerate(zip(proposals, targets, strict=True))
         ]
+
+    def predicted_at(
+        self, stage: int, maps: Maps, image: int, boxes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and deltas of a stage for boxes [R, 4] of an image of the batch."""
+        return self.box_stage(stage, maps, rois_of([boxes], image))
 
     def mask_loss(
         self, stage: int, maps: Maps, samples: Sequence[RoISample], targets: Targets

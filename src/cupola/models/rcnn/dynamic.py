@@ -41,9 +41,9 @@ class DynamicRoIHead(StandardRoIHead):
             self.update()
         return losses
 
-    def sample(self, proposals: Sequence[Tensor], targets: Targets) -> list[RoISample]:
+    def sample(self, maps: Maps, proposals: Sequence[Tensor], targets: Targets) -> list[RoISample]:
         """The proposals of every image that train, whose overlaps and errors are noted."""
-        samples = super().sample(proposals, targets)
+        samples = super().sample(maps, proposals, targets)
         cfg, largest = self.train_cfg["dynamic_rcnn"], []
         for each, target in zip(proposals, targets, strict=True):
             assert self.assigner is not None and self.sampler is not None

@@ -139,10 +139,10 @@ def roi_levels(rois: Tensor, finest_scale: float, levels: int) -> Tensor:
     return torch.where(area < 0, -1, level)
 
 
-def rois_of(boxes: Sequence[Tensor]) -> Tensor:
-    """Boxes [R_i, 4] of every image -> rois [R, 5], the image's index first."""
+def rois_of(boxes: Sequence[Tensor], first: int = 0) -> Tensor:
+    """Boxes [R_i, 4] of images from the `first` on -> rois [R, 5], the image's index first."""
     numbered = [
         torch.cat((each.new_full((len(each), 1), i), each[:, :4]), -1)
-        for i, each in enumerate(boxes)
+        for i, each in enumerate(boxes, first)
     ]
     return torch.cat(numbered)

@@ -4,6 +4,7 @@ Letters: R regions of a batch, C classes.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ class StandardRoIHead(nn.Module):
         self, maps: Maps, proposals: Sequence[Tensor], targets: Targets, sizes: Sequence[Size]
     ) -> dict[str, Tensor]:
         """loss_cls, acc, loss_bbox, and loss_mask where there is a mask head."""
-        samples = self.sample(proposals, targets)
+        samples = self.sample(maps, proposals, targets)
         regions = self.regions(maps, rois_of([each.boxes for each in samples]))
         losses: dict[str, Tensor] = self.bbox_head.loss(
             *self.bbox_head(regions), samples, self.train_cfg
@@ -98,14 +99,28 @@ class StandardRoIHead(nn.Module):
             losses |= self.mask_loss(maps, regions, samples, targets)
         return losses
 
-    def sample(self, proposals: Sequence[Tensor], targets: Targets) -> list[RoISample]:
+    def sample(self, maps: Maps, proposals: Sequence[Tensor], targets: Targets) -> list[RoISample]:
         """The proposals of every image that train; ValueError for a model without train_cfg."""
         if self.assigner is None:
             raise ValueError("the model's train_cfg is missing: it names the assigner")
         return [
-            sample_proposals(each, target, self.assigner, self.sampler)
-            for each, target in zip(proposals, targets, strict=True)
+            sample_proposals(
+                each,
+                target,
+                self.assigner,
+                self.sampler,
+                self.bbox_head,
+                partial(self.predicted_at, maps, i),
+            )
+            for i, (each, target) in enumerate(zip(proposals, targets, strict=True))
         ]
+
+    def predicted_at(
+        self, maps: Maps, image: int, boxes: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Logits and deltas of boxes [R, 4] of an image of the batch."""
+        logits, deltas = self.bbox_head(self.regions(maps, rois_of([boxes], image)))
+        return logits, deltas
 
     def mask_loss(
         self, maps: Maps, regions: Tensor, samples: Sequence[RoISample], targets: Targets

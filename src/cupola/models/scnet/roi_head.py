@@ -114,7 +114,7 @@ class SCNetRoIHead(HybridTaskCascadeRoIHead):
             labels = [each["labels"] for each in targets]
             losses["loss_glbctx"] = self.glbctx_head.loss(logits, labels)
         for stage, weight in enumerate(self.weights):
-            samples = self.sample(stage, proposals, targets)
+            samples = self.sample(stage, features, proposals, targets)
             shared = self.shared(stage, features, rois_of([each.boxes for each in samples]))
             head: Any = self.bbox_head[stage]
             logits, deltas = head.outputs(shared)

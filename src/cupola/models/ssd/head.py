@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.dense import AnchorHead, DenseOutput, ImageSizes
-from cupola.models.dense.targets import Targets
+from cupola.models.dense import AnchorHead, DenseOutput
+from cupola.models.dense.targets import AnchorTargets
 from cupola.models.layers import ConvModule
 from cupola.models.layers.conv_module import DepthwiseSeparableConvModule
 from cupola.registry import MODELS
@@ -83,15 +83,14 @@ class SSDHead(AnchorHead):
             tuple(conv(x) for conv, x in zip(self.reg_convs, maps, strict=True)),
         )
 
-    def loss(self, output: DenseOutput, targets: Targets, sizes: ImageSizes) -> dict[str, Tensor]:
+    def losses_of(self, logits: Tensor, deltas: Tensor, wanted: AnchorTargets) -> dict[str, Tensor]:
         """loss_cls and loss_bbox, both divided by the number of positive anchors."""
-        wanted = self.targets(output, targets, sizes)
-        logits, deltas = self.joined(output)
         labels = torch.full_like(wanted.positive, self.num_classes, dtype=torch.int64)
         labels[wanted.positive] = wanted.labels
         each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         each = each.view(labels.shape) * (wanted.positive | wanted.negative)  # [B, S]
-        loss_cls = each[wanted.positive].sum()
+        positive = each[wanted.positive]
+        loss_cls = (positive if wanted.weights is None else positive * wanted.weights).sum()
         for losses, positive in zip(each, wanted.positive, strict=True):
             hardest = int(self.train_cfg["neg_pos_ratio"] * positive.sum())
             rest = losses[~positive]
