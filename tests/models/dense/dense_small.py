@@ -95,6 +95,7 @@ SSD = {
         "max_sizes": [40, 80],
     },
 }
+CENTERS = {"type": "CenterRegionAssigner", "pos_scale": 0.2, "neg_scale": 0.2}
 PRIME = {"isr": {"k": 2.0, "bias": 0.0}, "carl": {"k": 1.0, "bias": 0.2}}  # of PISA
 # The detector, its head, train_cfg, and the names of its losses.
 FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
@@ -109,6 +110,20 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
         },
         MATCHING,
         {"loss_cls", "loss_bbox"},
+    ),
+    "fsaf": (
+        "FSAF",
+        {
+            **SHARED,
+            "type": "FSAFHead",
+            "reg_decoded_bbox": True,
+            "anchor_generator": {**ONE, "octave_base_scale": 1},
+            "bbox_coder": {"type": "TBLRBBoxCoder", "normalizer": 4.0},
+            "loss_cls": {**FOCAL, "reduction": "none"},
+            "loss_bbox": {"type": "IoULoss", "reduction": "none"},
+        },
+        {**MATCHING, "assigner": CENTERS},
+        {"loss_cls", "loss_bbox", "num_pos", "pos_recall"},
     ),
     "pisa retinanet": (
         "RetinaNet",

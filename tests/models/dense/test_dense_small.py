@@ -28,7 +28,7 @@ def trained(built: Any, steps: int = 8) -> tuple[dict[str, Any], float]:
     totals = []
     for _ in range(steps):
         losses = built.loss(batch)
-        totals.append(sum(losses.values()))
+        totals.append(sum(value for name, value in losses.items() if "loss" in name))
         optimizer.zero_grad()
         totals[-1].backward()
         optimizer.step()

@@ -166,11 +166,14 @@ class IoULoss(nn.Module):
         avg_factor: Tensor | float | None = None,
     ) -> Tensor:
         """boxes and targets [N, 4], weight [N] -> a scalar."""
+        return self.loss_weight * weighted_mean(self.each(boxes, targets), weight, avg_factor)
+
+    def each(self, boxes: Tensor, targets: Tensor) -> Tensor:
+        """The losses [N] without weights."""
         overlap = iou(boxes, targets).clamp(min=self.eps)
-        loss = -torch.log(overlap) if self.mode == "log" else 1 - overlap
-        if self.mode == "square":
-            loss = 1 - overlap**2
-        return self.loss_weight * weighted_mean(loss, weight, avg_factor)
+        if self.mode == "log":
+            return -torch.log(overlap)
+        return 1 - (overlap if self.mode == "linear" else overlap**2)
 
 
 @MODELS.register_module()
