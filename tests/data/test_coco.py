@@ -199,7 +199,7 @@ def test_errors_of_a_coco_dataset(folder: Path) -> None:
     (folder / "images" / "0.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"0\.png: not an image"):
         CocoDataset(str(folder))[0]
-    with pytest.raises(DataError, match="only 'horizontal'"):
-        apply(0, {"type": "RandomFlip", "direction": "vertical"})
-    with pytest.raises(DataError, match="use absolute or absolute_range"):
-        apply(0, {"type": "RandomCrop", "crop_size": (3, 3), "crop_type": "relative"})
+    with pytest.raises(DataError, match="did you mean 'vertical'"):
+        apply(0, {"type": "RandomFlip", "direction": "verticl"})
+    with pytest.raises(DataError, match="use absolute, absolute_range, relative, relative_range"):
+        apply(0, {"type": "RandomCrop", "crop_size": (3, 3), "crop_type": "some"})

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cupola.errors import DataError
-from cupola.structures.masks import MAX_CELLS, decode_rle
+from cupola.structures.masks import MAX_CELLS, decode_rle, mask_boxes
 
 Bitmap = NDArray[np.bool_]
 BEYOND = 4  # polygons may leave the image by so many times its longer side
@@ -71,3 +72,9 @@ def _polygon(points: Any, size: tuple[int, int], where: str) -> list[float]:
         if not number or not abs(value) <= limit:  # NaN is not
             raise DataError(f"{where}: a polygon holds {value!r:.40}; expected pixels of the image")
     return [float(value) for value in points]
+
+
+def boxes_around(masks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Boxes xyxy around masks [N, H, W], bool -> [N, 4], float32; zeros for an empty mask."""
+    boxes: np.ndarray[Any, Any] = mask_boxes(torch.from_numpy(np.ascontiguousarray(masks))).numpy()
+    return boxes

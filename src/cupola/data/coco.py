@@ -12,13 +12,13 @@ from PIL import Image
 
 from cupola.data.annotation_masks import check_masks, mask_of
 from cupola.data.coco_file import Instances, read_instances
-from cupola.data.detection import collate_detection
-from cupola.data.transforms import Compose
+from cupola.data.image_dataset import ImageDataset, loads
+from cupola.data.pipeline import Sample
 from cupola.errors import DataError
 from cupola.files import locate
-from cupola.files.images import read_image, read_size
+from cupola.files.images import read_class_map, read_image, read_size
 from cupola.registry import DATASETS
-from cupola.structures import IMAGENET_MEAN, IMAGENET_STD, normalize
+from cupola.structures import IMAGENET_MEAN, IMAGENET_STD
 from cupola.structures.masks import encode_rle
 
 logger = logging.getLogger("cupola")
@@ -36,16 +36,8 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _loads_masks(pipeline: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether LoadAnnotations of a pipeline asks for masks."""
-    return any(
-        str(step.get("type")).rpartition(".")[2] == "LoadAnnotations" and step.get("with_mask")
-        for step in pipeline
-    )
-
-
 @DATASETS.register_module()
-class CocoDataset:
+class CocoDataset(ImageDataset):
     """Samples of a COCO folder, augmented by MMDetection's pipelines and normalized.
 
     `ann_file` and `data_prefix` (a folder, or dict(img=folder)) are relative to `data_root`;
@@ -54,7 +46,9 @@ class CocoDataset:
     given. In training (test_mode False) crowds are left out, and `filter_cfg` may drop images
     without objects and small images. Random choices for sample i are drawn from (seed, epoch, i).
     `with_mask`, by default as LoadAnnotations in the pipeline has it, adds masks [N, H, W];
-    objects without a segmentation are left out then.
+    objects without a segmentation are left out then. LoadAnnotations with_seg=True adds the maps
+    of classes [H, W] in `data_prefix["seg"]`, named as the images with the ending
+    `seg_map_suffix`.
     `return_classes` has no effect: a training gives the classes to models that search for a text.
     With test_mode a sample also holds "annotations", the `ground_truth` for CocoMetric.
     """
@@ -68,23 +62,21 @@ class CocoDataset:
         metainfo: Mapping[str, Any] | None = None,
         filter_cfg: Mapping[str, Any] | None = None,
         test_mode: bool = False,
+        with_mask: bool | None = None,
+        backend_args: Any = None,
+        return_classes: bool = False,
+        seg_map_suffix: str = ".png",
         seed: int = 0,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         channel_order: str = "rgb",
-        with_mask: bool | None = None,
-        backend_args: Any = None,
-        return_classes: bool = False,
     ) -> None:
+        super().__init__(pipeline, test_mode, seed, mean, std, channel_order)
         self.root = Path(data_root)
-        self.test_mode, self.seed, self.epoch = test_mode, seed, 0
-        self.pipeline = Compose(pipeline)
-        self.with_mask = _loads_masks(pipeline) if with_mask is None else with_mask
-        self.mean, self.std = tuple(mean), tuple(std)
-        if channel_order not in ("rgb", "bgr"):
-            raise DataError(f"channel_order: expected 'rgb' or 'bgr', got {channel_order!r}")
+        self.with_mask = loads(pipeline, "with_mask") if with_mask is None else with_mask
+        self.maps = self._map_folder(data_prefix) if loads(pipeline, "with_seg") else None
+        self.map_suffix = seg_map_suffix
         self._warned = False
-        self.channel_step = 1 if channel_order == "rgb" else -1
         self.file = self.root / ann_file
         content = read_instances(self.file)
         self.folder = self._image_folder(data_prefix, content)
@@ -108,6 +100,12 @@ class CocoDataset:
                 f"{os.path.relpath(found[0], self.root)!r}"
             )
         return folder
+
+    def _map_folder(self, prefix: Mapping[str, str] | str | None) -> Path:
+        named = prefix.get("seg") if isinstance(prefix, Mapping) else None
+        if not named:
+            raise DataError('LoadAnnotations with_seg: needs data_prefix["seg"], a folder of maps')
+        return self.root / named
 
     def _read_categories(self, content: Instances, metainfo: Mapping[str, Any]) -> tuple[str, ...]:
         have = list(content.categories.values())
@@ -137,10 +135,6 @@ class CocoDataset:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Changes the random transforms of the samples read from now on."""
-        self.epoch = epoch
 
     def class_labels(self, index: int) -> set[int]:
         """The labels of the objects of image `index`."""
@@ -234,7 +228,8 @@ class CocoDataset:
         target = {key: torch.from_numpy(value) for key, value in arrays.items()}
         return (image["height"], image["width"]), target
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def load(self, index: int) -> Sample:
+        """Sample `index` before the pipeline."""
         image, path = self.images[index], self.path(index)
         rgb = Image.fromarray(read_image(path, error=DataError))
         size = {"width": rgb.width, "height": rgb.height}
@@ -244,23 +239,19 @@ class CocoDataset:
             "image": rgb,
             "scale_factor": (1.0, 1.0),
             **self._arrays(self._targets(image, size), size),
-        }
-        sample = self.pipeline(sample, np.random.default_rng((self.seed, self.epoch, index)))
-        rows = np.asarray(sample["image"])[..., :: self.channel_step]
-        pixels = rows.transpose(2, 0, 1).copy()  # [3, H, W]
-        if self.with_mask:
-            sample["masks"] = torch.from_numpy(np.ascontiguousarray(sample["masks"]))
-        if self.test_mode:
-            sample["annotations"] = self.ground_truth(index, (rgb.height, rgb.width))
-        return {
-            **sample,
-            "image": normalize(torch.from_numpy(pixels), self.mean, self.std),
-            "boxes": torch.from_numpy(sample["boxes"]),
-            "labels": torch.from_numpy(sample["labels"]),
-            "crowd": torch.from_numpy(sample["crowd"]),
             "image_id": image["id"],
             "original_size": (rgb.height, rgb.width),
         }
+        if self.maps is not None:
+            name = Path(slashes(image["file_name"])).with_suffix(self.map_suffix)
+            path = locate(self.maps, str(name))
+            sample["semantic"] = read_class_map(path, DataError)
+            if sample["semantic"].shape != (rgb.height, rgb.width):
+                shape = sample["semantic"].shape
+                raise DataError(f"{path}: is {shape[1]} x {shape[0]} pixels, its image {rgb.size}")
+        if self.test_mode:
+            sample["annotations"] = self.ground_truth(index, (rgb.height, rgb.width))
+        return sample
 
     def _warn_of_size(self, path: Path, image: Mapping[str, Any], rgb: Image.Image) -> None:
         """Once per dataset: boxes may lie elsewhere if the sizes were of another image."""
@@ -271,5 +262,3 @@ class CocoDataset:
                 "the boxes are taken for the upright image",
                 *(path, rgb.width, rgb.height, image["width"], image["height"], self.file.name),
             )
-
-    collate = staticmethod(collate_detection)

@@ -5,7 +5,8 @@ Source: mmdet/datasets/transforms/transformers_glip.py.
 
 import numpy as np
 
-from cupola.data.transforms import RandomFlip, Sample
+from cupola.data.pipeline import Sample
+from cupola.data.transforms import RandomFlip
 from cupola.registry import TRANSFORMS
 
 

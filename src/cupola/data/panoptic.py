@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
-from cupola.data.annotation_masks import check_masks
-from cupola.data.detection import collate_detection
-from cupola.data.transforms import Compose, boxes_around
+from cupola.data.annotation_masks import boxes_around, check_masks
+from cupola.data.image_dataset import ImageDataset
+from cupola.data.pipeline import Sample
 from cupola.errors import DataError
 from cupola.files import locate, read_json
 from cupola.files.images import read_image
 from cupola.registry import DATASETS
-from cupola.structures import IMAGENET_MEAN, IMAGENET_STD, PanopticTruth, TrueSegment, normalize
+from cupola.structures import IMAGENET_MEAN, IMAGENET_STD, PanopticTruth, TrueSegment
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class PanopticImage:
 
 
 @DATASETS.register_module()
-class CocoPanopticDataset:
+class CocoPanopticDataset(ImageDataset):
     """Samples with a mask for every thing and for every class of stuff, and the panoptic truth.
 
     `data_prefix` has the folders of the images (img) and of the PNG maps (seg), in which a pixel's
@@ -51,14 +50,14 @@ class CocoPanopticDataset:
         seed: int = 0,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        channel_order: str = "rgb",
         backend_args: Any = None,
     ) -> None:
-        self.root, self.test_mode, self.seed, self.epoch = Path(data_root), test_mode, seed, 0
+        super().__init__(pipeline, test_mode, seed, mean, std, channel_order)
+        self.root = Path(data_root)
         prefix = data_prefix or {}
         self.folder = self.root / prefix.get("img", "images")
         self.maps = self.root / prefix.get("seg", "panoptic")
-        self.pipeline = Compose(pipeline)
-        self.mean, self.std = tuple(mean), tuple(std)
         self.file = self.root / ann_file
         content = read_json(self.file)
         if not isinstance(content, dict) or "categories" not in content:
@@ -106,10 +105,6 @@ class CocoPanopticDataset:
     def __len__(self) -> int:
         return len(self.images)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Changes the random transforms of the samples read from now on."""
-        self.epoch = epoch
-
     def path(self, index: int) -> Path:
         """The file of image `index`."""
         return locate(self.folder, self.images[index].image)
@@ -154,22 +149,17 @@ class CocoPanopticDataset:
             "masks": masks[kept],
         }
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def load(self, index: int) -> Sample:
+        """Sample `index` before the pipeline."""
         path, truth = self.path(index), self.truth(index)
         rgb = Image.fromarray(read_image(path, error=DataError))
         if (rgb.height, rgb.width) != truth.ids.shape:
             raise DataError(f"{path}: its map is of {truth.ids.shape[::-1]} pixels, not {rgb.size}")
-        sample = {"image": rgb, "scale_factor": (1.0, 1.0), **self._targets(truth)}
-        sample = self.pipeline(sample, np.random.default_rng((self.seed, self.epoch, index)))
-        pixels = np.asarray(sample["image"]).transpose(2, 0, 1).copy()  # [3, H, W]
         return {
-            **sample,
-            "image": normalize(torch.from_numpy(pixels), self.mean, self.std),
-            **{key: torch.from_numpy(sample[key]) for key in ("boxes", "labels", "crowd")},
-            "masks": torch.from_numpy(np.ascontiguousarray(sample["masks"])),
+            "image": rgb,
+            "scale_factor": (1.0, 1.0),
+            **self._targets(truth),
             "panoptic": truth,
             "image_id": self.images[index].id,
             "original_size": (rgb.height, rgb.width),
         }
-
-    collate = staticmethod(collate_detection)

@@ -62,24 +62,29 @@ class PhotometricDistortion:
         return np.stack([distort(p, d) for p, d in zip(images, chosen, strict=True)])
 
 
-def distort(image: Pixels, drawn: Distortion) -> Pixels:
-    """Applies a distortion to one image [H, W, 3]."""
+def distort(image: Pixels, drawn: Distortion, limited: bool = False) -> Pixels:
+    """Applies a distortion to one image [H, W, 3].
+
+    With `limited` saturation stays within 1, as in MMDetection 3.x.
+    """
     out = image.astype(np.float32)
     if drawn.brightness is not None:
         out = out + np.float32(drawn.brightness)
     if drawn.contrast is not None and drawn.contrast_first:
         out = out * np.float32(drawn.contrast)
     if drawn.saturation is not None or drawn.hue is not None:
-        out = _recolor(out, 1.0 if drawn.saturation is None else drawn.saturation, drawn.hue or 0.0)
+        saturation = 1.0 if drawn.saturation is None else drawn.saturation
+        out = _recolor(out, saturation, drawn.hue or 0.0, limited and saturation > 1)
     if drawn.contrast is not None and not drawn.contrast_first:
         out = out * np.float32(drawn.contrast)
     return out if drawn.channels is None else out[..., list(drawn.channels)]
 
 
-def _recolor(image: Pixels, saturation: float, hue: float) -> Pixels:
+def _recolor(image: Pixels, saturation: float, hue: float, limited: bool) -> Pixels:
     """Scales the saturation and rotates the hue by degrees in HSV.
 
-    Each channel is value - chroma * f(hue + its offset); only chroma and hue change.
+    Each channel is value - chroma * f(hue + its offset); only chroma and hue change. Where the
+    value is negative the chroma is added, since OpenCV's saturation is chroma / |value|.
     """
     value = image.max(-1)
     chroma = value - image.min(-1)
@@ -93,5 +98,7 @@ def _recolor(image: Pixels, saturation: float, hue: float) -> Pixels:
     sector = np.where(chroma > 0, sector, 0) + hue / 60
     places = (sector[..., None] + np.array([5, 3, 1], np.float32)) % 6
     share = np.clip(np.minimum(places, 4 - places), 0, 1)
-    scaled = (value[..., None] - saturation * chroma[..., None] * share).astype(np.float32)
+    strong = saturation * chroma
+    strong = (np.minimum(strong, np.abs(value)) if limited else strong) * np.where(value < 0, -1, 1)
+    scaled = (value[..., None] - strong[..., None] * share).astype(np.float32)
     return np.asarray(scaled)

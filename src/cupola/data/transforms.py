@@ -1,85 +1,88 @@
-"""Image transforms by MMDetection's names, on PIL images and numpy boxes.
+"""Flips, sizes and filters by MMDetection's names; `pipeline` says what a sample holds."""
 
-A transform takes a sample and the sample's own random generator and gives a new sample:
-"image" a PIL image in RGB, "boxes" [N, 4] xyxy pixels of it, "labels" [N], "crowd" [N] bool,
-perhaps "masks" [N, H, W] bool, and "scale_factor" (x, y) with respect to the original file.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 
-from cupola.errors import DataError
+from cupola.data.annotation_masks import boxes_around
+from cupola.data.crops import RandomCrop
+from cupola.data.pipeline import Compose, RandomChoice, Sample, select
+from cupola.data.pixels import mirrored, resized, size_of
+from cupola.errors import DataError, did_you_mean
 from cupola.registry import TRANSFORMS
 from cupola.structures.images import fit_size
-from cupola.structures.masks import mask_boxes
 
-Sample = dict[str, Any]
-Config = Mapping[str, Any]
-
-# Steps of published pipelines that CocoDataset performs itself.
-for done_elsewhere in (
-    "LoadImageFromFile",
-    "LoadAnnotations",
-    "LoadPanopticAnnotations",
-    "PackDetInputs",
-):
-    TRANSFORMS.register_module(done_elsewhere)(lambda **_: lambda sample, rng: sample)
-
-
-class Compose:
-    """Applies transforms in order."""
-
-    def __init__(self, transforms: Sequence[Config]) -> None:
-        self.transforms = [TRANSFORMS.build(cfg) for cfg in transforms]
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        for transform in self.transforms:
-            sample = transform(sample, rng)
-        return sample
+__all__ = ["Compose", "RandomChoice", "RandomCrop", "boxes_around"]  # and those below
+DIRECTIONS = ("horizontal", "vertical", "diagonal")
 
 
 @TRANSFORMS.register_module()
 class RandomFlip:
-    """Mirrors left and right with probability `prob`."""
+    """Mirrors the image with probability `prob`.
 
-    def __init__(self, prob: float = 0.5, direction: str = "horizontal") -> None:
-        if direction != "horizontal":
-            raise DataError(f"RandomFlip: direction {direction!r}; only 'horizontal' is supported")
-        self.prob = prob
+    `direction` is horizontal (left and right are exchanged), vertical, diagonal (both), or a list
+    of them: one is drawn, with its probability where `prob` is a list, too.
+    """
+
+    def __init__(
+        self,
+        prob: float | Sequence[float] = 0.5,
+        direction: str | Sequence[str] = "horizontal",
+    ) -> None:
+        self.directions = [direction] if isinstance(direction, str) else list(direction)
+        for each in self.directions:
+            if each not in DIRECTIONS:
+                raise DataError(
+                    f"RandomFlip: direction {each!r}{did_you_mean(str(each), DIRECTIONS)}; use "
+                    f"{', '.join(DIRECTIONS)}"
+                )
+        count = len(self.directions)
+        shares = [prob / count] * count if isinstance(prob, int | float) else list(prob)
+        if len(shares) != count or not 0 <= sum(shares) <= 1 + 1e-9 or min(shares) < 0:
+            raise DataError(f"RandomFlip: prob is {prob!r}; expected 0..1, or one per direction")
+        self.ends = np.cumsum(shares)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        if rng.random() >= self.prob:
+        chosen = int(np.searchsorted(self.ends, rng.random(), side="right"))
+        if chosen == len(self.directions):
             return sample
-        image = sample["image"].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        direction = self.directions[chosen]
+        return self.flipped(sample, direction != "vertical", direction != "horizontal")
+
+    def flipped(self, sample: Sample, across: bool, down: bool) -> Sample:
+        """The sample with left and right, and top and bottom, exchanged where asked."""
+        width, height = size_of(sample["image"])
         boxes = sample["boxes"].copy()
-        boxes[:, [0, 2]] = image.width - boxes[:, [2, 0]]
-        flipped = {**sample, "image": image, "boxes": boxes}
-        if "masks" in sample:
-            flipped["masks"] = sample["masks"][:, :, ::-1]
-        return flipped
+        if across:
+            boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+        if down:
+            boxes[:, [1, 3]] = height - boxes[:, [3, 1]]
+        maps = {
+            key: sample[key][..., :: -1 if down else 1, :: -1 if across else 1]
+            for key in ("masks", "semantic")
+            if key in sample
+        }
+        return {**sample, **maps, "image": mirrored(sample["image"], across, down), "boxes": boxes}
 
 
 def resize_masks(masks: np.ndarray[Any, Any], size: tuple[int, int]) -> np.ndarray[Any, Any]:
-    """Masks [N, H, W] to `size` = (width, height) by nearest, as OpenCV and MMDetection do."""
-    height, width = masks.shape[1:]
+    """Masks [..., H, W] to `size` = (width, height) by nearest, as OpenCV and MMDetection do."""
+    height, width = masks.shape[-2:]
     rows = np.arange(size[1]) * height // size[1]
     columns = np.arange(size[0]) * width // size[0]
-    return np.asarray(masks[:, rows][:, :, columns])
+    return np.asarray(masks[..., rows, :][..., columns])
 
 
 def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
     """Resizes to `size` = (width, height) with antialiased bilinear interpolation."""
-    image = sample["image"]
-    factor = (size[0] / image.width, size[1] / image.height)
-    masks = {"masks": resize_masks(sample["masks"], size)} if "masks" in sample else {}
+    width, height = size_of(sample["image"])
+    factor = (size[0] / width, size[1] / height)
+    maps = {k: resize_masks(sample[k], size) for k in ("masks", "semantic") if k in sample}
     return {
         **sample,
-        **masks,
-        "image": image.resize(size, Image.Resampling.BILINEAR),
+        **maps,
+        "image": resized(sample["image"], size),
         "boxes": sample["boxes"] * np.array([*factor, *factor], np.float32),
         "scale_factor": tuple(a * b for a, b in zip(sample["scale_factor"], factor, strict=True)),
     }
@@ -89,21 +92,39 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
 class Resize:
     """To `scale` = (width, height): exactly, or with keep_ratio as large as fits.
 
-    Whatever the `backend`, Pillow resizes, with antialiasing.
+    scale_factor instead of it is a factor, or one for each of width and height. Whatever the
+    `backend` and `interpolation`, Pillow resizes bilinearly, with antialiasing; masks by nearest.
     """
 
     half = 0.5  # what is added to a side before it is rounded down
 
     def __init__(
-        self, scale: tuple[int, int], keep_ratio: bool = False, backend: str = "pillow"
+        self,
+        scale: tuple[int, int] | int | None = None,
+        keep_ratio: bool = False,
+        backend: str = "pillow",
+        clip_object_border: bool = True,
+        scale_factor: float | Sequence[float] | None = None,
+        interpolation: str = "bilinear",
     ) -> None:
-        self.scale, self.keep_ratio = (int(scale[0]), int(scale[1])), keep_ratio
+        if (scale is None) == (scale_factor is None):
+            raise DataError("Resize: needs either scale = (width, height) or scale_factor")
+        pair = (scale, scale) if isinstance(scale, int) else scale
+        self.scale = None if pair is None else (int(pair[0]), int(pair[1]))
+        factor = (1.0, 1.0) if scale_factor is None else scale_factor
+        self.factor = (factor, factor) if isinstance(factor, int | float) else factor
+        self.keep_ratio, self.clip = keep_ratio, clip_object_border
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return resize_sample(sample, self.output_size(sample["image"].size))
+        size = self.output_size(size_of(sample["image"]))
+        found = resize_sample(sample, size)
+        return {**found, "boxes": found["boxes"].clip(0, [*size, *size])} if self.clip else found
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The (width, height) that an image of `size` = (width, height) is resized to."""
+        if self.scale is None:
+            x, y = (max(1, int(s * f + self.half)) for s, f in zip(size, self.factor, strict=True))
+            return x, y
         if not self.keep_ratio:
             return self.scale
         return fit_size(size, min(self.scale), max(self.scale), self.half)
@@ -114,6 +135,15 @@ class FixScaleResize(Resize):
     """Resize whose sides are rounded down."""
 
     half = 0.0
+
+
+def resize_class(name: str, where: str) -> type[Resize]:
+    """Resize or FixScaleResize, with or without their package; else DataError."""
+    kinds = {"Resize": Resize, "FixScaleResize": FixScaleResize}
+    plain = name.rpartition(".")[2]
+    if plain not in kinds:
+        raise DataError(f"{where}: resize_type is one of {', '.join(kinds)}, got {name!r}")
+    return kinds[plain]
 
 
 @TRANSFORMS.register_module()
@@ -127,81 +157,12 @@ class RandomChoiceResize:
         resize_type: str = "Resize",
         **resize: Any,
     ) -> None:
-        keep_ratio = resize.pop("resize_cfg", {}).get("keep_ratio", keep_ratio)
-        kinds = {"Resize": Resize, "FixScaleResize": FixScaleResize}
-        if resize_type not in kinds:
-            raise DataError(f"RandomChoiceResize: resize_type is one of {', '.join(kinds)}")
-        self.choices = [kinds[resize_type](scale, keep_ratio, **resize) for scale in scales]
+        options = {"keep_ratio": keep_ratio, **resize, **resize.pop("resize_cfg", {})}
+        kind = resize_class(resize_type, "RandomChoiceResize")
+        self.choices = [kind(scale, **options) for scale in scales]
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return self.choices[rng.integers(len(self.choices))](sample, rng)
-
-
-@TRANSFORMS.register_module()
-class RandomChoice:
-    """One of several pipelines, with equal probability unless `prob` says otherwise."""
-
-    def __init__(
-        self, transforms: Sequence[Sequence[Config]], prob: Sequence[float] | None = None
-    ) -> None:
-        self.pipelines = [Compose(each) for each in transforms]
-        self.prob = prob
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        chosen = rng.choice(len(self.pipelines), p=self.prob)
-        return self.pipelines[chosen](sample, rng)
-
-
-@TRANSFORMS.register_module()
-class RandomCrop:
-    """Crops a random window; boxes are clipped to it, and objects outside it are removed.
-
-    crop_size is (width, height) for 'absolute'; for 'absolute_range' both sides are drawn between
-    its two numbers. Unless allow_negative_crop is set, a window that contains no object leaves the
-    sample uncropped. With recompute_bbox boxes are drawn around the cropped masks.
-    """
-
-    def __init__(
-        self,
-        crop_size: tuple[int, int],
-        crop_type: str = "absolute",
-        allow_negative_crop: bool = False,
-        recompute_bbox: bool = False,
-    ) -> None:
-        if crop_type not in ("absolute", "absolute_range"):
-            raise DataError(f"RandomCrop: crop_type {crop_type!r}; use absolute or absolute_range")
-        self.crop_size, self.crop_type = crop_size, crop_type
-        self.allow_negative_crop = allow_negative_crop
-        self.recompute_bbox = recompute_bbox
-
-    def _window(self, image: Image.Image, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        width, height = self.crop_size
-        if self.crop_type == "absolute_range":
-            low, high = min(self.crop_size), max(self.crop_size)
-            height = int(rng.integers(min(low, image.height), min(high, image.height) + 1))
-            width = int(rng.integers(min(low, image.width), min(high, image.width) + 1))
-        width, height = min(width, image.width), min(height, image.height)
-        left = int(rng.integers(image.width - width + 1))
-        top = int(rng.integers(image.height - height + 1))
-        return left, top, left + width, top + height
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        window = self._window(sample["image"], rng)
-        left, top, right, bottom = window
-        boxes = sample["boxes"] - np.array([left, top, left, top], np.float32)
-        size = np.array([right - left, bottom - top] * 2, np.float32)
-        boxes = boxes.clip(0, size)
-        kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        if not kept.any() and not self.allow_negative_crop:
-            return sample
-        parts = {key: sample[key][kept] for key in ("labels", "crowd")}
-        boxes = boxes[kept]
-        if "masks" in sample:
-            masks = sample["masks"][kept, top:bottom, left:right]
-            parts["masks"] = masks
-            if self.recompute_bbox:
-                boxes = boxes_around(masks)
-        return {**sample, **parts, "image": sample["image"].crop(window), "boxes": boxes}
 
 
 @TRANSFORMS.register_module()
@@ -217,16 +178,17 @@ class RandomResize:
         ratio_range: tuple[float, float] = (1.0, 1.0),
         keep_ratio: bool = False,
         resize_type: str = "Resize",
+        **resize: Any,
     ) -> None:
         pair: list[Any] = [scale, scale] if isinstance(scale[0], int) else list(scale)
-        if len(pair) != 2 or resize_type != "Resize":
-            raise DataError(
-                "RandomResize: scale is one or two (width, height), and resize_type 'Resize'"
-            )
+        if len(pair) != 2:
+            raise DataError("RandomResize: scale is one (width, height), or two")
+        self.kind = resize_class(resize_type, "RandomResize")
+        self.options = {"keep_ratio": keep_ratio, **resize, **resize.pop("resize_cfg", {})}
         first, second = pair
         self.low = [min(sides) for sides in zip(first, second, strict=True)]
         self.high = [max(sides) for sides in zip(first, second, strict=True)]
-        self.ratio_range, self.keep_ratio = ratio_range, keep_ratio
+        self.ratio_range = ratio_range
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         factor = rng.uniform(*self.ratio_range)
@@ -234,12 +196,16 @@ class RandomResize:
             max(1, int((low if low == high else rng.integers(low, high + 1)) * factor))
             for low, high in zip(self.low, self.high, strict=True)
         )
-        return Resize((width, height), self.keep_ratio)(sample, rng)
+        return self.kind((width, height), **self.options)(sample, rng)
 
 
 @TRANSFORMS.register_module()
 class FilterAnnotations:
-    """Leaves out objects whose box, or mask with `by_mask`, is smaller than the minimum."""
+    """Leaves out objects whose box, or mask with `by_mask`, is smaller than the minimum.
+
+    With `keep_empty` a sample that loses its last object is rejected; without it, it is kept, empty
+    (the argument's meaning in MMDetection, despite its name).
+    """
 
     def __init__(
         self,
@@ -250,20 +216,15 @@ class FilterAnnotations:
         keep_empty: bool = True,
     ) -> None:
         self.sides, self.area = min_gt_bbox_wh, min_gt_mask_area
-        self.by_box, self.by_mask = by_box, by_mask
+        self.by_box, self.by_mask, self.reject = by_box, by_mask, keep_empty
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample | None:
         sides = sample["boxes"][:, 2:] - sample["boxes"][:, :2]
         kept = np.ones(len(sides), bool)
         if self.by_box:
             kept &= (sides > np.array(self.sides)).all(1)
         if self.by_mask and "masks" in sample:
             kept &= sample["masks"].sum((1, 2)) >= self.area
-        parts = ("boxes", "labels", "crowd", "masks")
-        return {**sample, **{key: sample[key][kept] for key in parts if key in sample}}
-
-
-def boxes_around(masks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Boxes xyxy around masks [N, H, W], bool -> [N, 4], float32; zeros for an empty mask."""
-    boxes: np.ndarray[Any, Any] = mask_boxes(torch.from_numpy(np.ascontiguousarray(masks))).numpy()
-    return boxes
+        if len(kept) and not kept.any() and self.reject:
+            return None
+        return select(sample, kept)

@@ -7,22 +7,44 @@ differently.
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+
+from cupola.data.pipeline import Compose, Config, Random, Sample
 from cupola.errors import DataError
 from cupola.registry import DATASETS
 
-Config = Mapping[str, Any]
-Sample = dict[str, Any]
+
+class _Wrapper:
+    """What the wrappers of one or several datasets pass on to them."""
+
+    parts: Sequence[Any]
+
+    def set_pipeline(self, pipeline: Sequence[Config]) -> None:
+        """Another pipeline for the samples read from now on."""
+        for each in self.parts:
+            each.set_pipeline(pipeline)
+
+    def skip_transforms(self, kinds: Sequence[str]) -> None:
+        """Leaves out transforms of these types from now on."""
+        for each in self.parts:
+            each.skip_transforms(kinds)
+
+    def finished(self, sample: Sample) -> dict[str, Any]:
+        """A sample of a pipeline with tensors, normalized."""
+        found: dict[str, Any] = self.parts[0].finished(sample)
+        return found
 
 
-class _Repeated:
+class _Repeated(_Wrapper):
     """Samples of one dataset, some of them more than once."""
 
     def __init__(self, dataset: Config, lazy_init: bool = False) -> None:
         self.dataset = DATASETS.build(dataset)
+        self.parts = [self.dataset]
         self.collate = self.dataset.collate
         self.epoch = 0
         self.order: Sequence[tuple[int, int]] = ()  # index and number of the repetition
@@ -40,6 +62,15 @@ class _Repeated:
     def class_labels(self, index: int) -> set[int]:
         """The labels of sample `index`."""
         found: set[int] = self.dataset.class_labels(self.order[index][0])
+        return found
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """(width, height) of image `index`, where it is known."""
+        return size_of_sample(self.dataset, self.order[index][0])
+
+    def sample(self, index: int, rng: Random) -> Sample:
+        """Sample `index` after the pipeline of the dataset."""
+        found: Sample = self.dataset.sample(self.order[index][0], rng)
         return found
 
     def __getitem__(self, index: int) -> Sample:
@@ -93,7 +124,7 @@ class ClassBalancedDataset(_Repeated):
 
 
 @DATASETS.register_module()
-class ConcatDataset:
+class ConcatDataset(_Wrapper):
     """Several datasets with the same classes, one after the other."""
 
     def __init__(
@@ -103,7 +134,7 @@ class ConcatDataset:
         lazy_init: bool = False,
         ignore_keys: Any = None,
     ) -> None:
-        self.datasets = [DATASETS.build(each) for each in datasets]
+        self.parts = self.datasets = [DATASETS.build(each) for each in datasets]
         if not self.datasets:
             raise DataError("ConcatDataset: needs one dataset or more")
         self.collate = self.datasets[0].collate
@@ -133,12 +164,100 @@ class ConcatDataset:
         found: set[int] = dataset.class_labels(inner)
         return found
 
+    def size(self, index: int) -> tuple[int, int] | None:
+        """(width, height) of image `index`, where it is known."""
+        return size_of_sample(*self._place(index))
+
+    def sample(self, index: int, rng: Random) -> Sample:
+        """Sample `index` after the pipeline of its dataset."""
+        dataset, inner = self._place(index)
+        found: Sample = dataset.sample(inner, rng)
+        return found
+
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(index)
         dataset, inner = self._place(index)
         sample: Sample = dataset[inner]
         return sample
+
+
+@DATASETS.register_module()
+class MultiImageMixDataset(_Wrapper):
+    """A dataset whose samples are mixed by the transforms of another pipeline.
+
+    Transforms such as Mosaic draw other samples of the dataset, after its own pipeline. One that
+    rejects a sample is tried again, `max_refetch` times in all. `skip_type_keys`: types of
+    transforms that are left out.
+    """
+
+    def __init__(
+        self,
+        dataset: Config,
+        pipeline: Sequence[Config],
+        skip_type_keys: Sequence[str] | None = None,
+        max_refetch: int = 15,
+        seed: int = 0,
+        dynamic_scale: Any = None,
+        lazy_init: bool = False,
+    ) -> None:
+        if dynamic_scale is not None:
+            raise DataError("MultiImageMixDataset: dynamic_scale is no longer an argument")
+        self.dataset = DATASETS.build(dataset)
+        if not hasattr(self.dataset, "sample"):
+            kind = type(self.dataset).__name__
+            raise DataError(f"MultiImageMixDataset: {kind} has no pipeline")
+        self.parts, self.collate = [self.dataset], self.dataset.collate
+        self.pipeline = Compose(pipeline, skip_type_keys or ())
+        self.tries, self.seed, self.epoch = max_refetch, seed, 0
+        if hasattr(self.dataset, "names"):
+            self.names = self.dataset.names
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Changes the random transforms of the samples read from now on."""
+        self.epoch = epoch
+
+    def set_pipeline(self, pipeline: Sequence[Config]) -> None:
+        """Another pipeline of mixing transforms from now on."""
+        self.pipeline = Compose(pipeline)
+
+    def skip_transforms(self, kinds: Sequence[str]) -> None:
+        """Leaves out transforms of these types from now on, in this pipeline."""
+        self.pipeline.skip(kinds)
+
+    def class_labels(self, index: int) -> set[int]:
+        """The labels of sample `index`, before it is mixed."""
+        found: set[int] = self.dataset.class_labels(index)
+        return found
+
+    def sample(self, index: int, rng: Random) -> Sample:
+        """Sample `index`, mixed with others."""
+        start = self.dataset.sample(index, rng)
+        found = self.pipeline.run(start, rng, self._another, tries=self.tries)
+        if found is None:
+            raise DataError(
+                f"MultiImageMixDataset: its pipeline rejected a sample {self.tries} times"
+            )
+        return found
+
+    def _another(self, count: int, rng: Random) -> Sample:
+        found: Sample = self.dataset.sample(int(rng.integers(len(self.dataset))), rng)
+        return found
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        return self.finished(self.sample(index, rng))
+
+
+def size_of_sample(dataset: Any, index: int) -> tuple[int, int] | None:
+    """(width, height) of an image of a dataset, before its pipeline; None if it is not known."""
+    found: tuple[int, int] | None = dataset.size(index) if hasattr(dataset, "size") else None
+    return found
 
 
 def _other(named: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

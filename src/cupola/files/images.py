@@ -58,6 +58,24 @@ def read_image(
         return upright(pixels, orientation)
 
 
+def read_class_map(path: Path, error: type[CupolaError] = InputError) -> Pixels:
+    """[H, W] uint8: the values of a gray image of 8 bits, or a palette's indices, as stored.
+
+    Raises `error` for what `read_image` refuses, and for colors.
+    """
+    source = read_bytes(path, MAX_BYTES, error)
+    with (
+        _errors_as(error, str(path), len(source), MAX_PIXELS),
+        _opened(*essential(source), MAX_PIXELS) as (image, _),
+    ):
+        mode, values = image.mode, np.array(image) if image.mode in ("L", "P") else None
+    if values is None:
+        raise error(
+            f"{path}: has the mode {mode}; a map of classes is gray of 8 bits, or a palette"
+        )
+    return values
+
+
 def from_base64(source: bytes, name: str = "image", error: type[CupolaError] = InputError) -> bytes:
     """The file that base64 text holds, with or without `data:image/...;base64,` in front.
 

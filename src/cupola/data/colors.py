@@ -1,0 +1,85 @@
+"""Transforms of an image's colors, by MMDetection's names.
+
+Source: mmdet/datasets/transforms/transforms.py; the distortion is SSD's (arXiv 1512.02325).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cupola.data.photometric import PhotometricDistortion, distort
+from cupola.data.pipeline import Random, Sample
+from cupola.data.pixels import as_array, as_image
+from cupola.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class PhotoMetricDistortion:
+    """Brightness, contrast, saturation, hue and the order of channels, each with probability 1/2.
+
+    brightness_delta is in gray levels of 0..255, hue_delta in degrees. The image becomes floats,
+    which may leave 0..255.
+    """
+
+    def __init__(
+        self,
+        brightness_delta: float = 32,
+        contrast_range: Sequence[float] = (0.5, 1.5),
+        saturation_range: Sequence[float] = (0.5, 1.5),
+        hue_delta: float = 18,
+    ) -> None:
+        self.settings = PhotometricDistortion(
+            brightness_delta, contrast_range, saturation_range, hue_delta
+        )
+
+    def __call__(self, sample: Sample, rng: Random) -> Sample:
+        pixels = as_array(sample["image"]).astype(np.float32)
+        distorted = distort(pixels, self.settings.draw(rng), limited=True)
+        return {**sample, "image": as_image(distorted)}
+
+
+@TRANSFORMS.register_module()
+class YOLOXHSVRandomAug:
+    """Adds random whole numbers to hue, saturation and value, each with probability 1/2.
+
+    As in OpenCV's images of 8 bits, hue is in steps of 2 degrees, the others are 0..255.
+    """
+
+    def __init__(
+        self, hue_delta: int = 5, saturation_delta: int = 30, value_delta: int = 30
+    ) -> None:
+        self.deltas = np.array([hue_delta, saturation_delta, value_delta])
+
+    def __call__(self, sample: Sample, rng: Random) -> Sample:
+        gains = rng.uniform(-1, 1, 3) * self.deltas * rng.integers(0, 2, 3)
+        hue, saturation, value = (int(each) for each in gains)
+        if not (hue or saturation or value):
+            return sample
+        pixels = as_array(sample["image"])
+        changed = shift_hsv(pixels.clip(0, 255).astype(np.uint8), hue, saturation, value)
+        return {**sample, "image": as_image(changed.astype(pixels.dtype))}
+
+
+def shift_hsv(rgb: Any, hue: int, saturation: int, value: int) -> Any:
+    """RGB pixels [H, W, 3], uint8, with their HSV moved: hue in 2 degrees, the others 0..255.
+
+    Hue wraps, the others are cut off at 0 and 255. HSV is rounded to whole numbers, as OpenCV has
+    it in images of 8 bits.
+    """
+    whole = rgb.astype(np.int32)
+    V, low = whole.max(-1), whole.min(-1)
+    chroma = V - low
+    red, green, blue = np.moveaxis(whole, -1, 0)
+    turn = np.select(
+        [red == V, green == V],
+        [green - blue, blue - red + 2 * chroma],
+        red - green + 4 * chroma,
+    )  # in units of 60 degrees times the chroma
+    H = np.rint(turn * 30 / np.maximum(chroma, 1)).astype(np.int32)
+    S = np.rint(chroma * 255 / np.maximum(V, 1)).astype(np.int32)
+    H = (H + hue) % 180
+    S, V = (S + saturation).clip(0, 255), (V + value).clip(0, 255)
+    places = (H[..., None] / 30 + np.array([5, 3, 1])) % 6  # [H, W, 3]
+    share = np.clip(np.minimum(places, 4 - places), 0, 1)
+    return np.rint(V[..., None] * (1 - S[..., None] / 255 * share)).astype(np.uint8)
