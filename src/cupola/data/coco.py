@@ -217,6 +217,10 @@ class CocoDataset(ImageDataset):
         name = image["file_name"]
         return locate(self.folder, name if _is_file(self.folder / name) else slashes(name))
 
+    def size(self, index: int) -> tuple[int, int]:
+        """(width, height) of image `index`."""
+        return self.images[index]["width"], self.images[index]["height"]
+
     def path(self, index: int) -> Path:
         """The file of image `index`."""
         return self._locate(self.images[index])

@@ -11,10 +11,30 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from cupola.data.wrappers import size_of_sample
 from cupola.errors import BuildError
-from cupola.registry import DATASETS
+from cupola.registry import DATASETS, bare_type
 from cupola.train.padding import collate_with
 from cupola.train.sequences import ParallelSequences, SequenceBatches, is_sequential
+
+BY_ASPECT = "AspectRatioBatchSampler"
+
+
+def grouped(order: torch.Tensor, portrait: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """The order in which a batch has images of one kind only, upright or not, as far as possible.
+
+    order: indices [N]; portrait: whether an image is higher than wide, [N] bool. A batch comes when
+    it is full; what is left comes last. Source: mmdet's AspectRatioBatchSampler.
+    """
+    found: list[int] = []
+    open_batches: tuple[list[int], list[int]] = ([], [])
+    for index in order.tolist():
+        batch = open_batches[int(portrait[index])]
+        batch.append(index)
+        if len(batch) == batch_size:
+            found += batch
+            batch.clear()
+    return torch.tensor([*found, *open_batches[1], *open_batches[0]], dtype=torch.long)
 
 
 class EpochBatches:
@@ -41,9 +61,10 @@ class BatchStream:
 
     `cfg` is a dataloader config: batch_size (of one rank), num_workers, dataset, and
     sampler=dict(shuffle=...), True by default. A last incomplete batch is dropped, unless the
-    dataset is smaller than one batch. With sampler=dict(type="SequenceSampler") the batches are
-    those of SequenceBatches. `on_epoch` is called with the number of an epoch before its first
-    batch is read.
+    dataset is smaller than one batch. With batch_sampler=dict(type="AspectRatioBatchSampler")
+    images that are higher than wide are in other batches than those that are not. With
+    sampler=dict(type="SequenceSampler") the batches are those of SequenceBatches. `on_epoch` is
+    called with the number of an epoch before its first batch is read.
     """
 
     def __init__(self, cfg: Mapping[str, Any], seed: int, rank: int = 0, ranks: int = 1) -> None:
@@ -53,17 +74,28 @@ class BatchStream:
         self._workers = cfg.get("num_workers", 0)
         self._shuffle = cfg.get("sampler", {}).get("shuffle", True)
         self._sequential = is_sequential(cfg.get("sampler"))
+        self._portrait = self._find_portraits(cfg.get("batch_sampler"))
         self._collate = collate_with(self.dataset.collate, cfg.get("padding"))
         self._seed, self._rank, self._ranks = seed, rank, ranks
         self.on_epoch: Callable[[int], None] = lambda epoch: None
         if self._workers:
             allow_open_files()
 
+    def _find_portraits(self, cfg: Any) -> torch.Tensor | None:
+        """Which images are higher than wide; None where batches are not grouped by that."""
+        if not isinstance(cfg, Mapping) or bare_type(cfg) != BY_ASPECT:
+            return None
+        sizes = [size_of_sample(self.dataset, index) for index in range(len(self.dataset))]
+        if None in sizes:
+            return None
+        return torch.tensor([size is not None and size[0] < size[1] for size in sizes])
+
     def _order(self, epoch: int) -> torch.Tensor:
-        if not self._shuffle:
-            return torch.arange(len(self.dataset))
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-        return torch.randperm(len(self.dataset), generator=generator)
+        order = torch.arange(len(self.dataset))
+        if self._shuffle:
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+            order = torch.randperm(len(self.dataset), generator=generator)
+        return order if self._portrait is None else grouped(order, self._portrait, self.batch_size)
 
     def _sequences(self, first: int) -> DataLoader[Any]:
         return self._loader(

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from cupola.data.detection import pad_class_map
+
 Config = Mapping[str, Any]
 Batch = dict[str, Any]
 
@@ -64,8 +66,17 @@ def pad_batch(batch: Batch, divisor: int = 1, at_least: Sequence[int] = (0, 0)) 
         return batch
     if mask is None:
         mask = torch.zeros(len(pixels), height, width, dtype=torch.bool)
+    if targets := batch.get("targets"):
+        whole = (height + down, width + right)
+        batch = {**batch, "targets": [_with_larger_map(each, whole) for each in targets]}
     return {
         **batch,
         "pixels": F.pad(pixels, (0, right, 0, down)),
         "padding_mask": F.pad(mask, (0, right, 0, down), value=True),
     }
+
+
+def _with_larger_map(target: Any, size: tuple[int, int]) -> Any:
+    if not isinstance(target, Mapping) or "semantic" not in target:
+        return target
+    return {**target, "semantic": pad_class_map(target["semantic"], size)}

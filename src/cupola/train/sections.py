@@ -6,6 +6,7 @@ from typing import Any
 from cupola.errors import BuildError
 from cupola.registry import without_scope
 from cupola.train.hooks import AVERAGES, SWITCHES
+from cupola.train.loading import BY_ASPECT
 from cupola.train.sequences import is_sequential
 
 Config = Mapping[str, Any]
@@ -21,7 +22,8 @@ VERSION_2 = {
 DONE_ELSEWHERE = (
     *("IterTimerHook", "LoggerHook", "ParamSchedulerHook", "CheckpointHook", "DistSamplerSeedHook"),
     *("DetVisualizationHook", "RuntimeInfoHook", "EmptyCacheHook", "SyncBuffersHook"),
-    *("NumClassCheckHook", "CheckInvalidLossHook", *AVERAGES, *SWITCHES),
+    *("NumClassCheckHook", "CheckInvalidLossHook", "SyncNormHook", "SetEpochInfoHook"),
+    *(*AVERAGES, *SWITCHES),
 )
 SAMPLERS = ("DefaultSampler", "InfiniteSampler")
 
@@ -54,6 +56,9 @@ def without_effect(cfg: Config) -> list[str]:
     sampler = kind_of(cfg["train_dataloader"].get("sampler"))
     if sampler and sampler not in SAMPLERS and not is_sequential({"type": sampler}):
         notes.append(f"sampler {sampler}: images are shuffled instead")
+    batches = kind_of(cfg["train_dataloader"].get("batch_sampler"))
+    if batches and batches != BY_ASPECT:
+        notes.append(f"batch_sampler {batches}: batches are taken in the order of the images")
     return notes
 
 

@@ -27,6 +27,7 @@ from cupola.train.distributed import join_ranks, same_start
 from cupola.train.evaluation import build_metric, evaluate
 from cupola.train.hooks import published_average, published_switches
 from cupola.train.initial import load_initial_weights
+from cupola.train.intervals import ValidationPlan
 from cupola.train.loading import BatchStream, evaluation_loader
 from cupola.train.logs import RunLog, forget_after
 from cupola.train.meter import Meter
@@ -86,6 +87,7 @@ class Trainer:
         about = published_average(cfg, self.stream.batches_per_epoch)
         self.average = build_average(self.model, about) if about else None
         self._plan_switches()
+        self._validation = ValidationPlan(self.cfg, self.stream.batches_per_epoch, self.max_steps)
         self.meter = Meter()
         self.step, self.validated, self.best = 0, 0, float("-inf")
         self.seconds = 0.0  # of training so far
@@ -130,14 +132,6 @@ class Trainer:
             return 500
         by_epoch = hook.get("by_epoch", "max_iters" not in self.cfg["train_cfg"])
         return max(0, int(hook["interval"])) * (self.stream.batches_per_epoch if by_epoch else 1)
-
-    def _validate_every(self) -> int:
-        train_cfg = self.cfg["train_cfg"]
-        if not self.cfg.get("val_dataloader") or "val_interval" not in train_cfg:
-            return 0
-        by_epoch = "max_iters" not in train_cfg
-        unit = self.stream.batches_per_epoch if by_epoch else 1
-        return int(train_cfg["val_interval"]) * unit
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, as plain values and tensors."""
@@ -216,11 +210,10 @@ class Trainer:
     def _train(self, log: RunLog) -> dict[str, float]:
         log_every = int(self._hook("logger").get("interval", 50))
         save_every = self._save_every()
-        validate_every = self._validate_every()
         metrics: dict[str, float] = {}
         batches = self.stream.batches(self.step * self.stepper.pieces)
         self.model.train()
-        if validate_every and self.validated < self.step and self._is_due(validate_every):
+        if self.validated < self.step and self._validation.is_due(self.step):
             metrics = self._validate(log)  # it was interrupted after the checkpoint was saved
             self._save(LATEST)
         self.meter.restart_clock()
@@ -237,11 +230,12 @@ class Trainer:
             self.seconds = monotonic() - started
             if 0 < self._max_seconds <= self.seconds:
                 self.max_steps = self.step
+                self._validation.end(self.step)
             last = self.step == self.max_steps
             log.advance(self.step)
             if last or self.step % log_every == 0:
                 self._report(log, rate)
-            due = bool(validate_every) and self._is_due(validate_every)
+            due = self._validation.is_due(self.step)
             if last or due or (save_every and self.step % save_every == 0):
                 self._save(LATEST)  # before the validation, which may fail or be killed
             if due:
@@ -254,9 +248,6 @@ class Trainer:
         if not self._max_seconds:
             return self.step
         return max(self.step, int(self.seconds / self._max_seconds * self.max_steps))
-
-    def _is_due(self, validate_every: int) -> bool:
-        return self.step == self.max_steps or self.step % validate_every == 0
 
     def _report(self, log: RunLog, rate: float) -> None:
         means, seconds = self.meter.take()

@@ -10,7 +10,7 @@ from typing import Any
 
 from cupola.errors import BuildError
 from cupola.files import read_text
-from cupola.train.version2_pipeline import normalization_of, translated_pipeline
+from cupola.train.version2_pipeline import preprocessing_of, translated_pipeline
 
 LARGEST_NAMES = 2**20  # bytes of a text file with the names of classes
 
@@ -74,10 +74,12 @@ def _data(cfg: Config) -> dict[str, Any]:
             "dataset": _dataset(data[part], f"data.{part}", testing=part != "train"),
             "sampler": {"type": "DefaultSampler", "shuffle": part == "train"},
         }
+        if part == "train":
+            found["train_dataloader"]["batch_sampler"] = {"type": "AspectRatioBatchSampler"}
         if part != "train" and (metric := _evaluator(cfg, data[part])):
             found[f"{part}_evaluator"] = metric
     model = _section(cfg, "model")
-    pixels = normalization_of(data["train"])
+    pixels = preprocessing_of(data["train"])
     if pixels and not model.get("data_preprocessor"):
         model["data_preprocessor"] = {"type": "DetDataPreprocessor", **pixels}
         found["model"] = model
@@ -180,7 +182,12 @@ def _loop(cfg: Config) -> dict[str, Any]:
         raise BuildError("runner: needs max_epochs or max_iters")
     found: dict[str, Any] = {"max_epochs" if by_epoch else "max_iters": length}
     if _section(cfg, "data").get("val") is not None or cfg.get("val_dataloader"):
-        found["val_interval"] = _section(cfg, "evaluation").get("interval", 1)
+        evaluation = _section(cfg, "evaluation")
+        found["val_interval"] = evaluation.get("interval", 1)
+        if evaluation.get("start") is not None:
+            found["val_begin"] = evaluation["start"]
+        if evaluation.get("dynamic_intervals"):
+            found["dynamic_intervals"] = evaluation["dynamic_intervals"]
     return found
 
 

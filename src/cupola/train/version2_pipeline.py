@@ -3,17 +3,39 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cupola.errors import BuildError
+
 Step = Mapping[str, Any]
 # What the dataset, the model's preprocessor and the batching do themselves.
-DONE_ELSEWHERE = ("Normalize", "Pad", "DefaultFormatBundle", "Collect", "ImageToTensor")
-ABSOLUTE = ("absolute", "relative", "relative_range")  # crop sizes that are (height, width) in 2.x
+DONE_ELSEWHERE = (
+    *("Normalize", "DefaultFormatBundle", "Collect", "ImageToTensor", "ToTensor"),
+    *("ToDataContainer", "SegRescale"),
+)
+# Arguments that are (height, width) in 2.x, and (width, height) in 3.x.
+SWAPPED = {
+    "Mosaic": "img_scale",
+    "MixUp": "img_scale",
+    "RandomAffine": "border",
+    "Pad": "size",
+    "RandomCenterCropPad": "crop_size",
+}
+# Arguments of 2.x without effect unless skip_filter is False, and one that was removed.
+FILTERS = ("min_bbox_size", "min_area_ratio", "max_aspect_ratio", "skip_filter")
+ABSOLUTE = ("absolute", "relative")  # crop sizes that are (height, width) in 2.x
 
 
 def translated_pipeline(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """The steps of a pipeline as 3.x names them; test-time augmentation is left out."""
+    """The steps of a pipeline as 3.x names them; test-time augmentation is left out.
+
+    Raises BuildError for what has no counterpart.
+    """
     found: list[dict[str, Any]] = []
+    normalized = False
     for step in steps:
         kind = _kind(step)
+        normalized = normalized or kind == "Normalize"
+        if kind == "Pad" and normalized:  # the preprocessor pads with zeros
+            continue
         if kind == "MultiScaleFlipAug":
             scale = step.get("img_scale")
             scale = scale[0] if isinstance(scale, list) else scale
@@ -40,9 +62,18 @@ def _translated(kind: str, step: dict[str, Any]) -> dict[str, Any]:
     if kind == "AutoAugment":
         policies = [translated_pipeline(policy) for policy in step["policies"]]
         return {"type": "RandomChoice", "transforms": policies}
+    if kind == "RandomShift" and "shift_ratio" in step:
+        step["prob"] = step.pop("shift_ratio")
+    if kind in ("Mosaic", "MixUp", "RandomAffine"):
+        if step.get("skip_filter") is False:
+            raise BuildError(f"{kind}: skip_filter=False is not available; boxes are not filtered")
+        step = {key: value for key, value in step.items() if key not in FILTERS}
+    swapped = SWAPPED.get(kind)
     if kind == "RandomCrop" and step.get("crop_type", "absolute") in ABSOLUTE:
-        height, width = step["crop_size"]
-        step["crop_size"] = (width, height)
+        swapped = "crop_size"
+    if swapped and step.get(swapped) is not None:
+        height, width = step[swapped]
+        step[swapped] = (width, height)
     return step
 
 
@@ -65,13 +96,25 @@ def _resize(step: dict[str, Any]) -> dict[str, Any]:
     return {**step, "scale": scales} if scales is not None else step
 
 
-def normalization_of(dataset: Any) -> dict[str, Any]:
-    """mean, std and bgr_to_rgb of the first Normalize in a dataset's pipeline; empty without."""
+def preprocessing_of(dataset: Any) -> dict[str, Any]:
+    """The data_preprocessor of 3.x for a dataset's pipeline, empty without Normalize.
+
+    It has mean, std and bgr_to_rgb of the first Normalize; pad_size_divisor and, for a fixed size,
+    batch_augments of the first Pad after it.
+    """
+    found: dict[str, Any] = {}
     for step in _steps(dataset):
-        if _kind(step) == "Normalize" and "mean" in step:
+        if _kind(step) == "Normalize" and "mean" in step and not found:
             swap = bool(step.get("to_rgb", True))
-            return {"mean": step["mean"], "std": step["std"], "bgr_to_rgb": swap}
-    return {}
+            found = {"mean": step["mean"], "std": step["std"], "bgr_to_rgb": swap}
+        elif _kind(step) == "Pad" and found:
+            if step.get("size_divisor", 1) > 1:
+                found["pad_size_divisor"] = step["size_divisor"]
+            elif step.get("size") is not None:
+                size = tuple(step["size"])  # (height, width) in both
+                found["batch_augments"] = [{"type": "BatchFixedSizePad", "size": size}]
+            break
+    return found
 
 
 def _steps(cfg: Any) -> Iterator[Step]:
