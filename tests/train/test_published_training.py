@@ -11,6 +11,8 @@ from cupola import nn
 from cupola.errors import BuildError
 from cupola.train.averaging import build_average
 from cupola.train.hooks import published_average, published_switches
+from cupola.train.intervals import ValidationPlan
+from cupola.train.loading import grouped
 from cupola.train.optimizers import parameter_groups
 from cupola.train.schedules import build_schedule
 from cupola.train.sections import without_effect
@@ -173,3 +175,45 @@ def test_training_from_scratch_begins_with_the_published_initialization(tmp_path
     trainer.model.init_cfg = {"type": "Constant", "layer": "Linear", "val": 0.25}
     trainer.run()
     assert all(each.weight.min().item() == 0.25 for each in (trainer.model.head,))
+
+
+@pytest.mark.parametrize(
+    ("train_cfg", "due"),
+    [
+        ({"max_epochs": 9, "val_interval": 4}, [4, 8, 9]),
+        ({"max_epochs": 9, "val_interval": 4, "dynamic_intervals": [(7, 1)]}, [4, 6, 7, 8, 9]),
+        ({"max_epochs": 9, "val_interval": 2, "val_begin": 5}, [6, 8, 9]),
+        ({"max_iters": 9, "val_interval": 5, "dynamic_intervals": [(6, 9)]}, [9]),
+        ({"max_epochs": 9}, []),
+    ],
+)
+def test_validation_intervals(train_cfg: dict[str, Any], due: list[int]) -> None:
+    cfg = {"train_cfg": train_cfg, "val_dataloader": {"dataset": {}}}
+    unit = 1 if "max_iters" in train_cfg else 3
+    plan = ValidationPlan(cfg, 3, 9 * unit)
+    assert [step / unit for step in range(1, 9 * unit + 1) if plan.is_due(step)] == due
+    plan.end(7)
+    assert plan.is_due(7) == bool(due)
+
+
+def test_errors_of_validation_intervals() -> None:
+    cfg = {"val_dataloader": {"dataset": {}}}
+    for wrong, words in (
+        ({"dynamic_intervals": [5]}, r"expected pairs \(epoch, interval\), got \[5\]"),
+        ({"dynamic_intervals": [(9, 1), (5, 1)]}, "its epochs ascend"),
+        ({"val_interval": 0}, "are 1 or more"),
+    ):
+        with pytest.raises(BuildError, match=words):
+            ValidationPlan({**cfg, "train_cfg": {"val_interval": 1, **wrong}}, 3, 9)
+
+
+def test_batches_have_images_of_one_aspect_ratio() -> None:
+    order = torch.tensor([4, 0, 3, 1, 2, 6, 5])
+    portrait = torch.tensor([True, False, True, False, False, True, False])
+    assert grouped(order, portrait, 2).tolist() == [4, 3, 0, 2, 1, 6, 5]
+    assert sorted(grouped(order, portrait, 3).tolist()) == list(range(7))
+    assert without_effect(
+        {"train_dataloader": {"batch_sampler": {"type": "mmdet.AspectRatioBatchSampler"}}}
+    ) == []  # fmt: skip
+    (note,) = without_effect({"train_dataloader": {"batch_sampler": {"type": "Other"}}})
+    assert "batch_sampler Other" in note

@@ -166,6 +166,52 @@ def test_pipelines() -> None:
     assert cropped["crop_size"] == (400, 300) and spanned["crop_size"] == (300, 400)
 
 
+def test_sizes_of_mixing_transforms_are_width_and_height_in_version_3() -> None:
+    steps = [
+        {"type": "Mosaic", "img_scale": (640, 480), "pad_val": 114.0, "min_bbox_size": 2},
+        {"type": "RandomAffine", "border": (-320, -240), "scaling_ratio_range": (0.1, 2)},
+        {"type": "MixUp", "img_scale": (640, 480), "skip_filter": True},
+        {"type": "RandomShift", "shift_ratio": 0.3},
+        {"type": "Pad", "size": (640, 480), "pad_val": {"img": (114.0, 114.0, 114.0)}},
+        {"type": "Normalize", **BGR},
+        {"type": "Pad", "size": (640, 480)},
+    ]
+    mosaic, affine, mix, shift, pad = translated_pipeline(steps)
+    assert mosaic == {"type": "Mosaic", "img_scale": (480, 640), "pad_val": 114.0}
+    assert affine["border"] == (-240, -320)
+    assert mix == {"type": "MixUp", "img_scale": (480, 640)}
+    assert shift == {"type": "RandomShift", "prob": 0.3}
+    assert pad["size"] == (480, 640)
+    with pytest.raises(BuildError, match="Mosaic: skip_filter=False is not available"):
+        translated_pipeline([{**steps[0], "skip_filter": False}])
+
+
+def test_padding_after_the_normalization_is_that_of_the_preprocessor(folder: Path) -> None:
+    found = to_version_3(old_config(folder))["model"]["data_preprocessor"]
+    assert found["pad_size_divisor"] == 32
+    cfg = old_config(folder)
+    cfg["data"]["train"]["pipeline"] = [
+        {**step, "size": (64, 96), "size_divisor": None} if step["type"] == "Pad" else step
+        for step in TRAIN
+    ]
+    del cfg["data"]["train"]["pipeline"][5]["size_divisor"]
+    fixed = to_version_3(cfg)
+    assert fixed["model"]["data_preprocessor"]["batch_augments"] == [
+        {"type": "BatchFixedSizePad", "size": (64, 96)}
+    ]
+    trainer = Trainer(cfg, folder / "run", quiet=True)
+    batch = next(trainer.stream.batches(0))
+    assert batch["pixels"].shape[-2:] == (64, 96)
+
+
+def test_intervals_of_the_evaluation(folder: Path) -> None:
+    cfg = old_config(folder)
+    cfg["evaluation"] |= {"dynamic_intervals": [(285, 1)], "start": 3}
+    assert to_version_3(cfg)["train_cfg"] == {
+        "max_epochs": 2, "val_interval": 2, "val_begin": 3, "dynamic_intervals": [(285, 1)]
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("lr_config", "rates"),
     [

@@ -13,6 +13,12 @@ from cupola.data.pipeline import Random, Sample
 from cupola.data.pixels import as_array, as_image
 from cupola.registry import TRANSFORMS
 
+PLACES = 12  # binary, of the factors
+ROUNDING = 1 << (PLACES - 1)
+_LEVELS = np.maximum(np.arange(256), 1)
+HUE_FACTORS = np.rint((30 << PLACES) / _LEVELS).astype(np.int32) * (np.arange(256) > 0)
+SATURATION_FACTORS = np.rint((255 << PLACES) / _LEVELS).astype(np.int32) * (np.arange(256) > 0)
+
 
 @TRANSFORMS.register_module()
 class PhotoMetricDistortion:
@@ -64,8 +70,8 @@ class YOLOXHSVRandomAug:
 def shift_hsv(rgb: Any, hue: int, saturation: int, value: int) -> Any:
     """RGB pixels [H, W, 3], uint8, with their HSV moved: hue in 2 degrees, the others 0..255.
 
-    Hue wraps, the others are cut off at 0 and 255. HSV is rounded to whole numbers, as OpenCV has
-    it in images of 8 bits.
+    Hue wraps, the others are cut off at 0 and 255. HSV is rounded to whole numbers, as OpenCV does
+    it for images of 8 bits: by products of 12 binary places.
     """
     whole = rgb.astype(np.int32)
     V, low = whole.max(-1), whole.min(-1)
@@ -76,8 +82,8 @@ def shift_hsv(rgb: Any, hue: int, saturation: int, value: int) -> Any:
         [green - blue, blue - red + 2 * chroma],
         red - green + 4 * chroma,
     )  # in units of 60 degrees times the chroma
-    H = np.rint(turn * 30 / np.maximum(chroma, 1)).astype(np.int32)
-    S = np.rint(chroma * 255 / np.maximum(V, 1)).astype(np.int32)
+    H = (turn * HUE_FACTORS[chroma] + ROUNDING) >> PLACES
+    S = (chroma * SATURATION_FACTORS[V] + ROUNDING) >> PLACES
     H = (H + hue) % 180
     S, V = (S + saturation).clip(0, 255), (V + value).clip(0, 255)
     places = (H[..., None] / 30 + np.array([5, 3, 1])) % 6  # [H, W, 3]

@@ -99,6 +99,6 @@ def _recolor(image: Pixels, saturation: float, hue: float, limited: bool) -> Pix
     places = (sector[..., None] + np.array([5, 3, 1], np.float32)) % 6
     share = np.clip(np.minimum(places, 4 - places), 0, 1)
     strong = saturation * chroma
-    strong = (np.minimum(strong, np.abs(value)) if limited else strong) * np.where(value < 0, -1, 1)
+    strong = (np.minimum(strong, np.abs(value)) if limited else strong) * np.sign(value)
     scaled = (value[..., None] - strong[..., None] * share).astype(np.float32)
     return np.asarray(scaled)

@@ -32,12 +32,8 @@ model = dict(
             ratios=[1.0, 1.8],
             strides=[4, 8, 16],
         ),
-        bbox_coder=dict(
-            type="DeltaXYWHBBoxCoder", target_means=[0.0] * 4, target_stds=[1.0] * 4
-        ),
-        loss_cls=dict(
-            type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0
-        ),
+        bbox_coder=dict(type="DeltaXYWHBBoxCoder", target_means=[0.0] * 4, target_stds=[1.0] * 4),
+        loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
         loss_bbox=dict(type="L1Loss", loss_weight=1.0),
     ),
     train_cfg=dict(
