@@ -64,11 +64,11 @@ class RandomAffine:
     def __call__(self, sample: Sample, rng: Random) -> Sample:
         if "masks" in sample or "semantic" in sample:
             raise DataError("RandomAffine: takes boxes only, no masks")
-        size = tuple(
+        width, height = (
             max(1, side + 2 * more)
             for side, more in zip(size_of(sample["image"]), self.border, strict=True)
         )
-        matrix = self._matrix(*size, rng)
+        size, matrix = (width, height), self._matrix(width, height, rng)
         boxes = warp_boxes(sample["boxes"], matrix)
         boxes = clipped(boxes, size) if self.clip else boxes
         image = warp(sample, matrix, size, self.color)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cupola.data.crops import clipped
-from cupola.data.pipeline import VOID, Random, Sample, select
+from cupola.data.pipeline import VOID, Pair, Random, Sample, select
 from cupola.data.pixels import as_array, as_image, filled, paste, size_of
 from cupola.errors import DataError
 from cupola.registry import TRANSFORMS
@@ -72,7 +72,7 @@ class Pad:
         if padding_mode != "constant":
             raise DataError(f"Pad: padding_mode is {padding_mode!r}; only 'constant' is available")
         self.size, self.divisor, self.square = size, size_divisor or 1, pad_to_square
-        colors = pad_val if isinstance(pad_val, Mapping) else {"img": pad_val}
+        colors: Mapping[str, Any] = pad_val if isinstance(pad_val, Mapping) else {"img": pad_val}
         self.color, self.void = in_rgb(colors.get("img", 0)), int(colors.get("seg", VOID))
 
     def __call__(self, sample: Sample, rng: Random) -> Sample:
@@ -104,7 +104,7 @@ class Expand:
         self,
         mean: Sequence[float] = (0, 0, 0),
         to_rgb: bool = True,
-        ratio_range: Sequence[float] = (1, 4),
+        ratio_range: Pair = (1, 4),
         seg_ignore_label: int | None = None,
         prob: float = 0.5,
     ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cupola.data.annotation_masks import boxes_around
-from cupola.data.pipeline import Random, Sample, select
+from cupola.data.pipeline import MAPS, Random, Sample, select
 from cupola.data.pixels import AnyImage, as_array, as_image, cropped, filled, size_of
 from cupola.errors import DataError
 from cupola.registry import TRANSFORMS
@@ -42,7 +42,7 @@ def crop_sample(sample: Sample, window: Window, clip: bool = True) -> Sample:
     """The part of a sample in a window inside the image; no object is left out."""
     left, top, right, bottom = window
     boxes = sample["boxes"] - np.array([left, top, left, top], np.float32)
-    maps = {k: sample[k][..., top:bottom, left:right] for k in ("masks", "semantic") if k in sample}
+    maps = {k: sample[k][..., top:bottom, left:right] for k in MAPS if k in sample}
     boxes = clipped(boxes, (right - left, bottom - top)) if clip else boxes
     return {**sample, **maps, "image": cropped(sample["image"], window), "boxes": boxes}
 
@@ -198,12 +198,12 @@ class RandomCenterCropPad:
         width, height = size_of(sample["image"])
         if self.test_mode:
             assert self.mode is not None
-            size = (PADDED[self.mode[0]](s, self.mode[1]) + self.more for s in (width, height))
-            return self._placed(sample, (width // 2, height // 2), tuple(size))[0]
+            whole = [PADDED[self.mode[0]](s, self.mode[1]) + self.more for s in (width, height)]
+            return self._placed(sample, (width // 2, height // 2), whole)[0]
         assert self.crop_size is not None and self.ratios is not None and self.border is not None
         across, down = (_margin(self.border, side) for side in (width, height))
         while True:
-            ratio = self.ratios[rng.integers(len(self.ratios))]
+            ratio = self.ratios[int(rng.integers(len(self.ratios)))]
             size = tuple(int(side * ratio) for side in self.crop_size)
             for _ in range(ATTEMPTS):
                 x = int(rng.integers(across, width - across))

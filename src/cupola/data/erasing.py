@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cupola.data.borders import Color, in_rgb
-from cupola.data.pipeline import VOID, Random, Sample, select
+from cupola.data.pipeline import MAPS, VOID, Random, Sample, select
 from cupola.data.pixels import as_array, as_image
 from cupola.errors import DataError
 from cupola.registry import TRANSFORMS
@@ -100,7 +100,7 @@ class RandomErasing:
     def __call__(self, sample: Sample, rng: Random) -> Sample:
         pixels = as_array(sample["image"])
         patches = self._patches(pixels.shape[1], pixels.shape[0], rng)
-        found = {k: sample[k].copy() for k in ("masks", "semantic") if k in sample}
+        found: Sample = {k: sample[k].copy() for k in MAPS if k in sample}
         for left, top, right, bottom in patches.astype(int):
             pixels[top:bottom, left:right] = self.color
             for key, value in (("masks", self.mask_value), ("semantic", self.void)):

@@ -16,7 +16,7 @@ import numpy as np
 from cupola.data.annotation_masks import boxes_around
 from cupola.data.borders import Color, in_rgb, masks_on_canvas, on_canvas
 from cupola.data.crops import clipped, crop_sample, inside
-from cupola.data.pipeline import OBJECTS, Draw, Random, Sample, select
+from cupola.data.pipeline import OBJECTS, Draw, Pair, Random, Sample, select
 from cupola.data.pixels import as_array, as_image, filled, paste, size_of
 from cupola.data.transforms import RandomFlip, resize_sample
 from cupola.errors import DataError
@@ -66,7 +66,7 @@ class Mosaic(_Mixing):
     def __init__(
         self,
         img_scale: tuple[int, int] = (640, 640),
-        center_ratio_range: Sequence[float] = (0.5, 1.5),
+        center_ratio_range: Pair = (0.5, 1.5),
         bbox_clip_border: bool = True,
         pad_val: Color = 114.0,
         prob: float = 1.0,
@@ -128,7 +128,7 @@ class MixUp(_Mixing):
     def __init__(
         self,
         img_scale: tuple[int, int] = (640, 640),
-        ratio_range: Sequence[float] = (0.5, 1.5),
+        ratio_range: Pair = (0.5, 1.5),
         flip_ratio: float = 0.5,
         pad_val: Color = 114.0,
         max_iters: int = 15,

@@ -21,8 +21,10 @@ Sample = dict[str, Any]
 Config = Mapping[str, Any]
 Random = np.random.Generator
 Draw = Callable[[], Sample]  # another sample
+Pair = tuple[float, float]  # the two ends of a range
 Source = Callable[[int, Random], Sample]  # another sample, after so many steps of the pipeline
 OBJECTS = ("boxes", "labels", "crowd", "masks")
+MAPS: tuple[str, ...] = ("masks", "semantic")  # of an image's pixels
 VOID = 255  # the class of pixels of "semantic" that do not count
 
 # Steps of published pipelines that the datasets, the model's preprocessor or its batches perform.

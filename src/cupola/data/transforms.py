@@ -7,7 +7,7 @@ import numpy as np
 
 from cupola.data.annotation_masks import boxes_around
 from cupola.data.crops import RandomCrop
-from cupola.data.pipeline import Compose, RandomChoice, Sample, select
+from cupola.data.pipeline import MAPS, Compose, RandomChoice, Sample, select
 from cupola.data.pixels import mirrored, resized, size_of
 from cupola.errors import DataError, did_you_mean
 from cupola.registry import TRANSFORMS
@@ -60,7 +60,7 @@ class RandomFlip:
             boxes[:, [1, 3]] = height - boxes[:, [3, 1]]
         maps = {
             key: sample[key][..., :: -1 if down else 1, :: -1 if across else 1]
-            for key in ("masks", "semantic")
+            for key in MAPS
             if key in sample
         }
         return {**sample, **maps, "image": mirrored(sample["image"], across, down), "boxes": boxes}
@@ -78,7 +78,7 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
     """Resizes to `size` = (width, height) with antialiased bilinear interpolation."""
     width, height = size_of(sample["image"])
     factor = (size[0] / width, size[1] / height)
-    maps = {k: resize_masks(sample[k], size) for k in ("masks", "semantic") if k in sample}
+    maps = {k: resize_masks(sample[k], size) for k in MAPS if k in sample}
     return {
         **sample,
         **maps,
