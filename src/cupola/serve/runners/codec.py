@@ -1,7 +1,7 @@
 """Parses request bodies into tensors and builds answers from tensors.
 
-A request body has one of four formats: the protocol's JSON, optionally followed by binary tensors;
-an image file; a .npy array; or multipart with one part per input.
+A request body has one of five formats: the protocol's JSON, optionally followed by binary tensors;
+its message of gRPC; an image file; a .npy array; or multipart with one part per input.
 """
 
 import io
@@ -30,6 +30,7 @@ class ParsedRequest:
     id: str | None = None
     outputs: dict[str, bool] | None = None
     binary: bool = False
+    grpc: bool = False
 
 
 def parse(frame: Frame, body: Body, specs: Specs) -> ParsedRequest:
@@ -43,6 +44,8 @@ def _parse(frame: Frame, view: memoryview, specs: Specs) -> ParsedRequest:
     body_format = frame.extra.get("format", "v2")
     if body_format == "v2":
         return _parse_v2(view, frame.json_size, specs)
+    if body_format == "grpc":
+        return _parse_grpc(view)
     query = dict(frame.extra.get("query", {}))
     if body_format == "multipart":
         parts = parse_multipart(view, frame.extra["content_type"])
@@ -54,6 +57,15 @@ def _parse(frame: Frame, view: memoryview, specs: Specs) -> ParsedRequest:
         return ParsedRequest({spec.name: _load_npy(bytes(view), spec.name)}, query)
     spec = _bytes_input(specs)
     return ParsedRequest({spec.name: tensors.object_array([bytes(view)])}, query)
+
+
+def _parse_grpc(view: memoryview) -> ParsedRequest:
+    from cupola.serve.grpc import tensors as grpc  # of an extra
+
+    found = grpc.parse_message(view)
+    inputs, parameters = grpc.inputs_of(found), grpc.parameters_of(found)
+    outputs = grpc.requested_outputs(found)
+    return ParsedRequest(inputs, parameters, found.id or None, outputs, grpc=True)
 
 
 def _bytes_input(specs: Specs) -> TensorSpec:
@@ -198,6 +210,11 @@ def build(
 ) -> tuple[bytes, int]:
     """The body of the answer, and the size of its JSON part; -1 without binary tensors."""
     requested = request.outputs or dict.fromkeys(arrays, request.binary)
+    if request.grpc:
+        from cupola.serve.grpc.tensors import build_message
+
+        model = predictor.name, predictor.version
+        return build_message(request.id, requested, arrays, model), -1
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
     for name, binary in requested.items():

@@ -1,0 +1,116 @@
+"""Splits the body of a call into messages; a large one is written to shared memory."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from cupola.serve.http.messages import HTTPError
+from cupola.serve.settings.settings import Settings
+
+PREFIX = 5  # bytes: whether it is compressed, and its size
+
+
+@dataclass(slots=True)
+class Message:
+    """One serialized message, in memory or in a file."""
+
+    body: bytes | bytearray
+    spooled: Path | None
+    compressed: bool
+
+
+class MessageReader:
+    """The messages of one call. HTTPError 413 for one that is too large, 503 without space."""
+
+    def __init__(self, settings: Settings, new_path: Callable[[], Path]) -> None:
+        self._settings, self._new_path = settings, new_path
+        self._left = bytearray()
+        self._size = -1  # of the message that arrives; -1: its prefix has not arrived
+        self._compressed = False
+        self._file: BinaryIO | None = None
+        self._path: Path | None = None
+        self.received = 0  # bytes of it
+
+    @property
+    def partial(self) -> bool:
+        """Whether a part of a message has arrived."""
+        return bool(self._left) or self._size >= 0
+
+    def feed(self, data: bytes) -> list[Message]:
+        """The messages that `data` completes."""
+        if not self.partial and len(data) >= PREFIX:
+            size = int.from_bytes(data[1:PREFIX], "big")
+            if len(data) == PREFIX + size and data[0] < 2 and size <= self._settings.shm_threshold:
+                return [Message(data[PREFIX:], None, data[0] == 1)]
+        self._left += data
+        found = []
+        while (message := self._next()) is not None:
+            found.append(message)
+        return found
+
+    def _next(self) -> Message | None:
+        if self._size < 0:
+            if len(self._left) < PREFIX:
+                return None
+            self._begin()
+        missing = self._size - self.received
+        part = self._left[:missing]
+        self.received += len(part)
+        if self._file is not None:
+            self._write(part)
+            del self._left[:missing]
+        if self.received < self._size:
+            if self._file is None:
+                self.received = 0  # it stays in `_left`
+            return None
+        if self._file is not None:
+            self._file.close()
+            part = bytearray()
+        else:
+            del self._left[:missing]
+        message = Message(part, self._path, self._compressed)
+        self._file, self._path, self._size, self.received = None, None, -1, 0
+        return message
+
+    def _begin(self) -> None:
+        """Reads the prefix of a message."""
+        self._compressed, size = self._left[0] == 1, int.from_bytes(self._left[1:PREFIX], "big")
+        if self._left[0] > 1:
+            raise HTTPError(400, "the message has an invalid prefix")
+        if size > self._settings.max_body:
+            raise HTTPError(413, f"message of {size} bytes, at most {self._settings.max_body}")
+        del self._left[:PREFIX]
+        self._size = size
+        if size > self._settings.shm_threshold:
+            try:
+                self._path = self._new_path()
+                fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                self._file = os.fdopen(fd, "wb", buffering=0)
+            except OSError as error:
+                raise self._no_space(error) from None
+
+    def _write(self, data: bytes | bytearray) -> None:
+        assert self._file is not None
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise self._no_space(error) from None
+
+    def _no_space(self, error: OSError) -> HTTPError:
+        self.discard()
+        return HTTPError(503, f"no space for the message: {error.strerror}")
+
+    def discard(self) -> None:
+        """Removes the part of a message that will not be completed."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+            self._path = None
+        self._left.clear()
+        self._size, self.received = -1, 0

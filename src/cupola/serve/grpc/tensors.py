@@ -1,0 +1,116 @@
+"""Parses ModelInferRequest into tensors and builds ModelInferResponse, in the runner.
+
+The numbers and texts of `contents` are checked like those of JSON. Outputs are always raw.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from cupola.errors import InputError, did_you_mean
+from cupola.serve.grpc.messages import message
+from cupola.serve.ipc.frames import Body
+from cupola.serve.runners import tensors
+
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents", "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}  # fmt: skip
+
+
+def parse_message(body: Body) -> Any:
+    """The message; InputError if it is damaged."""
+    try:
+        return message("ModelInferRequest").FromString(bytes(body))
+    except DecodeError as error:
+        raise InputError(f"the message is not a ModelInferRequest: {error}") from None
+
+
+def inputs_of(request: Any) -> dict[str, Any]:
+    """The input tensors by name; InputError if one is malformed."""
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise InputError(
+            f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs; send one for each"
+        )
+    found: dict[str, Any] = {}
+    for number, tensor in enumerate(request.inputs):
+        if tensor.name in found:
+            raise InputError(f"input {tensor.name!r} appears twice")
+        _refuse_shared_memory("input", tensor)
+        shape = tensors.check_shape(list(tensor.shape), tensor.name)
+        if not raw:
+            found[tensor.name] = _from_contents(tensor, shape)
+        elif tensor.HasField("contents"):
+            raise InputError(f"input {tensor.name!r}: both contents and raw_input_contents")
+        else:
+            view = memoryview(raw[number])
+            found[tensor.name] = tensors.from_bytes(view, tensor.datatype, shape, tensor.name)
+    return found
+
+
+def _from_contents(tensor: Any, shape: tuple[int, ...]) -> Any:
+    name, datatype = tensor.name, tensor.datatype
+    tensors.dtype_named(datatype, name)
+    field = _CONTENTS.get(datatype)
+    if field is None:
+        raise InputError(f"input {name!r}: {datatype} is supported in raw_input_contents only")
+    others = [found.name for found, _ in tensor.contents.ListFields() if found.name != field]
+    if others:
+        raise InputError(f"input {name!r}: {datatype} belongs in {field}, not in {others[0]}")
+    values = getattr(tensor.contents, field)
+    if datatype == "BYTES":
+        flat = tensors.object_array(list(values))
+        if flat.size != int(np.prod(shape, dtype=object)):
+            raise InputError(f"input {name!r}: shape {list(shape)} but {flat.size} elements")
+        return flat.reshape(shape)
+    return tensors.from_json(list(values), datatype, shape, name)
+
+
+def _refuse_shared_memory(kind: str, tensor: Any) -> None:
+    if any(key.startswith("shared_memory") for key in tensor.parameters):
+        raise InputError(f"{kind} {tensor.name!r}: shared memory regions are not supported")
+
+
+def parameters_of(request: Any) -> dict[str, Any]:
+    """The parameters of a request."""
+    return {name: _value(each) for name, each in request.parameters.items()}
+
+
+def _value(parameter: Any) -> Any:
+    chosen = parameter.WhichOneof("parameter_choice")
+    return getattr(parameter, chosen) if chosen else None
+
+
+def requested_outputs(request: Any) -> dict[str, bool] | None:
+    """The names of the outputs that are asked for; None: all."""
+    for output in request.outputs:
+        _refuse_shared_memory("output", output)
+    return {output.name: True for output in request.outputs} or None
+
+
+def build_message(
+    request_id: str | None,
+    requested: Mapping[str, bool],
+    arrays: Mapping[str, Any],
+    model: tuple[str, str],
+) -> bytes:
+    """A serialized ModelInferResponse with the requested arrays. InputError for unknown ones."""
+    answer = message("ModelInferResponse")(model_name=model[0], model_version=model[1])
+    if request_id is not None:
+        answer.id = request_id
+    for name in requested:
+        if name not in arrays:
+            raise InputError(f"unknown output {name!r}{did_you_mean(name, arrays)}")
+        array = np.asarray(arrays[name])
+        answer.outputs.add(name=name, datatype=tensors.datatype_of(array), shape=array.shape)
+        answer.raw_output_contents.append(tensors.to_bytes(array))
+    data: bytes = answer.SerializeToString()
+    return data

@@ -1,0 +1,463 @@
+"""One HTTP/2 connection of a client, on a socket that the worker accepted.
+
+A draining worker first sends GOAWAY without a limit, and a PING. Once the client has answered it,
+every request that it sent before it knew has arrived; then GOAWAY names the last of them, and the
+connection is closed after their responses. So no request is lost.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from cupola.serve.http.connection import Server
+from cupola.serve.http.forwarded import name_of
+from cupola.serve.http2 import frames
+from cupola.serve.http2.frames import Code, Http2Error
+from cupola.serve.http2.headers import HeaderDecoder
+from cupola.serve.http2.stream import Stream, StreamHandler
+from cupola.serve.ipc.frames import Body
+
+STREAMS = 128  # that a client may have open at a time
+STREAM_WINDOW = 1024**2  # bytes of one request that may be on their way
+WINDOW = 16 * 1024**2  # bytes of all requests of a connection
+FRAME = 256 * 1024  # bytes of the largest frame that a client may send
+RESETS = 1000  # streams that a client may reset without waiting, in RESET_TIME seconds
+RESET_TIME = 10.0
+_DRAINING = b"draining"  # the data of the PING
+Open = Callable[["Stream", str], StreamHandler]
+
+
+class Http2Connection(asyncio.Protocol):
+    """One client. `open_stream` makes the handler of a request; see Connection for the others."""
+
+    transport: asyncio.Transport
+
+    def __init__(
+        self,
+        server: Server,
+        open_stream: Open,
+        peer: str = "",
+        client: str = "",
+        operations: bool = True,
+    ) -> None:
+        self.server, self.peer, self.client, self.operations = server, peer, client, operations
+        self.subject = ""
+        self._open_stream = open_stream
+        self.writable = asyncio.Event()
+        self.streams: dict[int, Stream] = {}
+        self.send_window, self.max_frame = frames.DEFAULT_WINDOW, frames.DEFAULT_FRAME
+        self._stream_window = frames.DEFAULT_WINDOW  # of new streams, as the client sets it
+        self._receive_window, self._consumed = WINDOW, 0
+        self._headers = HeaderDecoder(server.settings.max_header)
+        self._buffer = b""
+        self._greeted = False  # its preface has arrived
+        self._block: tuple[int, int, bytearray] | None = None  # stream, flags, header block
+        self._last = 0  # the newest stream
+        self._out: list[Body] = []
+        self._blocked: deque[Stream] = deque()
+        self._flush_due = self.closing = self._last_announced = False
+        self._leaving_since = 0.0  # when the client was asked to open no more streams here
+        self._served = 0
+        self._resets, self._resets_since = 0, 0.0
+        self.active_at = self.began_at = time.monotonic()
+        self.blocked_at = 0.0
+        self.lingering_since = 0.0
+
+    # ---- asyncio.Protocol
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.writable.set()
+        own = transport.get_extra_info("sockname")
+        self.peer = self.peer or name_of(transport.get_extra_info("peername"), own)
+        self.server.connections.add(self)
+        ours = {
+            frames.MAX_STREAMS: STREAMS, frames.INITIAL_WINDOW: STREAM_WINDOW,
+            frames.MAX_FRAME: FRAME, frames.MAX_HEADER_LIST: self.server.settings.max_header,
+        }  # fmt: skip
+        self.put(frames.settings(ours))
+        self.put(frames.window_update(0, WINDOW - frames.DEFAULT_WINDOW))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closing = True
+        self.writable.set()
+        self.server.connections.discard(self)
+        self.server.forget(self.client)
+        streams, self.streams = list(self.streams.values()), {}
+        for stream in streams:
+            stream.abandon()
+        self._blocked.clear()
+        self.server.connection_closed()
+
+    def data_received(self, data: bytes) -> None:
+        if self.closing:
+            return
+        now = time.monotonic()
+        if not self._buffer:
+            self.began_at = now
+        self._buffer = self._buffer + data if self._buffer else data
+        try:
+            self._parse(now)
+        except Http2Error as error:
+            self._fail(error.code, error.message)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self.blocked_at = time.monotonic()
+        self.writable.clear()
+        self.transport.pause_reading()  # or what it asks for would pile up
+
+    def resume_writing(self) -> None:
+        self.blocked_at = 0.0
+        self.writable.set()
+        self.transport.resume_reading()
+
+    # ---- frames
+
+    def _parse(self, now: float) -> None:
+        buffer, at = self._buffer, 0
+        if not self._greeted:
+            if buffer[:24] != frames.PREFACE[: len(buffer)]:
+                self._refuse_http1()
+                return
+            if len(buffer) < 24:
+                return
+            self._greeted, at = True, 24
+        size = len(buffer)
+        while size - at >= frames.HEAD_SIZE and not self.closing:
+            high, low, kind, flags, stream = frames.HEAD.unpack_from(buffer, at)
+            length = high << 16 | low
+            if length > FRAME:
+                raise Http2Error(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+            end = at + frames.HEAD_SIZE + length
+            if end > size:
+                break
+            payload = buffer[at + frames.HEAD_SIZE : end]
+            at = end
+            self._on_frame(kind, flags, stream & 0x7FFFFFFF, payload, now)
+        self._buffer = buffer[at:]
+        self.began_at = now
+
+    def _refuse_http1(self) -> None:
+        self._out.clear()
+        text = b"this address speaks gRPC, over HTTP/2\n"
+        start = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+        self.put(start + b"Content-Length: %d\r\n\r\n" % len(text) + text)
+        self._close()
+
+    def _on_frame(self, kind: int, flags: int, number: int, payload: bytes, now: float) -> None:
+        if self._block is not None and (kind != frames.CONTINUATION or number != self._block[0]):
+            raise Http2Error(Code.PROTOCOL_ERROR, "a header block was interrupted")
+        try:
+            if kind == frames.DATA:
+                self._on_data(number, flags, payload)
+            elif kind == frames.HEADERS:
+                self._on_headers(number, flags, payload, now)
+            elif kind == frames.CONTINUATION:
+                self._on_continuation(number, flags, payload, now)
+            elif kind in _HANDLERS:
+                _HANDLERS[kind](self, number, flags, payload)
+        except Http2Error as error:
+            if not error.stream:
+                raise
+            self._reset(error.stream, error.code)
+
+    def _on_headers(self, number: int, flags: int, payload: bytes, now: float) -> None:
+        if number % 2 == 0:
+            raise Http2Error(Code.PROTOCOL_ERROR, f"HEADERS on stream {number}")
+        payload = frames.unpadded(flags, payload)
+        if flags & frames.PRIORITIZED:
+            payload = payload[5:]
+        if flags & frames.END_HEADERS:
+            self._on_block(number, flags, payload, now)
+        else:
+            self._block = number, flags, bytearray(payload)
+            self._check_block()
+
+    def _on_continuation(self, number: int, flags: int, payload: bytes, now: float) -> None:
+        if self._block is None:
+            raise Http2Error(Code.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+        self._block[2].extend(payload or b"")
+        self._check_block()
+        if not payload and not flags & frames.END_HEADERS:
+            raise Http2Error(Code.ENHANCE_YOUR_CALM, "empty CONTINUATION")
+        if flags & frames.END_HEADERS:
+            _, first, block = self._block
+            self._block = None
+            self._on_block(number, first, bytes(block), now)
+
+    def _check_block(self) -> None:
+        assert self._block is not None
+        if len(self._block[2]) > self.server.settings.max_header:
+            raise Http2Error(Code.ENHANCE_YOUR_CALM, "the header is too large")
+
+    def _on_block(self, number: int, flags: int, block: bytes, now: float) -> None:
+        """A complete header block: a new request, or the trailers of one."""
+        if number <= self._last:
+            self._headers.decode(block)
+            self._headers.forget()
+            stream = self.streams.get(number)
+            if stream is not None:
+                if not flags & frames.END_STREAM or stream.received_end:
+                    raise Http2Error(Code.PROTOCOL_ERROR, "a second header", number)
+                self._on_end(stream)
+            return
+        self._last = number
+        head = self._headers.head(block, number)
+        if self._last_announced or len(self.streams) >= STREAMS:
+            raise Http2Error(Code.REFUSED_STREAM, "too many streams", number)
+        stream = Stream(self, number, head, (self._stream_window, STREAM_WINDOW), now)
+        self.streams[number] = stream
+        self._served += 1
+        stream.handler = self._open_stream(stream, self.peer)
+        if flags & frames.END_STREAM:
+            self._on_end(stream)
+
+    def _on_data(self, number: int, flags: int, payload: bytes) -> None:
+        if number == 0 or number > self._last:
+            raise Http2Error(Code.PROTOCOL_ERROR, f"DATA on stream {number}")
+        size = len(payload)
+        self._receive_window -= size
+        if self._receive_window < 0:
+            raise Http2Error(Code.FLOW_CONTROL_ERROR, "more data than the connection allows")
+        self._consumed += size
+        if self._consumed > WINDOW // 2:
+            self.put(frames.window_update(0, self._consumed))
+            self._receive_window += self._consumed
+            self._consumed = 0
+        stream = self.streams.get(number)
+        if stream is None:  # its response is complete, or it was reset
+            return
+        if stream.received_end:
+            raise Http2Error(Code.STREAM_CLOSED, "DATA after the end", number)
+        stream.receive_window -= size
+        if stream.receive_window < 0:
+            raise Http2Error(Code.FLOW_CONTROL_ERROR, "more data than the stream allows", number)
+        data = frames.unpadded(flags, payload) if flags & frames.PADDED else payload
+        if len(data) < size:
+            self.credit(stream, size - len(data))
+        if data:
+            stream.handler.feed(data)
+        elif not flags & frames.END_STREAM:
+            self._count_waste()
+        if flags & frames.END_STREAM and not stream.closed:
+            self._on_end(stream)
+
+    def _on_end(self, stream: Stream) -> None:
+        stream.received_end = True
+        stream.handler.end()
+
+    def _on_reset(self, number: int, flags: int, payload: bytes) -> None:
+        if number == 0 or number > self._last or len(payload) != 4:
+            raise Http2Error(Code.PROTOCOL_ERROR, f"RST_STREAM on stream {number}")
+        stream = self.streams.pop(number, None)
+        if stream is not None:
+            self._count_waste()
+            stream.abandon()
+            self._after_stream()
+
+    def _count_waste(self) -> None:
+        """Limits what costs the server more than the client, such as streams that are reset."""
+        now = time.monotonic()
+        if now - self._resets_since > RESET_TIME:
+            self._resets, self._resets_since = 0, now
+        self._resets += 1
+        if self._resets > RESETS:
+            raise Http2Error(Code.ENHANCE_YOUR_CALM, "too many streams were reset")
+
+    def _on_settings(self, number: int, flags: int, payload: bytes) -> None:
+        if number:
+            raise Http2Error(Code.PROTOCOL_ERROR, "SETTINGS on a stream")
+        if flags & frames.ACK:
+            return
+        for name, value in frames.read_settings(payload):
+            if name == frames.INITIAL_WINDOW:
+                change, self._stream_window = value - self._stream_window, value
+                for stream in list(self.streams.values()):
+                    if not stream.open_window(change):
+                        raise Http2Error(Code.FLOW_CONTROL_ERROR, "the window is too large")
+            elif name == frames.MAX_FRAME:
+                self.max_frame = value
+        self.put(frames.frame(frames.SETTINGS, frames.ACK, 0))
+        self._unblock()
+
+    def _on_ping(self, number: int, flags: int, payload: bytes) -> None:
+        if number or len(payload) != 8:
+            raise Http2Error(Code.PROTOCOL_ERROR, "malformed PING")
+        if not flags & frames.ACK:
+            self.put(frames.frame(frames.PING, frames.ACK, 0, payload))
+        elif payload == _DRAINING and self._leaving_since and not self._last_announced:
+            self._last_announced = True
+            self.put(frames.goaway(self._last, Code.NO_ERROR))
+            self._after_stream()
+
+    def _on_goaway(self, number: int, flags: int, payload: bytes) -> None:
+        """The client opens no more streams; it closes the connection itself."""
+
+    def _on_window_update(self, number: int, flags: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise Http2Error(Code.FRAME_SIZE_ERROR, "malformed WINDOW_UPDATE")
+        size = int.from_bytes(payload, "big") & 0x7FFFFFFF
+        if size == 0:
+            raise Http2Error(Code.PROTOCOL_ERROR, "WINDOW_UPDATE by 0", number)
+        if number == 0:
+            self.send_window += size
+            if self.send_window > frames.MAX_WINDOW:
+                raise Http2Error(Code.FLOW_CONTROL_ERROR, "the window is too large")
+            self._unblock()
+        elif (stream := self.streams.get(number)) is not None:
+            if not stream.open_window(size):
+                raise Http2Error(Code.FLOW_CONTROL_ERROR, "the window is too large", number)
+            self._unblock()
+        elif number > self._last:
+            raise Http2Error(Code.PROTOCOL_ERROR, f"WINDOW_UPDATE on stream {number}")
+
+    def _on_push(self, number: int, flags: int, payload: bytes) -> None:
+        raise Http2Error(Code.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
+
+    # ---- sending
+
+    def put(self, data: Body) -> None:
+        """Writes with the next flush, together with what other streams send in this turn."""
+        self._out.append(data)
+        if not self._flush_due:
+            self._flush_due = True
+            self.server.loop.call_soon(self._flush)
+
+    def put_headers(self, stream: int, block: bytes, *, end: bool) -> None:
+        self.put(frames.header_frames(stream, block, self.max_frame, end=end))
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        out, self._out = self._out, []
+        if out and not self.transport.is_closing():
+            if len(out) == 1:
+                self.transport.write(out[0])
+            else:
+                self.transport.writelines(out)
+
+    def block(self, stream: Stream) -> None:
+        if not stream.blocked_at:
+            stream.blocked_at = time.monotonic()
+        if stream not in self._blocked:
+            self._blocked.append(stream)
+
+    def _unblock(self) -> None:
+        """Gives each waiting stream its turn."""
+        waiting, self._blocked = self._blocked, deque()
+        for stream in waiting:
+            if not stream.closed:
+                stream.pump()
+
+    def credit(self, stream: Stream, size: int) -> None:
+        """Lets the client send more of a request, in steps of a quarter of the window."""
+        stream.credit += size
+        if stream.credit >= STREAM_WINDOW // 4:
+            self.put(frames.window_update(stream.id, stream.credit))
+            stream.receive_window += stream.credit
+            stream.credit = 0
+
+    def close_stream(self, stream: Stream) -> None:
+        self.streams.pop(stream.id, None)
+        if not stream.received_end:  # the response does not need the rest of the request
+            self.put(frames.reset(stream.id, Code.NO_ERROR))
+        self._after_stream()
+
+    def _reset(self, number: int, code: Code) -> None:
+        stream = self.streams.pop(number, None)
+        self.put(frames.reset(number, code))
+        self._count_waste()
+        if stream is not None:
+            stream.abandon()
+        self._after_stream()
+
+    def _after_stream(self) -> None:
+        self.active_at = time.monotonic()
+        if self._last_announced and not self.streams:
+            self._close()
+
+    def _fail(self, code: Code, message: str) -> None:
+        """Ends the connection because the client violates the protocol."""
+        self.put(frames.goaway(self._last, code, message))
+        self._close()
+
+    def _close(self) -> None:
+        self._flush()
+        self.closing = True
+        self.transport.close()
+
+    def drop(self) -> None:
+        """Closes an idle connection, to make room for another one."""
+        self._fail(Code.NO_ERROR, "")
+
+    # ---- timeouts
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being processed or has partly arrived."""
+        return self._greeted and not self.streams and not self._buffer and self._block is None
+
+    @property
+    def in_header(self) -> bool:
+        """Whether the client has sent no complete request yet, or a part of a header."""
+        return not self.streams and not self.idle
+
+    def check_timeouts(self, now: float) -> None:
+        """Closes what is too slow or was idle for too long; drains."""
+        limits = self.server.settings
+        if self.closing:
+            if now - self.active_at > limits.send_timeout:
+                self.transport.abort()
+            return
+        if self.blocked_at and now - self.blocked_at > limits.send_timeout:
+            self.transport.abort()
+            return
+        if self.server.draining or self._served >= limits.keepalive_requests:
+            self._leave()
+        if self.idle:
+            if now - self.active_at > (
+                limits.keepalive_timeout if self._served else limits.header_timeout
+            ):
+                self._leave()
+            if self._leaving_since and now - self._leaving_since > limits.keepalive_grace:
+                self._close()  # it does not answer
+                return
+        elif (self._buffer or self._block or not self._greeted) and (
+            now - self.began_at > limits.header_timeout
+        ):
+            self._fail(Code.PROTOCOL_ERROR, "the frame took too long")
+            return
+        for stream in list(self.streams.values()):
+            self._check_stream(stream, now)
+
+    def _check_stream(self, stream: Stream, now: float) -> None:
+        limits, handler = self.server.settings, stream.handler
+        if stream.blocked_at and now - stream.blocked_at > limits.send_timeout:
+            self._reset(stream.id, Code.CANCEL)
+        elif handler.expects_more:
+            due = limits.body_timeout + handler.received / limits.body_rate
+            if now - handler.began_at > due:
+                handler.time_out()
+        elif self._leaving_since:
+            handler.drain(limits.keepalive_grace)
+
+    def _leave(self) -> None:
+        """Asks the client to open no more streams here; see the head of this file."""
+        if not self._leaving_since:
+            self._leaving_since = time.monotonic()
+            self.put(frames.goaway(frames.MAX_WINDOW, Code.NO_ERROR, "draining"))
+            self.put(frames.frame(frames.PING, 0, 0, _DRAINING))
+
+
+_HANDLERS: dict[int, Callable[[Http2Connection, int, int, bytes], None]] = {
+    frames.RST_STREAM: Http2Connection._on_reset,
+    frames.SETTINGS: Http2Connection._on_settings,
+    frames.PUSH_PROMISE: Http2Connection._on_push,
+    frames.PING: Http2Connection._on_ping,
+    frames.GOAWAY: Http2Connection._on_goaway,
+    frames.WINDOW_UPDATE: Http2Connection._on_window_update,
+}
