@@ -20,6 +20,11 @@ class Message:
     spooled: Path | None
     compressed: bool
 
+    def release(self) -> None:
+        """Removes the file."""
+        if self.spooled is not None:
+            self.spooled.unlink(missing_ok=True)
+
 
 class MessageReader:
     """The messages of one call. HTTPError 413 for one that is too large, 503 without space."""
@@ -44,44 +49,48 @@ class MessageReader:
             size = int.from_bytes(data[1:PREFIX], "big")
             if len(data) == PREFIX + size and data[0] < 2 and size <= self._settings.shm_threshold:
                 return [Message(data[PREFIX:], None, data[0] == 1)]
-        self._left += data
-        found = []
-        while (message := self._next()) is not None:
-            found.append(message)
+        found, view = [], memoryview(data)
+        while len(view):
+            if self._size < 0:
+                view = self._take_prefix(view)
+            else:
+                part, view = view[: self._size - self.received], view[self._size - self.received :]
+                self._add(part)
+            if self._size == self.received:
+                found.append(self._complete())
         return found
 
-    def _next(self) -> Message | None:
-        if self._size < 0:
-            if len(self._left) < PREFIX:
-                return None
+    def _take_prefix(self, view: memoryview) -> memoryview:
+        """Reads the prefix of a message, as far as it has arrived; returns what follows."""
+        missing = PREFIX - len(self._left)
+        self._left += view[:missing]
+        if len(self._left) == PREFIX:
             self._begin()
-        missing = self._size - self.received
-        part = self._left[:missing]
+        return view[missing:]
+
+    def _add(self, part: memoryview) -> None:
         self.received += len(part)
-        if self._file is not None:
+        if self._file is None:
+            self._left += part
+        else:
             self._write(part)
-            del self._left[:missing]
-        if self.received < self._size:
-            if self._file is None:
-                self.received = 0  # it stays in `_left`
-            return None
+
+    def _complete(self) -> Message:
+        body, self._left = self._left, bytearray()
         if self._file is not None:
             self._file.close()
-            part = bytearray()
-        else:
-            del self._left[:missing]
-        message = Message(part, self._path, self._compressed)
+        message = Message(body, self._path, self._compressed)
         self._file, self._path, self._size, self.received = None, None, -1, 0
         return message
 
     def _begin(self) -> None:
-        """Reads the prefix of a message."""
+        """Begins the message that the prefix announces."""
         self._compressed, size = self._left[0] == 1, int.from_bytes(self._left[1:PREFIX], "big")
         if self._left[0] > 1:
             raise HTTPError(400, "the message has an invalid prefix")
         if size > self._settings.max_body:
             raise HTTPError(413, f"message of {size} bytes, at most {self._settings.max_body}")
-        del self._left[:PREFIX]
+        self._left.clear()
         self._size = size
         if size > self._settings.shm_threshold:
             try:
@@ -91,9 +100,8 @@ class MessageReader:
             except OSError as error:
                 raise self._no_space(error) from None
 
-    def _write(self, data: bytes | bytearray) -> None:
+    def _write(self, view: memoryview) -> None:
         assert self._file is not None
-        view = memoryview(data)
         try:
             while view:
                 view = view[self._file.write(view) :]

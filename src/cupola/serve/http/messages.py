@@ -39,6 +39,7 @@ class Request:
     raw_path: str = ""  # the path before percent-decoding, by which it is routed
     old_protocol: bool = False  # HTTP/1.0, whose clients do not know chunks
     operations: bool = True  # it came to an address for operators
+    grpc: bool = False  # a call of gRPC: the body of an error is its message alone
 
     def body_bytes(self) -> bytes:
         """The whole body, from memory or from the spool."""

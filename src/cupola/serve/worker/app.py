@@ -14,7 +14,7 @@ from cupola.serve.http.connection import Reply, Server, Work
 from cupola.serve.http.cors import CORS
 from cupola.serve.http.forwarded import TrustedProxies
 from cupola.serve.http.messages import HTTPError, Request, Response
-from cupola.serve.http.routing import Router
+from cupola.serve.http.routing import Handler, Router
 from cupola.serve.ipc.frames import Frame
 from cupola.serve.worker.access_log import format_line
 from cupola.serve.worker.context import DeferredResponse, Outcome, WorkerContext
@@ -70,6 +70,14 @@ class Application(Server):
             outcome = self._exception_response(request, error)
         return self._settle(request, reply, outcome)
 
+    def call(self, request: Request, reply: Reply, handler: Handler) -> Work | None:
+        """Calls the handler of a call of gRPC; an exception becomes an error response."""
+        try:
+            outcome = handler(self.context, request)
+        except Exception as error:
+            outcome = self._exception_response(request, error)
+        return self._settle(request, reply, outcome)
+
     def _settle(self, request: Request, reply: Reply, outcome: Outcome) -> Work | None:
         if isinstance(outcome, Response):
             reply(request, outcome)
@@ -112,6 +120,8 @@ class Application(Server):
 
     def error_response(self, error: HTTPError, request: Request) -> Response:
         """The response for an HTTPError, in the format of the path's protocol."""
+        if request.grpc:
+            return Response(error.status, error.message.encode(), error.headers)
         body = orjson.dumps(self.router.error_body(request.path, error))
         return Response(error.status, body, error.headers)
 

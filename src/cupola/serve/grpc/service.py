@@ -1,0 +1,189 @@
+"""All methods that are served over gRPC, and the start of each call.
+
+What is not inference is answered as over REST: the document becomes a message.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
+
+from cupola.serve.grpc import health, inference, reflection, status
+from cupola.serve.grpc.call import Call, Method, plain_refusal
+from cupola.serve.grpc.messages import HEALTH, INFERENCE, REFLECTION, message
+from cupola.serve.http.messages import HTTPError, Request, Response
+from cupola.serve.http2.stream import Stream
+from cupola.serve.protocols import v2
+from cupola.serve.worker.app import Application
+from cupola.serve.worker.context import WorkerContext
+
+
+class GrpcService:
+    """Opens the calls of one worker."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+
+    def open(self, stream: Stream, peer: str, operations: bool) -> "Call | Refused":
+        """The handler for a new stream."""
+        head = stream.head
+        headers = dict(head.headers)
+        app = self._app
+        request = Request(
+            head.method, head.path, "", headers,
+            headers.get("x-request-id", "")[:128] or app.next_id(), stream.began_at, peer,
+            raw_path=head.path, operations=operations, grpc=True,
+        )  # fmt: skip
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if head.method != "POST" or kind not in ("application/grpc", "application/grpc+proto"):
+            code = b"405" if head.method != "POST" else b"415"
+            plain_refusal(stream, code)
+            app.finished(request, Response(int(code)), 0)
+            return Refused()
+        method = METHODS.get(head.path)
+        if method is None:
+            error = HTTPError(501, f"unknown method {head.path[:200]}")
+            stream.finish(
+                status.head_with(request.id)
+                + status.trailers(error.status, error.message, error.headers)
+            )
+            app.finished(request, Response(501), 0)
+            return Refused()
+        call = Call(app, app, stream, request, method)
+        call.start()
+        return call
+
+
+class Refused:
+    """Ignores the body of a request that has been answered."""
+
+    began_at = 0.0
+    expects_more = False
+    received = 0
+
+    def feed(self, data: bytes) -> None:
+        """Ignores it."""
+
+    def end(self) -> None:
+        """Ignores it."""
+
+    def cancel(self) -> None:
+        """Nothing is in progress."""
+
+    def time_out(self) -> None:
+        """Never called."""
+
+    def drain(self, seconds: float) -> None:
+        """Nothing is in progress."""
+
+
+# ---- methods that a REST endpoint answers
+
+
+def parse(name: str, request: Request) -> Any:
+    """The message of a request; HTTPError 400 if it is damaged."""
+    try:
+        return message(name).FromString(request.body_bytes())
+    except DecodeError as error:
+        raise HTTPError(400, f"the message is not a {name}: {error}") from None
+
+
+def _unary(name: str, answer: Callable[..., Any], **details: Any) -> Method:
+    """A method whose answer is a message, or a response with a stream of them."""
+
+    def respond(context: WorkerContext, request: Request) -> Response:
+        found = answer(context, request, parse(name, request))
+        return found if isinstance(found, Response) else Response(200, found.SerializeToString())
+
+    async def respond_unpacked(context: WorkerContext, request: Request) -> Response:
+        await context.decompressor.unpack(request)
+        return respond(context, request)
+
+    def handler(context: WorkerContext, request: Request) -> Any:
+        packed = "content-encoding" in request.headers
+        return (respond_unpacked if packed else respond)(context, request)
+
+    return Method(handler, **details)
+
+
+def _as_rest(
+    name: str, rest: Callable[..., Response], wrap: Callable[[Any], Any] = lambda found: found
+) -> Method:
+    """A method answered by a REST handler that takes name and version of a model, or neither."""
+
+    def answer(context: WorkerContext, request: Request, asked: Any) -> Any:
+        names = [asked.name or None, asked.version or None] if "name" in _fields(asked) else []
+        if names and names[0] is None and rest is not v2.statistics:
+            raise HTTPError(400, "the name of the model is missing")
+        document = orjson.loads(rest(context, request, *names).body)
+        return ParseDict(wrap(document), message(f"{name}Response")(), ignore_unknown_fields=True)
+
+    return _unary(f"{name}Request", answer, public=name in ("ServerLive", "ServerReady"))
+
+
+def _fields(asked: Any) -> Any:
+    return asked.DESCRIPTOR.fields_by_name
+
+
+def _index(context: WorkerContext, request: Request, asked: Any) -> Any:
+    request.body = orjson.dumps({"ready": asked.ready})
+    models = orjson.loads(v2.index(context, request).body)
+    return ParseDict({"models": models}, message("RepositoryIndexResponse")())
+
+
+def _repository(name: str, rest: Callable[..., Any]) -> Method:
+    """Load or unload, which are for operators."""
+
+    async def handler(context: WorkerContext, request: Request) -> Response:
+        if not request.operations:
+            raise HTTPError(501, "this address is not for operators; see `operations_listen`")
+        await context.decompressor.unpack(request)
+        asked = parse(f"{name}Request", request)
+        parameters = {}
+        for key, value in asked.parameters.items():
+            chosen = value.WhichOneof("parameter_choice")
+            if chosen not in (None, "bytes_param"):  # bytes: files of a model of Triton's
+                parameters[key] = getattr(value, chosen)
+        request.body = orjson.dumps({"parameters": parameters})
+        request.headers["content-type"] = "application/json"
+        await rest(context, request, asked.model_name)
+        return Response(200, b"")
+
+    return Method(handler)
+
+
+def _table() -> dict[str, Method]:
+    inference_methods = {
+        "ModelInfer": Method(inference.infer),
+        "ModelStreamInfer": Method(inference.stream_infer, streams=True),
+        "ServerLive": _as_rest("ServerLive", v2.live),
+        "ServerReady": _as_rest("ServerReady", v2.ready),
+        "ModelReady": _as_rest("ModelReady", v2.model_ready),
+        "ServerMetadata": _as_rest("ServerMetadata", v2.server_metadata),
+        "ModelMetadata": _as_rest("ModelMetadata", v2.metadata),
+        "ModelConfig": _as_rest("ModelConfig", v2.config, lambda found: {"config": found}),
+        "ModelStatistics": _as_rest("ModelStatistics", v2.statistics),
+        "RepositoryIndex": _unary("RepositoryIndexRequest", _index),
+        "RepositoryModelLoad": _repository("RepositoryModelLoad", v2.load),
+        "RepositoryModelUnload": _repository("RepositoryModelUnload", v2.unload),
+    }
+    package = HEALTH.rpartition(".")[0]
+    health_methods = {
+        "Check": _unary(f"{package}.HealthCheckRequest", health.check, public=True),
+        "List": _unary(f"{package}.HealthListRequest", health.list_services, public=True),
+        "Watch": _unary(f"{package}.HealthCheckRequest", health.watch, public=True),
+    }
+    services = {INFERENCE: inference_methods, HEALTH: health_methods}
+    for name in REFLECTION:
+        handler = reflection.reflect(name.rpartition(".")[0])
+        services[name] = {"ServerReflectionInfo": Method(handler, streams=True)}
+    return {
+        f"/{service}/{name}": method
+        for service, methods in services.items()
+        for name, method in methods.items()
+    }
+
+
+METHODS = _table()
