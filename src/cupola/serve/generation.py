@@ -143,7 +143,7 @@ def give_logs_to_workers(settings: Settings, log: Log, access_log: LogFile | Non
 def _addresses(settings: Settings) -> list[str]:
     """The addresses to listen on, including an admin socket."""
     extra = [settings.admin] if settings.admin.startswith("unix:") else []
-    return [*settings.listen, *settings.operations_listen, *extra]
+    return [*settings.listen, *settings.operations_listen, *settings.grpc_listen, *extra]
 
 
 def _assign_roles(
@@ -153,6 +153,7 @@ def _assign_roles(
     own = [*settings.operations_listen, settings.admin]
     for listener in listeners:
         listener.proxied = listener.address in proxied
+        listener.grpc = listener.address in settings.grpc_listen
         listener.operations = not settings.operations_listen or listener.address in own
 
 

@@ -8,7 +8,7 @@ requests; those of models that stream may alternate, and the last of a request h
 
 import asyncio
 import mmap
-from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from cupola.errors import CupolaError, InputError
@@ -224,34 +224,7 @@ def _size(value: int) -> bytes:
 def _error(request: Request, text: str) -> bytes:
     """ModelStreamInferResponse with an error, and the id of the request that failed."""
     answer = message("ModelStreamInferResponse")(error_message=text)
-    try:
+    with suppress(InputError, OSError, ValueError):
         answer.infer_response.id = _id_of(request)
-    except (InputError, OSError, ValueError):
-        pass
     data: bytes = answer.SerializeToString()
     return data
-
-
-def image_spans(data: wire.Data) -> Iterator[tuple[int, int]]:
-    """Where the elements of the BYTES tensors of a message are, as far as it can be read."""
-    raw, tensors = [], []
-    for number, start, end in wire.fields(data, 0, len(data)):
-        if number == 7:
-            raw.append((start, end))
-        elif number == 5:
-            tensors.append((start, end))
-    for place, (start, end) in enumerate(tensors):
-        parts = {number: span for number, *span in wire.fields(data, start, end)}
-        if 2 not in parts or bytes(data[slice(*parts[2])]) != b"BYTES":
-            continue
-        if place < len(raw):
-            yield from _elements(data, *raw[place])
-        elif 5 in parts:
-            yield from ((s, e) for number, s, e in wire.fields(data, *parts[5]) if number == 8)
-
-
-def _elements(data: wire.Data, at: int, end: int) -> Iterator[tuple[int, int]]:
-    while at + 4 <= end:
-        size = int.from_bytes(data[at : at + 4], "little")
-        yield at + 4, min(at + 4 + size, end)
-        at += 4 + size

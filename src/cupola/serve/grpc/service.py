@@ -11,36 +11,36 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
 from cupola.serve.grpc import health, inference, reflection, status
-from cupola.serve.grpc.call import Call, Method, plain_refusal
+from cupola.serve.grpc.call import Call, CallServer, Method, plain_refusal
 from cupola.serve.grpc.messages import HEALTH, INFERENCE, REFLECTION, message
+from cupola.serve.http.connection import Server
 from cupola.serve.http.messages import HTTPError, Request, Response
 from cupola.serve.http2.stream import Stream
 from cupola.serve.protocols import v2
-from cupola.serve.worker.app import Application
 from cupola.serve.worker.context import WorkerContext
 
 
 class GrpcService:
     """Opens the calls of one worker."""
 
-    def __init__(self, app: Application) -> None:
-        self._app = app
+    def __init__(self, server: Server, app: CallServer) -> None:
+        self._server, self._app = server, app
 
     def open(self, stream: Stream, peer: str, operations: bool) -> "Call | Refused":
         """The handler for a new stream."""
         head = stream.head
         headers = dict(head.headers)
-        app = self._app
+        server = self._server
         request = Request(
             head.method, head.path, "", headers,
-            headers.get("x-request-id", "")[:128] or app.next_id(), stream.began_at, peer,
+            headers.get("x-request-id", "")[:128] or server.next_id(), stream.began_at, peer,
             raw_path=head.path, operations=operations, grpc=True,
         )  # fmt: skip
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if head.method != "POST" or kind not in ("application/grpc", "application/grpc+proto"):
             code = b"405" if head.method != "POST" else b"415"
             plain_refusal(stream, code)
-            app.finished(request, Response(int(code)), 0)
+            server.finished(request, Response(int(code)), 0)
             return Refused()
         method = METHODS.get(head.path)
         if method is None:
@@ -49,9 +49,9 @@ class GrpcService:
                 status.head_with(request.id)
                 + status.trailers(error.status, error.message, error.headers)
             )
-            app.finished(request, Response(501), 0)
+            server.finished(request, Response(501), 0)
             return Refused()
-        call = Call(app, app, stream, request, method)
+        call = Call(server, self._app, stream, request, method)
         call.start()
         return call
 

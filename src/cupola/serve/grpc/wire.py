@@ -4,12 +4,13 @@ A worker only needs the name of the model and, for some models, the parameters a
 images. The runner parses the message.
 """
 
+import mmap
 from collections.abc import Iterator
 from typing import TypeAlias
 
 from cupola.errors import InputError
 
-Data: TypeAlias = "bytes | bytearray | memoryview"
+Data: TypeAlias = "bytes | bytearray | memoryview | mmap.mmap"
 Field: TypeAlias = tuple[int, int, int]  # number, start and end of the content
 
 

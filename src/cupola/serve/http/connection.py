@@ -51,6 +51,32 @@ class ChunkedStream:
         self._connection.transport.write(data if plain else b"%x\r\n%b\r\n" % (len(data), data))
 
 
+class ClientConnection(Protocol):
+    """What a worker needs to know of each connection."""
+
+    closing: bool
+    lingering_since: float
+    active_at: float
+
+    @property
+    def began_at(self) -> float:
+        """When what arrives now began."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being processed or has partly arrived."""
+
+    @property
+    def in_header(self) -> bool:
+        """Whether a part of a header has arrived."""
+
+    def drop(self) -> None:
+        """Closes a connection that has no request in progress, to make room for another one."""
+
+    def check_timeouts(self, now: float) -> None:
+        """Closes the connection if it is too slow or was idle for too long."""
+
+
 class Connection(asyncio.Protocol):
     """One client. `server` keeps all connections, answers requests, and knows about draining.
 
@@ -289,6 +315,14 @@ class Connection(asyncio.Protocol):
         pending = self.current is not None or self.waiting or self.unparsed
         return not pending and self.parser.idle
 
+    @property
+    def in_header(self) -> bool:
+        return self.parser.in_header
+
+    @property
+    def began_at(self) -> float:
+        return self.parser.began_at
+
     def check_timeouts(self, now: float) -> None:
         """Closes the connection if it is too slow or was idle for too long."""
         limits = self.server.settings
@@ -316,7 +350,7 @@ class Server:
     def __init__(self, settings: Settings, spool: Path) -> None:
         self.settings, self.spool = settings, spool
         self.loop = asyncio.get_running_loop()
-        self.connections: set[Connection] = set()
+        self.connections: set[ClientConnection] = set()
         self.clients: Counter[str] = Counter()  # connections of each address, if limited
         self.active = 0
         self._prefix = f"{os.getpid():x}{time.time_ns() // 1_000_000 & 0xFFFFFFFF:x}-"

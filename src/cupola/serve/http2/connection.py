@@ -26,7 +26,7 @@ FRAME = 256 * 1024  # bytes of the largest frame that a client may send
 RESETS = 1000  # streams that a client may reset without waiting, in RESET_TIME seconds
 RESET_TIME = 10.0
 _DRAINING = b"draining"  # the data of the PING
-Open = Callable[["Stream", str], StreamHandler]
+Open = Callable[[Stream, str, bool], StreamHandler]  # with the peer, and whether for operators
 
 
 class Http2Connection(asyncio.Protocol):
@@ -43,7 +43,6 @@ class Http2Connection(asyncio.Protocol):
         operations: bool = True,
     ) -> None:
         self.server, self.peer, self.client, self.operations = server, peer, client, operations
-        self.subject = ""
         self._open_stream = open_stream
         self.writable = asyncio.Event()
         self.streams: dict[int, Stream] = {}
@@ -213,7 +212,7 @@ class Http2Connection(asyncio.Protocol):
         stream = Stream(self, number, head, (self._stream_window, STREAM_WINDOW), now)
         self.streams[number] = stream
         self._served += 1
-        stream.handler = self._open_stream(stream, self.peer)
+        stream.handler = self._open_stream(stream, self.peer, self.operations)
         if flags & frames.END_STREAM:
             self._on_end(stream)
 

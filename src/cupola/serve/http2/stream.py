@@ -67,8 +67,8 @@ class Stream:
     """The server's end. `handler` is set by whoever answers."""
 
     __slots__ = (
-        "_connection", "_queue", "_trailers", "_waiter", "began_at", "blocked_at", "closed", "credit",
-        "handler", "head", "id", "receive_window", "received_end", "send_window",
+        "_connection", "_queue", "_trailers", "_waiter", "began_at", "blocked_at", "closed",
+        "credit", "handler", "head", "id", "receive_window", "received_end", "send_window",
     )  # fmt: skip
     handler: StreamHandler
 

@@ -30,13 +30,15 @@ class Listener:
     """One address and its open sockets: several with reuseport, else one.
 
     `proxied`: a connection starts with the PROXY protocol. `operations`: the endpoints for
-    operators are answered here. `passed`: opened by systemd, which keeps a unix path.
+    operators are answered here. `grpc`: it speaks gRPC. `passed`: opened by systemd, which keeps a
+    unix path.
     """
 
     address: str
     sockets: list[socket.socket] = field(default_factory=list)
     proxied: bool = False
     operations: bool = True
+    grpc: bool = False
     passed: bool = False
 
     def for_worker(self, index: int, workers: int) -> list[socket.socket]:

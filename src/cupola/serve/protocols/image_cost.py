@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from cupola.errors import InputError
+from cupola.serve.grpc.image_spans import image_spans
 from cupola.serve.http.messages import HTTPError, Request
 from cupola.serve.ipc.frames import Frame
 
@@ -61,10 +63,24 @@ def _images(data: Data, body_format: str, json_size: int) -> Iterator[int]:
         yield pixels_at(data)
     elif body_format == "multipart":
         yield from (pixels_at(data, found.end()) for found in _PART.finditer(data, 0, SEARCHED))
+    elif body_format == "grpc":
+        yield from _in_message(data)
     else:
         yield from _texts(data, len(data) if json_size < 0 else json_size)
         if 0 <= json_size <= JSON_SIZE:
             yield from (pixels_at(data, start) for start in _elements(data, json_size))
+
+
+def _in_message(data: Data) -> Iterator[int]:
+    """The pixels of images in a message of gRPC, as files or as base64 text."""
+    try:
+        for _, (start, end) in zip(range(STRINGS), image_spans(data), strict=False):
+            pixels = pixels_at(data, start)
+            if not pixels and end - start >= SHORTEST:
+                pixels = _pixels_of_text(data, start, end)
+            yield pixels
+    except InputError:
+        return  # malformed, which the runner says better
 
 
 def _texts(data: Data, json_size: int) -> Iterator[int]:

@@ -5,6 +5,7 @@ derived from these declarations. Times are in seconds, sizes in bytes.
 """
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,6 +87,11 @@ class Settings(BaseModel):
         default_factory=list,
         description="Addresses for operators: if set, /metrics, /status and the admin endpoints "
         "are answered there (and on the admin socket), but not on `listen`.",
+    )
+    grpc_listen: list[str] = Field(
+        default_factory=list,
+        description="Addresses that speak gRPC: the Open Inference Protocol, health checking and "
+        "reflection; needs the extra `grpc`.",
     )
     proxy_protocol: list[str] = Field(
         default_factory=list,
@@ -315,8 +321,8 @@ class Settings(BaseModel):
     )
 
     @field_validator(
-        "listen", "operations_listen", "proxy_protocol", "trusted_proxies", "plugins",
-        "admin_hosts", "cors_origins", "cors_methods", "cors_headers", mode="before",
+        "listen", "operations_listen", "grpc_listen", "proxy_protocol", "trusted_proxies",
+        "plugins", "admin_hosts", "cors_origins", "cors_methods", "cors_headers", mode="before",
     )  # fmt: skip
     @classmethod
     def _split_string(cls, value: object) -> object:
@@ -354,19 +360,28 @@ class Settings(BaseModel):
     @field_validator("proxy_protocol")
     @classmethod
     def _check_proxied(cls, value: list[str], info: ValidationInfo) -> list[str]:
-        known = [*info.data.get("listen", []), *info.data.get("operations_listen", [])]
+        groups = ("listen", "operations_listen", "grpc_listen")
+        known = [address for name in groups for address in info.data.get(name, [])]
         for address in value:
             if address not in known:
-                raise ValueError(f"{address!r} is in neither listen nor operations_listen")
+                raise ValueError(f"{address!r} is in none of {', '.join(groups)}")
         return value
 
-    @field_validator("operations_listen")
+    @field_validator("operations_listen", "grpc_listen")
     @classmethod
-    def _check_operations(cls, value: list[str], info: ValidationInfo) -> list[str]:
-        if both := [one for one in value if one in info.data.get("listen", [])]:
-            raise ValueError(f"{both[0]!r} is in listen, too")
+    def _check_other_addresses(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        for name in ("listen", "operations_listen"):
+            if both := [one for one in value if one in info.data.get(name, [])]:
+                raise ValueError(f"{both[0]!r} is in {name}, too")
         if "systemd" in value:
             raise ValueError("sockets of systemd belong to listen")
+        return value
+
+    @field_validator("grpc_listen")
+    @classmethod
+    def _check_extra(cls, value: list[str]) -> list[str]:
+        if value and not (has_module("hpack") and has_module("google.protobuf")):
+            raise ValueError("needs the extra `grpc`: pip install 'cupola[grpc]'")
         return value
 
     @field_validator("cors_origins")
@@ -405,6 +420,14 @@ class Settings(BaseModel):
     def worker_count(self) -> int:
         """`workers`, with `auto` resolved."""
         return granted_cpus() if self.workers == "auto" else self.workers
+
+
+def has_module(name: str) -> bool:
+    """Whether a module is installed, without importing it."""
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # of its package
+        return False
 
 
 def granted_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

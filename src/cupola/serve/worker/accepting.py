@@ -9,12 +9,17 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from heapq import nsmallest
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
-from cupola.serve.http.connection import Connection, Server
+from cupola.serve.http.connection import ClientConnection, Connection, Server
 from cupola.serve.http.forwarded import TrustedProxies, name_of
 from cupola.serve.http.proxy_protocol import read_header
 from cupola.serve.ipc.listeners import Listener
 from cupola.serve.settings.settings import Settings
+from cupola.serve.worker.app import Application
+
+if TYPE_CHECKING:
+    from cupola.serve.grpc.service import GrpcService
 
 OTHER_FILES = 64  # open files of a worker besides its clients: listeners, runners, logs, bodies
 HANDSHAKE_TIME = 1.0  # seconds that a client has for TLS or the PROXY protocol if others wait
@@ -22,14 +27,14 @@ DROPPED = 32  # connections closed at a time to make room for others
 BURST = 16  # connections accepted at a time, so that other workers get their share
 
 
-def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """The TLS settings of the server, or None."""
+def tls_context(settings: Settings, protocol: str = "http/1.1") -> ssl.SSLContext | None:
+    """The TLS settings of the server for a protocol of ALPN, or None."""
     if settings.tls_certificate is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([protocol])
     return context
 
 
@@ -37,10 +42,19 @@ class Acceptor:
     """Accepts on the listening sockets of one worker."""
 
     def __init__(
-        self, server: Server, sockets: Mapping[socket.socket, Listener], proxies: TrustedProxies
+        self,
+        server: Application,
+        sockets: Mapping[socket.socket, Listener],
+        proxies: TrustedProxies,
     ) -> None:
         self.server, self.sockets, self.proxies = server, dict(sockets), proxies
         self.tls = tls_context(server.settings)
+        self.grpc: GrpcService | None = None
+        if any(listener.grpc for listener in sockets.values()):
+            from cupola.serve.grpc.service import GrpcService as Service  # of an extra
+
+            self.grpc = Service(server, server)
+            self.grpc_tls = tls_context(server.settings, "h2")
         self.accepting = False
         self.limit = connection_limit(server.settings)
         self._handshakes: dict[asyncio.Task[None], float] = {}  # and when they began
@@ -102,14 +116,27 @@ class Acceptor:
                 peer = await asyncio.wait_for(self._proxied_peer(accepted), timeout)
             client = self._count(peer, accepted)
             await server.loop.connect_accepted_socket(
-                lambda: Connection(server, peer, client, listener.operations),
+                self._protocol(listener, peer, client),
                 accepted,
-                ssl=self.tls,
+                ssl=self.grpc_tls if listener.grpc else self.tls,
                 ssl_handshake_timeout=timeout if self.tls else None,
             )
         except (OSError, asyncio.CancelledError):  # of TLS, too, and time limits
             server.forget(client)  # the connection was not made, so it does not do this
             accepted.close()
+
+    def _protocol(
+        self, listener: Listener, peer: str, client: str
+    ) -> Callable[[], asyncio.Protocol]:
+        """Makes the protocol of a connection."""
+        server, operations = self.server, listener.operations
+        if not listener.grpc:
+            return lambda: Connection(server, peer, client, operations)
+        from cupola.serve.http2.connection import Http2Connection
+
+        assert self.grpc is not None
+        opened = self.grpc.open
+        return lambda: Http2Connection(server, opened, peer, client, operations)
 
     async def _proxied_peer(self, accepted: socket.socket) -> str:
         """The client's address from the PROXY protocol, "" unless a trusted proxy names it."""
@@ -151,7 +178,7 @@ class Acceptor:
         if (
             _drop_oldest((one for one in held if one.lingering_since), _lingering_since)
             or _drop_oldest((one for one in held if one.idle), _active_at)
-            or _drop_oldest((one for one in held if one.parser.in_header), _began_at)
+            or _drop_oldest((one for one in held if one.in_header), _began_at)
         ):
             return True
         oldest = next(iter(self._handshakes), None)
@@ -161,11 +188,13 @@ class Acceptor:
 
 
 _lingering_since, _active_at, _began_at = map(
-    attrgetter, ("lingering_since", "active_at", "parser.began_at")
+    attrgetter, ("lingering_since", "active_at", "began_at")
 )
 
 
-def _drop_oldest(candidates: Iterable[Connection], since: Callable[[Connection], float]) -> bool:
+def _drop_oldest(
+    candidates: Iterable[ClientConnection], since: Callable[[ClientConnection], float]
+) -> bool:
     """Closes an eighth of these, at most DROPPED: to find them takes a while. False if none."""
     found = list(candidates)
     for one in nsmallest(min(DROPPED, len(found) // 8 + 1), found, since) if found else ():
