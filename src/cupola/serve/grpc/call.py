@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
 
+from cupola.errors import CupolaError
 from cupola.serve.grpc import status
 from cupola.serve.grpc.message_reader import Message, MessageReader
 from cupola.serve.http.connection import Server, Work
@@ -190,6 +191,8 @@ class Call:
             await response.stream(self)
         except HTTPError as raised:
             error = raised
+        except CupolaError as raised:
+            error = HTTPError(400, str(raised))
         except Exception as raised:
             self._server.log_failure(self._request, raised)
             error = HTTPError(500, "internal error")

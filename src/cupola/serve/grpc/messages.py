@@ -8,9 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message_factory import GetMessageClass
+from cupola.errors import InputError
 
 INFERENCE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
@@ -18,8 +16,11 @@ REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.Se
 
 
 @cache
-def pool() -> DescriptorPool:
+def pool() -> Any:
     """The descriptors."""
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+    from google.protobuf.descriptor_pool import DescriptorPool
+
     made = DescriptorPool()
     raw = Path(__file__).with_name("protocols.binpb").read_bytes()
     for file in FileDescriptorSet.FromString(raw).file:
@@ -30,5 +31,17 @@ def pool() -> DescriptorPool:
 @cache
 def message(name: str) -> Any:
     """A message class by its full name, or by its name in the package `inference`."""
+    from google.protobuf.message_factory import GetMessageClass
+
     full = name if "." in name else f"inference.{name}"
     return GetMessageClass(pool().FindMessageTypeByName(full))
+
+
+def parse(name: str, data: Any) -> Any:
+    """A message of that class from bytes; InputError if they are damaged."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        return message(name).FromString(bytes(data))
+    except DecodeError as error:
+        raise InputError(f"the message is not a {name.rpartition('.')[2]}: {error}") from None

@@ -3,12 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from google.protobuf.message import DecodeError
-
 from cupola.serve.grpc.call import MessageQueue
-from cupola.serve.grpc.messages import HEALTH, INFERENCE, REFLECTION, message, pool
-from cupola.serve.http.messages import HTTPError, Request, Response, ResponseStream
+from cupola.serve.grpc.messages import HEALTH, INFERENCE, REFLECTION, message, parse, pool
+from cupola.serve.http.messages import Request, Response, ResponseStream
 from cupola.serve.worker.context import WorkerContext
 
 _NOT_FOUND, _UNIMPLEMENTED = 5, 12
@@ -20,10 +17,7 @@ def reflect(package: str) -> Callable[[WorkerContext, Request, MessageQueue], Re
     def handler(context: WorkerContext, request: Request, messages: MessageQueue) -> Response:
         async def write(stream: ResponseStream) -> None:
             async for found in messages:
-                try:
-                    asked = message(f"{package}.ServerReflectionRequest").FromString(found.body)
-                except DecodeError as error:
-                    raise HTTPError(400, f"the message is damaged: {error}") from None
+                asked = parse(f"{package}.ServerReflectionRequest", found.body)
                 await stream.write(_answer(package, asked).SerializeToString())
 
         return Response(200, stream=write)
@@ -61,6 +55,8 @@ def _answer(package: str, asked: Any) -> Any:
 
 def _add_file(answer: Any, file: Any) -> None:
     """Adds a file; ours import no others."""
+    from google.protobuf.descriptor_pb2 import FileDescriptorProto
+
     found = FileDescriptorProto()
     file.CopyToProto(found)
     answer.file_descriptor_response.file_descriptor_proto.append(found.SerializeToString())

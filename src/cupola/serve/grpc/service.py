@@ -7,12 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-from google.protobuf.json_format import ParseDict
-from google.protobuf.message import DecodeError
 
 from cupola.serve.grpc import health, inference, reflection, status
 from cupola.serve.grpc.call import Call, CallServer, Method, plain_refusal
-from cupola.serve.grpc.messages import HEALTH, INFERENCE, REFLECTION, message
+from cupola.serve.grpc.messages import HEALTH, INFERENCE, REFLECTION, message, parse
 from cupola.serve.http.connection import Server
 from cupola.serve.http.messages import HTTPError, Request, Response
 from cupola.serve.http2.stream import Stream
@@ -82,19 +80,11 @@ class Refused:
 # ---- methods that a REST endpoint answers
 
 
-def parse(name: str, request: Request) -> Any:
-    """The message of a request; HTTPError 400 if it is damaged."""
-    try:
-        return message(name).FromString(request.body_bytes())
-    except DecodeError as error:
-        raise HTTPError(400, f"the message is not a {name}: {error}") from None
-
-
 def _unary(name: str, answer: Callable[..., Any], **details: Any) -> Method:
     """A method whose answer is a message, or a response with a stream of them."""
 
     def respond(context: WorkerContext, request: Request) -> Response:
-        found = answer(context, request, parse(name, request))
+        found = answer(context, request, parse(name, request.body_bytes()))
         return found if isinstance(found, Response) else Response(200, found.SerializeToString())
 
     async def respond_unpacked(context: WorkerContext, request: Request) -> Response:
@@ -118,9 +108,16 @@ def _as_rest(
         if names and names[0] is None and rest is not v2.statistics:
             raise HTTPError(400, "the name of the model is missing")
         document = orjson.loads(rest(context, request, *names).body)
-        return ParseDict(wrap(document), message(f"{name}Response")(), ignore_unknown_fields=True)
+        return _from_document(f"{name}Response", wrap(document))
 
     return _unary(f"{name}Request", answer, public=name in ("ServerLive", "ServerReady"))
+
+
+def _from_document(name: str, document: Any) -> Any:
+    """The message with the values of a JSON document; what it has no field for is left out."""
+    from google.protobuf.json_format import ParseDict
+
+    return ParseDict(document, message(name)(), ignore_unknown_fields=True)
 
 
 def _fields(asked: Any) -> Any:
@@ -130,7 +127,7 @@ def _fields(asked: Any) -> Any:
 def _index(context: WorkerContext, request: Request, asked: Any) -> Any:
     request.body = orjson.dumps({"ready": asked.ready})
     models = orjson.loads(v2.index(context, request).body)
-    return ParseDict({"models": models}, message("RepositoryIndexResponse")())
+    return _from_document("RepositoryIndexResponse", {"models": models})
 
 
 def _repository(name: str, rest: Callable[..., Any]) -> Method:
@@ -140,7 +137,7 @@ def _repository(name: str, rest: Callable[..., Any]) -> Method:
         if not request.operations:
             raise HTTPError(501, "this address is not for operators; see `operations_listen`")
         await context.decompressor.unpack(request)
-        asked = parse(f"{name}Request", request)
+        asked = parse(f"{name}Request", request.body_bytes())
         parameters = {}
         for key, value in asked.parameters.items():
             chosen = value.WhichOneof("parameter_choice")

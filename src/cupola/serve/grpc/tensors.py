@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from cupola.errors import InputError, did_you_mean
 from cupola.serve.grpc.messages import message
-from cupola.serve.ipc.frames import Body
 from cupola.serve.runners import tensors
 
 _CONTENTS = {
@@ -23,14 +21,6 @@ _CONTENTS = {
     "FP32": "fp32_contents", "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }  # fmt: skip
-
-
-def parse_message(body: Body) -> Any:
-    """The message; InputError if it is damaged."""
-    try:
-        return message("ModelInferRequest").FromString(bytes(body))
-    except DecodeError as error:
-        raise InputError(f"the message is not a ModelInferRequest: {error}") from None
 
 
 def inputs_of(request: Any) -> dict[str, Any]:

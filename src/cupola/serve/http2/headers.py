@@ -7,8 +7,6 @@ connection's header table.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hpack import Decoder, HPACKError, OversizedHeaderListError
-
 from cupola.serve.http2.frames import Code, Http2Error
 
 MAX_FIELDS = 200
@@ -30,7 +28,10 @@ class HeaderDecoder:
     """Decodes the header blocks of one connection, of at most `limit` bytes when decoded."""
 
     def __init__(self, limit: int) -> None:
+        from hpack import Decoder, HPACKError, OversizedHeaderListError  # of an extra
+
         self._decoder = Decoder(limit)
+        self._damaged, self._too_large = HPACKError, OversizedHeaderListError
         self._known: dict[bytes, Head] = {}
 
     def head(self, block: bytes, stream: int) -> Head:
@@ -54,9 +55,9 @@ class HeaderDecoder:
         """The fields of a block, such as trailers; Http2Error as above."""
         try:
             fields = self._decoder.decode(block, raw=True)
-        except OversizedHeaderListError as error:
+        except self._too_large as error:
             raise Http2Error(Code.ENHANCE_YOUR_CALM, str(error)) from None
-        except HPACKError as error:
+        except self._damaged as error:
             raise Http2Error(Code.COMPRESSION_ERROR, f"header block: {error}") from None
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value, *_ in fields]
 

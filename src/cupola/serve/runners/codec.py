@@ -60,9 +60,10 @@ def _parse(frame: Frame, view: memoryview, specs: Specs) -> ParsedRequest:
 
 
 def _parse_grpc(view: memoryview) -> ParsedRequest:
-    from cupola.serve.grpc import tensors as grpc  # of an extra
+    from cupola.serve.grpc import messages
+    from cupola.serve.grpc import tensors as grpc
 
-    found = grpc.parse_message(view)
+    found = messages.parse("ModelInferRequest", view)
     inputs, parameters = grpc.inputs_of(found), grpc.parameters_of(found)
     outputs = grpc.requested_outputs(found)
     return ParsedRequest(inputs, parameters, found.id or None, outputs, grpc=True)
