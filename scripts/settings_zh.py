@@ -21,6 +21,7 @@ HEAD = """# 服务器设置
 SERVER = {
     "listen": "监听地址：HOST:PORT、[IPV6]:PORT、unix:/path，或 systemd。",
     "operations_listen": "供运维使用的地址：设置之后，/metrics、/status 和管理接口只在这里（以及管理套接字上）响应，不再出现在 `listen` 上。",
+    "grpc_listen": "使用 gRPC 的地址：开放推理协议、健康检查和服务反射；需要附加依赖 `grpc`。",
     "proxy_protocol": "其中每个连接都以 PROXY 协议（版本 1 或 2）开头的地址；需要 `trusted_proxies`。",
     "trusted_proxies": "代理的地址和 CIDR 网段，或 `unix:`；只采信它们的 X-Forwarded-For、X-Forwarded-Proto 和 PROXY 协议。",
     "reuseport": "为每个工作进程打开一个监听套接字。",
