@@ -27,7 +27,10 @@ APP = "https://app.example"
     ("values", "message"),
     [
         ({"proxy_protocol": ["127.0.0.1:8000"]}, "proxy_protocol needs trusted_proxies"),
-        ({"proxy_protocol": "0.0.0.0:1"}, "'0.0.0.0:1' is in none of listen, operations_listen, grpc_listen"),
+        (
+            {"proxy_protocol": "0.0.0.0:1"},
+            "'0.0.0.0:1' is in none of listen, operations_listen, grpc_listen",
+        ),
         ({"trusted_proxies": "10.0.0.1/8"}, "10.0.0.1/8 has host bits set"),
         ({"trusted_proxies": ["proxy.example"]}, "'proxy.example' does not appear to be"),
         ({"operations_listen": ["127.0.0.1:8000"]}, "'127.0.0.1:8000' is in listen, too"),
