@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cupola.structures.boxes import pairwise_iou
+from cupola.structures.boxes import iou, pairwise_iou
 
 BLOCK = 256  # boxes whose mutual overlaps are resolved together
 
@@ -50,6 +50,32 @@ def nms_mask(
     order = scores.argsort(descending=True)
     keep = _kept_in_order(boxes, iou_threshold, groups, order)
     return torch.zeros_like(keep).scatter(0, order, keep)
+
+
+def fast_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    score_threshold: float,
+    top_k: int,
+    max_num: int = -1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices [K] of the kept boxes, their labels and scores, best first.
+
+    boxes [N, 4], xyxy; scores [N, C]. Of the `top_k` best of each class those are dropped whose
+    IoU with a better one, kept or not, exceeds `iou_threshold`. At most `max_num` are kept, if it
+    is positive. Source: YOLACT (arXiv 1904.02689); mmdet/models/layers/bbox_nms.py.
+    """
+    values, order = scores.t().sort(dim=1, descending=True, stable=True)
+    values, order = values[:, :top_k], order[:, :top_k]  # [C, k]
+    chosen = boxes[order]
+    overlaps = iou(chosen[:, :, None], chosen[:, None]).triu(1)  # [C, k, k]
+    worst = overlaps.amax(1) if order.shape[1] else values
+    labels, places = ((worst <= iou_threshold) & (values > score_threshold)).nonzero(as_tuple=True)
+    best, rank = values[labels, places].sort(descending=True, stable=True)
+    rank = rank[:max_num] if max_num > 0 else rank
+    labels, places = labels[rank], places[rank]
+    return order[labels, places], labels, best[: len(rank)]
 
 
 def ranks_in_groups(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:

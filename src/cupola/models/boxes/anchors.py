@@ -13,7 +13,7 @@ from cupola.registry import TASK_UTILS
 from cupola.registry.budget import reserve
 
 CPU = torch.device("cpu")  # base anchors are numbers even where models are built on `meta`
-Pair = int | Sequence[int]
+Pair = float | Sequence[float]
 
 
 @TASK_UTILS.register_module()
@@ -127,13 +127,14 @@ class MlvlPointGenerator(AnchorGenerator):
         super().__init__(strides, ratios=[1.0], scales=[1.0], centers=centers)
 
 
-def stride_pairs(strides: Sequence[Pair]) -> list[tuple[int, int]]:
+def stride_pairs(strides: Sequence[Pair]) -> list[tuple[float, float]]:
     """Strides, each a number or (x, y), as pairs."""
     reserve(len(strides))
-    return [(each, each) if isinstance(each, int) else (each[0], each[1]) for each in strides]
+    pairs = [(each, each) if isinstance(each, (int, float)) else each for each in strides]
+    return [(x, y) for x, y in pairs]
 
 
-def corners(like: Tensor, stride: tuple[int, int]) -> Tensor:
+def corners(like: Tensor, stride: tuple[float, float]) -> Tensor:
     """The corner of every cell twice, [h * w, 4] as (x, y, x, y), in pixels, row by row."""
     height, width = like.shape[-2:]
     x = torch.arange(width, device=like.device) * stride[0]

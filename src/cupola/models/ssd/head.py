@@ -89,12 +89,9 @@ class SSDHead(AnchorHead):
         labels[wanted.positive] = wanted.labels
         each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         each = each.view(labels.shape) * (wanted.positive | wanted.negative)  # [B, S]
-        positive = each[wanted.positive]
-        loss_cls = (positive if wanted.weights is None else positive * wanted.weights).sum()
-        for losses, positive in zip(each, wanted.positive, strict=True):
-            hardest = int(self.train_cfg["neg_pos_ratio"] * positive.sum())
-            rest = losses[~positive]
-            loss_cls = loss_cls + rest.topk(min(hardest, len(rest))).values.sum()
+        if wanted.weights is not None:
+            each = each * torch.ones_like(each).masked_scatter(wanted.positive, wanted.weights)
+        loss_cls = with_hardest(each, wanted.positive, self.train_cfg["neg_pos_ratio"])
         found = deltas[wanted.positive]
         if self.reg_decoded_bbox:
             found, goal = self.bbox_coder.decode(wanted.anchors, found), wanted.boxes
@@ -104,3 +101,18 @@ class SSDHead(AnchorHead):
         loss_bbox = F.smooth_l1_loss(found, goal, reduction="sum", beta=beta)
         average = wanted.average
         return {"loss_cls": loss_cls / average, "loss_bbox": loss_bbox / average}
+
+
+def with_hardest(
+    losses: Tensor, positive: Tensor, ratio: float, all_of_empty: bool = False
+) -> Tensor:
+    """The sum of the losses [B, S] of positive anchors, and of the hardest others of every image.
+
+    These are `ratio` for each positive one; with `all_of_empty` all, where an image has none.
+    """
+    total = losses[positive].sum()
+    for each, mark in zip(losses, positive, strict=True):
+        rest, count = each[~mark], int(mark.sum())
+        hardest = len(rest) if all_of_empty and not count else int(ratio * count)
+        total = total + rest.topk(min(hardest, len(rest))).values.sum()
+    return total
