@@ -190,6 +190,37 @@ def scnet() -> dict[str, Any]:
     return {**made, "type": "SCNet"}
 
 
+def trident(test_branch: int = 1) -> dict[str, Any]:
+    """TridentNet with two branches, on one map."""
+    made = model()
+    branches = {"num_branch": 2, "test_branch_idx": test_branch}
+    anchors = {**made["rpn_head"]["anchor_generator"], "strides": [16]}
+    extractor = {**EXTRACTOR, "out_channels": 32, "featmap_strides": [16]}
+    box = {**made["roi_head"]["bbox_head"], "in_channels": 32}
+    return {
+        **made,
+        "type": "TridentFasterRCNN",
+        "backbone": {
+            "type": "TridentResNet",
+            "depth": 50,
+            "base_channels": 2,
+            "trident_dilations": [1, 2],
+            "strides": [1, 2, 2],
+            "dilations": [1, 1, 1],
+            "out_indices": [2],
+            **branches,
+        },
+        "neck": None,
+        "rpn_head": {**made["rpn_head"], "in_channels": 32, "anchor_generator": anchors},
+        "roi_head": {
+            "type": "TridentRoIHead",
+            "bbox_roi_extractor": extractor,
+            "bbox_head": box,
+            **branches,
+        },
+    }
+
+
 def changed(head: dict[str, Any], **options: Any) -> dict[str, Any]:
     """Faster R-CNN with another box head, or head of regions."""
     made = model()
@@ -243,6 +274,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], set[str]]] = {
         BOX_LOSSES | {"loss_carl"},
     ),
     "ohem": (changed({}, rcnn={"sampler": {**SAMPLER, "type": "OHEMSampler"}}), BOX_LOSSES),
+    "trident": (trident(), BOX_LOSSES),
     "queryinst": (sparse(masks=True), staged(SET_LOSSES | {"loss_mask"})),
 }
 CONCAT = {

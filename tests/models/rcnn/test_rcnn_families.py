@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+from cupola.errors import BuildError
+from cupola.ops.nms import nms
 from cupola.registry import MODELS, build
 from cupola.runtime.export import export
 from cupola.runtime.predictors.detection import make, program
-from models.rcnn.rcnn_families import CONCAT, FAMILIES
+from models.rcnn.rcnn_families import CONCAT, FAMILIES, trident
 from models.rcnn.test_rcnn_small import NOTHING, batch
 
 UNCLIPPED = ("sparse", "queryinst")  # as their coders say
@@ -81,6 +83,29 @@ def test_the_exported_program_scores_the_proposals(family: str, tmp_path: Path) 
     assert torch.allclose(scores.max(), best.scores[0], atol=1e-4)
     place = (scores[0] == scores.max()).nonzero()[0]
     assert torch.allclose(boxes[0, place[0], place[1]], best.boxes[0], atol=1e-2)
+
+
+def test_detections_of_all_branches_are_merged() -> None:
+    torch.manual_seed(0)
+    built: Any = build(trident(test_branch=-1)).eval()
+    inputs = {"pixels": torch.randn(2, 3, 64, 96), "image_sizes": [(64, 96)] * 2}
+    branches = []
+    for branch in (0, 1):
+        one: Any = build(trident(test_branch=branch)).eval()
+        one.load_state_dict(built.state_dict())
+        branches.append(one.predict(inputs))
+    for i, found in enumerate(built.predict(inputs)):
+        boxes = torch.cat([each[i].boxes for each in branches])
+        scores = torch.cat([each[i].scores for each in branches])
+        labels = torch.cat([each[i].labels for each in branches])
+        keep = nms(boxes, scores, 0.5, labels)[:10]
+        assert torch.allclose(found.boxes, boxes[keep], atol=1e-3)
+        assert torch.equal(found.labels, labels[keep])
+    with pytest.raises(ValueError, match="an export has one branch"):
+        built.scored_boxes(inputs["pixels"][:1])
+    other = {**trident(), "roi_head": {**trident()["roi_head"], "num_branch": 3}}
+    with pytest.raises(BuildError, match="the same num_branch and test_branch_idx"):
+        build(other)
 
 
 def test_regions_of_all_levels_are_joined() -> None:
