@@ -33,6 +33,7 @@ MAY_IMPORT["runtime"] = set(MAY_IMPORT) - {"data", "ops"}
 MAY_IMPORT["train"] = set(MAY_IMPORT) - {"runtime"}
 MAY_IMPORT["inspect"] = {"nn", "registry", "runtime"}
 MAY_IMPORT["serve"] = {"", "runtime", "generation", "bundles"}  # "" is cupola, for __version__
+MAY_IMPORT["ray"] = {"serve"}
 MAY_IMPORT["compat"] = {"config", "weights", "bundles", "structures", "runtime"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | {""}
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "config": "Show a config, or compare two.",
     "coverage": "List which configs can be read and built, and the classes they lack.",
     "check": "Test the server's settings.",
+    "ray": "Write a config file for serving on a Ray cluster.",
     "signal": "Send a signal to a running master: reload, quit, stop, reopen, upgrade.",
     "status": "Show a running server's processes.",
 }

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cupola.errors import ConfigError
-from cupola.serve.settings.file import load_settings
-from cupola.serve.settings.settings import Settings
+from cupola.ray.settings import Model, server_settings
 
 try:
     from ray import serve
@@ -19,7 +18,6 @@ from cupola.ray.replica import ModelReplica, models_by_name, multiplexed
 INGRESS_REQUESTS = 10_000  # at once; the replicas' max_ongoing_requests is the limit that matters
 ONGOING = 64  # requests of a replica at once, from which its batches are formed
 INGRESS_CPUS = 0.1
-Model = str | Mapping[str, Any]
 
 
 def app(
@@ -85,23 +83,3 @@ def build(arguments: Mapping[str, Any]) -> Application:
         return app(**arguments)
     except TypeError as error:
         raise ConfigError(f"args of the application: {error}") from None
-
-
-def server_settings(
-    bundle: Model | Sequence[Model] | None,
-    model_dir: str | None,
-    settings: Mapping[str, Any] | None,
-    actor: Mapping[str, Any],
-) -> Settings:
-    """The settings of a replica; ConfigError if they are invalid."""
-    values = dict(settings or {})
-    given = [bundle] if isinstance(bundle, str | Mapping) else list(bundle or [])
-    device = {"device": "cuda"} if actor.get("num_gpus") else {}
-    models = [{**device, **({"bundle": each} if isinstance(each, str) else each)} for each in given]
-    if models:
-        values["models"] = models
-    if model_dir is not None:
-        values["model_dir"] = model_dir
-        values["model_defaults"] = {**device, **values.get("model_defaults", {})}
-    threads = max(1, int(actor.get("num_cpus") or 1))
-    return load_settings(None, {"compute_threads": threads, **values}, {})

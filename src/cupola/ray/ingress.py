@@ -28,6 +28,7 @@ from cupola.serve.http.messages import HTTPError
 from cupola.serve.routes import ROUTER
 
 LOST = (ActorDiedError, ActorUnavailableError, ReplicaUnavailableError, DeploymentUnavailableError)
+DEATHS = 3  # of its replicas after which a request is not sent to another one: it may be the cause
 PAUSE = 0.1  # seconds before the second attempt; twice as long before each further one
 HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "upgrade")
 
@@ -103,7 +104,7 @@ class Ingress:
         self, handle: DeploymentHandle, call: Call
     ) -> AsyncGenerator[Head | bytes, None]:
         """The items of the answer; HTTPError if no replica gives one in time."""
-        deadline, pause = time.monotonic() + self.timeout, PAUSE
+        deadline, pause, deaths = time.monotonic() + self.timeout, PAUSE, 0
         while True:
             begun = False
             try:
@@ -116,6 +117,9 @@ class Ingress:
             except LOST as error:
                 if begun:  # the client has seen a part
                     raise
+                deaths += isinstance(error, ActorDiedError)
+                if deaths == DEATHS:
+                    raise HTTPError(500, f"this request lost {deaths} replicas") from None
                 if time.monotonic() + pause > deadline:
                     text = f"no replica answered: {type(error).__name__}"
                     raise HTTPError(503, text, [("Retry-After", "1")]) from None
