@@ -5,13 +5,13 @@ A request whose replica dies before its answer has begun is sent to another one,
 """
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
+import orjson
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import (
     BackPressureError,
@@ -48,8 +48,9 @@ class Ingress:
 
     async def __call__(self, request: Request) -> Response:
         """The response to an HTTP request."""
+        path = path_of(request.scope)
         try:
-            call = await self._read(request)
+            call = await self._read(request, path)
             handle = self.models
             if self.names:
                 if (known := self._about_all(call)) is not None:
@@ -58,7 +59,7 @@ class Ingress:
             items = self._answer(handle, call)
             head = await anext(items)
         except HTTPError as error:
-            return _error(request.scope["path"], error)
+            return _error(path, error)
         assert isinstance(head, Head)
         fields = [*head.headers, ("Content-Type", head.content_type)]
         response: Response
@@ -73,19 +74,13 @@ class Ingress:
         ]
         return response
 
-    async def _read(self, request: Request) -> Call:
+    async def _read(self, request: Request, path: str) -> Call:
         """The request with its body; HTTPError 413 if it is too large."""
         body = bytearray()
         async for piece in request.stream():
             body += piece
             if len(body) > self.max_body:
                 raise HTTPError(413, f"body over {self.max_body} bytes")
-        scope = request.scope
-        raw = scope.get("raw_path") or scope["path"].encode()
-        path = raw.decode("latin-1").partition("?")[0]
-        root = scope.get("root_path", "").rstrip("/")
-        if root and path.startswith(root):
-            path = path[len(root) :] or "/"
         headers: dict[str, str] = {}
         for name, value in request.headers.items():
             if name not in HOP_BY_HOP:
@@ -94,7 +89,7 @@ class Ingress:
         return Call(
             request.method,
             path,
-            scope["query_string"].decode("latin-1"),
+            request.scope["query_string"].decode("latin-1"),
             headers,
             bytes(body),
             peer,
@@ -137,7 +132,7 @@ class Ingress:
             name = unquote(parts[2])
         elif parts[0] == "v1" and call.body:
             with suppress(ValueError, AttributeError):
-                name = json.loads(call.body).get("model")
+                name = orjson.loads(call.body).get("model")
         if name in self.names:
             return str(name)
         if name is None:
@@ -158,8 +153,16 @@ class Ingress:
         return None
 
 
+def path_of(scope: Mapping[str, Any]) -> str:
+    """The path as it was sent, below the route prefix of the application."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    path = raw.decode("latin-1").partition("?")[0]
+    root: str = scope.get("root_path", "").rstrip("/")
+    return (path[len(root) :] or "/") if root and path.startswith(root) else path
+
+
 def _json(value: Any, status: int = 200) -> Response:
-    return Response(json.dumps(value), status, media_type="application/json")
+    return Response(orjson.dumps(value), status, media_type="application/json")
 
 
 def _error(path: str, error: HTTPError) -> Response:
