@@ -10,8 +10,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import httpx
 from serve_harness import free_port, infer_body, output, until
+
+from lazy import LazyModule
+
+httpx: Any = LazyModule("httpx")
 
 TESTS = Path(__file__).parents[1]
 
@@ -52,10 +55,10 @@ class Cluster:
 
     # ---- requests
 
-    def client(self) -> httpx.Client:
+    def client(self) -> Any:
         return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
 
-    def post(self, path: str, body: str | bytes, **headers: str) -> httpx.Response:
+    def post(self, path: str, body: str | bytes, **headers: str) -> Any:
         with self.client() as client:
             return client.post(path, content=body, headers=headers)
 
