@@ -53,7 +53,13 @@ def sha256(path: Path) -> str:
 
 
 def _smaller(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    return {
-        key: (value.detach().to(dtype) if value.is_floating_point() else value).cpu().contiguous()
-        for key, value in state.items()
-    }
+    """The tensors to write; those that layers share are copied, as safetensors demands."""
+    smaller: dict[str, Tensor] = {}
+    storages = set()
+    for key, value in state.items():
+        wanted = dtype if value.is_floating_point() else value.dtype
+        smaller[key] = value.detach().to("cpu", wanted).contiguous()
+        if (storage := smaller[key].untyped_storage().data_ptr()) in storages:
+            smaller[key] = smaller[key].clone()
+        storages.add(storage)
+    return smaller
