@@ -44,6 +44,20 @@ def test_images_without_objects_train(family: str) -> None:
     assert all(value.isfinite() for value in losses.values())
 
 
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in UNCLIPPED])
+@pytest.mark.parametrize("images", [1, 2])
+def test_images_without_proposals(family: str, images: int) -> None:
+    torch.manual_seed(0)
+    config = FAMILIES[family][0]
+    least = {**config["test_cfg"]["rpn"], "min_bbox_size": 1000}
+    built = build({**config, "test_cfg": {**config["test_cfg"], "rpn": least}}).eval()
+    for found in built.predict(
+        {"pixels": torch.randn(images, 3, 64, 96), "image_sizes": [(64, 96)] * images}
+    ):
+        assert found.boxes.shape == (0, 4) and len(found) == 0
+        assert found.masks is None or found.masks.shape == (0, 64, 96)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_images_of_several_sizes_in_one_batch(family: str) -> None:
     torch.manual_seed(0)
