@@ -23,7 +23,8 @@ import cupola
 from cupola.runtime.building import without_pretrained
 from cupola.runtime.export import Program, export
 from cupola.runtime.optimize.folding import fold_batch_norms
-from cupola.runtime.predictors.detection import make, program
+from cupola.runtime.predictors.detection import make
+from cupola.runtime.predictors.detection_program import program
 from ratio import alternate, machine
 
 PUBLISHED = Path(__file__).parent.parent / "tests/goldens/zoo/published_models.json.xz"

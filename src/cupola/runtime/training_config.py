@@ -77,7 +77,10 @@ def _steps(pipeline: Any, scale: Any = None) -> Iterator[dict[str, Any]]:
 def normalization(
     cfg: Mapping[str, Any], model: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]
 ) -> Normalization | None:
-    """From the data preprocessor, else the pipeline, else `img_norm_cfg`; None without any."""
+    """From the data preprocessor, else the pipeline, else `img_norm_cfg`.
+
+    None for a config that has none of them and is not MMDetection's.
+    """
     found = model.get("data_preprocessor") or {}
     if "mean" in found:
         rgb = bool(found.get("bgr_to_rgb", False))
@@ -85,6 +88,20 @@ def normalization(
     normalize = [s for s in steps if s["type"] in ("Normalize", "NormalizeMultiviewImage")]
     found = normalize[-1] if normalize else cfg.get("img_norm_cfg", {})
     if "mean" not in found:
-        return None
+        return _unchanged(cfg, model, steps)
     rgb = bool(found.get("to_rgb", found.get("bgr_to_rgb", True)))
     return Normalization(list(found["mean"]), list(found["std"]), rgb)
+
+
+def _unchanged(
+    cfg: Mapping[str, Any], model: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]
+) -> Normalization | None:
+    """Of MMDetection's configs that do not normalize, as those of YOLOX; None for others.
+
+    In 3.x it is a `data_preprocessor` without `mean`, in 2.x a pipeline without Normalize.
+    """
+    own = model.get("data_preprocessor")
+    if not isinstance(own, Mapping) and not (steps and is_old_style(cfg)):
+        return None
+    rgb = bool((own or {}).get("bgr_to_rgb", False))
+    return Normalization([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], rgb)

@@ -12,7 +12,8 @@ from cupola.models.vfnet.head import star_offset
 from cupola.models.yolox import BatchSyncRandomResize
 from cupola.registry import build
 from cupola.runtime.export import export
-from cupola.runtime.predictors.detection import make, program
+from cupola.runtime.predictors.detection import make
+from cupola.runtime.predictors.detection_program import program
 
 NOTHING = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
 OBJECTS = {

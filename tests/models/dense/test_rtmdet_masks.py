@@ -13,7 +13,8 @@ from cupola.models.dense import ImageSizes
 from cupola.models.rtmdet.masks import DynamicLayers
 from cupola.registry import build
 from cupola.runtime.export import export
-from cupola.runtime.predictors.detection import make, program
+from cupola.runtime.predictors.detection import make
+from cupola.runtime.predictors.detection_program import program
 from zoo import ZooModel
 
 HEAD = {

@@ -12,7 +12,8 @@ from cupola.models.dense import Candidates, suppress
 from cupola.registry import MODELS, build
 from cupola.runtime.building import without_pretrained
 from cupola.runtime.export import export
-from cupola.runtime.predictors.detection import make, program
+from cupola.runtime.predictors.detection import make
+from cupola.runtime.predictors.detection_program import program
 from models.fcos.small import HEAD, MODEL
 from zoo import FOLDER
 

@@ -10,7 +10,8 @@ from cupola.errors import BuildError
 from cupola.ops.nms import nms
 from cupola.registry import MODELS, build
 from cupola.runtime.export import export
-from cupola.runtime.predictors.detection import make, program
+from cupola.runtime.predictors.detection import make
+from cupola.runtime.predictors.detection_program import program
 from models.rcnn.rcnn_families import CONCAT, FAMILIES, trident
 from models.rcnn.test_rcnn_small import NOTHING, batch
 

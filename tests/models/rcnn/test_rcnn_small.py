@@ -11,7 +11,8 @@ from cupola.models.rcnn.roi_extractor import roi_levels
 from cupola.models.rpn.head import of_version_3
 from cupola.registry import MODELS, build
 from cupola.runtime.export import export
-from cupola.runtime.predictors.detection import make, program
+from cupola.runtime.predictors.detection import make
+from cupola.runtime.predictors.detection_program import program
 from models.rcnn.rcnn_small import BOXES, PROPOSALS, model
 
 KINDS: dict[str, dict[str, bool]] = {

@@ -12,7 +12,8 @@ from cupola.models.solo.matrix_nms import matrix_nms, point_nms
 from cupola.models.solo.targets import grid_targets, smaller_masks
 from cupola.registry import build
 from cupola.runtime.export import export
-from cupola.runtime.predictors.detection import make, program
+from cupola.runtime.predictors.detection import make
+from cupola.runtime.predictors.detection_program import program
 from zoo import ZooModel
 
 HEAD: dict[str, Any] = {

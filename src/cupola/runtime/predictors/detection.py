@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupola import nn
 from cupola.bundles import Bundle
 from cupola.errors import InputError
 from cupola.files.images import resize
 from cupola.runtime.devices import CPU
-from cupola.runtime.export import Program
 from cupola.runtime.io import image_sources
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
+from cupola.runtime.predictors.padding import Padding
 from cupola.structures import Detections
 from cupola.structures.images import fit_size, fit_size_down, fit_within
 from cupola.structures.masks import encode_rle
@@ -41,8 +40,8 @@ class DetectionPredictor(Predictor):
     Images are resized to `exact` (height, width) if it is set, for models trained on one shape,
     and otherwise by `short` and `long`, or to fit into `within` (height, width), which keep the
     aspect ratio. `rounding` "transformers" rounds sizes as that library does, "down" as
-    FixScaleResize, and `resample` is the filter's name in Pillow. All images are padded with zeros
-    to `pad` (height, width) if it is set. `device` is where the model computes; results are on the
+    FixScaleResize, and `resample` is the filter's name in Pillow. Then an image is padded as
+    `padding` says, or with zeros to `pad` (height, width) if it is set. `device` is where the model computes; results are on the
     CPU.
 
     `predictor(image)` -> Detections, `predictor([image, ...])` -> a list of them; an image is a
@@ -57,6 +56,7 @@ class DetectionPredictor(Predictor):
     rounding: str = "mmcv"
     resample: str = "bilinear"
     pad: tuple[int, int] | None = None
+    padding: Padding = field(default_factory=Padding)
     threshold: float = 0.5
     device: torch.device = CPU
 
@@ -149,6 +149,7 @@ class DetectionPredictor(Predictor):
 
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) that a resized image is padded to."""
+        size = self.padding.padded(size)
         divisor = getattr(self.model.data_preprocessor, "pad_size_divisor", 1)
         height, width = (-(-side // divisor) * divisor for side in size)
         return self.pad or (height, width)
@@ -176,34 +177,54 @@ class DetectionPredictor(Predictor):
             (w / sample.original[1], h / sample.original[0])
             for sample, (h, w) in zip(samples, sizes, strict=True)
         ]
+        size = self.padding.padded(sizes[0])
         batch = {
             **self._padded(torch.stack(images)),
-            "image_sizes": sizes,
+            "image_sizes": [size] * len(sizes) if self.padding.in_image else sizes,
             "scale_factors": factors,
             "original_sizes": [sample.original for sample in samples],
             **self.further(samples),
         }
         predictions = self.model.predict(batch)
-        return [replace(found.cpu(), names=found.names or self.labels) for found in predictions]
+        found = [replace(each.cpu(), names=each.names or self.labels) for each in predictions]
+        if not self.padding.centered:
+            return found
+        top, left = self.padding.corner(sizes[0])
+        return [_moved(each, left / x, top / y) for each, (x, y) in zip(found, factors, strict=True)]
 
     def further(self, samples: Sequence[Any]) -> dict[str, Any]:
         """What the model's batch holds besides images."""
         return {}
 
     def _padded(self, pixels: Tensor) -> dict[str, Tensor | None]:
-        """Images [B, 3, h, w] of one size with zeros at the right and bottom, and their mask."""
-        h, w = int(pixels.shape[2]), int(pixels.shape[3])
-        height, width = self.padded_size((h, w))
-        if (h, w) == (height, width):
+        """Images [B, 3, h, w] of one size, padded, and the mask of their padding."""
+        size = (int(pixels.shape[2]), int(pixels.shape[3]))
+        height, width = self.padded_size(size)
+        if size == (height, width):
             return {"pixels": pixels, "padding_mask": None}
-        if h > height or w > width:
+        if size[0] > height or size[1] > width:
             raise InputError(
-                f"an image of {h} x {w} pixels does not fit into the {height} x {width} that "
-                f"{self.name} pads to"
+                f"an image of {size[0]} x {size[1]} pixels does not fit into the {height} x {width}"
+                f" that {self.name} pads to"
             )
+        if self.padding.value is not None:
+            pixels = self._framed(pixels, size)
+        h, w = pixels.shape[2:] if self.padding.in_image else size
         mask = torch.ones(len(pixels), height, width, dtype=torch.bool, device=pixels.device)
         mask[:, :h, :w] = False
-        return {"pixels": F.pad(pixels, (0, width - w, 0, height - h)), "padding_mask": mask}
+        bottom, right = height - pixels.shape[2], width - pixels.shape[3]
+        return {"pixels": F.pad(pixels, (0, right, 0, bottom)), "padding_mask": mask}
+
+    def _framed(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        """Images [B, 3, h, w] in their padding, whose value is normalized as theirs."""
+        assert self.padding.value is not None
+        height, width = self.padding.padded(size)
+        value = torch.tensor(self.padding.value, device=pixels.device).view(3, 1, 1)
+        filled = self.model.data_preprocessor.normalize(value).expand(len(pixels), 3, height, width)
+        top, left = self.padding.corner(size)
+        framed = filled.clone()
+        framed[:, :, top : top + size[0], left : left + size[1]] = pixels
+        return framed
 
     def encode(self, predictions: Sequence[Detections], parameters: Mapping[str, Any]) -> Arrays:
         """The tensors of all images, concatenated; `image_index` gives the image of each box."""
@@ -240,6 +261,11 @@ def _masks(images: Sequence[Detections]) -> Arrays:
         "masks": np.array(masks, dtype=object),
         "segments": np.array(segments, dtype=object),
     }
+
+
+def _moved(found: Detections, left: float, top: float) -> Detections:
+    """Detections in pixels of a padded image, in those of the image that begins at (left, top)."""
+    return replace(found, boxes=found.boxes - found.boxes.new_tensor([left, top, left, top]))
 
 
 def _threshold(value: Any) -> float:
@@ -281,85 +307,10 @@ def make(
         rounding=resizing.get("rounding", "mmcv"),
         resample=resizing.get("resample", "bilinear"),
         pad=_pair(preprocess.get("pad")),
+        padding=Padding.from_config(preprocess.get("padding")),
         threshold=config.get("postprocess", {}).get("threshold", 0.5),
     )
 
 
 def _pair(value: Sequence[int] | None) -> tuple[int, int] | None:
     return None if value is None else (value[0], value[1])
-
-
-AXES = ("batch", "height", "width")  # of a padding mask
-LEAST = (96, 160)  # of a traced example, so that no map of stride 64 has a side of one cell
-
-
-class Exported(torch.nn.Module):
-    """pixels [B, 3, H, W], padding_mask [B, H, W] -> logits [B, Q, C] and boxes [B, Q, 4].
-
-    They are those of the last layer. For models with masks the second result is their logits
-    [B, Q, H / 4, W / 4]; dense detectors give the scores and boxes (in pixels) of all cells. Models
-    with `exported` choose the results themselves.
-    """
-
-    def __init__(self, model: torch.nn.Module, kind: str) -> None:
-        super().__init__()
-        self.model = model
-        self.kind = kind
-
-    def forward(self, pixels: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, ...]:
-        if self.kind == "own":
-            found: tuple[Tensor, ...] = self.model.exported(pixels, padding_mask)  # type: ignore[operator]
-            return found
-        if self.kind == "dense":
-            scores, boxes = self.model.scored_boxes(pixels, padding_mask)  # type: ignore[operator]
-            return scores, boxes
-        if self.kind == "masks":
-            output = self.model(pixels, padding_mask, True)
-            return output.logits[-1], output.masks[-1]
-        output = self.model(pixels, padding_mask)
-        return output.logits[-1], output.boxes[-1]
-
-
-RESULTS = {
-    "dense": ("scores", "boxes"),
-    "masks": ("logits", "masks"),
-    "queries": ("logits", "boxes"),
-}
-
-
-def kind_of(predictor: DetectionPredictor) -> str:
-    """What an export of a predictor's model gives: a key of RESULTS, or "own"."""
-    if getattr(predictor.model, "exported_names", ()):
-        return "own"
-    if hasattr(predictor.model, "scored_boxes"):
-        return "dense"
-    return "masks" if predictor.masks else "queries"
-
-
-def program(predictor: DetectionPredictor, size: tuple[int, int] | None) -> Program:
-    """What an export writes; `size` is (height, width), by default the largest it resizes to.
-
-    The axes that a model names in `fixed_axes` keep that size.
-    """
-    if hasattr(predictor.model, "text_search"):
-        raise InputError(f"{predictor.name}: a detector that searches for a text has no export")
-    kind = kind_of(predictor)
-    short = predictor.short or predictor.long or 800
-    height, width = size or predictor.exact or (short, predictor.long or short)
-    fixed = getattr(predictor.model, "fixed_axes", ())
-    axes = {axis: name for axis, name in enumerate(AXES) if name not in fixed}
-    batch = 2 if "batch" in axes.values() else 1
-    static = _inputs(1, height, width)
-    return Program(
-        Exported(nn.to_torch(predictor.model), kind),
-        _inputs(batch, max(height, LEAST[0]), max(width, LEAST[1])) if axes else static,
-        ("pixels", "padding_mask"),
-        predictor.model.exported_names if kind == "own" else RESULTS[kind],
-        ({axis + (axis > 0): name for axis, name in axes.items()}, axes) if axes else (),
-        static,
-    )
-
-
-def _inputs(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    mask = torch.zeros(batch, height, width, dtype=torch.bool)
-    return torch.zeros(batch, 3, height, width), mask

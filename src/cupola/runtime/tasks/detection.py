@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cupola.errors import ConfigError
 from cupola.runtime.tasks.task import BUILDING, Answer, Task, register
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ class Detection(Task):
         self, cfg: Mapping[str, Any], model: dict[str, Any], options: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Labels and resizing; the normalization goes into the model's data preprocessor."""
+        from cupola.config.old_sections import is_old_style
         from cupola.runtime.labels import labels_for
+        from cupola.runtime.predictors.padding import published_padding
         from cupola.runtime.training_config import class_names, normalization, pipeline_steps
 
         steps = pipeline_steps(cfg)
@@ -50,10 +53,10 @@ class Detection(Task):
             swap = {"mean": found.mean, "std": found.std, "bgr_to_rgb": not found.rgb}
             model["data_preprocessor"] = {**kept, **swap}
         labels = class_names(cfg) or labels_for(number_of_classes(model))
-        settings: dict[str, Any] = {
-            "labels": list(labels),
-            "preprocess": {"resize": resizing(steps)},
-        }
+        preprocess: dict[str, Any] = {"resize": resizing(steps, is_old_style(cfg))}
+        if padding := published_padding(steps, is_old_style(cfg)):
+            preprocess["padding"] = padding
+        settings: dict[str, Any] = {"labels": list(labels), "preprocess": preprocess}
         if "language_model" in model:  # scores are means over tokens, and lower than of classes
             settings["postprocess"] = {"threshold": 0.3}
         return settings
@@ -123,7 +126,7 @@ class Detection(Task):
         return scores
 
     def program(self, predictor: Any, size: tuple[int, int] | None) -> "Program":
-        from cupola.runtime.predictors.detection import program
+        from cupola.runtime.predictors.detection_program import program
 
         return program(predictor, size)
 
@@ -177,21 +180,32 @@ def evaluate_panoptic(predictor: Any, data: Path, options: Mapping[str, str]) ->
     return scores
 
 
-def resizing(steps: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last Resize of a test pipeline, as in a bundle's config; 800 and 1333 without one."""
-    found: dict[str, Any] = {"short": 800, "long": 1333}
+def resizing(steps: list[dict[str, Any]], version_2: bool = False) -> dict[str, Any]:
+    """The last Resize of a test pipeline, as in a bundle's config.
+
+    800 and 1333 without a pipeline; of one that resizes nothing, as CenterNet's, no limits.
+    ConfigError for a resizing by a factor.
+    """
+    found: dict[str, Any] = {} if steps else {"short": 800, "long": 1333}
     for step in steps:
         fixed = step["type"] == "FixScaleResize"
-        if (fixed or step["type"] == "Resize") and (
-            scale := step.get("scale", step.get("img_scale"))
-        ):
-            width, height = scale[0] if isinstance(scale[0], list | tuple) else scale
-            if step.get("keep_ratio"):
-                found = {"short": min(width, height), "long": max(width, height)}
-                if fixed:
-                    found["rounding"] = "down"
-            else:
-                found = {"exact": [height, width]}
+        resizes = fixed or step["type"] == "Resize"
+        factor = step.get("scale_factor")
+        if (resizes or step["type"] == "MultiScaleFlipAug") and factor not in (None, 1, [1]):
+            raise ConfigError(
+                "the test pipeline resizes by scale_factor, which is not included; give Resize a "
+                "scale (MMDetection 3.x) or MultiScaleFlipAug an img_scale (2.x)"
+            )
+        scale = step.get("scale", step.get("img_scale"))
+        if not resizes or not scale:
+            continue
+        width, height = scale[0] if isinstance(scale[0], list | tuple) else scale
+        if step.get("keep_ratio", version_2):  # the default of 2.x is True
+            found = {"short": min(width, height), "long": max(width, height)}
+            if fixed:
+                found["rounding"] = "down"
+        else:
+            found = {"exact": [height, width]}
     return found
 
 
