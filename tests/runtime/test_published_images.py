@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cupola.errors import ConfigError
+from cupola.errors import ConfigError, InputError
 from cupola.models.detr.preprocessor import DetDataPreprocessor
 from cupola.registry import build
 from cupola.runtime.predictors.detection import DetectionPredictor, make
@@ -156,3 +156,21 @@ def test_resizing_by_a_factor_is_refused() -> None:
     with pytest.raises(ConfigError, match="scale_factor, which is not included"):
         nested = {"type": "Resize", "keep_ratio": True}
         bundle_config(version_2(nested, scale_factor=2.0, flip=False), "x")
+
+
+def test_models_without_proposals_say_so(image: np.ndarray[Any, Any]) -> None:
+    made = predictor(version_3(RESIZE))
+    made.model.needs_proposals = True
+    with pytest.raises(InputError, match="toy has no RPN and scores proposals, which a request"):
+        made(image)
+
+
+def test_images_smaller_than_a_kernel_are_refused() -> None:
+    made = predictor(version_3())
+    pool = torch.nn.AvgPool2d(16)
+    made.model.predict = lambda batch: pool(batch["pixels"])
+    with pytest.raises(InputError, match="an image of 3 x 400 pixels, after resizing, is too small"):
+        made(np.zeros((3, 400, 3), np.uint8))
+    made.model.predict = lambda batch: batch["pixels"] @ batch["pixels"][0, 0]
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied|must match"):
+        made(np.zeros((3, 400, 3), np.uint8))

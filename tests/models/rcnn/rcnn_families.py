@@ -230,6 +230,20 @@ def changed(head: dict[str, Any], **options: Any) -> dict[str, Any]:
     return {**made, "roi_head": {**made["roi_head"], **options, "bbox_head": box}}
 
 
+def point_proposals() -> dict[str, Any]:
+    """Faster R-CNN whose proposals are those of FCOS, as a published config has it."""
+    made = model()
+    proposing = {"type": "FCOSHead", "num_classes": 1, "in_channels": 8, "feat_channels": 8}
+    made["rpn_head"] = {
+        **proposing,
+        "stacked_convs": 1,
+        "strides": [8, 16],
+        "regress_ranges": ((-1, 32), (32, 1e8)),
+        "norm_cfg": None,
+    }
+    return made
+
+
 DYNAMIC = {
     "iou_topk": 5,
     "beta_topk": 2,
@@ -275,6 +289,10 @@ FAMILIES: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "ohem": (changed({}, rcnn={"sampler": {**SAMPLER, "type": "OHEMSampler"}}), BOX_LOSSES),
     "trident": (trident(), BOX_LOSSES),
+    "points": (
+        point_proposals(),
+        {"rpn_loss_cls", "rpn_loss_bbox", "rpn_loss_centerness", "loss_cls", "acc", "loss_bbox"},
+    ),
     "queryinst": (sparse(masks=True), staged(SET_LOSSES | {"loss_mask"})),
 }
 CONCAT = {

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from cupola.errors import BuildError
+from cupola.errors import BuildError, InputError
 from cupola.ops.nms import nms
 from cupola.registry import MODELS, build
 from cupola.runtime.export import export
@@ -86,7 +86,7 @@ def test_images_of_several_sizes_in_one_batch(family: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "points"])
 def test_the_exported_program_scores_the_proposals(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     built = build(FAMILIES[family][0]).eval()
@@ -121,6 +121,11 @@ def test_detections_of_all_branches_are_merged() -> None:
     other = {**trident(), "roi_head": {**trident()["roi_head"], "num_branch": 3}}
     with pytest.raises(BuildError, match="the same num_branch and test_branch_idx"):
         build(other)
+def test_proposals_of_points_are_not_exported(tmp_path: Path) -> None:
+    built = build(FAMILIES["points"][0]).eval()
+    predictor = make("points", "1", built, {}, ())
+    with pytest.raises(InputError, match="proposals of FCOSHead cannot be exported"):
+        export(program(predictor, (64, 96)), tmp_path / "points.pt2", "torch")
 
 
 def test_regions_of_all_levels_are_joined() -> None:

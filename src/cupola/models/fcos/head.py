@@ -161,26 +161,42 @@ class FCOSHead(nn.Module):
         scale_factors: Sequence[Sequence[float] | None],
     ) -> list[Detections]:
         """Detections of every image whose (height, width) without padding are `sizes`."""
+        return self._detections(output, sizes, scale_factors, self.test_cfg)
+
+    def propose(
+        self, output: FCOSOutput, sizes: Sequence[tuple[int, int]], cfg: Config
+    ) -> list[Detections]:
+        """The proposals of every image, best first, where the head has the place of an RPN."""
+        return self._detections(output, sizes, [None] * len(sizes), cfg)
+
+    def _detections(
+        self,
+        output: FCOSOutput,
+        sizes: Sequence[tuple[int, int]],
+        scale_factors: Sequence[Sequence[float] | None],
+        cfg: Config,
+    ) -> list[Detections]:
         points = grid_points(output.logits, self.strides)
         logits, sides, central = ([cells(level).float() for level in levels] for levels in output)
         found = []
         for i, (size, factor) in enumerate(zip(sizes, scale_factors, strict=True)):
             image = ([level[i] for level in levels] for levels in (logits, sides, central))
-            candidates = self._candidates(points, size, *image)
-            found.append(suppress(candidates, self.test_cfg, factor))
+            candidates = self._candidates(points, size, cfg, *image)
+            found.append(suppress(candidates, cfg, factor))
         return found
 
     def _candidates(
         self,
         points: Sequence[Tensor],
         size: tuple[int, int],
+        cfg: Config,
         logits: Sequence[Tensor],
         sides: Sequence[Tensor],
         central: Sequence[Tensor],
     ) -> Candidates:
         """The best of every level of one image; the score is the class's times the centerness."""
         boxes, scores, labels = [], [], []
-        threshold, limit = self.test_cfg.get("score_thr", 0), self.test_cfg.get("nms_pre", -1)
+        threshold, limit = cfg.get("score_thr", 0), cfg.get("nms_pre", -1)
         for level, point in enumerate(points):
             score, where, classes = best_candidates(logits[level].sigmoid(), threshold, limit)
             boxes.append(boxes_around(point[where], sides[level][where]))

@@ -48,6 +48,11 @@ class TwoStageDetector(Detector):
     fixed_axes = ("batch", "height", "width")  # that exported graphs fix
 
     @property
+    def needs_proposals(self) -> bool:
+        """Whether batches must have proposals, since the model makes none."""
+        return self.rpn_head is None
+
+    @property
     def predicts_masks(self) -> bool:
         """Whether the model segments objects."""
         return bool(self.roi_head.predicts_masks)
@@ -88,6 +93,8 @@ class TwoStageDetector(Detector):
         """Scores [1, P, C] and boxes [1, P, C, 4] of one image's proposals: what is exported."""
         if self.rpn_head is None:
             raise ValueError("the model has no rpn_head: it cannot be exported without proposals")
+        if not hasattr(self.rpn_head, "fixed_proposals"):
+            raise ValueError(f"proposals of {type(self.rpn_head).__name__} cannot be exported")
         maps, size = self.maps(pixels), (int(pixels.shape[-2]), int(pixels.shape[-1]))
         proposals = self.rpn_head.fixed_proposals(self.rpn_head(maps), size)
         scores, boxes = self.roi_head.scored_boxes(maps, proposals, size)
@@ -105,7 +112,8 @@ class TwoStageDetector(Detector):
             proposals = self.proposals(maps, sizes.content, batch.get("proposals"))
         else:
             output = self.rpn_head(maps)
-            losses = self.rpn_head.loss(output, targets, sizes)
+            objects = [{**each, "labels": torch.zeros_like(each["labels"])} for each in targets]
+            losses = self.rpn_head.loss(output, objects, sizes)
             with torch.no_grad():
                 found = self.rpn_head.propose(output, sizes.content, self.proposal_cfg)
             proposals = [each.boxes for each in found]

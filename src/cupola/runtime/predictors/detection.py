@@ -25,6 +25,10 @@ from cupola.structures.masks import encode_rle
 MASK_OUTPUTS = (TensorSpec("masks", "BYTES", (-1,)), TensorSpec("segments", "BYTES", (-1,)))
 
 
+# What torch says where a feature map is smaller than a kernel.
+TOO_SMALL = ("Output size is too small", "Kernel size can't be greater than actual input size")
+
+
 @dataclass(frozen=True)
 class Sample:
     """An image as the model takes it: pixels [3, h, w], normalized, and its original (H, W)."""
@@ -185,12 +189,29 @@ class DetectionPredictor(Predictor):
             "original_sizes": [sample.original for sample in samples],
             **self.further(samples),
         }
-        predictions = self.model.predict(batch)
+        predictions = self._predicted(batch, sizes[0])
         found = [replace(each.cpu(), names=each.names or self.labels) for each in predictions]
         if not self.padding.centered:
             return found
         top, left = self.padding.corner(sizes[0])
         return [_moved(each, left / x, top / y) for each, (x, y) in zip(found, factors, strict=True)]
+
+    def _predicted(self, batch: Mapping[str, Any], size: tuple[int, int]) -> list[Detections]:
+        if getattr(self.model, "needs_proposals", False):
+            raise InputError(
+                f"{self.name} has no RPN and scores proposals, which a request cannot have; call "
+                "its model's predict() with `proposals`, or use a Faster R-CNN"
+            )
+        try:
+            predictions: list[Detections] = self.model.predict(batch)
+        except RuntimeError as error:
+            if any(text in str(error) for text in TOO_SMALL):
+                raise InputError(
+                    f"an image of {size[0]} x {size[1]} pixels, after resizing, is too small for "
+                    f"the feature maps of {self.name}; use a larger or less elongated one"
+                ) from error
+            raise
+        return predictions
 
     def further(self, samples: Sequence[Any]) -> dict[str, Any]:
         """What the model's batch holds besides images."""
