@@ -169,7 +169,9 @@ def test_images_smaller_than_a_kernel_are_refused() -> None:
     made = predictor(version_3())
     pool = torch.nn.AvgPool2d(16)
     made.model.predict = lambda batch: pool(batch["pixels"])
-    with pytest.raises(InputError, match="an image of 3 x 400 pixels, after resizing, is too small"):
+    with pytest.raises(
+        InputError, match="an image of 3 x 400 pixels, after resizing, is too small"
+    ):
         made(np.zeros((3, 400, 3), np.uint8))
     made.model.predict = lambda batch: batch["pixels"] @ batch["pixels"][0, 0]
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied|must match"):

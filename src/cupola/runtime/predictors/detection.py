@@ -194,7 +194,9 @@ class DetectionPredictor(Predictor):
         if not self.padding.centered:
             return found
         top, left = self.padding.corner(sizes[0])
-        return [_moved(each, left / x, top / y) for each, (x, y) in zip(found, factors, strict=True)]
+        return [
+            _moved(each, left / x, top / y) for each, (x, y) in zip(found, factors, strict=True)
+        ]
 
     def _predicted(self, batch: Mapping[str, Any], size: tuple[int, int]) -> list[Detections]:
         if getattr(self.model, "needs_proposals", False):
