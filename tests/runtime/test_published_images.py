@@ -174,5 +174,5 @@ def test_images_smaller_than_a_kernel_are_refused() -> None:
     ):
         made(np.zeros((3, 400, 3), np.uint8))
     made.model.predict = lambda batch: batch["pixels"] @ batch["pixels"][0, 0]
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied|must match"):
+    with pytest.raises(RuntimeError, match=r"multiplied|match"):
         made(np.zeros((3, 400, 3), np.uint8))

@@ -45,8 +45,8 @@ class DetectionPredictor(Predictor):
     and otherwise by `short` and `long`, or to fit into `within` (height, width), which keep the
     aspect ratio. `rounding` "transformers" rounds sizes as that library does, "down" as
     FixScaleResize, and `resample` is the filter's name in Pillow. Then an image is padded as
-    `padding` says, or with zeros to `pad` (height, width) if it is set. `device` is where the model computes; results are on the
-    CPU.
+    `padding` says, or with zeros to `pad` (height, width) if it is set. `device` is where the model
+    computes; results are on the CPU.
 
     `predictor(image)` -> Detections, `predictor([image, ...])` -> a list of them; an image is a
     path, the bytes of a file, an open file, a PIL image, or an array or tensor.
