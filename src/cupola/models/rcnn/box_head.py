@@ -135,7 +135,8 @@ class BBoxHead(nn.Module):
         """Regions [R, 4] and deltas -> boxes [R, C, 4], or [R, 1, 4] if classes share them."""
         if deltas is None:
             return (regions if size is None else clip(regions, size))[:, None]
-        deltas = deltas.unflatten(1, (-1, self.bbox_coder.size))  # [R, C, 4], R may be 0
+        width = self.bbox_coder.size
+        deltas = deltas.view(len(deltas), deltas.shape[1] // width, width)  # R may be 0
         found: Tensor = self.bbox_coder.decode(regions[:, None], deltas, size)
         return found
 
