@@ -121,6 +121,8 @@ def test_detections_of_all_branches_are_merged() -> None:
     other = {**trident(), "roi_head": {**trident()["roi_head"], "num_branch": 3}}
     with pytest.raises(BuildError, match="the same num_branch and test_branch_idx"):
         build(other)
+
+
 def test_proposals_of_points_are_not_exported(tmp_path: Path) -> None:
     built = build(FAMILIES["points"][0]).eval()
     predictor = make("points", "1", built, {}, ())
