@@ -7,9 +7,11 @@ from typing import Any
 from rich.table import Table
 
 from cupola.inspect.example_inputs import example_inputs
+from cupola.inspect.inner_flow import inner_flow
 from cupola.inspect.node import Node
 from cupola.inspect.probe import Pass, Visit, probe
 from cupola.inspect.terminal import summary, tree_table, tree_text
+from cupola.inspect.trace import Flow
 from cupola.registry.build_record import BuildRecord, BuiltPart
 from cupola.registry.source import source_location
 
@@ -63,8 +65,19 @@ def describe(
         seen = probe(model, ready)
     build_record = getattr(model, "build_record", None)
     parts = {part.path: part for part in build_record.parts} if build_record else {}
-    visits = seen.visits if seen else {}
-    return ModelDescription(_node("", model, visits, parts, {}), build_record, seen)
+    root = _node("", model, seen.visits if seen else {}, parts, {})
+    if seen is not None:
+        _add_flow(root, seen.flow)
+    return ModelDescription(root, build_record, seen)
+
+
+def _add_flow(root: Node, flow: Flow) -> None:
+    """Adds to every node with called children how data goes between them."""
+    for node in root.walk():
+        node.own_flops = flow.own_flops.get(node.path, 0)
+        node.own_weights = tuple(sorted(flow.own_weights.get(node.path, ())))
+        if node.visit is not None and any(child.is_called for child in node.children):
+            node.flow = inner_flow(flow, node.path)
 
 
 def _node(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from cupola.inspect.inner_flow import InnerFlow
 from cupola.inspect.probe import Visit
 from cupola.registry.build_record import BuiltPart
 
@@ -20,6 +21,9 @@ class Node:
     visit: Visit | None  # None if the pass did not call it, or there was no pass
     part: BuiltPart | None  # its entry in the build record
     python_class: type
+    flow: InnerFlow | None = None  # between its children; None if the pass did not call them
+    own_flops: int = 0  # in its own forward, outside of its children
+    own_weights: tuple[str, ...] = ()  # the parameters that these operations read
     shared_with: str | None = None  # the path under which the same module was seen before
     children: list["Node"] = field(default_factory=list)
 
@@ -27,6 +31,11 @@ class Node:
     def class_name(self) -> str:
         """The class without its module."""
         return self.cls.rpartition(".")[2]
+
+    @property
+    def is_called(self) -> bool:
+        """Whether the pass called it, or a module below it."""
+        return self.visit is not None or any(child.is_called for child in self.children)
 
     def walk(self) -> Iterator["Node"]:
         """This node and all nodes below it, parents first."""

@@ -10,7 +10,15 @@ from cupola.inspect.node import Node
 from cupola.inspect.sources import class_source
 
 STYLE = "explain.css"
-SCRIPTS = ("tree.js", "detail.js", "attention.js", "cameras.js", "sampling.js", "story.js")
+SCRIPTS = (
+    "tree.js",
+    "detail.js",
+    "flow.js",
+    "attention.js",
+    "cameras.js",
+    "sampling.js",
+    "story.js",
+)
 
 
 def page(description: ModelDescription, title: str, view: Mapping[str, Any] | None = None) -> str:
@@ -56,7 +64,10 @@ def _row(node: Node) -> dict[str, Any]:
         visit = node.visit
         row |= {"in": visit.shape_in, "out": visit.shape_out, "flops": visit.flops}
         row |= {"bytes": visit.activation_bytes, "ms": round(visit.seconds * 1000, 3)}
-        row |= {"calls": visit.calls, "first": visit.first}
+        row |= {"calls": visit.calls}
+    if node.flow is not None:
+        row |= {"flow": [list(node.flow.names), [list(edge) for edge in node.flow.edges]]}
+        row |= {"ownFlops": node.own_flops, "ownWeights": node.own_weights}
     if node.part is not None:
         part = node.part
         row |= {"by": part.made_by, "at": part.made_at, "name": part.name, "config": part.config}

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from cupola.errors import InputError
+from cupola.inspect.trace import Flow, Tracer, tensors
 
 REPEAT_BELOW = 1.0  # seconds
 
@@ -37,33 +35,7 @@ class Pass:
     flops: int = 0
     seconds: float = 0.0
     output: Any = None
-
-
-class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A running total of FLOPs, by the table of torch's own FlopCounterMode.
-
-    That class also follows modules through autograd, which fails on parameters that reach a
-    module as views.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """No: nothing is compiled here, and True would import the compiler."""
-        return False
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        output = func(*args, **kwargs)
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            self.total += count(*args, **kwargs, out_val=output)
-        return output
+    flow: Flow = field(default_factory=Flow)
 
 
 def probe(model: Any, inputs: Mapping[str, Any]) -> Pass:
@@ -78,13 +50,13 @@ def probe(model: Any, inputs: Mapping[str, Any]) -> Pass:
 
 def _one_pass(model: Any, inputs: Mapping[str, Any]) -> Pass:
     seen = Pass()
-    counter = FlopCounter()
+    tracer = Tracer(model, inputs)
     training = [(module, module.training) for module in model.modules()]
     fused = torch.backends.mha.get_fastpath_enabled()
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused call would count as no FLOPs
     try:
-        with torch.no_grad(), counter, _watch(model, seen, counter):
+        with torch.no_grad(), tracer, _watch(model, seen, tracer):
             began = time.perf_counter()
             seen.output = model(**inputs)
             seen.seconds = time.perf_counter() - began
@@ -95,12 +67,12 @@ def _one_pass(model: Any, inputs: Mapping[str, Any]) -> Pass:
         for module, mode in training:
             module.training = mode
         torch.backends.mha.set_fastpath_enabled(fused)
-    seen.flops = counter.total
+    seen.flops, seen.flow = tracer.flops, tracer.flow
     return seen
 
 
 @contextmanager
-def _watch(model: Any, seen: Pass, counter: FlopCounter) -> Iterator[None]:
+def _watch(model: Any, seen: Pass, tracer: Tracer) -> Iterator[None]:
     """Hooks on every module during the pass."""
     open_calls: list[tuple[float, int]] = []
 
@@ -109,16 +81,18 @@ def _watch(model: Any, seen: Pass, counter: FlopCounter) -> Iterator[None]:
         if visit is None:
             visit = seen.visits[id(module)] = Visit(first=len(seen.visits))
             visit.shape_in = shape_text([*args, *kwargs.values()])
-        open_calls.append((time.perf_counter(), counter.total))
+        tracer.enter(module, (args, kwargs))
+        open_calls.append((time.perf_counter(), tracer.flops))
 
     def after(module: Any, args: Any, output: Any) -> None:
         began, flops = open_calls.pop()
         visit = seen.visits[id(module)]
         visit.calls += 1
         visit.seconds += time.perf_counter() - began
-        visit.flops += counter.total - flops
+        visit.flops += tracer.flops - flops
         visit.shape_out = shape_text(output)
         visit.activation_bytes += sum(t.numel() * t.element_size() for t in tensors(output))
+        tracer.leave(module, output)
 
     with ExitStack() as stack:
         for module in model.modules():
@@ -128,18 +102,6 @@ def _watch(model: Any, seen: Pass, counter: FlopCounter) -> Iterator[None]:
             ):
                 stack.callback(handle.remove)
         yield
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors(item)
 
 
 def shape_text(value: Any) -> str:

@@ -34,45 +34,6 @@ function facts(node) {
   return list;
 }
 
-// when a child, or else the first of its children, was called
-function firstCall(node) {
-  if (node.first !== undefined) return node.first;
-  const calls = kids.get(node.path).map(path => at(path).first).filter(n => n !== undefined);
-  return calls.length ? Math.min(...calls) : undefined;
-}
-
-function flow(out, node) {
-  const called = kids.get(node.path).map(at).filter(child => firstCall(child) !== undefined);
-  if (!called.length) return;
-  called.sort((a, b) => firstCall(a) - firstCall(b));
-  const list = called.slice(0, 40), height = 58;
-  const svg = shape(null, "svg", {
-    width: 420, height: list.length * height + 30, role: "img", "aria-label": "Data flow",
-  });
-  shape(svg, "text", { x: 14, y: 14, class: "soft" }, node["in"] || "");
-  list.forEach((child, i) => {
-    const y = 22 + i * height, group = shape(svg, "g", { tabindex: 0, role: "button" });
-    const part = child.ms && node.ms ? 400 * Math.min(1, child.ms / node.ms) : 0;
-    shape(svg, "path", { d: `M110 ${y - (i ? 24 : 4)} V${y}` });
-    shape(group, "rect", { x: 10, y, width: 400, height: 34, rx: 7 });
-    shape(group, "rect", { x: 10, y: y + 30, width: part, height: 4, class: "part" });
-    shape(group, "text", { x: 20, y: y + 14 }, nameOf(child.path) + "  " + child.cls);
-    const went = child.out ? "→ " + child.out + "   " + duration(child.ms) : "calls its children";
-    shape(group, "text", { x: 20, y: y + 27, class: "soft" }, went);
-    group.addEventListener("click", () => select(child.path));
-    group.addEventListener("keydown", event => { if (event.key === "Enter") select(child.path); });
-  });
-  out.append(el("h2", "", "Data flow, in the order of the calls"), svg);
-}
-
-function shape(parent, tag, attributes, text) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const name in attributes) made.setAttribute(name, attributes[name]);
-  if (text !== undefined) made.textContent = text;
-  if (parent) parent.append(made);
-  return made;
-}
-
 function config(out, node) {
   const lines = node.config !== undefined && node.config !== null ? D.configs[node.config] : null;
   if (!lines) return;
