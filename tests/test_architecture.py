@@ -31,7 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 MAY_IMPORT["runtime"] = set(MAY_IMPORT) - {"data", "ops"}
 MAY_IMPORT["train"] = set(MAY_IMPORT) - {"runtime"}
-MAY_IMPORT["inspect"] = {"nn", "registry", "runtime"}
+MAY_IMPORT["inspect"] = {"files", "nn", "registry", "parallel", "structures", "models", "bundles"}
+MAY_IMPORT["inspect"] |= {"generation", "runtime"}
 MAY_IMPORT["serve"] = {"", "runtime", "generation", "bundles"}  # "" is cupola, for __version__
 MAY_IMPORT["ray"] = {"serve"}
 MAY_IMPORT["compat"] = {"config", "weights", "bundles", "structures", "runtime"}

@@ -4,7 +4,7 @@ import json
 
 import cupola
 from cupola.bundles import Bundle
-from cupola.cli.explain import view_of
+from cupola.inspect.views import view_of
 
 
 def test_a_bundle_names_what_it_saw_first() -> None:

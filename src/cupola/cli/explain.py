@@ -25,7 +25,13 @@ def explain(
     html: Annotated[Path | None, typer.Option(help="Write the page to this file.")] = None,
     image: Annotated[
         Path | None,
-        typer.Option(help="Show what queries saw in this image, or sample folder (DETR3D)."),
+        typer.Option(
+            help="What the page shows the model on: an image, or a sample folder [a bundle's example]."
+        ),
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="JSON with the image's `boxes` (xyxy) and `labels`: shows the matching."),
     ] = None,
     depth: Annotated[int | None, typer.Option(min=0, help="Levels of the tree to print.")] = None,
     order: Annotated[bool, typer.Option(help="Print the order of the build instead.")] = False,
@@ -55,6 +61,7 @@ def explain(
     from cupola.inspect import describe, page
     from cupola.inspect.example_inputs import parse_shape
     from cupola.inspect.own_shape import own_shape
+    from cupola.inspect.views import view_of
     from cupola.registry import load_plugins
     from cupola.runtime.load import is_config
 
@@ -74,7 +81,7 @@ def explain(
         if html is None:
             print_tree(description, depth)
         else:
-            view = view_of(model, bundle, image) if image else None
+            view = view_of(model, bundle, image, truth) if runs else None
             title = bundle.name if bundle else Path(source).stem
             html.write_text(page(description, title, view), encoding="utf-8")
             print(f"{html}: written")
@@ -122,46 +129,6 @@ def print_tree(description: "ModelDescription", depth: int | None) -> None:
     from rich.console import Console
 
     Console(width=1000).print(description.table(depth))
-
-
-def view_of(model: Any, bundle: "Bundle | None", image: Path) -> dict[str, Any]:
-    """What the model saw in an image, or in a sample folder.
-
-    A bundle resizes the image and names the classes.
-    """
-    from cupola.files.images import read_image
-    from cupola.inspect.image_view import view_of_image
-    from cupola.runtime.predictors.detection import DetectionPredictor
-
-    predictor = load_with(model, bundle)
-    if image.is_dir():
-        return view_of_folder(predictor, image)
-    pixels = read_image(image)
-    if isinstance(predictor, DetectionPredictor):
-        inputs = predictor.sample(pixels).pixels[None]
-        return view_of_image(model, pixels, predictor.labels, inputs=inputs)
-    return view_of_image(model, pixels)
-
-
-def load_with(model: Any, bundle: "Bundle | None") -> Any:
-    """The bundle's predictor around a model that is built already; None without a bundle."""
-    from cupola.runtime import tasks
-
-    return tasks.find(bundle.task).predictor(bundle, model) if bundle else None
-
-
-def view_of_folder(predictor: Any, folder: Path) -> dict[str, Any]:
-    """Where the queries looked in the images of a sample folder."""
-    from cupola.errors import InputError
-    from cupola.inspect.cameras_view import view_of_cameras
-    from cupola.runtime.io.sample_folder import read_moment
-    from cupola.runtime.predictors.detection3d import Detection3DPredictor
-
-    if not isinstance(predictor, Detection3DPredictor):
-        raise InputError(f"{folder}: a sample folder needs a bundle of a multi-camera model")
-    sample = predictor.sample(*read_moment(folder))
-    batch = predictor.batch([sample])
-    return view_of_cameras(predictor.model, sample.images, batch, predictor.labels)
 
 
 def print_order(model: Any) -> None:

@@ -15,6 +15,7 @@ SCRIPTS = (
     "detail.js",
     "flow.js",
     "attention.js",
+    "matching.js",
     "cameras.js",
     "sampling.js",
     "story.js",

@@ -13,7 +13,7 @@ function cameras(out) {
   const choice = el("label", "layers");
   choice.append(el("span", "", "Decoder layer"), slider, where);
   out.append(el("h2", "", "Where queries sampled the images, and the weights"));
-  out.append(bar, grid, choice, table);
+  out.append(bar, grid, choice, scrolling(table));
   if (view.bev) birdsEyeView(out, view.bev);
 
   const images = order.map(number => {
@@ -68,8 +68,8 @@ function layerSlider(last, choose) {
 function weightTable(table, look, names) {
   const add = (...cells) => { const row = el("tr"); row.append(...cells); table.append(row); };
   const heads = D.view.levels.map((_, level) => {
-    const head = el("th", "", "■ level " + (level + 1));
-    head.style.color = HUES[level % HUES.length];
+    const head = el("th");
+    head.append(swatch(HUES[level % HUES.length]), "level " + (level + 1));
     return head;
   });
   table.textContent = "";

@@ -5,7 +5,10 @@ function detail() {
   const node = at(selected), out = $("detail");
   out.textContent = "";
   out.append(el("h2", "", (node.path || "model") + ": " + node.cls), facts(node));
-  if (node.path === "" && D.view) ({ cameras, sampling }[D.view.kind] || attention)(out);
+  if (node.path === "" && D.view) {
+    ({ cameras, sampling, boxes: foundBoxes }[D.view.kind] || attention)(out);
+    if (D.view.matching) matching(out);
+  }
   flow(out, node);
   config(out, node);
   source(out, node);

@@ -7,8 +7,9 @@ function flow(out, node) {
   if (node.flow[0].length > names.length) place.delete("<");
   const edges = node.flow[1].filter(edge => edge.every(name => place.has(name)));
   const drawn = names.map((name, i) => ({ name, path: pathOf(node, name), y: 8 + i * (BOX.height + BOX.gap) }));
+  const size = [BOX.left + BOX.width + 10, names.length * (BOX.height + BOX.gap)];
   const svg = shape(null, "svg", {
-    width: BOX.left + BOX.width + 10, height: names.length * (BOX.height + BOX.gap), role: "group",
+    width: size[0], height: size[1], viewBox: `0 0 ${size[0]} ${size[1]}`, role: "group",
     "aria-label": "Data flow from the input to the output", class: "flow",
   });
   const tip = shape(shape(svg, "defs"), "marker", {

@@ -12,9 +12,7 @@ function sampling(out) {
   choice.append(
     el("span", "", "Decoder layer"), layerSlider(last, to => { layer = to; draw(); }), where);
   view.levels.forEach(([height, width], level) => {
-    const name = el("span", "", `● level ${level + 1}: ${width} x ${height} `);
-    name.style.color = HUES[level % HUES.length];
-    key.append(name);
+    key.append(swatch(HUES[level % HUES.length]), `level ${level + 1}: ${width} x ${height}  `);
   });
   out.append(el("h2", "", "Where queries sampled the image, and their boxes"));
   out.append(bar, holder, choice, key);
@@ -38,13 +36,6 @@ function sampling(out) {
   }
 
   queryButtons(bar, view.queries, i => { chosen = i; draw(); });
-  img.onload = () => { canvas.width = img.width; canvas.height = img.height; draw(); };
+  img.onload = () => { enlarge(canvas, img, 512); draw(); };
   img.src = view.image;
-}
-
-function outline(pen, [left, top, right, bottom], color, W, H) {
-  pen.strokeStyle = color;
-  pen.lineWidth = Math.max(2, W / 250);
-  if (right > left) pen.strokeRect(left * W, top * H, (right - left) * W, (bottom - top) * H);
-  else dot(pen, left * W, top * H, 4, color);
 }

@@ -71,7 +71,8 @@ document.addEventListener("keydown", event => {
   const { key, target } = event;
   if (target === $("search")) return searchKey(key);
   if (event.ctrlKey || event.metaKey || event.altKey || target.tagName === "INPUT") return;
-  if (target.tagName === "BUTTON" && key === " ") return;
+  const pressed = target.tagName === "BUTTON" || target.getAttribute("role") === "button";
+  if (pressed && (key === " " || key === "Enter")) return;
   if (act(key) !== false) event.preventDefault();
 });
 $("search").addEventListener("input", event => {

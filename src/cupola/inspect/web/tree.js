@@ -24,6 +24,20 @@ function el(tag, cls, text) {
   return made;
 }
 
+// a box that scrolls sideways where its content is too wide, by keys too
+function scrolling(content) {
+  const box = el("div", "wide");
+  box.tabIndex = 0;
+  box.append(content);
+  return box;
+}
+
+function swatch(color) {
+  const box = el("span", "swatch");
+  box.style.background = color;
+  return box;
+}
+
 function parentOf(path) {
   if (path === "") return null;
   return path.includes(".") ? path.slice(0, path.lastIndexOf(".")) : "";
@@ -58,6 +72,7 @@ function buildTree() {
 
 function rowOf(node) {
   const row = el("div", "row"), first = el("span");
+  row.id = "row" + byPath.get(node.path);
   row.setAttribute("role", "treeitem");
   row.setAttribute("aria-level", depthOf(node.path) + 1);
   row.dataset.path = node.path;
@@ -119,5 +134,7 @@ function select(path, scroll = true) {
   for (let up = parentOf(path); up !== null; up = parentOf(up)) open.add(up);
   refresh();
   detail();
+  $("tree").setAttribute("aria-activedescendant", rows.get(path).id);
+  $("said").textContent = (path || "model") + ": " + at(path).cls + ", out " + (at(path).out || "none");
   if (scroll) rows.get(path).scrollIntoView({ block: "nearest" });
 }

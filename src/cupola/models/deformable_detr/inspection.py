@@ -17,7 +17,8 @@ from cupola.models.set_prediction import class_scores
 def inspect_deformable(model: Any, pixels: Tensor) -> dict[str, Tensor]:
     """pixels [1, 3, H, W], normalized -> what each decoder layer sampled.
 
-    scores [Q, C] in 0..1 and boxes [Q, 4] (cxcywh in 0..1) of the last layer; references
+    scores [Q, C] in 0..1 and boxes [Q, 4] (cxcywh in 0..1) of the last layer; logits [D, Q, C] and
+    layer_boxes [D, Q, 4] of all; references
     [D, Q, 4], cxcywh, before each layer (points have no size); locations [D, Q, M, L, P, 2], (x, y)
     in 0..1 of the image; weights [D, Q, M, L, P], whose sum over levels and points is 1; levels
     [L, 2], (height, width) of the maps.
@@ -54,6 +55,8 @@ def inspect_deformable(model: Any, pixels: Tensor) -> dict[str, Tensor]:
     return {
         "scores": class_scores(output.logits[-1, 0], model.bbox_head.use_sigmoid),
         "boxes": output.boxes[-1, 0],
+        "logits": output.logits[:, 0],
+        "layer_boxes": output.boxes[:, 0],
         "references": torch.stack([each[0] for each in references]),
         "locations": torch.stack(locations),
         "weights": torch.stack(weights),

@@ -1,0 +1,66 @@
+"""view_of: what a model does with one input, for the page: an image, cameras, a field, a text."""
+
+from pathlib import Path
+from typing import Any
+
+from cupola.bundles import Bundle
+from cupola.errors import InputError
+from cupola.files.images import read_image
+from cupola.files.opening import content_of, read_settings
+from cupola.inspect.cameras_view import view_of_cameras
+from cupola.inspect.image_view import view_of_boxes, view_of_image
+from cupola.inspect.matching_view import Truth
+from cupola.runtime import tasks
+from cupola.runtime.io.sample_folder import read_moment
+from cupola.runtime.predictors.detection import DetectionPredictor
+from cupola.runtime.predictors.detection3d import Detection3DPredictor
+
+View = dict[str, Any]
+
+
+def view_of(
+    model: Any, bundle: Bundle | None, source: Path | None = None, truth: Path | None = None
+) -> View | None:
+    """What the model does with an image or a sample folder; None if there is nothing to show.
+
+    Without a source it is the bundle's example, whose objects are known. A bundle resizes the image
+    and names the classes. `truth` is a JSON file {"boxes": [xyxy in pixels], "labels": [numbers]}.
+    InputError for a source that the model does not take.
+    """
+    predictor = tasks.find(bundle.task).predictor(bundle, model) if bundle else None
+    if source is None and bundle is not None:
+        source = tasks.find(bundle.task).example(bundle)
+        beside = source.parent / "truth.json" if source is not None else None
+        truth = beside if truth is None and beside is not None and beside.is_file() else truth
+    if source is None:
+        return None
+    if source.is_dir() or isinstance(predictor, Detection3DPredictor):
+        return _folder(predictor, source)
+    pixels = read_image(source)
+    if not isinstance(predictor, DetectionPredictor):
+        return view_of_image(model, pixels)
+    if not hasattr(model, "inspect"):
+        return view_of_boxes(pixels, predictor(pixels).to_list())
+    known = read_truth(truth) if truth is not None else None
+    inputs = predictor.sample(pixels).pixels[None]
+    return view_of_image(model, pixels, predictor.labels, inputs=inputs, truth=known)
+
+
+def read_truth(path: Path) -> Truth:
+    """The objects of an image; InputError for a file that does not hold them."""
+    truth = read_settings(path, InputError)
+    with content_of(path, 'an object with "boxes" (four numbers each) and "labels"', InputError):
+        boxes = [[float(side) for side in box] for box in truth["boxes"]]
+        labels = [int(label) for label in truth["labels"]]
+        if any(len(box) != 4 for box in boxes) or len(labels) != len(boxes):
+            raise ValueError("a box is four numbers, and each has a label")
+    return {"boxes": boxes, "labels": labels}
+
+
+def _folder(predictor: Any, folder: Path) -> View:
+    """Where the queries looked in the images of a sample folder."""
+    if not isinstance(predictor, Detection3DPredictor):
+        raise InputError(f"{folder}: a sample folder needs a bundle of a multi-camera model")
+    sample = predictor.sample(*read_moment(folder))
+    batch = predictor.batch([sample])
+    return view_of_cameras(predictor.model, sample.images, batch, predictor.labels)
