@@ -8,13 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from axe_playwright_python.sync_playwright import Axe
 
-from cupola import nn
+from cupola import inspect, nn
+from cupola.bundles import Bundle, shipped_names
+from cupola.cli.explain import load_model
 from cupola.config import Config
 from cupola.errors import InputError
 from cupola.inspect import describe, page
 from cupola.inspect.image_view import view_of_image
-from cupola.inspect.page import embed
+from cupola.inspect.own_shape import own_shape
+from cupola.inspect.page import SCRIPTS, embed
+from cupola.inspect.views import view_of
 from cupola.registry import MODELS, build
 
 EVIL = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
@@ -131,3 +136,110 @@ def test_the_page_in_a_browser(browser: Any, tmp_path: Path) -> None:
     assert tab.evaluate("window.hacked") is None
     assert errors == []
     assert all(url.startswith(("file:", "data:")) for url in requests)
+
+
+SERIOUS = ("serious", "critical")
+
+
+def test_every_script_of_the_page_is_used() -> None:
+    web = Path(str(inspect.__file__)).parent / "web"
+    assert {path.name for path in web.glob("*.js")} == set(SCRIPTS)
+
+
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`explained(name)` is the page of a shipped bundle, written once."""
+    folder, written = tmp_path_factory.mktemp("pages"), {}
+
+    def write(name: str) -> str:
+        if name not in written:
+            bundle = Bundle.load(name)
+            model, origins = load_model(name, bundle, [])
+            description = describe(model, own_shape(model, name, bundle), run=True, origins=origins)
+            out = folder / f"{name}.html"
+            out.write_text(page(description, name, view_of(model, bundle)), encoding="utf-8")
+            written[name] = out.as_uri()
+        return written[name]
+
+    return write
+
+
+def opened(browser: Any, address: str, width: int = 1300, scheme: str = "light") -> Any:
+    """A tab with the page; its script errors end the test."""
+    context = browser.new_context(
+        bypass_csp=True, viewport={"width": width, "height": 900}, color_scheme=scheme
+    )
+    tab = context.new_page()
+    tab.errors = []
+    tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+    tab.goto(address)
+    tab.wait_for_selector("body[data-ready=yes]")
+    return tab
+
+
+EVERY = [
+    pytest.param(name, marks=() if name == "detr-digits" else pytest.mark.slow)
+    for name in shipped_names()
+]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", EVERY)
+def test_pages_are_accessible_at_every_width(browser: Any, explained: Any, name: str) -> None:
+    for width, scheme in ((1300, "dark"), (390, "light")):
+        tab = opened(browser, explained(name), width, scheme)
+        tab.wait_for_timeout(200)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        broken = Axe().run(tab).response["violations"]
+        assert [each["id"] for each in broken if each["impact"] in SERIOUS] == [], (width, scheme)
+        assert tab.errors == []
+        tab.context.close()
+
+
+@pytest.mark.browser
+def test_layers_heads_and_cells_are_chosen(browser: Any, explained: Any) -> None:
+    tab = opened(browser, explained("detr-digits"))
+    said = tab.locator("#detail p.soft").first
+    assert said.inner_text() == "cross-attention, layer 3 of 3, mean of 8 heads"
+    picture = tab.locator("#image canvas").first
+    pictures = {picture.evaluate("canvas => canvas.toDataURL()")}
+    tab.get_by_label("Layer", exact=True).fill("1")
+    tab.get_by_label("Head, 0 is their mean").fill("5")
+    assert said.inner_text() == "cross-attention, layer 1 of 3, head 5 of 8"
+    pictures.add(picture.evaluate("canvas => canvas.toDataURL()"))
+    picture.click(position={"x": 30, "y": 30})
+    assert said.inner_text().startswith(
+        "self-attention of the encoder, from the marked cell, layer 1"
+    )
+    pictures.add(picture.evaluate("canvas => canvas.toDataURL()"))
+    picture.press("ArrowRight")
+    pictures.add(picture.evaluate("canvas => canvas.toDataURL()"))
+    tab.get_by_role("button", name="query → queries").click()
+    pictures.add(picture.evaluate("canvas => canvas.toDataURL()"))
+    assert len(pictures) == 5
+    table = tab.locator("#detail table").first
+    assert "← assigned" in table.inner_text()
+    tab.get_by_label("Decoder layer of the matching").fill("1")
+    assert table.locator("tr.own").count() == 4
+    assert tab.errors == []
+
+
+@pytest.mark.browser
+def test_keys_and_announcements(browser: Any, explained: Any) -> None:
+    tab = opened(browser, explained("detr-digits"))
+    tab.locator("#tree").focus()
+    tab.keyboard.press("ArrowDown")
+    row = tab.locator("#tree").get_attribute("aria-activedescendant")
+    assert "data_preprocessor" in tab.locator(f"#{row}").inner_text()
+    assert tab.locator("#said").inner_text().startswith("data_preprocessor: DetDataPreprocessor")
+    tab.keyboard.press("Home")
+    box = tab.get_by_role("button", name="decoder, DetrTransformerDecoder")
+    takes = "takes encoder and positional_encoding and query_embedding"
+    assert str(box.get_attribute("aria-label")).endswith(takes)
+    box.focus()
+    assert tab.locator("path.lit").count() == 4
+    tab.keyboard.press(" ")  # opens the box, and does not start the story
+    assert "decoder: DetrTransformerDecoder" in tab.locator("#detail h2").first.inner_text()
+    assert tab.locator("#play").inner_text() == "Play"
+    tab.evaluate("select('decoder.post_norm')")
+    assert "decoder.post_norm.weight" in tab.locator("#detail table").first.inner_text()

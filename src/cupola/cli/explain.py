@@ -25,13 +25,17 @@ def explain(
     html: Annotated[Path | None, typer.Option(help="Write the page to this file.")] = None,
     image: Annotated[
         Path | None,
-        typer.Option(
-            help="What the page shows the model on: an image, or a sample folder [a bundle's example]."
-        ),
+        typer.Option(help="An image or a sample folder that the page shows [a bundle's example]."),
     ] = None,
     truth: Annotated[
         Path | None,
         typer.Option(help="JSON with the image's `boxes` (xyxy) and `labels`: shows the matching."),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="The text that the page shows a language model on.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint: shows which of its keys went where.")
     ] = None,
     depth: Annotated[int | None, typer.Option(min=0, help="Levels of the tree to print.")] = None,
     order: Annotated[bool, typer.Option(help="Print the order of the build instead.")] = False,
@@ -67,7 +71,7 @@ def explain(
 
     load_plugins(plugin or [])
     bundle = None if is_config(source) else Bundle.load(source, revision, offline)
-    model = build_model(source, bundle, set_ or [], section)
+    model, origins = load_model(source, bundle, set_ or [], section, weights)
     if build_record is not None:
         model.build_record.save(build_record)
     if compare is not None:
@@ -77,11 +81,11 @@ def explain(
     else:
         runs = not any(each.is_meta for each in model.parameters())
         shape = parse_shape(input_) if input_ else own_shape(model, source, bundle)
-        description = describe(model, shape if runs else None, run=runs)
+        description = describe(model, shape if runs else None, run=runs, origins=origins)
         if html is None:
             print_tree(description, depth)
         else:
-            view = view_of(model, bundle, image, truth) if runs else None
+            view = view_of(model, bundle, image, truth, text) if runs else None
             title = bundle.name if bundle else Path(source).stem
             html.write_text(page(description, title, view), encoding="utf-8")
             print(f"{html}: written")
@@ -91,24 +95,43 @@ def explain(
 def build_model(
     source: str, bundle: "Bundle | None", overrides: list[str], section: str | None = None
 ) -> Any:
-    """The model of a config file, or of a bundle with its weights."""
-    import cupola
+    """The model of a config file, or of a bundle, without weights."""
     from cupola.config import Config
     from cupola.errors import ConfigError
     from cupola.models.afno.published import is_published, published_config
     from cupola.runtime.building import without_pretrained
 
-    if bundle is None:
-        cfg = Config.load(source)
-        if section is not None or is_published(cfg):
-            cfg = Config(published_config(cfg.to_dict(), section, source), Path(source))
-        cfg = cfg.override(overrides)
-        if "model" not in cfg and "type" not in cfg:
-            raise ConfigError(f"{source}: there is no model in this config")
-        return build_or_outline(cfg)
-    cfg = Config({"model": without_pretrained(bundle.model_config)}).override(overrides)
-    weights = None if overrides else bundle.weights_path
-    return cupola.build(cfg.model, weights=weights)
+    if bundle is not None:
+        cfg = Config({"model": without_pretrained(bundle.model_config)}).override(overrides)
+        return build_or_outline(cfg.model)
+    cfg = Config.load(source)
+    if section is not None or is_published(cfg):
+        cfg = Config(published_config(cfg.to_dict(), section, source), Path(source))
+    cfg = cfg.override(overrides)
+    if "model" not in cfg and "type" not in cfg:
+        raise ConfigError(f"{source}: there is no model in this config")
+    return build_or_outline(cfg)
+
+
+def load_model(
+    source: str,
+    bundle: "Bundle | None",
+    overrides: list[str],
+    section: str | None = None,
+    checkpoint: Path | None = None,
+) -> tuple[Any, dict[str, str] | None]:
+    """The model with the weights of its bundle or of a checkpoint, and which key went where.
+
+    A bundle whose config is overridden has no weights.
+    """
+    from cupola import load_weights
+
+    model = build_model(source, bundle, overrides, section)
+    if checkpoint is None and bundle is not None and not overrides:
+        checkpoint = bundle.weights_path
+    if checkpoint is None:
+        return model, None
+    return model, load_weights(model, checkpoint, assign=True).origins
 
 
 def build_or_outline(cfg: Any) -> Any:

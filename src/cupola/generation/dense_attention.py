@@ -85,13 +85,22 @@ class DenseContext:
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # [B, heads, Q, D]
         if self.cache is not None:
             key, value = self.cache.append(layer, key, value)
-        if (shared := query.shape[1] // key.shape[1]) > 1:  # grouped-query attention
-            key, value = (x.repeat_interleave(shared, 1) for x in (key, value))  # [B, N, K, D]
-        scale = float(layer + 1) if self.layer_scaling else 1.0
-        weights = scale_mask_softmax(self._scores(query, key, scale), self.mask, scale)
+        weights = self._weights(layer, query, key)
         if self.dropout:
             weights = self._drop(weights)
-        return (weights @ value).transpose(1, 2)  # [B, Q, N, D]
+        return (weights @ _for_heads(value, query)).transpose(1, 2)  # [B, Q, N, D]
+
+    def weights(self, layer: int, query: Tensor, key: Tensor) -> Tensor:
+        """How much each token attends to each: [B, Q, heads, D] of both -> [B, N, Q, Q].
+
+        Of a context without a cache.
+        """
+        return self._weights(layer, query.transpose(1, 2), key.transpose(1, 2))
+
+    def _weights(self, layer: int, query: Tensor, key: Tensor) -> Tensor:
+        scale = float(layer + 1) if self.layer_scaling else 1.0
+        scores = self._scores(query, _for_heads(key, query), scale)
+        return scale_mask_softmax(scores, self.mask, scale)
 
     def _scores(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
         """[B, N, Q, K] scores over `scale`."""
@@ -114,6 +123,12 @@ class DenseContext:
             return F.dropout(weights, self.dropout)
         with self.streams.own():  # the ranks hold different heads: each draws its own numbers
             return F.dropout(weights, self.dropout)
+
+
+def _for_heads(x: Tensor, query: Tensor) -> Tensor:
+    """Keys or values [B, heads, K, D], repeated for the query heads that share them."""
+    shared = query.shape[1] // x.shape[1]
+    return x if shared == 1 else x.repeat_interleave(shared, 1)
 
 
 def positions(attention_mask: Tensor) -> Tensor:

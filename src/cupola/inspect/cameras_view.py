@@ -31,7 +31,7 @@ def view_of_cameras(
         raise InputError(f"{type(model).__name__} takes no sample folder; give it an image")
     if not hasattr(model, "inspect"):
         raise InputError(f"{type(model).__name__} does not tell where its queries looked")
-    motion = {"can_bus": batch["can_bus"]} if "can_bus" in batch else {}
+    motion = {key: batch[key] for key in getattr(model, "stream_inputs", ()) if key in batch}
     seen = model.inspect(batch["pixels"], batch["lidar2img"], batch["image_size"], **motion)
     scores, classes = seen["logits"].sigmoid().max(-1)
     best = scores.argsort(descending=True)[:top].tolist()

@@ -10,6 +10,7 @@ from cupola.inspect.example_inputs import example_inputs
 from cupola.inspect.inner_flow import inner_flow
 from cupola.inspect.node import Node
 from cupola.inspect.probe import Pass, Visit, probe
+from cupola.inspect.state_view import hooks, states
 from cupola.inspect.terminal import summary, tree_table, tree_text
 from cupola.inspect.trace import Flow
 from cupola.registry.build_record import BuildRecord, BuiltPart
@@ -52,12 +53,14 @@ def describe(
     inputs: Mapping[str, Any] | Sequence[int] | None = None,
     *,
     run: bool | None = None,
+    origins: Mapping[str, str] | None = None,
 ) -> ModelDescription:
     """Describes a model made of cupola modules, or any torch.nn.Module.
 
     `inputs` are the forward's keyword arguments, or the shape of one sample (``(3, 800, 1066)``).
     With them, or with `run=True`, a forward pass is run to record shapes, FLOPs, activation
-    memory and time. InputError if the model does not take the inputs.
+    memory and time. `origins`, of a LoadReport, tell which key of a checkpoint went where.
+    InputError if the model does not take the inputs.
     """
     seen = None
     if inputs is not None or run:
@@ -66,6 +69,9 @@ def describe(
     build_record = getattr(model, "build_record", None)
     parts = {part.path: part for part in build_record.parts} if build_record else {}
     root = _node("", model, seen.visits if seen else {}, parts, {})
+    tensors = states(model, origins)
+    for node in root.walk():
+        node.state = tensors.get(node.path, [])
     if seen is not None:
         _add_flow(root, seen.flow)
     return ModelDescription(root, build_record, seen)
@@ -99,6 +105,7 @@ def _node(
         visit=visits.get(id(module)),
         part=parts.get(path),
         python_class=kind,
+        hooks=hooks(module),
         shared_with=met.get(id(module)),
     )
     if node.shared_with is None:

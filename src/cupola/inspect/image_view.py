@@ -66,7 +66,9 @@ def view_of_image(
     return view
 
 
-def view_of_boxes(pixels: np.ndarray[Any, Any], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def view_of_boxes(
+    pixels: np.ndarray[Any, Any], found: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """The image and what a predictor found in it, for a model without queries to look into.
 
     Each of `found` has name, score and box, xyxy in pixels.

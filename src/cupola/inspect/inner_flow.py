@@ -37,9 +37,13 @@ def inner_flow(flow: Flow, path: str) -> InnerFlow:
     for name in names - called:  # a parameter stands just before what reads it first
         if not name.startswith((">", OUTPUT)):
             place[name] = min(place[taker] for source, taker in edges if source == name)
-    ends = {name: name == OUTPUT if name[0] in ">" + OUTPUT else 0.5 for name in names}
-    ranked = sorted(names, key=lambda name: (ends[name], place[name], name in called, name))
+    ranked = sorted(names, key=lambda name: (_end(name), place[name], name in called, name))
     return InnerFlow(tuple(ranked), tuple(edges))
+
+
+def _end(name: str) -> int:
+    """Inputs before, the output after all others."""
+    return -1 if name.startswith(">") else int(name == OUTPUT)
 
 
 class Names:

@@ -19,7 +19,11 @@ Truth = Mapping[str, Sequence[Any]]
 
 
 def matching_view(
-    head: Any, seen: Mapping[str, Tensor], truth: Truth, size: tuple[int, int], labels: Sequence[str]
+    head: Any,
+    seen: Mapping[str, Tensor],
+    truth: Truth,
+    size: tuple[int, int],
+    labels: Sequence[str],
 ) -> dict[str, Any]:
     """What the head's assigner makes of the predictions of every layer.
 

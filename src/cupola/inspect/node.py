@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from cupola.inspect.inner_flow import InnerFlow
 from cupola.inspect.probe import Visit
@@ -24,6 +25,8 @@ class Node:
     flow: InnerFlow | None = None  # between its children; None if the pass did not call them
     own_flops: int = 0  # in its own forward, outside of its children
     own_weights: tuple[str, ...] = ()  # the parameters that these operations read
+    state: list[dict[str, Any]] = field(default_factory=list)  # its own tensors, see state_view.py
+    hooks: list[str] = field(default_factory=list)
     shared_with: str | None = None  # the path under which the same module was seen before
     children: list["Node"] = field(default_factory=list)
 

@@ -14,10 +14,13 @@ SCRIPTS = (
     "tree.js",
     "detail.js",
     "flow.js",
+    "state.js",
     "attention.js",
     "matching.js",
     "cameras.js",
     "sampling.js",
+    "language.js",
+    "field.js",
     "story.js",
 )
 
@@ -34,6 +37,7 @@ def page(description: ModelDescription, title: str, view: Mapping[str, Any] | No
         "story": _story(description),
         "sources": _sources(description),
         "configs": _configs(description),
+        "inputs": description.seen.inputs if description.seen else {},
         "view": dict(view) if view else None,
     }
     web = files("cupola.inspect") / "web"
@@ -61,6 +65,10 @@ def _row(node: Node) -> dict[str, Any]:
         "own": node.own_parameters,
         "shared": node.shared_with,
     }
+    if node.state:
+        row["state"] = node.state
+    if node.hooks:
+        row["hooks"] = node.hooks
     if node.visit is not None:
         visit = node.visit
         row |= {"in": visit.shape_in, "out": visit.shape_out, "flops": visit.flops}

@@ -36,6 +36,7 @@ class Pass:
     seconds: float = 0.0
     output: Any = None
     flow: Flow = field(default_factory=Flow)
+    inputs: dict[str, str] = field(default_factory=dict)  # shapes by name
 
 
 def probe(model: Any, inputs: Mapping[str, Any]) -> Pass:
@@ -49,7 +50,7 @@ def probe(model: Any, inputs: Mapping[str, Any]) -> Pass:
 
 
 def _one_pass(model: Any, inputs: Mapping[str, Any]) -> Pass:
-    seen = Pass()
+    seen = Pass(inputs={name: shape_text(value) for name, value in inputs.items()})
     tracer = Tracer(model, inputs)
     training = [(module, module.training) for module in model.modules()]
     fused = torch.backends.mha.get_fastpath_enabled()
@@ -61,7 +62,7 @@ def _one_pass(model: Any, inputs: Mapping[str, Any]) -> Pass:
             seen.output = model(**inputs)
             seen.seconds = time.perf_counter() - began
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        shapes = ", ".join(f"{name} {shape_text(value)}" for name, value in inputs.items())
+        shapes = ", ".join(f"{name} {shape}" for name, shape in seen.inputs.items())
         raise InputError(f"{type(model).__name__} does not take {shapes}: {error}") from error
     finally:
         for module, mode in training:

@@ -8,26 +8,42 @@ from cupola.errors import InputError
 from cupola.files.images import read_image
 from cupola.files.opening import content_of, read_settings
 from cupola.inspect.cameras_view import view_of_cameras
+from cupola.inspect.field_view import view_of_field
 from cupola.inspect.image_view import view_of_boxes, view_of_image
+from cupola.inspect.language_view import view_of_text
 from cupola.inspect.matching_view import Truth
 from cupola.runtime import tasks
 from cupola.runtime.io.sample_folder import read_moment
 from cupola.runtime.predictors.detection import DetectionPredictor
 from cupola.runtime.predictors.detection3d import Detection3DPredictor
+from cupola.runtime.predictors.forecast import ForecastPredictor
+from cupola.runtime.predictors.language import LanguagePredictor
 
 View = dict[str, Any]
+TEXT = "The quick brown fox jumps over the lazy dog."
 
 
 def view_of(
-    model: Any, bundle: Bundle | None, source: Path | None = None, truth: Path | None = None
+    model: Any,
+    bundle: Bundle | None,
+    source: Path | None = None,
+    truth: Path | None = None,
+    text: str | None = None,
 ) -> View | None:
-    """What the model does with an image or a sample folder; None if there is nothing to show.
+    """What the model does with an image, a sample folder or a text; None if nothing can be shown.
 
-    Without a source it is the bundle's example, whose objects are known. A bundle resizes the image
-    and names the classes. `truth` is a JSON file {"boxes": [xyxy in pixels], "labels": [numbers]}.
-    InputError for a source that the model does not take.
+    Without a source or a text it is the bundle's example. A bundle resizes the image and names the
+    classes. `truth` is a JSON file {"boxes": [xyxy in pixels], "labels": [numbers]}, which the
+    examples of detectors have. InputError for a source that the model does not take.
     """
     predictor = tasks.find(bundle.task).predictor(bundle, model) if bundle else None
+    if isinstance(predictor, LanguagePredictor):
+        return view_of_text(predictor, text or _prompt(bundle))
+    if text is not None:
+        raise InputError("a text is for a bundle of a language model")
+    if isinstance(predictor, ForecastPredictor):
+        _refuse(source, "a forecast model, whose example the page shows")
+        return view_of_field(predictor) if predictor.has_example else None
     if source is None and bundle is not None:
         source = tasks.find(bundle.task).example(bundle)
         beside = source.parent / "truth.json" if source is not None else None
@@ -36,6 +52,24 @@ def view_of(
         return None
     if source.is_dir() or isinstance(predictor, Detection3DPredictor):
         return _folder(predictor, source)
+    return _image(model, predictor, source, truth)
+
+
+def _refuse(source: Path | None, what: str) -> None:
+    if source is not None:
+        raise InputError(f"{source}: this is {what}")
+
+
+def _prompt(bundle: Bundle | None) -> str:
+    """The prompt of the bundle's example request."""
+    path = bundle.path / "example" / "request.json" if bundle else None
+    if path is None or not path.is_file():
+        return TEXT
+    with content_of(path, "a request with a prompt", InputError):
+        return str(read_settings(path, InputError)["inputs"][0]["data"][0])
+
+
+def _image(model: Any, predictor: Any, source: Path, truth: Path | None) -> View:
     pixels = read_image(source)
     if not isinstance(predictor, DetectionPredictor):
         return view_of_image(model, pixels)

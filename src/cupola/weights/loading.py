@@ -17,6 +17,7 @@ from cupola.weights.cleaning import (
 )
 from cupola.weights.dialects import DIALECTS, Dialect
 from cupola.weights.families import FAMILIES
+from cupola.weights.origins import origins
 from cupola.weights.quantized import refuse_quantized
 from cupola.weights.reading import read_checkpoint
 from cupola.weights.sources import is_assembled, open_source
@@ -35,6 +36,9 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
     reshaped: list[str] = field(default_factory=list)  # "KEY (81, 256) -> (4, 256)", not loaded
     notes: list[str] = field(default_factory=list)  # what was removed before the keys were read
+    origins: dict[str, str] = field(
+        default_factory=dict
+    )  # our key -> the checkpoint's, if it is one
 
     def __str__(self) -> str:
         text = f"{self.loaded} tensors loaded, dialect {self.dialect}"
@@ -76,7 +80,8 @@ def load_weights(
     state, notes = (dict(source), []) if isinstance(source, Mapping) else _read(source, model, own)
     where = "state dict" if isinstance(source, Mapping) else str(source)
     refuse_quantized(state, where)
-    found, state, removed = _understood(state, own, dialect, where)
+    raw = state
+    found, state, removed = _understood(raw, own, dialect, where)
     notes += removed
     for note in notes:
         logger.warning("%s: %s", where, note)
@@ -100,7 +105,8 @@ def load_weights(
         chosen = {key: value.to(own[key].dtype) for key, value in chosen.items()}
     model.load_state_dict(chosen, strict=False, assign=assign)
     shapes = [f"{key} {tuple(state[key].shape)} -> {tuple(own[key].shape)}" for key in reshaped]
-    return LoadReport(found, len(chosen), missing, unexpected, shapes, notes)
+    came_from = origins(raw, {key: state[key] for key in own if key in state})
+    return LoadReport(found, len(chosen), missing, unexpected, shapes, notes, came_from)
 
 
 def _read(

@@ -6,10 +6,12 @@ function detail() {
   out.textContent = "";
   out.append(el("h2", "", (node.path || "model") + ": " + node.cls), facts(node));
   if (node.path === "" && D.view) {
-    ({ cameras, sampling, boxes: foundBoxes }[D.view.kind] || attention)(out);
+    const views = { cameras, sampling, boxes: foundBoxes, language, field };
+    (views[D.view.kind] || attention)(out);
     if (D.view.matching) matching(out);
   }
   flow(out, node);
+  state(out, node);
   config(out, node);
   source(out, node);
   const foot = el("footer");

@@ -38,7 +38,8 @@ function drawBox(svg, node, { name, path, y }, edges) {
   const group = shape(svg, "g", child ? { tabindex: 0, role: "button" } : {});
   const { left, width, height } = BOX;
   const title = name === "<" ? "output" : name[0] === ">" ? name.slice(1) || "input" : name;
-  let note = name === "<" ? node.out : name[0] === ">" ? node["in"] : "a parameter, read without a call";
+  let note = name === "<" ? node.out : "a parameter, read without a call";
+  if (name[0] === ">") note = D.inputs[name.slice(1)] || node["in"];
   if (child && child.out) note = "→ " + child.out + " · " + duration(child.ms);
   const part = child && child.ms && node.ms ? width * Math.min(1, child.ms / node.ms) : 0;
   shape(group, "rect", { x: left, y, width, height, rx: 7, class: ends || !child || !child.out ? "end" : "" });

@@ -25,8 +25,8 @@ def inspect_detr(model: Any, pixels: Tensor) -> dict[str, Tensor]:
     scores [Q, C] in 0..1 without the background, and boxes [Q, 4], cxcywh in 0..1, of the last
     layer; logits [D, Q, C'] and layer_boxes [D, Q, 4] of all. Attention, each row of which sums to
     1: cross [D, M, Q, K], among [D, M, Q, Q] between queries, encoder [L, M, N, K] of the cells
-    `cells` [N] (all of them, or a coarser grid where that would be too much); attention [Q, h, w] is
-    the mean of the last cross-attention over its heads. grid [2] is (h, w).
+    `cells` [N] (all of them, or a coarser grid where that would be too much); attention [Q, h, w]
+    is the mean of the last cross-attention over its heads. grid [2] is (h, w).
     """
     transformer = model.bbox_head.transformer if model.nested else model
     kinds: dict[str, list[Tensor]] = {"encoder": [], "among": [], "cross": []}

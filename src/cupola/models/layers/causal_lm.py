@@ -17,6 +17,7 @@ from cupola.generation import DenseCache, SamplingParams, Scheduler
 from cupola.generation.cache import BLOCK
 from cupola.generation.protocol import DecoderLayer
 from cupola.generation.shortlist import ArgmaxShortlist
+from cupola.models.layers.causal_inspection import inspect_causal
 from cupola.parallel import (
     Group,
     VocabParallelEmbedding,
@@ -114,6 +115,10 @@ class CausalLanguageModel(nn.Module, ABC):
         cache: DenseCache | None = None,
     ) -> Tensor:
         return self.logits(self.trunk(input_ids, attention_mask, cache))
+
+    def inspect(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """Logits and attention of one text [1, S]; see inspect_causal."""
+        return inspect_causal(self, input_ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., V], whole on every rank."""

@@ -17,6 +17,7 @@ from cupola.models.layers import TransformerLayerSequence
 from cupola.models.petr.denoising import NoisyQueries
 from cupola.models.petr.head import ZERO_LOSS
 from cupola.models.petr.transformer import PETRTransformerDecoderLayer
+from cupola.models.stream_petr.inspection import inspect_sampling
 from cupola.models.stream_petr.layers import MLN
 from cupola.models.stream_petr.memory import StreamState
 from cupola.models.stream_petr.stream_petr import StreamPETR
@@ -248,6 +249,12 @@ class RepDetr3D(StreamPETR):
     """StreamPETR's streams with a SparseHead. Source: repdetr3d.py of StreamPETR."""
 
     stream_inputs = ("intrinsics", "ego_pose", "timestamp", "extrinsics")
+
+    def inspect(
+        self, pixels: Tensor, lidar2img: Tensor, image_size: Any = None, **motion: Tensor
+    ) -> dict[str, Tensor]:
+        """Where each layer's queries of one first frame looked; see inspect_sampling."""
+        return inspect_sampling(self, pixels, self.frame(pixels, lidar2img, **motion))
 
     def features(self, pixels: Tensor) -> list[Tensor]:
         levels = self.extract(pixels)

@@ -15,7 +15,7 @@ from torch import Tensor
 from cupola.errors import InputError
 from cupola.runtime.devices import CPU
 from cupola.runtime.predictor import Arrays, Predictor, StreamEngine, TensorSpec
-from cupola.runtime.predictors.forecast_examples import chosen_example, example_of
+from cupola.runtime.predictors.forecast_examples import EXAMPLES, chosen_example, example_of
 from cupola.runtime.predictors.forecast_parameters import ForecastOptions
 from cupola.runtime.predictors.forecast_stream import ForecastEngine, ForecastSample
 from cupola.structures.grids import Grid, name_bad_values
@@ -308,6 +308,11 @@ class ForecastPredictor(Predictor):
             ForecastSample(s.state, steps, encoding, truths, time, s.mask, convention)
             for s in samples
         ]
+
+    @property
+    def has_example(self) -> bool:
+        """Whether the bundle has a recorded run."""
+        return self.folder is not None and (self.folder / EXAMPLES).is_file()
 
     def example(self, number: int) -> Tensor:
         """A recorded run [1 + T, C, H, W] in physical units; InputError if there is none."""
