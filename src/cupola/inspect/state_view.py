@@ -43,10 +43,10 @@ def states(model: Any, origins: Mapping[str, str] | None = None) -> dict[str, li
         ]
         if rows:
             found[path] = rows
-    for path, rows in found.items() if origins is not None else ():
-        for row in rows:
-            key = f"{path}.{row['name']}" if path else row["name"]
-            row["from"] = origins.get(key, "") if "not saved" not in row["kind"] else ""
+    if origins is not None:
+        for path, rows in found.items():
+            for row in rows:
+                row["from"] = origins.get(f"{path}.{row['name']}" if path else row["name"], "")
     return found
 
 

@@ -33,4 +33,4 @@ def _place(tensor: Tensor) -> tuple[int, int] | None:
     if tensor.layout != torch.strided:
         return None
     storage = tensor.untyped_storage()
-    return storage._cdata, tensor.storage_offset() * tensor.element_size()
+    return int(storage._cdata), int(tensor.storage_offset()) * tensor.element_size()

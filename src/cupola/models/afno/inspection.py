@@ -16,7 +16,9 @@ def inspect_afno(model: Any, fields: Tensor) -> dict[str, Any]:
     what it adds to it, h rows and k = w // 2 + 1 columns of frequencies; kept [L]: per filter the
     row ranges and the number of columns that it changes, ((start, stop), ...), columns.
     """
-    before, after, kept = [], [], []
+    before: list[Tensor] = []
+    after: list[Tensor] = []
+    kept: list[Any] = []
 
     def record(module: AFNO2D, args: Any, output: Tensor) -> None:
         x = args[0].float()

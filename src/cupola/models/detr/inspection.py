@@ -91,7 +91,7 @@ def record(attention: Any, found: list[Tensor], rows: Tensor | None = None) -> C
         handle = attention.register_forward_pre_hook(of_conditional)
     else:
         handle = attention.attn.register_forward_pre_hook(of_plain)
-    return handle.remove  # type: ignore[no-any-return]
+    return handle.remove
 
 
 def attention_weights(attention: Any, query: Tensor, key: Tensor) -> Tensor:
