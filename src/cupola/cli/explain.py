@@ -34,6 +34,12 @@ def explain(
     text: Annotated[
         str | None, typer.Option(help="The text that the page shows a language model on.")
     ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=64, help="Run a language model's embedding and loss on so many processes."
+        ),
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A checkpoint: shows which of its keys went where.")
     ] = None,
@@ -71,6 +77,8 @@ def explain(
 
     load_plugins(plugin or [])
     bundle = None if is_config(source) else Bundle.load(source, revision, offline)
+    if ranks is not None:
+        return print_ranks(source, bundle, text, ranks)
     model, origins = load_model(source, bundle, set_ or [], section, weights)
     if build_record is not None:
         model.build_record.save(build_record)
@@ -152,6 +160,41 @@ def print_tree(description: "ModelDescription", depth: int | None) -> None:
     from rich.console import Console
 
     Console(width=1000).print(description.table(depth))
+
+
+def print_ranks(source: str, bundle: "Bundle | None", text: str | None, ranks: int) -> None:
+    """Prints what every rank holds and computes for a text, and the loss that they agree on."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from cupola.errors import InputError
+    from cupola.inspect.ranks import over_ranks
+    from cupola.inspect.views import prompt_of
+    from cupola.runtime import tasks
+
+    if bundle is None or bundle.task != "language":
+        raise InputError(f"{source}: --ranks is for a bundle of a language model")
+    predictor = tasks.find(bundle.task).predictor(bundle, load_model(source, bundle, [])[0])
+    ids = predictor.sample(text or prompt_of(bundle), {}).ids
+    pieces = [predictor.tokenizer.decode([token]) for token in ids]
+    steps = over_ranks(bundle.model_config, bundle.weights_path, ids, ranks)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("rank", "rows", "looks up", "largest logit", "sum of exp", "target - largest"):
+        table.add_column(column)
+    for each in steps:
+        found = " ".join(repr(pieces[position]) for position in each.found) or "nothing"
+        chosen = "elsewhere" if each.chosen is None else f"{each.chosen:.4f}"
+        rows = f"{each.first} to {each.last - 1}"
+        numbers = (f"{each.largest:.4f}", f"{each.total:.4f}", chosen)
+        table.add_row(str(each.rank), rows, found, *numbers)
+    Console(width=200).print(table)
+    total = sum(each.total for each in steps)
+    print(
+        f"all-reduce: the largest is {max(each.largest for each in steps):.4f}, the sum {total:.4f}"
+    )
+    print(
+        f"loss of {pieces[-1]!r} after {''.join(pieces[:-1])!r}: {steps[0].loss:.4f} on every rank"
+    )
 
 
 def print_order(model: Any) -> None:

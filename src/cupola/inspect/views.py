@@ -38,7 +38,7 @@ def view_of(
     """
     predictor = tasks.find(bundle.task).predictor(bundle, model) if bundle else None
     if isinstance(predictor, LanguagePredictor):
-        return view_of_text(predictor, text or _prompt(bundle))
+        return view_of_text(predictor, text or prompt_of(bundle))
     if text is not None:
         raise InputError("a text is for a bundle of a language model")
     if isinstance(predictor, ForecastPredictor):
@@ -60,8 +60,8 @@ def _refuse(source: Path | None, what: str) -> None:
         raise InputError(f"{source}: this is {what}")
 
 
-def _prompt(bundle: Bundle | None) -> str:
-    """The prompt of the bundle's example request."""
+def prompt_of(bundle: Bundle | None) -> str:
+    """The prompt of the bundle's example request, else a sentence."""
     path = bundle.path / "example" / "request.json" if bundle else None
     if path is None or not path.is_file():
         return TEXT
