@@ -67,7 +67,7 @@ def cameras(browser: Browser) -> None:
 
 
 def film(browser: Browser, folder: Path) -> None:
-    """The page of `cupola explain detr-digits`: the build, attention by layer and head, matching."""
+    """The page of `cupola explain detr-digits`: the build, attention, matching, data flow."""
     page = folder / "explain.html"
     command = [sys.executable, "-m", "cupola", "explain", "detr-digits", "--html", str(page)]
     subprocess.run(command, check=True)
@@ -94,10 +94,8 @@ def film(browser: Browser, folder: Path) -> None:
             shoot(500, f"({set_range.format()})({slider}, {value})")
     for query in (1, 2, 4):
         shoot(700, f"document.querySelectorAll('.queries button')[{query}].click()")
-    shoot(
-        800,
-        "[...document.querySelectorAll('button')].find(b => b.textContent.startsWith('cell')).click()",
-    )
+    tab.get_by_role("button", name="cell → image").click()
+    shoot(800)
     shoot(2500, "document.querySelectorAll('#detail h2')[2].scrollIntoView()")
     shoot(3000, "document.querySelector('svg.flow').scrollIntoView()")
     images, times = [image for image, _ in frames], [time for _, time in frames]

@@ -7,7 +7,7 @@ import pytest
 import cupola
 from cupola import nn
 from cupola.bundles import Bundle, shipped_names
-from cupola.cli.explain import build_model
+from cupola.cli.explained_model import build_model
 from cupola.config import Config
 from cupola.inspect import describe
 from cupola.inspect.own_shape import own_shape

@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from cupola import inspect, nn
 from cupola.bundles import Bundle, shipped_names
-from cupola.cli.explain import load_model
+from cupola.cli.explained_model import load_model
 from cupola.config import Config
 from cupola.errors import InputError
 from cupola.inspect import describe, page

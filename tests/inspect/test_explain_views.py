@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cupola.bundles import Bundle
-from cupola.cli.explain import load_model
+from cupola.cli.explained_model import load_model
 from cupola.errors import InputError
 from cupola.inspect.field_view import pack_map
 from cupola.inspect.views import read_truth, view_of

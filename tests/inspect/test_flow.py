@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.bundles import Bundle
-from cupola.cli.explain import build_model
+from cupola.cli.explained_model import build_model
 from cupola.inspect import describe
 
 Edges = set[tuple[str, str]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cupola.bundles import Bundle
-from cupola.cli.explain import load_model
+from cupola.cli.explained_model import load_model
 from cupola.errors import InputError
 from cupola.inspect.ranks import over_ranks
 

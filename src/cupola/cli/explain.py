@@ -1,15 +1,13 @@
 """`cupola explain CONFIG_OR_BUNDLE`: what it builds, in which order, from which lines."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from cupola.cli.explain_printing import print_differences, print_order, print_ranks, print_tree
+from cupola.cli.explained_model import load_model
 from cupola.cli.options import Offline, Revision
-
-if TYPE_CHECKING:
-    from cupola.bundles import Bundle
-    from cupola.inspect import ModelDescription
 
 app = typer.Typer(add_completion=False)
 
@@ -78,7 +76,8 @@ def explain(
     load_plugins(plugin or [])
     bundle = None if is_config(source) else Bundle.load(source, revision, offline)
     if ranks is not None:
-        return print_ranks(source, bundle, text, ranks)
+        print_ranks(source, bundle, text, ranks)
+        return
     model, origins = load_model(source, bundle, set_ or [], section, weights)
     if build_record is not None:
         model.build_record.save(build_record)
@@ -98,115 +97,3 @@ def explain(
             html.write_text(page(description, title, view), encoding="utf-8")
             print(f"{html}: written")
         print(description.summary())
-
-
-def build_model(
-    source: str, bundle: "Bundle | None", overrides: list[str], section: str | None = None
-) -> Any:
-    """The model of a config file, or of a bundle, without weights."""
-    from cupola.config import Config
-    from cupola.errors import ConfigError
-    from cupola.models.afno.published import is_published, published_config
-    from cupola.runtime.building import without_pretrained
-
-    if bundle is not None:
-        cfg = Config({"model": without_pretrained(bundle.model_config)}).override(overrides)
-        return build_or_outline(cfg.model)
-    cfg = Config.load(source)
-    if section is not None or is_published(cfg):
-        cfg = Config(published_config(cfg.to_dict(), section, source), Path(source))
-    cfg = cfg.override(overrides)
-    if "model" not in cfg and "type" not in cfg:
-        raise ConfigError(f"{source}: there is no model in this config")
-    return build_or_outline(cfg)
-
-
-def load_model(
-    source: str,
-    bundle: "Bundle | None",
-    overrides: list[str],
-    section: str | None = None,
-    checkpoint: Path | None = None,
-) -> tuple[Any, dict[str, str] | None]:
-    """The model with the weights of its bundle or of a checkpoint, and which key went where.
-
-    A bundle whose config is overridden has no weights.
-    """
-    from cupola import load_weights
-
-    model = build_model(source, bundle, overrides, section)
-    if checkpoint is None and bundle is not None and not overrides:
-        checkpoint = bundle.weights_path
-    if checkpoint is None:
-        return model, None
-    return model, load_weights(model, checkpoint, assign=True).origins
-
-
-def build_or_outline(cfg: Any) -> Any:
-    """The model of a config; without memory where it has more parameters than memory is for."""
-    import cupola
-    from cupola import nn
-    from cupola.registry.budget import BudgetError
-
-    try:
-        return cupola.build(cfg)
-    except BudgetError:
-        with nn.on_meta():
-            return cupola.build(cfg)
-
-
-def print_tree(description: "ModelDescription", depth: int | None) -> None:
-    """Prints the modules; long lines are not wrapped."""
-    from rich.console import Console
-
-    Console(width=1000).print(description.table(depth))
-
-
-def print_ranks(source: str, bundle: "Bundle | None", text: str | None, ranks: int) -> None:
-    """Prints what every rank holds and computes for a text, and the loss that they agree on."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from cupola.errors import InputError
-    from cupola.inspect.ranks import over_ranks
-    from cupola.inspect.views import prompt_of
-    from cupola.runtime import tasks
-
-    if bundle is None or bundle.task != "language":
-        raise InputError(f"{source}: --ranks is for a bundle of a language model")
-    predictor = tasks.find(bundle.task).predictor(bundle, load_model(source, bundle, [])[0])
-    ids = predictor.sample(text or prompt_of(bundle), {}).ids
-    pieces = [predictor.tokenizer.decode([token]) for token in ids]
-    steps = over_ranks(bundle.model_config, bundle.weights_path, ids, ranks)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("rank", "rows", "looks up", "largest logit", "sum of exp", "target - largest"):
-        table.add_column(column)
-    for each in steps:
-        found = " ".join(repr(pieces[position]) for position in each.found) or "nothing"
-        chosen = "elsewhere" if each.chosen is None else f"{each.chosen:.4f}"
-        rows = f"{each.first} to {each.last - 1}"
-        numbers = (f"{each.largest:.4f}", f"{each.total:.4f}", chosen)
-        table.add_row(str(each.rank), rows, found, *numbers)
-    Console(width=200).print(table)
-    total = sum(each.total for each in steps)
-    print(
-        f"all-reduce: the largest is {max(each.largest for each in steps):.4f}, the sum {total:.4f}"
-    )
-    print(
-        f"loss of {pieces[-1]!r} after {''.join(pieces[:-1])!r}: {steps[0].loss:.4f} on every rank"
-    )
-
-
-def print_order(model: Any) -> None:
-    for part in model.build_record.parts:
-        made = f"  by {part.made_by.rpartition('.')[2]} at {part.made_at}" if part.made_by else ""
-        print(f"{part.order:4} {part.path or 'model'}: {part.class_name} ({part.source}){made}")
-
-
-def print_differences(model: Any, other: Path) -> None:
-    from cupola.registry import BuildRecord
-
-    differences = BuildRecord.load(other).compare(model.build_record)
-    for difference in differences:
-        print(difference)
-    raise typer.Exit(code=1 if differences else 0)
