@@ -31,7 +31,7 @@ def print_ranks(source: str, bundle: "Bundle | None", text: str | None, ranks: i
 
     if bundle is None or bundle.task != "language":
         raise InputError(f"{source}: --ranks is for a bundle of a language model")
-    predictor = tasks.find(bundle.task).predictor(bundle, load_model(source, bundle, [])[0])
+    predictor: Any = tasks.find(bundle.task).predictor(bundle, load_model(source, bundle, [])[0])
     ids = predictor.sample(text or prompt_of(bundle), {}).ids
     pieces = [predictor.tokenizer.decode([token]) for token in ids]
     steps = over_ranks(bundle.model_config, bundle.weights_path, ids, ranks)
