@@ -243,7 +243,7 @@ def shards() -> str:
 
 
 def dictionaries() -> str:
-    """The attributes of a batch norm: torch's tables against one dict with kinds."""
+    """The attributes of a batch norm: in torch's tables alone, and as attributes as well."""
     from cupola import nn
 
     theirs, ours = torch.nn.BatchNorm1d(2), nn.BatchNorm1d(2)
@@ -266,14 +266,17 @@ def dictionaries() -> str:
     parts.append(
         text(20, 280, f"and {len(plain)} other attributes: hook tables, training, eps ...", "s")
     )
+    members = [*ours._parameters, *ours._buffers]
     parts.append(box(480, 40, 170, 205, "#fdf1ea", 'stroke="#c2622d"'))
-    for at, name in enumerate([*ours._kinds, "_kinds", "eps", "momentum", "..."]):
+    for at, name in enumerate([*members, "eps", "momentum", "training", "..."]):
         parts.append(text(490, 58 + 20 * at, name, "c s"))
-    parts.append(line((650, 150), (683, 105), more='marker-end="url(#arrow)"'))
-    parts.append(box(686, 40, 190, 130, "#eef2f5", 'stroke="#6b7f8c"'))
-    for at, (name, kind) in enumerate(ours._kinds.items()):
-        short = name.replace("num_batches_tracked", "num_batches...")
-        parts.append(text(694, 58 + 20 * at, f"{short}: {kind}", "c s"))
+    for number, name in enumerate(tables):
+        y = 40 + 74 * number
+        parts.append(line((686, y + 30), (654, y + 30), more='marker-end="url(#arrow)"'))
+        parts.append(box(690, y, 186, 60, "#eef2f5", 'stroke="#6b7f8c"'))
+        keys = list(getattr(ours, name)) or ["(empty)"]
+        parts.append(text(698, y + 14, name, "b c s"))
+        parts += [text(698, y + 27 + 13 * at, each, "c s") for at, each in enumerate(keys)]
     return drawing(896, 296, parts)
 
 

@@ -210,7 +210,7 @@ def test_registration_if_torch_was_changed_before_cupola_was_imported(
     monkeypatch.setattr(store, "REGISTER_BUFFER", None)
     norm = nn.BatchNorm1d(2)
     assert norm.state_dict().keys() == torch.nn.BatchNorm1d(2).state_dict().keys()
-    assert not norm.weight.is_meta and list(vars(norm)).count("_parameters") == 0
+    assert not norm.weight.is_meta and vars(norm)["_parameters"] == dict(norm.named_parameters())
     with pytest.raises(KeyError, match="attribute 'forward' already exists"):
         norm.register_parameter("forward", None)
     with pytest.raises(AttributeError, match=r"before Module.__init__\(\) call"):

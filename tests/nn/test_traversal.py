@@ -131,11 +131,12 @@ def test_the_first_parameter_comes_before_the_walk() -> None:
     model = nn.Sequential(nn.ReLU(), nn.Linear(1, 1), nn.Linear(1, 1))
     later = model[2]
     first = model[1].weight
-    kinds = later.__dict__.pop("_kinds")  # a module that cannot be visited
+    members = later.__dict__.pop("_parameters")
+    later.__dict__["_parameters"] = 1  # a module that cannot be visited
     assert next(model.parameters()) is first
     assert next(model.named_parameters()) == ("1.weight", first)
     assert next(model.modules()) is model
-    later.__dict__["_kinds"] = kinds
+    later.__dict__["_parameters"] = members
     assert [name for name, _ in model.named_parameters()] == [
         f"{i}.{name}" for i in (1, 2) for name in ("weight", "bias")
     ]

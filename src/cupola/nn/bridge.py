@@ -1,54 +1,29 @@
 """The bridge: converts a tree of cupola modules to torch.nn.Modules in place.
 
-Each module gets a class that derives from its own class and from a torch class: the layer of the
-same name if torch has one, else torch.nn.Module. Nothing is copied; attributes, parameters and
-hooks stay where they are. Cupola's methods come first, but calls go through torch if there are
-hooks or tracers, so that export and sharding see them.
+A layer that torch has as well gets torch's class. A container, or a module of any other class, gets
+a class that derives from its own; there, the methods of torch.nn.Module stand in for those of this
+package. The attributes, tensors and hooks stay the same objects.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterable, MutableMapping
 from functools import cache
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from torch.nn.modules import module as torch_module
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from cupola.nn.layers import TWINS, Linear, ModuleDict, ModuleList, MultiheadAttention, Sequential
+from cupola.nn.members import FROM_CUPOLA, MODULES
 from cupola.nn.module import Module
 from cupola.nn.traversal import AnyModule
 
-LAYERS = "cupola.nn.layers."
-UNTRACED_CALL = torch.nn.Module.__call__
-
-
-class _Quiet:
-    """Comes before the bases of a bridged class: it is no subclass that these are told of."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        pass
-
-
-class BridgedType(type):
-    """The type of bridged classes. The class of a bridged layer equals its torch counterpart.
-
-    Tools that replace layers look up the exact class in a table (quantization: torch.nn.Linear ->
-    its quantized form), which would not find a subclass but finds an equal class.
-    """
-
-    counterpart: type | None
-
-    def mro(cls) -> list[type]:
-        """The order of bases, with _Quiet before those of a bridged class."""
-        found = super().mro()
-        if "bridged_from" in cls.__dict__:
-            found.insert(1, _Quiet)
-        return found
-
-    def __eq__(cls, other: object) -> bool:
-        return cls is other or (other is not None and cls.__dict__.get("counterpart") is other)
-
-    def __hash__(cls) -> int:
-        twin = cls.__dict__.get("counterpart")
-        return type.__hash__(cls) if twin is None else hash(twin)
+CONTAINERS: Final = frozenset({Sequential, ModuleList, ModuleDict})
+ORIGINALS: Final = {twin: cls for cls, twin in TWINS.items()} | {
+    NonDynamicallyQuantizableLinear: Linear
+}
+UNTRACED_CALL: Final = torch.nn.Module.__call__
 
 
 def to_torch(module: Module) -> torch.nn.Module:
@@ -58,19 +33,18 @@ def to_torch(module: Module) -> torch.nn.Module:
     nothing is changed.
     """
     parts = list(module.modules())
-    ours = [part for part in parts if not isinstance(part, torch.nn.Module)]
-    classes = [bridged_class(type(part)) for part in ours]
-    changed: list[tuple[AnyModule, type]] = []
+    classes = _classes([part for part in parts if not isinstance(part, torch.nn.Module)])
+    before = [(part, type(part), part.__dict__.copy()) for part in classes]
     try:
-        for part, cls in zip(ours, classes, strict=True):
-            before = type(part)
-            part.__class__ = cls
-            changed.append((part, before))
-            part.__dict__.setdefault("training", part.training)
+        for part, cls in classes.items():
+            _become(part, cls, _torch_state(part))
     except Exception:
-        for part, before in changed:
-            part.__class__ = before
+        for part, cls, state in before:
+            _become(part, cls, state)
         raise
+    for part in classes:
+        if isinstance(part, Module):  # not a layer of torch: it may get further children
+            part._modules = Children(part._modules)
     for part in parts:  # what a lazy layer becomes
         if issubclass(getattr(part, "cls_to_become", None) or object, Module):
             part.__dict__["cls_to_become"] = bridged_class(part.cls_to_become)
@@ -83,44 +57,117 @@ Module._bridge = to_torch
 def from_torch(module: AnyModule) -> AnyModule:
     """Undo :func:`to_torch` for every module of the tree in place; return the root."""
     for part in list(module.modules()):
-        original = type(part).__dict__.get("bridged_from")
-        if original is not None:
-            part.__class__ = original
         part.__dict__.pop("cls_to_become", None)
+        cls, state = type(part), part.__dict__.copy()
+        is_layer = state.pop(FROM_CUPOLA, False)
+        original = cls.__dict__.get("bridged_from") or (ORIGINALS.get(cls) if is_layer else None)
+        if original is not None:
+            _become(part, original, {})
+            Module.__setstate__(part, state)
     return module
 
 
 def bridged_class(cls: type) -> type:
     """Return the class that modules of a cupola class get when they are bridged."""
-    if cls not in _bridged:
-        _bridged[cls] = _bridge(cls)
-    return _bridged[cls]
+    return TWINS[cls] if cls in TWINS and cls not in CONTAINERS else _derived_class(cls)
 
 
-_bridged: dict[type, type] = {}
+def _classes(parts: Iterable[AnyModule]) -> dict[AnyModule, type]:
+    classes = {part: bridged_class(type(part)) for part in parts}
+    for part in parts:
+        if isinstance(part, MultiheadAttention) and classes.get(part.out_proj) is torch.nn.Linear:
+            classes[part.out_proj] = NonDynamicallyQuantizableLinear  # attention reads its weight
+    return classes
 
 
-def _bridge(cls: type) -> type:
-    twin = torch_layer(cls)
-    exact = cls.__module__.startswith(LAYERS)
+def _torch_state(part: Module) -> dict[str, Any]:
+    state = torch.nn.Module().__dict__ | Module.__getstate__(part) | {"training": part.training}
+    state.pop("_hooked", None)
+    return state | {FROM_CUPOLA: True} if type(part) in TWINS else state
+
+
+def _become(part: AnyModule, cls: type, state: dict[str, Any]) -> None:
+    part.__class__ = cls
+    part.__dict__.clear()
+    part.__dict__.update(state)
+
+
+class Bridge:
+    """What a bridged module does differently from other torch.nn.Modules."""
+
+    bridged_from: type
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if "bridged_from" not in cls.__dict__:  # a class that derives from a bridged one
+            super().__init_subclass__(**kwargs)
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = torch.nn.Module.__call__  # looked up at each call: tracers replace it for a while
+        if (
+            call is not UNTRACED_CALL
+            or self._forward_hooks
+            or self._forward_pre_hooks
+            or self._backward_hooks
+            or self._backward_pre_hooks
+            or self._compiled_call_impl is not None
+            or torch_module._global_forward_hooks
+            or torch_module._global_forward_pre_hooks
+            or torch_module._global_backward_hooks
+            or torch_module._global_backward_pre_hooks
+            or torch._C._get_tracing_state()
+        ):
+            return call(self, *args, **kwargs)
+        return self.forward(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        value = Children(value) if name == MODULES else _bridged_child(value)
+        super().__setattr__(name, value)
+
+    def add_module(self, name: str, module: Any) -> None:
+        super().add_module(name, _bridged_child(module))  # type: ignore[misc]
+
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        # A bridged class cannot be imported by its name; it is made again from its cupola class.
+        if "bridged_from" not in type(self).__dict__:  # derived from a bridged class
+            return object.__reduce_ex__(self, protocol)
+        state = self.__getstate__()
+        if self.bridged_from in CONTAINERS:  # is saved as torch's, for weights-only loading
+            return TWINS[self.bridged_from], (), state | {MODULES: dict(state[MODULES])}
+        return _rebuild, (self.bridged_from,), state
+
+
+class BridgedType(type):
+    """The type of bridged classes: the methods of torch.nn.Module come before cupola's core."""
+
+    def mro(cls) -> list[type]:
+        """Return the order of bases."""
+        found = super().mro()
+        if "bridged_from" not in cls.__dict__:
+            return found
+        theirs = list(cls.__bases__[-1].__mro__[:-1])
+        ours = [base for base in found if base not in theirs and base not in _CORE]
+        at = ours.index(Module)
+        return ours[:at] + theirs + ours[at:]
+
+
+_CORE: Final = frozenset(Module.__mro__) - {Module, object}
+
+
+@cache
+def _derived_class(cls: type) -> type:
+    twin = next((TWINS[base] for base in cls.__mro__ if base in TWINS), torch.nn.Module)
+    is_container = cls in CONTAINERS
     namespace: dict[str, Any] = {
-        # Tracers treat modules of torch.nn as leaves.
-        "__module__": twin.__module__ if twin and exact else cls.__module__,
+        "__module__": twin.__module__ if is_container else cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
-        "__class__": object.__dict__["__class__"],
-        "__call__": _call_through_torch,
-        "__reduce_ex__": _reduce,
-        "__init_subclass__": classmethod(_init_subclass),
-        "_keep": _keep,
-        "_replace_members": _replace_members,
         "bridged_from": cls,
-        "counterpart": twin if exact else None,
-        "_torchdynamo_orig_callable": property(_missing),  # torch.compile knows torch modules
     }
-    if exact and twin is torch.nn.Sequential:  # ours says that it takes anything: no TorchScript
+    if is_container:
+        namespace["__deepcopy__"] = _deepcopy
+    if cls is Sequential:  # ours says that it takes anything: no TorchScript
         namespace["forward"] = torch.nn.Sequential.forward
-    return _type_for(type(cls))(cls.__name__, (cls, twin or torch.nn.Module), namespace)
+    return _type_for(type(cls))(cls.__name__, (Bridge, cls, twin), namespace)
 
 
 @cache
@@ -131,57 +178,30 @@ def _type_for(metaclass: type) -> type:
     return type(f"Bridged{metaclass.__name__}", (BridgedType, metaclass), {})
 
 
-def torch_layer(cls: type) -> type | None:
-    """Return the torch layer that corresponds to a class or one of its bases, or None."""
-    for base in cls.__mro__:
-        if base.__module__.startswith(LAYERS):
-            twin = getattr(torch.nn, base.__name__, None)
-            if twin is not None:
-                return cast(type, twin)
-    return None
+class Children(dict[str, Any]):
+    """The children of a bridged module: those that are added are bridged as well."""
 
+    def __init__(self, children: Any) -> None:
+        super().__init__({name: _bridged_child(child) for name, child in children.items()})
 
-def _call_through_torch(self: Any, *args: Any, **kwargs: Any) -> Any:
-    call = torch.nn.Module.__call__  # looked up at each call: tracers replace it for a while
-    if (
-        call is not UNTRACED_CALL
-        or self._hooked
-        or torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks
-        or torch_module._global_backward_pre_hooks
-        or torch._C._get_tracing_state()
-    ):
-        return call(self, *args, **kwargs)
-    return self.forward(*args, **kwargs)
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, _bridged_child(value))
 
+    update = MutableMapping.update
+    setdefault = MutableMapping.setdefault
 
-def _init_subclass(cls: Any, /, **kwargs: Any) -> None:
-    super(_Quiet, cls).__init_subclass__(**kwargs)  # a class that derives from a bridged one
-
-
-def _keep(self: Any, name: str, value: Any, kind: str) -> None:
-    Module._keep(self, name, _bridged_child(value), kind)
-
-
-def _replace_members(self: Any, members: Mapping[str, Any], *kinds: str) -> None:
-    bridged = {name: _bridged_child(value) for name, value in members.items()}
-    Module._replace_members(self, bridged, *kinds)
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
 
 
 def _bridged_child(value: Any) -> Any:
     return to_torch(value) if isinstance(value, Module) else value
 
 
-def _missing(self: Any) -> Any:
-    raise AttributeError("_torchdynamo_orig_callable")
-
-
-def _reduce(self: Any, protocol: Any) -> Any:
-    # A bridged class cannot be imported by its name; it is created again from its cupola class.
-    if "bridged_from" not in type(self).__dict__:  # derived from a bridged class
-        return object.__reduce_ex__(self, protocol)
-    return _rebuild, (type(self).bridged_from,), self.__getstate__()
+def _deepcopy(self: Any, memo: dict[int, Any]) -> AnyModule:
+    new = memo[id(self)] = object.__new__(type(self))
+    new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+    return new
 
 
 def _rebuild(cls: type) -> AnyModule:

@@ -1,14 +1,16 @@
 """Conversion of a whole tree: device, dtype, training mode, gradients."""
 
+import copy
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from cupola.nn.members import MODULE
+from cupola.nn.members import BUFFERS, PARAMETERS, table_of
+from cupola.nn.store import keep
 from cupola.nn.traversal import Traversal
 
 Function = Callable[[Tensor], Tensor]
@@ -26,11 +28,11 @@ class ConvertOnce:
     def __call__(self, tensor: Tensor) -> Tensor:
         return self.fn(tensor)
 
-    def member(self, path: str, old: Tensor) -> Tensor:
+    def member(self, module: Any, name: str, old: Tensor) -> Tensor:
         """Return the converted parameter or buffer."""
         if id(old) not in self.done:
             if isinstance(old, Parameter):
-                new: Tensor = _convert_parameter(path, old, self.fn)
+                new: Tensor = _convert_parameter(module, name, old, self.fn)
             else:
                 new = self.fn(old)
             self.done[id(old)] = old, new
@@ -86,31 +88,29 @@ class Conversion(Traversal):
         if recurse:
             for child in self.children():
                 child._apply(convert)
-        values = self.__dict__
-        for name, kind in self._kinds.items():
-            if kind != MODULE and values[name] is not None:
-                values[name] = convert.member(f"{self._get_name()}.{name}", values[name])
+        for kind in (PARAMETERS, BUFFERS):
+            for name, old in table_of(self, kind).items():
+                if old is not None and (new := convert.member(self, name, old)) is not old:
+                    keep(self, name, new, kind)
         return self
 
     def _get_name(self) -> str:
         return type(self).__name__
 
     def _replicate_for_data_parallel(self) -> Self:
-        replica = type(self).__new__(type(self))
-        replica.__dict__.update(self.__dict__, _kinds=self._kinds.copy())
-        replica.__dict__.pop("_modules", None)
+        replica = copy.copy(self)
         replica._parameters = {}
         replica.__dict__["_is_replica"] = True
         return replica
 
 
-def _convert_parameter(path: str, param: Parameter, fn: Function) -> Parameter:
+def _convert_parameter(module: Any, name: str, param: Parameter, fn: Function) -> Parameter:
     grad = param.grad
     with torch.no_grad():
         converted = fn(param)
         converted_grad = None if grad is None else fn(grad)
     if _must_swap(param, converted):
-        return _swap(path, param, converted, converted_grad)
+        return _swap(f"{module._get_name()}.{name}", param, converted, converted_grad)
     if _can_set_data(param, converted):
         param.data = converted
         result = param

@@ -8,12 +8,13 @@ sees cupola modules.
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, overload
+from typing import Any, Final
 
 import torch
 from torch.nn.modules import module as torch_module
 from torch.utils.hooks import BackwardHook, RemovableHandle
 
+from cupola.nn.members import Lazy
 from cupola.nn.store import Store
 
 Hook = Callable[..., Any]
@@ -22,22 +23,9 @@ Table = OrderedDict[int, Any]
 TorchModule = torch.nn.Module
 
 
-class HookTable:
-    """A table of hooks that is created on first access; most modules never need one."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, module: None, owner: type) -> "HookTable": ...
-    @overload
-    def __get__(self, module: Store, owner: type) -> Table: ...
-    def __get__(self, module: Store | None, owner: type) -> "Table | HookTable":
-        if module is None:
-            return self
-        table: Table = OrderedDict()
-        module.__dict__.update({self.name: table, "_hooked": True})
-        return table
+def _new_table(module: Store) -> Table:
+    module.__dict__["_hooked"] = True
+    return OrderedDict()
 
 
 class Hooks(Store):
@@ -47,17 +35,17 @@ class Hooks(Store):
     _hooked: bool = False
     _is_full_backward_hook: bool | None = None
 
-    _forward_pre_hooks = HookTable()
-    _forward_pre_hooks_with_kwargs = HookTable()
-    _forward_hooks = HookTable()
-    _forward_hooks_with_kwargs = HookTable()
-    _forward_hooks_always_called = HookTable()
-    _backward_pre_hooks = HookTable()
-    _backward_hooks = HookTable()
-    _state_dict_pre_hooks = HookTable()
-    _state_dict_hooks = HookTable()
-    _load_state_dict_pre_hooks = HookTable()
-    _load_state_dict_post_hooks = HookTable()
+    _forward_pre_hooks = Lazy(_new_table)
+    _forward_pre_hooks_with_kwargs = Lazy(_new_table)
+    _forward_hooks = Lazy(_new_table)
+    _forward_hooks_with_kwargs = Lazy(_new_table)
+    _forward_hooks_always_called = Lazy(_new_table)
+    _backward_pre_hooks = Lazy(_new_table)
+    _backward_hooks = Lazy(_new_table)
+    _state_dict_pre_hooks = Lazy(_new_table)
+    _state_dict_hooks = Lazy(_new_table)
+    _load_state_dict_pre_hooks = Lazy(_new_table)
+    _load_state_dict_post_hooks = Lazy(_new_table)
 
     register_forward_pre_hook: Register = TorchModule.register_forward_pre_hook
     register_forward_hook: Register = TorchModule.register_forward_hook
@@ -71,13 +59,16 @@ class Hooks(Store):
     _register_load_state_dict_pre_hook: Register = TorchModule._register_load_state_dict_pre_hook
     register_load_state_dict_post_hook: Register = TorchModule.register_load_state_dict_post_hook
 
-    def __delattr__(self, name: str) -> None:
-        if isinstance(getattr(type(self), name, None), HookTable):
-            self.__dict__.pop(name, None)  # a table that was never accessed is empty as well
-        elif name == "training":
-            self.__dict__.pop(name, None)  # the class has its default
-        else:
-            super().__delattr__(name)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        values = self.__dict__
+        if HOOK_TABLES.isdisjoint(state):
+            return
+        for name in HOOK_TABLES & state.keys():  # those of a torch module are there if empty, too
+            if values[name]:
+                values["_hooked"] = True
+            else:
+                del values[name]
 
     def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = _HookedCall(self, args, kwargs)
@@ -209,12 +200,9 @@ class _HookedCall:
             )
 
 
-def table_of(module: Any, name: str) -> Table:
-    """Return a module's table of hooks without creating one."""
-    table: Table = module.__dict__.get(name, _NO_HOOKS)
-    return table
-
-
+HOOK_TABLES: Final = frozenset(
+    name for name, value in vars(Hooks).items() if isinstance(value, Lazy)
+)
 _NO_HOOKS: Table = OrderedDict()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn.modules.module import _IncompatibleKeys
 from torch.nn.parameter import is_lazy
 
-from cupola.nn.hooks import table_of
+from cupola.nn.members import table_of
 from cupola.nn.plan import Plan
 from cupola.nn.saving import EXTRA_STATE, Saving, own_state
 from cupola.nn.traversal import AnyModule, child_slots

@@ -1,101 +1,51 @@
-"""The kinds of members that a module has, and live views of them as torch.nn's mappings."""
+"""Tables of a module's members and hooks, which are made when they are first needed."""
 
-from collections.abc import ItemsView, Iterator, MutableMapping, MutableSet, ValuesView
-from typing import Any, Final, Self, overload
+from collections.abc import Callable, Mapping, MutableMapping
+from types import MappingProxyType
+from typing import Any, Final, Self, cast
 from weakref import ref
 
-PARAMETER: Final = "parameter"
-BUFFER: Final = "buffer"
-TRANSIENT: Final = "transient buffer"  # registered with persistent=False: not in the state dict
-MODULE: Final = "module"
+PARAMETERS: Final = "_parameters"
+BUFFERS: Final = "_buffers"
+MODULES: Final = "_modules"
+KINDS: Final = (PARAMETERS, BUFFERS, MODULES)
+TRANSIENT: Final = "_non_persistent_buffers_set"  # names of buffers that are not saved
+FROM_CUPOLA: Final = "_from_cupola"  # marks a layer of torch that the bridge made from ours
 
-Kinds = dict[str, str]
-
-
-class Members(MutableMapping[str, Any]):
-    """The members of one kind of a module, as a live dictionary."""
-
-    __slots__ = ("_accepted", "_kinds", "_values")
-
-    def __init__(self, values: dict[str, Any], kinds: Kinds, *accepted: str) -> None:
-        self._values = values
-        self._kinds = kinds
-        self._accepted = accepted
-
-    def __getitem__(self, name: str) -> Any:
-        if self._kinds.get(name) not in self._accepted:
-            raise KeyError(name)
-        return self._values[name]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if self._kinds.get(name) not in self._accepted:
-            if self._kinds.pop(name, None) == MODULE and "_modules" in self._values:
-                dict.pop(self._values["_modules"], name, None)
-            self._kinds[name] = self._accepted[0]
-        self._values[name] = value
-
-    def __delitem__(self, name: str) -> None:
-        if self._kinds.get(name) not in self._accepted:
-            raise KeyError(name)
-        del self._kinds[name]
-        del self._values[name]
-
-    def copy(self) -> dict[str, Any]:
-        """Return an ordinary dictionary of the members."""
-        values, accepted = self._values, self._accepted
-        return {name: values[name] for name, kind in self._kinds.items() if kind in accepted}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.copy())
-
-    def __reversed__(self) -> Iterator[str]:
-        return reversed(self.copy())
-
-    def __len__(self) -> int:
-        return len(self.copy())
-
-    def __repr__(self) -> str:
-        return repr(self.copy())
-
-    # The mix-in methods of Mapping would look every name up again.
-
-    def items(self) -> ItemsView[str, Any]:
-        """Return the (name, member) pairs at this moment."""
-        return self.copy().items()
-
-    def values(self) -> ValuesView[Any]:
-        """Return the members at this moment."""
-        return self.copy().values()
+EMPTY: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 
-class Children(dict[str, Any]):
-    """The children of a module, kept beside its attributes: reading it costs what a dict does.
+def table_of(module: Any, name: str) -> Mapping[Any, Any]:
+    """Return a table of a cupola or torch module, live, without making one."""
+    table: Mapping[Any, Any] = module.__dict__.get(name, EMPTY)
+    return table
 
-    Every change changes the module as well. It does not keep the module alive.
+
+class Table(dict[str, Any]):
+    """The parameters, buffers or children of a module: torch.nn's dictionaries.
+
+    Each member is also an attribute in the module's ``__dict__``, where it is read as fast as any
+    other. What changes in the table changes there as well. A table does not keep its module alive.
     """
 
-    __slots__ = ("_owner",)
-
-    def __init__(self, owner: Any) -> None:
-        values, kinds = owner.__dict__, owner.__dict__["_kinds"]
-        super().__init__({name: values[name] for name, kind in kinds.items() if kind == MODULE})
-        self._owner = ref(owner)
+    __slots__ = ("owner",)
+    owner: ref[Any]
 
     def __setitem__(self, name: str, value: Any) -> None:
-        if (owner := self._owner()) is not None:
-            if owner._kinds.get(name, MODULE) != MODULE:
-                owner._forget(name)
-            owner._keep(name, value, MODULE)
-        else:
-            super().__setitem__(name, value)
+        super().__setitem__(name, value)
+        if (owner := self.owner()) is not None:
+            owner.__dict__[name] = value
+            for kind in KINDS:
+                if (table := table_of(owner, kind)) is not self and name in table:
+                    dict.pop(cast(Table, table), name)
 
     def __delitem__(self, name: str) -> None:
+        value = self[name]
         super().__delitem__(name)
-        if (owner := self._owner()) is not None:
-            del owner._kinds[name]
+        if (owner := self.owner()) is not None and owner.__dict__.get(name) is value:
             owner.__dict__.pop(name, None)
 
-    # The methods of dict would change the dictionary alone.
+    # The methods of dict would change the table alone.
     pop = MutableMapping.pop
     popitem = MutableMapping.popitem
     clear = MutableMapping.clear
@@ -110,46 +60,24 @@ class Children(dict[str, Any]):
         return dict, (dict(self),)
 
 
-class ChildrenTable:
-    """The attribute ``_modules``: a :class:`Children` that is made when it is first needed."""
+def new_table(owner: Any, members: Mapping[str, Any] = EMPTY) -> Table:
+    """Return a table of members for a module, whose attributes stay as they are."""
+    table = Table(members)
+    table.owner = ref(owner)
+    return table
 
-    @overload
-    def __get__(self, module: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, module: Any, owner: type) -> Children: ...
-    def __get__(self, module: Any, owner: type) -> "Children | ChildrenTable":
+
+class Lazy:
+    """An attribute that is made when it is first read; most modules never need it."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self.make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, module: Any, owner: type) -> Any:
         if module is None:
             return self
-        children = module.__dict__["_modules"] = Children(module)
-        return children
-
-
-class TransientNames(MutableSet[str]):
-    """The names of the buffers that are not saved, as a live set."""
-
-    __slots__ = ("_kinds",)
-
-    def __init__(self, kinds: Kinds) -> None:
-        self._kinds = kinds
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._kinds.get(name) == TRANSIENT
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([name for name, kind in self._kinds.items() if kind == TRANSIENT])
-
-    def __len__(self) -> int:
-        return sum(kind == TRANSIENT for kind in self._kinds.values())
-
-    def add(self, value: str) -> None:
-        """Exclude a buffer from the state dict."""
-        if self._kinds.get(value) == BUFFER:
-            self._kinds[value] = TRANSIENT
-
-    def discard(self, value: str) -> None:
-        """Include a buffer in the state dict."""
-        if value in self:
-            self._kinds[value] = BUFFER
-
-    def __repr__(self) -> str:
-        return repr(set(self))
+        value = module.__dict__[self.name] = self.make(module)
+        return value

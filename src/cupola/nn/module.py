@@ -9,24 +9,15 @@ from torch.nn.modules import module as torch_module
 
 from cupola.nn.conversion import Conversion
 from cupola.nn.loading import Loading
-from cupola.nn.traversal import child_slots, from_torch_state
+from cupola.nn.traversal import child_slots
 
 
-class Module(Loading, Conversion):
-    """A tree of parameters, buffers and children with a ``forward``; use it as torch.nn.Module.
+class Calls(Loading, Conversion):
+    """The call of a module, and its printed form."""
 
-    Subclasses call ``super().__init__()``, assign their members, and define ``forward``.
-    """
-
-    _compiled_call: Callable[..., Any] | None = None
+    _compiled_call_impl: Callable[..., Any] | None = None
     # torch.jit.script compiles every other property.
-    __jit_unused_properties__ = (
-        "_parameters",
-        "_buffers",
-        "_non_persistent_buffers_set",
-        "_torchdynamo_orig_callable",
-        "_torchdynamo_wrapper_id",
-    )
+    __jit_unused_properties__ = ("_torchdynamo_orig_callable", "_torchdynamo_wrapper_id")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -45,8 +36,8 @@ class Module(Loading, Conversion):
             or torch_module._global_backward_hooks
             or torch_module._global_backward_pre_hooks
         ):
-            if self._compiled_call is not None:
-                return self._compiled_call(args, kwargs)
+            if self._compiled_call_impl is not None:
+                return self._compiled_call_impl(args, kwargs)
             return self._call_with_hooks(args, kwargs)
         if kwargs:
             return self.forward(*args, **kwargs)
@@ -69,22 +60,8 @@ class Module(Loading, Conversion):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the call in place with :func:`torch.compile`, which takes all arguments."""
-        self.__dict__["_compiled_call"] = torch.compile(self._call_with_hooks, *args, **kwargs)
+        self.__dict__["_compiled_call_impl"] = torch.compile(self._call_with_hooks, *args, **kwargs)
         self.__dict__["_hooked"] = True
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        for name in ("_compiled_call", "_modules"):
-            state.pop(name, None)
-        if "_kinds" in state:
-            state["_kinds"] = state["_kinds"].copy()
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if "_kinds" not in state and "_parameters" in state:
-            state = from_torch_state(state)
-        self.__dict__.update(state)
-        self.__dict__.pop("_modules", None)
 
     def extra_repr(self) -> str:
         """Return the text between the parentheses of the printed form."""
@@ -96,6 +73,15 @@ class Module(Loading, Conversion):
         return format_module(self._get_name(), own, children)
 
 
+class Module(Calls):
+    """A tree of parameters, buffers and children with a ``forward``; use it as torch.nn.Module.
+
+    Subclasses call ``super().__init__()``, assign their members, and define ``forward``.
+    """
+
+    # In the class of a bridged module, this class stays, and its bases give way to torch's.
+
+
 def format_module(name: str, own: list[str], children: list[str]) -> str:
     """Return ``Name(own)`` on one line, or with children one item per line."""
     if len(own) <= 1 and not children:
@@ -104,7 +90,7 @@ def format_module(name: str, own: list[str], children: list[str]) -> str:
     return f"{name}(\n  {lines}\n)"
 
 
-_call = Module.__call__
+_call = Calls.__call__
 _call.is_module_call = True  # type: ignore[attr-defined]
 
 

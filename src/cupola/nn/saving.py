@@ -5,8 +5,8 @@ from collections import OrderedDict
 from typing import Any, Final
 
 from cupola.nn.hooks import Hooks
-from cupola.nn.members import BUFFER, MODULE, PARAMETER
-from cupola.nn.traversal import Traversal, layout
+from cupola.nn.members import BUFFERS, MODULES, PARAMETERS, TRANSIENT, table_of
+from cupola.nn.traversal import Traversal
 
 EXTRA_STATE: Final = "_extra_state"
 
@@ -56,55 +56,34 @@ class Saving(Traversal, Hooks):
 
 def own_state(module: Any) -> list[tuple[str, Any]]:
     """Return (name, tensor) for what is saved of a module: parameters, then buffers."""
-    values, kinds = layout(module)
-    parameters, buffers = [], []
-    for name, kind in kinds.items():
-        value = values[name]
-        if value is None:
-            continue
-        if kind == PARAMETER:
-            parameters.append((name, value))
-        elif kind == BUFFER:
-            buffers.append((name, value))
-    return parameters + buffers if buffers else parameters
-
-
-_SAVE, _EXTRA, _STATE_DICT = (
-    Saving._save_to_state_dict,
-    Saving.get_extra_state,
-    Saving.state_dict,
-)
+    values = module.__dict__
+    parameters, buffers = values.get(PARAMETERS), values.get(BUFFERS)
+    found = [pair for pair in parameters.items() if pair[1] is not None] if parameters else []
+    if buffers:
+        transient = values.get(TRANSIENT, ())
+        found += [(k, v) for k, v in buffers.items() if v is not None and k not in transient]
+    return found
 
 
 def _save(module: Any, destination: Any, metadata: Any, prefix: str, keep_vars: bool) -> Any:
-    """Save a module and all below it. Modules without saving code of their own are saved inline."""
+    """Save a module and all below it."""
     cls, values = type(module), module.__dict__
     local_metadata = {"version": cls._version}
     if metadata is not None:
         metadata[prefix[:-1]] = local_metadata
     hooked = "_hooked" in values
     if hooked:
-        for hook in module._state_dict_pre_hooks.values():
+        for hook in table_of(module, "_state_dict_pre_hooks").values():
             hook(module, prefix, keep_vars)
-    plain = cls._save_to_state_dict is _SAVE and cls.get_extra_state is _EXTRA
-    buffers, children = [], []
-    for name, kind in values["_kinds"].items():
-        value = values[name]
-        if value is None:
-            continue
-        if kind == PARAMETER:
-            if plain:
+    if cls._save_to_state_dict is _SAVE and cls.get_extra_state is _EXTRA:
+        if PARAMETERS in values or BUFFERS in values:
+            for name, value in own_state(module):
                 destination[prefix + name] = value if keep_vars else value.detach()
-        elif kind == MODULE:
-            children.append((name, value))
-        elif kind == BUFFER:
-            buffers.append((name, value))
-    if not plain:
-        module._save_to_state_dict(destination, prefix, keep_vars)
     else:
-        for name, value in buffers:
-            destination[prefix + name] = value if keep_vars else value.detach()
-    for name, child in children:
+        module._save_to_state_dict(destination, prefix, keep_vars)
+    for name, child in values[MODULES].items():
+        if child is None:
+            continue
         path = f"{prefix}{name}."
         if type(child).state_dict is _STATE_DICT:
             _save(child, destination, metadata, path, keep_vars)
@@ -113,8 +92,12 @@ def _save(module: Any, destination: Any, metadata: Any, prefix: str, keep_vars: 
     return _run_hooks(module, destination, prefix, local_metadata) if hooked else destination
 
 
+_SAVE, _EXTRA = Saving._save_to_state_dict, Saving.get_extra_state
+_STATE_DICT = Saving.state_dict
+
+
 def _run_hooks(module: Any, destination: Any, prefix: str, metadata: Any) -> Any:
-    for hook in module._state_dict_hooks.values():
+    for hook in table_of(module, "_state_dict_hooks").values():
         result = hook(module, destination, prefix, metadata)
         if result is not None:
             if getattr(hook, "_from_public_api", False):

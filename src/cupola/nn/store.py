@@ -1,15 +1,15 @@
 """Storage of a module's members, and the rules of assignment.
 
-Parameters, buffers and children are in the instance's own ``__dict__`` under their names, so
-reading one costs as much as reading any attribute. One ordered table, ``_kinds``, maps the names of
-members to what they are.
+Parameters, buffers and children are in torch.nn's three tables, and also in the instance's own
+``__dict__`` under their names, so reading one costs as much as reading any attribute.
 """
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -23,18 +23,20 @@ from torch.nn.modules.module import (
 
 from cupola.nn.class_checks import ClassChecks
 from cupola.nn.members import (
-    BUFFER,
-    MODULE,
-    PARAMETER,
+    BUFFERS,
+    KINDS,
+    MODULES,
+    PARAMETERS,
     TRANSIENT,
-    ChildrenTable,
-    Kinds,
-    Members,
-    TransientNames,
+    Lazy,
+    Table,
+    new_table,
+    table_of,
 )
 
 # Values of these exact types are never members; checking the type is the fastest way to know.
 PLAIN_TYPES: Final = frozenset({int, float, bool, str, bytes, type(None), tuple, torch.dtype})
+NO_SLOT: Final = PLAIN_TYPES - {type(None)}  # an attribute with such a value is no member either
 
 TorchModule: Final = torch.nn.Module
 
@@ -58,14 +60,19 @@ class Store(ClassChecks):
     """An object whose attributes follow the rules of a module: the base class of this package."""
 
     call_super_init: bool = False
-    _kinds: Kinds
+
+    _parameters: Any = Lazy(new_table)
+    _buffers: Any = Lazy(new_table)
+    _modules: Any  # a table that every module has
+    _non_persistent_buffers_set: Any = Lazy(lambda module: set())
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if (args or kwargs) and not self.call_super_init:
             raise TypeError(_unexpected_arguments(type(self).__name__, args, kwargs))
         if (watcher := creation_watcher.get()) is not None:
             watcher(self)
-        self.__dict__["_kinds"] = {}
+        children = self.__dict__[MODULES] = Table()
+        children.owner = ref(self)
         if self.call_super_init:
             super().__init__(*args, **kwargs)
 
@@ -78,65 +85,25 @@ class Store(ClassChecks):
             AttributeError: a member is assigned before ``__init__`` has run.
             TypeError: the name is a parameter, buffer or child, and the value is not.
         """
-        kinds = self.__dict__.get("_kinds")
-        is_member = type(value) not in PLAIN_TYPES and isinstance(value, MEMBER_TYPES)
-        if is_member or (kinds and name in kinds):
-            self._assign_member(name, value)
+        if type(value) in PLAIN_TYPES and type(self.__dict__.get(name, 0)) in NO_SLOT:
+            object.__setattr__(self, name, value)
+            return
+        kind = _kind_of(self, name)
+        if kind is not None or isinstance(value, MEMBER_TYPES):
+            _assign_member(self, name, value, kind)
+        elif name in KINDS:
+            _replace_table(self, name, value)
         else:
-            if name == "_modules":
-                self._replace_members(value, MODULE)
-                return
             if type(value) in (list, dict) and not name.startswith("_"):
                 _warn_of_hidden_modules(type(self).__name__, name, value)
             object.__setattr__(self, name, value)
 
-    def _assign_member(self, name: str, value: Any) -> None:
-        kind = self.__dict__.get("_kinds", {}).get(name)
-        if isinstance(value, Store) and kind != PARAMETER:
-            self._assign_module(name, value, kind)
-        elif isinstance(value, Parameter):
-            self._require_init("parameters")
-            if kind != PARAMETER:
-                self._forget(name)
-            self.register_parameter(name, value)
-        elif kind == PARAMETER:
-            _require_none(value, f"parameter '{name}'", "torch.nn.Parameter or None expected")
-            self.register_parameter(name, None)
-        elif kind == MODULE or isinstance(value, MODULE_TYPES):
-            self._assign_module(name, value, kind)
-        elif kind in (BUFFER, TRANSIENT) or isinstance(value, Buffer):
-            self._assign_buffer(name, value, kind)
-        else:
-            object.__setattr__(self, name, value)
-
-    def _assign_module(self, name: str, value: Any, kind: str | None) -> None:
-        self._require_init("module")
-        if not isinstance(value, MODULE_TYPES):
-            _require_none(value, f"child module '{name}'", "torch.nn.Module or None expected")
-        elif kind != MODULE:
-            self._forget(name)
-        self._keep(name, _after_hooks(_global_module_registration_hooks, self, name, value), MODULE)
-
-    def _assign_buffer(self, name: str, value: Any, kind: str | None) -> None:
-        if value is not None and not _is_tensor(value):
-            raise TypeError(
-                f"cannot assign '{torch.typename(value)}' as buffer '{name}' "
-                "(torch.nn.Buffer, torch.Tensor or None expected)"
-            )
-        persistent = value.persistent if isinstance(value, Buffer) else kind != TRANSIENT
-        if type(self).register_buffer is Store.register_buffer or _takes_persistent(self):
-            self.register_buffer(name, value, persistent)
-        elif persistent:
-            self.register_buffer(name, value)
-        else:
-            raise RuntimeError(
-                "Registering a non-persistent buffer on a Module subclass that implements "
-                "register_buffer() without the persistent argument is not allowed."
-            )
-
     def __delattr__(self, name: str) -> None:
-        if name in self.__dict__.get("_kinds", ()):
-            self._forget(name)
+        kind = _kind_of(self, name)
+        if kind is not None:
+            _forget(self, name, kind)
+        elif name == "training" or isinstance(getattr(type(self), name, None), Lazy):
+            self.__dict__.pop(name, None)  # the class has the default
         else:
             object.__delattr__(self, name)
 
@@ -150,11 +117,13 @@ class Store(ClassChecks):
             KeyError: the name is empty, contains a dot, or is taken by another attribute.
             ValueError: the parameter is the result of an operation.
         """
-        self._require_init("parameter")
+        _require_init(self, "parameter")
+        # A tool such as accelerate's init_empty_weights puts its own in the place of torch's.
         if TorchModule.register_parameter is not REGISTER_PARAMETER:
-            self._register_with(TorchModule.register_parameter, "_parameters", name, param)
+            _ = self._parameters  # makes the table, for which torch's code looks in __dict__
+            TorchModule.register_parameter(self, name, param)  # type: ignore[arg-type]
             return
-        self._check_name("parameter", name, (PARAMETER,))
+        _check_name(self, "parameter", name, PARAMETERS)
         if param is not None:
             if not isinstance(param, Parameter):
                 raise TypeError(
@@ -168,122 +137,63 @@ class Store(ClassChecks):
                     "compute the value in the forward() method."
                 )
             param = _after_hooks(_global_parameter_registration_hooks, self, name, param)
-        self._keep(name, param, PARAMETER)
+        keep(self, name, param, PARAMETERS)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that is state but not a parameter; ``persistent=False`` keeps it out of the
         state dict. Raises like :meth:`register_parameter`."""
-        self._require_init("buffer")
+        _require_init(self, "buffer")
         if TorchModule.register_buffer is not REGISTER_BUFFER:
-            self._register_with(TorchModule.register_buffer, "_buffers", name, tensor, persistent)
+            _ = self._buffers
+            TorchModule.register_buffer(self, name, tensor, persistent)  # type: ignore[arg-type]
             return
-        self._check_name("buffer", name, (BUFFER, TRANSIENT))
+        _check_name(self, "buffer", name, BUFFERS)
         if tensor is not None and not _is_tensor(tensor):
             raise TypeError(
                 f"cannot assign '{torch.typename(tensor)}' object to buffer '{name}' "
                 "(torch Tensor or None required)"
             )
         tensor = _after_hooks(_global_buffer_registration_hooks, self, name, tensor)
-        self._keep(name, tensor, BUFFER if persistent else TRANSIENT)
+        keep(self, name, tensor, BUFFERS)
+        _set_persistence(self, name, persistent)
 
     def add_module(self, name: str, module: Any) -> None:
         """Add a child, or a slot that holds None. Raises like :meth:`register_parameter`."""
         if module is not None and not isinstance(module, MODULE_TYPES):
             raise TypeError(f"{torch.typename(module)} is not a Module subclass")
-        self._require_init("module")
-        self._check_name("module", name, (MODULE,))
+        _require_init(self, "module")
+        _check_name(self, "module", name, MODULES)
         module = _after_hooks(_global_module_registration_hooks, self, name, module)
-        self._keep(name, module, MODULE)
+        keep(self, name, module, MODULES)
 
     def register_module(self, name: str, module: Any) -> None:
         """Alias of :meth:`add_module`."""
         self.add_module(name, module)
 
-    def _register_with(self, register: Callable[..., None], table: str, *args: Any) -> None:
-        """Registers with what a tool, such as accelerate's init_empty_weights, has put in the place
-        of torch's method. That looks for the table in ``__dict__``, and writes to its view."""
-        self.__dict__[table] = None
-        try:
-            register(self, *args)
-        finally:
-            del self.__dict__[table]
+    # Copies --------------------------------------------------------------------------------------
 
-    def _keep(self, name: str, value: Any, kind: str) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes as a torch module has them: members are in the tables alone."""
+        state = self.__dict__.copy()
+        state.pop("_compiled_call_impl", None)
+        for kind in KINDS:
+            if kind in state:
+                table = state[kind] = dict(state[kind])
+                for name in [name for name, it in table.items() if state.get(name, self) is it]:
+                    del state[name]
+        if TRANSIENT in state:
+            state[TRANSIENT] = state[TRANSIENT].copy()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the attributes of a cupola or torch module."""
         values = self.__dict__
-        if kind == MODULE and "_modules" in values:
-            dict.__setitem__(values["_modules"], name, value)
-        values[name] = value
-        self._kinds[name] = kind
-
-    def _forget(self, name: str) -> Any:
-        """Removes a member or attribute; returns its kind."""
-        values = self.__dict__
-        values.pop(name, None)
-        kind = values.get("_kinds", {}).pop(name, None)
-        if kind == MODULE and "_modules" in values:
-            dict.pop(values["_modules"], name, None)
-        return kind
-
-    def _require_init(self, what: str) -> None:
-        if "_kinds" not in self.__dict__:
-            raise AttributeError(f"cannot assign {what} before Module.__init__() call")
-
-    def _check_name(self, what: str, name: str, kinds: tuple[str, ...]) -> None:
-        if not isinstance(name, str):
-            raise TypeError(f"{what} name should be a string. Got {torch.typename(name)}")
-        if "." in name:
-            raise KeyError(f'{what} name can\'t contain ".", got: {name}')
-        if name == "":
-            raise KeyError(f'{what} name can\'t be empty string ""')
-        if hasattr(self, name) and self._kinds.get(name) not in kinds:
-            raise KeyError(f"attribute '{name}' already exists")
-
-    # Views: the mappings that code written for torch.nn expects ----------------------------------
-
-    @property
-    def _parameters(self) -> Members:
-        return Members(self.__dict__, self._kinds, PARAMETER)
-
-    @_parameters.setter
-    def _parameters(self, members: Mapping[str, Any]) -> None:
-        self._replace_members(members, PARAMETER)
-
-    @property
-    def _buffers(self) -> Members:
-        return Members(self.__dict__, self._kinds, BUFFER, TRANSIENT)
-
-    @_buffers.setter
-    def _buffers(self, members: Mapping[str, Any]) -> None:
-        transient = {name for name, kind in self._kinds.items() if kind == TRANSIENT}
-        self._replace_members(members, BUFFER, TRANSIENT)
-        self._non_persistent_buffers_set = transient & set(members)
-
-    _modules = ChildrenTable()
-
-    @property
-    def _non_persistent_buffers_set(self) -> TransientNames:
-        return TransientNames(self._kinds)
-
-    @_non_persistent_buffers_set.setter
-    def _non_persistent_buffers_set(self, names: Iterable[str]) -> None:
-        names = set(names)
-        for name, kind in self._kinds.items():
-            if kind in (BUFFER, TRANSIENT):
-                self._kinds[name] = TRANSIENT if name in names else BUFFER
-
-    @_non_persistent_buffers_set.deleter
-    def _non_persistent_buffers_set(self) -> None:
-        self._non_persistent_buffers_set = ()
-
-    def _replace_members(self, members: Mapping[str, Any], *kinds: str) -> None:
-        # A new table instead of an edited one, which a shallow copy of the module may share.
-        members = dict(members)
-        for name, kind in self._kinds.items():
-            if kind in kinds:
-                self.__dict__.pop(name, None)
-        kept = {name: kind for name, kind in self._kinds.items() if kind not in kinds}
-        self.__dict__.update(members, _kinds=kept | dict.fromkeys(members, kinds[0]))
-        self.__dict__.pop("_modules", None)
+        kinds = [kind for kind in KINDS if kind in state]
+        for kind in kinds:
+            values.update(state[kind])
+        values.update(state)
+        for kind in kinds:
+            values[kind] = new_table(self, state[kind])
 
     def __dir__(self) -> list[str]:
         names = [*dir(type(self)), *self.__dict__]
@@ -292,6 +202,115 @@ class Store(ClassChecks):
 
 MODULE_TYPES: Final = (Store, torch.nn.Module)
 MEMBER_TYPES: Final = (Store, Tensor, torch.nn.Module)
+
+
+def _assign_member(module: Store, name: str, value: Any, kind: str | None) -> None:
+    if isinstance(value, Store) and kind != PARAMETERS:
+        _assign_module(module, name, value, kind)
+    elif isinstance(value, Parameter):
+        _require_init(module, "parameters")
+        if kind != PARAMETERS:
+            _forget(module, name, kind)
+        module.register_parameter(name, value)
+    elif kind == PARAMETERS:
+        _require_none(value, f"parameter '{name}'", "torch.nn.Parameter or None expected")
+        module.register_parameter(name, None)
+    elif kind == MODULES or isinstance(value, MODULE_TYPES):
+        _assign_module(module, name, value, kind)
+    elif kind == BUFFERS or isinstance(value, Buffer):
+        _assign_buffer(module, name, value)
+    else:
+        object.__setattr__(module, name, value)
+
+
+def _assign_module(module: Store, name: str, value: Any, kind: str | None) -> None:
+    _require_init(module, "module")
+    if not isinstance(value, MODULE_TYPES):
+        _require_none(value, f"child module '{name}'", "torch.nn.Module or None expected")
+    elif kind != MODULES:
+        _forget(module, name, kind)
+    value = _after_hooks(_global_module_registration_hooks, module, name, value)
+    keep(module, name, value, MODULES)
+
+
+def _assign_buffer(module: Store, name: str, value: Any) -> None:
+    if value is not None and not _is_tensor(value):
+        raise TypeError(
+            f"cannot assign '{torch.typename(value)}' as buffer '{name}' "
+            "(torch.nn.Buffer, torch.Tensor or None expected)"
+        )
+    transient = name in table_of(module, TRANSIENT)
+    persistent = value.persistent if isinstance(value, Buffer) else not transient
+    if type(module).register_buffer is Store.register_buffer or _takes_persistent(module):
+        module.register_buffer(name, value, persistent)
+    elif persistent:
+        module.register_buffer(name, value)
+    else:
+        raise RuntimeError(
+            "Registering a non-persistent buffer on a Module subclass that implements "
+            "register_buffer() without the persistent argument is not allowed."
+        )
+
+
+def _kind_of(module: Store, name: str) -> str | None:
+    values = module.__dict__
+    for kind in KINDS:
+        if name in values.get(kind, ()):
+            return kind
+    return None
+
+
+def _table(module: Store, kind: str) -> Table:
+    table = getattr(module, kind)
+    if type(table) is not Table or table.owner() is not module:  # of a copied __dict__
+        table = module.__dict__[kind] = new_table(module, table)
+    return table
+
+
+def keep(module: Store, name: str, value: Any, kind: str) -> None:
+    """Put a member into a table and among the attributes, without the rules of assignment."""
+    dict.__setitem__(_table(module, kind), name, value)
+    module.__dict__[name] = value
+
+
+def _forget(module: Store, name: str, kind: str | None) -> None:
+    """Remove the member or attribute of a name, if there is one."""
+    if kind is not None:
+        del _table(module, kind)[name]
+        _set_persistence(module, name, True)
+    module.__dict__.pop(name, None)
+
+
+def _set_persistence(module: Store, name: str, persistent: bool) -> None:
+    if not persistent:
+        module._non_persistent_buffers_set.add(name)
+    elif name in table_of(module, TRANSIENT):
+        module._non_persistent_buffers_set.discard(name)
+
+
+def _replace_table(module: Store, kind: str, members: Mapping[str, Any]) -> None:
+    table, values = new_table(module, members), module.__dict__
+    for name, value in table_of(module, kind).items():
+        if values.get(name) is value:
+            del values[name]
+    values.update(table)
+    values[kind] = table
+
+
+def _require_init(module: Store, what: str) -> None:
+    if MODULES not in module.__dict__:
+        raise AttributeError(f"cannot assign {what} before Module.__init__() call")
+
+
+def _check_name(module: Store, what: str, name: str, kind: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"{what} name should be a string. Got {torch.typename(name)}")
+    if "." in name:
+        raise KeyError(f'{what} name can\'t contain ".", got: {name}')
+    if name == "":
+        raise KeyError(f'{what} name can\'t be empty string ""')
+    if hasattr(module, name) and name not in table_of(module, kind):
+        raise KeyError(f"attribute '{name}' already exists")
 
 
 def _is_tensor(value: Any) -> bool:

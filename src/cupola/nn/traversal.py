@@ -1,18 +1,17 @@
 """Walking a tree of modules: children, members, and the paths that name them."""
 
-from collections.abc import Callable, Collection, Iterator
-from typing import Any, Self, cast
+from collections.abc import Callable, ItemsView, Iterator
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from cupola.nn.members import BUFFER, MODULE, PARAMETER, TRANSIENT, Kinds
+from cupola.nn.members import BUFFERS, EMPTY, MODULES, PARAMETERS, table_of
 from cupola.nn.store import MODULE_TYPES, Store
 
 # A cupola module or a torch.nn.Module. Both have the methods of this file.
 AnyModule = Any
-_PARAMETERS, _BUFFERS = frozenset({PARAMETER}), frozenset({BUFFER, TRANSIENT})
 
 
 class Traversal(Store):
@@ -57,25 +56,25 @@ class Traversal(Store):
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
         """Iterate over the parameters, each once; ``recurse=False`` leaves out the children's."""
-        for _, parameter in _members(self, _PARAMETERS, "", recurse, True):
+        for _, parameter in _members(self, PARAMETERS, "", recurse, True):
             yield parameter
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Parameter]]:
         """Iterate over (path, parameter); a shared one has the first path that leads to it."""
-        return _members(self, _PARAMETERS, prefix, recurse, remove_duplicate)
+        return _members(self, PARAMETERS, prefix, recurse, remove_duplicate)
 
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
         """Iterate over the buffers, each once; ``recurse=False`` leaves out the children's."""
-        for _, buffer in _members(self, _BUFFERS, "", recurse, True):
+        for _, buffer in _members(self, BUFFERS, "", recurse, True):
             yield buffer
 
     def named_buffers(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Tensor]]:
         """Iterate over (path, buffer); a shared one has the first path that leads to it."""
-        return _members(self, _BUFFERS, prefix, recurse, remove_duplicate)
+        return _members(self, BUFFERS, prefix, recurse, remove_duplicate)
 
     _named_members: Callable[..., Iterator[tuple[str, Any]]] = torch.nn.Module._named_members
 
@@ -143,46 +142,15 @@ class Traversal(Store):
         return module, name, getattr(module, name)
 
 
-def layout(module: AnyModule) -> tuple[dict[str, Any], Kinds]:
-    """Return the values and kinds of the members of a cupola or torch module."""
-    values = module.__dict__
-    return (values, values["_kinds"]) if "_kinds" in values else _torch_layout(values)
-
-
-def _torch_layout(state: dict[str, Any]) -> tuple[dict[str, Any], Kinds]:
-    parameters, buffers, modules = (state[name] for name in ("_parameters", "_buffers", "_modules"))
-    transient = state.get("_non_persistent_buffers_set", ())
-    kinds = dict.fromkeys(parameters, PARAMETER)
-    kinds |= {name: TRANSIENT if name in transient else BUFFER for name in buffers}
-    kinds |= dict.fromkeys(modules, MODULE)
-    return {**parameters, **buffers, **modules}, kinds
-
-
-def from_torch_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the ``__dict__`` of a torch module in the form that a cupola module has."""
-    values, kinds = _torch_layout(state)
-    tables = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
-    hooks = {name for name, value in state.items() if name.endswith("_hooks") or "_hooks_" in name}
-    used = {name for name in hooks if state[name]}
-    plain = {key: value for key, value in state.items() if key not in tables | (hooks - used)}
-    return plain | values | {"_kinds": kinds} | ({"_hooked": True} if used else {})
-
-
-def child_slots(module: AnyModule) -> Collection[tuple[str, AnyModule]]:
+def child_slots(module: AnyModule) -> ItemsView[str, AnyModule]:
     """Return (name, child or None) for every child slot of a cupola or torch module, live."""
-    values = module.__dict__
-    children = values.get("_modules")
-    if children is None:
-        if MODULE not in values["_kinds"].values():
-            return ()
-        children = module._modules
-    return cast(Collection[tuple[str, AnyModule]], children.items())
+    return table_of(module, MODULES).items()
 
 
 def distinct_children(module: AnyModule) -> list[AnyModule]:
     """Return the children of a cupola or torch module at this moment, each once."""
-    slots = child_slots(module)
-    return list(dict.fromkeys([child for _, child in slots if child is not None])) if slots else []
+    children = module.__dict__.get(MODULES)
+    return [it for it in dict.fromkeys(children.values()) if it is not None] if children else []
 
 
 def _walk(
@@ -204,41 +172,24 @@ def _walk(
                 memo.add(child)
             below = stem + name
             yield below, child
-            if children := child_slots(child):
-                ways.append((below + ".", iter(children)))
+            if children := child.__dict__.get(MODULES):
+                ways.append((below + ".", iter(children.items())))
                 break
         else:
             ways.pop()
 
 
 def _members(
-    module: AnyModule, wanted: frozenset[str], prefix: str, recurse: bool, dedupe: bool
+    module: AnyModule, kind: str, prefix: str, recurse: bool, remove_duplicate: bool
 ) -> Iterator[tuple[str, Any]]:
-    """Yield (path, member) of some kinds in pre-order: :func:`_walk` and the members in one."""
+    """Yield (path, member) of one kind in pre-order."""
     seen: set[int] = set()
-    memo: set[AnyModule] = set()
-    ways: list[tuple[str, Iterator[tuple[str, AnyModule]]]] = [("", iter([(prefix, module)]))]
-    while ways:
-        stem, way = ways[-1]
-        for name, owner in way:
-            if owner is None or owner in memo:
-                continue
-            if dedupe:
-                memo.add(owner)
-            values = owner.__dict__
-            kinds = values.get("_kinds")
-            if kinds is None:
-                values, kinds = layout(owner)
-            below = f"{stem}{name}." if name else stem
-            has_only_children = len(kinds) == len(values.get("_modules", ()))
-            if not has_only_children and not wanted.isdisjoint(kinds.values()):
-                for key, kind in list(kinds.items()):
-                    if kind in wanted and (it := values[key]) is not None and id(it) not in seen:
-                        if dedupe:
-                            seen.add(id(it))
-                        yield below + key, it
-            if recurse and kinds and (has_only_children or MODULE in kinds.values()):
-                ways.append((below, iter(child_slots(owner))))
-                break
-        else:
-            ways.pop()
+    owners = _walk(module, prefix, set(), remove_duplicate) if recurse else ((prefix, module),)
+    for path, owner in owners:
+        if table := owner.__dict__.get(kind, EMPTY):
+            stem = f"{path}." if path else ""
+            for name, member in list(table.items()):
+                if member is not None and id(member) not in seen:
+                    if remove_duplicate:
+                        seen.add(id(member))
+                    yield stem + name, member

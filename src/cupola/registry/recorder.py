@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from cupola.errors import BuildError
+from cupola.nn import Module
 from cupola.registry.budget import current_budget
 from cupola.registry.config_paths import ConfigNode, ConfigPaths, join
 
@@ -158,7 +159,7 @@ def _watch_modules() -> Iterator[None]:
 
 def _on_registration(parent: Any, name: str, child: Any) -> None:
     budget = current_budget()
-    if budget is not None and child is not None and not hasattr(child, "_kinds"):
+    if budget is not None and child is not None and not isinstance(child, Module):
         budget.charge_module()  # a module of torch; ours are charged when they are constructed
     recorder = _active.get()
     if recorder is not None:

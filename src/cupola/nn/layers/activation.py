@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupola.nn.module import Module
+from cupola.nn.layers.factory import Layer
 
 
-class InplaceActivation(Module):
+class InplaceActivation(Layer):
     """An activation whose only setting is whether it overwrites its input."""
 
     def __init__(self, inplace: bool = False) -> None:
@@ -34,7 +34,7 @@ class SiLU(InplaceActivation):
         return F.silu(input, inplace=self.inplace)
 
 
-class LeakyReLU(Module):
+class LeakyReLU(Layer):
     """x, or negative_slope * x for negative x."""
 
     def __init__(self, negative_slope: float = 1e-2, inplace: bool = False) -> None:
@@ -50,7 +50,7 @@ class LeakyReLU(Module):
         return f"negative_slope={self.negative_slope}{', inplace=True' if self.inplace else ''}"
 
 
-class GELU(Module):
+class GELU(Layer):
     """x * Phi(x) (Hendrycks and Gimpel 2016); approximate='tanh' is the faster form."""
 
     def __init__(self, approximate: str = "none") -> None:
@@ -65,7 +65,7 @@ class GELU(Module):
         return f"approximate={self.approximate!r}"
 
 
-class Sigmoid(Module):
+class Sigmoid(Layer):
     """1 / (1 + exp(-x))."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Sigmoid(Module):
         return torch.sigmoid(input)
 
 
-class Tanh(Module):
+class Tanh(Layer):
     """tanh(x)."""
 
     def forward(self, input: Tensor) -> Tensor:

@@ -12,12 +12,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cupola.nn import init
-from cupola.nn.layers.factory import empty
+from cupola.nn.layers.factory import Layer, empty
 from cupola.nn.layers.linear import Linear
-from cupola.nn.module import Module
 
 
-class MultiheadAttention(Module):
+class MultiheadAttention(Layer):
     """softmax(Q K^T / sqrt(d)) V in h heads, between an input and an output projection.
 
     The three input projections are packed in ``in_proj_weight`` [3E, E]. If keys or values have
@@ -87,8 +86,11 @@ class MultiheadAttention(Module):
             "in_proj_weight": (3 * E, E) if packed else None,
             "in_proj_bias": (3 * E,) if bias else None,
         }
-        extra = (1, 1, E) if add_bias_kv else None
-        for name, shape in (shapes | {"bias_k": extra, "bias_v": extra}).items():
+        if add_bias_kv:
+            shapes |= {"bias_k": (1, 1, E), "bias_v": (1, 1, E)}
+        else:
+            self.bias_k = self.bias_v = None
+        for name, shape in shapes.items():
             values = None if shape is None else empty(*shape, device=device, dtype=dtype)
             self.register_parameter(name, values)
         self.out_proj = Linear(E, E, bias=bias, device=device, dtype=dtype)

@@ -11,23 +11,23 @@ from typing import Any, Self, overload
 
 import torch
 
-from cupola.nn.members import MODULE
+from cupola.nn.layers.factory import Layer
 from cupola.nn.module import Module, format_module
 from cupola.nn.store import MODULE_TYPES
 from cupola.nn.traversal import AnyModule, child_slots
 
 
-class NumberedModules(Module):
+class NumberedModules(Layer):
     """Children with the names "0", "1", ...: the base of Sequential and ModuleList."""
 
     def _items(self) -> list[AnyModule]:
         if torch.compiler.is_compiling():
             # An exporter names a module by the way it was reached.
-            return [getattr(self, name) for name in _names(self)]
+            return [getattr(self, name) for name in self._modules]
         return list(self._modules.values())
 
     def _name_at(self, index: int) -> str:
-        names = _names(self)
+        names = list(self._modules)
         try:
             return names[operator.index(index)]
         except IndexError:
@@ -40,7 +40,7 @@ class NumberedModules(Module):
         return next(islice(self._modules.values(), place % size, None))
 
     def _renumber(self, items: Iterable[AnyModule]) -> None:
-        self._replace_members({str(i): item for i, item in enumerate(items)}, MODULE)
+        self._modules = {str(i): item for i, item in enumerate(items)}
 
     def __setitem__(self, idx: int, module: AnyModule) -> None:
         setattr(self, self._name_at(idx), module)
@@ -188,7 +188,7 @@ class ModuleList(NumberedModules):
         return format_module(self._get_name(), [], _fold([repr(item) for item in self]))
 
 
-class ModuleDict(Module):
+class ModuleDict(Layer):
     """A dictionary of child modules, in insertion order."""
 
     def __init__(self, modules: Any = None) -> None:
@@ -212,11 +212,11 @@ class ModuleDict(Module):
         return iter(self._modules)
 
     def __contains__(self, key: object) -> bool:
-        return self._kinds.get(key) == MODULE  # type: ignore[call-overload]
+        return key in self._modules
 
     def clear(self) -> None:
         """Remove all modules."""
-        self._replace_members({}, MODULE)
+        self._modules.clear()
 
     def pop(self, key: str) -> AnyModule:
         """Remove and return a module."""
@@ -246,10 +246,6 @@ class ModuleDict(Module):
         """
         for key, module in _pairs(modules):
             self[key] = module
-
-
-def _names(container: Module) -> list[str]:
-    return [name for name, kind in container._kinds.items() if kind == MODULE]
 
 
 def _require_sequential(other: Any) -> Sequential:

@@ -12,15 +12,14 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cupola.nn import init
-from cupola.nn.layers.factory import empty, empty_if
-from cupola.nn.module import Module
+from cupola.nn.layers.factory import Layer, empty, empty_if
 
 Size = int | Sequence[int]
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-class ConvNd(Module):
+class ConvNd(Layer):
     """Settings and parameters of a convolution; an ``init_cfg`` names it as ``_ConvNd``.
 
     ``weight`` is [out_channels, in_channels / groups, *kernel_size], ``bias`` [out_channels].
@@ -30,8 +29,6 @@ class ConvNd(Module):
     """
 
     bias: Parameter | None
-    transposed = False  # this and the next: for tools that handle all of torch's convolutions
-    output_padding = (0, 0)
 
     def __init__(
         self,
@@ -58,6 +55,8 @@ class ConvNd(Module):
         self.groups = groups
         self.padding_mode = padding_mode
         self._check_padding()
+        self._reversed_padding_repeated_twice = self._padding_of_both_ends()
+        self.transposed, self.output_padding = False, (0, 0)  # as torch's have
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight = empty(*shape, device=device, dtype=dtype)
         bias_values = empty_if(bias, out_channels, device=device, dtype=dtype)
@@ -77,8 +76,7 @@ class ConvNd(Module):
                 f"padding_mode must be one of {PADDING_MODES}, but got '{self.padding_mode}'"
             )
 
-    @property
-    def _reversed_padding_repeated_twice(self) -> list[int]:
+    def _padding_of_both_ends(self) -> list[int]:
         """The padding as F.pad takes it: (before, after) of W, then of H."""
         if self.padding == "valid":
             return [0, 0, 0, 0]

@@ -6,10 +6,11 @@ Sources: torch.nn.modules.dropout; drop path from Huang et al. 2016, as in timm.
 import torch.nn.functional as F
 from torch import Tensor
 
+from cupola.nn.layers.factory import Layer
 from cupola.nn.module import Module
 
 
-class Dropout(Module):
+class Dropout(Layer):
     """Zero each value with probability ``p``; scale the rest by 1 / (1 - p) (Hinton et al. 2012).
 
     Raises:

@@ -8,11 +8,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cupola.nn import init
-from cupola.nn.layers.factory import empty
-from cupola.nn.module import Module
+from cupola.nn.layers.factory import Layer, empty
 
 
-class Embedding(Module):
+class Embedding(Layer):
     """Look up rows of ``weight`` [num_embeddings, embedding_dim] by index.
 
     Args:

@@ -1,9 +1,17 @@
-"""Allocation of the parameters of layers."""
+"""The base of layers, and the allocation of their parameters."""
+
+from abc import ABCMeta
 
 import torch
 from torch.nn import Parameter
 
 from cupola.nn import meta
+from cupola.nn.module import Module
+
+
+class Layer(Module, metaclass=ABCMeta):
+    """A module that torch.nn has, too. Torch's class counts as a virtual subclass of ours, so that
+    ``isinstance`` is true for a bridged layer as well."""
 
 
 def empty(

@@ -11,20 +11,25 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from cupola.nn.layers.batchnorm import BatchNorm1d, BatchNorm2d
 from cupola.nn.layers.conv import Conv2d
 from cupola.nn.layers.linear import Linear
-from cupola.nn.traversal import layout
+from cupola.nn.members import FROM_CUPOLA
+from cupola.nn.module import Module
 
 
 class BecomesCupola(LazyModuleMixin):
-    """A lazy layer of torch.nn whose ``cls_to_become`` is a cupola class."""
+    """A lazy layer of torch.nn whose ``cls_to_become`` is a cupola class.
+
+    In a bridged tree it is the class of torch instead.
+    """
 
     def _infer_parameters(self: Any, module: Any, args: Any, kwargs: Any = None) -> None:
-        values, kinds = layout(module)
         super()._infer_parameters(module, args, kwargs)  # type: ignore[misc]
-        for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-            del module.__dict__[name]
-        # The call in progress is torch's and reads the hook tables, so they stay.
-        module.__dict__.update(values, _kinds=kinds, _hooked=True)
-        module.__dict__.pop("cls_to_become", None)  # that of a lazy layer in a bridged tree
+        state = module.__dict__.copy()
+        if state.pop("cls_to_become", None) is None:
+            module.__dict__.clear()
+            Module.__setstate__(module, state)
+        else:
+            del module.__dict__["cls_to_become"]
+            module.__dict__[FROM_CUPOLA] = True
 
 
 class LazyLinear(BecomesCupola, torch.nn.LazyLinear):

@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cupola.nn import init
-from cupola.nn.layers.factory import empty, empty_if
-from cupola.nn.module import Module
+from cupola.nn.layers.factory import Layer, empty, empty_if
 
 
-class Identity(Module):
+class Identity(Layer):
     """Return the input. Accepts the arguments of any layer that it replaces."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -24,7 +23,7 @@ class Identity(Module):
         return input
 
 
-class Linear(Module):
+class Linear(Layer):
     """y = x A^T + b. ``weight`` is [out_features, in_features], ``bias`` [out_features]."""
 
     bias: Parameter | None

@@ -8,11 +8,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cupola.nn import init
-from cupola.nn.layers.factory import empty_if
-from cupola.nn.module import Module
+from cupola.nn.layers.factory import Layer, empty_if
 
 
-class AffineNorm(Module):
+class AffineNorm(Layer):
     """A normalization with an optional ``weight`` that starts as ones and ``bias`` as zeros."""
 
     weight: Parameter | None

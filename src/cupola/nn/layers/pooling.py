@@ -5,12 +5,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from cupola.nn.module import Module
+from cupola.nn.layers.factory import Layer
 
 Size = int | tuple[int, ...]
 
 
-class MaxPool2d(Module):
+class MaxPool2d(Layer):
     """The largest value of each window of [N, C, H, W]; ``return_indices`` adds its position."""
 
     def __init__(
