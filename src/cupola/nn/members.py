@@ -47,10 +47,16 @@ class Table(dict[str, Any]):
 
     # The methods of dict would change the table alone.
     pop = MutableMapping.pop
-    popitem = MutableMapping.popitem
     clear = MutableMapping.clear
     update = MutableMapping.update
     setdefault = MutableMapping.setdefault
+
+    def popitem(self) -> tuple[str, Any]:
+        """Remove and return the last member."""
+        name = next(reversed(self), None)
+        if name is None:
+            raise KeyError("popitem(): dictionary is empty")
+        return name, self.pop(name)
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override, misc]
         self.update(other)

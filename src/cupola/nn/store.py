@@ -93,6 +93,9 @@ class Store(ClassChecks):
             _assign_member(self, name, value, kind)
         elif name in KINDS:
             _replace_table(self, name, value)
+        elif name == "__dict__":  # perhaps that of another module, whose tables are its own
+            object.__setattr__(self, name, {})
+            self.__setstate__(value)
         else:
             if type(value) in (list, dict) and not name.startswith("_"):
                 _warn_of_hidden_modules(type(self).__name__, name, value)
@@ -101,7 +104,8 @@ class Store(ClassChecks):
     def __delattr__(self, name: str) -> None:
         kind = _kind_of(self, name)
         if kind is not None:
-            _forget(self, name, kind)
+            del _table(self, kind)[name]
+            _set_persistence(self, name, True)
         elif name == "training" or isinstance(getattr(type(self), name, None), Lazy):
             self.__dict__.pop(name, None)  # the class has the default
         else:
