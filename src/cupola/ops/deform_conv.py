@@ -54,8 +54,8 @@ def deform_conv2d(
     samples = _sample(x, rows, columns, mask)
     samples = samples.permute(0, 2, 3, 1, 4).reshape(B, h * w, K, groups, C // groups)
     samples = samples.permute(0, 3, 1, 2, 4).reshape(B, groups, h * w, K * (C // groups))
-    filters = weight.view(groups, O // groups, C // groups, K).permute(0, 3, 2, 1)
-    out = samples @ filters.reshape(groups, K * (C // groups), O // groups)  # [B, G, h * w, O / G]
+    filters = weight.permute(0, 2, 3, 1).reshape(groups, O // groups, K * (C // groups))
+    out = samples @ filters.transpose(1, 2)  # [B, G, h * w, O / G]
     if bias is not None:
         out = out + bias.view(groups, 1, O // groups)
     result = out.transpose(1, 2).reshape(B, h, w, O).permute(0, 3, 1, 2)  # channels-last

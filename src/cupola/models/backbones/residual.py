@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -46,7 +47,9 @@ class ResidualBlock(nn.Module):
         return x if self.downsample is None else self.downsample(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.residual(x) + self.shortcut(x), inplace=True)
+        out, shortcut = self.residual(x), self.shortcut(x)
+        out = out + shortcut if torch.is_grad_enabled() else out.add_(shortcut)
+        return F.relu(out, inplace=True)
 
 
 class BasicBlock(ResidualBlock):

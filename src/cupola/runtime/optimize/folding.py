@@ -34,7 +34,7 @@ def fold_batch_norms(model: Any) -> Any:
         setattr(parent, conv, own)
         setattr(parent, norm, nn.Identity())
     for module in folded.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, FOLDED):
             module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
     return folded
 
