@@ -151,3 +151,44 @@ def test_cameras_share_a_distortion_or_have_their_own() -> None:
     assert 150 < sum(d.hue is not None for d in draws) < 250
     assert all(-18 <= d.hue <= 18 for d in draws if d.hue is not None)
     assert all(0.5 <= d.contrast <= 1.5 for d in draws if d.contrast is not None)
+
+
+CROP = {"resize_lim": (0.5, 0.7), "final_dim": (24, 40), "bot_pct_lim": (0, 0), "rot_lim": (0, 0),
+        "H": 60, "W": 100, "rand_flip": True}  # fmt: skip
+PETR = [
+    *ORIGINAL[2:5],
+    {"type": "ResizeCropFlipImage", "data_aug_conf": CROP, "training": True},
+    {"type": "GlobalRotScaleTransImage", "rot_range": [0.3, 0.3], "scale_ratio_range": [1.1, 1.1]},
+    *ORIGINAL[5:],
+]
+
+
+def test_a_dataset_crops_its_images_and_moves_its_scene(root: Path) -> None:
+    plain, moved = dataset(root, pipeline=ORIGINAL)[1], dataset(root, pipeline=PETR)[1]
+    assert moved["images"].shape == (6, 3, 32, 64)
+    turn = torch.tensor([[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]).float()
+    for part in (slice(2), slice(7, 9)):
+        torch.testing.assert_close(
+            moved["boxes"][:, part], 1.1 * plain["boxes"][:, part] @ turn.T, rtol=1e-4, atol=1e-4
+        )
+    places = [
+        sample["lidar2img"] @ torch.cat((sample["boxes"][:, :3], torch.ones(1)[:, None].expand(
+            len(sample["boxes"]), 1)), 1).T
+        for sample in (plain, moved)
+    ]  # fmt: skip
+    torch.testing.assert_close(places[0][:, 2], places[1][:, 2], rtol=1e-4, atol=1e-3)  # depths
+    pixels = [place[:, :2] / place[:, 2:3] for place in places]
+    ratio = (pixels[1][0, 1].max() - pixels[1][0, 1].min()) / (
+        pixels[0][0, 1].max() - pixels[0][0, 1].min()
+    )
+    assert 0.5 < ratio < 0.7
+    again = dataset(root, pipeline=PETR)
+    assert torch.equal(again[1]["images"], moved["images"])
+    again.set_epoch(1)
+    assert not torch.equal(again[1]["images"], moved["images"])
+    assert torch.equal(dataset(root, pipeline=PETR, test_mode=True)[1]["boxes"], plain["boxes"])
+
+
+def test_clips_do_not_move_their_scene(root: Path) -> None:
+    with pytest.raises(DataError, match="GlobalRotScaleTransImage is not supported with queue_len"):
+        dataset(root, pipeline=PETR, queue_length=3)

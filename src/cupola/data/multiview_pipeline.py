@@ -1,13 +1,14 @@
 """Reads the settings of a published multi-camera pipeline, in either repository's form.
 
 The steps are not executed: a nuScenes sample is always loaded, resized, distorted, normalized and
-padded in this order, which is the order of all published pipelines.
+padded in this order, which is the order of all published pipelines. The scene is moved last.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from cupola.data.multiview_augmentation import RandomCrop, RandomSceneMotion
 from cupola.data.photometric import PhotometricDistortion
 from cupola.errors import DataError, did_you_mean
 
@@ -20,11 +21,12 @@ Settings = dict[str, Any]
 DONE_ELSEWHERE = (
     *("LoadMultiViewImageFromFiles", "LoadAnnotations3D", "LoadImageFromFileMono3D"),
     *("DefaultFormatBundle3D", "Collect3D", "CustomCollect3D", "Pack3DDetInputs"),
+    *("PETRFormatBundle3D", "LoadMultiViewImageFromFilesInCeph"),
 )
 
 
 def read_pipeline(steps: Sequence[Step]) -> Settings:
-    """`images` (arguments of ImageSettings), `point_cloud_range` and `classes`, where given.
+    """`images` (arguments of ImageSettings), `point_cloud_range`, `classes` and `motion`, if given.
 
     Raises DataError for an unknown step or setting.
     """
@@ -73,6 +75,34 @@ def _scale(step: Step, found: Settings) -> None:
     found["images"]["ratio"] = float(step["scales"][0])
 
 
+def _crop(step: Step, found: Settings) -> None:
+    conf, training = step.get("data_aug_conf"), bool(step.get("training", True))
+    if not isinstance(conf, Mapping):
+        raise DataError(
+            f"pipeline: ResizeCropFlipImage needs data_aug_conf, a dict with final_dim, resize_lim "
+            f"and rand_flip; got {conf!r:.60}"
+        )
+    found["images"]["crop"] = RandomCrop.from_config(conf, training)
+
+
+def _move(step: Step, found: Settings) -> None:
+    """`reverse_angle` is about MMDetection3D's conventions: cameras and boxes turn together."""
+    if not step.get("training", True):
+        return
+    default = RandomSceneMotion()
+    low, high = step.get("rot_range", default.rotation)
+    smallest, largest = step.get("scale_ratio_range", default.scale)
+    shift = tuple(map(float, step.get("translation_std", default.shift)))
+    found["motion"] = RandomSceneMotion((low, high), (smallest, largest), shift)
+
+
+def _sweeps(step: Step, found: Settings) -> None:
+    raise DataError(
+        "pipeline: LoadMultiViewImageFromMultiSweepsFiles is not supported: earlier images of the "
+        "cameras are not read from info files, so PETRv2 cannot be trained or evaluated on them"
+    )
+
+
 def _distort(step: Step, found: Settings) -> None:
     found["images"]["distortion"] = PhotometricDistortion(**step)
 
@@ -106,6 +136,10 @@ READERS: dict[str, Callable[[Step, Settings], None]] = {
     "RandomResize3D": _resize,
     "Resize3D": _resize,
     "RandomScaleImageMultiViewImage": _scale,
+    "ResizeCropFlipImage": _crop,
+    "ResizeCropFlipRotImage": _crop,
+    "GlobalRotScaleTransImage": _move,
+    "LoadMultiViewImageFromMultiSweepsFiles": _sweeps,
     "PhotoMetricDistortion3D": _distort,
     "PhotoMetricDistortionMultiViewImage": _distort,
     "NormalizeMultiviewImage": _normalize,

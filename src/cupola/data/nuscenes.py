@@ -17,6 +17,7 @@ from PIL import Image
 
 from cupola.data.detection3d import collate_detection3d
 from cupola.data.driving.rig import CAMERA_NAMES
+from cupola.data.multiview_augmentation import Crop, RandomCrop
 from cupola.data.multiview_pipeline import read_pipeline
 from cupola.data.nuscenes_clips import clip_indices, join_clip, motion_of, scene_sequences
 from cupola.data.nuscenes_infos import info_samples
@@ -45,8 +46,8 @@ NUSCENES_NAMES = (
 class ImageSettings:
     """How images are prepared; `scale` is (width, height) as in the published configs.
 
-    `ratio` scales them besides. `raw` leaves them as they are, BGR in 0..255, for the model's
-    data_preprocessor.
+    `ratio` scales them besides; `crop` replaces both. `raw` leaves them as they are, BGR in
+    0..255, for the model's data_preprocessor.
     """
 
     mean: Sequence[float] = (103.53, 116.28, 123.675)
@@ -57,6 +58,7 @@ class ImageSettings:
     channel_order: str = "bgr"
     bgr_to_rgb: bool = False
     distortion: PhotometricDistortion | None = None
+    crop: RandomCrop | None = None
     raw: bool = False
 
 
@@ -126,6 +128,7 @@ class NuScenesDataset:
         self.point_cloud_range = point_cloud_range or asked.get("point_cloud_range")
         self.test_mode = test_mode
         raw = images is None and "mean" not in asked["images"]
+        self.motion = None if test_mode else asked.get("motion")
         self.images = ImageSettings(**{"raw": raw, **asked["images"], **(images or {})})
         self.seed, self.epoch = seed, 0
         if ann_file is not None:
@@ -135,6 +138,11 @@ class NuScenesDataset:
         else:
             self.samples = Tables(root, version, use_valid_flag is not False).samples(scenes)
         self.queue_length = 1 if test_mode else queue_length
+        if self.motion is not None and self.queue_length > 1:
+            raise DataError(
+                "pipeline: GlobalRotScaleTransImage is not supported with queue_length "
+                f"{queue_length}: the motion of the vehicle (can_bus) would not fit the moved scene"
+            )
         self.sequences = None
         if test_mode and ann_file is not None and all(s.can_bus is not None for s in self.samples):
             self.sequences = scene_sequences(self.samples)
@@ -188,16 +196,21 @@ class NuScenesDataset:
     def frame(self, index: int) -> dict[str, Any]:
         """One sample, without the frames before it."""
         record = self.samples[index]
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        crop = self.images.crop.draw(rng) if self.images.crop else None
         views, matrices = [], []
         for name in self.cameras:
             camera = record.camera(name)
-            scaled, ratio = self._resize(read_view(self.root, camera))
-            views.append(scaled)
-            matrices.append(np.diag([*ratio, 1.0, 1.0]) @ camera.lidar2img)
+            view, scaling = self._resize(read_view(self.root, camera), crop)
+            views.append(view)
+            matrices.append(scaling @ camera.lidar2img)
         boxes, labels = self._targets(record.names, record.boxes)
+        if self.motion is not None:
+            motion = self.motion.draw(rng)
+            boxes, back = motion.boxes(boxes), np.linalg.inv(motion.matrix())
+            matrices = [matrix @ back for matrix in matrices]
         images: NDArray[Any] = np.stack(views)
         if self.images.distortion is not None:
-            rng = np.random.default_rng((self.seed, self.epoch, index))
             images = self.images.distortion(images.astype(np.float32), rng)
         return {
             **self._finish(images),
@@ -217,17 +230,21 @@ class NuScenesDataset:
         place = {"prev_exists": torch.tensor(float(not first)), "stream": record.scene}
         return {**motion_of(record), **place}
 
-    def _resize(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[float, float]]:
-        """The image at the largest size within `scale`, and the factors of width and height."""
+    def _resize(
+        self, image: NDArray[np.uint8], crop: Crop | None
+    ) -> tuple[NDArray[np.uint8], Array]:
+        """The crop, or the image at the largest size within `scale`, and its matrix [4, 4]."""
         height, width = image.shape[:2]
         size = (width, height)
+        if crop is not None:
+            return crop(image), crop.matrix(size)
         if self.images.scale is not None:
             size = fit_size(size, min(self.images.scale), max(self.images.scale))
         size = (int(size[0] * self.images.ratio), int(size[1] * self.images.ratio))
         if size == (width, height):
-            return image, (1.0, 1.0)
+            return image, np.eye(4)
         scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-        return scaled, (size[0] / width, size[1] / height)
+        return scaled, np.diag([size[0] / width, size[1] / height, 1.0, 1.0])
 
     def _finish(self, views: NDArray[Any]) -> dict[str, torch.Tensor]:
         """RGB images [N, H, W, 3] as "images", or as "raw_images" for the model to normalize."""
