@@ -18,6 +18,7 @@ from cupola.train.trainer import Trainer
 from cupola.train.version2 import to_version_3
 from data.test_nuscenes import infos
 from models.detr3d.small import small_config
+from models.petr.small import small_petr
 
 NAMES = ["truck", "car", "pedestrian"]
 PIPELINE = [
@@ -129,6 +130,33 @@ def test_it_trains(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         trainer = Trainer(config(f"{root}/"), tmp_path / "run", quiet=True)
     assert "LoadPointsFromFile is skipped" in caplog.text
     assert trainer.stream.dataset.names == tuple(NAMES)
+    trainer.run()
+    assert trainer.step == 2
+
+
+CROP = {"resize_lim": (0.5, 0.7), "final_dim": (32, 48), "bot_pct_lim": (0.0, 0.0),
+        "rot_lim": (0.0, 0.0), "H": 60, "W": 100, "rand_flip": True}  # fmt: skip
+PETR_PIPELINE = [
+    *PIPELINE[1:5],
+    {"type": "ResizeCropFlipImage", "data_aug_conf": CROP, "training": True},
+    {"type": "GlobalRotScaleTransImage", "rot_range": [-0.3925, 0.3925], "reverse_angle": True,
+     "translation_std": [0, 0, 0], "scale_ratio_range": [0.95, 1.05], "training": True},
+    *PIPELINE[5:],
+]  # fmt: skip
+
+
+def test_petr_trains_with_its_own_pipeline(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_scenes(root, count=1, frames=1, size=(60, 100))
+    content, _ = infos(Tables(root, "v1.0-mini"))
+    for split in ("train", "val"):
+        (root / f"nuscenes_infos_{split}.pkl").write_bytes(pickle.dumps(content))
+    cfg = {**config(f"{root}/"), "model": small_petr("Petr3D")}
+    cfg["data"]["train"]["pipeline"] = PETR_PIPELINE
+    test = [{**PETR_PIPELINE[4], "training": False}, *PIPELINE[5:]]
+    cfg["data"]["val"] = cfg["data"]["test"] = {**cfg["data"]["val"], "pipeline": test}
+    trainer = Trainer(cfg, tmp_path / "run", quiet=True)
+    assert trainer.stream.dataset[0]["images"].shape == (6, 3, 32, 64)
     trainer.run()
     assert trainer.step == 2
 
