@@ -88,12 +88,12 @@ class RandomCrop:
         return cls(
             (int(height), int(width)),
             (int(settings.get("H", 900)), int(settings.get("W", 1600))),
-            *(_range(settings, key, default) for key, default in (
-                ("resize_lim", 1.0), ("bot_pct_lim", 0.0), ("rot_lim", 0.0),
-            )),
+            resize=_range(settings, "resize_lim", 1.0),
+            bottom=_range(settings, "bot_pct_lim", 0.0),
+            rotation=_range(settings, "rot_lim", 0.0),
             flip=bool(settings.get("rand_flip")),
             training=training,
-        )  # fmt: skip
+        )
 
     def draw(self, rng: np.random.Generator) -> Crop:
         """The crop of all cameras of a sample."""

@@ -114,9 +114,9 @@ class DeformableFeatureAggregation(nn.Module):
         """cells [B * N, S, C], uv [B * N, Q, P, 2], weights [B * N, Q, G, L, P] -> [B, Q, C]."""
         groups, levels = weights.shape[2:4]
         places = uv[:, :, None, None].expand(-1, -1, groups, levels, -1, -1)
-        values = cells.unflatten(-1, (groups, -1))
+        values = torch.unflatten(cells, -1, (groups, -1))
         sampled = ms_deform_attn(values, shapes, places, weights)  # [B * N, Q, C]
-        return sampled.unflatten(0, (batch, -1)).sum(1)
+        return torch.unflatten(sampled, 0, (batch, -1)).sum(1)
 
     def _sample_visible(
         self, cells: Tensor, shapes: Shapes, uv: Tensor, weights: Tensor, batch: int

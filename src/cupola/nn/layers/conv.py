@@ -143,7 +143,7 @@ def _prefers_onednn(input: Tensor) -> bool:
         and torch.get_num_threads() == 1
         and input.is_contiguous(memory_format=torch.channels_last)
         and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.is_available()
+        and torch._C._has_mkldnn
     )
 
 
