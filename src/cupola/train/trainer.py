@@ -70,6 +70,7 @@ class Trainer:
                 module.data_group = self.ranks.data
         # Heads whose losses change with the epoch, such as TOOD's.
         self._by_epoch = [each for each in self.model.modules() if hasattr(each, "epoch")]
+        self._by_step = [each for each in self.model.modules() if hasattr(each, "iteration")]
         if cfg.get("channels_last"):
             use_channels_last(self.model)
         self.stream = BatchStream(
@@ -220,6 +221,8 @@ class Trainer:
         started = monotonic() - self.seconds
         while self.step < self.max_steps:
             rate = set_rates(self.optimizer, self._position(), self.schedules)
+            for module in self._by_step:
+                module.iteration = self.step
             for module in self._by_epoch:
                 seen = self.step * self.stepper.pieces
                 module.epoch = seen // self.stream.batches_per_epoch

@@ -3,7 +3,7 @@
 Letters: B images, C classes, S cells of all levels, P positive cells.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,8 +19,8 @@ from cupola.models.dense import (
     grid_points,
     suppress,
 )
-from cupola.models.fcos.targets import FAR, assign, cells_of
-from cupola.models.layers import ConvModule
+from cupola.models.dense.stacks import apply, stack
+from cupola.models.fcos.targets import FAR, Cells, cells_of, owners
 from cupola.models.layers.scale import Scale
 from cupola.parallel import SINGLE, Group, mean_over_ranks
 from cupola.registry import MODELS
@@ -49,6 +49,18 @@ class FCOSOutput(NamedTuple):
     logits: tuple[Tensor, ...]
     sides: tuple[Tensor, ...]
     centerness: tuple[Tensor, ...]
+
+
+class FCOSTargets(NamedTuple):
+    """cells; labels [B, S], C for none; sides [B, S, 4] as they are predicted; owners [B, S].
+
+    Owners are indices of objects within an image, or -1.
+    """
+
+    cells: Cells
+    labels: Tensor
+    sides: Tensor
+    owners: Tensor
 
 
 @MODELS.register_module()
@@ -91,7 +103,7 @@ class FCOSHead(nn.Module):
     ) -> None:
         super().__init__()
         self.init_cfg = init_cfg
-        self.num_classes = num_classes
+        self.num_classes, self.feat_channels = num_classes, feat_channels
         self.strides, self.ranges = tuple(strides), tuple(regress_ranges)
         self.radius = center_sample_radius if center_sampling else None
         self.norm_on_bbox, self.centerness_on_reg = norm_on_bbox, centerness_on_reg
@@ -106,38 +118,32 @@ class FCOSHead(nn.Module):
             loss_centerness or {"type": "CrossEntropyLoss", "use_sigmoid": True}
         )
 
-        def stack() -> nn.ModuleList:
-            last = {"type": "DCNv2"} if dcn_on_last_conv else conv_cfg
-            return nn.ModuleList(
-                ConvModule(
-                    in_channels if i == 0 else feat_channels,
-                    feat_channels,
-                    3,
-                    padding=1,
-                    conv_cfg=last if i == stacked_convs - 1 else conv_cfg,
-                    norm_cfg=norm_cfg,
-                    bias=conv_bias,
-                )
-                for i in range(stacked_convs)
-            )
-
-        self.cls_convs, self.reg_convs = stack(), stack()
+        settings: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "bias": conv_bias}
+        if dcn_on_last_conv:
+            settings["last_conv_cfg"] = {"type": "DCNv2"}
+        widths = (stacked_convs, in_channels, feat_channels)
+        self.cls_convs, self.reg_convs = stack(*widths, **settings), stack(*widths, **settings)
         self.conv_cls = nn.Conv2d(feat_channels, num_classes, 3, padding=1)
         self.conv_reg = nn.Conv2d(feat_channels, 4, 3, padding=1)
         self.conv_centerness = nn.Conv2d(feat_channels, 1, 3, padding=1)
         self.scales = nn.ModuleList(Scale() for _ in self.strides)
 
-    def forward(self, maps: Sequence[Tensor]) -> FCOSOutput:
+    def forward(self, maps: Sequence[Tensor]) -> Any:
         """Feature maps [B, C, h_i, w_i] -> FCOSOutput."""
-        levels = [self._level(*each) for each in zip(maps, self.scales, self.strides, strict=True)]
-        return FCOSOutput(*zip(*levels, strict=True))
+        return FCOSOutput(*self.levels(maps))
 
-    def _level(self, x: Tensor, scale: nn.Module, stride: int) -> tuple[Tensor, Tensor, Tensor]:
-        for_class = for_box = x
-        for layer in self.cls_convs:
-            for_class = layer(for_class)
-        for layer in self.reg_convs:
-            for_box = layer(for_box)
+    def levels(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """Feature maps -> each of the outputs, level by level."""
+        found = []
+        for x, scale, stride in zip(maps, self.scales, self.strides, strict=True):
+            for_class, for_box = apply(self.cls_convs, x), apply(self.reg_convs, x)
+            found.append(self.predictions(for_class, for_box, scale, stride))
+        return list(zip(*found, strict=True))
+
+    def predictions(
+        self, for_class: Tensor, for_box: Tensor, scale: nn.Module, stride: int
+    ) -> tuple[Tensor, ...]:
+        """Features of a level -> logits, distances and centerness."""
         sides = scale(self.conv_reg(for_box))
         sides = sides.to(torch.promote_types(sides.dtype, torch.float32))
         if self.norm_on_bbox:
@@ -151,7 +157,7 @@ class FCOSHead(nn.Module):
     def scored_boxes(self, output: FCOSOutput) -> tuple[Tensor, Tensor]:
         """Scores [B, S, C], weighted by the centerness, and boxes [B, S, 4], xyxy in pixels."""
         points = torch.cat(grid_points(output.logits, self.strides))
-        logits, sides, central = (torch.cat([cells(x) for x in levels], 1) for levels in output)
+        logits, sides, central = self.joined(output)[:3]
         return logits.sigmoid() * central.sigmoid(), boxes_around(points, sides)
 
     def predict(
@@ -176,14 +182,19 @@ class FCOSHead(nn.Module):
         scale_factors: Sequence[Sequence[float] | None],
         cfg: Config,
     ) -> list[Detections]:
+        factors = list(scale_factors)
+        found = self.candidates(output, sizes, cfg)
+        return [suppress(each, cfg, factors[i]) for i, each, _ in found]
+
+    def candidates(
+        self, output: Any, sizes: Sequence[tuple[int, int]], cfg: Config
+    ) -> Iterator[tuple[int, Candidates, Tensor]]:
+        """The index of every image, its candidates, and the cells that they are of."""
         points = grid_points(output.logits, self.strides)
-        logits, sides, central = ([cells(level).float() for level in levels] for levels in output)
-        found = []
-        for i, (size, factor) in enumerate(zip(sizes, scale_factors, strict=True)):
-            image = ([level[i] for level in levels] for levels in (logits, sides, central))
-            candidates = self._candidates(points, size, cfg, *image)
-            found.append(suppress(candidates, cfg, factor))
-        return found
+        parts = [[cells(level).float() for level in levels] for levels in output[:3]]
+        for i, size in enumerate(sizes):
+            logits, sides, central = ([level[i] for level in levels] for levels in parts)
+            yield i, *self._candidates(points, size, cfg, logits, sides, central)
 
     def _candidates(
         self,
@@ -193,44 +204,66 @@ class FCOSHead(nn.Module):
         logits: Sequence[Tensor],
         sides: Sequence[Tensor],
         central: Sequence[Tensor],
-    ) -> Candidates:
+    ) -> tuple[Candidates, Tensor]:
         """The best of every level of one image; the score is the class's times the centerness."""
-        boxes, scores, labels = [], [], []
+        boxes, scores, labels, places = [], [], [], []
+        before = 0
         threshold, limit = cfg.get("score_thr", 0), cfg.get("nms_pre", -1)
         for level, point in enumerate(points):
             score, where, classes = best_candidates(logits[level].sigmoid(), threshold, limit)
             boxes.append(boxes_around(point[where], sides[level][where]))
             scores.append(score * central[level][where, 0].sigmoid())
             labels.append(classes)
+            places.append(where + before)
+            before += len(point)
         joined = torch.cat(boxes)
         if self.clip:
             height, width = size
             joined[:, 0::2] = joined[:, 0::2].clamp(0, width)
             joined[:, 1::2] = joined[:, 1::2].clamp(0, height)
-        return Candidates(joined, torch.cat(scores), torch.cat(labels))
+        return Candidates(joined, torch.cat(scores), torch.cat(labels)), torch.cat(places)
+
+    def joined(self, output: Any) -> tuple[Tensor, ...]:
+        """Each of the output's parts for the cells of all levels, [B, S, ...]."""
+        return tuple(torch.cat([cells(level) for level in levels], 1) for levels in output)
 
     def loss(self, output: FCOSOutput, targets: Targets, sizes: ImageSizes) -> dict[str, Tensor]:
         """loss_cls, loss_bbox (weighted by the centerness) and loss_centerness.
 
         `targets` hold boxes [N, 4], xyxy in pixels, and labels [N].
         """
+        return self.losses_of(output, self.targets(output, targets))
+
+    def targets(self, output: Any, targets: Targets) -> FCOSTargets:
+        """What the cells of a batch should predict."""
         points = grid_points(output.logits, self.strides)
-        cells_ = cells_of(points, self.strides, self.ranges)
-        found = [
-            assign(
-                cells_, each["boxes"].to(points[0]), each["labels"], self.num_classes, self.radius
+        every = cells_of(points, self.strides, self.ranges)
+        found, labels = [], []
+        for each in targets:
+            owner, sides = owners(
+                every, each["boxes"].to(points[0]), self.radius, self.centers(each)
             )
-            for each in targets
-        ]
-        labels = torch.stack([each[0] for each in found])  # [B, S]
-        wanted = torch.stack([each[1] for each in found])  # [B, S, 4]
+            label = torch.full_like(owner, self.num_classes)
+            label[owner >= 0] = each["labels"][owner[owner >= 0]]
+            labels.append(label)
+            found.append((owner, sides))
+        owner, sides = (torch.stack(each) for each in zip(*found, strict=True))
         if self.norm_on_bbox:
-            wanted = wanted / cells_.strides[:, None]
-        logits, sides, central = (torch.cat([cells(x) for x in levels], 1) for levels in output)
+            sides = sides / every.strides[:, None]
+        return FCOSTargets(every, torch.stack(labels), sides, owner)
+
+    def centers(self, target: Mapping[str, Tensor]) -> Tensor | None:
+        """The centers [N, 2] near which cells train; None: those of the boxes."""
+        return None
+
+    def losses_of(self, output: Any, targets: FCOSTargets) -> dict[str, Tensor]:
+        """loss_cls, loss_bbox and loss_centerness."""
+        labels, wanted = targets.labels, targets.sides
+        logits, sides, central = self.joined(output)[:3]
         positive = labels < self.num_classes  # [B, S]
         count = self._average(positive.sum().float(), 1.0)
         weights = centerness(wanted[positive])  # [P]
-        around = cells_.points.expand(len(labels), -1, -1)[positive]  # [P, 2]
+        around = targets.cells.points.expand(len(labels), -1, -1)[positive]  # [P, 2]
         losses = {
             "loss_cls": self.loss_cls(logits.flatten(0, 1), labels.flatten(), avg_factor=count)
         }

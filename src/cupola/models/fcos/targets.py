@@ -43,19 +43,30 @@ def cells_of(
 def assign(
     cells: Cells, boxes: Tensor, labels: Tensor, num_classes: int, radius: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Objects' boxes [N, 4], labels [N] -> labels [S], num_classes for none, distances [S, 4].
+    """Objects' boxes [N, 4], labels [N] -> labels [S], num_classes for none, distances [S, 4]."""
+    owner, sides = owners(cells, boxes, radius)
+    if not len(boxes):
+        return torch.full_like(owner, num_classes), sides
+    return torch.where(owner < 0, num_classes, labels[owner.clamp(min=0)]), sides
+
+
+def owners(
+    cells: Cells, boxes: Tensor, radius: float | None = None, centers: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Objects' boxes [N, 4] -> the object of each cell [S], or -1, and distances [S, 4].
 
     A cell is an object's if it lies in its box (with `radius`, also within radius * stride of its
     center) and the largest distance is in the range of its level; of several the smallest box wins.
+    `centers` [N, 2] are by default those of the boxes.
     """
     if not len(boxes):
-        none = torch.full((len(cells.points),), num_classes, device=labels.device)
+        none = torch.full((len(cells.points),), -1, device=boxes.device)
         return none, cells.points.new_zeros(len(cells.points), 4)
     sides = distances(cells.points[:, None], boxes)  # [S, N, 4]
     if radius is None:
         inside = sides.amin(-1) > 0
     else:
-        center = (boxes[:, :2] + boxes[:, 2:]) / 2
+        center = (boxes[:, :2] + boxes[:, 2:]) / 2 if centers is None else centers
         reach = cells.strides[:, None, None] * radius
         low = torch.maximum(center - reach, boxes[:, :2])  # [S, N, 2]
         high = torch.minimum(center + reach, boxes[:, 2:])
@@ -64,5 +75,5 @@ def assign(
     in_range = (largest >= cells.ranges[:, :1]) & (largest <= cells.ranges[:, 1:])
     areas = torch.where(inside & in_range, box_ops.area(boxes), FAR)
     least, owner = areas.min(1)  # [S]
-    chosen = torch.where(least == FAR, num_classes, labels[owner])
-    return chosen, sides[torch.arange(len(owner)), owner]
+    sides = sides[torch.arange(len(owner)), owner]
+    return torch.where(least == FAR, -1, owner), sides

@@ -19,6 +19,7 @@ from cupola.models.dense.anchor_head import joined_levels
 from cupola.models.dense.postprocess import Candidates, best_of_levels, level_rows, suppressed
 from cupola.models.dense.stacks import apply, stack
 from cupola.models.dense.targets import AnchorTargets
+from cupola.models.layers.dynamic_layers import DynamicLayers
 from cupola.models.rtmdet.head import RTMDetSepBNHead
 from cupola.registry import MODELS
 from cupola.structures import Detections
@@ -38,30 +39,6 @@ class MaskedOutput(NamedTuple):
     kernels: tuple[Tensor, ...]
     features: Tensor
     qualities: None = None
-
-
-class DynamicLayers:
-    """Layers of 1x1 convolutions from D prototypes and two places to one mask, with ReLU between.
-
-    A network is its weights, layer by layer, then its biases.
-    """
-
-    def __init__(self, prototypes: int, channels: int, layers: int) -> None:
-        widths = [prototypes + 2, *[channels] * (layers - 1), 1]
-        self.shapes = list(zip(widths[1:], widths[:-1], strict=True))
-        self.size = sum(rows * columns + rows for rows, columns in self.shapes)
-
-    def __call__(self, kernels: Tensor, x: Tensor) -> Tensor:
-        """Networks [P, K], their inputs [P, D + 2, n] -> logits [P, n]."""
-        sizes = [rows * columns for rows, columns in self.shapes]
-        sizes += [rows for rows, _ in self.shapes]
-        parts = torch.split(kernels, sizes, 1)
-        count = len(self.shapes)
-        for i, (rows, columns) in enumerate(self.shapes):
-            weight, bias = parts[i].view(-1, rows, columns), parts[count + i]
-            x = torch.baddbmm(bias[:, :, None], weight, x)
-            x = F.relu(x) if i < count - 1 else x
-        return x[:, 0]
 
 
 @MODELS.register_module()

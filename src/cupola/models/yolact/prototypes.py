@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
+from cupola.models.dense.masked import MaskSizes
 from cupola.registry import MODELS
 from cupola.registry.budget import reserve
+from cupola.structures import Detections
 from cupola.structures.masks import pad_masks
 
 Config = Mapping[str, Any]
@@ -113,12 +115,22 @@ class YOLACTProtonet(nn.Module):
         masks = torch.einsum("khw,pk->phw", prototypes, coefficients).sigmoid()
         return masks * inside(boxes, size, masks)
 
-    def resized(self, masks: Tensor, original: Size) -> Tensor:
-        """Probabilities [P, h, w] -> masks [P, *original], bool."""
-        if not len(masks):
-            return torch.zeros(0, *original, dtype=torch.bool, device=masks.device)
-        found = F.interpolate(masks[None], original, mode="bilinear", align_corners=False)[0]
-        return found > self.threshold
+    def predict(
+        self, prototypes: Tensor, found: Detections, coefficients: Tensor, sizes: MaskSizes
+    ) -> Tensor:
+        """Prototypes [K, h, w] of an image, its detections -> masks [N, *original], bool."""
+        if not len(found):
+            return torch.zeros(0, *sizes.original, dtype=torch.bool, device=prototypes.device)
+        # Without padding this is the whole map, as in the original, which resizes all of it.
+        h, w = (
+            max(round(cells * side / whole), 1)
+            for cells, side, whole in zip(
+                prototypes.shape[-2:], sizes.content, sizes.padded, strict=True
+            )
+        )
+        masks = self.masks(prototypes[:, :h, :w], coefficients, found.boxes, sizes.content)
+        resized = F.interpolate(masks[None], sizes.original, mode="bilinear", align_corners=False)
+        return resized[0] > self.threshold
 
     def loss(
         self,
