@@ -1,6 +1,7 @@
 """Training configs of MMDetection 2.x: what each section becomes, and a run of one."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,24 @@ def test_learning_rates(lr_config: dict[str, Any], rates: list[float]) -> None:
     configs = to_version_3({"lr_config": lr_config})["param_scheduler"]
     made = [build_schedule(cfg, steps_per_epoch=1, max_steps=4) for cfg in configs]
     assert [scheduled_rate(1.0, step, made) for step in range(4)] == pytest.approx(rates, abs=1e-6)
+
+
+def test_the_learning_rate_of_yolox() -> None:
+    lr_config = {
+        "policy": "YOLOX", "warmup": "exp", "by_epoch": False, "warmup_by_epoch": True,
+        "warmup_ratio": 1, "warmup_iters": 2, "num_last_epochs": 3, "min_lr_ratio": 0.05,
+    }  # fmt: skip
+    runner = {"type": "EpochBasedRunner", "max_epochs": 10}
+    configs = to_version_3({"lr_config": lr_config, "runner": runner})["param_scheduler"]
+    made = [build_schedule(cfg, steps_per_epoch=4, max_steps=40) for cfg in configs]
+    rates = [scheduled_rate(1.0, step, made) for step in range(40)]
+    # mmdet's YOLOXLrUpdaterHook: the square of the share of the warm-up, then half a cosine
+    assert rates[:8] == pytest.approx([((n + 1) / 8) ** 2 for n in range(8)])
+    expected = [0.05 + 0.95 * (1 + math.cos(math.pi * (n - 8) / 20)) / 2 for n in range(8, 28)]
+    assert rates[8:28] == pytest.approx(expected, abs=0.08)
+    assert rates[28:] == pytest.approx([0.05] * 12)
+    with pytest.raises(BuildError, match="policy YOLOX needs a run that counts epochs"):
+        to_version_3({"lr_config": lr_config})
 
 
 @pytest.mark.parametrize(

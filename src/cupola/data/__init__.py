@@ -14,6 +14,7 @@ from cupola.data import (
     erasing,
     field_dataset,
     glip_transforms,
+    lvis,
     mixing,
     navier_stokes,
     nuscenes,
@@ -22,6 +23,7 @@ from cupola.data import (
     text,
     transforms,
     unavailable,
+    voc,
     wrappers,
 )
 
@@ -39,6 +41,7 @@ __all__ = [
     "erasing",
     "field_dataset",
     "glip_transforms",
+    "lvis",
     "mixing",
     "navier_stokes",
     "nuscenes",
@@ -47,5 +50,6 @@ __all__ = [
     "text",
     "transforms",
     "unavailable",
+    "voc",
     "wrappers",
 ]

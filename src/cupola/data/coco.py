@@ -78,12 +78,16 @@ class CocoDataset(ImageDataset):
         self.map_suffix = seg_map_suffix
         self._warned = False
         self.file = self.root / ann_file
-        content = read_instances(self.file)
+        content = self.read(self.file)
         self.folder = self._image_folder(data_prefix, content)
         self.names = self._read_categories(content, metainfo or {})
         self.images = self._read_images(content, {} if test_mode else filter_cfg or {})
         if not self.images:
             raise DataError(f"{self.file}: no image is left after filtering")
+
+    def read(self, path: Path) -> Instances:
+        """The content of the file of annotations."""
+        return read_instances(path)
 
     def _image_folder(self, prefix: Mapping[str, str] | str | None, content: Instances) -> Path:
         """The folder of the images; without a prefix the usual one that has the first image."""

@@ -8,7 +8,7 @@ not in the file are counted and left out, as in pycocotools.
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Instances:
     """The content of a COCO file.
 
     categories: name by category id, in the order of the ids.
+    category_entries: the categories as the file has them.
     images: the images' entries in the file's order, with "id", "file_name", and "width" and
     "height" (0 where the file does not say).
     objects: the annotations of each image id, with a valid "bbox" [left, top, width, height],
@@ -38,10 +39,19 @@ class Instances:
     categories: dict[Id, str]
     images: list[Entry]
     objects: dict[Id, list[Entry]] = field(default_factory=dict)
+    category_entries: list[Entry] = field(default_factory=list)
 
 
-def read_instances(path: Path) -> Instances:
-    """The content of a COCO instances file. Raises DataError if it is not one."""
+def own_name(image: Mapping[str, Any]) -> Any:
+    """The file of an image, as its entry has it."""
+    return image.get("file_name")
+
+
+def read_instances(path: Path, file_name: Callable[[Entry], Any] = own_name) -> Instances:
+    """The content of a COCO instances file. Raises DataError if it is not one.
+
+    file_name: the name of an image's file from its entry.
+    """
     content = read_json(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: not a COCO file, its top is not an object")
@@ -52,7 +62,7 @@ def read_instances(path: Path) -> Instances:
         if not isinstance(content[key], list):
             raise DataError(f"{path}: {key} is {_shown(content[key])}; expected a list")
     categories = _categories(path, content["categories"])
-    images = _images(path, content["images"])
+    images = _images(path, content["images"], file_name)
     objects: dict[Id, list[Entry]] = {image["id"]: [] for image in images}
     seen: set[Id] = set()
     strays: list[Entry] = []
@@ -70,7 +80,7 @@ def read_instances(path: Path) -> Instances:
         logger.warning(
             "%s: not used: %d annotations of images not in it, %s", path, len(strays), first
         )
-    return Instances(path, categories, images, objects)
+    return Instances(path, categories, images, objects, content["categories"])
 
 
 def _categories(path: Path, entries: list[Any]) -> dict[Id, str]:
@@ -91,7 +101,7 @@ def _categories(path: Path, entries: list[Any]) -> dict[Id, str]:
     return dict(sorted(found.items(), key=lambda item: (isinstance(item[0], str), item[0])))
 
 
-def _images(path: Path, entries: list[Any]) -> list[Entry]:
+def _images(path: Path, entries: list[Any], file_name: Callable[[Entry], Any]) -> list[Entry]:
     images, seen = [], set()
     for index, entry in enumerate(entries):
         where = f"{path}: images[{index}]"
@@ -100,11 +110,11 @@ def _images(path: Path, entries: list[Any]) -> list[Entry]:
         if number in seen:
             raise DataError(f"{where}: its id is used more than once")
         seen.add(number)
-        name = entry.get("file_name")
+        name = file_name(entry)
         if not isinstance(name, str) or not name:
             raise DataError(f"{where}: file_name is {_shown(name)}; expected a text")
         sides = {key: _side(where, entry, key) for key in ("width", "height")}
-        images.append({**entry, "id": number, **sides})
+        images.append({**entry, "id": number, "file_name": name, **sides})
     return images
 
 

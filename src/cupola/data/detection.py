@@ -22,7 +22,8 @@ def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     [B, 3, H, W], "padding_mask" [B, H, W] (True = padded) or None, "image_sizes",
     "padded_sizes" (here the same), "targets" (a dict of boxes, labels, crowd, masks and semantic
     each, masks not padded, semantic padded with 255), "image_ids", "original_sizes",
-    "scale_factors", and where the samples have them "panoptic" and "annotations" (for CocoMetric).
+    "scale_factors", and where the samples have them "panoptic", "federated" (for LVISMetric) and
+    "annotations" (for CocoMetric).
     """
     padded = pad_images([sample["image"] for sample in samples])
     batch = {
@@ -35,7 +36,7 @@ def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "original_sizes": [sample["original_size"] for sample in samples],
         "scale_factors": [sample["scale_factor"] for sample in samples],
     }
-    for key in ("panoptic", "annotations"):
+    for key in ("panoptic", "annotations", "federated"):
         if key in samples[0]:
             batch[key] = [sample[key] for sample in samples]
     return batch

@@ -2,15 +2,19 @@
 
 from cupola.metrics.coco import CocoMetric
 from cupola.metrics.forecast import ForecastMetric
+from cupola.metrics.lvis import LVISMetric
 from cupola.metrics.nuscenes import NuScenesMetric
 from cupola.metrics.panoptic import PanopticQuality
 from cupola.metrics.perplexity import NGram, Perplexity
+from cupola.metrics.voc import VOCMetric
 
 __all__ = [
     "CocoMetric",
     "ForecastMetric",
+    "LVISMetric",
     "NGram",
     "NuScenesMetric",
     "PanopticQuality",
     "Perplexity",
+    "VOCMetric",
 ]

@@ -36,7 +36,7 @@ def to_version_3(cfg: Config) -> dict[str, Any]:
         found["train_cfg"] = _loop(found)
         found["default_hooks"] = {**_hooks(found), **(found.get("default_hooks") or {})}
     if found.get("lr_config") and "param_scheduler" not in found:
-        found["param_scheduler"] = _schedules(found["lr_config"])
+        found["param_scheduler"] = _schedules(found["lr_config"], found.get("train_cfg") or {})
     if found.get("resume_from"):
         raise BuildError("resume_from is not read; use --resume, or load_from")
     return found
@@ -199,7 +199,7 @@ def _hooks(cfg: Config) -> dict[str, Any]:
     return {"checkpoint": {"interval": 1, **saving, **best}, "logger": logger}
 
 
-def _schedules(lr_config: Any) -> list[dict[str, Any]]:
+def _schedules(lr_config: Any, train_cfg: Config) -> list[dict[str, Any]]:
     """The warm-up, then the policy."""
     cfg = _section({"lr_config": lr_config}, "lr_config")
     policy = cfg.pop("policy", None)
@@ -214,8 +214,14 @@ def _schedules(lr_config: Any) -> list[dict[str, Any]]:
         found.append(
             {"type": kind, factor: ratio, "begin": 0, "end": length, "by_epoch": in_epochs}
         )
+    elif warmup == "exp" and policy == "YOLOX":  # the square, despite its name
+        found.append(
+            {"type": "QuadraticWarmupLR", "begin": 0, "end": length, "by_epoch": in_epochs}
+        )
     elif warmup is not None:
         raise BuildError(f"lr_config: warmup {warmup!r} is not available; use linear or constant")
+    if policy == "YOLOX":
+        return [*found, _cosine_of_yolox(cfg, length if in_epochs else 0, train_cfg)]
     if policy == "fixed":
         return found
     if policy not in POLICIES:
@@ -228,3 +234,12 @@ def _schedules(lr_config: Any) -> list[dict[str, Any]]:
             return [*found, {"type": "StepLR", "step_size": step, **own}]
         own["milestones"] = step or ()
     return [*found, {"type": POLICIES[policy], **own}]
+
+
+def _cosine_of_yolox(cfg: Config, begin: int, train_cfg: Config) -> dict[str, Any]:
+    """A cosine that ends `num_last_epochs` before the run does, after which the rate stays."""
+    if "max_epochs" not in train_cfg:
+        raise BuildError("lr_config: policy YOLOX needs a run that counts epochs")
+    least = {RENAMED[key]: cfg[key] for key in RENAMED if cfg.get(key) is not None}
+    end = train_cfg["max_epochs"] - cfg.get("num_last_epochs", 0)
+    return {"type": "CosineAnnealingLR", "begin": begin, "end": end, "by_epoch": True, **least}
