@@ -246,7 +246,7 @@ def test_the_learning_rate_of_yolox() -> None:
     # mmdet's YOLOXLrUpdaterHook: the square of the share of the warm-up, then half a cosine
     assert rates[:8] == pytest.approx([((n + 1) / 8) ** 2 for n in range(8)])
     expected = [0.05 + 0.95 * (1 + math.cos(math.pi * (n - 8) / 20)) / 2 for n in range(8, 28)]
-    assert rates[8:28] == pytest.approx(expected, abs=0.08)
+    assert rates[8:28] == pytest.approx(expected)
     assert rates[28:] == pytest.approx([0.05] * 12)
     with pytest.raises(BuildError, match="policy YOLOX needs a run that counts epochs"):
         to_version_3({"lr_config": lr_config})
@@ -273,6 +273,28 @@ def test_what_has_no_counterpart_is_an_error(change: dict[str, Any], words: str)
 def test_missing_sections_are_named_in_both_versions() -> None:
     with pytest.raises(BuildError, match=r"needs train_dataloader \(data in 2\.x\), train_cfg"):
         Trainer({"model": {}, "optimizer": {"lr": 1}}, Path("unused"))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "metric", "expected"),
+    [
+        ({"type": "LVISV1Dataset"}, ["bbox", "segm"],
+         {"type": "LVISMetric", "metric": ["bbox", "segm"]}),
+        ({"type": "VOCDataset", "img_prefix": "d/VOC2007/"}, "mAP",
+         {"type": "VOCMetric", "eval_mode": "11points"}),
+        ({"type": "VOCDataset", "img_prefix": "d/VOC2012/"}, "mAP",
+         {"type": "VOCMetric", "eval_mode": "area"}),
+        ({"type": "OpenImagesDataset"}, "mAP", {"type": "OpenImagesMetric"}),
+        ({"type": "CityscapesDataset"}, ["bbox"], {"type": "CocoMetric", "metric": ["bbox"]}),
+        ({"type": "Objects365V2Dataset"}, None, {"type": "CocoMetric"}),
+    ],
+)  # fmt: skip
+def test_the_metric_is_that_of_the_dataset(
+    dataset: dict[str, Any], metric: Any, expected: dict[str, Any]
+) -> None:
+    evaluation = {} if metric is None else {"metric": metric}
+    cfg = {"data": {"train": dataset, "val": dataset}, "evaluation": evaluation}
+    assert to_version_3(cfg)["val_evaluator"] == expected
 
 
 def test_several_files_accumulation_and_iterations(folder: Path) -> None:

@@ -10,20 +10,20 @@ from cupola.data.pipeline import OBJECTS, VOID
 from cupola.structures import pad_images
 
 TARGET_KEYS = (*OBJECTS, "semantic")
+# For CocoMetric and VOCMetric, PanopticQuality, LVISMetric, OpenImagesMetric.
+METRIC_KEYS = ("annotations", "panoptic", "federated", "image_labels")
 
 
 def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Joins samples into a batch; images of different size are padded at right and bottom.
 
     A sample holds "image" [3, H, W] (normalized), "boxes" [N, 4] xyxy pixels of that image,
-    "labels" [N] int64, optionally "crowd" [N] bool, "masks" [N, H, W] bool, "semantic" [H, W]
-    uint8 (the classes of pixels) and "panoptic",
-    "image_id", "original_size" (h, w) and "scale_factor" (x, y). The batch: "pixels"
-    [B, 3, H, W], "padding_mask" [B, H, W] (True = padded) or None, "image_sizes",
-    "padded_sizes" (here the same), "targets" (a dict of boxes, labels, crowd, masks and semantic
-    each, masks not padded, semantic padded with 255), "image_ids", "original_sizes",
-    "scale_factors", and where the samples have them "panoptic", "federated" (for LVISMetric) and
-    "annotations" (for CocoMetric).
+    "labels" [N] int64, optionally "crowd" [N] bool, "masks" [N, H, W] bool and "semantic" [H, W]
+    uint8 (the classes of pixels), "image_id", "original_size" (h, w), "scale_factor" (x, y), and
+    perhaps what metrics need (METRIC_KEYS). The batch: "pixels" [B, 3, H, W], "padding_mask"
+    [B, H, W] (True = padded) or None, "image_sizes", "padded_sizes" (here the same), "targets" (a
+    dict of boxes, labels, crowd, masks and semantic each, masks not padded, semantic padded with
+    255), "image_ids", "original_sizes", "scale_factors", and what the samples have for metrics.
     """
     padded = pad_images([sample["image"] for sample in samples])
     batch = {
@@ -36,7 +36,7 @@ def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "original_sizes": [sample["original_size"] for sample in samples],
         "scale_factors": [sample["scale_factor"] for sample in samples],
     }
-    for key in ("panoptic", "annotations", "federated"):
+    for key in METRIC_KEYS:
         if key in samples[0]:
             batch[key] = [sample[key] for sample in samples]
     return batch

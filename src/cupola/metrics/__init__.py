@@ -4,6 +4,7 @@ from cupola.metrics.coco import CocoMetric
 from cupola.metrics.forecast import ForecastMetric
 from cupola.metrics.lvis import LVISMetric
 from cupola.metrics.nuscenes import NuScenesMetric
+from cupola.metrics.openimages import OpenImagesMetric
 from cupola.metrics.panoptic import PanopticQuality
 from cupola.metrics.perplexity import NGram, Perplexity
 from cupola.metrics.voc import VOCMetric
@@ -14,6 +15,7 @@ __all__ = [
     "LVISMetric",
     "NGram",
     "NuScenesMetric",
+    "OpenImagesMetric",
     "PanopticQuality",
     "Perplexity",
     "VOCMetric",

@@ -73,7 +73,8 @@ def _judge(
     """Scores of detections, groups last, and whether each is right or wrong (0 or 1)."""
     order = np.argsort(-image.scores, kind="stable")
     boxes, scores = image.boxes[order], image.scores[order]
-    single = ~image.groups
+    single = np.flatnonzero(~image.groups)
+    single = single[np.argsort(image.ignored[single], kind="stable")]  # those that count first
     truth, ignored = image.truth[single], image.ignored[single]
     right, wrong = np.zeros(len(boxes)), np.zeros(len(boxes))
     taken = np.zeros(len(truth), bool)

@@ -1,4 +1,4 @@
-"""The mean average precision of Pascal VOC and of Open Images."""
+"""The mean average precision of Pascal VOC."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from cupola.registry import METRICS
 MODES = ("11points", "area")
 
 
-class _MeanAP:
+class MeanAP:
     """Base: collects boxes, and means average_precision over the classes that have objects."""
 
     prefix = ""
@@ -109,7 +109,7 @@ def _truth(batch: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 @METRICS.register_module()
-class VOCMetric(_MeanAP):
+class VOCMetric(MeanAP):
     """mAP of boxes at `iou_thrs`, with the last pixel part of a box, as in the tools of VOC.
 
     eval_mode: "11points" (VOC2007) or "area" (since VOC2010). Difficult objects do not count.

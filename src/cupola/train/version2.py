@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cupola.data.coco_like import COCO_LIKE
 from cupola.errors import BuildError
 from cupola.files import read_text
 from cupola.train.version2_pipeline import preprocessing_of, translated_pipeline
@@ -19,7 +20,13 @@ PREFIXES = {"img_prefix": "img", "seg_prefix": "seg"}
 POLICIES = {"step": "MultiStepLR", "CosineAnnealing": "CosineAnnealingLR", "poly": "PolyLR"}
 RENAMED = {"min_lr": "eta_min", "min_lr_ratio": "eta_min_ratio"}
 MIN_SIZE = 32  # smaller images were always left out of training
-MEASURED = ("CocoDataset", "CocoPanopticDataset")
+# The metrics of datasets.
+MEASURED = {
+    **dict.fromkeys(("CocoDataset", *COCO_LIKE), "CocoMetric"),
+    **dict.fromkeys(("LVISDataset", "LVISV05Dataset", "LVISV1Dataset"), "LVISMetric"),
+    **dict.fromkeys(("OpenImagesDataset", "OpenImagesChallengeDataset"), "OpenImagesMetric"),
+    **dict.fromkeys(("XMLDataset", "WIDERFaceDataset"), "VOCMetric"),
+}
 
 
 def to_version_3(cfg: Config) -> dict[str, Any]:
@@ -148,11 +155,15 @@ def _evaluator(cfg: Config, dataset: Any) -> Any:
     if isinstance(dataset, list | tuple):
         dataset = dataset[0]
     kind = str(dataset.get("type")).rpartition(".")[2]
-    if kind not in MEASURED:
-        return None
     metric = _section(cfg, "evaluation").get("metric")
-    if kind == "CocoDataset":
-        return {"type": "CocoMetric", **({} if metric is None else {"metric": metric})}
+    if kind == "VOCDataset":
+        old = "VOC2007" in str(dataset.get("img_prefix"))
+        return {"type": "VOCMetric", "eval_mode": "11points" if old else "area"}
+    if kind in MEASURED:
+        takes_kinds = MEASURED[kind] in ("CocoMetric", "LVISMetric") and metric is not None
+        return {"type": MEASURED[kind], **({"metric": metric} if takes_kinds else {})}
+    if kind != "CocoPanopticDataset":
+        return None
     wanted = [metric] if isinstance(metric, str) else list(metric or ())
     objects = [each for each in ("bbox", "segm") if each in wanted]
     panoptic = {"type": "CocoPanopticMetric"}
