@@ -20,7 +20,7 @@ class MeanAP:
     extra = 0.0
 
     def __init__(self, iou_thrs: float | Sequence[float]) -> None:
-        given = iou_thrs if isinstance(iou_thrs, list | tuple) else [iou_thrs]
+        given: list[Any] = [*iou_thrs] if isinstance(iou_thrs, Sequence) else [iou_thrs]
         if not given or not all(isinstance(t, int | float) and 0 < t <= 1 for t in given):
             raise BuildError(f"{type(self).__name__}: iou_thrs is {iou_thrs!r:.60}; expected 0..1")
         self.thresholds = [float(each) for each in given]
