@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cupola.config import Config
-from cupola.errors import BuildError, DataError
+from cupola.errors import BuildError, CupolaError, DataError
 from cupola.registry import DATASETS
 from cupola.train.evaluation import build_metric
 from cupola.train.recipe import train_recipe
@@ -297,6 +297,19 @@ def test_the_metric_is_that_of_the_dataset(
     assert to_version_3(cfg)["val_evaluator"] == expected
 
 
+def test_masks_are_loaded_where_their_precision_is_asked_for(folder: Path) -> None:
+    cfg = old_config(folder)
+    cfg["evaluation"]["metric"] = ["bbox", "segm"]
+    repeated = {"type": "RepeatDataset", "times": 2, "dataset": cfg["data"]["val"]}
+    cfg["data"]["test"] = repeated
+    found = to_version_3(cfg)
+    assert found["val_dataloader"]["dataset"]["with_mask"]
+    assert found["test_dataloader"]["dataset"]["dataset"]["with_mask"]
+    assert "with_mask" not in found["train_dataloader"]["dataset"]
+    cfg["evaluation"]["metric"] = "bbox"
+    assert "with_mask" not in to_version_3(cfg)["val_dataloader"]["dataset"]
+
+
 def test_several_files_accumulation_and_iterations(folder: Path) -> None:
     cfg = old_config(folder)
     files = [str(folder / "cats.json")] * 2
@@ -388,3 +401,13 @@ def test_several_evaluators() -> None:
             build_metric(wrong)
     cfg = tiny_config()
     assert type(build_metric([cfg["val_evaluator"]])).__name__ == "TinyError"
+
+
+def test_what_is_not_available_fails_before_the_training(folder: Path, tmp_path: Path) -> None:
+    cfg = old_config(folder)
+    cfg["val_evaluator"] = [{"type": "CocoMetric"}, {"type": "CityScapesMetric"}]
+    cfg["val_dataloader"] = to_version_3(cfg)["val_dataloader"]
+    with pytest.raises(BuildError, match="CityScapesMetric is not available: remove it from the"):
+        Trainer({**to_version_3(cfg), "val_evaluator": cfg["val_evaluator"]}, tmp_path, quiet=True)
+    with pytest.raises(CupolaError, match="convert its files to COCO's format"):
+        DATASETS.build({"type": "CrowdHumanDataset", "ann_file": "x.odgt"})

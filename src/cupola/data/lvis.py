@@ -38,20 +38,14 @@ class LVISV1Dataset(CocoDataset):
 
     With test_mode a sample also holds "federated", for LVISMetric: labels that the image is known
     not to have ("negative"), and those whose objects may be missing ("not_exhaustive").
-    `frequencies` has r, c or f (rare, common, frequent) for each class.
     """
 
     file_name = staticmethod(name_of_url)
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._frequency_of: dict[str, Any] = {}
-        super().__init__(*args, **options)
-        self.frequencies = [self._frequency_of.get(name, "r") for name in self.names]
-        self._check_known()
-
     def read(self, path: Path) -> Instances:
         """The content of the file of annotations."""
         content = read_instances(path, self.file_name)
+        self._frequency_of: dict[str, str] = {}
         for entry in content.category_entries:
             found = entry.get("frequency")
             if found not in FREQUENCIES:
@@ -60,17 +54,14 @@ class LVISV1Dataset(CocoDataset):
                     "r, c or f, as LVIS has it"
                 )
             self._frequency_of[entry["name"]] = found
+        for image in content.images:
+            _check_known(path, image)
         return content
 
-    def _check_known(self) -> None:
-        for image in self.images:
-            for key in KNOWN.values():
-                value = image.get(key)
-                if not isinstance(value, list) or not all(isinstance(v, int) for v in value):
-                    raise DataError(
-                        f"{self.file}: image {image['id']!r:.60}: {key} is {value!r:.60}; expected "
-                        "a list of category ids, as LVIS has it"
-                    )
+    @property
+    def frequencies(self) -> list[str]:
+        """r, c or f (rare, common, frequent) for each class."""
+        return [self._frequency_of.get(name, "r") for name in self.names]
 
     def federated(self, index: int) -> dict[str, list[int]]:
         """What is known of image `index` besides its objects, in labels."""
@@ -84,6 +75,16 @@ class LVISV1Dataset(CocoDataset):
         """Sample `index` before the pipeline."""
         sample = super().load(index)
         return {**sample, "federated": self.federated(index)} if self.test_mode else sample
+
+
+def _check_known(path: Path, image: Mapping[str, Any]) -> None:
+    for key in KNOWN.values():
+        value = image.get(key)
+        if not isinstance(value, list) or not all(isinstance(v, int) for v in value):
+            raise DataError(
+                f"{path}: image {image['id']!r:.60}: {key} is {value!r:.60}; expected a list of "
+                "category ids, as LVIS has it"
+            )
 
 
 @DATASETS.register_module()

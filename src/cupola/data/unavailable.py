@@ -1,9 +1,9 @@
-"""Transforms of published configs that are not available: an error that says what to do."""
+"""Transforms and datasets of published configs that are not available: errors say what to do."""
 
 from typing import Any
 
 from cupola.errors import DataError
-from cupola.registry import TRANSFORMS
+from cupola.registry import DATASETS, TRANSFORMS
 
 REASONS = {
     "InstaBoost": "it needs the package instaboostfast, which is not maintained any more; remove "
@@ -17,6 +17,10 @@ REASONS = {
     "RandAugment": "semi-supervised training is not available",
 }
 
+DATA_REASONS = {
+    "CrowdHumanDataset": "convert its files to COCO's format and use CocoDataset",
+}
+
 
 def _unavailable(name: str, reason: str) -> Any:
     def build(**_: Any) -> Any:
@@ -27,3 +31,5 @@ def _unavailable(name: str, reason: str) -> Any:
 
 for each, why in REASONS.items():
     TRANSFORMS.register_module(each)(_unavailable(each, why))
+for each, why in DATA_REASONS.items():
+    DATASETS.register_module(each)(_unavailable(each, why))

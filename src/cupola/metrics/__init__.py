@@ -7,9 +7,11 @@ from cupola.metrics.nuscenes import NuScenesMetric
 from cupola.metrics.openimages import OpenImagesMetric
 from cupola.metrics.panoptic import PanopticQuality
 from cupola.metrics.perplexity import NGram, Perplexity
+from cupola.metrics.unavailable import REASONS
 from cupola.metrics.voc import VOCMetric
 
 __all__ = [
+    "REASONS",
     "CocoMetric",
     "ForecastMetric",
     "LVISMetric",

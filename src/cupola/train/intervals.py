@@ -17,7 +17,7 @@ class ValidationPlan:
 
     def __init__(self, cfg: Mapping[str, Any], steps_per_epoch: int, max_steps: int) -> None:
         train_cfg = cfg["train_cfg"]
-        self._active = bool(cfg.get("val_dataloader")) and "val_interval" in train_cfg
+        self.active = bool(cfg.get("val_dataloader")) and "val_interval" in train_cfg
         self._unit = 1 if "max_iters" in train_cfg else steps_per_epoch
         self._begin = int(train_cfg.get("val_begin", 1))
         self._milestones, self._intervals = [0], [int(train_cfg.get("val_interval", 1))]
@@ -31,7 +31,7 @@ class ValidationPlan:
             raise BuildError(
                 f"train_cfg.dynamic_intervals: expected pairs (epoch, interval), got {found!r:.60}"
             ) from None
-        if self._active and (
+        if self.active and (
             min(self._intervals) < 1 or self._milestones != sorted(self._milestones)
         ):
             raise BuildError(
@@ -45,8 +45,8 @@ class ValidationPlan:
 
     def is_due(self, step: int) -> bool:
         """Whether the run is validated after so many steps."""
-        if not self._active or step == self._last:
-            return self._active
+        if not self.active or step == self._last:
+            return self.active
         done, rest = divmod(step, self._unit)
         interval = self._intervals[bisect_right(self._milestones, done + 1) - 1]
         return not rest and done >= self._begin and done % interval == 0

@@ -89,6 +89,8 @@ class Trainer:
         self.average = build_average(self.model, about) if about else None
         self._plan_switches()
         self._validation = ValidationPlan(self.cfg, self.stream.batches_per_epoch, self.max_steps)
+        if self._validation.active and self.cfg.get("val_evaluator"):
+            build_metric(self.cfg["val_evaluator"])  # an unknown one fails before the training
         self.meter = Meter()
         self.step, self.validated, self.best = 0, 0, float("-inf")
         self.seconds = 0.0  # of training so far

@@ -1,0 +1,24 @@
+"""Metrics of published configs that are not available: an error that says what to do."""
+
+from typing import Any
+
+from cupola.errors import BuildError
+from cupola.registry import METRICS
+
+REASONS = {
+    "CityScapesMetric": "remove it from the evaluators; CocoMetric measures the boxes and masks of "
+    "the same files",
+    "CrowdHumanMetric": "CrowdHuman's files and its miss rate are not read; convert them to COCO's "
+    "format and use CocoMetric",
+}
+
+
+def _unavailable(name: str, reason: str) -> Any:
+    def build(**_: Any) -> Any:
+        raise BuildError(f"{name} is not available: {reason}")
+
+    return build
+
+
+for each, why in REASONS.items():
+    METRICS.register_module(each)(_unavailable(each, why))
