@@ -1,4 +1,4 @@
-"""XML files of strangers -> a tree: no declarations of entities, no other files."""
+"""Untrusted XML files -> a tree: no declarations of entities, no other files."""
 
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
