@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from cupola.cli.options import Device, Offline, Revision
+from cupola.cli.options import Device, Offline, Revision, Tta
 
 if TYPE_CHECKING:
     from cupola.bundles import Bundle
@@ -44,6 +44,7 @@ def evaluate(
     revision: Revision = None,
     offline: Offline = False,
     device: Device = None,
+    tta: Tta = False,
 ) -> None:
     """Measure a bundle, or a config with its checkpoint, on its own test data or a dataset."""
     from cupola.config import Config
@@ -51,8 +52,9 @@ def evaluate(
     from cupola.runtime.load import is_config, load_predictor, open_bundle
 
     opened = open_bundle(bundle, weights, revision, offline)
-    predictor = load_predictor(opened, device=device)
+    predictor = load_predictor(opened, device=device, tta=tta)
     if data is None:
+        refuse({"tta": tta}, "an evaluation without --data")
         cfg = Config.load(bundle).to_dict() if is_config(bundle) else training_config(opened)
         scores = evaluate_as_trained(predictor, cfg)
     elif opened.task == "forecast":

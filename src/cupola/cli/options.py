@@ -15,6 +15,7 @@ Offline = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="Where the model computes: cpu, cuda, cuda:1, mps, ... [cpu]")
 ]
+Tta = Annotated[bool, typer.Option("--tta", help="Detectors of boxes: merge several views.")]
 
 
 SHARED = ("config_path", "env", "max_parameters", "max_modules")

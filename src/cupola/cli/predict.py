@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cupola.cli.options import Device, Offline, Revision
+from cupola.cli.options import Device, Offline, Revision, Tta
 
 if TYPE_CHECKING:
     from cupola.bundles import Bundle
@@ -34,6 +34,7 @@ def predict(
     revision: Revision = None,
     offline: Offline = False,
     device: Device = None,
+    tta: Tta = False,
 ) -> None:
     """Run a model on an image or a sample folder."""
     from cupola.runtime import tasks
@@ -42,7 +43,7 @@ def predict(
     opened = open_bundle(bundle, weights, revision, offline)
     task = tasks.find(opened.task)
     content = task.read(source or example_of(task, opened))  # before the model is loaded
-    predictor = load_predictor(opened, device=device)
+    predictor = load_predictor(opened, device=device, tta=tta)
     if text is not None:
         search_for(predictor, text)
     answer = task.predict(predictor, content, threshold)

@@ -29,12 +29,15 @@ def load_predictor(
     revision: str | None = None,
     offline: bool = False,
     device: Any = None,
+    tta: bool = False,
     **options: Any,
 ) -> Predictor:
     """A predictor for anything that `open_bundle` finds.
 
-    Options: threshold, labels (detection), others as the task's predictor takes them. Detectors
-    run on any `device` of torch, by default on the CPU; InputError if it is not there.
+    With `tta`, detectors of boxes merge what they find in several views of an image, as their
+    config declares them. Options: threshold, labels (detection), others as the task's predictor
+    takes them. Detectors run on any `device` of torch, by default on the CPU; InputError if it is
+    not there.
     """
     bundle = open_bundle(source, weights, revision, offline)
     task = tasks.find(bundle.task)
@@ -48,7 +51,7 @@ def load_predictor(
     _apply(predictor, options)
     if device is not None:
         predictor.to(device)
-    return predictor
+    return predictor.augmented() if tta else predictor
 
 
 def open_bundle(

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cupola.errors import ConfigError
 from cupola.runtime.tasks.task import BUILDING, Answer, Task, register
 
 if TYPE_CHECKING:
@@ -43,6 +42,8 @@ class Detection(Task):
         from cupola.config.old_sections import is_old_style
         from cupola.runtime.labels import labels_for
         from cupola.runtime.predictors.padding import published_padding
+        from cupola.runtime.published_sizes import resizing
+        from cupola.runtime.published_views import published_views
         from cupola.runtime.training_config import class_names, normalization, pipeline_steps
 
         steps = pipeline_steps(cfg)
@@ -57,6 +58,8 @@ class Detection(Task):
         if padding := published_padding(steps, is_old_style(cfg)):
             preprocess["padding"] = padding
         settings: dict[str, Any] = {"labels": list(labels), "preprocess": preprocess}
+        if views := published_views(cfg):
+            settings["tta"] = views
         if "language_model" in model:  # scores are means over tokens, and lower than of classes
             settings["postprocess"] = {"threshold": 0.3}
         return settings
@@ -178,35 +181,6 @@ def evaluate_panoptic(predictor: Any, data: Path, options: Mapping[str, str]) ->
         metric.update({"panoptic": [dataset.truth(index)]}, found)
     scores: dict[str, float] = metric.compute()
     return scores
-
-
-def resizing(steps: list[dict[str, Any]], version_2: bool = False) -> dict[str, Any]:
-    """The last Resize of a test pipeline, as in a bundle's config.
-
-    800 and 1333 without a pipeline; of one that resizes nothing, as CenterNet's, no limits.
-    ConfigError for a resizing by a factor.
-    """
-    found: dict[str, Any] = {} if steps else {"short": 800, "long": 1333}
-    for step in steps:
-        fixed = step["type"] == "FixScaleResize"
-        resizes = fixed or step["type"] == "Resize"
-        factor = step.get("scale_factor")
-        if (resizes or step["type"] == "MultiScaleFlipAug") and factor not in (None, 1, [1]):
-            raise ConfigError(
-                "the test pipeline resizes by scale_factor, which is not included; give Resize a "
-                "scale (MMDetection 3.x) or MultiScaleFlipAug an img_scale (2.x)"
-            )
-        scale = step.get("scale", step.get("img_scale"))
-        if not resizes or not scale:
-            continue
-        width, height = scale[0] if isinstance(scale[0], list | tuple) else scale
-        if step.get("keep_ratio", version_2):  # the default of 2.x is True
-            found = {"short": min(width, height), "long": max(width, height)}
-            if fixed:
-                found["rounding"] = "down"
-        else:
-            found = {"exact": [height, width]}
-    return found
 
 
 register(Detection())
