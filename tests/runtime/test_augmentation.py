@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cupola.cli.main import app
 from cupola.errors import InputError
 from cupola.registry import build
-from cupola.runtime.predictors.augmented import AugmentedPredictor
+from cupola.runtime.predictors.augmented import AugmentedPredictor, augmented
 from cupola.runtime.predictors.detection import DetectionPredictor, make
 from cupola.runtime.published import bundle_config
 from cupola.structures.boxes import pairwise_iou
@@ -111,14 +111,14 @@ def test_views_of_3_x_are_merged_by_their_own_nms(image: np.ndarray[Any, Any], m
     made = predictor(version_3(resizes(), FLIPS, max_per_img=12), model)
     views = [of_one_view(image, model, scale, flip) for scale in SCALES for flip in (True, False)]
     expected = merged(views, 0.4, 12)
-    found = made.augmented()(image, threshold=0.0)  # type: ignore[operator]
+    found = augmented(made)(image, threshold=0.0)
     assert 9 < len(expected) <= 12 and found.names == ("a", "b", "c")
     np.testing.assert_allclose(rows(found), expected, rtol=1e-4, atol=1e-3)
     assert len(made(image, threshold=0.0)) <= 9
 
 
 def test_several_images_of_several_sizes(image: np.ndarray[Any, Any], model: Any) -> None:
-    made: Any = predictor(version_3(resizes(), FLIPS), model).augmented()
+    made: Any = augmented(predictor(version_3(resizes(), FLIPS), model))
     several = [image, image[:, ::-1], image[:50]]
     for each, found in zip(several, made(several, threshold=0.0), strict=True):
         np.testing.assert_allclose(rows(found), rows(made(each, threshold=0.0)), 1e-4, 1e-3)
@@ -135,7 +135,7 @@ def test_candidates_of_2_x_have_one_nms(image: np.ndarray[Any, Any], model: Any)
         views = [of_one_view(image, model, s, flip) for s in SCALES for flip in (False, True)]
     finally:
         head.test_cfg = own
-    found = made.augmented()(image, threshold=0.0)  # type: ignore[operator]
+    found = augmented(made)(image, threshold=0.0)
     np.testing.assert_allclose(rows(found), merged(views, 0.6, 9), rtol=1e-4, atol=1e-3)
     assert head.test_cfg is own
 
@@ -145,7 +145,7 @@ def test_other_flips(flip: str, image: np.ndarray[Any, Any], model: Any) -> None
     """An image that is flipped beforehand gives the boxes of the image."""
     turned = {"vertical": image[::-1], "diagonal": image[::-1, ::-1]}[flip]
     flips = [{"type": "RandomFlip", "prob": 1, "direction": flip}]
-    made: Any = predictor(version_3(resizes()[:1], flips), model).augmented()
+    made: Any = augmented(predictor(version_3(resizes()[:1], flips), model))
     found, plain = made(turned, threshold=0.0), of_one_view(image, model, SCALES[0], False)
     expected = np.asarray(merged([plain], 0.4, 100))
     left, top, right, bottom = expected[:, 2:].T
@@ -157,7 +157,7 @@ def test_other_flips(flip: str, image: np.ndarray[Any, Any], model: Any) -> None
 
 def test_padding_of_a_view_comes_after_its_flip(image: np.ndarray[Any, Any], model: Any) -> None:
     pad = [{"type": "Pad", "size": (160, 160), "pad_val": {"img": (114, 114, 114)}}]
-    made: Any = predictor(version_3(resizes()[:1], FLIPS, pad), model).augmented()
+    made: Any = augmented(predictor(version_3(resizes()[:1], FLIPS, pad), model))
     seen: list[Tensor] = []
     forward: Callable[..., Any] = model.forward
     model.forward = lambda pixels, mask=None: seen.append(pixels) or forward(pixels, mask)
@@ -175,7 +175,7 @@ def test_without_a_declaration_the_mirror_image_is_merged(
     image: np.ndarray[Any, Any], model: Any
 ) -> None:
     cfg = {"model": MODEL, "test_pipeline": [{"type": "LoadImageFromFile"}, resizes()[0]]}
-    found = predictor(cfg, model).augmented()(image, threshold=0.0)  # type: ignore[operator]
+    found = augmented(predictor(cfg, model))(image, threshold=0.0)
     views = [of_one_view(image, model, SCALES[0], flip) for flip in (True, False)]
     np.testing.assert_allclose(rows(found), merged(views, 0.5, 100), rtol=1e-4, atol=1e-3)
 
@@ -184,13 +184,13 @@ def test_what_cannot_be_augmented_is_refused(model: Any) -> None:
     drawn = [{"type": "RandomFlip", "prob": 0.5}]
     made = predictor(version_3(resizes(), drawn), model)
     with pytest.raises(InputError, match=r"RandomFlip\(prob=0.5, .* draws at random; expected"):
-        made.augmented()
+        augmented(made)
     made = predictor(version_2(img_scale=SCALES, flip=True, flip_direction="sideways"), model)
     with pytest.raises(InputError, match="flips 'sideways'; expected one of"):
-        made.augmented()
+        augmented(made)
     plain = predictor(version_2(img_scale=SCALES[:1], flip=False), model)
     assert "tta" not in plain.config
-    assert isinstance(plain.augmented(), AugmentedPredictor)
+    assert isinstance(augmented(plain), AugmentedPredictor)
 
 
 def test_commands(tmp_path: Any) -> None:

@@ -51,7 +51,7 @@ def load_predictor(
     _apply(predictor, options)
     if device is not None:
         predictor.to(device)
-    return predictor.augmented() if tta else predictor
+    return task.augmented(predictor) if tta else predictor
 
 
 def open_bundle(

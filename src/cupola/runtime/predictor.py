@@ -148,13 +148,6 @@ class Predictor(ABC):
         self.device = find_device(device)
         self.model.to(self.device)
 
-    def augmented(self) -> "Predictor":
-        """This predictor with the test-time augmentation of its config.
-
-        InputError for a model without.
-        """
-        raise InputError(f"{self.name}: a {self.task} model has no test-time augmentation")
-
     def prepare(self) -> None:  # noqa: B027
         """Computes what only some requests need, so that none of them delays the others later.
 

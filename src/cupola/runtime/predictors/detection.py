@@ -132,12 +132,6 @@ class DetectionPredictor(Predictor):
             run(batch)
         return [found[index] for index in range(len(found))]
 
-    def augmented(self) -> Predictor:
-        """A predictor that merges detections in several views of an image."""
-        from cupola.runtime.predictors.augmented import augmented
-
-        return augmented(self)
-
     def sample(self, image: Any) -> Sample:
         """Reads, resizes and normalizes one image."""
         array = image_sources.to_pixels(image, self.max_image_pixels)

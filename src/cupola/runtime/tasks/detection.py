@@ -128,6 +128,12 @@ class Detection(Task):
         scores: dict[str, float] = metric.compute()
         return scores
 
+    def augmented(self, predictor: Any) -> Any:
+        """A predictor that merges detections in several views of an image."""
+        from cupola.runtime.predictors.augmented import augmented
+
+        return augmented(predictor)
+
     def program(self, predictor: Any, size: tuple[int, int] | None) -> "Program":
         from cupola.runtime.predictors.detection_program import program
 

@@ -93,6 +93,10 @@ class Task(ABC):
         """Metrics on a dataset in a folder. `options` are those of `cupola evaluate`."""
         raise InputError(f"`cupola evaluate --data` is not for {self.name} models")
 
+    def augmented(self, predictor: Any) -> Any:
+        """The predictor with the test-time augmentation of its config."""
+        raise InputError(f"{predictor.name}: a {self.name} model has no test-time augmentation")
+
     def program(self, predictor: Any, size: tuple[int, int] | None) -> "Program":
         """What `cupola export` writes; `size` is (height, width) of the example's images."""
         exported = sorted(n for n, task in _tasks.items() if type(task).program is not Task.program)
