@@ -9,7 +9,8 @@ from masked_small import FAMILIES
 
 from cupola.registry import build
 from cupola.runtime.export import export
-from cupola.runtime.predictors.detection import make, program
+from cupola.runtime.predictors.detection import make
+from cupola.runtime.predictors.detection_program import program
 
 NOTHING = {
     "boxes": torch.zeros(0, 4),

@@ -221,6 +221,47 @@ def trident(test_branch: int = 1) -> dict[str, Any]:
     }
 
 
+def point_rend() -> dict[str, Any]:
+    """PointRend with masks of 2x2 that are refined twice."""
+    made = model(masks=True)
+    made["roi_head"] = {
+        **made["roi_head"],
+        "type": "PointRendRoIHead",
+        "mask_roi_extractor": {
+            "type": "GenericRoIExtractor",
+            "aggregation": "concat",
+            "roi_layer": {"type": "SimpleRoIAlign", "output_size": 4},
+            "out_channels": 8,
+            "featmap_strides": [8],
+        },
+        "mask_head": {
+            "type": "CoarseMaskHead",
+            "num_fcs": 1,
+            "roi_feat_size": 4,
+            "in_channels": 8,
+            "conv_out_channels": 8,
+            "fc_out_channels": 16,
+            "num_classes": 3,
+        },
+        "point_head": {
+            "type": "MaskPointHead",
+            "num_fcs": 1,
+            "in_channels": 8,
+            "fc_channels": 8,
+            "num_classes": 3,
+        },
+    }
+    points = {"num_points": 16, "oversample_ratio": 3, "importance_sample_ratio": 0.75}
+    training, testing = made["train_cfg"], made["test_cfg"]
+    steps = {"subdivision_steps": 2, "subdivision_num_points": 20, "scale_factor": 2}
+    return {
+        **made,
+        "type": "PointRend",
+        "train_cfg": {**training, "rcnn": {**training["rcnn"], "mask_size": 2, **points}},
+        "test_cfg": {**testing, "rcnn": {**testing["rcnn"], **steps}},
+    }
+
+
 def changed(head: dict[str, Any], **options: Any) -> dict[str, Any]:
     """Faster R-CNN with another box head, or head of regions."""
     made = model()
@@ -288,6 +329,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], set[str]]] = {
         BOX_LOSSES | {"loss_carl"},
     ),
     "ohem": (changed({}, rcnn={"sampler": {**SAMPLER, "type": "OHEMSampler"}}), BOX_LOSSES),
+    "point rend": (point_rend(), BOX_LOSSES | {"loss_mask", "loss_point"}),
     "trident": (trident(), BOX_LOSSES),
     "points": (
         point_proposals(),

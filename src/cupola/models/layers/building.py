@@ -26,6 +26,7 @@ for alias, layer in {
     "PReLU": nn.PReLU,
     "Sigmoid": nn.Sigmoid,
     "Tanh": nn.Tanh,
+    ("Conv1d",): nn.Conv1d,
     ("Conv2d", "Conv"): nn.Conv2d,
     "deconv": nn.ConvTranspose2d,
     "Linear": nn.Linear,

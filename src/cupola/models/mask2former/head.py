@@ -10,8 +10,8 @@ from torch import Tensor
 from cupola import nn
 from cupola.models.detr.nested import NestedDecoder
 from cupola.models.layers.feature_levels import map_positions
+from cupola.models.layers.point_sampling import point_sample, uncertain_points
 from cupola.models.mask2former.decoder import Mask2FormerTransformerDecoder
-from cupola.models.mask2former.points import point_sample, uncertain_points
 from cupola.models.mask_classification import (
     MaskCriterion,
     MaskOutput,

@@ -1,6 +1,6 @@
-"""Losses at sampled points instead of all pixels (PointRend, arXiv 1912.08193, section 3.1).
+"""Values at points, and the points where masks are uncertain (PointRend, arXiv 1912.08193).
 
-Letters: M masks, h and w their size, P points. Points are (x, y) in 0..1 of the mask.
+Letters: M masks, C channels, h and w their size, P points. Points are (x, y) in 0..1 of the mask.
 Source: mmdet/models/utils/point_sample.py.
 """
 
@@ -13,9 +13,13 @@ from torch import Tensor
 
 def point_sample(masks: Tensor, points: Tensor) -> Tensor:
     """masks [M, h, w] at points [M, P, 2] by bilinear interpolation -> [M, P]; 0 outside."""
+    return values_at(masks[:, None], points)[:, 0]
+
+
+def values_at(maps: Tensor, points: Tensor) -> Tensor:
+    """maps [M, C, h, w] at points [M, P, 2] by bilinear interpolation -> [M, C, P]; 0 outside."""
     grid = (2 * points - 1)[:, :, None]  # [M, P, 1, 2]
-    sampled = F.grid_sample(masks[:, None], grid, align_corners=False)
-    return sampled[:, 0, :, 0]
+    return F.grid_sample(maps, grid, align_corners=False)[..., 0]
 
 
 @torch.no_grad()
