@@ -5,6 +5,7 @@ Types and defaults are those of the settings; a setting without a text here has 
 
 from pathlib import Path
 
+from cupola.serve.settings.access import ApiKey, Limits
 from cupola.serve.settings.docs import _table
 from cupola.serve.settings.settings import ModelSettings, Settings
 
@@ -34,6 +35,10 @@ SERVER = {
     "plugins": "在运行进程中导入的模块。",
     "tls_certificate": "PEM 证书链；设置之后启用 TLS。",
     "tls_key": "证书的 PEM 私钥。",
+    "tls_client_ca": "PEM 证书：接受由这些机构签发证书的客户端；启用双向 TLS。",
+    "tls_client_verify": "客户端是否必须出示证书。",
+    "api_keys": "除健康检查外，每个请求必须出示其中一个密钥；用 `cupola key` 生成。",
+    "client_limits": "每个客户端地址的 `rate`、`burst` 和 `concurrency`，所有工作进程合计。",
     "workers": "HTTP 工作进程的数量；auto 表示 cgroup 中可用的 CPU 数。",
     "master_process": "关闭时，所有工作都在一个进程中进行。",
     "daemon": "脱离终端运行。",
@@ -120,6 +125,18 @@ MODEL = {
     "runner_max_requests": "运行进程处理这么多请求之后被替换。",
     "runner_memory_limit": "运行进程的内存超过此值时被替换。",
 }
+KEY = {
+    "name": "在日志和错误信息中使用的名字；不是秘密。",
+    "hash": "sha256: 加上密钥的 SHA-256，十六进制。",
+    "models": "可以使用的模型；默认为全部。",
+    "operations": "可以使用 /metrics、/status.json，以及（设置了 `admin` 时）管理接口。",
+    "limits": "该密钥的 `rate`、`burst` 和 `concurrency`。",
+}
+LIMITS = {
+    "rate": "每秒的请求数。",
+    "burst": "可以一次超出的请求数。",
+    "concurrency": "同时处理的请求数。",
+}
 WORDS = {" or unset": " 或不设置", " or ": " 或 ", "required": "必填"}
 
 
@@ -127,7 +144,9 @@ def document() -> str:
     """The text of the page."""
     return "\n".join(
         [HEAD, *_chinese(_table(Settings), SERVER), "", "## 模型的设置", "", "`models` 的一项：", "",
-         *_chinese(_table(ModelSettings), MODEL), ""]
+         *_chinese(_table(ModelSettings), MODEL), "", "## API 密钥的设置", "", "`api_keys` 的一项：", "",
+         *_chinese(_table(ApiKey), KEY), "", "## 限制", "", "`client_limits`，以及 API 密钥的 `limits`：", "",
+         *_chinese(_table(Limits), LIMITS), ""]
     )  # fmt: skip
 
 

@@ -110,8 +110,9 @@ def test_cancelled_and_late_requests_are_dropped() -> None:
 def parse(data: bytes, tmp_path: Path, step: int = 0, **settings: Any) -> list[Request]:
     found: list[Request] = []
     parser = RequestParser(
-        Settings(**settings), tmp_path, "peer", lambda: "own", found.append, lambda: None
-    )
+        Settings(**settings), tmp_path, "peer", lambda: "own", found.append, lambda: None,
+        lambda: None,
+    )  # fmt: skip
     for at in range(0, len(data), step or len(data)):
         parser.feed(data[at : at + (step or len(data))], 1.0)
     return found

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from grpc_calls import SERVICE, address_of, call, failure, request_of
 from serve_harness import Running, free_port, until, write_bundle
 
 from cupola.serve.grpc.messages import message
@@ -21,7 +22,6 @@ from lazy import LazyModule
 grpc = LazyModule("grpc")
 triton = LazyModule("tritonclient.grpc")
 pytestmark = pytest.mark.processes
-SERVICE = "/inference.GRPCInferenceService/"
 
 
 def start(folder: Path, **settings: Any) -> Running:
@@ -37,10 +37,6 @@ def start(folder: Path, **settings: Any) -> Running:
     running.start()
     running.wait_ready()
     return running
-
-
-def address_of(server: Running) -> str:
-    return str(server.settings["grpc_listen"][0])
 
 
 @pytest.fixture(scope="module")
@@ -74,33 +70,6 @@ def tensor(name: str, values: Any, datatype: str) -> Any:
 
 def x_input(*values: float) -> Any:
     return tensor("x", np.array(values, np.float32), "FP32")
-
-
-def request_of(model: str = "echo", values: Any = (1.0,), **parameters: Any) -> Any:
-    request = message("ModelInferRequest")(model_name=model)
-    request.inputs.add(name="x", datatype="FP32", shape=[len(values)])
-    request.raw_input_contents.append(np.array(values, "<f4").tobytes())
-    for name, value in parameters.items():
-        kind = {bool: "bool", int: "int64", float: "double", str: "string"}[type(value)]
-        setattr(request.parameters[name], f"{kind}_param", value)
-    return request
-
-
-def call(channel: Any, request: Any, method: str = "ModelInfer", **options: Any) -> Any:
-    answer = message(f"{method}Response")
-    made = channel.unary_unary(
-        SERVICE + method,
-        request_serializer=lambda m: m if isinstance(m, bytes) else m.SerializeToString(),
-        response_deserializer=answer.FromString,
-    )
-    return made(request, **options)
-
-
-def failure(channel: Any, request: Any, **options: Any) -> tuple[str, str]:
-    """The status and the message of a call that must fail."""
-    with pytest.raises(grpc.RpcError) as raised:
-        call(channel, request, **options)
-    return raised.value.code().name, raised.value.details()
 
 
 # ---- tritonclient

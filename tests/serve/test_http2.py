@@ -32,7 +32,7 @@ class Transport:
         self.data, self.closed, self.reading = b"", False, True
 
     def get_extra_info(self, name: str) -> Any:
-        return ("192.0.2.1", 80)
+        return None if name == "peercert" else ("192.0.2.1", 80)
 
     def write(self, data: Any) -> None:
         self.data += bytes(data)
@@ -96,7 +96,7 @@ class Setup:
         if greet:
             self.client.initiate_connection()
 
-    def _open(self, stream: Stream, peer: str, operations: bool) -> Handler:
+    def _open(self, stream: Stream, connection: Any) -> Handler:
         self.handlers.append(Handler(stream, self.answer))
         return self.handlers[-1]
 

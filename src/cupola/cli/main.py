@@ -28,6 +28,7 @@ COMMANDS = {
     "verify": "Check a bundle's hashes, build and recorded example.",
     "config": "Show a config, or compare two.",
     "coverage": "List which configs can be read and built, and the classes they lack.",
+    "key": "Make an API key for the server.",
     "check": "Test the server's settings.",
     "ray": "Write a config file for serving on a Ray cluster.",
     "signal": "Send a signal to a running master: reload, quit, stop, reopen, upgrade.",

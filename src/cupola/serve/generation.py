@@ -6,6 +6,7 @@ touched; if any step fails, the old one keeps running with the same processes.
 
 import os
 import shutil
+import ssl
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from cupola.serve.logs import STREAMS, Log, LogFile
 from cupola.serve.process_setup import identity
 from cupola.serve.settings.models import ModelPlan, plan_models
 from cupola.serve.settings.settings import Settings
+from cupola.serve.tls import make_contexts
 
 
 @dataclass
@@ -34,6 +36,7 @@ class Generation:
     workers: int
     accept_early: bool = False  # the first generation has no predecessor that could answer
     started: float = field(default=0.0)
+    tls: dict[bool, ssl.SSLContext] = field(default_factory=dict)  # by whether for gRPC
     leaving: bool = False  # the server stops: not ready any more, although it still accepts
 
     @property
@@ -89,7 +92,7 @@ def build_generation(
 ) -> Generation:
     """Builds a generation. On CupolaError or OSError, nothing is left open."""
     plans = plan_models(settings, offline=number > 1)  # a reload must not wait for a network
-    _check_files(settings)
+    tls = make_contexts(settings)
     kept, folder = list(kept), home / f"g{number}"
     paths.restore_home(home)
     with ExitStack() as undo:
@@ -111,7 +114,9 @@ def build_generation(
         )
         undo.pop_all()
     _assign_roles(listeners, settings, kept)
-    return Generation(number, settings, plans, listeners, log, access_log, folder, workers)
+    made = Generation(number, settings, plans, listeners, log, access_log, folder, workers)
+    made.tls = tls
+    return made
 
 
 def _make_folders(folder: Path, quarantine: Path, owner: tuple[int, int] | None) -> None:
@@ -163,9 +168,3 @@ def _expand(addresses: Sequence[str], kept: Sequence[Listener]) -> list[str]:
     if "systemd" in addresses and not passed:
         raise ConfigError("listen: systemd has passed no sockets (LISTEN_FDS, LISTEN_PID)")
     return [one for text in addresses for one in (passed if text == "systemd" else [text])]
-
-
-def _check_files(settings: Settings) -> None:
-    for path in (settings.tls_certificate, settings.tls_key):
-        if path is not None:
-            path.open("rb").close()

@@ -30,7 +30,8 @@ class Method:
 
     handler: Callable[..., Outcome]
     streams: bool = False
-    public: bool = False  # answered without an API key
+    public: bool = False  # answered without an API key and without limits
+    operations: bool = False  # for operators
 
 
 class CallServer(Protocol):
@@ -40,6 +41,9 @@ class CallServer(Protocol):
         self, request: Request, reply: Callable[[Request, Response], None], handler: Any
     ) -> Work | None:
         """Runs a handler; calls `reply` once."""
+
+    def admit_call(self, request: Request, method: Method) -> None:
+        """HTTPError 401, 403 or 429 if the call is not to be answered."""
 
 
 def timeout_of(text: str) -> float:
@@ -71,6 +75,11 @@ class Call:
     def start(self) -> None:
         """Starts the handler of a client that streams, and the clock of the deadline."""
         seconds = None
+        try:
+            self._app.admit_call(self._request, self._method)
+        except HTTPError as error:
+            self._fail(error)
+            return
         if (text := self._request.headers.get("grpc-timeout")) is not None:
             try:
                 seconds = timeout_of(text)

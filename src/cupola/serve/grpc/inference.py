@@ -60,7 +60,7 @@ def frame_of(context: WorkerContext, request: Request, kind: int) -> tuple[Model
     """The model that a request asks for, and the frame for its runner."""
     data = data_of(request)
     name, version, parameters = _read_head(data)
-    model = context.directory.find(name, version or None)
+    model = context.find(request, name, version or None)
     extra: dict[str, Any] = {"format": "grpc"}
     if request.spooled is not None:
         extra["spool"] = str(request.spooled)
@@ -148,7 +148,8 @@ class InferenceStream:
         whole = self._request
         request = Request(
             whole.method, whole.path, "", dict(whole.headers), whole.id, _now(), whole.peer,
-            found.body, found.spooled, grpc=True,
+            found.body, found.spooled, operations=whole.operations, grpc=True,
+            subject=whole.subject, key=whole.key,
         )  # fmt: skip
         try:
             unpack_header(request, found)
@@ -173,6 +174,8 @@ class InferenceStream:
         self, request: Request, stream: ResponseStream, before: "asyncio.Task[None] | None"
     ) -> None:
         context = self._context
+        if context.access is not None:
+            context.access.repeat(request)
         if "content-encoding" in request.headers:
             await context.decompressor.unpack(request)
         model, frame = frame_of(context, request, frames.INFER)

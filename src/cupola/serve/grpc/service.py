@@ -13,6 +13,7 @@ from cupola.serve.grpc.call import Call, CallServer, Method, plain_refusal
 from cupola.serve.grpc.messages import HEALTH, INFERENCE, REFLECTION, message, parse
 from cupola.serve.http.connection import Server
 from cupola.serve.http.messages import HTTPError, Request, Response
+from cupola.serve.http2.connection import Http2Connection
 from cupola.serve.http2.stream import Stream
 from cupola.serve.protocols import v2
 from cupola.serve.worker.context import WorkerContext
@@ -24,15 +25,17 @@ class GrpcService:
     def __init__(self, server: Server, app: CallServer) -> None:
         self._server, self._app = server, app
 
-    def open(self, stream: Stream, peer: str, operations: bool) -> "Call | Refused":
+    def open(self, stream: Stream, connection: Http2Connection) -> "Call | Refused":
         """The handler for a new stream."""
         head = stream.head
         headers = dict(head.headers)
         server = self._server
         request = Request(
             head.method, head.path, "", headers,
-            headers.get("x-request-id", "")[:128] or server.next_id(), stream.began_at, peer,
-            raw_path=head.path, operations=operations, grpc=True,
+            headers.get("x-request-id", "")[:128] or server.next_id(), stream.began_at,
+            connection.peer,
+            raw_path=head.path, operations=connection.operations, grpc=True,
+            subject=connection.subject,
         )  # fmt: skip
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if head.method != "POST" or kind not in ("application/grpc", "application/grpc+proto"):
@@ -148,7 +151,7 @@ def _repository(name: str, rest: Callable[..., Any]) -> Method:
         await rest(context, request, asked.model_name)
         return Response(200, b"")
 
-    return Method(handler)
+    return Method(handler, operations=True)
 
 
 def _table() -> dict[str, Method]:

@@ -17,6 +17,7 @@ from cupola.serve.http.forwarded import name_of
 from cupola.serve.http.messages import HTTPError, Request, Response, head_of
 from cupola.serve.http.parser import SLICE, RequestParser
 from cupola.serve.settings.settings import Settings
+from cupola.serve.tls import subject_of
 
 PIPELINE_LIMIT = 16  # requests that may wait behind the current one before reading stops
 LINGER_IDLE, LINGER_TOTAL = 5.0, 30.0  # seconds to discard what a refused client still sends
@@ -91,6 +92,7 @@ class Connection(asyncio.Protocol):
         self, server: "Server", peer: str = "", client: str = "", operations: bool = True
     ) -> None:
         self.server, self.peer, self.client, self.operations = server, peer, client, operations
+        self.subject = ""  # of the client's certificate
         self.writable = asyncio.Event()
         self.waiting: deque[Request] = deque()
         self.current: Request | None = None
@@ -109,10 +111,12 @@ class Connection(asyncio.Protocol):
         self.writable.set()
         own = transport.get_extra_info("sockname")
         name = self.peer = self.peer or name_of(transport.get_extra_info("peername"), own)
+        self.subject = subject_of(transport)
         server = self.server
         self.parser = RequestParser(
-            server.settings, server.spool, name, server.next_id, self._enqueue, self._continue
-        )
+            server.settings, server.spool, name, server.next_id, self._enqueue, self._continue,
+            self._check_large,
+        )  # fmt: skip
         server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -176,13 +180,23 @@ class Connection(asyncio.Protocol):
 
     def _enqueue(self, request: Request) -> None:
         self.continue_due = False
-        request.operations = self.operations
+        request.operations, request.subject = self.operations, self.subject
         self.waiting.append(request)
 
     def _continue(self) -> None:
         self.server.check_route(self.parser.method, self.parser.path)
+        self._check_large()
         self.continue_due = True
         self._send_continue()
+
+    def _check_large(self) -> None:
+        """HTTPError if the request whose body arrives is not to be answered."""
+        parser = self.parser
+        request = Request(
+            parser.method, parser.path, "", dict(parser.headers), "", parser.began_at,
+            self.peer, raw_path=parser.path, operations=self.operations,
+        )  # fmt: skip
+        self.server.check_large_body(request)
 
     def _send_continue(self) -> None:
         """Asks for a body that waits for it, once the requests before it are answered."""
@@ -375,6 +389,9 @@ class Server:
     def check_route(self, method: str, path: str) -> None:
         """HTTPError if no request with this method and percent-encoded path can be answered."""
         raise NotImplementedError
+
+    def check_large_body(self, request: Request) -> None:
+        """HTTPError if a request is not to be answered, before its large body is stored."""
 
     def answer(self, request: Request, reply: Reply) -> Work | None:
         """Calls `reply` once, now or later; returns the work until then, if any. Never raises."""

@@ -10,9 +10,11 @@ from typing import Any, Protocol
 import orjson
 
 from cupola.serve.ipc.frames import Body
+from cupola.serve.settings.access import ApiKey
 
 REASONS = {
-    200: "OK", 204: "No Content", 304: "Not Modified", 400: "Bad Request", 403: "Forbidden",
+    200: "OK", 204: "No Content", 304: "Not Modified", 400: "Bad Request", 401: "Unauthorized",
+    403: "Forbidden",
     404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout", 411: "Length Required",
     413: "Content Too Large", 414: "URI Too Long", 415: "Unsupported Media Type",
     417: "Expectation Failed", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
@@ -40,6 +42,9 @@ class Request:
     old_protocol: bool = False  # HTTP/1.0, whose clients do not know chunks
     operations: bool = True  # it came to an address for operators
     grpc: bool = False  # a call of gRPC: the body of an error is its message alone
+    subject: str = ""  # of the client's certificate
+    key: ApiKey | None = None  # that it showed
+    counted: tuple[str, ...] = ()  # under which names it counts as in progress
 
     def body_bytes(self) -> bytes:
         """The whole body, from memory or from the spool."""

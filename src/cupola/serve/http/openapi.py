@@ -10,11 +10,12 @@ from cupola.serve.http.routing import JSON, Content, Parameter, Route, Schema
 
 ERRORS = {
     400: "The request is invalid.",
-    403: "The admin endpoints are off.",
+    401: "No valid API key.",
+    403: "The admin endpoints are off, or the API key is not for this.",
     404: "No such model or path.",
     413: "The body is too large.",
     415: "The content encoding is not supported.",
-    429: "Too many requests are waiting; see Retry-After.",
+    429: "Too many requests, of this client or in all; see Retry-After.",
     500: "The model failed.",
     503: "Not ready.",
     504: "The deadline passed.",
@@ -54,7 +55,8 @@ def _operation(route: Route, components: dict[str, Any]) -> dict[str, Any]:
     for status, content in route.responses.items():
         found = content if isinstance(content, Mapping) else {JSON: content}
         responses[str(status)] = _response(HTTPStatus(status).phrase, found, components)
-    for status in route.errors:
+    access = () if route.public else (401, 403, 429)
+    for status in sorted({*route.errors, *access} - set(route.responses)):
         content = {JSON: route.error_body}
         responses[str(status)] = _response(ERRORS[status], content, components)
     return operation | {"responses": responses}

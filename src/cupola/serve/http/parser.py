@@ -26,7 +26,8 @@ _BAD_ESCAPE = re.compile("%(?![0-9a-fA-F]{2})|%00")
 class RequestParser:
     """Parses one client's bytes.
 
-    Calls `on_request` with each complete request and `on_continue` for `Expect: 100-continue`.
+    Calls `on_request` with each complete request, `on_continue` for `Expect: 100-continue`, and
+    `on_large` before it stores a large body. The last two may refuse the request.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class RequestParser:
         next_id: Callable[[], str],
         on_request: Callable[[Request], None],
         on_continue: Callable[[], None],
+        on_large: Callable[[], None],
     ) -> None:
         self.settings, self.spool, self.peer = settings, spool, peer
         self._next_id, self._on_request, self._on_continue = next_id, on_request, on_continue
+        self._on_large = on_large
         self._parser: Any = httptools.HttpRequestParser(self)
         self.in_header = self.in_body = False
         self.began_at = self._now = 0.0
@@ -235,6 +238,8 @@ class RequestParser:
 
     def _spool(self) -> None:
         """Moves the received part of a large body to shared memory."""
+        if self._spool_file is None:
+            self._on_large()
         try:
             if self._spool_file is None:
                 self._spool_path = self.spool / f"{os.getpid()}-{self._next_id()}"
@@ -265,7 +270,7 @@ class RequestParser:
         """
         self.discard()
         self._reset()
-        del self._parser, self._on_request, self._on_continue
+        del self._parser, self._on_request, self._on_continue, self._on_large
 
     # ---- timeouts
 

@@ -52,6 +52,7 @@ class Route:
     request_required: bool = True
     parameters: Sequence[Parameter] = ()
     operations: bool = False  # with `operations_listen`, only answered there
+    public: bool = False  # answered without an API key and without limits
 
 
 class Router:
@@ -82,7 +83,14 @@ class Router:
     def match(
         self, method: str, path: str, operations: bool = True
     ) -> tuple[Handler, tuple[str, ...]]:
-        """The handler and its path arguments; HTTPError 404 or 405.
+        """The handler and its path arguments, as `route`."""
+        route, arguments = self.route(method, path, operations)
+        return route.handler, arguments
+
+    def route(
+        self, method: str, path: str, operations: bool = True
+    ) -> tuple[Route, tuple[str, ...]]:
+        """The route and its path arguments; HTTPError 404 or 405.
 
         Without `operations`, the routes for operators do not exist.
 
@@ -93,7 +101,7 @@ class Router:
             raise HTTPError(404, f"no such path: {path[:200]}")
         if method != route.method and (method, route.method) != ("HEAD", "GET"):
             raise HTTPError(405, f"{path[:200]} accepts {route.method}", [("Allow", route.method)])
-        return route.handler, arguments
+        return route, arguments
 
     def _find(self, path: str) -> tuple[Route | None, tuple[str, ...]]:
         if (route := self._fixed.get(unquote(path))) is not None:

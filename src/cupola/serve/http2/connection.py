@@ -18,6 +18,7 @@ from cupola.serve.http2.frames import Code, Http2Error
 from cupola.serve.http2.headers import HeaderDecoder
 from cupola.serve.http2.stream import Stream, StreamHandler
 from cupola.serve.ipc.frames import Body
+from cupola.serve.tls import subject_of
 
 STREAMS = 128  # that a client may have open at a time
 STREAM_WINDOW = 1024**2  # bytes of one request that may be on their way
@@ -26,7 +27,7 @@ FRAME = 256 * 1024  # bytes of the largest frame that a client may send
 RESETS = 1000  # streams that a client may reset without waiting, in RESET_TIME seconds
 RESET_TIME = 10.0
 _DRAINING = b"draining"  # the data of the PING
-Open = Callable[[Stream, str, bool], StreamHandler]  # with the peer, and whether for operators
+Open = Callable[[Stream, "Http2Connection"], StreamHandler]
 
 
 class Http2Connection(asyncio.Protocol):
@@ -43,6 +44,7 @@ class Http2Connection(asyncio.Protocol):
         operations: bool = True,
     ) -> None:
         self.server, self.peer, self.client, self.operations = server, peer, client, operations
+        self.subject = ""  # of the client's certificate
         self._open_stream = open_stream
         self.writable = asyncio.Event()
         self.streams: dict[int, Stream] = {}
@@ -71,6 +73,7 @@ class Http2Connection(asyncio.Protocol):
         self.writable.set()
         own = transport.get_extra_info("sockname")
         self.peer = self.peer or name_of(transport.get_extra_info("peername"), own)
+        self.subject = subject_of(transport)
         self.server.connections.add(self)
         ours = {
             frames.MAX_STREAMS: STREAMS, frames.INITIAL_WINDOW: STREAM_WINDOW,
@@ -212,7 +215,7 @@ class Http2Connection(asyncio.Protocol):
         stream = Stream(self, number, head, (self._stream_window, STREAM_WINDOW), now)
         self.streams[number] = stream
         self._served += 1
-        stream.handler = self._open_stream(stream, self.peer, self.operations)
+        stream.handler = self._open_stream(stream, self)
         if flags & frames.END_STREAM:
             self._on_end(stream)
 

@@ -1,7 +1,6 @@
 """`cupola check`: every step of a start before the first process is started."""
 
 import errno
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from cupola.serve.process_setup import identity
 from cupola.serve.settings.file import load_settings
 from cupola.serve.settings.models import plan_models
 from cupola.serve.settings.settings import Settings
+from cupola.serve.tls import make_contexts
 
 
 def check_settings(file: Path | None, flags: dict[str, Any]) -> Settings:
@@ -21,13 +21,10 @@ def check_settings(file: Path | None, flags: dict[str, Any]) -> Settings:
     settings = load_settings(file, flags)
     plan_models(settings)
     identity(settings)
-    for address in (*settings.listen, *settings.operations_listen):
+    for address in (*settings.listen, *settings.operations_listen, *settings.grpc_listen):
         if address != "systemd":
             _try_address(address)
-    for path in (settings.tls_certificate, settings.tls_key):
-        if path is not None:
-            with closing(path.open("rb")):
-                pass
+    make_contexts(settings)
     PidFile(settings.pid_file).check()
     root = paths.runtime_root(settings.runtime_dir)
     if root.exists():

@@ -53,14 +53,15 @@ def models(context: WorkerContext, request: Request) -> Response:
     data = [
         ModelEntry(name, 0)
         for name, versions in context.directory.models.items()
-        if any(model.description.get("task") == "language" for model in versions.values())
+        if context.may_use(request, name)
+        and any(model.description.get("task") == "language" for model in versions.values())
     ]
     return json_response(ModelList(data))
 
 
 def model_entry(context: WorkerContext, request: Request, name: str) -> Response:
     """One language model."""
-    _find(context, name)
+    _find(context, request, name)
     return json_response(ModelEntry(name, 0))
 
 
@@ -81,7 +82,7 @@ async def chat(context: WorkerContext, request: Request) -> Response:
     body = _parse(ChatRequest, context, request)
     turns = [f"{message.role}: {message.text}\n" for message in body.messages]
     prompt = Prompt("".join(turns) + "assistant:", None)  # for folders without a chat template
-    if body.called_tools is not None and not _details(context, body.model).get("calls"):
+    if body.called_tools is not None and not _details(context, request, body.model).get("calls"):
         message = "tools: this model has no chat template with tools"
         raise ParameterError("tools", message, "unsupported_parameter")
     return await _respond(context, request, body, [prompt], CHAT)
@@ -106,8 +107,8 @@ def _parse(kind: type[T], context: WorkerContext, request: Request) -> T:
     return found
 
 
-def _find(context: WorkerContext, name: str) -> Model:
-    model = context.directory.find(name)
+def _find(context: WorkerContext, request: Request, name: str) -> Model:
+    model = context.find(request, name)
     if model.description.get("task") not in (None, "language"):
         raise ParameterError("model", f"{name!r} is not a language model")
     if "inputs" not in model.description:  # no runner has been ready yet
@@ -116,8 +117,8 @@ def _find(context: WorkerContext, name: str) -> Model:
     return model
 
 
-def _details(context: WorkerContext, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = _find(context, name).description.get("details", {})
+def _details(context: WorkerContext, request: Request, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = _find(context, request, name).description.get("details", {})
     return found
 
 
@@ -128,7 +129,7 @@ async def _respond(
     prompts: list[Prompt],
     form: CompletionFormat,
 ) -> Response:
-    completion = Completion(context, request, _find(context, body.model), body, form)
+    completion = Completion(context, request, _find(context, request, body.model), body, form)
     if body.stream:
         return await completion.stream(prompts)
     return await completion.collect(prompts)

@@ -45,7 +45,9 @@ NOTHING: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
 }
 STREAM_OPTIONS = ("include_usage", "include_obfuscation", "continuous_usage_stats")
-_CODES = {404: "unknown_url", 429: "rate_limit_exceeded"}
+_CODES = {401: "invalid_api_key", 403: "permission_denied", 404: "unknown_url",
+          429: "rate_limit_exceeded"}  # fmt: skip
+_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CONTEXT = "maximum context length"  # in the error of a prompt that is too long
 SEEDS = 2**63
 
@@ -245,8 +247,8 @@ class ChatRequest(GenerationRequest):
 def error_details(error: HTTPError) -> ErrorDetails:
     """An HTTPError in OpenAI's form. A message that begins with a parameter's name names it."""
     kind = "server_error" if error.status >= 500 else "invalid_request_error"
-    if error.status == 429:
-        kind = "rate_limit_error"
+    if error.status in _KINDS:
+        kind = _KINDS[error.status]
     if isinstance(error, ParameterError):
         return ErrorDetails(error.message, kind, error.param, error.code)
     code, param = _CODES.get(error.status), None

@@ -76,7 +76,8 @@ def reload(context: WorkerContext, request: Request) -> Response:
 
 _OBJECT = {"type": "object"}
 ROUTES = [
-    Route("GET", "/health", health, "Whether the server is running", "operations", {200: Health}),
+    Route("GET", "/health", health, "Whether the server is running", "operations", {200: Health},
+          public=True),
     Route("GET", "/metrics", metrics, "Prometheus metrics", "operations",
           {200: {TEXT: {"type": "string"}}}, operations=True),
     Route("GET", "/status.json", status, "Processes, generations, signals", "operations",

@@ -50,7 +50,7 @@ def ready(context: WorkerContext, request: Request) -> Response:
 def model_ready(
     context: WorkerContext, request: Request, name: str, version: str | None = None
 ) -> Response:
-    model = context.directory.find(name, version)
+    model = context.find(request, name, version)
     is_ready = context.directory.is_ready(model) and not context.leaving
     return json_response(ModelReady(model.name, is_ready), 200 if is_ready else 503)
 
@@ -58,7 +58,7 @@ def model_ready(
 def metadata(
     context: WorkerContext, request: Request, name: str, version: str | None = None
 ) -> Response:
-    model = context.directory.find(name, version)
+    model = context.find(request, name, version)
     about = _description(model)
     inputs, outputs = (
         [TensorMetadata(spec["name"], spec["datatype"], spec["shape"]) for spec in about[side]]
@@ -79,7 +79,7 @@ def config(
     context: WorkerContext, request: Request, name: str, version: str | None = None
 ) -> Response:
     """Triton's model configuration."""
-    model = context.directory.find(name, version)
+    model = context.find(request, name, version)
     about = _description(model)
     return json_response(
         {
@@ -115,12 +115,12 @@ def statistics(
     """Counts since the start of the answering worker; /metrics covers all workers."""
     directory = context.directory
     if name is None:
-        models = directory.all()
+        models = [model for model in directory.all() if context.may_use(request, model.name)]
     elif version is None:
-        directory.find(name)
+        context.find(request, name)
         models = list(directory.models[name].values())
     else:
-        models = [directory.find(name, version)]
+        models = [context.find(request, name, version)]
     context.metrics.flush()
     counts = [_statistics(model, context.metrics.for_model(model)) for model in models]
     return json_response(Statistics(counts))
@@ -157,6 +157,8 @@ def index(context: WorkerContext, request: Request) -> Response:
     directory = context.directory
     entries = []
     for model in directory.all():
+        if not context.may_use(request, model.name):
+            continue
         if directory.is_ready(model):
             entry = IndexEntry(model.name, model.version, "READY", "")
         else:
@@ -184,7 +186,7 @@ async def unload(context: WorkerContext, request: Request, name: str) -> Respons
     """Takes a model, or one version of it, out of service."""
     context.require_admin(request)
     version = _parameters(request).get("version")
-    context.directory.find(name, version)
+    context.find(request, name, version)
     await context.directory.request("unload", name=name, version=version)
     return Response(200, b"")
 
@@ -257,9 +259,10 @@ _ADMIN: dict[str, Any] = {
 }
 ROUTES = [
     Route("GET", "/v2", server_metadata, "Server metadata", "server", {200: ServerMetadata}),
-    Route("GET", "/v2/health/live", live, "Whether the worker is running", "server", {200: Live}),
+    Route("GET", "/v2/health/live", live, "Whether the worker is running", "server", {200: Live},
+          public=True),
     Route("GET", "/v2/health/ready", ready, "Whether every model has a ready runner", "server",
-          {200: Ready, 503: Ready}),
+          {200: Ready, 503: Ready}, public=True),
     Route("GET", "/v2/models/stats", statistics, "Statistics of all models", "models",
           {200: Statistics}),
     *_model_routes("GET", "", metadata, "Model metadata", {200: ModelMetadata}, errors=(404, 503)),

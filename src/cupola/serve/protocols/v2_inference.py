@@ -34,7 +34,7 @@ def infer(
     context: WorkerContext, request: Request, name: str, version: str | None = None
 ) -> Outcome:
     """Runs one request on one model, or answers it from the cache."""
-    model = context.directory.find(name, version)
+    model = context.find(request, name, version)
     if context.caches(model) or "content-encoding" in request.headers:
         return _infer_in_steps(context, request, model)
     frame = frame_of(request, frames.INFER, model)
@@ -135,7 +135,7 @@ async def generate_stream(
     context: WorkerContext, request: Request, name: str, version: str | None = None
 ) -> Response:
     """A streamed answer: server-sent events, or JSON lines if the client accepts those."""
-    model = context.directory.find(name, version)
+    model = context.find(request, name, version)
     await _unpack(context, model, request)
     as_lines = JSON_LINES in request.headers.get("accept", "")
     encode = _json_line if as_lines else server_sent_event

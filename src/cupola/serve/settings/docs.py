@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from cupola.serve.settings.access import ApiKey, Limits
 from cupola.serve.settings.settings import ModelSettings, Settings
 
 HEAD = """# Server settings
@@ -27,7 +28,9 @@ def document() -> str:
     """The text of the page."""
     return "\n".join(
         [HEAD, *_table(Settings), "", "## Settings of a model", "", "An entry of `models`:", "",
-         *_table(ModelSettings), ""]
+         *_table(ModelSettings), "", "## Settings of an API key", "", "An entry of `api_keys`:", "",
+         *_table(ApiKey), "", "## Limits", "", "`client_limits`, and `limits` of an API key:", "",
+         *_table(Limits), ""]
     )  # fmt: skip
 
 
@@ -62,6 +65,8 @@ def _default(info: Any) -> str:
             return "required"
     if isinstance(value, Path):
         value = str(value)
+    if isinstance(value, BaseModel):
+        return ""
     return "" if value in (None, [], {}) else f"`{value}`"
 
 

@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from cupola.errors import ConfigError, did_you_mean
+from cupola.serve.settings.access import ApiKey, Limits
 from cupola.serve.settings.settings import ModelSettings, Settings
 
 PREFIX = "CUPOLA_"
@@ -97,8 +98,22 @@ def _explain(problem: Any, file: Path | None, text: str, from_file: dict[str, An
     location: Location = problem["loc"]
     in_file = file is not None and bool(location) and location[0] in from_file
     where = f"{file}:{_line_of(text, location, file)}: " if in_file and file else ""
-    known = ModelSettings.model_fields if len(location) > 1 else Settings.model_fields
+    known = _known_at(location)
     return where + _describe(problem, known)
+
+
+def _known_at(location: Location) -> Iterable[str]:
+    """The names that are valid at a place."""
+    kind: Any = Settings
+    for part in location[:-1]:
+        if part in _NESTED:
+            kind = _NESTED[str(part)]
+    return list(kind.model_fields)
+
+
+_NESTED: dict[str, Any] = {
+    "models": ModelSettings, "api_keys": ApiKey, "limits": Limits, "client_limits": Limits
+}  # fmt: skip
 
 
 def _describe(problem: Any, known: Iterable[str]) -> str:
@@ -107,6 +122,8 @@ def _describe(problem: Any, known: Iterable[str]) -> str:
     name = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {name!r}{did_you_mean(str(location[-1]), known)}"
+    if location[0] == "api_keys":  # it may be a key itself
+        return f"{name}: {problem['msg']}"
     return f"{name}: {problem['msg']}, got {problem['input']!r}"
 
 

@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
 )
 
+from cupola.serve.settings.access import NO_LIMITS, ApiKey, Limits
 from cupola.serve.settings.network import check_network, check_origin, check_token
 
 
@@ -127,6 +128,25 @@ class Settings(BaseModel):
     plugins: list[str] = Field(default_factory=list, description="Modules to import in runners.")
     tls_certificate: Path | None = Field(None, description="PEM chain; enables TLS.")
     tls_key: Path | None = Field(None, description="PEM key of the certificate.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="PEM certificates of the authorities whose clients are accepted; enables "
+        "mutual TLS.",
+    )
+    tls_client_verify: Literal["required", "optional"] = Field(
+        "required", description="Whether a client must show a certificate."
+    )
+
+    # Clients
+    api_keys: list[ApiKey] = Field(
+        default_factory=list,
+        description="Keys, one of which each request must show, except for health checks; "
+        "`cupola key` makes one.",
+    )
+    client_limits: Limits = Field(
+        NO_LIMITS,
+        description="`rate`, `burst` and `concurrency` of each client's address, over all workers.",
+    )
 
     # Processes
     workers: PositiveInt | Literal["auto"] = Field(
@@ -276,7 +296,7 @@ class Settings(BaseModel):
     )
     cors_headers: list[str] = Field(
         ["Content-Type", "Content-Encoding", "Inference-Header-Content-Length",
-         "X-Request-Id", "X-Request-Timeout"],
+         "X-Request-Id", "X-Request-Timeout", "Authorization", "Traceparent"],
         description="Request header fields that these pages may send.",
     )  # fmt: skip
     cors_credentials: bool = Field(
@@ -382,6 +402,22 @@ class Settings(BaseModel):
     def _check_extra(cls, value: list[str]) -> list[str]:
         if value and not (has_module("hpack") and has_module("google.protobuf")):
             raise ValueError("needs the extra `grpc`: pip install 'cupola[grpc]'")
+        return value
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _check_client_ca(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls_certificate") is None:
+            raise ValueError("needs tls_certificate")
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _check_keys(cls, value: list[ApiKey]) -> list[ApiKey]:
+        for kind in ("name", "hash"):
+            found = [getattr(key, kind) for key in value]
+            if twice := [one for one in found if found.count(one) > 1]:
+                raise ValueError(f"the {kind} {twice[0]!r} appears twice")
         return value
 
     @field_validator("cors_origins")

@@ -3,7 +3,6 @@
 import asyncio
 import resource
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -27,17 +26,6 @@ DROPPED = 32  # connections closed at a time to make room for others
 BURST = 16  # connections accepted at a time, so that other workers get their share
 
 
-def tls_context(settings: Settings, protocol: str = "http/1.1") -> ssl.SSLContext | None:
-    """The TLS settings of the server for a protocol of ALPN, or None."""
-    if settings.tls_certificate is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-    context.set_alpn_protocols([protocol])
-    return context
-
-
 class Acceptor:
     """Accepts on the listening sockets of one worker."""
 
@@ -48,13 +36,12 @@ class Acceptor:
         proxies: TrustedProxies,
     ) -> None:
         self.server, self.sockets, self.proxies = server, dict(sockets), proxies
-        self.tls = tls_context(server.settings)
+        self.tls = server.generation.tls
         self.grpc: GrpcService | None = None
         if any(listener.grpc for listener in sockets.values()):
             from cupola.serve.grpc.service import GrpcService as Service  # of an extra
 
             self.grpc = Service(server, server)
-            self.grpc_tls = tls_context(server.settings, "h2")
         self.accepting = False
         self.limit = connection_limit(server.settings)
         self._handshakes: dict[asyncio.Task[None], float] = {}  # and when they began
@@ -118,7 +105,7 @@ class Acceptor:
             await server.loop.connect_accepted_socket(
                 self._protocol(listener, peer, client),
                 accepted,
-                ssl=self.grpc_tls if listener.grpc else self.tls,
+                ssl=self.tls.get(listener.grpc),
                 ssl_handshake_timeout=timeout if self.tls else None,
             )
         except (OSError, asyncio.CancelledError):  # of TLS, too, and time limits

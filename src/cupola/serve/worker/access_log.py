@@ -39,14 +39,20 @@ def format_line(
             "seconds": round(seconds, 6),
             "agent": agent,
         }
+        if request.key is not None:
+            fields["key"] = request.key.name
+        if request.subject:
+            fields["subject"] = request.subject
         if peer != request.peer:
             fields |= {"proxy": request.peer, "scheme": scheme}
         line = orjson.dumps(fields).decode()
         return (line if line.isprintable() else json.dumps(fields)) + "\n"
     target = _escape(f"{request.method} {request.path}")
+    who = f" key={request.key.name}" if request.key is not None else ""
+    who += f' subject="{_escape(request.subject)}"' if request.subject else ""
     return (
         f'{escape(peer)} [{stamp}] "{target}" {status} {sent} "{_escape(agent)}"'
-        f" {_escape(request.id)} {seconds:.6f}\n"
+        f" {_escape(request.id)} {seconds:.6f}{who}\n"
     )
 
 

@@ -8,7 +8,9 @@ from functools import partial
 import orjson
 
 from cupola.errors import CupolaError
+from cupola.serve.access.control import AccessControl
 from cupola.serve.generation import Generation
+from cupola.serve.grpc.call import Method
 from cupola.serve.http.compression import Decompressor
 from cupola.serve.http.connection import Reply, Server, Work
 from cupola.serve.http.cors import CORS
@@ -49,6 +51,11 @@ class Application(Server):
         self.context = WorkerContext(
             generation, directory, self, router, metrics, cache, decompressor
         )
+        self.access: AccessControl | None = None
+        if AccessControl.is_needed(settings):
+            folder = generation.metrics
+            self.access = AccessControl(settings, folder, directory.slot, self.proxies)
+            self.context.access = self.access
         self._tasks: set[asyncio.Task[None]] = set()
 
     def check_route(self, method: str, path: str) -> None:
@@ -63,12 +70,34 @@ class Application(Server):
                 if (preflight := self.cors.preflight(request)) is not None:
                     reply(request, preflight)
                     return None
-            match = self.router.match
-            handler, arguments = match(request.method, request.raw_path, request.operations)
-            outcome = handler(self.context, request, *arguments)
+            route, arguments = self.router.route(
+                request.method, request.raw_path, request.operations
+            )
+            if self.access is not None and not route.public:
+                self._admit(request, route.operations)
+            outcome = route.handler(self.context, request, *arguments)
         except Exception as error:
             outcome = self._exception_response(request, error)
         return self._settle(request, reply, outcome)
+
+    def _admit(self, request: Request, operations: bool) -> None:
+        """HTTPError if the client may not send this, or sends too much."""
+        assert self.access is not None
+        self.access.limit_client(request)
+        self.access.authenticate(request, operations=operations)
+        self.access.limit_key(request)
+
+    def admit_call(self, request: Request, method: Method) -> None:
+        """The same for a call of gRPC, whose message has not arrived."""
+        if self.access is not None and not method.public:
+            self._admit(request, method.operations)
+
+    def check_large_body(self, request: Request) -> None:
+        """HTTPError 401 or 403 if a request is not to be answered, before its body is stored."""
+        if self.access is not None:
+            route, _ = self.router.route(request.method, request.raw_path, request.operations)
+            if not route.public:
+                self.access.authenticate(request, operations=route.operations)
 
     def call(self, request: Request, reply: Reply, handler: Handler) -> Work | None:
         """Calls the handler of a call of gRPC; an exception becomes an error response."""
@@ -134,6 +163,8 @@ class Application(Server):
 
     def finished(self, request: Request, response: Response, sent: int) -> None:
         """Counts and logs a request."""
+        if self.access is not None:
+            self.access.release(request)
         self.context.metrics.count_request(response.status)
         if self.generation.access_log is not None:
             seconds = time.monotonic() - request.arrived

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+from cupola.serve.access.control import AccessControl
 from cupola.serve.cache.response_cache import ResponseCache, request_key
 from cupola.serve.generation import Generation
 from cupola.serve.http.compression import Decompressor
@@ -32,6 +33,7 @@ class WorkerContext:
     metrics: Metrics
     cache: ResponseCache | None
     decompressor: Decompressor
+    access: AccessControl | None = None
 
     @property
     def settings(self) -> Settings:
@@ -41,6 +43,18 @@ class WorkerContext:
     def leaving(self) -> bool:
         """Whether the server stops, so that load balancers should choose another one."""
         return self.generation.leaving
+
+    def may_use(self, request: Request, name: str) -> bool:
+        """Whether the request's API key is for the model of that name."""
+        key = request.key
+        return key is None or key.models is None or name in key.models
+
+    def find(self, request: Request, name: str, version: str | None = None) -> Model:
+        """A model, as ModelDirectory.find; HTTPError 403 if the request's API key is not for it."""
+        if not self.may_use(request, name):
+            assert request.key is not None
+            raise HTTPError(403, f"the API key {request.key.name!r} is not for model {name!r}")
+        return self.directory.find(name, version)
 
     def require_admin(self, request: Request) -> None:
         """HTTPError unless the admin endpoints are open for this connection and this client.
