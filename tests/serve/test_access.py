@@ -135,7 +135,7 @@ def test_a_rate_holds_over_all_workers_and_protocols(server: Running) -> None:
     """Rate 0.01 with a burst of 4: five requests, on connections of either worker."""
     answers = [infer(server, bearer("slow")) for _ in range(8)]
     assert [status for status, *_ in answers] == [200] * 5 + [429] * 3
-    status, fields, body = answers[-1]
+    _, fields, body = answers[-1]
     assert int(fields["retry-after"]) > 50
     assert body["error"] == "this API key may send 0.01 requests a second"
     with grpc.insecure_channel(address_of(server)) as channel:
@@ -156,6 +156,7 @@ def test_keys_are_in_no_log(server: Running) -> None:
         assert not any(key in text for key in KEYS.values())
 
 
+@pytest.mark.slow
 def test_a_clients_limits(tmp_path: Path) -> None:
     limits = {"rate": 1000.0, "burst": 1000, "concurrency": 2}
     trusted = {"trusted_proxies": ["127.0.0.1"], "client_limits": limits}

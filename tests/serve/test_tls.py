@@ -108,6 +108,7 @@ def serial(server: Running, tls: ssl.SSLContext) -> Any:
         return found and found["serialNumber"]
 
 
+@pytest.mark.slow
 def test_a_reload_takes_new_certificates_and_loses_nothing(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ours")
     pair = authority.issue("server", "/CN=localhost")
@@ -162,6 +163,7 @@ def test_a_client_ca_needs_a_certificate() -> None:
         load_settings(flags={"tls_client_ca": "ca.pem"}, environment={})
 
 
+@pytest.mark.slow
 def test_a_plain_client_of_a_tls_address_is_closed(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ours")
     server = start(tmp_path, authority.issue("server", "/CN=localhost"))
