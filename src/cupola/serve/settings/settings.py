@@ -296,7 +296,7 @@ class Settings(BaseModel):
     )
     cors_headers: list[str] = Field(
         ["Content-Type", "Content-Encoding", "Inference-Header-Content-Length",
-         "X-Request-Id", "X-Request-Timeout", "Authorization", "Traceparent"],
+         "X-Request-Id", "X-Request-Timeout"],
         description="Request header fields that these pages may send.",
     )  # fmt: skip
     cors_credentials: bool = Field(
