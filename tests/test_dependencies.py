@@ -20,7 +20,12 @@ INDIRECT = {
     "onnx", "onnxruntime",  # by torch.onnx
 }  # fmt: skip
 # Packages that several distributions share.
-NAMESPACES = {"google.protobuf": "protobuf"}
+NAMESPACES = {
+    "google.protobuf": "protobuf",
+    "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry.sdk": "opentelemetry-sdk",
+    "opentelemetry": "opentelemetry-sdk",
+}
 # Imported, but not declared.
 UNDECLARED = {
     "pydantic-core",  # a part of pydantic
@@ -79,7 +84,7 @@ def imported(top_level: bool = False) -> dict[str, set[str]]:
 def test_every_import_is_declared() -> None:
     declared = (
         run_dependencies()
-        | extras("train", "weather", "grib", "export", "grpc", "ray")
+        | extras("train", "weather", "grib", "export", "grpc", "otel", "ray")
         | UNDECLARED
     )
     assert {name: files for name, files in imported().items() if name not in declared} == {}
@@ -94,7 +99,7 @@ def test_importing_a_module_needs_only_the_run_dependencies() -> None:
 
 
 def test_every_declared_dependency_is_imported() -> None:
-    declared = run_dependencies() | extras("train", "weather", "grib", "export", "grpc", "ray")
+    declared = run_dependencies() | extras("train", "weather", "grib", "export", "grpc", "otel", "ray")
     assert declared - set(imported()) - INDIRECT == set()
 
 

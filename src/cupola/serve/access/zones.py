@@ -68,7 +68,7 @@ class RateZone:
     """Requests per second of each name, as nginx's limit_req with `nodelay`.
 
     A name may exceed its rate by `burst` requests. What it has sent more is forgotten at the rate.
-    If a bucket is full, the entry that was used longest ago makes room.
+    If a bucket is full, the entry that was used longest ago is replaced.
     """
 
     BUCKETS = 2048

@@ -15,7 +15,6 @@ from cupola.serve.http.connection import Server, Work
 from cupola.serve.http.messages import HTTPError, Request, Response
 from cupola.serve.http2.headers import encode
 from cupola.serve.http2.stream import Stream
-from cupola.serve.worker.context import Outcome
 
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])", re.ASCII)
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -28,7 +27,7 @@ class Method:
     messages of the client.
     """
 
-    handler: Callable[..., Outcome]
+    handler: Callable[..., Any]
     streams: bool = False
     public: bool = False  # answered without an API key and without limits
     operations: bool = False  # for operators
@@ -38,7 +37,11 @@ class CallServer(Protocol):
     """What a call needs of the application."""
 
     def call(
-        self, request: Request, reply: Callable[[Request, Response], None], handler: Any
+        self,
+        request: Request,
+        reply: Callable[[Request, Response], None],
+        handler: Any,
+        public: bool,
     ) -> Work | None:
         """Runs a handler; calls `reply` once."""
 
@@ -99,7 +102,10 @@ class Call:
     def _run(self, *arguments: Any) -> None:
         handler = self._method.handler
         work = self._app.call(
-            self._request, self._reply, lambda *given: handler(*given, *arguments)
+            self._request,
+            self._reply,
+            lambda *given: handler(*given, *arguments),
+            self._method.public,
         )
         if work is not None and not self._ended and self._work is None:
             self._work = work

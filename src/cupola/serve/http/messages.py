@@ -44,6 +44,7 @@ class Request:
     grpc: bool = False  # a call of gRPC: the body of an error is its message alone
     subject: str = ""  # of the client's certificate
     key: ApiKey | None = None  # that it showed
+    trace: Any = None  # its span, if it is traced: a RequestTrace
     counted: tuple[str, ...] = ()  # under which names it counts as in progress
 
     def body_bytes(self) -> bytes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 from urllib.parse import unquote
 
@@ -56,14 +57,18 @@ class Route:
 
 
 class Router:
-    """Finds the handler of a request. `error_formats`: path prefix -> the body of an error."""
+    """Finds the handler of a request. `error_formats`: path prefix -> the body of an error.
+
+    `methods`: those of gRPC, by path.
+    """
 
     def __init__(
         self,
         routes: Sequence[Route],
         error_formats: Mapping[str, Callable[[HTTPError], dict[str, Any]]],
+        methods: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        self.routes, self._error_formats = routes, error_formats
+        self.routes, self._error_formats, self.methods = routes, error_formats, methods
         self._fixed: dict[str, Route] = {}
         self._templates: dict[int, list[tuple[list[str], Route]]] = {}
         for route in routes:

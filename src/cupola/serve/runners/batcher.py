@@ -22,6 +22,7 @@ class Job:
     deadline: float
     alone: bool = False  # it was being processed when another runner crashed
     sequence: SequenceStep | None = None
+    trace: str = ""  # W3C's traceparent of its request, if it is traced
     predictions: list[Any] = field(init=False)
     timeout: float = field(init=False)  # that was left when it was received
     missing: int = field(init=False)  # samples without a prediction

@@ -61,7 +61,7 @@ def _parse(frame: Frame, view: memoryview, specs: Specs) -> ParsedRequest:
 
 def _parse_grpc(view: memoryview) -> ParsedRequest:
     from cupola.serve.grpc import messages
-    from cupola.serve.grpc import tensors as grpc
+    from cupola.serve.runners import grpc_codec as grpc
 
     found = messages.parse("ModelInferRequest", view)
     inputs, parameters = grpc.inputs_of(found), grpc.parameters_of(found)
@@ -212,7 +212,7 @@ def build(
     """The body of the answer, and the size of its JSON part; -1 without binary tensors."""
     requested = request.outputs or dict.fromkeys(arrays, request.binary)
     if request.grpc:
-        from cupola.serve.grpc.tensors import build_message
+        from cupola.serve.runners.grpc_codec import build_message
 
         model = predictor.name, predictor.version
         return build_message(request.id, requested, arrays, model), -1

@@ -22,6 +22,7 @@ from cupola.serve.runners.rank_sockets import RankSockets
 from cupola.serve.runners.runner import Runner
 from cupola.serve.runners.runner_slot import RunnerSlot, RunnerStart
 from cupola.serve.runners.sequences import Sequences
+from cupola.serve.runners.telemetry import RunnerTelemetry
 from cupola.serve.runners.verify import verify
 
 
@@ -71,6 +72,9 @@ def run_runner(slot: RunnerSlot, start: RunnerStart) -> int:
     predictor = in_background(lambda: _load_verified(slot, start.ranks, group), nice, parent_pipe)
     scoreboard = slot.scoreboard
     assert scoreboard is not None
+    telemetry = None
+    if settings.otel_endpoint:
+        telemetry = RunnerTelemetry(settings, slot.plan.name, slot.generation.log)
     runner = Runner(
         predictor,
         slot.listener,
@@ -81,12 +85,15 @@ def run_runner(slot: RunnerSlot, start: RunnerStart) -> int:
         spool_threshold=settings.shm_threshold,
         sequences=Sequences(settings.max_sequences, settings.sequence_timeout),
         parent_pipe=parent_pipe,
+        telemetry=telemetry,
     )
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     scoreboard.heartbeat()
     start.report.sendall(json.dumps(describe(predictor, runner)).encode() + b"\n")
     runner.serve()
+    if telemetry is not None:
+        telemetry.close(LAST_EXPORT)
     return 0
 
 
@@ -104,6 +111,7 @@ def run_rank(slot: RunnerSlot, rank: int, ranks: RankSockets) -> int:
     return 0
 
 
+LAST_EXPORT = 2.0  # seconds for the last spans of a runner
 OOM_SCORE = 300  # added, so that a full machine loses a runner before any other process
 
 

@@ -28,6 +28,7 @@ from cupola.serve.runners import codec
 from cupola.serve.runners.batcher import Batcher, Item, Job
 from cupola.serve.runners.connection_pool import ConnectionPool, WorkerConnection
 from cupola.serve.runners.sequences import Sequences, TooManySequencesError
+from cupola.serve.runners.telemetry import RunnerTelemetry
 
 HEARTBEAT = 0.5  # seconds between two heartbeats of an idle loop
 
@@ -47,12 +48,13 @@ class Runner:
         spool_threshold: int,
         sequences: Sequences,
         parent_pipe: int | None = None,
+        telemetry: RunnerTelemetry | None = None,
     ) -> None:
         self.predictor = predictor
         self.specs = {spec.name: spec for spec in predictor.inputs}
         self.scoreboard = scoreboard
         self.batcher = Batcher(max_batch, delay)
-        self.sequences = sequences
+        self.sequences, self.telemetry = sequences, telemetry
         self.stopped = False
         self.streams: dict[str, Job] = {}
         self.engine: StreamEngine | None = predictor.open_stream()
@@ -120,7 +122,7 @@ class Runner:
             return
         job = Job(frame.id, connection, request, samples, now, frame.times[0])
         job.alone = "suspect" in frame.extra
-        job.sequence = sequence
+        job.sequence, job.trace = sequence, frame.extra.get("trace", "")
         if frame.kind == frames.STREAM:
             self._begin_stream(job, frame.extra.get("written"))
         else:
@@ -157,7 +159,10 @@ class Runner:
         jobs = list(dict.fromkeys(job for job, _ in batch))
         self.scoreboard.begin([job.id for job in jobs])
         self._execute(batch)
-        seconds = time.monotonic() - began
+        ended = time.monotonic()
+        seconds = ended - began
+        if self.telemetry is not None:
+            self.telemetry.batch(jobs, len(batch), began, ended)
         for job in jobs:
             job.began = job.began or began
             job.run_seconds += seconds
@@ -226,6 +231,8 @@ class Runner:
             len(job.samples), job.batch, 200,
         )  # fmt: skip
         self.pool.send(job.connection, answer)
+        if self.telemetry is not None:
+            self.telemetry.encoded(job, began, time.monotonic())
 
     # ---- streams
 
@@ -274,6 +281,8 @@ class Runner:
             return
         if chunk.final:
             del self.streams[chunk.request_id]
+            if self.telemetry is not None:
+                self.telemetry.streamed(job, time.monotonic())
         if chunk.error:
             self._refuse(job.connection, job.id, chunk.status, chunk.error)
             return

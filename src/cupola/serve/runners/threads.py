@@ -17,6 +17,7 @@ from cupola.serve.runners.loading import import_plugins, load_predictor
 from cupola.serve.runners.main import describe
 from cupola.serve.runners.runner import Runner
 from cupola.serve.runners.sequences import Sequences
+from cupola.serve.runners.telemetry import RunnerTelemetry
 from cupola.serve.runners.verify import verify
 from cupola.serve.settings.models import ModelPlan
 from cupola.serve.settings.settings import granted_cpus
@@ -62,6 +63,7 @@ class ThreadedRunners:
             sequences=Sequences(
                 self.generation.settings.max_sequences, self.generation.settings.sequence_timeout
             ),
+            telemetry=self._telemetry(plan.name),
         )
         self.runners.append(runner)
         self.roster.append(
@@ -78,6 +80,12 @@ class ThreadedRunners:
         )
         threading.Thread(target=runner.serve, daemon=True).start()
 
+    def _telemetry(self, model: str) -> RunnerTelemetry | None:
+        settings = self.generation.settings
+        if not settings.otel_endpoint:
+            return None
+        return RunnerTelemetry(settings, model, self.generation.log)
+
     def _send_roster(self) -> None:
         """Sends the roster to each client, once."""
         frame = b"".join(frames.pack(frames.control("roster", complete=True, runners=self.roster)))
@@ -93,3 +101,5 @@ class ThreadedRunners:
         """Stops the threads after their current batches."""
         for runner in self.runners:
             runner.stopped = True
+            if runner.telemetry is not None:
+                runner.telemetry.close(0.5)

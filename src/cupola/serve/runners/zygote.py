@@ -35,6 +35,7 @@ from cupola.serve.runners.slot_table import PendingLoad, SlotTable
 from cupola.serve.settings.file import model_settings
 from cupola.serve.settings.models import ModelPlan, plan_model
 from cupola.serve.settings.settings import granted_cpus
+from cupola.serve.telemetry.exporting import preload
 
 CHECK_INTERVAL = 0.25  # seconds between two checks of the scoreboards
 FAILURE_PAUSE = 0.01  # seconds after a step that failed
@@ -75,6 +76,8 @@ class Zygote:
         """Imports everything that runners need, so that they share its pages."""
         import_plugins(self.generation.settings.plugins)
         warm({plan.task for plan in self.generation.plans})
+        if self.generation.settings.otel_endpoint:
+            preload()
 
     # ---- the loop
 

@@ -329,6 +329,16 @@ class Settings(BaseModel):
     access_log_format: Literal["text", "json"] = Field(
         "text", description="Format of its lines, one per request."
     )
+    otel_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s]+$",
+        description="Collector of OpenTelemetry that takes OTLP over HTTP, such as "
+        "http://127.0.0.1:4318; needs the extra `otel`; unset: off.",
+    )
+    otel_sampling: float = Field(
+        1.0, ge=0, le=1, description="Part of the traces that begin here which are recorded."
+    )
+    otel_interval: PositiveFloat = Field(60.0, description="Time between two exports of metrics.")
     pages: bool = Field(True, description="Serve the web pages.")
     admin: str = Field(
         "off",
@@ -402,6 +412,14 @@ class Settings(BaseModel):
     def _check_extra(cls, value: list[str]) -> list[str]:
         if value and not (has_module("hpack") and has_module("google.protobuf")):
             raise ValueError("needs the extra `grpc`: pip install 'cupola[grpc]'")
+        return value
+
+    @field_validator("otel_endpoint")
+    @classmethod
+    def _check_otel(cls, value: str | None) -> str | None:
+        needed = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
+        if value and not all(map(has_module, needed)):
+            raise ValueError("needs the extra `otel`: pip install 'cupola[otel]'")
         return value
 
     @field_validator("tls_client_ca")

@@ -41,7 +41,7 @@ class Acceptor:
         if any(listener.grpc for listener in sockets.values()):
             from cupola.serve.grpc.service import GrpcService as Service  # of an extra
 
-            self.grpc = Service(server, server)
+            self.grpc = Service(server, server, server.router.methods)
         self.accepting = False
         self.limit = connection_limit(server.settings)
         self._handshakes: dict[asyncio.Task[None], float] = {}  # and when they began

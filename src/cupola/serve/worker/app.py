@@ -22,6 +22,7 @@ from cupola.serve.worker.access_log import format_line
 from cupola.serve.worker.context import DeferredResponse, Outcome, WorkerContext
 from cupola.serve.worker.metrics import Metrics
 from cupola.serve.worker.model_directory import ModelDirectory
+from cupola.serve.worker.telemetry import WorkerTelemetry
 
 
 class Application(Server):
@@ -56,6 +57,12 @@ class Application(Server):
             folder = generation.metrics
             self.access = AccessControl(settings, folder, directory.slot, self.proxies)
             self.context.access = self.access
+        self.telemetry: WorkerTelemetry | None = None
+        if settings.otel_endpoint:
+            connections = self.connections
+            self.telemetry = metrics.telemetry = WorkerTelemetry(
+                settings, generation.log, directory.all, lambda: len(connections)
+            )
         self._tasks: set[asyncio.Task[None]] = set()
 
     def check_route(self, method: str, path: str) -> None:
@@ -73,6 +80,8 @@ class Application(Server):
             route, arguments = self.router.route(
                 request.method, request.raw_path, request.operations
             )
+            if self.telemetry is not None and not route.public:
+                self.telemetry.begin(request, f"{route.method} {route.path}")
             if self.access is not None and not route.public:
                 self._admit(request, route.operations)
             outcome = route.handler(self.context, request, *arguments)
@@ -99,9 +108,11 @@ class Application(Server):
             if not route.public:
                 self.access.authenticate(request, operations=route.operations)
 
-    def call(self, request: Request, reply: Reply, handler: Handler) -> Work | None:
+    def call(self, request: Request, reply: Reply, handler: Handler, public: bool) -> Work | None:
         """Calls the handler of a call of gRPC; an exception becomes an error response."""
         try:
+            if self.telemetry is not None and not public:
+                self.telemetry.begin(request, request.path[1:])
             outcome = handler(self.context, request)
         except Exception as error:
             outcome = self._exception_response(request, error)
@@ -165,6 +176,8 @@ class Application(Server):
         """Counts and logs a request."""
         if self.access is not None:
             self.access.release(request)
+        if self.telemetry is not None:
+            self.telemetry.finish(request, response)
         self.context.metrics.count_request(response.status)
         if self.generation.access_log is not None:
             seconds = time.monotonic() - request.arrived

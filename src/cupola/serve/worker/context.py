@@ -116,6 +116,7 @@ class WorkerContext:
         counts = self.metrics.for_model(model)
         dispatcher = self.directory.dispatcher
         outcome, first = "cancelled", True
+        _pass_trace(request, frame)
         try:
             async for chunk in dispatcher.stream(model, frame, self.timeout_of(request)):
                 if chunk["final"]:
@@ -134,13 +135,16 @@ class WorkerContext:
 class Inference:
     """One counted request to a runner. Whoever waits for the answer sets `deliver`."""
 
-    __slots__ = ("_arrived_at", "_counts", "_dispatcher", "call", "deliver")
+    __slots__ = ("_counts", "_dispatcher", "_request", "_submitted_at", "call", "deliver")
 
     def __init__(
         self, context: WorkerContext, model: Model, request: Request, frame: Frame, cost: int = 1
     ) -> None:
         self._counts = context.metrics.for_model(model)
-        self._arrived_at = request.arrived
+        self._request, self._submitted_at = request, 0.0
+        if request.trace is not None:
+            self._submitted_at = time.monotonic()
+            _pass_trace(request, frame)
         self._dispatcher = context.directory.dispatcher
         self.deliver: Callable[[Frame], object] = _ignore
         timeout = context.timeout_of(request)
@@ -151,8 +155,14 @@ class Inference:
             raise
 
     def _on_answer(self, answer: Frame) -> None:
+        request = self._request
+        if request.trace is not None and answer.status == 200:
+            telemetry = self._counts.telemetry
+            assert telemetry is not None
+            arrived = self.call.sent + answer.times[0]
+            telemetry.queued(request.trace, self._submitted_at, arrived)
         self.deliver(answer)
-        self._counts.record_answer(answer, time.monotonic() - self._arrived_at)
+        self._counts.record_answer(answer, time.monotonic() - request.arrived)
 
     def cancel(self) -> None:
         """Stops the inference, unless it has ended."""
@@ -170,6 +180,12 @@ class DeferredResponse:
 
 
 Outcome: TypeAlias = Response | DeferredResponse | Awaitable[Response]
+
+
+def _pass_trace(request: Request, frame: Frame) -> None:
+    """Tells the runner the trace of a request whose spans are recorded."""
+    if request.trace is not None and request.trace.sampled:
+        frame.extra["trace"] = request.trace.header
 
 
 def _ignore(answer: Frame) -> None:

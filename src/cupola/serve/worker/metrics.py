@@ -25,6 +25,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from cupola.serve.ipc.frames import Frame
 from cupola.serve.worker.runner_connections import Model
 from cupola.serve.worker.status_metrics import StatusCollector
+from cupola.serve.worker.telemetry import WorkerTelemetry
 
 FILE_SIZE = 128 * 1024  # bytes of each file, for about 8 models; beyond, the library grows it
 FLUSH_INTERVAL = 0.1  # seconds until a count reaches the files
@@ -87,6 +88,7 @@ class Metrics:
         self.connections = Gauge(
             "cupola_connections", "Open connections.", multiprocess_mode="sum", registry=own
         )
+        self.telemetry: WorkerTelemetry | None = None
         self._statuses: dict[int, int] = {}
         self._models: dict[Model, ModelMetrics] = {}
         self._flush_scheduled = False
@@ -157,6 +159,7 @@ class ModelMetrics:
     def __init__(self, metrics: Metrics, model: Model) -> None:
         labels = (model.name, model.version)
         self._metrics, self._model = metrics, model
+        self.telemetry = metrics.telemetry
         self.phases = [
             BufferedHistogram(metrics.phases.labels(*labels, phase), SECONDS) for phase in PHASES
         ]
@@ -180,6 +183,8 @@ class ModelMetrics:
             histogram.add(max(0.0, phase))
         self._batches.add(answer.batch)
         self.last = time.time()
+        if self.telemetry is not None:
+            self.telemetry.record_phases(self._model, answer.times)
         self._count("ok")
 
     def record_end(self, outcome: str) -> None:
@@ -198,6 +203,8 @@ class ModelMetrics:
         self._metrics.schedule_flush()
 
     def _count(self, outcome: str) -> None:
+        if self.telemetry is not None:
+            self.telemetry.record_end(self._model, outcome)
         self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
         self._metrics.schedule_flush()
 

@@ -27,6 +27,7 @@ from cupola.serve.worker.app import Application
 from cupola.serve.worker.metrics import Metrics
 from cupola.serve.worker.model_directory import ModelDirectory
 
+LAST_EXPORT = 2.0  # seconds for the last spans and metrics of a worker that has drained
 DRAIN_INTERVAL = 0.05  # seconds between two checks whether a draining worker is done
 
 
@@ -92,6 +93,8 @@ class Worker:
         metrics.connections.set(0)
         metrics.flush()
         self.directory.close()
+        if self.app.telemetry is not None:
+            self.app.telemetry.close(LAST_EXPORT if self.draining else 0.0)
         return 0
 
     def _sockets(self) -> dict[socket.socket, Listener]:

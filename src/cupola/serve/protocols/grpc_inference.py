@@ -14,12 +14,12 @@ from typing import Any
 from cupola.errors import CupolaError, InputError
 from cupola.serve.grpc import wire
 from cupola.serve.grpc.call import MessageQueue, unpack_header
-from cupola.serve.grpc.chunks import response_of
 from cupola.serve.grpc.message_reader import Message
 from cupola.serve.grpc.messages import message
 from cupola.serve.http.messages import HTTPError, Request, Response, ResponseStream
 from cupola.serve.ipc import frames
 from cupola.serve.ipc.sequence import ID, sequence_id
+from cupola.serve.protocols.grpc_chunks import response_of
 from cupola.serve.protocols.image_cost import cost_of
 from cupola.serve.worker.context import DeferredResponse, Inference, Outcome, WorkerContext
 from cupola.serve.worker.runner_connections import Model
@@ -149,7 +149,7 @@ class InferenceStream:
         request = Request(
             whole.method, whole.path, "", dict(whole.headers), whole.id, _now(), whole.peer,
             found.body, found.spooled, operations=whole.operations, grpc=True,
-            subject=whole.subject, key=whole.key,
+            subject=whole.subject, key=whole.key, trace=whole.trace,
         )  # fmt: skip
         try:
             unpack_header(request, found)
