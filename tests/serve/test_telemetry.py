@@ -247,7 +247,8 @@ def test_an_endpoint_that_is_none(value: str) -> None:
 
 
 def test_the_body_of_a_traced_request_is_unchanged(server: Running) -> None:
-    status, _, body = server.ask(
+    status, fields, body = server.ask(
         "POST", "/v2/models/echo/infer", infer_body([1.0, 2.0]), header_of(50)
     )
+    assert fields["traceparent"].startswith(f"00-{trace_of(50)}-")
     assert status == 200 and b'"data":[1.0,2.0]' in body

@@ -24,10 +24,12 @@ from cupola.serve.master.pid_file import PidFile
 from cupola.serve.process_setup import limit_spinning
 from cupola.serve.routes import ROUTER
 from cupola.serve.settings.settings import Settings
+from cupola.serve.telemetry.exporting import LAST_EXPORT
 from cupola.serve.worker.accepting import Acceptor, watch_timeouts
 from cupola.serve.worker.app import Application
 from cupola.serve.worker.metrics import Metrics
 from cupola.serve.worker.model_directory import ModelDirectory
+from cupola.serve.worker.telemetry import WorkerTelemetry
 
 T = TypeVar("T")
 STOP_TIMEOUT = 1.0  # seconds to finish open requests when stopping
@@ -206,6 +208,7 @@ class SingleProcess:
             await asyncio.sleep(0.1)
         old.app.context.directory.close()
         old.runners.stop()
+        await in_thread(lambda: _close(old.app.telemetry), lambda done: None)
 
     def _reopen(self) -> None:
         if self.current:
@@ -219,5 +222,11 @@ class SingleProcess:
                 break
             await asyncio.sleep(0.02)
         current.runners.stop()
+        await in_thread(lambda: _close(current.app.telemetry), lambda done: None)
         for listener in current.generation.listeners:
             listener.close()
+
+
+def _close(telemetry: WorkerTelemetry | None) -> None:
+    if telemetry is not None:
+        telemetry.close(LAST_EXPORT)

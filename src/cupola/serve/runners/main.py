@@ -24,6 +24,7 @@ from cupola.serve.runners.runner_slot import RunnerSlot, RunnerStart
 from cupola.serve.runners.sequences import Sequences
 from cupola.serve.runners.telemetry import RunnerTelemetry
 from cupola.serve.runners.verify import verify
+from cupola.serve.telemetry.exporting import LAST_EXPORT
 
 
 def run_process(
@@ -111,7 +112,6 @@ def run_rank(slot: RunnerSlot, rank: int, ranks: RankSockets) -> int:
     return 0
 
 
-LAST_EXPORT = 2.0  # seconds for the last spans of a runner
 OOM_SCORE = 300  # added, so that a full machine loses a runner before any other process
 
 

@@ -35,7 +35,7 @@ from cupola.serve.runners.slot_table import PendingLoad, SlotTable
 from cupola.serve.settings.file import model_settings
 from cupola.serve.settings.models import ModelPlan, plan_model
 from cupola.serve.settings.settings import granted_cpus
-from cupola.serve.telemetry.exporting import preload
+from cupola.serve.telemetry.exporting import LAST_EXPORT, preload
 
 CHECK_INTERVAL = 0.25  # seconds between two checks of the scoreboards
 FAILURE_PAUSE = 0.01  # seconds after a step that failed
@@ -91,9 +91,21 @@ class Zygote:
             for key, _ in self.selector.select(self._pause()):
                 self._attempt(key.data, key.fileobj)
             self._attempt(self._supervise)
+        if self.quitting and self.generation.settings.otel_endpoint:
+            self._let_runners_export()
         for slot in self.table.slots:
             slot.kill()
         return self.code
+
+    def _let_runners_export(self) -> None:
+        """Gives the runners, which no worker needs any more, the time for their last spans."""
+        for slot in self.table.slots:
+            slot.release()
+        end = time.monotonic() + LAST_EXPORT + 0.5
+        while any(slot.pids for slot in self.table.slots) and time.monotonic() < end:
+            for slot in self.table.slots:
+                slot.pids[:] = [pid for pid in slot.pids if os.waitpid(pid, os.WNOHANG)[0] == 0]
+            time.sleep(0.01)
 
     def _attempt(self, step: Callable[..., object], *arguments: Any) -> None:
         """Runs a step; a failure is logged and does not end the zygote."""

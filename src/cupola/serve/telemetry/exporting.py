@@ -12,8 +12,8 @@ from cupola.serve.logs import Log
 from cupola.serve.settings.settings import Settings
 
 EXPORT_TIMEOUT = 5.0  # seconds for one export
+LAST_EXPORT = 2.0  # seconds for what is left when a process ends
 SPAN_DELAY = 1.0  # seconds until a span is exported
-INSTANCE_BYTES = 8
 
 
 def preload() -> None:

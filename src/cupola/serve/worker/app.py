@@ -82,6 +82,7 @@ class Application(Server):
             )
             if self.telemetry is not None and not route.public:
                 self.telemetry.begin(request, f"{route.method} {route.path}")
+                reply = partial(_reply_traced, reply)
             if self.access is not None and not route.public:
                 self._admit(request, route.operations)
             outcome = route.handler(self.context, request, *arguments)
@@ -187,3 +188,10 @@ class Application(Server):
 
     def connection_closed(self) -> None:
         self.context.metrics.connections.set(len(self.connections))
+
+
+def _reply_traced(reply: Reply, request: Request, response: Response) -> None:
+    """Replies with the request's place in its trace."""
+    if request.trace is not None:
+        response.headers = [*response.headers, ("traceparent", request.trace.header)]
+    reply(request, response)

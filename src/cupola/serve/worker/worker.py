@@ -22,12 +22,12 @@ from cupola.serve.ipc import signals
 from cupola.serve.ipc.channel import FATAL, Channel, ChannelMessage, Command
 from cupola.serve.ipc.listeners import Listener, close_all_but
 from cupola.serve.process_setup import setup_process
+from cupola.serve.telemetry.exporting import LAST_EXPORT
 from cupola.serve.worker.accepting import Acceptor, watch_timeouts
 from cupola.serve.worker.app import Application
 from cupola.serve.worker.metrics import Metrics
 from cupola.serve.worker.model_directory import ModelDirectory
 
-LAST_EXPORT = 2.0  # seconds for the last spans and metrics of a worker that has drained
 DRAIN_INTERVAL = 0.05  # seconds between two checks whether a draining worker is done
 
 
