@@ -99,7 +99,9 @@ def test_importing_a_module_needs_only_the_run_dependencies() -> None:
 
 
 def test_every_declared_dependency_is_imported() -> None:
-    declared = run_dependencies() | extras("train", "weather", "grib", "export", "grpc", "otel", "ray")
+    declared = run_dependencies() | extras(
+        "train", "weather", "grib", "export", "grpc", "otel", "ray"
+    )
     assert declared - set(imported()) - INDIRECT == set()
 
 

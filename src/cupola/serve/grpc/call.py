@@ -18,6 +18,7 @@ from cupola.serve.http2.stream import Stream
 
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])", re.ASCII)
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+MOST_WAITING = 4096  # messages; a client that obeys its window reaches it only with tiny ones
 AHEAD = 64  # messages of a stream that may wait for the handler before the client has to
 
 
@@ -125,14 +126,17 @@ class Call:
     def feed(self, data: bytes) -> None:
         if self._ended:
             return
+        was_partial = self._reader.partial
         try:
             messages = self._reader.feed(data)
+            if self._messages is not None:
+                self._messages.put(messages, len(data))
         except HTTPError as error:
             self._fail(error)
             return
         if self._messages is not None:
-            self._messages.put(messages, len(data))
-            self.began_at = monotonic()
+            if not (was_partial and self._reader.partial):  # not for each byte of a slow one
+                self.began_at = monotonic()
             return
         self._stream.take(len(data))
         for message in messages:
@@ -267,8 +271,10 @@ class MessageQueue:
         self.in_progress = 0  # messages that the handler works on
 
     def put(self, messages: list[Message], size: int) -> None:
-        """Adds what `size` bytes of the body completed."""
+        """Adds what `size` bytes of the body completed; HTTPError 429 if too many wait."""
         self._waiting.extend(messages)
+        if len(self._waiting) > MOST_WAITING:
+            raise HTTPError(429, f"{len(self._waiting)} messages of this stream are waiting")
         self._owed += size
         self._credit()
         self._arrived.set()

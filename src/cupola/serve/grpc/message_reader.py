@@ -31,6 +31,7 @@ class MessageReader:
 
     def __init__(self, settings: Settings, new_path: Callable[[], Path]) -> None:
         self._settings, self._new_path = settings, new_path
+        self._small = min(settings.shm_threshold, settings.max_body)
         self._left = bytearray()
         self._size = -1  # of the message that arrives; -1: its prefix has not arrived
         self._compressed = False
@@ -47,7 +48,7 @@ class MessageReader:
         """The messages that `data` completes."""
         if not self.partial and len(data) >= PREFIX:
             size = int.from_bytes(data[1:PREFIX], "big")
-            if len(data) == PREFIX + size and data[0] < 2 and size <= self._settings.shm_threshold:
+            if len(data) == PREFIX + size and data[0] < 2 and size <= self._small:
                 return [Message(data[PREFIX:], None, data[0] == 1)]
         found, view = [], memoryview(data)
         while len(view):

@@ -24,7 +24,7 @@ STREAMS = 128  # that a client may have open at a time
 STREAM_WINDOW = 1024**2  # bytes of one request that may be on their way
 WINDOW = 16 * 1024**2  # bytes of all requests of a connection
 FRAME = 256 * 1024  # bytes of the largest frame that a client may send
-RESETS = 1000  # streams that a client may reset without waiting, in RESET_TIME seconds
+RESETS = 10_000  # streams that a client may reset in RESET_TIME seconds
 RESET_TIME = 10.0
 _DRAINING = b"draining"  # the data of the PING
 Open = Callable[[Stream, "Http2Connection"], StreamHandler]
@@ -421,9 +421,7 @@ class Http2Connection(asyncio.Protocol):
         if self.server.draining or self._served >= limits.keepalive_requests:
             self._leave()
         if self.idle:
-            if now - self.active_at > (
-                limits.keepalive_timeout if self._served else limits.header_timeout
-            ):
+            if now - self.active_at > limits.keepalive_timeout:
                 self._leave()
             if self._leaving_since and now - self._leaving_since > limits.keepalive_grace:
                 self._close()  # it does not answer
