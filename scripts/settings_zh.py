@@ -130,7 +130,7 @@ MODEL = {
 }
 KEY = {
     "name": "在日志和错误信息中使用的名字；不是秘密。",
-    "hash": "sha256: 加上密钥的 SHA-256，十六进制。",
+    "hash": "`sha256:` 加上密钥的 SHA-256，十六进制。",
     "models": "可以使用的模型；默认为全部。",
     "operations": "可以使用 /metrics、/status.json，以及（设置了 `admin` 时）管理接口。",
     "limits": "该密钥的 `rate`、`burst` 和 `concurrency`。",

@@ -275,6 +275,7 @@ async def test_streams_that_are_reset_at_once_end_the_connection() -> None:
 
 async def test_http_1_is_told_what_this_address_speaks() -> None:
     setup = Setup(greet=False)
+    await asyncio.sleep(0)
     setup.connection.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert setup.transport.data.startswith(b"HTTP/1.1 400 ") and setup.transport.closed
 

@@ -75,6 +75,10 @@ class Http2Connection(asyncio.Protocol):
         self.peer = self.peer or name_of(transport.get_extra_info("peername"), own)
         self.subject = subject_of(transport)
         self.server.connections.add(self)
+
+    def _greet(self) -> None:
+        """Sends our preface, which is settings, once the client's has arrived."""
+        self._greeted = True
         ours = {
             frames.MAX_STREAMS: STREAMS, frames.INITIAL_WINDOW: STREAM_WINDOW,
             frames.MAX_FRAME: FRAME, frames.MAX_HEADER_LIST: self.server.settings.max_header,
@@ -128,7 +132,8 @@ class Http2Connection(asyncio.Protocol):
                 return
             if len(buffer) < 24:
                 return
-            self._greeted, at = True, 24
+            self._greet()
+            at = 24
         size = len(buffer)
         while size - at >= frames.HEAD_SIZE and not self.closing:
             high, low, kind, flags, stream = frames.HEAD.unpack_from(buffer, at)
@@ -145,7 +150,6 @@ class Http2Connection(asyncio.Protocol):
         self.began_at = now
 
     def _refuse_http1(self) -> None:
-        self._out.clear()
         text = b"this address speaks gRPC, over HTTP/2\n"
         start = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n"
         self.put(start + b"Content-Length: %d\r\n\r\n" % len(text) + text)
