@@ -17,6 +17,8 @@ from cupola.registry import MODELS
 
 Shapes = Sequence[tuple[int, int]]
 
+EXPORTED_READS = 1 << 20  # samples of all heads, levels and points: 6 cameras of the tiny model
+
 
 class Pillars(NamedTuple):
     """uv: [B, N, K, D, 2], where the points above a cell are in the images (fractions).
@@ -139,18 +141,66 @@ class SpatialCrossAttention(nn.Module):
         attention = self.deformable_attention
         offsets, weights = attention.sampling(query, features.shapes)
         seen = pillars.visible.any(-1)  # [B, N, K]
-        total = torch.zeros_like(query)
-        for camera in range(pillars.uv.shape[1]):
-            given = features.cells[:, camera], features.shapes
-            uv, here = pillars.uv[:, camera], seen[0, camera]  # [B, K, D, 2], [K]
-            if torch.compiler.is_exporting():  # no indices that depend on the data
-                masked = weights * here[:, None, None, None]
-                total = total + attention.read(*given, uv, offsets, masked)
-                continue
-            cells = here.nonzero()[:, 0]
-            if len(cells):
-                found = attention.read(*given, uv[:, cells], offsets[:, cells], weights[:, cells])
-                total = total.index_add(1, cells, found)
+        exporting = torch.compiler.is_exporting()
+        add = self._add_all if exporting else self._add_seen
+        total = add(query, features, pillars.uv, seen, offsets, weights)
         count = seen.sum(1).clamp(min=1)[..., None]  # [B, K, 1]
         out: Tensor = self.dropout(self.output_proj(total / count)) + residual
         return out
+
+    def _add_seen(
+        self,
+        query: Tensor,
+        features: ImageFeatures,
+        uv: Tensor,
+        seen: Tensor,
+        offsets: Tensor,
+        weights: Tensor,
+    ) -> Tensor:
+        """The sum over the cameras [B, K, C] of what the cells that each sees read there."""
+        total = torch.zeros_like(query)
+        for camera in range(uv.shape[1]):
+            cells = seen[0, camera].nonzero()[:, 0]
+            if len(cells):
+                found = self.deformable_attention.read(
+                    features.cells[:, camera],
+                    features.shapes,
+                    uv[:, camera, cells],
+                    offsets[:, cells],
+                    weights[:, cells],
+                )
+                total = total.index_add(1, cells, found)
+        return total
+
+    def _add_all(
+        self,
+        query: Tensor,
+        features: ImageFeatures,
+        uv: Tensor,
+        seen: Tensor,
+        offsets: Tensor,
+        weights: Tensor,
+    ) -> Tensor:
+        """The same without indices that depend on the data: all cells read all cameras.
+
+        Several cameras are read as one batch, which makes the exported graph smaller, unless it
+        would hold more than EXPORTED_READS samples at once.
+        """
+        B, N = uv.shape[:2]
+        step = max(1, min(N, EXPORTED_READS // weights.numel()))
+        total = torch.zeros_like(query)
+        for first in range(0, N, step):
+            chosen = slice(first, min(first + step, N))
+            count = chosen.stop - first
+            here = seen[:1, chosen, :, None, None, None].to(weights.dtype)  # [1, n, K, 1, 1, 1]
+            masked = (weights[:, None] * here).flatten(0, 1)  # [B * n, K, M, L, P]
+            every = offsets[:, None].expand(-1, count, *offsets.shape[1:]).flatten(0, 1)
+            found = self.deformable_attention.read(
+                features.cells[:, chosen].flatten(0, 1),
+                features.shapes,
+                uv[:, chosen].flatten(0, 1),
+                every,
+                masked,
+            )
+            total = total + torch.unflatten(found, 0, (B, count)).sum(1)
+        return total
