@@ -14,10 +14,10 @@ from cupola.inspect.cameras_view import view_of_cameras
 from cupola.inspect.example_inputs import example_inputs
 from cupola.registry import MODELS, build
 from cupola.runtime import tasks
-from cupola.runtime.cameras import split_projections
 from cupola.runtime.export import export
 from cupola.runtime.predictors.detection3d import Detection3DPredictor
 from cupola.structures.can_bus import can_bus_of_lidar
+from cupola.structures.projections import split_projections
 from models.bevformer import small as bevformer
 from models.petr.small import poses, small_petr
 from models.stream_petr.small import INPUTS, drive, small_stream

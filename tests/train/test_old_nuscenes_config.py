@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cupola.config.old_sections import nuscenes_sections
 from cupola.data.driving.tables import write_scenes
@@ -19,6 +20,7 @@ from cupola.train.version2 import to_version_3
 from data.test_nuscenes import infos
 from models.detr3d.small import small_config
 from models.petr.small import small_petr
+from models.stream_petr.small import small_stream
 
 NAMES = ["truck", "car", "pedestrian"]
 PIPELINE = [
@@ -159,6 +161,74 @@ def test_petr_trains_with_its_own_pipeline(tmp_path: Path) -> None:
     assert trainer.stream.dataset[0]["images"].shape == (6, 3, 32, 64)
     trainer.run()
     assert trainer.step == 2
+
+
+def stream_config(root: Path, frames: int) -> dict[str, Any]:
+    """As StreamPETR publishes it, with its info files; one scene of `frames` frames."""
+    write_scenes(root, count=1, frames=frames, size=(60, 100))
+    content, _ = infos(Tables(root, "v1.0-mini"))
+    for at, info in enumerate(content["infos"]):
+        info |= {"scene_token": "scene", "timestamp": 1_500_000_000_000_000 + 500_000 * at}
+        info |= {
+            "lidar2ego_translation": [0.9, 0.0, 1.8],
+            "lidar2ego_rotation": [0.5**0.5, 0.0, 0.0, 0.5**0.5],
+            "ego2global_translation": [600.0 + 2 * at, 1600.0, 0.0],
+            "ego2global_rotation": [1.0, 0.0, 0.0, 0.0],
+        }
+    for split in ("train", "val"):
+        (root / f"nuscenes_infos_{split}.pkl").write_bytes(pickle.dumps(content))
+    cfg = {**config(f"{root}/"), "model": {**small_stream(), "type": "Petr3D"}}
+    keys = ["lidar2img", "intrinsics", "extrinsics", "timestamp", "img_timestamp", "ego_pose"]
+    rotated = [
+        {**s, "type": "ResizeCropFlipRotImage"} if s["type"] == "ResizeCropFlipImage" else s
+        for s in PETR_PIPELINE
+    ]
+    cfg["data"]["train"] |= {
+        "pipeline": rotated, "collect_keys": [*keys, "img", "prev_exists", "img_metas"],
+        "seq_mode": True, "seq_split_num": 2, "num_frame_losses": 1, "queue_length": 1,
+        "filter_empty_gt": False,
+    }  # fmt: skip
+    test = [{**rotated[4], "training": False}, *PIPELINE[5:]]
+    own = {**cfg["data"]["val"], "pipeline": test, "collect_keys": [*keys, "img"]}
+    cfg["data"] |= {"val": own, "test": own, "samples_per_gpu": 2}
+    cfg["data"]["shuffler_sampler"] = {"type": "InfiniteGroupEachSampleInBatchSampler"}
+    cfg["runner"] = {"type": "IterBasedRunner", "max_iters": 3}
+    cfg["model"]["num_frame_losses"] = 1
+    return cfg
+
+
+def test_stream_petr_trains_with_its_own_sequences(tmp_path: Path) -> None:
+    trainer = Trainer(stream_config(tmp_path / "data", 4), tmp_path / "run", quiet=True)
+    data = trainer.stream.dataset
+    assert data.sequences == [[0, 1], [2, 3]]
+    samples = [data[at] for at in range(3)]
+    assert [float(s["prev_exists"]) for s in samples] == [0, 1, 0]
+    assert float(samples[1]["timestamp"] - samples[0]["timestamp"]) == 0.5
+    for sample in samples:
+        joined = sample["intrinsics"] @ sample["extrinsics"]
+        torch.testing.assert_close(joined, sample["lidar2img"], rtol=1e-4, atol=1e-2)
+    # A point that does not move: where both frames see it, whatever was drawn for each of them.
+    fixed = torch.tensor([604.0, 1605.0, 1.0, 1.0])
+    seen = [torch.linalg.inv(s["ego_pose"].double()) @ fixed.double() for s in samples[:2]]
+    scales = [s["ego_pose"][:3, 0].norm() for s in samples[:2]]
+    plain = [point[:3] * scale for point, scale in zip(seen, scales, strict=True)]
+    lidar = torch.tensor([0.9, 0.0, 1.8]).double()
+    for at, point in enumerate(plain):
+        away = torch.tensor([604.0 - 600 - 2 * at, 5.0, 1.0]).double() - lidar
+        assert abs(point.norm() - away.norm()) < 1e-3
+    trainer.run()
+    assert trainer.step == 3 and trainer.model.training_state is not None
+
+
+def test_sequences_need_poses(tmp_path: Path) -> None:
+    cfg = stream_config(tmp_path / "data", 2)
+    file = tmp_path / "data/nuscenes_infos_train.pkl"
+    content = pickle.loads(file.read_bytes())
+    for info in content["infos"]:
+        del info["ego2global_rotation"]
+    file.write_bytes(pickle.dumps(content))
+    with pytest.raises(DataError, match=r"no timestamp, lidar2ego or ego2global: .*StreamPETR"):
+        Trainer(cfg, tmp_path / "run", quiet=True).stream.dataset[0]
 
 
 def test_a_step_that_moves_boxes_is_not_skipped() -> None:

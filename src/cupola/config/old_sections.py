@@ -10,6 +10,7 @@ from typing import Any
 
 Section = Mapping[str, Any]
 SPLITS = ("train", "val", "test")
+STREAMS = "InfiniteGroupEachSampleInBatchSampler"  # StreamPETR's; others only shuffle
 WRAPPED = ("dataset", "datasets")
 # Sections of the recipe, and those of 1.x that a base file may have in their place.
 RECIPE = {
@@ -50,6 +51,9 @@ def nuscenes_sections(cfg: Section) -> dict[str, Any]:
                 "num_workers": data.get("workers_per_gpu", 0),
                 "dataset": _dataset(data[split], own),
             }
+            sampler = data.get("shuffler_sampler")
+            if split == "train" and isinstance(sampler, Mapping) and sampler.get("type") == STREAMS:
+                made["train_dataloader"]["sampler"] = dict(sampler)
     for evaluator in ("val_evaluator", "test_evaluator"):
         made[evaluator] = {"type": "NuScenesMetric"}
     if shared["classes"]:

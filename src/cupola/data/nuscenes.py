@@ -19,7 +19,14 @@ from cupola.data.detection3d import collate_detection3d
 from cupola.data.driving.rig import CAMERA_NAMES
 from cupola.data.multiview_augmentation import Crop, RandomCrop
 from cupola.data.multiview_pipeline import read_pipeline
-from cupola.data.nuscenes_clips import clip_indices, join_clip, motion_of, scene_sequences
+from cupola.data.nuscenes_clips import (
+    clip_indices,
+    join_clip,
+    motion_of,
+    pose_of,
+    scene_sequences,
+    split_sequences,
+)
 from cupola.data.nuscenes_infos import info_samples
 from cupola.data.nuscenes_samples import CameraView, SampleRecord
 from cupola.data.nuscenes_tables import LazySamples, Tables
@@ -31,6 +38,7 @@ from cupola.files.images import read_image
 from cupola.registry import DATASETS
 from cupola.structures import normalize, pad_to_multiple
 from cupola.structures.images import fit_size
+from cupola.structures.projections import split_projections
 from cupola.structures.scene_truth import SceneTruth
 
 Array = NDArray[np.float64]
@@ -97,7 +105,11 @@ class NuScenesDataset:
 
     With `queue_length` T, samples for training are clips of T frames: "images" [T, N, 3, H, W],
     "lidar2img" [T, N, 4, 4], "can_bus" [T, 18], "prev_exists" [T], and the boxes of the last frame.
-    In test mode the scenes of such info files are `sequences`. Raises DataError.
+    In test mode the scenes of such info files are `sequences`.
+
+    With `seq_mode`, or a test set with `ego_pose` in `collect_keys`, the scenes are `sequences`, in
+    training each in `seq_split_num` parts, and samples have what StreamPETR needs: "intrinsics" and
+    "extrinsics" [N, 4, 4], "ego_pose", "timestamp", "prev_exists" and "stream". Raises DataError.
     """
 
     def __init__(
@@ -117,6 +129,9 @@ class NuScenesDataset:
         pipeline: Sequence[Mapping[str, Any]] = (),
         seed: int = 0,
         queue_length: int = 1,
+        seq_mode: bool = False,
+        seq_split_num: int | str = 1,
+        collect_keys: Sequence[str] = (),
         **published: Any,
     ) -> None:
         root = Path(data_root)
@@ -137,14 +152,21 @@ class NuScenesDataset:
             )
         else:
             self.samples = Tables(root, version, use_valid_flag is not False).samples(scenes)
-        self.queue_length = 1 if test_mode else queue_length
+        self.queue_length = 1 if test_mode or seq_mode else queue_length
         if self.motion is not None and self.queue_length > 1:
             raise DataError(
                 "pipeline: GlobalRotScaleTransImage is not supported with queue_length "
                 f"{queue_length}: the motion of the vehicle (can_bus) would not fit the moved scene"
             )
-        self.sequences = None
-        if test_mode and ann_file is not None and all(s.can_bus is not None for s in self.samples):
+        self.sequences: list[list[int]] | None = None
+        self.posed = seq_mode or (test_mode and "ego_pose" in collect_keys)
+        if self.posed:
+            self.sequences = split_sequences(
+                scene_sequences(self.samples), 1 if test_mode else seq_split_num
+            )
+        elif (
+            test_mode and ann_file is not None and all(s.can_bus is not None for s in self.samples)
+        ):
             self.sequences = scene_sequences(self.samples)
         self.cameras = tuple(cameras) or self._camera_names()
         self.tables = self._find_tables(version) if test_mode or ann_file is None else None
@@ -198,23 +220,23 @@ class NuScenesDataset:
         record = self.samples[index]
         rng = np.random.default_rng((self.seed, self.epoch, index))
         crop = self.images.crop.draw(rng) if self.images.crop else None
-        views, matrices = [], []
+        views, scaling = [], []
         for name in self.cameras:
             camera = record.camera(name)
-            view, scaling = self._resize(read_view(self.root, camera), crop)
+            view, matrix = self._resize(read_view(self.root, camera), crop)
             views.append(view)
-            matrices.append(scaling @ camera.lidar2img)
+            scaling.append(matrix)
+        back = np.eye(4)
         boxes, labels = self._targets(record.names, record.boxes)
         if self.motion is not None:
             motion = self.motion.draw(rng)
             boxes, back = motion.boxes(boxes), np.linalg.inv(motion.matrix())
-            matrices = [matrix @ back for matrix in matrices]
         images: NDArray[Any] = np.stack(views)
         if self.images.distortion is not None:
             images = self.images.distortion(images.astype(np.float32), rng)
         return {
             **self._finish(images),
-            "lidar2img": torch.from_numpy(np.stack(matrices).astype(np.float32)),
+            **self._matrices(record, np.stack(scaling), back),
             "boxes": torch.from_numpy(boxes),
             "labels": torch.from_numpy(labels),
             "token": record.token,
@@ -222,12 +244,29 @@ class NuScenesDataset:
             **self._motion(index, record),
         }
 
+    def _matrices(
+        self, record: SampleRecord, scaling: Array, back: Array
+    ) -> dict[str, torch.Tensor]:
+        """The calibration of images that `scaling` [N, 4, 4] changed and a scene moved by `back`'s
+        inverse, and for sequences the pose of the lidar.
+        """
+        lidar2img = np.stack([record.camera(name).lidar2img for name in self.cameras])
+        found = {"lidar2img": scaling @ lidar2img @ back}
+        if self.posed:
+            intrinsics, extrinsics = split_projections(lidar2img)
+            pose, _ = pose_of(record)
+            found |= {"intrinsics": scaling @ intrinsics, "extrinsics": extrinsics @ back}
+            found["ego_pose"] = pose @ back
+        return {key: torch.from_numpy(value.astype(np.float32)) for key, value in found.items()}
+
     def _motion(self, index: int, record: SampleRecord) -> dict[str, Any]:
         """What models of streams need, where the frames are parts of clips or sequences."""
         if self.sequences is None:
             return motion_of(record) if self.queue_length > 1 else {}
         first = any(each[0] == index for each in self.sequences)
         place = {"prev_exists": torch.tensor(float(not first)), "stream": record.scene}
+        if self.posed:
+            return {"timestamp": torch.tensor(pose_of(record)[1], dtype=torch.float64), **place}
         return {**motion_of(record), **place}
 
     def _resize(

@@ -1,8 +1,9 @@
-"""Clips of nuScenes for models of streams: a key frame and earlier ones of its scene.
+"""nuScenes for models of streams: clips of a key frame and earlier ones, and whole sequences.
 
-Source: nuscenes_dataset.py of BEVFormer.
+Sources: nuscenes_dataset.py of BEVFormer and of StreamPETR.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cupola.data.nuscenes_samples import SampleRecord
+from cupola.data.nuscenes_samples import Array, SampleRecord
 from cupola.errors import DataError
 
 STACKED = ("images", "raw_images", "lidar2img", "can_bus", "prev_exists")
@@ -44,6 +45,26 @@ def join_clip(frames: Sequence[dict[str, Any]], scenes: Sequence[str]) -> dict[s
         key: torch.stack([frame[key] for frame in frames]) for key in STACKED if key in frames[0]
     }
     return {**frames[-1], **joined}
+
+
+def pose_of(record: SampleRecord) -> tuple[Array, float]:
+    """ego_pose [4, 4], lidar to global, and seconds; DataError if they are not known."""
+    if record.lidar2ego is None or record.ego2global is None or record.timestamp is None:
+        raise DataError(
+            f"sample {record.token!r:.60} has no timestamp, lidar2ego or ego2global: sequences "
+            "need info files with scene_token, as StreamPETR writes them "
+            "(nuscenes2d_temporal_infos_train.pkl)"
+        )
+    return record.ego2global @ record.lidar2ego, record.timestamp
+
+
+def split_sequences(sequences: Sequence[list[int]], parts: int | str) -> list[list[int]]:
+    """Each sequence in `parts` of equal length, the last one shorter; "all" are single frames."""
+    found = []
+    for each in sequences:
+        size = 1 if parts == "all" else math.ceil(len(each) / int(parts))
+        found += [each[start : start + size] for start in range(0, len(each), size)]
+    return found
 
 
 def scene_sequences(records: Sequence[SampleRecord]) -> list[list[int]]:

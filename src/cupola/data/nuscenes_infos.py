@@ -26,6 +26,8 @@ logger = logging.getLogger("cupola")
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
+MICROSECONDS = 1e6  # in a second
+
 # The classes by number where layout 2 does not name them, as its converter numbers them.
 CATEGORIES = (
     *("car", "truck", "trailer", "bus", "construction_vehicle", "bicycle", "motorcycle"),
@@ -143,6 +145,7 @@ def _from_layout1(info: Fields, settings: InfoSettings) -> SampleRecord:
         _pose1(info, "ego2global"),
         str(info.content.get("scene_token") or ""),
         _can_bus(info),
+        float(info.numbers("timestamp", ())) / MICROSECONDS if info.has("timestamp") else None,
     )
 
 

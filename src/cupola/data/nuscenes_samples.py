@@ -40,6 +40,7 @@ class SampleRecord:
     boxes: [M, 9], center boxes (x, y, z, l, w, h, yaw, vx, vy); an unknown velocity is NaN.
     names: [M], nuScenes' detection names. lidar2ego, ego2global: [4, 4], None if not known.
     scene: its token. can_bus: [18] as BEVFormer takes it (structures/can_bus.py), None if unknown.
+    timestamp: seconds, None if unknown.
     """
 
     token: str
@@ -50,6 +51,7 @@ class SampleRecord:
     ego2global: Array | None = None
     scene: str = ""
     can_bus: Array | None = None
+    timestamp: float | None = None
 
     def __post_init__(self) -> None:
         arrays = {view.name: view.lidar2img for view in self.cameras}

@@ -122,3 +122,9 @@ def test_errors(model) -> None:
         build(small_stream(topk_proposals=40))
     with pytest.raises(BuildError, match=r"num_propagated is 11, expected 0 to memory_len"):
         build(small_stream(num_propagated=11))
+
+
+def test_poses_of_scaled_scenes_are_inverted() -> None:
+    pose = poses(0.0, 1.0) @ torch.diag(torch.tensor([1.05, 1.05, 1.05, 1.0]).double())
+    eye = torch.eye(4).double().expand(2, 4, 4)
+    torch.testing.assert_close(invert_pose(pose) @ pose, eye)

@@ -44,8 +44,9 @@ def move_points(points: Tensor, pose: Tensor) -> Tensor:
 
 
 def invert_pose(pose: Tensor) -> Tensor:
-    """The inverse of rotations with a shift [B, 4, 4], exact without a solver."""
+    """The inverse of rotations, scaled or not, with a shift [B, 4, 4], without a solver."""
     turn = pose[:, :3, :3].transpose(1, 2)
+    turn = turn / turn[:, :, :1].square().sum(1, keepdim=True)  # by the square of the scale
     shift = -(turn @ pose[:, :3, 3:])
     return torch.cat((torch.cat((turn, shift), -1), pose[:, 3:]), 1)
 

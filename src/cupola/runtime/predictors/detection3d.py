@@ -13,7 +13,7 @@ from torch import Tensor
 from cupola.bundles import Bundle
 from cupola.errors import InputError
 from cupola.files.images import read_image, resize
-from cupola.runtime.cameras import order_of, split_projections
+from cupola.runtime.cameras import order_of
 from cupola.runtime.devices import CPU
 from cupola.runtime.io.sample_folder import (
     Pixels,
@@ -29,6 +29,7 @@ from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.runtime.predictors.camera_stream import CameraStream
 from cupola.structures import IMAGENET_MEAN, Detections3D, normalize, pad_to_multiple
 from cupola.structures.can_bus import CAN_BUS, can_bus_of_lidar
+from cupola.structures.projections import split_projections
 
 EGO_POSE = TensorSpec("ego_pose", "FP64", (4, 4), optional=True, batch_of_one=True)
 TIMESTAMP = TensorSpec("timestamp", "FP64", (1,), optional=True)
