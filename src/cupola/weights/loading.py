@@ -16,6 +16,7 @@ from cupola.weights.cleaning import (
     without_training_keys,
 )
 from cupola.weights.dialects import DIALECTS, Dialect
+from cupola.weights.dialects.mmdet_early import offsets_to_ours
 from cupola.weights.families import FAMILIES
 from cupola.weights.origins import origins
 from cupola.weights.quantized import refuse_quantized
@@ -158,6 +159,7 @@ def translate(
     where: str = "state dict",
 ) -> tuple[str, dict[str, Tensor]]:
     """Renames a foreign state dict to the keys of `own`; returns the dialect's name with it."""
+    state = offsets_to_ours(state, own)
     if dialect is None and own.keys() & state.keys() and set(state) <= set(own):
         return _own_or_closer(state, own)
     chosen = _choose(state, own, dialect, where)

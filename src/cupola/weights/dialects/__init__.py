@@ -10,6 +10,7 @@ from cupola.weights.dialects.fourcastnet import FOURCASTNET
 from cupola.weights.dialects.grounding_dino import GROUNDING_DIALECTS
 from cupola.weights.dialects.hugging_face import LANGUAGE_DIALECTS
 from cupola.weights.dialects.mask_classification import MASK_DIALECTS
+from cupola.weights.dialects.mmdet_early import EARLY_DIALECTS
 from cupola.weights.dialects.neuraloperator import NEURALOPERATOR
 from cupola.weights.dialects.physicsnemo import PHYSICSNEMO
 from cupola.weights.dialects.swin import SWIN_DIALECTS
@@ -28,6 +29,7 @@ DIALECTS: dict[str, Dialect] = {
         *AFNO_DIALECTS,
         *LANGUAGE_DIALECTS,
         *SWIN_DIALECTS,
+        *EARLY_DIALECTS,
     )
 }
 
