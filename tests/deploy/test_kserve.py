@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from serve_harness import Running, write_bundle
+from serve_harness import Running, free_port, write_bundle
 
 from cupola.cli.serve import app
 from cupola.runtime import tasks
@@ -58,6 +58,8 @@ def test_the_runtime_starts_the_server_where_kserve_looks() -> None:
     settings = runtime_settings()
     assert settings.model_dir == Path("/mnt/models") and settings.model_name == "mine"
     assert settings.listen == ["0.0.0.0:8080"]
+    assert runtime()["protocolVersions"] == ["v2", "grpc-v2"]
+    assert settings.grpc_listen == ["0.0.0.0:9000"]  # KServe's port of gRPC
     (operations,) = settings.operations_listen
     notes = runtime()["annotations"]
     assert operations.endswith(":" + notes["prometheus.kserve.io/port"])
@@ -98,6 +100,8 @@ def test_examples_use_the_runtime(path: Path) -> None:
     known = [(each["name"], each["version"]) for each in runtime()["supportedModelFormats"]]
     assert (model["modelFormat"]["name"], model["modelFormat"]["version"]) in known
     assert model["protocolVersion"] in runtime()["protocolVersions"]
+    ports = {each["name"]: each["containerPort"] for each in model.get("ports", [])}
+    assert ports == ({"h2c": 9000} if model["protocolVersion"] == "grpc-v2" else {})
     environment = {each["name"]: each["value"] for each in model.get("env", [])}
     assert all(name.startswith("CUPOLA_") for name in environment)
     settings = runtime_settings(**environment)
@@ -156,8 +160,12 @@ def test_manifests_fit_the_schemas(kserve: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.timeout(900)
-def test_the_rest_client(kserve: Any, serve: Callable[..., Running], tmp_path: Path) -> None:
+def test_its_clients(kserve: Any, serve: Callable[..., Running], tmp_path: Path) -> None:
     write_bundle(tmp_path, "models")
-    server = serve(models=[], model_dir=str(tmp_path / "models"), model_name="mine")
-    done = kserve("rest.py", f"http://127.0.0.1:{server.port}", "mine")
-    assert done.returncode == 0, done.stdout + done.stderr
+    address = f"127.0.0.1:{free_port()}"
+    server = serve(
+        models=[], model_dir=str(tmp_path / "models"), model_name="mine", grpc_listen=[address]
+    )
+    for script, url in (("rest.py", f"http://127.0.0.1:{server.port}"), ("grpc_v2.py", address)):
+        done = kserve(script, url, "mine")
+        assert done.returncode == 0, done.stdout + done.stderr

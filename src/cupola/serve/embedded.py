@@ -43,7 +43,8 @@ class EmbeddedServer:
         limit_spinning()
         from cupola.serve.runners.threads import ThreadedRunners  # imports torch
 
-        own = settings.model_copy(update={"listen": [], "operations_listen": [], "admin": "off"})
+        closed = {"listen": [], "operations_listen": [], "grpc_listen": [], "admin": "off"}
+        own = settings.model_copy(update=closed)
         number = next(_numbers)
         root = paths.runtime_root(settings.runtime_dir)
         home = root / str(os.getpid()) if number > 1 else paths.make_home(root, os.getpid())
