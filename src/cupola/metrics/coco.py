@@ -8,13 +8,15 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch.nn.functional as F
 
-from cupola.errors import DataError
+from cupola.errors import BuildError, DataError, did_you_mean
+from cupola.metrics.recall import average_recall
 from cupola.registry import METRICS
 from cupola.structures import PanopticTruth
 from cupola.structures.masks import encode_rle
 
 # The order of COCOeval.stats for boxes.
 COCO_NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+KINDS = ("bbox", "segm", "proposal_fast")
 MASK_NAMES = tuple(f"mask_{name}" for name in COCO_NAMES)
 
 _Table = list[dict[str, Any]]
@@ -34,7 +36,8 @@ class CocoMetric:
     """AP over IoU 0.50:0.95, AP50, AP75 and AP by object size, of boxes.
 
     With "segm" in `metric` (a name or a list), and for models with masks by default, the same of
-    masks as mask_AP, mask_AP50, ...
+    masks as mask_AP, mask_AP50, ... With "proposal_fast" instead the average recall of the boxes,
+    whatever their class: AR@100, ... for each of `proposal_nums`.
 
     Ground truth comes from the batches, so any detection dataset can be evaluated: "annotations",
     the entries of a COCO file as CocoDataset.ground_truth gives them, or the targets, whose boxes
@@ -51,17 +54,27 @@ class CocoMetric:
         for theirs, ours in {
             "": "", "_50": "50", "_75": "75", "_s": "_small", "_m": "_medium", "_l": "_large"
         }.items()
-    }  # fmt: skip
+    } | {f"coco/AR@{number}": f"AR@{number}" for number in (100, 300, 1000)}  # fmt: skip
 
     def __init__(
         self,
         max_detections: int = 100,
         metric: str | Sequence[str] | None = None,
+        proposal_nums: Sequence[int] = (100, 300, 1000),
         **ignored: Any,
     ) -> None:
         self.max_detections = max_detections
         kinds = (metric,) if isinstance(metric, str) else metric
+        for kind in kinds or ():
+            if kind not in KINDS:
+                raise BuildError(
+                    f"CocoMetric: metric {kind!r}{did_you_mean(str(kind), KINDS)}; use "
+                    f"{', '.join(KINDS)}"
+                )
         self.wanted = None if kinds is None else "segm" in kinds
+        self.proposals = tuple(proposal_nums) if "proposal_fast" in (kinds or ()) else ()
+        if self.proposals and len(kinds or ()) > 1:
+            raise BuildError("CocoMetric: proposal_fast is measured alone")
         self.reset()
 
     def reset(self) -> None:
@@ -133,6 +146,8 @@ class CocoMetric:
         """The metrics by name, 0..1. Raises DataError if there were no images."""
         if not self._records:
             raise DataError("COCO AP needs at least one image; the dataset is empty")
+        if self.proposals:
+            return self._recalls()
         names = COCO_NAMES + (MASK_NAMES if self.masks else ())
         images, truth, found = _tables(self._records)
         figures = self._figures("bbox", images, truth, found)
@@ -141,6 +156,16 @@ class CocoMetric:
             found = [_without_box(each) for each in found]  # masks of other sizes than their boxes
             figures += self._figures("segm", images, with_mask, found)
         return dict(zip(names, figures, strict=True))
+
+    def _recalls(self) -> dict[str, float]:
+        """The average recall for each number of proposals."""
+        images = []
+        for record in self._records:
+            objects = [each["bbox"] for each in record.truth if not each["iscrowd"]]
+            best = sorted(record.found, key=lambda each: -each["score"])
+            images.append((_corners(objects), _corners([each["bbox"] for each in best])))
+        recalls = average_recall(images, self.proposals)
+        return {f"AR@{n}": each for n, each in zip(self.proposals, recalls, strict=True)}
 
     def _figures(self, kind: str, images: _Table, truth: _Table, found: _Table) -> list[float]:
         """The first six figures of COCOeval."""
@@ -196,6 +221,13 @@ def _things(target: Mapping[str, Any], truth: PanopticTruth) -> dict[str, Any]:
     stuff = {segment.label for segment in truth.segments if not segment.is_thing}
     kept = [row for row, label in enumerate(target["labels"].tolist()) if label not in stuff]
     return {key: value[kept] for key, value in target.items()}
+
+
+def _corners(rows: Sequence[Sequence[float]]) -> Any:
+    """Rows of left, top, width, height -> xyxy [N, 4]."""
+    boxes = np.array(rows, float).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
 
 
 def _xywh(corners: Any) -> list[list[float]]:

@@ -64,6 +64,8 @@ def without_effect(cfg: Config) -> list[str]:
 
 def class_counts(model: Any, dataset: Any) -> str | None:
     """A note if the data has fewer classes than the model; BuildError if it has more."""
+    if getattr(model, "is_class_agnostic", False):
+        return None
     where, count = "model.roi_head.bbox_head", getattr(model, "num_classes", None)
     if hasattr(model, "bbox_head"):
         where, count = "model.bbox_head", getattr(model.bbox_head, "num_classes", None)

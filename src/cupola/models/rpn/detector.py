@@ -17,6 +17,8 @@ class RPN(SingleStageDetector):
     data preprocessor. Source: mmdet/models/detectors/rpn.py.
     """
 
+    is_class_agnostic = True  # objects of every class train it
+
     def __init__(
         self,
         backbone: Config,
