@@ -6,10 +6,12 @@ from cupola.errors import DataError
 from cupola.registry import DATASETS, TRANSFORMS
 
 REASONS = {
+    "Albu": "albumentations is not used; remove the step, or use PhotoMetricDistortion, "
+    "RandomAffine and the other transforms",
     "InstaBoost": "it needs the package instaboostfast, which is not maintained any more; remove "
     "the step, or use CopyPaste",
     "Corrupt": "it needs the package imagecorruptions, which is not maintained any more; remove "
-    "the step, or use Albu",
+    "the step",
     "LoadProposals": "proposals come from pickle files, which are not read; train a model with an "
     "RPN, such as Faster R-CNN",
     "LoadEmptyAnnotations": "semi-supervised training is not available",
