@@ -1,8 +1,6 @@
 """API keys and limits over HTTP, OpenAI's API and gRPC, with two workers."""
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +9,9 @@ from typing import Any
 import pytest
 from grpc_calls import SERVICE, address_of, call, failure, request_of
 from serve_harness import Running, free_port, infer_body, until, write_bundle
+from typer.testing import CliRunner
 
+from cupola.cli.key import app
 from cupola.errors import ConfigError
 from cupola.serve.access.keys import hash_of
 from cupola.serve.settings.file import load_settings
@@ -184,10 +184,9 @@ def test_a_clients_limits(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_a_key_and_its_entry(tmp_path: Path) -> None:
-    for option, name in (("", "settings.yaml"), ("--toml", "settings.toml")):
-        command = [sys.executable, "-m", "cupola", "key", "alice", *filter(None, [option])]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        first, _, entry = done.stdout.partition("\n")
+    for options, name in ([], "settings.yaml"), (["--toml"], "settings.toml"):
+        done = CliRunner().invoke(app, ["alice", *options])
+        first, _, entry = done.output.partition("\n")
         (tmp_path / name).write_text(entry)
         (made,) = load_settings(tmp_path / name, environment={}).api_keys
         assert made.name == "alice" and made.hash == hash_of(first.removeprefix("key: "))

@@ -228,6 +228,7 @@ def test_without_a_collector_requests_and_the_stop_are_as_fast(tmp_path: Path) -
         server.stop()
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_when_it_is_off() -> None:
     code = """
 import sys
