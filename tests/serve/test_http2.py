@@ -263,6 +263,19 @@ async def test_malformed_requests_are_reset(fields: list[tuple[bytes, bytes]]) -
     assert len(setup.handlers) == 1 and not setup.transport.closed
 
 
+async def test_a_header_that_is_too_large_ends_its_stream_alone() -> None:
+    setup = Setup()
+    setup.client.send_headers(1, HEAD)
+    setup.client.send_headers(3, [*HEAD, ("x-large", "b" * 17_000)])
+    setup.client.send_headers(5, [*HEAD, ("x-large", "b" * 17_000)], end_stream=True)
+    setup.client.send_headers(7, HEAD, end_stream=True)
+    events = await setup.exchange()
+    reset = {event.stream_id: event.error_code for event in kinds(events, "StreamReset")}
+    assert reset == {3: Code.ENHANCE_YOUR_CALM, 5: Code.ENHANCE_YOUR_CALM}
+    assert len(setup.handlers) == 2 and not setup.transport.closed
+    assert [event.data for event in kinds(events, "DataReceived")] == [b"answer"]
+
+
 async def test_streams_that_are_reset_at_once_end_the_connection() -> None:
     setup = Setup(greet=False)
     one = headers(1, *REQUEST)

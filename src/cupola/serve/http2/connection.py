@@ -23,6 +23,7 @@ from cupola.serve.tls import subject_of
 STREAMS = 128  # that a client may have open at a time
 STREAM_WINDOW = 1024**2  # bytes of one request that may be on their way
 WINDOW = 16 * 1024**2  # bytes of all requests of a connection
+HEADER = 16 * 1024  # bytes of the largest header, as other servers of gRPC
 FRAME = 256 * 1024  # bytes of the largest frame that a client may send
 RESETS = 10_000  # streams that a client may reset in RESET_TIME seconds
 RESET_TIME = 10.0
@@ -51,7 +52,8 @@ class Http2Connection(asyncio.Protocol):
         self.send_window, self.max_frame = frames.DEFAULT_WINDOW, frames.DEFAULT_FRAME
         self._stream_window = frames.DEFAULT_WINDOW  # of new streams, as the client sets it
         self._receive_window, self._consumed = WINDOW, 0
-        self._headers = HeaderDecoder(server.settings.max_header)
+        self._max_header = min(server.settings.max_header, HEADER)
+        self._headers = HeaderDecoder(self._max_header)
         self._buffer = b""
         self._greeted = False  # its preface has arrived
         self._block: tuple[int, int, bytearray] | None = None  # stream, flags, header block
@@ -81,7 +83,7 @@ class Http2Connection(asyncio.Protocol):
         self._greeted = True
         ours = {
             frames.MAX_STREAMS: STREAMS, frames.INITIAL_WINDOW: STREAM_WINDOW,
-            frames.MAX_FRAME: FRAME, frames.MAX_HEADER_LIST: self.server.settings.max_header,
+            frames.MAX_FRAME: FRAME, frames.MAX_HEADER_LIST: self._max_header,
         }  # fmt: skip
         self.put(frames.settings(ours))
         self.put(frames.window_update(0, WINDOW - frames.DEFAULT_WINDOW))
@@ -178,17 +180,17 @@ class Http2Connection(asyncio.Protocol):
         payload = frames.unpadded(flags, payload)
         if flags & frames.PRIORITIZED:
             payload = payload[5:]
+        self._check_block(len(payload))
         if flags & frames.END_HEADERS:
             self._on_block(number, flags, payload, now)
         else:
             self._block = number, flags, bytearray(payload)
-            self._check_block()
 
     def _on_continuation(self, number: int, flags: int, payload: bytes, now: float) -> None:
         if self._block is None:
             raise Http2Error(Code.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
-        self._block[2].extend(payload or b"")
-        self._check_block()
+        self._block[2].extend(payload)
+        self._check_block(len(self._block[2]))
         if not payload and not flags & frames.END_HEADERS:
             raise Http2Error(Code.ENHANCE_YOUR_CALM, "empty CONTINUATION")
         if flags & frames.END_HEADERS:
@@ -196,9 +198,8 @@ class Http2Connection(asyncio.Protocol):
             self._block = None
             self._on_block(number, first, bytes(block), now)
 
-    def _check_block(self) -> None:
-        assert self._block is not None
-        if len(self._block[2]) > self.server.settings.max_header:
+    def _check_block(self, size: int) -> None:
+        if size > self._max_header:
             raise Http2Error(Code.ENHANCE_YOUR_CALM, "the header is too large")
 
     def _on_block(self, number: int, flags: int, block: bytes, now: float) -> None:

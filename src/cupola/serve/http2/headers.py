@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from cupola.serve.http2.frames import Code, Http2Error
 
 MAX_FIELDS = 200
+FIELD = 32  # bytes that each field counts besides its name and value (RFC 9113, 6.5.2)
 CACHED, LARGEST = 64, 1024  # blocks that are kept, and bytes of the largest
 _PSEUDO = (":method", ":scheme", ":path", ":authority")
 _FORBIDDEN = {"connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"}
@@ -25,12 +26,16 @@ class Head:
 
 
 class HeaderDecoder:
-    """Decodes the header blocks of one connection, of at most `limit` bytes when decoded."""
+    """Decodes the header blocks of one connection, of at most `limit` bytes when decoded.
+
+    A larger one, up to twice the limit, is decoded for the sake of the header table and then
+    refused, so that the other streams go on.
+    """
 
     def __init__(self, limit: int) -> None:
         from hpack import Decoder, HPACKError, OversizedHeaderListError  # of an extra
 
-        self._decoder = Decoder(limit)
+        self._decoder, self._limit = Decoder(2 * limit), limit
         self._damaged, self._too_large = HPACKError, OversizedHeaderListError
         self._known: dict[bytes, Head] = {}
 
@@ -43,6 +48,11 @@ class HeaderDecoder:
             return found
         before = self._state()
         fields = self.decode(block)
+        size = sum(len(name) + len(value) + FIELD for name, value in fields)
+        if size > self._limit:
+            self._known.clear()
+            text = f"a header of {size} bytes, at most {self._limit}"
+            raise Http2Error(Code.ENHANCE_YOUR_CALM, text, stream)
         if self._state() != before:
             self._known.clear()  # the same bytes may now mean something else
             return head_of(fields, stream)

@@ -4,7 +4,7 @@ Both in alternation: median latency of one client, answers per second of many. T
 and read bytes on sockets, so that the server is measured; `--tritonclient` measures Triton's
 Python clients instead, whose own time is most of the result.
 
-    python bench/grpc.py [--seconds 3] [--rounds 3] [--tritonclient]
+    python bench/grpc_rest.py [--seconds 3] [--rounds 3] [--tritonclient]
 """
 
 import argparse
@@ -104,8 +104,6 @@ def triton_rest(port: int, seconds: float, times: Any) -> None:
 
 
 def _triton(module: str, port: int, seconds: float) -> list[float]:
-    here = Path(__file__).parent
-    sys.path[:] = [path for path in sys.path if Path(path) != here]  # this file is grpc.py, too
     triton = importlib.import_module(module)
     client = triton.InferenceServerClient(f"127.0.0.1:{port}")
     x = triton.InferInput("x", [1], "FP32")
