@@ -5,6 +5,7 @@ from typing import Any
 from models.dense.dense_small import GUIDED, GUIDES, PRIME
 from models.rcnn.rcnn_small import EXTRACTOR, model
 
+SQUARES = {"type": "AnchorGenerator", "ratios": [1.0], "strides": [8, 16]}
 RPN_LOSSES = {"loss_rpn_cls", "loss_rpn_bbox"}
 BOX_LOSSES = RPN_LOSSES | {"loss_cls", "acc", "loss_bbox"}
 
@@ -262,6 +263,38 @@ def point_rend() -> dict[str, Any]:
     }
 
 
+def cascade_rpn() -> dict[str, Any]:
+    """Faster R-CNN with proposals in two stages."""
+    made = model()
+    stage = {
+        "type": "StageCascadeRPNHead",
+        "in_channels": 8,
+        "feat_channels": 8,
+        "anchor_generator": {**SQUARES, "scales": [4]},
+        "reg_decoded_bbox": True,
+        "loss_bbox": {"type": "IoULoss", "linear": True, "loss_weight": 10.0},
+    }
+    coder = {"type": "DeltaXYWHBBoxCoder"}
+    first = {
+        **stage,
+        "adapt_cfg": {"type": "dilation", "dilation": 3},
+        "bridged_feature": True,
+        "with_cls": False,
+        "bbox_coder": {**coder, "target_stds": [0.1, 0.1, 0.5, 0.5]},
+    }
+    second = {
+        **stage,
+        "adapt_cfg": {"type": "offset"},
+        "bbox_coder": {**coder, "target_stds": [0.05, 0.05, 0.1, 0.1]},
+        "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": True},
+    }
+    region = {"type": "RegionAssigner", "center_ratio": 0.2, "ignore_ratio": 0.5}
+    training = [{"assigner": region, "allowed_border": -1}, made["train_cfg"]["rpn"]]
+    made["rpn_head"] = {"type": "CascadeRPNHead", "num_stages": 2, "stages": [first, second]}
+    made["train_cfg"] = {**made["train_cfg"], "rpn": training}
+    return made
+
+
 def changed(head: dict[str, Any], **options: Any) -> dict[str, Any]:
     """Faster R-CNN with another box head, or head of regions."""
     made = model()
@@ -330,6 +363,10 @@ FAMILIES: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "ohem": (changed({}, rcnn={"sampler": {**SAMPLER, "type": "OHEMSampler"}}), BOX_LOSSES),
     "point rend": (point_rend(), BOX_LOSSES | {"loss_mask", "loss_point"}),
+    "cascade rpn": (
+        cascade_rpn(),
+        (BOX_LOSSES - RPN_LOSSES) | {"s0.loss_rpn_reg", "s1.loss_rpn_cls", "s1.loss_rpn_reg"},
+    ),
     "trident": (trident(), BOX_LOSSES),
     "points": (
         point_proposals(),

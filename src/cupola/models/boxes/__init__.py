@@ -15,7 +15,7 @@ from cupola.models.boxes.balanced_sampling import (
 )
 from cupola.models.boxes.deltas import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder, clip
 from cupola.models.boxes.distances import DistancePointBBoxCoder
-from cupola.models.boxes.overlaps import InclusiveOverlaps
+from cupola.models.boxes.overlaps import BboxOverlaps2D, InclusiveOverlaps
 from cupola.models.boxes.sampling import PseudoSampler, RandomSampler, Sample, with_objects
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "AnchorGenerator",
     "ApproxMaxIoUAssigner",
     "Assignment",
+    "BboxOverlaps2D",
     "CombinedSampler",
     "DeltaXYWHBBoxCoder",
     "DistancePointBBoxCoder",

@@ -6,6 +6,22 @@ import torch
 from torch import Tensor
 
 from cupola.registry import TASK_UTILS
+from cupola.structures.boxes import pairwise_iou
+
+
+@TASK_UTILS.register_module()
+class BboxOverlaps2D:
+    """IoU of boxes, as all assigners use it.
+
+    Source: mmdet/models/task_modules/assigners/iou2d_calculator.py.
+    """
+
+    def __init__(self, scale: float = 1.0, dtype: Any = None) -> None:
+        self.scale = scale
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """a [N, 4], b [M, 4], xyxy -> [N, M]"""
+        return pairwise_iou(a, b)
 
 
 @TASK_UTILS.register_module("BboxOverlaps2D_GLIP")

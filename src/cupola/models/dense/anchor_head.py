@@ -161,17 +161,22 @@ class AnchorHead(nn.Module):
 
     def losses_of(self, logits: Tensor, deltas: Tensor, wanted: AnchorTargets) -> dict[str, Tensor]:
         """loss_cls and loss_bbox of logits [B, S, C] and predictions of boxes [B, S, 4]."""
-        loss_cls = self.sampled_class_loss(logits, wanted)
+        return {
+            "loss_cls": self.sampled_class_loss(logits, wanted),
+            "loss_bbox": self.box_loss(deltas, wanted),
+        }
+
+    def box_loss(self, deltas: Tensor, wanted: AnchorTargets) -> Tensor:
+        """The loss of the predictions of boxes [B, S, 4] of positive anchors."""
         found = deltas[wanted.positive]  # [P, 4]
         if self.reg_decoded_bbox:
             found, goal = self.bbox_coder.decode(wanted.anchors, found), wanted.boxes
         else:
             goal = self.bbox_coder.encode(wanted.anchors, wanted.boxes)
         if not len(found):
-            return {"loss_cls": loss_cls, "loss_bbox": deltas.sum() * 0}
+            return deltas.sum() * 0
         level = wanted.levels_of(wanted.positive)
-        loss_bbox = of_levels(self.loss_bbox, level, found, goal, avg_factor=wanted.average)
-        return {"loss_cls": loss_cls, "loss_bbox": loss_bbox}
+        return of_levels(self.loss_bbox, level, found, goal, avg_factor=wanted.average)
 
     def sampled_class_loss(self, logits: Tensor, wanted: AnchorTargets) -> Tensor:
         """The loss of the logits [B, S, C] of sampled anchors."""

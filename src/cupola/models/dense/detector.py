@@ -1,6 +1,6 @@
 """Detectors of one stage: backbone, neck and a head at every cell."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,10 @@ class SingleStageDetector(Detector):
         """pixels [B, 3, H, W] -> the head's output. Padding is zeros like any other pixels."""
         return self.head(self.maps(pixels))
 
+    def outputs(self, pixels: Tensor, sizes: Sequence[tuple[int, int]]) -> Any:
+        """The head's output for images of (height, width) in a batch."""
+        return self(pixels)
+
     def scored_boxes(
         self, pixels: Tensor, padding_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -53,7 +57,8 @@ class SingleStageDetector(Detector):
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses of a batch: pixels, and targets (boxes xyxy in pixels, labels)."""
         sizes = ImageSizes.of(batch)
-        losses: dict[str, Tensor] = self.head.loss(self(batch["pixels"]), batch["targets"], sizes)
+        output = self.outputs(batch["pixels"], sizes.content)
+        losses: dict[str, Tensor] = self.head.loss(output, batch["targets"], sizes)
         return losses
 
     @torch.no_grad()
@@ -61,7 +66,7 @@ class SingleStageDetector(Detector):
         """Detections per image, in pixels of the original image if `scale_factors` are given."""
         sizes = batch["image_sizes"]
         factors = batch.get("scale_factors") or [None] * len(sizes)
-        output, more = self(batch["pixels"]), []
+        output, more = self.outputs(batch["pixels"], sizes), []
         if self.predicts_masks:
             more = [batch.get("original_sizes") or sizes]
         found: list[Detections] = self.head.predict(output, sizes, factors, *more)

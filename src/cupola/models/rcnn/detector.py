@@ -84,8 +84,13 @@ class TwoStageDetector(Detector):
             return [each.to(maps[0]) for each in given]
         if self.rpn_head is None:
             raise ValueError("the model has no rpn_head: the batch needs proposals, [R, 4] each")
-        output = self.rpn_head(maps)
+        output = self.rpn_output(maps, sizes)
         return [each.boxes for each in self.rpn_head.propose(output, sizes, self.rpn_head.test_cfg)]
+
+    def rpn_output(self, maps: Sequence[Tensor], sizes: Sequence[Size]) -> Any:
+        """What the head of proposals says of the maps of images of (height, width)."""
+        head: Any = self.rpn_head
+        return head(maps, sizes) if getattr(head, "needs_sizes", False) else head(maps)
 
     def scored_boxes(
         self, pixels: Tensor, padding_mask: Tensor | None = None
@@ -96,7 +101,8 @@ class TwoStageDetector(Detector):
         if not hasattr(self.rpn_head, "fixed_proposals"):
             raise ValueError(f"proposals of {type(self.rpn_head).__name__} cannot be exported")
         maps, size = self.maps(pixels), (int(pixels.shape[-2]), int(pixels.shape[-1]))
-        proposals = self.rpn_head.fixed_proposals(self.rpn_head(maps), size)
+        output = self.rpn_output(maps, [size] * len(pixels))
+        proposals = self.rpn_head.fixed_proposals(output, size)
         scores, boxes = self.roi_head.scored_boxes(maps, proposals, size)
         return scores[None], boxes.expand(-1, scores.shape[-1], -1)[None]
 
@@ -111,7 +117,7 @@ class TwoStageDetector(Detector):
         if self.rpn_head is None:
             proposals = self.proposals(maps, sizes.content, batch.get("proposals"))
         else:
-            output = self.rpn_head(maps)
+            output = self.rpn_output(maps, sizes.content)
             objects = [{**each, "labels": torch.zeros_like(each["labels"])} for each in targets]
             losses = self.rpn_head.loss(output, objects, sizes)
             with torch.no_grad():

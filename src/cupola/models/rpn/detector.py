@@ -1,7 +1,9 @@
 """RPN: a detector whose detections are proposals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from cupola.models.dense import SingleStageDetector
 from cupola.registry import MODELS
@@ -41,3 +43,12 @@ class RPN(SingleStageDetector):
     def head(self) -> Any:
         """The head, under whatever name its weights have."""
         return getattr(self, self.head_name)
+
+    def forward(self, pixels: Tensor, padding_mask: Tensor | None = None) -> Any:
+        """pixels [B, 3, H, W] -> the head's output, of images that fill the batch."""
+        return self.outputs(pixels, [(int(pixels.shape[-2]), int(pixels.shape[-1]))] * len(pixels))
+
+    def outputs(self, pixels: Tensor, sizes: Sequence[tuple[int, int]]) -> Any:
+        """The head's output for images of (height, width) in a batch."""
+        maps = self.maps(pixels)
+        return self.head(maps, *([sizes] if getattr(self.head, "needs_sizes", False) else []))

@@ -45,7 +45,7 @@ class RPNHead(AnchorHead):
         super().__init__(1, in_channels, **settings)
         channels = self.feat_channels
         if num_convs > 1:
-            self.rpn_conv: nn.Module = nn.Sequential(
+            self.rpn_conv: Any = nn.Sequential(
                 *(
                     ConvModule(channels if i else in_channels, channels, 3, padding=1)
                     for i in range(num_convs)
@@ -73,14 +73,13 @@ class RPNHead(AnchorHead):
     ) -> list[Detections]:
         """The best `nms_pre` boxes of each level, NMS on each level, the best `max_per_img`."""
         cfg = of_version_3(cfg)
-        anchors = self.anchors(output.logits)
         logits = [level_rows(each, self.cls_channels).float() for each in output.logits]
         deltas = [level_rows(each, 4).float() for each in output.boxes]
         found = []
         for i, size in enumerate(sizes):
             scores, boxes, levels = [], [], []
             for number, (level, shifts, priors) in enumerate(
-                zip(logits, deltas, anchors, strict=True)
+                zip(logits, deltas, self.image_anchors(output, i), strict=True)
             ):
                 score = self.scores(level[i])[:, 0]
                 if 0 < cfg.get("nms_pre", -1) < len(score):
@@ -97,6 +96,11 @@ class RPNHead(AnchorHead):
             found.append(Detections(kept.boxes, kept.scores, torch.zeros_like(kept.labels)))
         return found
 
+    def image_anchors(self, output: Any, image: int) -> list[Tensor]:
+        """The anchors of every level of an image, each [h * w * A, 4]."""
+        found: list[Tensor] = self.anchors(output.logits)
+        return found
+
     def fixed_proposals(self, output: DenseOutput, size: tuple[int, int]) -> Tensor:
         """The proposals of one image [P, 4] for exports: P does not depend on the data.
 
@@ -106,7 +110,7 @@ class RPNHead(AnchorHead):
             self.scores(level_rows(each, self.cls_channels)[0])[:, 0] for each in output.logits
         ]
         rows = [level_rows(each, 4)[0] for each in output.boxes]
-        anchors = self.anchors(output.logits)
+        anchors = self.image_anchors(output, 0)
         return best_fixed(scores, anchors, rows, self.bbox_coder, size, self.test_cfg)
 
     def loss(self, output: DenseOutput, targets: Targets, sizes: ImageSizes) -> dict[str, Tensor]:
