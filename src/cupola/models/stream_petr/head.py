@@ -17,6 +17,7 @@ from cupola.models.petr.denoising import NoisyQueries
 from cupola.models.petr.head import ZERO_LOSS, tokens
 from cupola.models.petr.head_v2 import SELayer
 from cupola.models.petr.position import depth_bins, frustum, invert_cameras, points_on_rays
+from cupola.models.stream_petr.focal_head import cell_centers
 from cupola.models.stream_petr.layers import MLN
 from cupola.models.stream_petr.memory import StreamState
 from cupola.models.stream_petr.temporal_head import FOCAL_UNIT, Frame, Queries, TemporalHead
@@ -114,12 +115,7 @@ class StreamPETRHead(TemporalHead):
 
     def locations(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Columns [w] and rows [h] in pixels of the middle of every cell."""
-        h, w = features.shape[-2:]
-        size: dict[str, Any] = {"dtype": torch.float32, "device": features.device}
-        return (
-            torch.arange(w, **size) * self.stride + self.stride // 2,
-            torch.arange(h, **size) * self.stride + self.stride // 2,
-        )
+        return cell_centers(features, self.stride)
 
     def encode_rays(self, features: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
         """The embedding of every cell's ray [B, K, C], and its cone [B, K, 8].

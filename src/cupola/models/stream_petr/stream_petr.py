@@ -3,7 +3,6 @@
 Letters: B streams, T frames, N cameras, L decoder layers, Q queries, C classes.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,8 @@ from torch import Tensor
 from cupola.errors import InputError
 from cupola.models.detr3d import DETR3DOutput
 from cupola.models.petr.petr import CameraDetector
+from cupola.models.stream_petr.camera_targets import camera_targets
+from cupola.models.stream_petr.focal_head import cell_centers
 from cupola.models.stream_petr.memory import StreamState
 from cupola.models.stream_petr.temporal_head import Frame
 from cupola.registry import MODELS
@@ -27,9 +28,9 @@ class StreamPETR(CameraDetector):
 
     In training a batch may hold the next frame of every stream, with `prev_exists`: the state is
     kept in `training_state` from batch to batch. Or it holds clips of T frames: the first ones are
-    seen without gradients, the last `num_frame_losses` have losses. `img_roi_head` is built for
-    its weights; its auxiliary 2-D losses are not computed. Sources: StreamPETR (arXiv 2303.11926);
-    its petr3d.py.
+    seen without gradients, the last `num_frame_losses` have losses. `img_roi_head` adds
+    2-D losses in training, whose truth are the projected boxes. Sources: StreamPETR (arXiv
+    2303.11926); its petr3d.py.
     """
 
     stream_inputs: tuple[str, ...] = ("intrinsics", "ego_pose", "timestamp")
@@ -136,8 +137,6 @@ class StreamPETR(CameraDetector):
         `targets` has one dict per stream, or for clips a list of T of them. The losses of a clip
         are named frame_0_loss_cls, ... as in the original.
         """
-        if self.img_roi_head is not None:
-            warnings.warn("img_roi_head: its 2-D losses are not computed", stacklevel=2)
         pixels = self.pixels_of(batch)
         if pixels.dim() == 5:
             frame, state = self._frame_of(pixels, batch), self._kept_state(len(pixels), batch)
@@ -176,7 +175,21 @@ class StreamPETR(CameraDetector):
     ) -> tuple[dict[str, Tensor], StreamState]:
         output, state, denoised = self.pts_bbox_head(levels, frame, state, targets)
         losses: dict[str, Tensor] = self.pts_bbox_head.stream_loss(output, denoised, targets)
+        if self.img_roi_head is not None:
+            losses |= self._camera_losses(self.img_roi_head, levels[0], frame, targets)
         return losses, state
+
+    @staticmethod
+    def _camera_losses(
+        head: Any, level: Tensor, frame: Frame, targets: Targets
+    ) -> dict[str, Tensor]:
+        """The 2-D losses of all cameras, each for itself."""
+        height, width = frame.image_size
+        columns, rows = cell_centers(level, head.stride)
+        where = torch.stack(torch.meshgrid(columns / width, rows / height, indexing="xy"), -1)
+        seen = camera_targets(targets, frame.lidar2img, frame.image_size)
+        losses: dict[str, Tensor] = head.loss(head(level, where), seen, frame.image_size)
+        return losses
 
     def _frame_of(self, pixels: Tensor, batch: Mapping[str, Any]) -> Frame:
         return self.frame(
