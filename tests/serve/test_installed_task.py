@@ -91,7 +91,13 @@ def test_the_server_answers_and_lists_the_page(folder: Path, bundle: Path) -> No
         assert server.get("/v2/models/bright")[1]["platform"] == "cupola_brightness"
         assert server.get("/pages/models.json")[1] == [
             {"name": "bright", "task": "brightness", "page": "brightness"},
-            {"name": "detr-digits", "task": "detection", "page": "detection", "threshold": 0.5},
+            {
+                "name": "detr-digits",
+                "task": "detection",
+                "page": "detection",
+                "threshold": 0.5,
+                "labels": list("0123456789"),
+            },
         ]
         assert b"<title>Brightness</title>" in server.get("/pages/brightness.html")[1]
         assert b"measures brightness" in server.get("/pages/brightness/page.js")[1]

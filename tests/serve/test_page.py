@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from serve_harness import Running, write_bundle
 
@@ -39,7 +40,8 @@ def page(browser: Any, finder: Running) -> Iterator[Any]:
     problems: list[str] = []
     opened.on("pageerror", lambda error: problems.append(str(error)))
     opened.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-    opened.goto(f"http://127.0.0.1:{finder.port}/")
+    with opened.expect_response("**/infer*"):  # the example, which runs at once
+        opened.goto(f"http://127.0.0.1:{finder.port}/")
     opened.wait_for_selector("#model option", state="attached")
     yield opened
     assert problems == []
@@ -78,6 +80,7 @@ def test_the_threshold_hides_what_is_below(page: Any) -> None:
 
 
 def test_write_with_the_finger(page: Any) -> None:
+    page.click("#tab-write")
     frame = page.locator("#overlay").bounding_box()
     assert frame is not None
     x, y = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
@@ -106,10 +109,41 @@ def test_text_streams_into_the_page(page: Any) -> None:
 
 
 def test_the_status_page(page: Any) -> None:
-    page.goto(page.url + "status")
-    page.wait_for_selector("#processes td")
-    assert "worker 0" in page.inner_text("#processes")
-    assert "finder" in page.inner_text("#runners")
+    page.goto(page.url.partition("?")[0] + "status")
+    page.wait_for_selector("#tree li li")
+    tree = page.inner_text("#tree")
+    assert "worker 0, generation 1" in tree and "runner finder 0" in tree
+    assert "finder" in page.inner_text("#models-table")
+    assert "reload settings and models" in page.inner_text("#signals")
+    assert "generation 1 serves" in page.inner_text("#events")
+
+
+def test_an_example_runs_at_once_and_the_model_stands_in_the_address(page: Any) -> None:
+    assert page.locator("#tab-image").get_attribute("aria-selected") == "true"  # not of digits
+    assert page.url.endswith("/?model=finder")
+    page.goto(page.url.replace("finder", "speaker"))
+    page.wait_for_url("**/pages/language.html?model=speaker")
+    page.fill("#temperature", "0")
+    page.fill("#max_tokens", "7")
+    assert '"max_tokens":7,"temperature":0' in page.locator("#curl").text_content()
+
+
+@pytest.mark.parametrize("path", ["", "pages/language.html", "status"])
+def test_pages_are_accessible_and_follow_the_browser(
+    browser: Any, finder: Running, path: str
+) -> None:
+    context = browser.new_context(
+        locale="zh-CN", color_scheme="dark", viewport={"width": 390, "height": 800}, bypass_csp=True
+    )
+    tab = context.new_page()
+    tab.goto(f"http://127.0.0.1:{finder.port}/{path}")
+    tab.wait_for_selector("#tree li li" if path == "status" else "#model option", state="attached")
+    broken = Axe().run(tab).response["violations"]
+    assert [each["id"] for each in broken if each["impact"] in ("serious", "critical")] == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert tab.evaluate("document.documentElement.lang") == "zh-CN"
+    assert "状态" in tab.inner_text("nav")
+    context.close()
 
 
 def test_it_fits_a_phone(browser: Any, finder: Running) -> None:

@@ -38,6 +38,12 @@ bundle = dict(
     name="bloom-tiny",
     task="language",
     license="Apache-2.0",
+    prompts=[
+        "Emma Woodhouse, handsome, clever, and rich, with a",
+        "It is a truth universally acknowledged, that",
+        "My dear Mr. Bennet,",
+        "山中",
+    ],
     examples=dict(type="PackedText", folder="work_dirs/text", split="val", length=length),
     description="""A BLOOM with 3.7 M parameters that continues English prose and classical Chinese. It demonstrates
 the software and has no knowledge: words and phrases are mostly correct, whole sentences rarely.

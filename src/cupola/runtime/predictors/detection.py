@@ -29,6 +29,9 @@ MASK_OUTPUTS = (TensorSpec("masks", "BYTES", (-1,)), TensorSpec("segments", "BYT
 TOO_SMALL = ("Output size is too small", "Kernel size can't be greater than actual input size")
 
 
+MOST_NAMES = 100  # of classes that a server tells its pages
+
+
 @dataclass(frozen=True)
 class Sample:
     """An image as the model takes it: pixels [3, h, w], normalized, and its original (H, W)."""
@@ -86,8 +89,9 @@ class DetectionPredictor(Predictor):
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """The threshold that applies where a request has none."""
-        return {"threshold": self.threshold}
+        """The threshold that applies where a request has none, and the names of few classes."""
+        few = {"labels": list(self.labels)} if len(self.labels) <= MOST_NAMES else {}
+        return {"threshold": self.threshold, **few}
 
     @property
     def masks(self) -> bool:

@@ -25,6 +25,8 @@ from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.runtime.predictors.grammars import check_grammar, read_guide, read_tools
 from cupola.runtime.predictors.language_stream import LanguageEngine, LanguageSample
 
+MOST_PROMPTS = 8  # of a bundle that a server tells its pages
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -76,9 +78,16 @@ class LanguagePredictor(Predictor):
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """The context length, and how the model writes calls of tools (None: it has none)."""
+        """The context length, how the model writes calls of tools (None: it has none), prompts.
+
+        The prompts are those of the bundle's config, for pages that offer some.
+        """
         form = self.chat_template.call_format if self.chat_template else None
-        return {"context_length": self.context_length, "calls": asdict(form) if form else None}
+        return {
+            "context_length": self.context_length,
+            "calls": asdict(form) if form else None,
+            "prompts": [str(prompt) for prompt in self.config.get("prompts", ())][:MOST_PROMPTS],
+        }
 
     def __call__(self, prompt: str, **parameters: Any) -> Completion:
         """Continues one prompt; parameters as in `decode`."""

@@ -20,7 +20,7 @@ from cupola.serve.master import systemd
 from cupola.serve.master.children import Child, ChildKind, ChildTable
 from cupola.serve.master.generation_manager import GenerationManager
 from cupola.serve.master.pid_file import PidFile
-from cupola.serve.master.status import status_json
+from cupola.serve.master.status import History, status_json
 from cupola.serve.master.upgrade import start_binary
 from cupola.serve.settings.settings import Settings
 
@@ -51,7 +51,7 @@ class Master:
         self.term_delay = 0.0
         self.stop_announced = False
         self.delayed_stop: tuple[Flag, float] | None = None  # which, and when
-        self.signals_taken: dict[str, int] = {}
+        self.history = History()
         self.exit_code = 0
 
     # ---- start and loop
@@ -96,8 +96,7 @@ class Master:
     def _turn(self) -> bool:
         """Processes the pending flags in nginx's order, then what is due. True to exit."""
         arrived = signals.wait(self._sleep())
-        for flag in arrived:
-            self.signals_taken[flag] = self.signals_taken.get(flag, 0) + 1
+        self.history.take(arrived)
         self.flags |= arrived
         self._attempt(self._read_channels)
         self._take(Flag.REAP)
@@ -347,6 +346,6 @@ class Master:
 
     def _write_status(self) -> None:
         status = status_json(
-            self.generations, self.new_binary, self.noaccepting, self.signals_taken
+            self.generations, self.new_binary, self.noaccepting, self.flags, self.history
         )
         paths.write_atomically(self.home / "status.json", status)

@@ -15,6 +15,7 @@ from cupola.serve.http.routing import Route
 from cupola.serve.worker.context import WorkerContext
 
 FOLDER = Path(__file__).parent
+PAGE_DETAILS = ("threshold", "text", "labels", "prompts", "context_length")
 OTHER = "other"  # the page of models whose task has none
 _TYPES = {
     "html": "text/html; charset=utf-8",
@@ -61,7 +62,7 @@ def page_file(context: WorkerContext, request: Request, page: str, name: str) ->
 
 
 def _models(context: WorkerContext) -> list[dict[str, Any]]:
-    """Name, task, page and, if any, threshold, text and state of each model, by pages' ranks."""
+    """Name, task and page of each model, and what its page uses, by pages' ranks."""
     found = []
     for name in context.directory.models:
         about = context.directory.find(name).description
@@ -69,7 +70,7 @@ def _models(context: WorkerContext) -> list[dict[str, Any]]:
             page = about["page"]
             entry = {"name": name, "task": about["task"], "page": page["name"] or OTHER}
             details = about.get("details", {})
-            entry |= {key: details[key] for key in ("threshold", "text") if key in details}
+            entry |= {key: details[key] for key in PAGE_DETAILS if key in details}
             entry |= {"stateful": True} if about.get("stateful") else {}
             found.append((page["rank"], name, entry))
     return [entry for *_, entry in sorted(found, key=lambda each: each[:2])]

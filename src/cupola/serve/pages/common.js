@@ -1,13 +1,39 @@
 // What all pages share. A page's folder lies two levels below the server's root, as its base says.
 
 export const ROOT = new URL("../../", document.baseURI);
-export const HUES = [
-  "#2f7bf0", "#e0662a", "#e0317f", "#d9a400", "#1f9d5c",
-  "#9b51d6", "#0497a7", "#8a9a16", "#d93a2f", "#5a6acf",
+export const HUES = [ // white text on them has a contrast of 4.5 and more
+  "#296fda", "#be5620", "#d22d77", "#926d00", "#1a844d",
+  "#9b51d6", "#007f8d", "#6d790f", "#d2382d", "#5a6acf",
 ];
 export const LOWEST = 0.05; // scores below are never requested; the threshold slider filters the rest
 
 export const $ = (id) => document.getElementById(id);
+
+// ---- language: that of the browser, English where there is no translation
+
+const WORDS = navigator.language.toLowerCase().startsWith("zh") ? (await import("./zh.js")).default : {};
+
+export function t(text, values = {}) {
+  // The text in the browser's language, with {name} replaced by the values.
+  return (WORDS[text] ?? text).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+}
+
+function translate(root) {
+  // What stands in the page's HTML.
+  const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const text = walker.currentNode.data.trim();
+    if (WORDS[text]) walker.currentNode.data = walker.currentNode.data.replace(text, WORDS[text]);
+  }
+  for (const name of ["aria-label", "placeholder", "title"]) {
+    for (const each of root.querySelectorAll(`[${name}]`)) each.setAttribute(name, t(each.getAttribute(name)));
+  }
+}
+
+if (Object.keys(WORDS).length) {
+  document.documentElement.lang = "zh-CN";
+  translate(document.body);
+}
 
 export function element(tag, className = "", text = "") {
   return Object.assign(document.createElement(tag), { className, textContent: text });
@@ -53,17 +79,21 @@ export async function chooseModel(required = true) {
   const page = new URL(document.baseURI).pathname.split("/").at(-2);
   const wanted = new URLSearchParams(location.search).get("model");
   const here = models.filter((model) => model.page === page);
+  const elsewhere = models.find((model) => model.name === wanted && model.page !== page);
+  if (elsewhere) location.replace(addressOf(elsewhere));
   const chosen = here.find((model) => model.name === wanted) ?? here[0] ?? null;
+  if (chosen) history.replaceState(null, "", `${location.pathname}?model=${encodeURIComponent(chosen.name)}`);
   $("models").hidden = models.length === 0;
   $("model").replaceChildren(...models.map(({ name }) => new Option(name)));
   $("model").value = chosen?.name ?? "";
   $("model").onchange = () => {
-    const next = models.find(({ name }) => name === $("model").value);
-    location.href = new URL(`pages/${next.page}.html?model=${encodeURIComponent(next.name)}`, ROOT);
+    location.href = addressOf(models.find(({ name }) => name === $("model").value));
   };
-  if (required && !chosen) throw new Error("no model for this page is loaded");
+  if (required && !chosen) throw new Error(t("no model for this page is loaded"));
   return chosen;
 }
+
+const addressOf = ({ page, name }) => new URL(`pages/${page}.html?model=${encodeURIComponent(name)}`, ROOT);
 
 // ---- lists of detections
 
@@ -80,7 +110,7 @@ export function resultRow({ name, label, score }, middle, hover) {
 export function summarize(count, milliseconds) {
   $("threshold-value").textContent = Number($("threshold").value).toFixed(2);
   $("summary").textContent = count
-    ? `${count} found in ${Math.round(milliseconds)} ms` : "No detections above the threshold.";
+    ? t("{n} found in {ms} ms", { n: count, ms: Math.round(milliseconds) }) : t("No detections above the threshold.");
 }
 
 // ---- files

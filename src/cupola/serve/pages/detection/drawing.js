@@ -1,8 +1,22 @@
 // Photos to write on, strokes of the pen, boxes and masks.
-import { HUES } from "../common.js";
+import { HUES, t } from "../common.js";
 
 export const PHOTOS = ["coffee", "chelsea", "rocket", "paper"];
 export const INKS = ["#ffffff", "#16130f", "#ffd23e", "#e5482d", "#2f6fe0"];
+
+// A 0 and a 3 as a hand would write them; x, y in 0..1 of the image.
+export const EXAMPLE = [
+  [
+    [.28, .45], [.27, .52], [.26, .57], [.23, .60], [.21, .60], [.18, .57], [.17, .52],
+    [.16, .45], [.17, .38], [.18, .33], [.21, .30], [.23, .30], [.26, .33], [.27, .38],
+    [.28, .45],
+  ],
+  [
+    [.76, .16], [.77, .13], [.80, .12], [.82, .13], [.84, .15], [.85, .19], [.85, .23],
+    [.83, .26], [.81, .28], [.81, .28], [.83, .30], [.85, .33], [.86, .36], [.86, .40],
+    [.84, .44], [.82, .46], [.79, .46], [.77, .44], [.75, .41],
+  ],
+];
 
 const photos = new Map();
 
@@ -15,7 +29,7 @@ export function loadImage(url) {
   return new Promise((done, fail) => {
     const image = new Image();
     image.onload = () => done(image);
-    image.onerror = () => fail(new Error("the browser cannot read this file as an image"));
+    image.onerror = () => fail(new Error(t("the browser cannot read this file as an image")));
     image.src = url;
   });
 }

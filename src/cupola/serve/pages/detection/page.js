@@ -1,8 +1,8 @@
 // Detection: an image, or digits written on a photo, goes to the server; boxes come back.
 import {
-  $, HUES, LOWEST, checked, chooseModel, element, modelURL, onDrop, resultRow, showError, summarize,
+  $, HUES, LOWEST, checked, chooseModel, element, modelURL, onDrop, resultRow, showError, summarize, t,
 } from "../common.js";
-import { INKS, PHOTOS, drawBox, drawMask, drawStroke, loadImage, photo } from "./drawing.js";
+import { EXAMPLE, INKS, PHOTOS, drawBox, drawMask, drawStroke, loadImage, photo } from "./drawing.js";
 import { maskLayer } from "./masks.js";
 
 const state = {
@@ -100,7 +100,7 @@ function show() {
   const boxes = visible();
   drawBoxes();
   summarize(boxes.length, state.milliseconds);
-  if (state.writing && !state.strokes.length) $("summary").textContent = "No detections yet.";
+  if (state.writing && !state.strokes.length) $("summary").textContent = t("No detections yet.");
   $("results").replaceChildren(...boxes.map((one, i) => {
     const bar = element("span", "bar"), share = bar.appendChild(element("i"));
     share.style.width = `${one.score * 100}%`;
@@ -164,7 +164,7 @@ function choices(host, values, current, label, background, choose) {
   host.replaceChildren(...values.map((value) => {
     const button = element("button");
     button.title = value;
-    button.setAttribute("aria-label", `${label} ${value}`);
+    button.setAttribute("aria-label", `${t(label)} ${value}`);
     button.setAttribute("aria-pressed", value === current);
     button.style.background = background(value);
     button.onclick = () => {
@@ -206,6 +206,23 @@ async function start() {
     $("text").onchange = () => { showCommand(); detectSoon(0); };
   }
   showCommand();
+  await showExample();
+}
+
+// Something to see at once: written digits for a model of digits, a photo for others.
+async function showExample() {
+  const digits = state.model.labels?.length === 10 && state.model.labels.every((label) => /^\d$/.test(label));
+  setWriting(digits);
+  if (digits) {
+    state.strokes = [];
+    await layOut();
+    state.strokes = EXAMPLE.map((points) => ({
+      ink: state.ink, points: points.map(([x, y]) => [x * overlay.width, y * overlay.height]),
+    }));
+  } else {
+    state.image = await photo("coffee");
+    setWriting(false);
+  }
   await update();
 }
 

@@ -1,7 +1,7 @@
 // 3-D detection: images of calibrated cameras go to the server; boxes come back and are drawn into
 // every image and into the street seen from above.
 import {
-  $, LOWEST, checked, chooseModel, element, modelURL, onDrop, resultRow, showError, summarize,
+  $, LOWEST, checked, chooseModel, element, modelURL, onDrop, resultRow, showError, summarize, t,
 } from "../common.js";
 import { corners, drawAbove, drawView, nearestAbove, nearestInView } from "./boxes.js";
 import { follow } from "./tracks.js";
@@ -97,7 +97,7 @@ async function readSample(files) {
   const { cameras } = JSON.parse(await described.text());
   const chosen = cameras.map((camera) => {
     const file = files.find((each) => each.name === camera.file);
-    if (!file) throw new Error(`${described.name} names ${camera.file}, which was not chosen`);
+    if (!file) throw new Error(t("{name} names {file}, which was not chosen", { name: described.name, file: camera.file }));
     return file;
   });
   const images = await Promise.all(chosen.map((file) => createImageBitmap(file)));
@@ -152,7 +152,7 @@ async function play() {
 
 function setPlaying(drive) {
   state.playing = drive;
-  $("play").textContent = drive ? "Stop" : "Play the drive";
+  $("play").textContent = t(drive ? "Stop" : "Play the drive");
 }
 
 // A frame of the drive as it was, or else the example alone.
@@ -186,7 +186,7 @@ function layOut() {
     canvas.style.aspectRatio = `${images[n].width} / ${images[n].height}`;
     canvas.onpointermove = (event) => highlight(nearestInView(visible(), state.sample, n, canvas, event));
     canvas.onpointerleave = () => highlight(null);
-    figure.append(canvas, element("figcaption", "", names[n] ?? `Camera ${n + 1}`));
+    figure.append(canvas, element("figcaption", "", names[n] ? t(names[n]) : t("Camera {n}", { n: n + 1 })));
     return figure;
   }));
   for (const button of $("examples").children) {
@@ -203,7 +203,8 @@ function list() {
   summarize(boxes.length, state.milliseconds);
   $("results").replaceChildren(...boxes.map((one) => {
     const [x, y] = one.box;
-    const where = `${Math.hypot(x, y).toFixed(1)} m ${y >= 0 ? "ahead" : "behind"}, ${x >= 0 ? "right" : "left"}`;
+    const sides = { along: t(y >= 0 ? "ahead" : "behind"), across: t(x >= 0 ? "right" : "left") };
+    const where = t("{far} m {along}, {across}", { far: Math.hypot(x, y).toFixed(1), ...sides });
     const text = one.track && state.drive ? `#${one.track.number} · ${where}` : where;
     return resultRow(one, element("span", "where", text), (over) => highlight(over ? one : null));
   }));
@@ -231,7 +232,7 @@ function listExamples(count) {
   if ($("examples").children.length === count) return;
   $("examples").replaceChildren(...Array.from({ length: count }, (_, n) => {
     const button = element("button", "", n + 1);
-    button.setAttribute("aria-label", `Example ${n + 1}`);
+    button.setAttribute("aria-label", t("Example {n}", { n: n + 1 }));
     button.value = n;
     button.onclick = () => choose(n);
     return button;

@@ -1,6 +1,6 @@
 // Forecasts: the states of a stream, drawn under a time slider.
 import COASTLINES from "./coastlines.js";
-import { $, checked, chooseModel, events, modelURL, showError } from "../common.js";
+import { $, checked, chooseModel, events, modelURL, showError, t } from "../common.js";
 
 const STOPS = [[5, 48, 97], [67, 147, 195], [247, 247, 247], [214, 96, 77], [103, 0, 31]];
 let model = null;
@@ -104,10 +104,10 @@ const limits = (channel) => {
 const relativeError = (state, channel) => {
   const truth = plane(state, "truth", channel), field = plane(state, "field", channel);
   let difference = 0, size = 0;
-  truth.forEach((t, i) => {
-    if (Number.isNaN(t) || Number.isNaN(field[i])) return;
-    difference += (field[i] - t) ** 2;
-    size += t * t;
+  truth.forEach((value, i) => {
+    if (Number.isNaN(value) || Number.isNaN(field[i])) return;
+    difference += (field[i] - value) ** 2;
+    size += value * value;
   });
   return Math.sqrt(difference / size);
 };
@@ -122,7 +122,7 @@ function showErrors(channel, index) {
   const x = String((100 * index) / (errors.length - 1));
   $("now").setAttribute("x1", x);
   $("now").setAttribute("x2", x);
-  $("relative-error").value = index < errors.length ? errors[index].toFixed(3) : "no truth at this time";
+  $("relative-error").value = index < errors.length ? errors[index].toFixed(3) : t("no truth at this time");
 }
 
 function show() {
@@ -131,10 +131,10 @@ function show() {
   const state = states[index];
   const channel = Math.max(0, $("channel").selectedIndex);
   const [low, high] = limits(channel);
-  const lead = `+${+state.lead.toFixed(3)} ${state.unit} (${index + 1} of ${states.length})`;
-  $("lead").value = lead;
+  const lead = `+${+state.lead.toFixed(3)} ${state.unit}`;
+  $("lead").value = t("{lead} ({n} of {all})", { lead, n: index + 1, all: states.length });
   const valid = state.valid_time || state.time;
-  $("valid").textContent = valid ? `Valid at ${valid.replace("T", " ").slice(0, 16)} UTC` : "";
+  $("valid").textContent = valid ? t("Valid at {time} UTC", { time: valid.replace("T", " ").slice(0, 16) }) : "";
   showColorBar(low, high, state.units?.[channel] ?? "");
   draw($("field"), plane(state, "field", channel), state.shape, low, high);
   $("truth-figure").hidden = !state.truth;
@@ -183,7 +183,7 @@ async function forecast() {
   request?.abort();
   const mine = request = new AbortController();
   states = [];
-  $("message").textContent = "Waiting for the first state ...";
+  $("message").textContent = t("Waiting for the first state ...");
   $("stop").disabled = false;
   try {
     const response = await checked(await fetch(streamURL(), {
@@ -198,11 +198,11 @@ async function forecast() {
       add(state);
       ended = Boolean(state.final);
     }
-    if (!ended) throw new Error("the stream ended early");
-    $("message").textContent = `${states.length} states`;
+    if (!ended) throw new Error(t("the stream ended early"));
+    $("message").textContent = t("{n} states", { n: states.length });
   } catch (error) {
     if (error.name !== "AbortError") $("message").textContent = error.message;
-    else if (request === mine) $("message").textContent = "Stopped.";
+    else if (request === mine) $("message").textContent = t("Stopped.");
   } finally {
     if (request === mine) $("stop").disabled = true;
   }
@@ -223,7 +223,7 @@ function play() {
       show();
     }, 120);
   }
-  $("play").textContent = timer ? "Pause" : "Play";
+  $("play").textContent = t(timer ? "Pause" : "Play");
 }
 
 async function start() {
@@ -235,6 +235,7 @@ async function start() {
   $("play").onclick = play;
   $("go").disabled = false;
   showCommand();
+  await forecast(); // the recorded example, as long as it has the truth
 }
 
 start().catch((error) => showError(error.message));
