@@ -7,9 +7,12 @@ ranks hold one copy of the model between them.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from cupola.errors import CheckpointError
 from cupola.parallel import SINGLE, Group, Mesh, broadcast
 
 
@@ -58,3 +61,20 @@ def same_start(tensors: Iterable[Tensor], ranks: TrainingRanks) -> None:
     """Broadcasts the tensors of the first copy of the model to the others."""
     for tensor in tensors:
         broadcast(tensor.detach(), ranks.data)
+
+
+def check_same_step(step: int, ranks: TrainingRanks, device: Any = None) -> None:
+    """CheckpointError unless this process is at the step of the first one.
+
+    It is not if a run resumes whose folder is not shared by all nodes, or which was killed while
+    the parts of a split model were being saved.
+    """
+    first = torch.tensor([step], device=device)
+    broadcast(first, ranks.data)
+    broadcast(first, ranks.model)
+    if int(first) != step:
+        raise CheckpointError(
+            f"rank {ranks.data.rank} of the data, {ranks.model.rank} of the model: resumes at step "
+            f"{step}, and the first rank at {int(first)}; all nodes need the same work_dir, with "
+            "checkpoints of one step"
+        )

@@ -23,7 +23,7 @@ from cupola.train.checkpoints import (
     save_atomically,
     seed_everything,
 )
-from cupola.train.distributed import join_ranks, same_start
+from cupola.train.distributed import check_same_step, join_ranks, same_start
 from cupola.train.evaluation import build_metric, evaluate
 from cupola.train.hooks import published_average, published_switches
 from cupola.train.initial import load_initial_weights
@@ -201,6 +201,7 @@ class Trainer:
         and FloatingPointError if the loss is not finite.
         """
         said = self._begin(resume)
+        check_same_step(self.step, self.ranks, self.device)
         log = RunLog(self.work_dir, self.max_steps, self.step, self._quiet)
         log.say(f"{said}; steps {self.step} to {self.max_steps} on {self.device}")
         for note in self._notes:
