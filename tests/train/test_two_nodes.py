@@ -40,7 +40,7 @@ class Nodes:
         return [each for each in found if "cupola" in each.cmdline()]
 
     def close(self) -> None:
-        for agent in self.agents:
+        for agent in filter(lambda agent: agent.poll() is None, self.agents):
             for process in psutil.Process(agent.pid).children(recursive=True):
                 process.kill()
             agent.kill()
