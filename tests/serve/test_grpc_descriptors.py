@@ -4,11 +4,15 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cupola.serve.grpc.message_reader import MessageReader
 from cupola.serve.grpc.messages import message, pool
 from cupola.serve.http.messages import HTTPError
+from cupola.serve.runners.grpc_codec import build_message
 from cupola.serve.settings.settings import Settings
 from lazy import LazyModule
 
@@ -91,6 +95,29 @@ def test_messages_that_are_refused(tmp_path: Path) -> None:
     assert reader.feed(framed(bytes(20))[:12]) == [] and (tmp_path / "spooled").exists()
     reader.discard()
     assert not list(tmp_path.iterdir())
+
+
+@given(
+    st.text(max_size=200),
+    st.dictionaries(st.text(min_size=1), st.lists(st.integers(0, 300), max_size=3), max_size=4),
+)
+def test_an_answer_is_a_message(request_id: str, shapes: dict[str, list[int]]) -> None:
+    arrays = {name: np.zeros([n % 4 for n in shape], np.int32) for name, shape in shapes.items()}
+    data = build_message(request_id, dict.fromkeys(arrays, True), arrays, ("model", "1"))
+    found = message("ModelInferResponse").FromString(data)
+    assert (found.model_name, found.model_version, found.id) == ("model", "1", request_id)
+    assert [output.name for output in found.outputs] == list(arrays)
+    for output, raw, array in zip(
+        found.outputs, found.raw_output_contents, arrays.values(), strict=True
+    ):
+        assert (output.datatype, tuple(output.shape)) == ("INT32", array.shape)
+        assert raw == array.tobytes()
+    large = np.zeros((1, 70_000), np.float16)
+    found = message("ModelInferResponse").FromString(
+        build_message(None, {"y": True}, {"y": large}, ("m", "2"))
+    )
+    assert list(found.outputs[0].shape) == [1, 70_000] and found.outputs[0].datatype == "FP16"
+    assert len(found.raw_output_contents[0]) == 140_000
 
 
 def test_messages_have_a_pool_of_their_own() -> None:

@@ -4,8 +4,9 @@ from test_architecture import imports, modules
 
 # Each package and module of serve may import itself and those above it in this list.
 LAYERS = [
-    "settings", "ipc", "logs", "tls", "telemetry", "http", "process_setup", "generation", "cache",
+    "ipc", "settings", "logs", "tls", "telemetry", "http", "process_setup", "generation", "cache",
     "access", "http2", "grpc", "worker", "protocols", "pages", "routes", "runners", "master",
+    "embedded",
 ]  # fmt: skip
 
 

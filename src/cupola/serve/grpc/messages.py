@@ -4,6 +4,7 @@ They have a pool of their own: in one process, another library may define messag
 names.
 """
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,15 @@ def message(name: str) -> Any:
 
 def parse(name: str, data: Any) -> Any:
     """A message of that class from bytes; InputError if they are damaged."""
+    read, damaged = _reader(name)
+    try:
+        return read(bytes(data))
+    except damaged as error:
+        raise InputError(f"the message is not a {name.rpartition('.')[2]}: {error}") from None
+
+
+@cache
+def _reader(name: str) -> tuple[Callable[[bytes], Any], type[Exception]]:
     from google.protobuf.message import DecodeError
 
-    try:
-        return message(name).FromString(bytes(data))
-    except DecodeError as error:
-        raise InputError(f"the message is not a {name.rpartition('.')[2]}: {error}") from None
+    return message(name).FromString, DecodeError

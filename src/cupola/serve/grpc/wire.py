@@ -1,7 +1,7 @@
-"""Reads single fields of a serialized message, without copying its tensors.
+"""Reads and writes single fields of a serialized message, without copying its tensors twice.
 
 A worker only needs the name of the model and, for some models, the parameters and the heads of
-images. The runner parses the message.
+images. The runner parses the message, and writes its answer field by field.
 """
 
 import mmap
@@ -53,3 +53,20 @@ def text(data: Data, start: int, end: int) -> str:
         return bytes(data[start:end]).decode()
     except UnicodeDecodeError:
         raise InputError("a text in the message is not UTF-8") from None
+
+
+def varint(value: int) -> bytes:
+    """A number that is not negative."""
+    if value < 128:
+        return bytes((value,))
+    found = bytearray()
+    while value >= 128:
+        found.append(value & 127 | 128)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
+
+
+def field(number: int, data: bytes) -> tuple[bytes, bytes]:
+    """Head and content of a field with a length; its number is below 16."""
+    return bytes((number << 3 | 2,)) + varint(len(data)), data

@@ -212,16 +212,7 @@ def _id_of(request: Request) -> str:
 
 def _wrap(response: bytes) -> bytes:
     """ModelStreamInferResponse with a serialized ModelInferResponse."""
-    return b"\x12" + _size(len(response)) + response
-
-
-def _size(value: int) -> bytes:
-    found = bytearray()
-    while value >= 128:
-        found.append(value & 127 | 128)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
+    return b"".join(wire.field(2, response))
 
 
 def _error(request: Request, text: str) -> bytes:

@@ -14,9 +14,10 @@ import orjson
 
 from cupola.errors import InputError, did_you_mean
 from cupola.runtime.predictor import Predictor, TensorSpec
+from cupola.serve.grpc.messages import parse as parse_message
 from cupola.serve.http.multipart import parse_multipart
 from cupola.serve.ipc.frames import Body, Frame
-from cupola.serve.runners import tensors
+from cupola.serve.runners import grpc_codec, tensors
 
 Specs: TypeAlias = Mapping[str, TensorSpec]  # a model's inputs by name
 
@@ -60,12 +61,9 @@ def _parse(frame: Frame, view: memoryview, specs: Specs) -> ParsedRequest:
 
 
 def _parse_grpc(view: memoryview) -> ParsedRequest:
-    from cupola.serve.grpc import messages
-    from cupola.serve.runners import grpc_codec as grpc
-
-    found = messages.parse("ModelInferRequest", view)
-    inputs, parameters = grpc.inputs_of(found), grpc.parameters_of(found)
-    outputs = grpc.requested_outputs(found)
+    found = parse_message("ModelInferRequest", view)
+    inputs, parameters = grpc_codec.inputs_of(found), grpc_codec.parameters_of(found)
+    outputs = grpc_codec.requested_outputs(found)
     return ParsedRequest(inputs, parameters, found.id or None, outputs, grpc=True)
 
 
@@ -212,10 +210,8 @@ def build(
     """The body of the answer, and the size of its JSON part; -1 without binary tensors."""
     requested = request.outputs or dict.fromkeys(arrays, request.binary)
     if request.grpc:
-        from cupola.serve.runners.grpc_codec import build_message
-
         model = predictor.name, predictor.version
-        return build_message(request.id, requested, arrays, model), -1
+        return grpc_codec.build_message(request.id, requested, arrays, model), -1
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
     for name, binary in requested.items():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cupola.errors import InputError, did_you_mean
-from cupola.serve.grpc.messages import message
+from cupola.serve.grpc.wire import field, varint
 from cupola.serve.runners import tensors
 
 _CONTENTS = {
@@ -31,11 +31,11 @@ def inputs_of(request: Any) -> dict[str, Any]:
             f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs; send one for each"
         )
     found: dict[str, Any] = {}
-    for number, tensor in enumerate(request.inputs):
+    for number, tensor in enumerate(request.inputs[:]):
         if tensor.name in found:
             raise InputError(f"input {tensor.name!r} appears twice")
         _refuse_shared_memory("input", tensor)
-        shape = tensors.check_shape(list(tensor.shape), tensor.name)
+        shape = tensors.check_shape(tensor.shape[:], tensor.name)
         if not raw:
             found[tensor.name] = _from_contents(tensor, shape)
         elif tensor.HasField("contents"):
@@ -49,13 +49,13 @@ def inputs_of(request: Any) -> dict[str, Any]:
 def _from_contents(tensor: Any, shape: tuple[int, ...]) -> Any:
     name, datatype = tensor.name, tensor.datatype
     tensors.dtype_named(datatype, name)
-    field = _CONTENTS.get(datatype)
-    if field is None:
+    place = _CONTENTS.get(datatype)
+    if place is None:
         raise InputError(f"input {name!r}: {datatype} is supported in raw_input_contents only")
-    others = [found.name for found, _ in tensor.contents.ListFields() if found.name != field]
+    others = [found.name for found, _ in tensor.contents.ListFields() if found.name != place]
     if others:
-        raise InputError(f"input {name!r}: {datatype} belongs in {field}, not in {others[0]}")
-    values = getattr(tensor.contents, field)
+        raise InputError(f"input {name!r}: {datatype} belongs in {place}, not in {others[0]}")
+    values = getattr(tensor.contents, place)
     if datatype == "BYTES":
         flat = tensors.object_array(list(values))
         if flat.size != int(np.prod(shape, dtype=object)):
@@ -65,13 +65,14 @@ def _from_contents(tensor: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _refuse_shared_memory(kind: str, tensor: Any) -> None:
-    if any(key.startswith("shared_memory") for key in tensor.parameters):
+    if tensor.parameters and any(key.startswith("shared_memory") for key in tensor.parameters):
         raise InputError(f"{kind} {tensor.name!r}: shared memory regions are not supported")
 
 
 def parameters_of(request: Any) -> dict[str, Any]:
     """The parameters of a request."""
-    return {name: _value(each) for name, each in request.parameters.items()}
+    found = request.parameters
+    return {name: _value(each) for name, each in found.items()} if found else {}
 
 
 def _value(parameter: Any) -> Any:
@@ -81,9 +82,11 @@ def _value(parameter: Any) -> Any:
 
 def requested_outputs(request: Any) -> dict[str, bool] | None:
     """The names of the outputs that are asked for; None: all."""
+    if not request.outputs:
+        return None
     for output in request.outputs:
         _refuse_shared_memory("output", output)
-    return {output.name: True for output in request.outputs} or None
+    return {output.name: True for output in request.outputs}
 
 
 def build_message(
@@ -93,14 +96,16 @@ def build_message(
     model: tuple[str, str],
 ) -> bytes:
     """A serialized ModelInferResponse with the requested arrays. InputError for unknown ones."""
-    answer = message("ModelInferResponse")(model_name=model[0], model_version=model[1])
+    parts = [*field(1, model[0].encode()), *field(2, model[1].encode())]
     if request_id is not None:
-        answer.id = request_id
+        parts += field(3, request_id.encode())
+    raw: list[bytes] = []
     for name in requested:
         if name not in arrays:
             raise InputError(f"unknown output {name!r}{did_you_mean(name, arrays)}")
         array = np.asarray(arrays[name])
-        answer.outputs.add(name=name, datatype=tensors.datatype_of(array), shape=array.shape)
-        answer.raw_output_contents.append(tensors.to_bytes(array))
-    data: bytes = answer.SerializeToString()
-    return data
+        output = [*field(1, name.encode()), *field(2, tensors.datatype_of(array).encode())]
+        output += field(3, b"".join(map(varint, array.shape)))
+        parts += field(5, b"".join(output))
+        raw += field(6, tensors.to_bytes(array))
+    return b"".join(parts + raw)
