@@ -101,20 +101,19 @@ def test_a_large_body_without_a_key_is_not_stored(server: Running) -> None:
         assert client.recv(1000).startswith(b"HTTP/1.1 401")
 
 
+def complete(server: Running, key: str) -> Any:
+    url = f"http://127.0.0.1:{server.port}/v1"
+    with openai.OpenAI(base_url=url, api_key=key, max_retries=0) as client:
+        return client.completions.create(model="speaker", prompt="a", max_tokens=2)
+
+
 def test_openai_clients_see_their_errors(server: Running) -> None:
-    def client(key: str) -> Any:
-        url = f"http://127.0.0.1:{server.port}/v1"
-        return openai.OpenAI(base_url=url, api_key=key, max_retries=0)
-
-    def complete(key: str) -> Any:
-        return client(key).completions.create(model="speaker", prompt="a", max_tokens=2)
-
-    assert complete(KEYS["all"]).choices[0].text
+    assert complete(server, KEYS["all"]).choices[0].text
     with pytest.raises(openai.AuthenticationError) as unknown:
-        complete("cupola-x")
+        complete(server, "cupola-x")
     assert unknown.value.code == "invalid_api_key"
     with pytest.raises(openai.PermissionDeniedError):
-        complete(KEYS["echo"])
+        complete(server, KEYS["echo"])
 
 
 def test_grpc_statuses(server: Running) -> None:
@@ -141,10 +140,8 @@ def test_a_rate_holds_over_all_workers_and_protocols(server: Running) -> None:
     with grpc.insecure_channel(address_of(server)) as channel:
         metadata = [("x-api-key", KEYS["slow"])]
         assert failure(channel, request_of(), metadata=metadata)[0] == "RESOURCE_EXHAUSTED"
-    url = f"http://127.0.0.1:{server.port}/v1"
     with pytest.raises(openai.RateLimitError) as raised:
-        made = openai.OpenAI(base_url=url, api_key=KEYS["slow"], max_retries=0)
-        made.completions.create(model="speaker", prompt="a")
+        complete(server, KEYS["slow"])
     assert raised.value.code == "rate_limit_exceeded"
 
 
