@@ -97,3 +97,10 @@ def test_gradients_flow_to_the_values() -> None:
     nn.functional_call(net, {"weight": weight}, X * 3).backward()
     assert weight.grad.item() == 3
     assert net.weight.grad is None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_module_is_refused() -> None:
+    scripted = torch.jit.script(torch.nn.Linear(1, 1))
+    with pytest.raises(RuntimeError, match="Jitted modules"):
+        nn.functional_call(scripted, {"weight": torch.zeros(1, 1)}, X)

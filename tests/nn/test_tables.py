@@ -108,7 +108,7 @@ def test_a_shallow_copy_has_its_own_tables() -> None:
 def test_a_copied_dict_is_not_shared(make: Any) -> None:
     linear = make("Linear", 2, 2)
     for assign in (True, False):
-        twin = type(linear).__new__(type(linear))
+        twin = object.__new__(type(linear))
         if assign:
             twin.__dict__ = linear.__dict__.copy()
         else:
@@ -165,6 +165,14 @@ def test_attention_of_mixed_dtypes_is_an_error(make: Any) -> None:
         for mode in (True, False):
             with pytest.raises(RuntimeError, match="dtype"), torch.set_grad_enabled(mode):
                 attention.train(mode)(*inputs)
-    attention.in_proj_bias.data = attention.in_proj_bias.data.double()
-    with pytest.raises(RuntimeError, match="dtype"), torch.no_grad():
-        attention.eval()(single, single, single)
+
+
+def test_attention_casts_a_bias_of_another_dtype() -> None:
+    """PyTorch casts it or raises, depending on how the input is laid out."""
+    attention = nn.MultiheadAttention(4, 2)
+    x = torch.randn(3, 2, 4)
+    attention.in_proj_bias = Parameter(torch.tensor([0.5, -1.0, 2.0] * 4, dtype=torch.half))
+    with torch.no_grad():
+        found = attention.eval()(x, x, x)[0]
+        attention.in_proj_bias = Parameter(attention.in_proj_bias.float())
+        torch.testing.assert_close(found, attention(x, x, x)[0])

@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import torch
 from torch import Tensor
+from torch.nn.utils.stateless import _untie_named_tensors_map
 
 from cupola.nn.traversal import AnyModule
 
@@ -33,10 +35,13 @@ def functional_call(
     Raises:
         AttributeError: a path leads through a module that does not exist.
         TypeError: a value, or the attribute that it would replace, is not a tensor.
+        RuntimeError: the module is one of torch.jit.
         ValueError: a shared tensor, or a path in two dictionaries, has two values.
     """
+    if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise RuntimeError("The stateless API can't be used with Jitted modules")
     given = _one_dictionary(parameters_and_buffers)
-    values = _spread_over_ties(module, given) if tie_weights else dict(given)
+    values = _untie_named_tensors_map(module, given) if tie_weights else dict(given)
     if strict:
         _check_paths(module, values)
     before: dict[str, Any] = {}
@@ -90,22 +95,6 @@ def _swap(root: AnyModule, path: str, value: Any) -> Any:
 def _named_tensors(module: AnyModule) -> Tensors:
     parameters = module.named_parameters(remove_duplicate=False)
     return dict([*parameters, *module.named_buffers(remove_duplicate=False)])
-
-
-def _spread_over_ties(module: AnyModule, given: Mapping[str, Tensor]) -> Tensors:
-    groups: dict[int, list[str]] = {}
-    for path, tensor in _named_tensors(module).items():
-        groups.setdefault(id(tensor), []).append(path)
-    values = dict(given)
-    for paths in groups.values():
-        named = [path for path in paths if path in given]
-        if len({id(given[path]) for path in named}) > 1:
-            raise ValueError(
-                f"functional_call got multiple values for keys {sorted(paths)}, which are tied. "
-                "Consider using tie_weights=False"
-            )
-        values |= dict.fromkeys(paths, given[named[0]]) if named else {}
-    return values
 
 
 def _check_paths(module: AnyModule, values: Mapping[str, Tensor]) -> None:
