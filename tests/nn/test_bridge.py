@@ -388,3 +388,76 @@ def test_deleting_the_mode_gives_the_default() -> None:
     assert module.training
     del module.eval().training
     assert module.training
+
+
+def test_layers_become_torchs_own() -> None:
+    cases: dict[str, tuple[Any, ...]] = {
+        "Linear": (2, 3),
+        "Conv2d": (4, 2, 3, 2, 1),
+        "BatchNorm1d": (4,),
+        "LayerNorm": (4,),
+        "GroupNorm": (2, 4),
+        "Embedding": (4, 3, 0),
+        "Dropout": (0.1,),
+        "MaxPool2d": (2,),
+        "MultiheadAttention": (4, 2),
+        "GELU": ("tanh",),
+    }
+    for name, args in cases.items():
+        ours, theirs = nn.to_torch(getattr(nn, name)(*args)), getattr(torch.nn, name)(*args)
+        assert type(ours) is type(theirs) and repr(ours) == repr(theirs)
+        assert vars(ours).keys() - {"_from_cupola"} == vars(theirs).keys()
+        assert isinstance(ours, getattr(nn, name))
+        assert type(nn.from_torch(copy.deepcopy(ours))) is getattr(nn, name)
+
+
+def test_a_pickled_tree_of_layers_loads_with_torchs_classes_alone() -> None:
+    module, file = nn.to_torch(nn.Sequential(nn.Linear(2, 2), nn.ReLU())), io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    with torch.serialization.safe_globals([torch.nn.Sequential, torch.nn.Linear, torch.nn.ReLU]):
+        loaded = torch.load(file, weights_only=True)
+    x = torch.ones(1, 2)
+    assert torch.equal(loaded(x), module(x))
+    assert type(nn.from_torch(loaded)) is nn.Sequential and type(loaded[0]) is nn.Linear
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
+def test_fusion_replaces_convolution_and_batch_norm() -> None:
+    from torch.fx.experimental.optimization import fuse
+
+    fused = fuse(bridged())
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in fused.modules())
+    torch.testing.assert_close(fused(X), expected())
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.ao.quantization is deprecated
+def test_quantization_leaves_the_projection_of_attention() -> None:
+    attention = nn.to_torch(nn.MultiheadAttention(4, 2, batch_first=True)).eval()
+    quantized = torch.ao.quantization.quantize_dynamic(attention, {torch.nn.Linear})
+    x = torch.randn(1, 3, 4)
+    torch.testing.assert_close(quantized(x, x, x)[0], attention(x, x, x)[0])
+
+
+def test_a_bridged_module_is_compiled_as_a_module() -> None:
+    compiled = torch.compile(bridged(), backend="eager")
+    assert "_orig_mod.fc.weight" in compiled.state_dict()
+    torch.testing.assert_close(compiled(X), expected())
+
+
+def test_methods_of_a_class_come_before_torchs() -> None:
+    class Part(nn.Linear):
+        def train(self, mode: bool = True) -> "Part":
+            self.asked = mode
+            return super().train(mode)
+
+        def keep(self, name: str) -> str:  # names of helpers of this package are free
+            return name
+
+    part: Any = nn.to_torch(Part(1, 1))
+    part.eval()
+    assert part.asked is False and not part.training
+    assert type(part).__mro__.index(Part) < type(part).__mro__.index(torch.nn.Module)
+    assert type(part).state_dict is torch.nn.Module.state_dict
+    part.extra = nn.Linear(1, 1)
+    assert type(part.extra) is torch.nn.Linear

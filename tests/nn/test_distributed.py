@@ -75,3 +75,22 @@ def test_fully_sharded_blocks_and_a_distributed_checkpoint(two: RankPool, tmp_pa
         torch.testing.assert_close(gradient, single_gradient())
         assert local_rows == 4
         assert restored
+
+
+def sharded_beside_torch(mesh: Any) -> list[str]:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    devices = init_device_mesh("cpu", (2,))
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), model(), torch.nn.Sequential(torch.nn.ReLU()))
+    for block in (net[0], net[1][0], net[1], net[2], net):
+        fully_shard(block, mesh=devices)
+    net(batch()).sum().backward()
+    assert net[0].weight.grad is not None and net[1][0].weight.grad is not None
+    return [type(part).__name__ for part in (net[0], net[1][0], net[1], net[2])]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_and_bridged_layers_of_one_kind_are_sharded(two: RankPool) -> None:
+    expected = ["FSDPLinear", "FSDPLinear", "FSDPSequential", "FSDPSequential"]
+    assert two.run(sharded_beside_torch) == [expected] * 2

@@ -205,9 +205,8 @@ class MultiheadAttention(Layer):
         )
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        E, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
-        if bias is not None and bias.dtype != query.dtype:
-            bias = bias.to(query.dtype)
+        E, weight = self.embed_dim, self.in_proj_weight
+        bias = None if self.in_proj_bias is None else self.in_proj_bias.to(query.dtype)
         if weight is not None and query is key and key is value:
             q, k, v = F.linear(query, weight, bias).chunk(3, dim=-1)
             return q, k, v
