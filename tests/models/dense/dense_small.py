@@ -253,6 +253,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
         {},
         {"loss_cls", "loss_bbox"},
     ),
+    "nas-fcos": (
+        "NASFCOS",
+        {
+            "type": "NASFCOSHead",
+            **{k: SHARED[k] for k in ("num_classes", "in_channels", "feat_channels")},
+            "strides": STRIDES,
+            "regress_ranges": [[-1, 40], [40, 1e8]],
+            "norm_cfg": NORM,
+        },
+        {},
+        {"loss_cls", "loss_bbox", "loss_centerness"},
+    ),
     "atss": (
         "ATSS",
         {**SINGLE, "type": "ATSSHead", "loss_cls": FOCAL},

@@ -7,6 +7,7 @@ import pytest
 import torch
 from dense_small import FAMILIES, model
 
+from cupola.models.dense import ImageSizes
 from cupola.models.paa.mixture import two_gaussians
 from cupola.models.vfnet.head import star_offset
 from cupola.models.yolox import BatchSyncRandomResize
@@ -14,6 +15,7 @@ from cupola.registry import build
 from cupola.runtime.export import export
 from cupola.runtime.predictors.detection import make
 from cupola.runtime.predictors.detection_program import program
+from cupola.structures.boxes import giou
 
 NOTHING = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
 OBJECTS = {
@@ -92,6 +94,29 @@ def test_the_exported_program_scores_all_boxes(family: str, tmp_path: Path) -> N
     expected = built.scored_boxes(pixels)
     assert torch.allclose(scores, expected[0], atol=1e-5)
     assert torch.allclose(boxes, expected[1], atol=1e-2)
+
+
+def test_lad_trains_with_the_anchors_of_its_teacher() -> None:
+    torch.manual_seed(0)
+    paa = model("paa")
+    head = {**paa["bbox_head"], "type": "LADHead"}
+    parts = {"backbone": paa["backbone"], "neck": paa["neck"], "bbox_head": head}
+    built: Any = build(
+        {**paa, **parts, "type": "LAD", **{f"teacher_{k}": v for k, v in parts.items()}}
+    )
+    assert not [key for key in built.state_dict() if "teacher" in key]
+    batch = {"pixels": torch.randn(2, 3, 64, 96), "targets": [OBJECTS, NOTHING]}
+    losses = built.loss(batch)
+    teacher, sizes = built.teacher, ImageSizes.of(batch)
+    wanted, kept = teacher.head.assignment(teacher(batch["pixels"]), batch["targets"], sizes)
+    output = built(batch["pixels"])
+    deltas = built.head.joined(output)[1]
+    positive = wanted.positive.clone()
+    positive[wanted.positive] = kept
+    boxes = built.head.bbox_coder.decode(wanted.anchors[kept], deltas[positive])
+    each = 1 - giou(boxes, wanted.boxes[kept])
+    torch.testing.assert_close(losses["loss_bbox"], each.mean(), rtol=1e-4, atol=1e-5)
+    assert set(losses) == {"loss_cls", "loss_bbox", "loss_iou"} and kept.any()
 
 
 def test_batches_of_yolox_have_a_random_size() -> None:

@@ -7,10 +7,12 @@ import pytest
 import torch
 from masked_small import FAMILIES
 
-from cupola.registry import build
+from cupola.models.detector import Detector
+from cupola.registry import MODELS, build
 from cupola.runtime.export import export
 from cupola.runtime.predictors.detection import make
 from cupola.runtime.predictors.detection_program import program
+from cupola.runtime.tasks import task_of
 
 NOTHING = {
     "boxes": torch.zeros(0, 4),
@@ -79,6 +81,12 @@ def test_images_of_several_sizes_in_one_batch(family: str) -> None:
     assert torch.allclose(alone.boxes / 2, found[0].boxes, atol=1e-3)
     assert torch.allclose(alone.scores, found[0].scores, atol=1e-5)
     assert alone.masks is not None and alone.masks.shape == (10, 64, 96)
+
+
+def test_every_detector_has_a_task() -> None:
+    names = [name for name in MODELS.names() if issubclass(MODELS.get(name), Detector)]
+    assert {"YOLACT", "CondInst", "FasterRCNN", "SOLO"} <= set(names)
+    assert not [name for name in names if task_of(MODELS.get(name)) is None]
 
 
 @pytest.mark.slow

@@ -94,19 +94,31 @@ class PAAHead(ATSSHead):
 
     def loss(self, output: DenseOutput, targets: Targets, sizes: ImageSizes) -> dict[str, Tensor]:
         """loss_cls, loss_bbox (weighted by the IoU) and loss_iou."""
+        return self.assigned_losses(output, self.assignment(output, targets, sizes), len(targets))
+
+    def assignment(
+        self, output: DenseOutput, targets: Targets, sizes: ImageSizes
+    ) -> tuple[AnchorTargets, Tensor]:
+        """What anchors should predict, and which of the positive ones stay positive, bool."""
         wanted = self.targets(output, targets, sizes)
+        return wanted, self.kept(output, *self.joined(output), wanted)
+
+    def assigned_losses(
+        self, output: DenseOutput, assignment: tuple[AnchorTargets, Tensor], images: int
+    ) -> dict[str, Tensor]:
+        """The losses of a batch of so many images."""
+        wanted, kept = assignment
         logits, deltas = self.joined(output)
         assert output.qualities is not None
         quality = joined_levels(output.qualities, 1)[..., 0]  # [B, S]
         sampled = wanted.positive | wanted.negative
-        kept = self.kept(output, logits, deltas, wanted)  # [P of all images], bool
         positive = wanted.positive.clone()
         positive[wanted.positive] = kept
         labels = torch.full_like(sampled, self.num_classes, dtype=torch.int64)
         labels[positive] = wanted.labels[kept]
         count = int(kept.sum())
         loss_cls = self.loss_cls(
-            logits[sampled], labels[sampled], avg_factor=float(max(count, len(targets)))
+            logits[sampled], labels[sampled], avg_factor=float(max(count, images))
         )
         if not count:
             nothing = {"loss_bbox": deltas.sum() * 0, "loss_iou": quality.sum() * 0}
@@ -115,11 +127,16 @@ class PAAHead(ATSSHead):
         overlap = iou(boxes.detach(), wanted.boxes[kept])
         return {
             "loss_cls": loss_cls,
-            "loss_bbox": self.loss_bbox(
-                boxes, wanted.boxes[kept], overlap.clamp(min=LEAST), avg_factor=overlap.sum()
-            ),
+            "loss_bbox": self.decoded_loss(boxes, wanted.boxes[kept], overlap),
             "loss_iou": self.loss_centerness(quality[positive], overlap, avg_factor=float(count)),
         }
+
+    def decoded_loss(self, boxes: Tensor, goal: Tensor, overlap: Tensor) -> Tensor:
+        """The loss of decoded boxes [P, 4], weighted by their overlap [P] with the objects."""
+        loss: Tensor = self.loss_bbox(
+            boxes, goal, overlap.clamp(min=LEAST), avg_factor=overlap.sum()
+        )
+        return loss
 
     @torch.no_grad()
     def kept(

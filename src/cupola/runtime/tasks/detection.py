@@ -24,6 +24,7 @@ class Detection(Task):
         "SingleStageDetector",
         "TwoStageDetector",
         "InstanceSegmentor",
+        "MaskedDetector",
     )
     modules = (*BUILDING, "cupola.runtime.predictors.text_detection")
     page = "detection"
