@@ -27,6 +27,7 @@ PAGES = {
     "SECURITY.md": "security.md",
     "tests/goldens/README.md": "goldens.md",
 }
+CHINESE = ".zh-CN.md"
 LANGUAGES = {".py": "python", ".json": "json", ".sh": "bash", ".toml": "toml"}
 
 home: dict[str, str] = {}  # page -> its path in the repository
@@ -73,6 +74,22 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str |
     markdown = BLOCK.sub(name_source, markdown)
     parts = re.split(r"(^```.*?^```)", markdown, flags=re.S | re.M)
     return "".join(p if p.startswith("```") else LINK.sub(replace, p) for p in parts)
+
+
+def on_page_context(context: Any, page: Page, config: MkDocsConfig, **_: Any) -> Any:
+    """The language switch of a page: to its translation, or else to that language's first page."""
+    here = page.file.src_uri
+    english = here.replace(CHINESE, ".md")
+    pages = {"en": english, "zh": english.replace(".md", CHINESE)}
+    config.extra["alternate"] = [
+        {"name": name, "lang": lang, "link": _url(pages[lang] if pages[lang] in home else first)}
+        for name, lang, first in (("English", "en", "index.md"), ("中文", "zh", f"index{CHINESE}"))
+    ]
+    return context
+
+
+def _url(page: str) -> str:
+    return page.removesuffix(".md") + ".html"
 
 
 def _add(files: Files, config: MkDocsConfig, page: str, path: str, text: str) -> None:

@@ -207,3 +207,5 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     target = re.search(r'href="([^"#]+)#(__codelineno-0-\d+)"><code>Config.load<', page)
     assert target, "links to symbols lead to source lines"
     assert f'name="{target[2]}"' in (tmp_path / "tour" / target[1]).read_text()
+    assert 'href="registry.zh-CN.html" hreflang="zh"' in page
+    assert 'href="index.zh-CN.html" hreflang="zh"' in (tmp_path / "masks.html").read_text()
