@@ -35,6 +35,8 @@ def small_predictor(config: str, folder: Path) -> DetectionPredictor:
     model = copy.deepcopy(published()[config]["model"])
     segments = "SOLO" in model["type"]  # computes the mask of every cell above the threshold
     for settings in _settings(model.get("test_cfg")):
+        if "score_thr" in settings and "nms" in settings:
+            settings.setdefault("max_per_img", 100)  # YOLOX has no limit
         settings |= {key: value for key, value in LIMITS.items() if settings.get(key, 0) > value}
         settings |= {key: 0.7 if segments else 0.0 for key in THRESHOLDS if key in settings}
     pipeline = [{"type": "LoadImageFromFile"}, RESIZE]
@@ -61,6 +63,7 @@ def fill(model: Any) -> None:
             value.copy_(1 + 0.1 * drawn if last == "weight" else 0.05 * drawn)
         else:
             gain = 1.3 if value.dim() == 4 else 1.0
+            gain = 0.1 if "conv_reg" in key else gain  # sides are its exponential
             value.copy_(gain * drawn / max(1, value[0].numel()) ** 0.5)
 
 

@@ -176,3 +176,14 @@ def test_images_smaller_than_a_kernel_are_refused() -> None:
     made.model.predict = lambda batch: batch["pixels"] @ batch["pixels"][0, 0]
     with pytest.raises(RuntimeError, match=r"multiplied|match"):
         made(np.zeros((3, 400, 3), np.uint8))
+
+
+def test_boxes_far_outside_are_drawn_at_once(image: np.ndarray[Any, Any]) -> None:
+    """Pillow walked along their sides for minutes."""
+    far = [[-1e9, 5.0, 1e9, 20.0], [3.0, -1e9, 9.0, float("inf")], [float("nan"), 1.0, 5.0, 5.0]]
+    near = [[-50.0, 5.0, 90.0, 20.0], [3.0, -50.0, 9.0, 90.0], [0.0, 1.0, 5.0, 5.0]]
+    drawn = [
+        Detections(torch.tensor(boxes), torch.ones(3), torch.zeros(3).long()).draw(image)
+        for boxes in (far, near)
+    ]
+    assert np.array_equal(*map(np.asarray, drawn))

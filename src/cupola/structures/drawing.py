@@ -34,11 +34,20 @@ def draw_boxes(
     font = ImageFont.load_default(size=max(11, round(min(image.size) / 32)))
     for box, label, caption in reversed(list(zip(boxes, labels, captions, strict=True))):
         color = class_color(label)
-        left, right = sorted((box[0], box[2]))
-        top, bottom = sorted((box[1], box[3]))
+        left, right = sorted(_near(side, image.width, width) for side in (box[0], box[2]))
+        top, bottom = sorted(_near(side, image.height, width) for side in (box[1], box[3]))
         pen.rectangle((left, top, right, bottom), outline=color, width=width)
         _draw_caption(pen, image.size, (left, top), caption, color, font)
     return image
+
+
+def _near(side: float, size: int, line: int) -> float:
+    """A side of a box, moved next to the image if it is far outside: Pillow walks all the way.
+
+    A box of a model that has diverged may have any sides, and NaN is drawn at 0.
+    """
+    margin = 2.0 * line
+    return 0.0 if side != side else min(max(side, -margin), size + margin)
 
 
 def blend_masks(
