@@ -59,7 +59,6 @@ FAMILIES = (
     "3.3.0/reppoints/reppoints-moment_r50_fpn_1x_coco.py",
     "3.3.0/foveabox/fovea_r50_fpn_gn-head-align_4xb4-2x_coco.py",
     "3.3.0/gfl/gfl_r50_fpn_1x_coco.py",
-    "3.3.0/ld/ld_r18-gflv1-r101_fpn_1x_coco.py",
     "2.28.2/atss/atss_r50_fpn_1x_coco.py",
     "3.3.0/paa/paa_r50_fpn_1.5x_coco.py",
     "3.3.0/tood/tood_r50_fpn_1x_coco.py",
