@@ -63,7 +63,7 @@ def fill(model: Any) -> None:
             value.copy_(1 + 0.1 * drawn if last == "weight" else 0.05 * drawn)
         else:
             gain = 1.3 if value.dim() == 4 else 1.0
-            if "conv_reg" in key or "rpn_reg" in key:  # sides are its exponential
+            if any(part.endswith("reg") for part in key.split(".")):  # sides are its exponential
                 gain = 0.02
             value.copy_(gain * drawn / max(1, value[0].numel()) ** 0.5)
 
