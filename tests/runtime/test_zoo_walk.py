@@ -123,7 +123,7 @@ def test_images_of_several_sizes_in_one_request(predictor: DetectionPredictor) -
         found.draw(image)
     arrays = predictor.encode(answers, {"threshold": 0.0})
     assert {spec.name for spec in predictor.outputs} == set(arrays)
-    assert len(arrays["boxes"]) == len(arrays["names"]) > 0
+    assert len(arrays["boxes"]) == len(arrays["names"]) == sum(map(len, answers))
     for part in (
         *arrays.get("masks", ()),
         *(json.dumps(json.loads(s)["mask"]) for s in arrays.get("segments", ())),
@@ -172,7 +172,8 @@ def test_evaluated(predictor: DetectionPredictor, tmp_path: Path) -> None:
     (tmp_path / "instances.json").write_text(json.dumps(about))
     options = {"annotations": "instances.json", "images": "images"}
     scores = find("detection").evaluate(predictor, tmp_path, options)
-    assert scores["AP"] > 0 and ("mask_AP" in scores) == predictor.masks
+    seen = any(truth["area"] > 4 for truth in about["annotations"])  # random boxes may have none
+    assert (scores["AP"] > 0 or not seen) and ("mask_AP" in scores) == predictor.masks
 
 
 @pytest.mark.slow
