@@ -31,8 +31,12 @@ class Nodes:
         command += [f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=test"]
         command += ["--local-addr=127.0.0.1", "-m", "cupola", "train", str(config), "--resume"]
         command += ["--quiet", "--work-dir", str(work_dir), *more]
+        # A new store for each start: in a shared one the agent whose rank did not die counts no
+        # restart, so that its ranks look for the others under the keys of the first start.
+        environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
         self.agents = [
-            subprocess.Popen(command, stdout=self.log, stderr=self.log) for _ in range(2)
+            subprocess.Popen(command, stdout=self.log, stderr=self.log, env=environment)
+            for _ in range(2)
         ]
 
     def ranks(self, agent: int) -> list[psutil.Process]:
@@ -66,7 +70,7 @@ def test_a_killed_rank_of_two_nodes(tmp_path: Path, tensor: int) -> None:
     try:
         until(lambda: steps_done(tmp_path / "two") > 15, 300, "some steps")
         os.kill(nodes.ranks(1)[-1].pid, signal.SIGKILL)
-        codes = [agent.wait(400) for agent in nodes.agents]
+        codes = [agent.wait(200) for agent in nodes.agents]
     finally:
         nodes.close()
     said = (tmp_path / "nodes.log").read_text()
@@ -75,7 +79,7 @@ def test_a_killed_rank_of_two_nodes(tmp_path: Path, tensor: int) -> None:
     assert len(one) == len(two) == STEPS
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5
     assert two_end == pytest.approx(one_end, rel=1e-4)
-    assert "SIGKILL" in said or "Signal 9" in said, said[-3000:]
+    assert "exitcode: -9" in said, said[-3000:]
 
 
 def resumed(mesh: Any, apart: bool) -> str:
