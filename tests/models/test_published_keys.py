@@ -69,14 +69,11 @@ FAMILIES = (
     "3.3.0/point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py",
     "2.28.2/cascade_rpn/crpn_r50_caffe_fpn_1x_coco.py",
     "3.3.0/cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco.py",
-    "2.28.2/centripetalnet/centripetalnet_hourglass104_mstest_16x6_210e_coco.py",
     "3.3.0/nas_fcos/nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco.py",
     "3.3.0/tridentnet/tridentnet_r50-caffe_1x_coco.py",
     "3.3.0/yolact/yolact_r50_1xb8-55e_coco.py",
     "2.28.2/yolact/yolact_r50_1x8_coco.py",
     "3.3.0/fsaf/fsaf_r50_fpn_1x_coco.py",
-    "3.3.0/pisa/ssd300_pisa_coco.py",
-    "3.3.0/faster_rcnn/faster-rcnn_r50_fpn_ohem_1x_coco.py",
 )
 
 
