@@ -39,7 +39,7 @@ def run(name: str, *arguments: str | Path, **options: Any) -> str:
 
 def test_scripts_are_short() -> None:
     scripts = sorted(EXAMPLES.glob("*.py"))
-    assert len(scripts) == 7
+    assert len(scripts) == 8
     assert max(len(path.read_text().splitlines()) for path in scripts) < 60
 
 

@@ -49,6 +49,13 @@ class InputError(CupolaError, ValueError):
     """An input to a model (an image, a field, a prompt, a request) that cannot be used."""
 
 
+class NotBridgedError(CupolaError, RuntimeError):
+    """A tool that works on torch.nn.Modules got a cupola.nn.Module that is not bridged.
+
+    No TypeError: around ``isinstance``, where it is raised, tools catch those.
+    """
+
+
 class EngineError(CupolaError, RuntimeError):
     """A process that every answer needs is gone: the model can answer nothing more."""
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cupola import nn
+from cupola.errors import NotBridgedError
 from cupola.nn import store
 
 
@@ -131,21 +132,54 @@ def ask(package: str) -> Any:
     return source.is_module
 
 
-@pytest.mark.parametrize("package", ["accelerate", "torchao"])
+@pytest.mark.parametrize("package", ["accelerate", "optimum", "thop", "torchao"])
 def test_packages_that_skip_other_modules_get_an_error(package: str) -> None:
     with pytest.raises(
-        TypeError,
-        match=rf"{package} works on torch.nn.Modules, and Net is a cupola.nn.Module: "
+        NotBridgedError,
+        match=rf"{package}.tool works on torch.nn.Modules, and Net is a cupola.nn.Module: "
         r"call cupola.nn.to_torch\(module\) first",
     ):
         ask(package)(Net())
+    with pytest.raises(NotBridgedError, match=rf"{package}.tool works on torch.nn.Modules"):
+        Net().apply(ask(package))  # as thop does, which then looks up type(module)
     assert ask(package)(nn.to_torch(Net()))
+    nn.to_torch(Net()).apply(ask(package))
     assert not ask("somebody_else")(Net())
+    Net().apply(ask("somebody_else"))
+
+
+SELECTIVE: dict[str, tuple[Any, Any]] = {
+    "convert_sync_batchnorm": (
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm,
+        lambda net: isinstance(net[1], torch.nn.SyncBatchNorm),
+    ),
+    "update_bn": (
+        lambda net: torch.optim.swa_utils.update_bn([torch.ones(2, 3, 4, 4)], net) or net,
+        lambda net: net[1].running_mean.any(),
+    ),
+    "convert_conv2d_weight_memory_format": (
+        lambda net: torch.nn.utils.convert_conv2d_weight_memory_format(net, torch.channels_last),
+        lambda net: net[0].weight.is_contiguous(memory_format=torch.channels_last),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SELECTIVE)
+def test_functions_of_torch_that_select_layers(name: str) -> None:
+    convert, took_effect = SELECTIVE[name]
+
+    def net() -> Any:
+        layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2)
+        return nn.Sequential(*layers)
+
+    with pytest.raises(NotBridgedError, match=r"call cupola.nn.to_torch\(module\) first"):
+        convert(net())
+    assert took_effect(convert(nn.to_torch(net())))
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.ao.quantization is deprecated
 def test_dynamic_quantization_gets_an_error() -> None:
-    with pytest.raises(TypeError, match=r"call cupola.nn.to_torch\(module\) first"):
+    with pytest.raises(NotBridgedError, match=r"call cupola.nn.to_torch\(module\) first"):
         torch.ao.quantization.quantize_dynamic(Net(), {torch.nn.Linear})
 
 

@@ -12,11 +12,11 @@ from cupola.bundles import hub
 from cupola.bundles.transformers import LARGEST, from_transformers, is_transformers
 from cupola.errors import BundleError, CheckpointError, did_you_mean
 from cupola.files import read_settings, read_text
-from cupola.files.adapters import base_folder, is_adapter
+from cupola.files.adapters import SHIPPED, base_folder, is_adapter
 
-SHIPPED = Path(__file__).parent / "shipped"
 WEIGHTS = "weights.safetensors"
 REQUIRED = ("name", "version", "task")
+OF_THE_BASE = ("hashes", "metrics")  # what a config.json says of weights that an adapter changes
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,11 @@ def _read_adapted(folder: Path, name: str | None) -> Bundle:
         raise BundleError(str(error)) from None
     path = base / "config.json"
     config = _read_json(path)
-    about = from_transformers(config, name or folder.resolve().name, path)
+    name = name or folder.resolve().name
+    if all(key in config for key in REQUIRED):  # a bundle; what it measured is not the adapter's
+        about = {key: config[key] for key in config if key not in OF_THE_BASE} | {"name": name}
+    else:
+        about = from_transformers(config, name, path)
     if about["task"] != "language":
         raise BundleError(f"{folder}: adapters are merged into language models only")
     return Bundle(folder, about, weights=folder)

@@ -8,6 +8,7 @@ from cupola.errors import CheckpointError
 from cupola.files.opening import read_settings
 
 ADAPTER_CONFIG = "adapter_config.json"
+SHIPPED = Path(__file__).parents[1] / "bundles/shipped"  # the bundles inside the package
 
 # Options that make an adapter more than a change of some weights.
 UNSUPPORTED = (
@@ -56,17 +57,17 @@ def read_adapter_config(folder: Path) -> Mapping[str, Any]:
 def base_folder(folder: Path) -> Path:
     """The folder of the base model: base_model_name_or_path, or the adapter's own folder.
 
-    A relative path is looked up beside the adapter, then in the working directory. CheckpointError
-    if it is not on this machine.
+    A relative path is looked up beside the adapter, then in the working directory; a shipped bundle
+    has its name. CheckpointError if it is not on this machine.
     """
     named = read_adapter_config(folder).get("base_model_name_or_path")
     if isinstance(named, str) and named:
-        for path in (folder / named, folder.parent / named, Path(named)):
+        for path in (folder / named, folder.parent / named, Path(named), SHIPPED / named):
             if path.resolve() != folder.resolve() and (path / "config.json").is_file():
                 return path.resolve()
     if (folder / "config.json").is_file():
         return folder
     raise CheckpointError(
-        f"{folder / ADAPTER_CONFIG}: the base model {named!r} is no folder here; download it and "
-        "set base_model_name_or_path to its folder"
+        f"{folder / ADAPTER_CONFIG}: the base model {named!r} is no folder here and no "
+        "shipped bundle; download it and set base_model_name_or_path to its folder"
     )

@@ -67,13 +67,16 @@ def from_torch(module: AnyModule) -> AnyModule:
     return module
 
 
-def bridged_class(cls: type) -> type:
-    """Return the class that modules of a cupola class get when they are bridged."""
-    return TWINS[cls] if cls in TWINS and cls not in CONTAINERS else _derived_class(cls)
+def bridged_class(cls: type, layer: type | None = None) -> type:
+    """Return the class that modules of a cupola class get when they are bridged.
+
+    `layer` is the layer of torch as which they count if their class extends none.
+    """
+    return TWINS[cls] if cls in TWINS and cls not in CONTAINERS else _derived_class(cls, layer)
 
 
 def _classes(parts: Iterable[AnyModule]) -> dict[AnyModule, type]:
-    classes = {part: bridged_class(type(part)) for part in parts}
+    classes = {part: bridged_class(type(part), part._torch_layer) for part in parts}
     for part in parts:
         if isinstance(part, MultiheadAttention) and classes.get(part.out_proj) is torch.nn.Linear:
             classes[part.out_proj] = NonDynamicallyQuantizableLinear  # attention reads its weight
@@ -96,6 +99,7 @@ class Bridge:
     """What a bridged module does differently from other torch.nn.Modules."""
 
     bridged_from: type
+    counts_as: type | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if "bridged_from" not in cls.__dict__:  # a class that derives from a bridged one
@@ -133,7 +137,7 @@ class Bridge:
         state = self.__getstate__()
         if self.bridged_from in CONTAINERS:  # is saved as torch's, for weights-only loading
             return TWINS[self.bridged_from], (), state | {MODULES: dict(state[MODULES])}
-        return _rebuild, (self.bridged_from,), state
+        return _rebuild, (self.bridged_from, type(self).counts_as), state
 
 
 class BridgedType(type):
@@ -154,14 +158,16 @@ _CORE: Final = frozenset(Module.__mro__) - {Module, object}
 
 
 @cache
-def _derived_class(cls: type) -> type:
-    twin = next((TWINS[base] for base in cls.__mro__ if base in TWINS), torch.nn.Module)
+def _derived_class(cls: type, layer: type | None) -> type:
+    extended = (TWINS[base] for base in cls.__mro__ if base in TWINS)
+    twin = next(extended, layer or torch.nn.Module)
     is_container = cls in CONTAINERS
     namespace: dict[str, Any] = {
         "__module__": twin.__module__ if is_container else cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
         "bridged_from": cls,
+        "counts_as": layer,
     }
     if is_container:
         namespace["__deepcopy__"] = _deepcopy
@@ -204,5 +210,5 @@ def _deepcopy(self: Any, memo: dict[int, Any]) -> AnyModule:
     return new
 
 
-def _rebuild(cls: type) -> AnyModule:
-    return object.__new__(bridged_class(cls))
+def _rebuild(cls: type, layer: type | None) -> AnyModule:
+    return object.__new__(bridged_class(cls, layer))

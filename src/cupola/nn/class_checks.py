@@ -9,14 +9,29 @@ assignment to a torch module bridges the value, and such a tool gets an error.
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any, ClassVar, Final
 
 import torch
 
+from cupola.errors import NotBridgedError
+
 ASSIGNMENT: Final = torch.nn.Module.__setattr__.__code__
 
-# Python packages that leave out, without a word, what is no torch.nn.Module.
-SELECTING: Final = ("accelerate.", "torch.ao.", "torchao.")
+# Python packages and modules that leave out, without a word, what is no torch.nn.Module.
+SELECTING: Final = (
+    "accelerate.",
+    "optimum.",
+    "thop.",
+    "torch.ao.",
+    "torch.distributed.fsdp.",
+    "torch.nn.modules.batchnorm",  # convert_sync_batchnorm
+    "torch.nn.utils.memory_format",
+    "torch.optim.swa_utils",  # update_bn
+    "torch.utils.mkldnn",
+    "torchao.",
+    "torchview.",
+)
 
 _set_class: Final = object.__dict__["__class__"].__set__
 
@@ -32,15 +47,25 @@ class ClassChecks:
         if caller.f_code is ASSIGNMENT:
             self._bridge()
             return torch.nn.Module  # what isinstance compares with torch.nn.Module
-        asking = caller.f_globals.get("__name__", "")
-        if asking.startswith(SELECTING):
-            raise TypeError(
-                f"{asking.partition('.')[0]} works on torch.nn.Modules, and {type(self).__name__} "
-                "is a cupola.nn.Module: call cupola.nn.to_torch(module) first, which converts it "
-                "in place"
-            )
+        package = caller.f_globals.get("__name__")
+        if skips_others(package):
+            raise not_bridged(self, package)
         return type(self)
 
     @__class__.setter
     def __class__(self, cls: type) -> None:
         _set_class(self, cls)
+
+
+@cache
+def skips_others(package: Any) -> bool:
+    """Whether code of a Python package or module leaves out what is no torch.nn.Module."""
+    return str(package).startswith(SELECTING)
+
+
+def not_bridged(module: ClassChecks, package: Any) -> NotBridgedError:
+    """The error for a module that such code would leave out."""
+    return NotBridgedError(
+        f"{package} works on torch.nn.Modules, and {type(module).__name__} is a cupola.nn.Module: "
+        "call cupola.nn.to_torch(module) first, which converts it in place"
+    )

@@ -81,6 +81,9 @@ class Module(Calls):
 
     # In the class of a bridged module, this class stays, and its bases give way to torch's.
 
+    # The layer of torch as which a module counts once it is bridged, if its class extends none.
+    _torch_layer: type[torch.nn.Module] | None = None
+
 
 def format_module(name: str, own: list[str], children: list[str]) -> str:
     """Return ``Name(own)`` on one line, or with children one item per line."""

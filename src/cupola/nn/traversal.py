@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from cupola.nn.class_checks import not_bridged, skips_others
 from cupola.nn.members import BUFFERS, EMPTY, MODULES, PARAMETERS, table_of
 from cupola.nn.store import MODULE_TYPES, Store
 
@@ -80,6 +81,9 @@ class Traversal(Store):
 
     def apply(self, fn: Callable[[AnyModule], None]) -> Self:
         """Call ``fn`` on every module below this one, then on this one; return self."""
+        package = getattr(fn, "__module__", None)
+        if skips_others(package):  # thop looks up type(module), which asks nothing of the module
+            raise not_bridged(self, package)
         for child in distinct_children(self):
             child.apply(fn)
         fn(self)

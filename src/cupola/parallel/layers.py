@@ -72,7 +72,31 @@ def sliced_parameter(
         )
 
 
-class ColumnParallelLinear(nn.Module):
+class ParallelLinear(nn.Module):
+    """What both layers are: bridged, a torch.nn.Linear where one rank holds the whole matrix.
+
+    Tools that adapt linear layers, such as PEFT, then find it; they know nothing of ranks.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, in_features: int, out_features: int, group: Group | None, skip_bias_add: bool
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features  # over all ranks
+        self.group, self.skip_bias_add = alone(group), skip_bias_add
+        self.stored: Stored | None = None  # the weight as an optimization keeps it
+        if self.group.size == 1 and not skip_bias_add:
+            self._torch_layer = torch.nn.Linear
+
+    def extra_repr(self) -> str:
+        bias, ranks = self.bias is not None, self.group.size
+        return f"{self.in_features}, {self.out_features}, bias={bias}, ranks={ranks}"
+
+
+class ColumnParallelLinear(ParallelLinear):
     """y = x W^T + b with the outputs split: [..., I] -> [..., O/P], or [..., O] gathered.
 
     With `skip_bias_add` the result is the pair (y, b), so that the caller can fuse the addition.
@@ -93,11 +117,9 @@ class ColumnParallelLinear(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.group = alone(group)
-        self.gather_output, self.skip_bias_add = gather_output, skip_bias_add
+        super().__init__(in_features, out_features, group, skip_bias_add)
+        self.gather_output = gather_output
         self.sequence_parallel = sequence_parallel
-        self.stored: Stored | None = None  # the weight as an optimization keeps it
         self.shard_dims = {"weight": 0, "bias": 0}
         self.weight = sliced_parameter(
             (out_features, in_features), 0, self.group, init, device=device, dtype=dtype
@@ -121,7 +143,7 @@ class ColumnParallelLinear(nn.Module):
         return (y, self.bias) if self.skip_bias_add else y
 
 
-class RowParallelLinear(nn.Module):
+class RowParallelLinear(ParallelLinear):
     """y = x W^T + b with the inputs split: [..., I/P] (or [..., I], split here) -> [..., O].
 
     The bias is whole on every rank and is added after the all-reduce, once. With
@@ -142,11 +164,9 @@ class RowParallelLinear(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.group = alone(group)
-        self.input_is_parallel, self.skip_bias_add = input_is_parallel, skip_bias_add
+        super().__init__(in_features, out_features, group, skip_bias_add)
+        self.input_is_parallel = input_is_parallel
         self.sequence_parallel = sequence_parallel
-        self.stored: Stored | None = None  # the weight as an optimization keeps it
         self.parts: InputParts | None = None  # the weight where sums have a fixed order
         self.shard_dims = {"weight": 1}
         self.weight = sliced_parameter(

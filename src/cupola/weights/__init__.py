@@ -1,5 +1,6 @@
 """Checkpoints: read safely, and translated from the dialect that their keys belong to."""
 
+from cupola.weights.adapter_names import rename_adapter
 from cupola.weights.dialects import DIALECTS, Dialect
 from cupola.weights.loading import LoadReport, load_weights, translate
 from cupola.weights.reading import read_checkpoint
@@ -14,6 +15,7 @@ __all__ = [
     "load_weights",
     "open_source",
     "read_checkpoint",
+    "rename_adapter",
     "reshard",
     "translate",
 ]

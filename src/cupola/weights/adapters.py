@@ -64,12 +64,18 @@ class AdaptedSource(Source):
         return (found.float() + delta).to(found.dtype)
 
 
-def _read(folder: Path, base: Source) -> tuple[dict[str, LoraPart], dict[str, Tensor]]:
-    """The factors by our name of the weight, and the tensors that replace the base's."""
-    config = files.read_adapter_config(folder)
+def weights_of(folder: Path) -> Path:
+    """The file with an adapter's tensors; CheckpointError if there is none."""
     path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if path is None:
         raise CheckpointError(f"{folder}: contains no {' or '.join(WEIGHTS)}")
+    return path
+
+
+def _read(folder: Path, base: Source) -> tuple[dict[str, LoraPart], dict[str, Tensor]]:
+    """The factors by our name of the weight, and the tensors that replace the base's."""
+    config = files.read_adapter_config(folder)
+    path = weights_of(folder)
     parts: dict[str, LoraPart] = {}
     replaced: dict[str, Tensor] = {}
     shapes = base.shapes()
@@ -107,13 +113,13 @@ def _read(folder: Path, base: Source) -> tuple[dict[str, LoraPart], dict[str, Te
 
 
 def _new_part(config: Mapping[str, Any], module: str, kind: str) -> LoraPart:
-    rank = _pattern(config.get("rank_pattern"), module, config.get("r", 8))
-    alpha = _pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
+    rank = for_module(config.get("rank_pattern"), module, config.get("r", 8))
+    alpha = for_module(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     return LoraPart(scale, transposed="embedding" in kind or bool(config.get("fan_in_fan_out")))
 
 
-def _pattern(patterns: Any, module: str, default: float) -> float:
+def for_module(patterns: Any, module: str, default: float) -> float:
     """The value for a module: patterns match the end of its name at a dot, as PEFT does."""
     for pattern, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):

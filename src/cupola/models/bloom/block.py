@@ -57,7 +57,7 @@ class MLP(nn.Module):
         hidden, std = settings.hidden_size, settings.initializer_range
         self.gelu = GELUS[settings.gelu]
         self.dense_h_to_4h = ColumnParallelLinear(
-            hidden, 4 * hidden, skip_bias_add=True, init=normal(std), group=group, **factory
+            hidden, 4 * hidden, init=normal(std), group=group, **factory
         )
         self.dense_4h_to_h = RowParallelLinear(
             4 * hidden,
@@ -68,8 +68,7 @@ class MLP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        inner, bias = self.dense_h_to_4h(x)
-        out: Tensor = self.dense_4h_to_h(self.gelu(inner, bias))
+        out: Tensor = self.dense_4h_to_h(self.gelu(self.dense_h_to_4h(x)))
         return out
 
 

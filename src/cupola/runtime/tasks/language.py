@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cupola.errors import BundleError, InputError
+from cupola.files.adapters import base_folder, is_adapter
 from cupola.runtime.tasks.task import BUILDING, Task, register
 
 if TYPE_CHECKING:
@@ -41,9 +42,12 @@ class Language(Task):
         return {"dtype": found} if found else {}
 
     def bundle_files(self, checkpoint: Path, options: Mapping[str, Any]) -> dict[str, bytes]:
-        """The tokenizer: the option `tokenizer`, or the file beside the weights."""
+        """The tokenizer: the option `tokenizer`, the file beside the weights, or an adapter's
+        base's."""
         folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
         path = Path(options.get("tokenizer") or folder / "tokenizer.json")
+        if not path.is_file() and not options.get("tokenizer") and is_adapter(folder):
+            path = base_folder(folder) / "tokenizer.json"
         if not path.is_file():
             raise BundleError(
                 f"{path}: missing; a language model needs its tokenizer, name it with --tokenizer"
