@@ -82,7 +82,8 @@ def classes_of(model: Any) -> int:
         return max((classes_of(each) for each in model), default=0)
     if not isinstance(model, dict):
         return 0
-    own = model.get("num_classes", 0) if model.get("type") != "FusedSemanticHead" else 0
+    semantic = str(model.get("type")).endswith("SemanticHead")
+    own = 0 if semantic else model.get("num_classes", 0)
     return max(own or 0, *(classes_of(each) for each in model.values()), 0)
 
 
