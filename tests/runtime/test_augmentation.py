@@ -32,7 +32,12 @@ MODEL: dict[str, Any] = {
         "regress_ranges": ((-1, 32), (32, 1e8)),
         "norm_cfg": None,
     },
-    "test_cfg": {"score_thr": 0.0, "nms": {"type": "nms", "iou_threshold": 0.6}, "max_per_img": 9},
+    "test_cfg": {
+        "score_thr": 0.0,
+        "nms_pre": 40,
+        "nms": {"type": "nms", "iou_threshold": 0.6},
+        "max_per_img": 9,
+    },
 }
 SCALES = [(96, 64), (144, 96)]
 TTA = {"type": "DetTTAModel", "tta_cfg": {"nms": {"type": "nms", "iou_threshold": 0.4}}}
@@ -114,7 +119,6 @@ def test_views_of_3_x_are_merged_by_their_own_nms(image: np.ndarray[Any, Any], m
     found = augmented(made)(image, threshold=0.0)
     assert 9 < len(expected) <= 12 and found.names == ("a", "b", "c")
     np.testing.assert_allclose(rows(found), expected, rtol=1e-4, atol=1e-3)
-    assert len(made(image, threshold=0.0)) <= 9
 
 
 def test_several_images_of_several_sizes(image: np.ndarray[Any, Any], model: Any) -> None:
@@ -129,7 +133,7 @@ def test_several_images_of_several_sizes(image: np.ndarray[Any, Any], model: Any
 def test_candidates_of_2_x_have_one_nms(image: np.ndarray[Any, Any], model: Any) -> None:
     made = predictor(version_2(img_scale=SCALES, flip=True), model)
     head, own = model.bbox_head, model.bbox_head.test_cfg
-    head.test_cfg = {"score_thr": 0.0}
+    head.test_cfg = {"score_thr": 0.0, "nms_pre": 40}
     head.test_cfg |= {"nms": {"type": "nms", "iou_threshold": 1.0}, "max_per_img": -1}
     try:
         views = [of_one_view(image, model, s, flip) for s in SCALES for flip in (False, True)]
