@@ -7,7 +7,8 @@ import torch
 
 from cupola import registry
 from cupola.train.padding import collate_with, pad_batch, published_padding
-from cupola.train.pixels import with_pixels
+from cupola.train.pixels import published_pixels, served_model, with_pixels
+from cupola.train.version2_pipeline import preprocessing_of
 
 PAD = {"type": "mmdet.BatchFixedSizePad", "size": (12, 9), "pad_mask": True}
 MODEL = {
@@ -37,6 +38,26 @@ def test_dataloaders_get_the_padding_of_their_use() -> None:
     assert cfg["train_dataloader"]["padding"] == {"divisor": 4, "at_least": (12, 9)}
     assert cfg["val_dataloader"]["padding"] == {"divisor": 4}
     assert cfg["val_dataloader"]["dataset"]["mean"] == [1.0, 2, 3]
+
+
+RAW = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+
+
+def test_a_preprocessor_without_mean_leaves_pixels_in_bgr_as_they_are() -> None:
+    """As YOLOX's; a config without a preprocessor keeps ImageNet's values."""
+    model = {"type": "YOLOX", "data_preprocessor": {"type": "mmdet.DetDataPreprocessor"}}
+    assert published_pixels(model) == {**RAW, "channel_order": "bgr"}
+    served = served_model(model)["data_preprocessor"]
+    assert served == {"type": "mmdet.DetDataPreprocessor", **RAW, "bgr_to_rgb": True}
+    assert published_pixels({"type": "DETR"}) == {}
+    assert published_pixels({"data_preprocessor": {"type": "Det3DDataPreprocessor"}}) == {}
+
+
+def test_a_pipeline_of_2x_without_normalize_leaves_pixels_as_they_are() -> None:
+    inner = {"type": "CocoDataset", "pipeline": [{"type": "LoadImageFromFile"}]}
+    mixed = {"type": "MultiImageMixDataset", "dataset": inner, "pipeline": [{"type": "Mosaic"}]}
+    assert preprocessing_of(mixed) == {"bgr_to_rgb": False}
+    assert preprocessing_of({"type": "DigitsInPhotos"}) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Training reads the pixels that prediction will read: the model's normalization and padding.
 
 Published configs normalize in the model's `data_preprocessor`, whose images come in as BGR; here
-the datasets do, from RGB. Configs without one use ImageNet's values in RGB. Batches are padded
-as the preprocessor pads them, and in training to the size that BatchFixedSizePad names.
+the datasets do, from RGB. Configs without one use ImageNet's values in RGB; one without `mean`
+leaves pixels as they are, as YOLOX wants them. Batches are padded as the preprocessor pads them,
+and in training to the size that BatchFixedSizePad names.
 """
 
 from collections.abc import Mapping
@@ -12,16 +13,21 @@ from cupola.train.loading import takes
 from cupola.train.padding import published_padding
 
 Config = Mapping[str, Any]
+DETECTION = "DetDataPreprocessor"
+UNCHANGED = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
 def published_pixels(model: Config) -> dict[str, Any]:
     """mean, std and channel_order that a model's `data_preprocessor` asks for; empty if none."""
-    found = model.get("data_preprocessor") or {}
-    if "mean" not in found:
+    found = model.get("data_preprocessor")
+    if not isinstance(found, Mapping):
+        return {}
+    values = {key: found[key] for key in UNCHANGED if key in found}
+    if not values and not str(found.get("type", DETECTION)).endswith(DETECTION):
         return {}
     order = "rgb" if found.get("bgr_to_rgb", False) else "bgr"
-    return {"mean": found["mean"], "std": found["std"], "channel_order": order}
+    return {**UNCHANGED, **values, "channel_order": order}
 
 
 def with_pixels(cfg: Config) -> dict[str, Any]:
@@ -62,5 +68,6 @@ def served_model(model: Config) -> dict[str, Any]:
         for key, value in model["data_preprocessor"].items()
         if key not in ("bgr_to_rgb", "rgb_to_bgr")
     }
+    values = {key: pixels[key] for key in UNCHANGED}
     swap = pixels["channel_order"] == "bgr"
-    return {**model, "data_preprocessor": {**kept, "bgr_to_rgb": swap}}
+    return {**model, "data_preprocessor": {**kept, **values, "bgr_to_rgb": swap}}

@@ -97,13 +97,14 @@ def _resize(step: dict[str, Any]) -> dict[str, Any]:
 
 
 def preprocessing_of(dataset: Any) -> dict[str, Any]:
-    """The data_preprocessor of 3.x for a dataset's pipeline, empty without Normalize.
+    """The data_preprocessor of 3.x for a dataset's pipeline; empty if it reads no image.
 
-    It has mean, std and bgr_to_rgb of the first Normalize; pad_size_divisor and, for a fixed size,
-    batch_augments of the first Pad after it.
+    It has mean, std and bgr_to_rgb of the first Normalize, or leaves pixels in BGR as they are;
+    pad_size_divisor and, for a fixed size, batch_augments of the first Pad after it.
     """
     found: dict[str, Any] = {}
-    for step in _steps(dataset):
+    steps = list(_steps(dataset))
+    for step in steps:
         if _kind(step) == "Normalize" and "mean" in step and not found:
             swap = bool(step.get("to_rgb", True))
             found = {"mean": step["mean"], "std": step["std"], "bgr_to_rgb": swap}
@@ -114,6 +115,8 @@ def preprocessing_of(dataset: Any) -> dict[str, Any]:
                 size = tuple(step["size"])  # (height, width) in both
                 found["batch_augments"] = [{"type": "BatchFixedSizePad", "size": size}]
             break
+    if not found and any(_kind(step) == "LoadImageFromFile" for step in steps):
+        return {"bgr_to_rgb": False}
     return found
 
 
