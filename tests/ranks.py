@@ -2,6 +2,7 @@
 
 import multiprocessing
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -9,6 +10,15 @@ from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch", "cupola.parallel"])
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Waits until `condition()` is true; returns its value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.01)
+    return value
 
 
 def free_port() -> int:

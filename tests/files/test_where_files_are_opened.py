@@ -28,6 +28,7 @@ ALLOWED = {
     "bundles/writing.py": "hashes what it has written",
     "data/driving/clip.py": "reads a cache that it wrote, without pickled objects",
     "data/hdf5_fields.py": "opens files after check_scientific",
+    "data/openimages_files.py": "reads an array from bytes, without pickled objects",
     "data/package_fields.py": "unpacks a wheel of a pinned package",
     "data/sources.py": "reads photographs of installed packages",
     "data/text_sources.py": "reads files of unpacked Debian packages",

@@ -1,6 +1,7 @@
 """`cupola explain detr3d-scenes --image SAMPLE_FOLDER`: where queries looked, in six images."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ from typer.testing import CliRunner
 
 from cupola.bundles import Bundle
 from cupola.cli.explain import app
+from cupola.cli.explained_model import load_model
 from cupola.errors import InputError
 from cupola.inspect import describe, page
 from cupola.inspect.cameras_view import view_of_cameras
+from cupola.inspect.views import view_of
 from cupola.models.detr3d.feature_sampling import Cameras
 from cupola.nn import Linear
 from cupola.runtime.io.sample_folder import read_sample
@@ -115,6 +118,14 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
 
 
 def test_a_model_without_a_view_says_so() -> None:
-    predictor: Any = Predictor.load("rep-detr3d-streets")
-    with pytest.raises(InputError, match="RepDetr3D does not tell where its queries looked"):
-        view_of_cameras(predictor.model, np.zeros((6, 96, 160, 3), np.uint8), {})
+    silent = SimpleNamespace(pts_bbox_head=None)
+    with pytest.raises(InputError, match="SimpleNamespace does not tell where its queries looked"):
+        view_of_cameras(silent, np.zeros((6, 96, 160, 3), np.uint8), {})
+
+
+def test_a_model_of_streams_tells_where_it_sampled() -> None:
+    bundle = Bundle.load("rep-detr3d-streets")
+    found = view_of(load_model("rep-detr3d-streets", bundle, [])[0], bundle)
+    assert found is not None and found["kind"] == "cameras"
+    looks = [each for query in found["queries"] for each in query["layers"][-1]["cameras"]]
+    assert looks and all(0 < sum(each["weights"]) <= 1 for each in looks)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from serve_harness import infer_body, output, write_bundle
 
 from cupola.errors import BundleError
+from cupola.runtime.tasks import task
 from cupola.serve.embedded import PIECES, EmbeddedServer, pieces_of
 from cupola.serve.http.messages import Response
 from cupola.serve.settings.file import load_settings
@@ -22,6 +23,15 @@ def settings(folder: Path, **more: Any) -> Any:
         "runtime_dir": str(folder / "run"), **more,
     }  # fmt: skip
     return load_settings(None, values, {})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_tasks() -> Iterator[None]:
+    """The plug-in's tasks, which replace Cupola's, are gone after these tests."""
+    before = dict(task._tasks)
+    yield
+    task._tasks.clear()
+    task._tasks.update(before)
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ import pytest
 from cupola.errors import CheckpointError
 from cupola.train.distributed import TrainingRanks, check_same_step
 from cupola.train.recipe import train_recipe
-from ranks import RankPool
-from serve.serve_harness import free_port, until
+from ranks import RankPool, free_port, until
 from train.test_training_ranks import curve, write_config
 
 STEPS = 60

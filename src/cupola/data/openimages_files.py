@@ -142,7 +142,7 @@ def read_relations(path: Path, count: int) -> list[tuple[int, ...]]:
     content = read_bytes(path, LARGEST_NPY)
     try:
         matrix = np.load(io.BytesIO(content), allow_pickle=False)
-    except ValueError as problem:
+    except (ValueError, EOFError, OverflowError, MemoryError) as problem:
         raise DataError(
             f"{path}: cannot be read without unpickling ({problem}); save it again with "
             "np.save(..., matrix.astype(bool)) where you trust it"

@@ -15,7 +15,7 @@ def test_thresholds_follow_the_overlaps_and_beta_the_errors() -> None:
     head, targets = built.roi_head, batch()["targets"][:1]
     objects = targets[0]["boxes"]
     proposals = [torch.cat((objects + 1, objects + 3, objects * 0.5))]
-    head.sample(proposals, targets)
+    head.sample((), proposals, targets)
     every = torch.cat((objects, proposals[0]))
     overlaps = pairwise_iou(every, objects).amax(1).sort(descending=True).values
     assert head.overlaps == pytest.approx([overlaps[4].item()], abs=1e-5)  # the fifth largest
