@@ -137,7 +137,13 @@ def test_the_answers_of_a_tour_run(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert not runner.failures, "".join(said)
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/extending.md"])
+def test_the_readmes_show_the_same_code() -> None:
+    both = [code_blocks(ROOT / name) for name in ("README.md", "README.zh-CN.md")]
+    english, chinese = ([ast.dump(ast.parse(block)) for block in blocks] for blocks in both)
+    assert english and english == chinese
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/extending.md"])
 def test_the_python_of_a_document_runs(name: str) -> None:
     blocks = code_blocks(ROOT / name)
     assert blocks

@@ -74,6 +74,7 @@ def test_detect_folder(tmp_path: Path) -> None:
     assert (out / "digits.png").is_file()
 
 
+@pytest.mark.slow
 def test_finetune_coco(tmp_path: Path) -> None:
     from cupola.data.coco_writing import write_digits
     from cupola.data.digits import DigitsInPhotos
@@ -90,12 +91,14 @@ def test_finetune_coco(tmp_path: Path) -> None:
     assert config["model"]["bbox_head"]["num_classes"] == 4
 
 
+@pytest.mark.slow
 def test_six_cameras(tmp_path: Path) -> None:
     said = run("six_cameras.py", SHIPPED / "detr3d-scenes/example", tmp_path / "street.png")
     assert re.search(r"car +0\.\d\d +\d+\.\d m away", said)
     assert (tmp_path / "street.png").is_file()
 
 
+@pytest.mark.slow
 def test_forecast_netcdf(tmp_path: Path) -> None:
     import xarray
     from safetensors.numpy import load_file

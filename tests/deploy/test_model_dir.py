@@ -67,6 +67,7 @@ def test_a_config_with_its_checkpoint_is_served(tmp_path: Path, own_tmp: Path, s
     assert running.get("/v2/models/mine/ready")[0] == 200
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit(tmp_path: Path, own_tmp: Path) -> None:
     folder = published(tmp_path / "models")
     torch.save({"state_dict": {"other.weight": torch.zeros(2)}}, folder / "digits.pth")

@@ -45,7 +45,13 @@ def test_every_config_is_explained(name: str) -> None:
     assert not runs or found.seen.flops > 0
 
 
-@pytest.mark.parametrize("name", shipped_names())
+FAST = ("detr-digits", "bloom-tiny", "afno-navier-stokes", "detr3d-scenes")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in shipped_names()],
+)
 def test_every_bundle_is_explained_as_it_is_used(name: str) -> None:
     bundle = Bundle.load(name)
     model = build_model(name, bundle, [])

@@ -132,6 +132,7 @@ def test_images_of_several_sizes_in_one_request(predictor: DetectionPredictor) -
     assert (answers[0].panoptic is None) or len(answers[0].panoptic.segments) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (8, 2000), (2000, 8)])
 def test_odd_images(predictor: DetectionPredictor, size: tuple[int, int]) -> None:
     """A gray image of one pixel and long ones are answered, or refused in one sentence."""

@@ -177,6 +177,7 @@ def test_pointing_at_a_box_marks_its_line(page: Any) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("page", [STREAM], indirect=True)
+@pytest.mark.slow
 def test_a_drive_is_played_as_one_sequence(page: Any) -> None:
     predictor: Any = Predictor.load(STREAM)
     stream, folders = predictor.new_stream(), example_folders(predictor.folder)

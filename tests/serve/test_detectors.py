@@ -23,7 +23,7 @@ from models.fcos.small import MODEL as FCOS
 from models.grounding.small import WORDS, grounding_dino
 from models.rcnn import rcnn_small
 
-pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 KINDS = ("detr", "mask2former", "fcos", "mask_rcnn", "grounding")
 
 

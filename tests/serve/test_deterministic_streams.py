@@ -17,7 +17,7 @@ from lazy import LazyModule
 
 httpx = LazyModule("httpx")
 openai = LazyModule("openai")
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 TOKENS = 150
 
 

@@ -44,6 +44,7 @@ def test_a_forecast_is_watched(browser: Any, serve: Callable[..., Running], tmp_
 
 @pytest.mark.browser
 @pytest.mark.processes
+@pytest.mark.slow
 def test_a_map_has_coastlines_units_and_dates(
     browser: Any, serve: Callable[..., Running], tmp_path: Path
 ) -> None:

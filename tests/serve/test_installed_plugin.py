@@ -59,6 +59,7 @@ def site(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_an_installed_plugin_is_trained_and_served(tmp_path: Path, site: Path) -> None:
     (tmp_path / "demo.py").write_text(CONFIG)
     environment = {"PYTHONPATH": f"{SRC}:{site}", "OMP_NUM_THREADS": "1"}

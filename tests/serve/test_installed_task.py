@@ -60,6 +60,7 @@ def test_a_bundle_holds_what_the_task_takes_from_the_config(bundle: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_commands_take_the_bundle(folder: Path, bundle: Path) -> None:
     image = "images/red.png"
     (row,) = json.loads(cupola(folder, "predict", "bright", image, "--json", "--out", "gray.png"))

@@ -12,7 +12,7 @@ from lazy import LazyModule
 from weights.test_language_layouts import adapter, hf_folder, write
 
 httpx = LazyModule("httpx")
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -91,6 +91,7 @@ def resumed(mesh: Any, apart: bool) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_ranks_that_resume_at_different_steps_stop(ranks: RankPool) -> None:
     check_same_step(3, TrainingRanks())
     assert set(ranks.run(resumed, False, tensor=2)) == {""}
