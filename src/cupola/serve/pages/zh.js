@@ -109,7 +109,7 @@ export default {
   "Master {pid}, generation {n}": "主进程 {pid}，第 {n} 代",
   "The server does not answer.": "服务器没有响应。",
   "process {pid}": "进程序号 {pid}",
-  "generation {n}": "第 {n} 代",
+  "{who}, generation {n}": "{who}，第 {n} 代",
   "generation {n} is loading": "第 {n} 代正在加载",
   "new binary: process {pid}": "新程序：进程序号 {pid}",
   "replaced {n} times": "已替换 {n} 次",

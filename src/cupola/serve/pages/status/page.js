@@ -58,14 +58,14 @@ function showTree(status) {
     [r.pids.map((pid) => t("process {pid}", { pid })).join(" "),
       r.respawns ? t("replaced {n} times", { n: r.respawns }) : "", r.failure ?? ""]));
   const children = status.processes.map((process) => {
-    const name = `${t(process.role)} ${process.index}, ${t("generation {n}", { n: process.generation })}`;
+    const name = t("{who}, generation {n}", { who: `${t(process.role)} ${process.index}`, n: process.generation });
     const owns = process.role === "zygote" && process.generation === status.generation;
     return node(process.role, name, process.state, facts(process), owns ? runners : []);
   });
   const pending = status.pending ? t("generation {n} is loading", { n: status.pending }) : "";
   const binary = status.new_binary ? t("new binary: process {pid}", { pid: status.new_binary }) : "";
   const about = [t("process {pid}", { pid: status.pid }), status.listen.join(" "), pending, binary];
-  const name = `${t("master")}, ${t("generation {n}", { n: status.generation })}`;
+  const name = t("{who}, generation {n}", { who: t("master"), n: status.generation });
   $("tree").replaceChildren(node("master", name, status.noaccepting ? "draining" : "ready", about, children));
 }
 
