@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
+import cupola
 from cupola.bundles import Bundle
 from cupola.cli.explained_model import load_model
 from cupola.errors import InputError
@@ -107,10 +109,53 @@ def test_what_a_model_does_not_take(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="language model"):
         view("rtmdet-digits", text="Once")
     wrong = tmp_path / "truth.json"
-    for content in ('{"boxes": [[1, 2, 3]], "labels": [1]}', "[]", '{"boxes": [], "labels": [1]}'):
+    for content in (
+        '{"boxes": [[1, 2, 3]], "labels": [1]}',
+        "[]",
+        '{"boxes": [], "labels": [1]}',
+        '{"boxes": [[1, 2, NaN, 4]], "labels": [1]}',
+    ):
         wrong.write_text(content)
         with pytest.raises(InputError, match=r"truth\.json"):
             read_truth(wrong)
+
+
+def test_what_would_be_ignored_is_refused(tmp_path: Path) -> None:
+    truth = tmp_path / "truth.json"
+    truth.write_text('{"boxes": [[1, 2, 30, 40]], "labels": [10]}')
+    with pytest.raises(InputError, match=r"label 10 of the truth is not in 0\.\.9"):
+        view("detr-digits", truth=truth)
+    with pytest.raises(InputError, match="RTMDet does not match queries with objects"):
+        view("rtmdet-digits", truth=truth)
+    with pytest.raises(InputError, match="language model, which takes a text"):
+        view("bloom-tiny", source=truth)
+    with pytest.raises(InputError):
+        view("bloom-tiny", text="")
+    truth.write_text('{"boxes": [], "labels": []}')
+    assert view("detr-digits", truth=truth)[1]["matching"]["layers"] == [[], [], []]
+
+
+@pytest.mark.parametrize("name", ["bloom", "llama"])
+def test_attention_is_that_of_transformers(name: str) -> None:
+    """Grouped heads and rotary positions (LLaMA), ALiBi (BLOOM)."""
+    torch.manual_seed(0)
+    if name == "bloom":
+        config: Any = transformers.BloomConfig(vocab_size=40, hidden_size=24, n_layer=2, n_head=3)
+        peer: Any = transformers.BloomForCausalLM
+    else:
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+        config = transformers.LlamaConfig(vocab_size=40, **sizes, **heads)
+        peer = transformers.LlamaForCausalLM
+    config._attn_implementation = "eager"
+    theirs = peer(config).eval()
+    ours = cupola.build({"type": peer.__name__, **config.to_dict()})
+    cupola.load_weights(ours, theirs.state_dict())
+    ids = torch.randint(0, 40, (1, 9))
+    wanted = theirs(ids, output_attentions=True)
+    seen = ours.inspect(ids)
+    assert torch.allclose(seen["attention"], torch.cat(wanted.attentions), atol=1e-5)
+    assert torch.allclose(seen["logits"], wanted.logits[0], atol=1e-4)
 
 
 def test_maps_in_bytes() -> None:

@@ -17,7 +17,7 @@ def view_of_text(predictor: LanguagePredictor, text: str) -> dict[str, Any]:
     InputError for a text without tokens.
     """
     sample = predictor.sample(text, {})
-    ids = list(sample.ids)[:LONGEST]
+    ids = list(sample.ids[:LONGEST])
     seen = predictor.model.inspect(torch.tensor([ids], device=predictor.device))
     best = seen["logits"].float().softmax(-1).topk(min(BEST, seen["logits"].shape[-1]))
     return {

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cupola.errors import InputError
 from cupola.inspect.attention_view import to_corners
 
 CHEAPEST = 5  # queries shown for each object, besides its own
@@ -29,8 +30,11 @@ def matching_view(
 
     logits [D, Q, C] and layer_boxes [D, Q, 4] in `seen`; truth has `boxes`, xyxy in pixels of an
     image of `size` (height, width), and `labels`. Per layer and object the assigned query, and the
-    costs of it and of the five cheapest queries, one after the other as in `costs`.
+    costs of it and of the five cheapest queries, one after the other as in `costs`. InputError for
+    a label that is no class of the head.
     """
+    if unknown := [kind for kind in truth["labels"] if not 0 <= kind < head.num_classes]:
+        raise InputError(f"label {unknown[0]} of the truth is not in 0..{head.num_classes - 1}")
     from cupola.models.matching import match_inputs
     from cupola.structures import boxes as box_ops
 

@@ -1,5 +1,6 @@
 """view_of: what a model does with one input, for the page: an image, cameras, a field, a text."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,23 @@ def view_of(
     """
     predictor = tasks.find(bundle.task).predictor(bundle, model) if bundle else None
     if isinstance(predictor, LanguagePredictor):
-        return view_of_text(predictor, text or prompt_of(bundle))
+        _refuse(source or truth, "a language model, which takes a text")
+        return view_of_text(predictor, prompt_of(bundle) if text is None else text)
     if text is not None:
         raise InputError("a text is for a bundle of a language model")
     if isinstance(predictor, ForecastPredictor):
-        _refuse(source, "a forecast model, whose example the page shows")
+        _refuse(source or truth, "a forecast model, whose example the page shows")
         return view_of_field(predictor) if predictor.has_example else None
+    return _view_of_images(model, predictor, bundle, source, truth)
+
+
+def _view_of_images(
+    model: Any, predictor: Any, bundle: Bundle | None, source: Path | None, truth: Path | None
+) -> View | None:
+    """Of the named image or sample folder, or of the bundle's example and its objects."""
+    assigner = getattr(getattr(model, "bbox_head", None), "assigner", None)
+    if truth is not None and not hasattr(assigner, "costs"):
+        raise InputError(f"{truth}: {type(model).__name__} does not match queries with objects")
     if source is None and bundle is not None:
         source = tasks.find(bundle.task).example(bundle)
         beside = source.parent / "truth.json" if source is not None else None
@@ -88,6 +100,8 @@ def read_truth(path: Path) -> Truth:
         labels = [int(label) for label in truth["labels"]]
         if any(len(box) != 4 for box in boxes) or len(labels) != len(boxes):
             raise ValueError("a box is four numbers, and each has a label")
+        if not all(math.isfinite(side) for box in boxes for side in box):
+            raise ValueError("the sides of a box are finite")
     return {"boxes": boxes, "labels": labels}
 
 
