@@ -114,7 +114,9 @@ STEPS = ("accept", "queue", "batch", "execute", "encode")
 def test_a_request_is_one_trace_over_worker_and_runner(
     server: Running, collector: Collector
 ) -> None:
+    began = time.time_ns()
     assert server.infer(headers=header_of(1), do="sleep", s=0.05)[0] == 200
+    took = time.time_ns() - began
     spans = until(lambda: (f := collector.of(trace_of(1))) and len(f) == 6 and f, 20)
     root = spans["POST /v2/models/{model_name}/infer"]
     assert root.parent_span_id.hex() == PARENT and root.kind == 2  # SERVER
@@ -125,8 +127,8 @@ def test_a_request_is_one_trace_over_worker_and_runner(
     starts = [spans[name].start_time_unix_nano for name in STEPS]
     assert starts == sorted(starts)
     execute = spans["execute"]
-    assert 0.05e9 <= execute.end_time_unix_nano - execute.start_time_unix_nano < 2e9
-    assert abs(root.start_time_unix_nano / 1e9 - time.time()) < 60
+    assert 0.05e9 <= execute.end_time_unix_nano - execute.start_time_unix_nano <= took
+    assert began - 2e6 <= root.start_time_unix_nano <= began + took
     assert {"worker", "runner"} <= collector.roles
 
 

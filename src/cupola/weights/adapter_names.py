@@ -1,4 +1,4 @@
-"""Adapters of PEFT with the module names of transformers' model, or with those of ours.
+"""PEFT adapters under the module names of transformers' models or of Cupola's.
 
 PEFT saves the names of the modules that it adapted. BLOOM's are other ones here than in
 transformers (`transformer.blocks.0.attention` and `transformer.h.0.self_attention`), so that an

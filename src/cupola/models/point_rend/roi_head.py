@@ -29,7 +29,7 @@ class PointRend(TwoStageDetector):
 
 @MODELS.register_module()
 class PointRendRoIHead(StandardRoIHead):
-    """A StandardRoIHead whose masks grow by steps; uncertain points are predicted anew.
+    """A StandardRoIHead that enlarges masks in steps and predicts uncertain points again.
 
     Source: mmdet/models/roi_heads/point_rend_roi_head.py.
     """

@@ -325,5 +325,5 @@ def unpack_header(request: Request, message: Message) -> None:
 
 
 def plain_refusal(stream: Stream, code: bytes) -> None:
-    """Answers a request that is none of gRPC with a status of HTTP alone."""
+    """Answers a request that is not gRPC with an HTTP status."""
     stream.finish(encode([(b":status", code), (b"content-length", b"0")]))
