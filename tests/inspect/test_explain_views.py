@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 
 import cupola
 from cupola.bundles import Bundle
@@ -16,7 +15,9 @@ from cupola.cli.explained_model import load_model
 from cupola.errors import InputError
 from cupola.inspect.field_view import pack_map
 from cupola.inspect.views import read_truth, view_of
+from lazy import LazyModule
 
+transformers = LazyModule("transformers")
 Packed = dict[str, Any]
 
 
