@@ -2,6 +2,7 @@
 
 import base64
 import io
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,6 +108,30 @@ def test_text_streams_into_the_page(page: Any) -> None:
     page.wait_for_url("**/pages/language.html?model=speaker")
     page.click("#continue")
     sync_api.expect(page.locator("#text")).to_contain_text("w4 ", timeout=60_000)
+
+
+def test_a_click_before_the_models_are_known_is_not_lost(page: Any) -> None:
+
+    def later(route: Any) -> None:
+        time.sleep(1)
+        route.continue_()
+
+    page.route("**/models.json", later)
+    page.goto(page.url.partition("?")[0] + "pages/language.html?model=speaker")
+    page.click("#continue")
+    sync_api.expect(page.locator("#text")).to_contain_text("w4 ", timeout=60_000)
+
+
+def test_a_photo_dropped_before_the_models_are_known_is_not_lost(page: Any) -> None:
+    held: list[Any] = []
+    page.route("**/models.json", lambda route: held.append(route))
+    page.goto(page.url)
+    page.evaluate(DROP, [image(), "digits.png"])
+    page.wait_for_selector("#image:not([hidden])")
+    with page.expect_response("**/infer*") as answer:
+        held[0].continue_()
+    boxes = next(o for o in answer.value.json()["outputs"] if o["name"] == "boxes")
+    assert boxes["data"] == [40, 30, 100, 90]
 
 
 def test_the_status_page(page: Any) -> None:

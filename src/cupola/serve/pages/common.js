@@ -75,7 +75,10 @@ export async function* events(response) {
 
 export async function chooseModel(required = true) {
   // Fills the list in the header. The model of this page: the one in the address, or the first.
-  const models = await getJSON("pages/models.json");
+  // Until it is known nothing on the page can be clicked, so that no click is lost.
+  const content = document.querySelector("main");
+  content.inert = true;
+  const models = await getJSON("pages/models.json").finally(() => { content.inert = false; });
   const page = new URL(document.baseURI).pathname.split("/").at(-2);
   const wanted = new URLSearchParams(location.search).get("model");
   const here = models.filter((model) => model.page === page);

@@ -206,7 +206,7 @@ async function start() {
     $("text").onchange = () => { showCommand(); detectSoon(0); };
   }
   showCommand();
-  await showExample();
+  await (state.image ? update() : showExample()); // a photo may have been dropped in the meantime
 }
 
 // Something to see at once: written digits for a model of digits, a photo for others.
