@@ -214,4 +214,4 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert target, "links to symbols lead to source lines"
     assert f'name="{target[2]}"' in (tmp_path / "tour" / target[1]).read_text()
     assert 'href="registry.zh-CN.html" hreflang="zh"' in page
-    assert 'href="index.zh-CN.html" hreflang="zh"' in (tmp_path / "masks.html").read_text()
+    assert 'href="index.zh-CN.html" hreflang="zh"' in (tmp_path / "security.html").read_text()
