@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cupola.files.images import resize
+
 Pixels = NDArray[Any]  # [H, W, 3], uint8 or float32
 AnyImage = Image.Image | Pixels
 
@@ -32,8 +34,13 @@ def as_image(pixels: Pixels) -> AnyImage:
     return np.ascontiguousarray(pixels, np.float32)
 
 
-def resized(image: AnyImage, size: tuple[int, int]) -> AnyImage:
-    """The image at `size` = (width, height), by antialiased bilinear interpolation."""
+def resized(image: AnyImage, size: tuple[int, int], backend: str = "cv2") -> AnyImage:
+    """The image at `size` = (width, height), by bilinear interpolation.
+
+    backend: "pillow" is antialiased, "cv2" is not.
+    """
+    if backend == "cv2":
+        return as_image(resize(as_array(image), size[::-1], "opencv"))
     if isinstance(image, Image.Image):
         return image.resize(size, Image.Resampling.BILINEAR)
     planes = [Image.fromarray(np.ascontiguousarray(each)) for each in np.moveaxis(image, -1, 0)]

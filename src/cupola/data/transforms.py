@@ -15,6 +15,7 @@ from cupola.structures.images import fit_size
 
 __all__ = ["Compose", "RandomChoice", "RandomCrop", "boxes_around"]  # and those below
 DIRECTIONS = ("horizontal", "vertical", "diagonal")
+BACKENDS = ("cv2", "pillow")  # of mmcv, whose default is the first
 
 
 @TRANSFORMS.register_module()
@@ -74,15 +75,15 @@ def resize_masks(masks: np.ndarray[Any, Any], size: tuple[int, int]) -> np.ndarr
     return np.asarray(masks[..., rows, :][..., columns])
 
 
-def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
-    """Resizes to `size` = (width, height) with antialiased bilinear interpolation."""
+def resize_sample(sample: Sample, size: tuple[int, int], backend: str = "cv2") -> Sample:
+    """Resizes to `size` = (width, height) with bilinear interpolation, as `resized` does."""
     width, height = size_of(sample["image"])
     factor = (size[0] / width, size[1] / height)
     maps = {k: resize_masks(sample[k], size) for k in MAPS if k in sample}
     return {
         **sample,
         **maps,
-        "image": resized(sample["image"], size),
+        "image": resized(sample["image"], size, backend),
         "boxes": sample["boxes"] * np.array([*factor, *factor], np.float32),
         "scale_factor": tuple(a * b for a, b in zip(sample["scale_factor"], factor, strict=True)),
     }
@@ -92,8 +93,9 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
 class Resize:
     """To `scale` = (width, height): exactly, or with keep_ratio as large as fits.
 
-    scale_factor instead of it is a factor, or one for each of width and height. Whatever the
-    `backend` and `interpolation`, Pillow resizes bilinearly, with antialiasing; masks by nearest.
+    scale_factor instead of it is a factor, or one for each of width and height. `backend` "cv2"
+    resizes as OpenCV, "pillow" with antialiasing. Whatever the `interpolation`, it is bilinear;
+    masks are resized by nearest.
     """
 
     half = 0.5  # what is added to a side before it is rounded down
@@ -102,13 +104,16 @@ class Resize:
         self,
         scale: tuple[int, int] | int | None = None,
         keep_ratio: bool = False,
-        backend: str = "pillow",
+        backend: str = "cv2",
         clip_object_border: bool = True,
         scale_factor: float | Sequence[float] | None = None,
         interpolation: str = "bilinear",
     ) -> None:
         if (scale is None) == (scale_factor is None):
             raise DataError("Resize: needs either scale = (width, height) or scale_factor")
+        if backend not in BACKENDS:
+            raise DataError(f"Resize: backend is {backend!r}; use {' or '.join(BACKENDS)}")
+        self.backend = backend
         pair = (scale, scale) if isinstance(scale, int) else scale
         self.scale = None if pair is None else (int(pair[0]), int(pair[1]))
         factor = (1.0, 1.0) if scale_factor is None else scale_factor
@@ -117,7 +122,7 @@ class Resize:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         size = self.output_size(size_of(sample["image"]))
-        found = resize_sample(sample, size)
+        found = resize_sample(sample, size, self.backend)
         return {**found, "boxes": found["boxes"].clip(0, [*size, *size])} if self.clip else found
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError, features
 from cupola.errors import CupolaError, InputError
 from cupola.files.decoding import BYTES_PER_PIXEL, bytes_needed, decoded
 from cupola.files.image_parts import essential, exif_orientation
+from cupola.files.opencv import resize_linear
 from cupola.files.opening import read_bytes
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -182,9 +183,14 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def resize(pixels: Pixels, size: tuple[int, int], resample: str = "bilinear") -> Pixels:
-    """[H, W, 3] -> [*size, 3] by a filter of Pillow, with antialiasing."""
+    """[H, W, 3] -> [*size, 3] by a filter of Pillow, with antialiasing.
+
+    "opencv" is OpenCV's bilinear interpolation, without it.
+    """
     if pixels.shape[:2] == size:
         return pixels
+    if resample == "opencv":
+        return resize_linear(pixels, size)
     height, width = size
     filter_ = Image.Resampling[resample.upper()]
     return np.asarray(Image.fromarray(pixels).resize((width, height), filter_))

@@ -82,7 +82,6 @@ def _resize(step: dict[str, Any]) -> dict[str, Any]:
     scales = step.pop("img_scale", step.pop("scale", None))
     mode, ratio = step.pop("multiscale_mode", "range"), step.pop("ratio_range", None)
     step.pop("override", None)
-    step.pop("backend", None)
     step.setdefault("keep_ratio", True)
     if isinstance(scales, list) and len(scales) == 1:
         scales = scales[0]

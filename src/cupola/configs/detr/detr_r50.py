@@ -73,6 +73,7 @@ scales = [
     (480, 1333), (512, 1333), (544, 1333), (576, 1333), (608, 1333), (640, 1333),
     (672, 1333), (704, 1333), (736, 1333), (768, 1333), (800, 1333),
 ]  # fmt: skip
+keep_ratio = dict(keep_ratio=True, backend="pillow")
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True),
@@ -80,12 +81,12 @@ train_pipeline = [
     dict(
         type="RandomChoice",
         transforms=[
-            [dict(type="RandomChoiceResize", scales=scales, keep_ratio=True)],
+            [dict(type="RandomChoiceResize", scales=scales, **keep_ratio)],
             [
                 dict(
                     type="RandomChoiceResize",
                     scales=[(400, 1333), (500, 1333), (600, 1333)],
-                    keep_ratio=True,
+                    **keep_ratio,
                 ),
                 dict(
                     type="RandomCrop",
@@ -93,7 +94,7 @@ train_pipeline = [
                     crop_size=(384, 600),
                     allow_negative_crop=True,
                 ),
-                dict(type="RandomChoiceResize", scales=scales, keep_ratio=True),
+                dict(type="RandomChoiceResize", scales=scales, **keep_ratio),
             ],
         ],
     ),

@@ -64,7 +64,7 @@ class AugmentedPredictor(DetectionPredictor):
         for settings in self.tta["views"]:
             config = {"preprocess": {key: settings.get(key) or {} for key in ("resize", "padding")}}
             made = make(self.name, self.version, self.model, config, self.labels)
-            made.device, made.resample = self.device, self.resample
+            made.device = self.device
             yield settings, made
 
     def _merged(self, found: list[Detections]) -> Detections:

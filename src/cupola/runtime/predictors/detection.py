@@ -47,7 +47,8 @@ class DetectionPredictor(Predictor):
     Images are resized to `exact` (height, width) if it is set, for models trained on one shape,
     and otherwise by `short` and `long`, or to fit into `within` (height, width), which keep the
     aspect ratio. `rounding` "transformers" rounds sizes as that library does, "down" as
-    FixScaleResize, and `resample` is the filter's name in Pillow. Then an image is padded as
+    FixScaleResize, and `resample` is the filter's name in Pillow, or "opencv" for its bilinear one,
+    before which pixels become those of `dtype`, uint8 or float32. Then an image is padded as
     `padding` says, or with zeros to `pad` (height, width) if it is set. `device` is where the model
     computes; results are on the CPU.
 
@@ -62,6 +63,7 @@ class DetectionPredictor(Predictor):
     within: tuple[int, int] | None = None
     rounding: str = "mmcv"
     resample: str = "bilinear"
+    dtype: str = "uint8"
     pad: tuple[int, int] | None = None
     padding: Padding = field(default_factory=Padding)
     threshold: float = 0.5
@@ -140,7 +142,8 @@ class DetectionPredictor(Predictor):
         """Reads, resizes and normalizes one image."""
         array = image_sources.to_pixels(image, self.max_image_pixels)
         original = (int(array.shape[0]), int(array.shape[1]))
-        smaller = resize(array, self.input_size(original), self.resample)
+        kept = array.astype(self.dtype, copy=False)
+        smaller = resize(kept, self.input_size(original), self.resample)
         pixels = torch.from_numpy(smaller.copy()).to(self.device).permute(2, 0, 1)  # [3, h, w]
         return Sample(self.model.data_preprocessor.normalize(pixels), original)
 
@@ -333,6 +336,7 @@ def make(
         within=_pair(resizing.get("within")),
         rounding=resizing.get("rounding", "mmcv"),
         resample=resizing.get("resample", "bilinear"),
+        dtype=resizing.get("dtype", "uint8"),
         pad=_pair(preprocess.get("pad")),
         padding=Padding.from_config(preprocess.get("padding")),
         threshold=config.get("postprocess", {}).get("threshold", 0.5),
