@@ -54,7 +54,6 @@ def evaluate(
     opened = open_bundle(bundle, weights, revision, offline)
     predictor = load_predictor(opened, device=device, tta=tta)
     if data is None:
-        refuse({"tta": tta}, "an evaluation without --data")
         cfg = Config.load(bundle).to_dict() if is_config(bundle) else training_config(opened)
         scores = evaluate_as_trained(predictor, cfg)
     elif opened.task == "forecast":
@@ -107,14 +106,16 @@ def training_config(bundle: "Bundle") -> dict[str, Any]:
 def evaluate_as_trained(predictor: Any, cfg: Mapping[str, Any]) -> dict[str, float]:
     """The metrics on the test data (else validation data) of a training config.
 
+    A detector reads the images as in use: as the test pipeline of the config resizes and pads them.
     ConfigError if it names none; DataError where the data is missing.
     """
     from cupola.config.old_sections import nuscenes_sections
     from cupola.errors import ConfigError
-    from cupola.registry import default_scope
+    from cupola.registry import DATASETS, default_scope
+    from cupola.runtime.evaluation import as_they_are, evaluate_images, reads_images
     from cupola.train.evaluation import build_metric
     from cupola.train.evaluation import evaluate as measure
-    from cupola.train.loading import evaluation_loader
+    from cupola.train.loading import evaluation_loader, in_test_mode
     from cupola.train.pixels import with_pixels
     from cupola.train.version2 import to_version_3
 
@@ -127,6 +128,12 @@ def evaluate_as_trained(predictor: Any, cfg: Mapping[str, Any]) -> dict[str, flo
             "val_...; name the data to measure on with --data FOLDER"
         )
     with default_scope(cfg.get("default_scope")):
-        batches = evaluation_loader(with_pixels(cfg)[data])
         metric = build_metric(evaluator)
+        if predictor.task == "detection":
+            plain = in_test_mode(as_they_are(cfg[data]["dataset"]))
+            dataset = DATASETS.build(plain)
+            if reads_images(dataset):
+                workers = cfg[data].get("num_workers", 0)
+                return evaluate_images(predictor, dataset, metric, workers)
+        batches = evaluation_loader(with_pixels(cfg)[data])
         return measure(predictor.model, batches, metric, predictor.device)

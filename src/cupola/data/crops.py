@@ -167,7 +167,7 @@ class RandomCenterCropPad:
     The window may leave the image, where `mean` (RGB with to_rgb, else BGR) fills it; its center
     stays `border` pixels inside. With test_mode the whole image, in the middle of one whose sides
     are `side | n`, plus test_pad_add_pix, for test_pad_mode ("logical_or", n), or the next multiple
-    of n for ("size_divisor", n). Samples with masks are an error, as in the original.
+    of n for ("size_divisor", n); "shift" is then the (left, top) of the image in it. Samples with masks are an error, as in the original.
     """
 
     def __init__(
@@ -195,11 +195,13 @@ class RandomCenterCropPad:
     def __call__(self, sample: Sample, rng: Random) -> Sample:
         if "masks" in sample or "semantic" in sample:
             raise DataError("RandomCenterCropPad: takes boxes only, no masks")
-        width, height = size_of(sample["image"])
+        width, height = size = size_of(sample["image"])
         if self.test_mode:
             assert self.mode is not None
             whole = [PADDED[self.mode[0]](s, self.mode[1]) + self.more for s in (width, height)]
-            return self._placed(sample, (width // 2, height // 2), whole)[0]
+            found = self._placed(sample, (width // 2, height // 2), whole)[0]
+            corner = tuple(new // 2 - old // 2 for new, old in zip(whole, size, strict=True))
+            return {**found, "shift": corner}
         assert self.crop_size is not None and self.ratios is not None and self.border is not None
         across, down = (_margin(self.border, side) for side in (width, height))
         while True:

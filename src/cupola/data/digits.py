@@ -175,12 +175,17 @@ class DigitsInPhotos:
         return compose(rng, self.split, self.size, self.style)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.load(index)
+        pixels = torch.from_numpy(sample["image"]).permute(2, 0, 1).contiguous()  # [3, S, S]
+        return {**sample, "image": normalize(pixels, self.mean, self.std)}
+
+    def load(self, index: int) -> dict[str, Any]:
+        """Sample `index` with its image as it is, [S, S, 3] uint8."""
         composed = self.compose(index)
-        pixels = torch.from_numpy(composed.pixels).permute(2, 0, 1).contiguous()  # [3, S, S]
         masks = {"masks": torch.from_numpy(composed.masks)} if self.with_mask else {}
         return {
             **masks,
-            "image": normalize(pixels, self.mean, self.std),
+            "image": composed.pixels,
             "boxes": torch.from_numpy(composed.boxes),
             "labels": torch.from_numpy(composed.labels),
             "image_id": index,

@@ -29,8 +29,7 @@ VOID = 255  # the class of pixels of "semantic" that do not count
 
 # Steps of published pipelines that the datasets, the model's preprocessor or its batches perform.
 for done_elsewhere in (
-    *("LoadImageFromFile", "LoadAnnotations", "LoadPanopticAnnotations"),
-    *("PackDetInputs", "SegRescale"),
+    *("LoadAnnotations", "LoadPanopticAnnotations", "PackDetInputs", "SegRescale"),
 ):
     TRANSFORMS.register_module(done_elsewhere)(lambda **_: lambda sample, rng: sample)
 

@@ -8,7 +8,7 @@ import numpy as np
 from cupola.data.annotation_masks import boxes_around
 from cupola.data.crops import RandomCrop
 from cupola.data.pipeline import MAPS, Compose, RandomChoice, Sample, select
-from cupola.data.pixels import mirrored, resized, size_of
+from cupola.data.pixels import as_array, mirrored, resized, size_of
 from cupola.errors import DataError, did_you_mean
 from cupola.registry import TRANSFORMS
 from cupola.structures.images import fit_size
@@ -16,6 +16,25 @@ from cupola.structures.images import fit_size
 __all__ = ["Compose", "RandomChoice", "RandomCrop", "boxes_around"]  # and those below
 DIRECTIONS = ("horizontal", "vertical", "diagonal")
 BACKENDS = ("cv2", "pillow")  # of mmcv, whose default is the first
+
+
+@TRANSFORMS.register_module()
+class LoadImageFromFile:
+    """Makes the pixels float32 with to_float32; the dataset has read the image already."""
+
+    def __init__(
+        self,
+        to_float32: bool = False,
+        color_type: str = "color",
+        imdecode_backend: str = "cv2",
+        **where: Any,
+    ) -> None:
+        self.to_float32 = to_float32
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if not self.to_float32:
+            return sample
+        return {**sample, "image": as_array(sample["image"]).astype(np.float32)}
 
 
 @TRANSFORMS.register_module()

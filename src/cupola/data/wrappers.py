@@ -68,6 +68,11 @@ class _Repeated(_Wrapper):
         """(width, height) of image `index`, where it is known."""
         return size_of_sample(self.dataset, self.order[index][0])
 
+    def load(self, index: int) -> Sample:
+        """Sample `index` before the pipeline of the dataset."""
+        found: Sample = self.dataset.load(self.order[index][0])
+        return found
+
     def sample(self, index: int, rng: Random) -> Sample:
         """Sample `index` after the pipeline of the dataset."""
         found: Sample = self.dataset.sample(self.order[index][0], rng)
@@ -167,6 +172,12 @@ class ConcatDataset(_Wrapper):
     def size(self, index: int) -> tuple[int, int] | None:
         """(width, height) of image `index`, where it is known."""
         return size_of_sample(*self._place(index))
+
+    def load(self, index: int) -> Sample:
+        """Sample `index` before the pipeline of its dataset."""
+        dataset, inner = self._place(index)
+        found: Sample = dataset.load(inner)
+        return found
 
     def sample(self, index: int, rng: Random) -> Sample:
         """Sample `index` after the pipeline of its dataset."""

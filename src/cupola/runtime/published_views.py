@@ -53,6 +53,7 @@ def _views_of_3(pipeline: Any) -> Iterator[dict[str, Any]]:
 
 def _views_of_2(steps: Steps) -> Iterator[dict[str, Any]]:
     """Of MultiScaleFlipAug: of each scale the image, then its flips."""
+    loading = [step for step in steps if step["type"] == "LoadImageFromFile"]
     for step in steps:
         if step["type"] != "MultiScaleFlipAug":
             continue
@@ -64,7 +65,7 @@ def _views_of_2(steps: Steps) -> Iterator[dict[str, Any]]:
         scales = scales if scales and isinstance(scales[0], list | tuple) else [scales]
         for scale, flip in product(scales, flips):
             one = {**step, **({"img_scale": scale} if scale else {})}
-            yield _view(pipeline_steps({"test_pipeline": [one]}), flip, version_2=True)
+            yield _view(pipeline_steps({"test_pipeline": [*loading, one]}), flip, version_2=True)
 
 
 def _view(steps: Steps, flip: str | None, version_2: bool) -> dict[str, Any]:

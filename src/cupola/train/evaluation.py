@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -83,6 +84,17 @@ class StreamPredictions:
         return type(self._states)(*(part[rows] for part in self._states))
 
 
+def _in_images(found: Sequence[Any], batch: Mapping[str, Any]) -> Sequence[Any]:
+    """Predictions in pixels of the images, which may lie inside larger ones ("shifts")."""
+    if "shifts" not in batch:
+        return found
+    factors = zip(found, batch["shifts"], batch["scale_factors"], strict=True)
+    return [
+        replace(each, boxes=each.boxes - each.boxes.new_tensor([left / x, top / y] * 2))
+        for each, (left, top), (x, y) in factors
+    ]
+
+
 def _named(prefix: str, name: str) -> str:
     return f"{prefix}/{name}" if prefix else name
 
@@ -114,7 +126,7 @@ def evaluate(
         metric.use(getattr(batches, "dataset", None))
     try:
         for batch in batches:
-            metric.update(batch, predict(to_device(batch, device)))
+            metric.update(batch, _in_images(predict(to_device(batch, device)), batch))
     finally:
         model.train(was_training)
     values: dict[str, float] = metric.compute()

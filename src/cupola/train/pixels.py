@@ -33,7 +33,8 @@ def published_pixels(model: Config) -> dict[str, Any]:
 def with_pixels(cfg: Config) -> dict[str, Any]:
     """The config with the model's normalization in every dataset that takes it and names none.
 
-    Dataloaders get a `padding`, the arguments of `pad_batch`, where the model pads.
+    Dataloaders get a `padding`, the arguments of `pad_batch`, where the model pads, unless they
+    have their own.
     """
     pixels = published_pixels(cfg["model"])
     loaders = {}
@@ -44,6 +45,7 @@ def with_pixels(cfg: Config) -> dict[str, Any]:
         if pixels:
             loader["dataset"] = _completed(loader.get("dataset"), pixels)
         padding = published_padding(cfg["model"], key == "train_dataloader")
+        padding |= loader.get("padding") or {}
         loaders[key] = {**loader, "padding": padding} if padding else loader
     return {**cfg, **loaders}
 

@@ -11,7 +11,7 @@ from typing import Any
 from cupola.data.coco_like import COCO_LIKE
 from cupola.errors import BuildError
 from cupola.files import read_text
-from cupola.train.version2_pipeline import preprocessing_of, translated_pipeline
+from cupola.train.version2_pipeline import padding_of, preprocessing_of, translated_pipeline
 
 LARGEST_NAMES = 2**20  # bytes of a text file with the names of classes
 
@@ -84,6 +84,8 @@ def _data(cfg: Config) -> dict[str, Any]:
         }
         if part == "train":
             found["train_dataloader"]["batch_sampler"] = {"type": "AspectRatioBatchSampler"}
+        elif padding := padding_of(data[part]):
+            found[f"{part}_dataloader"]["padding"] = padding
         if part != "train" and (metric := _evaluator(cfg, data[part])):
             found[f"{part}_evaluator"] = metric
             if "segm" in (_section(cfg, "evaluation").get("metric") or ()):

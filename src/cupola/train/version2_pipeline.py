@@ -39,8 +39,9 @@ def translated_pipeline(steps: Sequence[Step]) -> list[dict[str, Any]]:
         if kind == "MultiScaleFlipAug":
             scale = step.get("img_scale")
             scale = scale[0] if isinstance(scale, list) else scale
+            size = {"img_scale": scale} if scale else {"scale_factor": step.get("scale_factor", 1)}
             inner = [
-                {"img_scale": scale, **each} if _kind(each) == "Resize" and scale else each
+                {**size, **each} if _kind(each) == "Resize" else each
                 for each in step.get("transforms", ())
                 if _kind(each) != "RandomFlip"
             ]
@@ -83,6 +84,8 @@ def _resize(step: dict[str, Any]) -> dict[str, Any]:
     mode, ratio = step.pop("multiscale_mode", "range"), step.pop("ratio_range", None)
     step.pop("override", None)
     step.setdefault("keep_ratio", True)
+    if scales is not None:
+        step.pop("scale_factor", None)
     if isinstance(scales, list) and len(scales) == 1:
         scales = scales[0]
     several = isinstance(scales, list | tuple) and bool(scales) and not isinstance(scales[0], int)
@@ -117,6 +120,15 @@ def preprocessing_of(dataset: Any) -> dict[str, Any]:
     if not found and any(_kind(step) == "LoadImageFromFile" for step in steps):
         return {"bgr_to_rgb": False}
     return found
+
+
+def padding_of(dataset: Any) -> dict[str, Any]:
+    """The arguments of `pad_batch` for the Pad after Normalize of a dataset for testing."""
+    found = preprocessing_of(dataset)
+    padding = {"divisor": found["pad_size_divisor"]} if "pad_size_divisor" in found else {}
+    for augment in found.get("batch_augments", ()):
+        padding["at_least"] = augment["size"]
+    return padding
 
 
 def _steps(cfg: Any) -> Iterator[Step]:
