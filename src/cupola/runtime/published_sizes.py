@@ -13,7 +13,9 @@ def resizing(steps: list[dict[str, Any]], version_2: bool = False) -> dict[str, 
     LoadImageFromFile gives. ConfigError for a resizing by a factor.
     """
     found: dict[str, Any] = {} if steps else {"short": 800, "long": 1333}
-    in_floats = any(step["type"] == "LoadImageFromFile" and step.get("to_float32") for step in steps)
+    in_floats = any(
+        step["type"] == "LoadImageFromFile" and step.get("to_float32") for step in steps
+    )
     for step in steps:
         fixed = step["type"] == "FixScaleResize"
         resizes = fixed or step["type"] == "Resize"
