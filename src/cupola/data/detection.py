@@ -23,8 +23,8 @@ def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     perhaps what metrics need (METRIC_KEYS). The batch: "pixels" [B, 3, H, W], "padding_mask"
     [B, H, W] (True = padded) or None, "image_sizes", "padded_sizes" (here the same), "targets" (a
     dict of boxes, labels, crowd, masks and semantic each, masks not padded, semantic padded with
-    255), "image_ids", "original_sizes", "scale_factors", perhaps "shifts" (left, top), where the images
-    lie in the pixels, and what the samples have for metrics.
+    255), "image_ids", "original_sizes", "scale_factors", perhaps "shifts", the (left, top) of the
+    images in the pixels, and what the samples have for metrics.
     """
     padded = pad_images([sample["image"] for sample in samples])
     batch = {
