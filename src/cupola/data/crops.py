@@ -196,12 +196,12 @@ class RandomCenterCropPad:
     def __call__(self, sample: Sample, rng: Random) -> Sample:
         if "masks" in sample or "semantic" in sample:
             raise DataError("RandomCenterCropPad: takes boxes only, no masks")
-        width, height = size = size_of(sample["image"])
+        width, height = sides = size_of(sample["image"])
         if self.test_mode:
             assert self.mode is not None
             whole = [PADDED[self.mode[0]](s, self.mode[1]) + self.more for s in (width, height)]
             found = self._placed(sample, (width // 2, height // 2), whole)[0]
-            corner = tuple(new // 2 - old // 2 for new, old in zip(whole, size, strict=True))
+            corner = tuple(new // 2 - old // 2 for new, old in zip(whole, sides, strict=True))
             return {**found, "shift": corner}
         assert self.crop_size is not None and self.ratios is not None and self.border is not None
         across, down = (_margin(self.border, side) for side in (width, height))
