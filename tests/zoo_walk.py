@@ -63,7 +63,8 @@ def fill(model: Any) -> None:
             value.copy_(1 + 0.1 * drawn if last == "weight" else 0.05 * drawn)
         else:
             gain = 1.3 if value.dim() == 4 else 1.0
-            if any(part.endswith("reg") for part in key.split(".")):  # sides are its exponential
+            # sides are an exponential; proposals are chosen by scores, which must not saturate
+            if any(part.endswith("reg") or part == "rpn_cls" for part in key.split(".")):
                 gain = 0.02
             value.copy_(gain * drawn / max(1, value[0].numel()) ** 0.5)
 
