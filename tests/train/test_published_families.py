@@ -18,7 +18,7 @@ NAMES = {
     "loss_bbox_init": ("loss_pts_init",),
     "loss_bbox_refine": ("loss_pts_refine", "loss_bbox_rf"),
     "loss_centerness": ("loss_iou",),  # PAA
-    "loss_bbox": ("positive_bag_loss", "loss_reg"),  # FreeAnchor, SABL
+    "loss_bbox": ("positive_bag_loss", "loss_reg", "loss_rpn_reg"),  # FreeAnchor, SABL, Cascade RPN
 }
 FEW = {"num": 32, "max_per_img": 60, "nms_pre": 60, "nms_post": 60, "max_num": 60}
 SIDE = 128

@@ -37,29 +37,35 @@ def load_initial_weights(model: nn.Module, load_from: str | Path | Mapping[str, 
             raise BuildError(f"load_from: unknown key {key!r}{did_you_mean(str(key), KEYS)}")
     if not isinstance(cfg.get("path"), str | Path):
         raise BuildError(f"load_from: expected a path, got {cfg.get('path')!r:.60}")
-    path = find_weights(str(cfg["path"]))
-    strict = bool(cfg.get("strict", False))
-    state = training_state(path)
+    path = find_weights(str(cfg["path"]), "load_from")
     if prefix := cfg.get("into") or cfg.get("prefix"):
-        return _load_below(model, path, state, str(prefix), "into" in cfg)
+        return _load_below(model, path, training_state(path), str(prefix), "into" in cfg)
+    return load_fitting(model, path, bool(cfg.get("strict", False)))
+
+
+def load_fitting(model: nn.Module, path: Path, strict: bool = False) -> str:
+    """Loads every tensor of a checkpoint that fits, with `strict` all; returns a summary."""
+    state = training_state(path)
     report = load_weights(
         model, path if state is None else state, strict=strict, fitting=not strict
     )
-    total = len(model.state_dict())
-    return summary(report, total, str(path))
+    return summary(report, len(model.state_dict()), str(path))
 
 
-def find_weights(name: str) -> Path:
-    """The checkpoint that a path, a URL in the cache or the name of a shipped bundle refers to."""
+def find_weights(name: str, where: str) -> Path:
+    """The checkpoint that a path, a URL in the cache or the name of a shipped bundle refers to.
+
+    `where` is the key of the config, for the CheckpointError.
+    """
     if "://" in name:
         try:
             found = find_checkpoint(name)
         except BundleError as error:
-            raise CheckpointError(f"load_from: {error}") from None
+            raise CheckpointError(f"{where}: {error}") from None
         if found is None:
             raise CheckpointError(
-                f"load_from: {name} is not downloaded, and not in {cache()}; download it and name "
-                "the file, or use --set load_from=None to start from random weights"
+                f"{where}: {name} is not downloaded, and not in {cache()}; download it and name "
+                f"the file, or use --set {where}=None to start from random weights"
             )
         return found
     path = Path(name)

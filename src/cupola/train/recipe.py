@@ -9,6 +9,7 @@ from cupola.models.afno.published import is_published, published_config
 from cupola.registry import default_scope
 from cupola.registry.plugins import load_plugins
 from cupola.train.bundling import bundle_run
+from cupola.train.teachers import with_teacher
 from cupola.train.trainer import Trainer
 
 SHIPPED = Path(__file__).parent.parent / "configs"
@@ -58,7 +59,7 @@ def train_recipe(
     if overrides:
         cfg = cfg.override(overrides)
     work_dir = work_dir or Path("work_dirs") / path.stem
-    content = cfg.to_dict()
+    content = with_teacher(cfg.to_dict(), path)
     with default_scope(content.get("default_scope")):
         trainer = Trainer(content, work_dir, quiet)
         if bundle_only and not trainer.cfg.get("bundle"):

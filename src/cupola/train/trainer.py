@@ -37,6 +37,7 @@ from cupola.train.pretrained import load_pretrained
 from cupola.train.schedules import Schedule, build_schedule
 from cupola.train.sections import check_sections, class_counts, scaled_rate, without_effect
 from cupola.train.steps import Stepper, to_device, use_channels_last
+from cupola.train.teachers import load_teacher
 from cupola.train.texts import use_texts
 from cupola.train.version2 import to_version_3
 
@@ -175,6 +176,7 @@ class Trainer:
             )
 
     def _begin(self, resume: bool) -> str:
+        self._notes += load_teacher(self.model)  # no checkpoint of the student has it
         latest = self.work_dir / self.ranks.file(LATEST)
         if resume and latest.is_file():
             self.load_state_dict(load_checkpoint(latest))

@@ -15,9 +15,9 @@ Config = Mapping[str, Any]
 
 @MODELS.register_module()
 class LAD(KnowledgeDistillationSingleStageDetector):
-    """The teacher's parts are in the config; it is no part of the state dict.
+    """The teacher's parts are in the config; it is not part of the state dict.
 
-    Load its weights into `teacher` to train; `teacher_ckpt` is not loaded.
+    The training loads `teacher_ckpt` into `teacher` (cupola.train.teachers).
     Source: mmdet/models/detectors/lad.py.
     """
 

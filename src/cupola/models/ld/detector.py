@@ -16,9 +16,9 @@ Config = Mapping[str, Any]
 class KnowledgeDistillationSingleStageDetector(SingleStageDetector):
     """The head's `loss_with_teacher` gets the boxes of `teacher_config`'s model too.
 
-    `teacher_config` is a config with a "model" (and its weights are loaded into `teacher`), or the
-    path of one, which is not read: such a model predicts, but does not train. The teacher is no
-    part of the state dict. `teacher_ckpt` is not loaded.
+    `teacher_config` is a config with a "model". With the path of one, which only the training
+    reads (cupola.train.teachers), the model predicts, but does not train. `teacher_ckpt` is the
+    checkpoint that the training loads into `teacher`, which is not part of the state dict.
     Source: mmdet/models/detectors/kd_one_stage.py.
     """
 
@@ -33,7 +33,7 @@ class KnowledgeDistillationSingleStageDetector(SingleStageDetector):
         **parts: Any,
     ) -> None:
         super().__init__(backbone, bbox_head, neck, **parts)
-        self.eval_teacher = eval_teacher
+        self.eval_teacher, self.teacher_ckpt = eval_teacher, teacher_ckpt
         known = isinstance(teacher_config, Mapping)
         # Not a child: its weights are not this model's.
         self._teachers = (MODELS.build(teacher_config["model"]),) if known else ()  # type: ignore[index]
@@ -43,8 +43,8 @@ class KnowledgeDistillationSingleStageDetector(SingleStageDetector):
         """The teacher; ValueError where the config names only its file."""
         if not self._teachers:
             raise ValueError(
-                "model.teacher_config is a path, which is not read; to train set it to the "
-                "teacher's config, {'model': {...}}, and load its weights into model.teacher"
+                "model.teacher_config is a path, which only `cupola train` reads; set it to the "
+                "teacher's config, {'model': {...}}"
             )
         return self._teachers[0]
 
