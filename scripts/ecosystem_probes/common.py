@@ -20,6 +20,8 @@ for name in ("nms", "qnms"):
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1])
+ROWS = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+CLASSES = torch.arange(8) % 5
 
 
 def close(found: Any, expected: Any, **tolerances: float) -> None:

@@ -22,7 +22,7 @@ model = nn.to_torch(model)
 
 Code that would silently ignore the parameters of a module that is not bridged is caught:
 
-- A module that is assigned to a `torch.nn.Module` is bridged by the assignment: an attribute of your own module, `LightningModule`, `AveragedModel`, `DataParallel`, a metric. The table says "works, bridges it"; from then on your model is a tree of torch modules.
+- A module that is assigned to a `torch.nn.Module` is bridged by the assignment: an attribute of your own module, `add_module`, `torch.nn.Sequential(...)` and the other containers, `LightningModule`, `AveragedModel`, `DataParallel`, a metric. The table says "works, bridges it"; from then on your model is a tree of torch modules.
 - Tools that select layers with `isinstance` and skip the others get a [`NotBridgedError`](../src/cupola/errors.py) that names the line above ([`class_checks.py`](../src/cupola/nn/class_checks.py)).
 - `init_empty_weights` of accelerate, which replaces `torch.nn.Module.register_parameter`, also takes effect on modules of Cupola.
 

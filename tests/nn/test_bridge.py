@@ -180,6 +180,29 @@ def test_parametrizations() -> None:
     assert torch.equal(net(X), expected())
 
 
+class Scaled(nn.Linear):
+    """A layer with a class of its own."""
+
+
+@pytest.mark.parametrize("cls", [nn.Linear, Scaled])
+def test_a_parametrized_layer_crosses_the_bridge_both_ways(cls: type[nn.Linear]) -> None:
+    layer: Any = cls(3, 2)
+    weight = layer.weight.detach().clone()
+    parametrize.register_parametrization(layer, "weight", nn.Sequential(Halve()))
+    for _ in range(2):
+        nn.to_torch(layer)
+        assert (
+            isinstance(layer, torch.nn.Linear)
+            and type(layer).__name__ == f"Parametrized{cls.__name__}"
+        )
+        assert torch.equal(copy.deepcopy(layer).weight, weight / 2)
+        nn.from_torch(layer)
+        assert not isinstance(layer, torch.nn.Module) and isinstance(layer, cls)
+        assert torch.equal(layer(torch.ones(1, 3)), (weight / 2).sum(1)[None] + layer.bias)
+    parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+    assert type(layer) is cls and torch.equal(layer.weight, weight)
+
+
 def test_weight_and_spectral_norm() -> None:
     net = bridged()
     parametrizations.weight_norm(net.fc)

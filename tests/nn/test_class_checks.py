@@ -98,15 +98,46 @@ def test_wrappers_of_torch_keep_the_parameters() -> None:
     assert len(list(parallel.parameters())) == 4
 
 
-def test_containers_of_torch_refuse() -> None:
-    for refusing in (
-        lambda: torch.nn.Sequential(Net()),
-        lambda: torch.nn.ModuleList([Net()]),
-        lambda: torch.nn.ModuleDict({"a": Net()}),
-        lambda: torch.nn.Module().add_module("a", Net()),
-    ):
-        with pytest.raises(TypeError, match="Net is not a Module subclass"):
-            refusing()
+def replaced() -> Any:
+    parent = torch.nn.Sequential(torch.nn.ReLU())
+    parent.set_submodule("0", Net())
+    return parent
+
+
+def indexed() -> Any:
+    parent = torch.nn.ModuleDict()
+    parent["a"] = Net()
+    return parent
+
+
+HOLDERS: dict[str, Any] = {
+    "Sequential": lambda: torch.nn.Sequential(Net()),
+    "Sequential.append": lambda: torch.nn.Sequential().append(Net()),
+    "Sequential.insert": lambda: torch.nn.Sequential().insert(0, Net()),
+    "ModuleList": lambda: torch.nn.ModuleList([Net()]),
+    "ModuleList.extend": lambda: torch.nn.ModuleList().extend(nn.ModuleList([Net()])),
+    "ModuleDict": lambda: torch.nn.ModuleDict({"a": Net()}),
+    "ModuleDict[...]": indexed,
+    "set_submodule": replaced,
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_containers_of_torch_bridge_what_they_get(name: str) -> None:
+    parent = HOLDERS[name]()
+    (child,) = parent.children()
+    assert isinstance(child, Net) and isinstance(child, torch.nn.Module)
+    assert type(child.fc) is torch.nn.Linear and len(list(parent.parameters())) == 4
+
+
+def test_a_module_that_is_added_by_name_is_bridged() -> None:
+    parent, first, second = torch.nn.Module(), Net(), Net()
+    parent.add_module("first", first)
+    parent.register_module("second", second)
+    assert [isinstance(child, torch.nn.Module) for child in (first, second)] == [True, True]
+    assert len(parent.state_dict()) == 8
+    with pytest.raises(TypeError, match="str is not a Module subclass"):
+        parent.add_module("third", "text")  # type: ignore[arg-type]
 
 
 def test_elsewhere_the_class_is_the_class() -> None:

@@ -176,3 +176,18 @@ def test_attention_casts_a_bias_of_another_dtype() -> None:
         found = attention.eval()(x, x, x)[0]
         attention.in_proj_bias = Parameter(attention.in_proj_bias.float())
         torch.testing.assert_close(found, attention(x, x, x)[0])
+
+
+@pytest.mark.parametrize("source", [torch.nn, "bridged"], ids=["torch", "bridged"])
+def test_a_dict_that_was_updated_with_that_of_a_torch_module(source: Any) -> None:
+    theirs = layer(source, "BatchNorm1d", 2)
+    theirs.running_mean.fill_(9)
+    norm, x = nn.BatchNorm1d(2), torch.ones(1, 2)
+    norm.__dict__.update(theirs.__dict__)
+    for twin in (copy.deepcopy(norm), nn.to_torch(copy.copy(norm)), norm):
+        assert torch.equal(twin.eval()(x), theirs.eval()(x))
+        assert twin.running_mean is twin._buffers["running_mean"]
+    assert norm.weight is theirs.weight
+    norm.__dict__.update(layer(source, "BatchNorm1d", 2).__dict__)
+    norm.weight = theirs.bias  # an assignment takes the tables as well
+    assert norm.bias is norm._parameters["bias"] is not theirs.bias

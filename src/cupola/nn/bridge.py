@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 import torch
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils.parametrize import is_parametrized
 
 from cupola.nn.layers import TWINS, Linear, ModuleDict, ModuleList, MultiheadAttention, Sequential
 from cupola.nn.members import FROM_CUPOLA, MODULES
@@ -58,11 +59,11 @@ def from_torch(module: AnyModule) -> AnyModule:
     """Undo :func:`to_torch` for every module of the tree in place; return the root."""
     for part in list(module.modules()):
         part.__dict__.pop("cls_to_become", None)
-        cls, state = type(part), part.__dict__.copy()
-        is_layer = state.pop(FROM_CUPOLA, False)
+        state = part.__dict__.copy()
+        cls, is_layer = _class(part), state.pop(FROM_CUPOLA, False)
         original = cls.__dict__.get("bridged_from") or (ORIGINALS.get(cls) if is_layer else None)
         if original is not None:
-            _become(part, original, {})
+            _become(part, _derived_like(part, original), {})
             Module.__setstate__(part, state)
     return module
 
@@ -76,17 +77,35 @@ def bridged_class(cls: type, layer: type | None = None) -> type:
 
 
 def _classes(parts: Iterable[AnyModule]) -> dict[AnyModule, type]:
-    classes = {part: bridged_class(type(part), part._torch_layer) for part in parts}
+    classes = {
+        part: _derived_like(part, bridged_class(_class(part), part._torch_layer)) for part in parts
+    }
     for part in parts:
         if isinstance(part, MultiheadAttention) and classes.get(part.out_proj) is torch.nn.Linear:
             classes[part.out_proj] = NonDynamicallyQuantizableLinear  # attention reads its weight
     return classes
 
 
+def _class(part: AnyModule) -> type:
+    """Return the class of a module before torch.nn.utils.parametrize derived one for it."""
+    cls = type(part)
+    return cls.__bases__[0] if is_parametrized(part) else cls
+
+
+def _derived_like(part: AnyModule, cls: type) -> type:
+    """Return a class, or what parametrize would derive from it for a parametrized module."""
+    if not is_parametrized(part):
+        return cls
+    own = {name: value for name, value in vars(type(part)).items() if name not in _OF_EACH_CLASS}
+    return type(cls)(type(part).__name__, (cls,), own)
+
+
+_OF_EACH_CLASS: Final = frozenset({"__call__", "__dict__", "__weakref__", "_abc_impl"})
+
+
 def _torch_state(part: Module) -> dict[str, Any]:
     state = torch.nn.Module().__dict__ | Module.__getstate__(part) | {"training": part.training}
-    state.pop("_hooked", None)
-    return state | {FROM_CUPOLA: True} if type(part) in TWINS else state
+    return state | {FROM_CUPOLA: True} if _class(part) in TWINS else state
 
 
 def _become(part: AnyModule, cls: type, state: dict[str, Any]) -> None:

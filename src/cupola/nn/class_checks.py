@@ -4,7 +4,7 @@
 stores anything else as an attribute whose parameters are neither listed, moved nor saved. Tools
 that select layers by ``isinstance`` skip the others. Neither says so. But ``isinstance`` reads
 ``value.__class__`` before its answer is no, so a property of that name can act in time: an
-assignment to a torch module bridges the value, and such a tool gets an error.
+assignment to a torch module or container bridges the value, and such a tool gets an error.
 """
 
 import sys
@@ -16,7 +16,16 @@ import torch
 
 from cupola.errors import NotBridgedError
 
-ASSIGNMENT: Final = torch.nn.Module.__setattr__.__code__
+# The methods of torch that register a child. All others call one of them.
+ASSIGNING: Final = frozenset(
+    id(method.__code__)
+    for method in (
+        torch.nn.Module.__setattr__,
+        torch.nn.Module.add_module,
+        torch.nn.Module.set_submodule,
+        torch.nn.Sequential.insert,
+    )
+)
 
 # Python packages and modules that leave out, without a word, what is no torch.nn.Module.
 SELECTING: Final = (
@@ -44,7 +53,7 @@ class ClassChecks:
     @property
     def __class__(self) -> Any:
         caller = sys._getframe(1)
-        if caller.f_code is ASSIGNMENT:
+        if id(caller.f_code) in ASSIGNING:
             self._bridge()
             return torch.nn.Module  # what isinstance compares with torch.nn.Module
         package = caller.f_globals.get("__name__")

@@ -15,25 +15,29 @@ from torch.nn.modules import module as torch_module
 from torch.utils.hooks import BackwardHook, RemovableHandle
 
 from cupola.nn.members import Lazy
-from cupola.nn.store import Store
+from cupola.nn.store import Store, take_tables
 
 Hook = Callable[..., Any]
 Register = Callable[..., RemovableHandle]
-Table = OrderedDict[int, Any]
+HookTable = OrderedDict[int, Any]
 TorchModule = torch.nn.Module
 
 
-def _new_table(module: Store) -> Table:
-    module.__dict__["_hooked"] = True
+HOOKED: Final = "_is_full_backward_hook"  # in the `__dict__` of a module whose hooks can run
+NO_HOOKS: Final = object()
+
+
+def _new_table(module: Store) -> HookTable:
+    module.__dict__.setdefault(HOOKED, None)
     return OrderedDict()
 
 
 class Hooks(Store):
     """Hook tables, their registration, and the call that runs the hooks."""
 
-    # Whether a call has to look for hooks; true once any table exists.
-    _hooked: bool = False
-    _is_full_backward_hook: bool | None = None
+    # The kind of the backward hooks, as in torch, once there is a table of hooks. Modules of torch
+    # always have it, so a call also looks at what was copied from the `__dict__` of one.
+    _is_full_backward_hook: Any = NO_HOOKS
 
     _forward_pre_hooks = Lazy(_new_table)
     _forward_pre_hooks_with_kwargs = Lazy(_new_table)
@@ -62,15 +66,16 @@ class Hooks(Store):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         values = self.__dict__
-        if HOOK_TABLES.isdisjoint(state):
+        if HOOKED not in values:
             return
         for name in HOOK_TABLES & state.keys():  # those of a torch module are there if empty, too
-            if values[name]:
-                values["_hooked"] = True
-            else:
+            if not values[name]:
                 del values[name]
+        if HOOK_TABLES.isdisjoint(values):
+            del values[HOOKED]
 
     def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        take_tables(self)
         call = _HookedCall(self, args, kwargs)
         if torch.compiler.is_compiling():
             return call.run()  # the compiler cannot trace the handling of exceptions
@@ -106,7 +111,7 @@ class _HookedCall:
         if backward is not None:
             self.args = backward.setup_input_hook(self.args)  # type: ignore[no-untyped-call]
         self.result = self.module.forward(*self.args, **self.kwargs)
-        own = tables.get("_forward_hooks", _NO_HOOKS)
+        own = tables.get("_forward_hooks", _EMPTY)
         if own or torch_module._global_forward_hooks:
             for hook_id, hook in _both(torch_module._global_forward_hooks, own):
                 self.fired.add(hook_id)
@@ -124,8 +129,8 @@ class _HookedCall:
         return self.result
 
     def _run_pre_hooks(self) -> None:
-        own = self.tables.get("_forward_pre_hooks", _NO_HOOKS)
-        with_kwargs = self.tables.get("_forward_pre_hooks_with_kwargs", _NO_HOOKS)
+        own = self.tables.get("_forward_pre_hooks", _EMPTY)
+        with_kwargs = self.tables.get("_forward_pre_hooks_with_kwargs", _EMPTY)
         for hook_id, hook in _both(torch_module._global_forward_pre_hooks, own):
             if hook_id in with_kwargs:
                 pair = hook(self.module, self.args, self.kwargs)
@@ -144,7 +149,7 @@ class _HookedCall:
 
     def _run_forward_hook(self, hook_id: int, hook: Hook) -> None:
         if (
-            hook_id in self.tables.get("_forward_hooks_with_kwargs", _NO_HOOKS)
+            hook_id in self.tables.get("_forward_hooks_with_kwargs", _EMPTY)
             or hook_id in torch_module._global_forward_hooks_with_kwargs
         ):
             result = hook(self.module, self.args, self.kwargs, self.result)
@@ -158,9 +163,9 @@ class _HookedCall:
         everywhere = torch_module._global_forward_hooks
         always = {
             *torch_module._global_forward_hooks_always_called,
-            *self.tables.get("_forward_hooks_always_called", _NO_HOOKS),
+            *self.tables.get("_forward_hooks_always_called", _EMPTY),
         }
-        for hook_id, hook in _both(everywhere, self.tables.get("_forward_hooks", _NO_HOOKS)):
+        for hook_id, hook in _both(everywhere, self.tables.get("_forward_hooks", _EMPTY)):
             if hook_id not in always or hook_id in self.fired:
                 continue
             try:
@@ -175,8 +180,8 @@ class _HookedCall:
 
     def _backward_hooks(self) -> tuple[BackwardHook | None, list[Hook]]:
         """Return what runs the full backward hooks, and the hooks of the legacy kind."""
-        own = self.tables.get("_backward_hooks", _NO_HOOKS)
-        own_pre = self.tables.get("_backward_pre_hooks", _NO_HOOKS)
+        own = self.tables.get("_backward_hooks", _EMPTY)
+        own_pre = self.tables.get("_backward_pre_hooks", _EMPTY)
         everywhere = torch_module._global_backward_hooks
         pre = [hook for _, hook in _both(torch_module._global_backward_pre_hooks, own_pre)]
         kinds: dict[bool | None, list[Hook]] = {True: [], False: [], None: []}
@@ -203,7 +208,7 @@ class _HookedCall:
 HOOK_TABLES: Final = frozenset(
     name for name, value in vars(Hooks).items() if isinstance(value, Lazy)
 )
-_NO_HOOKS: Table = OrderedDict()
+_EMPTY: HookTable = OrderedDict()
 
 
 def _both(everywhere: Mapping[int, Hook], own: Mapping[int, Hook]) -> tuple[tuple[int, Hook], ...]:

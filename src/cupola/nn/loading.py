@@ -9,6 +9,7 @@ import torch
 from torch.nn.modules.module import _IncompatibleKeys
 from torch.nn.parameter import is_lazy
 
+from cupola.nn.hooks import HOOKED
 from cupola.nn.members import table_of
 from cupola.nn.plan import Plan
 from cupola.nn.saving import EXTRA_STATE, Saving, own_state
@@ -175,7 +176,7 @@ class _Load:
         return found
 
     def _note_post_hooks(self, module: AnyModule) -> None:
-        if getattr(module, "_hooked", True) and module._load_state_dict_post_hooks:
+        if HOOKED in module.__dict__ and module._load_state_dict_post_hooks:
             self.hooked.append(module)
 
     def _run_post_hooks(self, module: AnyModule) -> None:

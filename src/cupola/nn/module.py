@@ -8,6 +8,7 @@ import torch
 from torch.nn.modules import module as torch_module
 
 from cupola.nn.conversion import Conversion
+from cupola.nn.hooks import HOOKED, NO_HOOKS
 from cupola.nn.loading import Loading
 from cupola.nn.traversal import child_slots
 
@@ -30,7 +31,7 @@ class Calls(Loading, Conversion):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run ``forward`` with the hooks around it."""
         if (
-            self._hooked
+            self._is_full_backward_hook is not NO_HOOKS
             or torch_module._global_forward_hooks
             or torch_module._global_forward_pre_hooks
             or torch_module._global_backward_hooks
@@ -61,7 +62,7 @@ class Calls(Loading, Conversion):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the call in place with :func:`torch.compile`, which takes all arguments."""
         self.__dict__["_compiled_call_impl"] = torch.compile(self._call_with_hooks, *args, **kwargs)
-        self.__dict__["_hooked"] = True
+        self.__dict__.setdefault(HOOKED, None)
 
     def extra_repr(self) -> str:
         """Return the text between the parentheses of the printed form."""

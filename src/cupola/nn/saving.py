@@ -4,7 +4,7 @@ import warnings
 from collections import OrderedDict
 from typing import Any, Final
 
-from cupola.nn.hooks import Hooks
+from cupola.nn.hooks import HOOKED, Hooks
 from cupola.nn.members import BUFFERS, MODULES, PARAMETERS, TRANSIENT, table_of
 from cupola.nn.traversal import Traversal
 
@@ -71,7 +71,7 @@ def _save(module: Any, destination: Any, metadata: Any, prefix: str, keep_vars: 
     local_metadata = {"version": cls._version}
     if metadata is not None:
         metadata[prefix[:-1]] = local_metadata
-    hooked = "_hooked" in values
+    hooked = HOOKED in values
     if hooked:
         for hook in table_of(module, "_state_dict_pre_hooks").values():
             hook(module, prefix, keep_vars)

@@ -178,6 +178,7 @@ class Store(ClassChecks):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes as a torch module has them: members are in the tables alone."""
+        take_tables(self)
         state = self.__dict__.copy()
         state.pop("_compiled_call_impl", None)
         for kind in KINDS:
@@ -267,8 +268,15 @@ def _kind_of(module: Store, name: str) -> str | None:
 def _table(module: Store, kind: str) -> Table:
     table = getattr(module, kind)
     if type(table) is not Table or table.owner() is not module:  # of a copied __dict__
+        module.__dict__.update(table)
         table = module.__dict__[kind] = new_table(module, table)
     return table
+
+
+def take_tables(module: Store) -> None:
+    """Make tables that were copied from the `__dict__` of a torch module the module's own."""
+    if type(module.__dict__.get(MODULES)) is dict:
+        module.__setstate__(module.__dict__)
 
 
 def keep(module: Store, name: str, value: Any, kind: str) -> None:

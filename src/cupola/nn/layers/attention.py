@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cupola.nn import init
+from cupola.nn.hooks import HOOKED
 from cupola.nn.layers.factory import Layer, empty
 from cupola.nn.layers.linear import Linear
 
@@ -187,7 +188,7 @@ class MultiheadAttention(Layer):
         if any(mask.dtype != torch.bool for mask in given) or (given and query.is_nested):
             return "masks must be bool, and nested tensors have none"
         traced = torch.compiler.is_compiling() or torch._C._get_tracing_state()
-        if traced or self.out_proj._hooked or query.device.type not in ("cpu", "cuda"):
+        if traced or HOOKED in self.out_proj.__dict__ or query.device.type not in ("cpu", "cuda"):
             return "the module is traced or has hooks, or the device has no such kernel"
         return "" if torch.backends.mha.get_fastpath_enabled() else "the fast path is disabled"
 
