@@ -27,7 +27,7 @@ from cupola.runtime.predictors.detection import make
 from cupola.runtime.predictors.detection_program import program
 from ratio import alternate, machine
 
-PUBLISHED = Path(__file__).parent.parent / "tests/goldens/zoo/published_models.json.xz"
+PUBLISHED = Path(__file__).parent.parent / "tests/goldens/zoo/published_models.tsv.xz"
 MODELS = {
     "faster_rcnn": ("3.3.0/faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", 800, 1344),
     "mask_rcnn": ("3.3.0/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", 800, 1344),
@@ -38,7 +38,8 @@ MODELS = {
 def built(name: str) -> Any:
     """The model of a published config with random weights."""
     with lzma.open(PUBLISHED, "rt") as file:
-        config = json.load(file)[MODELS[name][0]]["model"]
+        models = {config: model for config, model, _ in (line.split("\t") for line in file)}
+    config = json.loads(models[MODELS[name][0]])
     torch.manual_seed(0)
     return cupola.build(without_pretrained(config)).eval()
 

@@ -1,7 +1,6 @@
 """The backbones and necks of mmdet's published configs, with their keys; see goldens/README.md."""
 
 import json
-import lzma
 from typing import Any
 
 import torch
@@ -10,10 +9,7 @@ from torch import Tensor
 import cupola.models  # noqa: F401 - registers the classes
 from cupola.registry import MODELS
 from cupola.runtime.building import without_pretrained
-from zoo import FOLDER
-
-with lzma.open(FOLDER / "published_models.json.xz", "rt") as file:
-    PUBLISHED: dict[str, dict[str, Any]] = json.load(file)
+from published_models import PUBLISHED, Keys, has_keys, published_keys
 
 
 def kind(model: Any) -> str:
@@ -22,26 +18,32 @@ def kind(model: Any) -> str:
     return str(last["type"])
 
 
-def distinct_parts() -> list[tuple[str, str, Any, list[list[Any]]]]:
-    """(config, "backbone" or "neck", its settings, its keys and shapes), no settings twice."""
-    found: dict[str, tuple[str, str, Any, list[list[Any]]]] = {}
-    for config, about in PUBLISHED.items():
+def distinct_parts() -> list[tuple[str, str, Any]]:
+    """(config, "backbone" or "neck", its settings), no settings twice."""
+    found: dict[str, tuple[str, str, Any]] = {}
+    for config, published in PUBLISHED.items():
         for part in ("backbone", "neck"):
-            model = without_pretrained(about["model"].get(part))
-            start = f"{part}."
-            keys = [[k.removeprefix(start), s] for k, s, _ in about["keys"] if k.startswith(start)]
-            if model and keys:
-                found.setdefault(json.dumps(model, sort_keys=True), (config, part, model, keys))
+            model = without_pretrained(published.get(part))
+            if model and has_keys(config, part):
+                found.setdefault(json.dumps(model, sort_keys=True), (config, part, model))
     return list(found.values())
 
 
 PARTS = [part for part in distinct_parts() if MODELS.find(kind(part[2])) is not None]
-KINDS = sorted({kind(model) for _, _, model, _ in PARTS})
+KINDS = sorted({kind(model) for _, _, model in PARTS})
 
 
-def smallest(name: str) -> tuple[str, str, Any, list[list[Any]]]:
+def part_keys(config: str, part: str) -> Keys:
+    """Name and shape of each tensor of a part."""
+    return [[key, shape] for key, shape, _ in published_keys(config, part)]
+
+
+def smallest(name: str) -> tuple[str, str, Any]:
     """The entry of PARTS with the fewest keys of a class."""
-    return min((part for part in PARTS if kind(part[2]) == name), key=lambda part: len(part[3]))
+    return min(
+        (part for part in PARTS if kind(part[2]) == name),
+        key=lambda part: len(published_keys(*part[:2])),
+    )
 
 
 def small_inputs(part: str, model: Any) -> Tensor | list[Tensor]:

@@ -1,10 +1,7 @@
 """A published model with random weights, as a bundle that answers on small images."""
 
 import copy
-import json
-import lzma
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +12,16 @@ from cupola.registry import build
 from cupola.runtime.load import load_predictor
 from cupola.runtime.predictors.detection import DetectionPredictor
 from cupola.runtime.published import bundle_config
-from zoo import FOLDER
+from published_models import PUBLISHED
 
 LIMITS = {"max_per_img": 12, "nms_pre": 200}  # so that random scores stay cheap
 THRESHOLDS = ("score_thr", "filter_thr", "object_mask_thr")
 RESIZE = {"type": "Resize", "scale": (160, 96), "keep_ratio": True}
 
 
-@lru_cache(maxsize=1)
-def published() -> dict[str, Any]:
-    """The models of all published configs, by path."""
-    with lzma.open(FOLDER / "published_models.json.xz", "rt") as file:
-        models: dict[str, Any] = json.load(file)
-    return models
-
-
 def small_predictor(config: str, folder: Path) -> DetectionPredictor:
     """The predictor of a bundle that is written to `folder`; images are resized to 160 x 96."""
-    model = copy.deepcopy(published()[config]["model"])
+    model = copy.deepcopy(PUBLISHED[config])
     segments = "SOLO" in model["type"]  # computes the mask of every cell above the threshold
     for settings in _settings(model.get("test_cfg")):
         if "score_thr" in settings and "nms" in settings:

@@ -18,7 +18,7 @@ LIGHT = ["BFP", "CSPNeXt", "FPN", "HRFPN", "MobileNetV2", "PyramidVisionTransfor
 
 def smallest_part(name: str) -> tuple[nn.Module, Inputs]:
     """A module of the class and its inputs; of DyHead's blocks, one."""
-    _, part, model, _ = smallest(name)
+    _, part, model = smallest(name)
     if name == "DyHead":
         model = [*model[:-1], {**model[-1], "num_blocks": 1}]
     return MODELS.build(model), small_inputs(part, model)

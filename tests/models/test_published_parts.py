@@ -16,7 +16,7 @@ from cupola import nn
 from cupola.registry import MODELS
 from goldens import seeded
 from zoo import FOLDER
-from zoo_parts import KINDS, PARTS, kind, smallest
+from zoo_parts import KINDS, PARTS, kind, part_keys, smallest
 
 FEATURES: dict[str, dict[str, Any]] = json.loads((FOLDER / "features.json").read_text())
 # Largest difference over the largest value. The formula lets some backbones amplify rounding:
@@ -25,24 +25,24 @@ TOLERANCE = 1e-4
 AMPLIFIED = {"hrnet": 1e-3, "res2net": 2e-3, "faster_rcnn": 5e-4}
 
 
-def check_keys(config: str, model: Any, keys: list[list[Any]]) -> None:
+def check_keys(config: str, part: str, model: Any) -> None:
     with nn.on_meta():
         own = MODELS.build(model).state_dict()
-    assert [[key, list(value.shape)] for key, value in own.items()] == keys, config
+    found = [[key, list(value.shape)] for key, value in own.items()]
+    assert found == part_keys(config, part), config
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_keys_and_shapes_of_one_config_of_each_class(name: str) -> None:
-    config, _, model, keys = smallest(name)
-    check_keys(config, model, keys)
+    check_keys(*smallest(name))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_keys_and_shapes_of_all_configs(name: str) -> None:
-    for config, _, model, keys in PARTS:
+    for config, part, model in PARTS:
         if kind(model) == name:
-            check_keys(config, model, keys)
+            check_keys(config, part, model)
 
 
 def seeded_part(name: str, about: dict[str, Any]) -> nn.Module:

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from cupola.train.trainer import Trainer
-from models.test_published_keys import FAMILIES, PUBLISHED
+from models.test_published_keys import FAMILIES
+from published_models import PUBLISHED
 
 # Losses that the original reports under another name.
 NAMES = {
@@ -114,7 +115,7 @@ def config(model: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def check_trains(name: str, folder: Path, work_dir: Path) -> None:
-    model = without_checkpoints(PUBLISHED[name]["model"])
+    model = without_checkpoints(PUBLISHED[name])
     trainer = Trainer(config(model, folder), work_dir, quiet=True)
     trainer._begin(resume=False)
     trained = {k: v for k, v in trainer.model.named_parameters() if v.requires_grad}
