@@ -1,8 +1,10 @@
 """gRPC compared with REST on the same server and in the same run, with a model that does nothing.
 
-Both in alternation: median latency of one client, answers per second of many. The clients write
-and read bytes on sockets, so that the server is measured; `--tritonclient` measures Triton's
-Python clients instead, whose own time is most of the result.
+Both in alternation: median latency of one client, answers per second of many connections, and the
+CPU time per answer of the worker and the runner, which other programs on the machine disturb
+least. One process drives all connections, with bytes that it made before, so that the server is
+measured; for gRPC also all calls on one connection, as its clients do. `--tritonclient` measures
+Triton's Python clients instead, each in a process; their own time is most of the result.
 
     python bench/grpc_rest.py [--seconds 3] [--rounds 3] [--tritonclient]
 """
@@ -10,11 +12,13 @@ Python clients instead, whose own time is most of the result.
 import argparse
 import importlib
 import multiprocessing
+import select
 import socket
 import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "serve"))
 from serve_harness import free_port, infer_body, write_bundle
 
 from ratio import machine
-from serve import CLIENTS, cupola, one_client, post
+from serve import CLIENTS, cupola, post
 
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -40,59 +44,114 @@ def request_message() -> bytes:
     return bytes(request.SerializeToString())
 
 
-class GrpcSocket:
-    """A client that has one call open at a time."""
+class Rest:
+    """A connection with one request open at a time."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, streams: int = 1) -> None:
+        self.socket = connect(port)
+        self.streams = streams
+        self._message = post("/v2/models/noop/infer", infer_body([1.0]).encode())
+
+    def send(self, count: int = 1) -> None:
+        self.socket.sendall(self._message)
+
+    def receive(self) -> int:
+        """The number of answers that have arrived."""
+        answer = self.socket.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+        return 1
+
+
+class Grpc:
+    """A connection with `streams` calls open at a time."""
+
+    def __init__(self, port: int, streams: int = 1) -> None:
         from hpack import Encoder
 
-        self._socket = socket.create_connection(("127.0.0.1", port))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket, self.streams = connect(port), streams
         window = (2**31 - 1 - 65535).to_bytes(4, "big")
-        settings = b"\0\0\0\4\0\0\0\0\0"
-        self._socket.sendall(
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + _frame(8, 0, 0, window)
-        )
-        self._encoder, self._stream, self._left = Encoder(), -1, b""
-        data = request_message()
-        self._body = b"\0" + len(data).to_bytes(4, "big") + data
-
-    def call(self) -> bool:
-        """Sends a request and waits for the end of its response; False if it is an error."""
-        self._stream += 2
+        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"")
+        self.socket.sendall(preface + _frame(8, 0, 0, window))
         fields = [
             (":method", "POST"), (":scheme", "http"), (":path", PATH), (":authority", "t"),
             ("content-type", "application/grpc"), ("te", "trailers"),
         ]  # fmt: skip
-        block = self._encoder.encode(fields)
-        self._socket.sendall(
-            _frame(1, 4, self._stream, block) + _frame(0, 1, self._stream, self._body)
-        )
-        frames = 0
-        while True:
-            while len(self._left) < 9 or len(self._left) < 9 + int.from_bytes(self._left[:3]):
-                self._left += self._socket.recv(65536)
-            end = 9 + int.from_bytes(self._left[:3])
-            kind, flags, stream = self._left[3], self._left[4], int.from_bytes(self._left[5:9])
-            self._left = self._left[end:]
-            if stream == self._stream:
-                frames += 1
-                if kind == 1 and flags & 1:
-                    return frames == 3  # head, message, trailers
+        encoder = Encoder()
+        self._first, self._block = encoder.encode(fields), encoder.encode(fields)
+        data = request_message()
+        self._body = b"\0" + len(data).to_bytes(4, "big") + data
+        self._stream, self._left = -1, b""
+
+    def send(self, count: int = 1) -> None:
+        calls = []
+        for _ in range(count):
+            block = self._first if self._stream < 0 else self._block
+            self._stream += 2
+            calls += [_frame(1, 4, self._stream, block), _frame(0, 1, self._stream, self._body)]
+        self.socket.sendall(b"".join(calls))
+
+    def receive(self) -> int:
+        """The number of answers that have arrived. Each ends with its trailers."""
+        data, at, ended = self._left + self.socket.recv(262144), 0, 0
+        while at + 9 <= len(data):
+            end = at + 9 + int.from_bytes(data[at : at + 3], "big")
+            if end > len(data):
+                break
+            if data[at + 3] == 1 and data[at + 4] & 1:
+                assert data[at + 9 : end].endswith(b"grpc-status\x010"), data[at:end]
+                ended += 1
+            at = end
+        self._left = data[at:]
+        return ended
+
+
+def connect(port: int) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port))
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
+    size = len(payload).to_bytes(3, "big")
+    return size + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
-def grpc_client(port: int, seconds: float, times: Any) -> None:
-    """Sends calls for `seconds`; puts the latencies into the queue."""
-    client = GrpcSocket(port)
-    times.put(_repeat(client.call, seconds))
+def drive(clients: list[Any], seconds: float) -> list[float]:
+    """The latencies of the answers to clients that send again at once, for `seconds`."""
+    poll, found, sent = select.epoll(), [], {}
+    by_number = {client.socket.fileno(): client for client in clients}
+    end = time.perf_counter() + seconds
+    for number, client in by_number.items():
+        poll.register(number, select.EPOLLIN)
+        sent[number] = time.perf_counter()
+        client.send(client.streams)
+    pending = sum(client.streams for client in clients)
+    while pending:
+        for number, _ in poll.poll():
+            client, now = by_number[number], time.perf_counter()
+            answers = client.receive()
+            pending -= answers
+            found += [now - sent[number]] * answers
+            if answers and now < end:
+                sent[number] = time.perf_counter()
+                client.send(answers)
+                pending += answers
+    poll.close()
+    return found
 
 
-def rest_client(port: int, seconds: float, times: Any) -> None:
-    one_client(port, post("/v2/models/noop/infer", infer_body([1.0]).encode()), seconds, times)
+def measure(clients: list[Any], seconds: float, pids: list[int]) -> tuple[float, float, float]:
+    """(median latency in ms, answers per second, microseconds of CPU time per answer)."""
+    before, began = cpu_time(pids), time.perf_counter()
+    found = drive(clients, seconds)
+    rate = len(found) / (time.perf_counter() - began)
+    cpu = (cpu_time(pids) - before) / len(found) * 1e6
+    return statistics.median(found) * 1000, rate, cpu
+
+
+def cpu_time(pids: list[int]) -> float:
+    """Seconds that these processes have run; the file has nanoseconds."""
+    return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / 1e9
 
 
 def triton_grpc(port: int, seconds: float, times: Any) -> None:
@@ -121,7 +180,7 @@ def _repeat(call: Callable[[], bool], seconds: float) -> list[float]:
     return found
 
 
-def measure(client: Any, port: int, clients: int, seconds: float) -> tuple[float, float]:
+def measure_triton(client: Any, port: int, clients: int, seconds: float) -> tuple[float, float]:
     """(median latency in ms, answers per second). Each client is a process."""
     spawn = multiprocessing.get_context("spawn")  # the library of gRPC does not survive a fork
     times = spawn.Queue()
@@ -134,6 +193,53 @@ def measure(client: Any, port: int, clients: int, seconds: float) -> tuple[float
     return statistics.median(found) * 1000, len(found) / seconds
 
 
+def compare(server: Any, address: int, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """The medians over all rounds of each protocol: p50, rate, cpu."""
+    pids = [*server.pids("worker"), server.runner_pid()]
+    many = options.clients
+    one = {"rest": [Rest(server.port)], "grpc": [Grpc(address)]}
+    all_clients = {
+        "rest": [Rest(server.port) for _ in range(many)],
+        "grpc": [Grpc(address) for _ in range(many)],
+        "grpc, one connection": [Grpc(address, many)],
+    }
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for _ in range(options.rounds):
+        for name, clients in one.items():
+            found[name]["p50"].append(measure(clients, options.seconds, pids)[0])
+        for name, clients in all_clients.items():
+            _, rate, cpu = measure(clients, options.seconds, pids)
+            found[name]["rate"].append(rate)
+            found[name]["cpu"].append(cpu)
+    return {
+        name: {figure: statistics.median(values) for figure, values in figures.items()}
+        for name, figures in found.items()
+    }
+
+
+def compare_triton(
+    server: Any, address: int, options: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """The same with Triton's clients, without the CPU time."""
+    rounds: dict[str, list[tuple[float, float]]] = {"rest": [], "grpc": []}
+    for _ in range(options.rounds):
+        for name, client, port in (
+            ("rest", triton_rest, server.port),
+            ("grpc", triton_grpc, address),
+        ):
+            p50, _ = measure_triton(client, port, 1, options.seconds)
+            rounds[name].append(
+                (p50, measure_triton(client, port, options.clients, options.seconds)[1])
+            )
+    return {
+        name: {
+            "p50": statistics.median(p50 for p50, _ in found),
+            "rate": statistics.median(rate for _, rate in found),
+        }
+        for name, found in rounds.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=3.0)
@@ -141,32 +247,22 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=CLIENTS)
     parser.add_argument("--tritonclient", action="store_true")
     options = parser.parse_args()
-    clients: dict[str, Any] = {"rest": rest_client, "grpc": grpc_client}
-    if options.tritonclient:
-        clients = {"rest": triton_rest, "grpc": triton_grpc}
-    latency: dict[str, list[float]] = {name: [] for name in clients}
-    rate: dict[str, list[float]] = {name: [] for name in clients}
     with tempfile.TemporaryDirectory() as folder:
         bundle = write_bundle(Path(folder) / "bundles", "noop", task="noop")
         address = free_port()
         settings = {"models": [str(bundle)], "grpc_listen": [f"127.0.0.1:{address}"]}
         with cupola(Path(folder), **settings) as server:
-            ports = {"rest": server.port, "grpc": address}
-            for _ in range(options.rounds):
-                for name, client in clients.items():
-                    found = measure(client, ports[name], 1, options.seconds)
-                    latency[name].append(found[0])
-                for name, client in clients.items():
-                    found = measure(client, ports[name], options.clients, options.seconds)
-                    rate[name].append(found[1])
+            found = (compare_triton if options.tritonclient else compare)(server, address, options)
     print(machine())
-    for name in clients:
-        p50, answers = statistics.median(latency[name]), statistics.median(rate[name])
-        print(f"{name}: p50 {p50:.3f} ms with 1 client, {answers:.0f} answers/s with many")
-    p50 = statistics.median(latency["grpc"]) / statistics.median(latency["rest"])
-    throughput = statistics.median(rate["grpc"]) / statistics.median(rate["rest"])
-    print(f"p50 over REST's: {p50:.2f} (aim <= 1.3)")
-    print(f"throughput over REST's: {throughput:.2f} (aim >= 0.8)")
+    for name, figures in found.items():
+        p50 = f"p50 {figures['p50']:.3f} ms with 1 client, " if "p50" in figures else ""
+        cpu = f", {figures['cpu']:.0f} us of CPU time each" if "cpu" in figures else ""
+        print(f"{name}: {p50}{figures['rate']:.0f} answers/s with {options.clients}{cpu}")
+    grpc, rest = found["grpc"], found["rest"]
+    print(f"p50 over REST's: {grpc['p50'] / rest['p50']:.2f} (aim <= 1.3)")
+    print(f"throughput over REST's: {grpc['rate'] / rest['rate']:.2f} (aim >= 0.8)")
+    if "cpu" in grpc:
+        print(f"CPU time per answer over REST's: {grpc['cpu'] / rest['cpu']:.2f}")
 
 
 if __name__ == "__main__":

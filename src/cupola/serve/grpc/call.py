@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from cupola.errors import CupolaError
 from cupola.serve.grpc import status
-from cupola.serve.grpc.message_reader import Message, MessageReader
+from cupola.serve.grpc.message_reader import Message, MessageReader, whole_message
 from cupola.serve.http.connection import Server, Work
 from cupola.serve.http.messages import HTTPError, Request, Response
 from cupola.serve.http2.headers import encode
@@ -66,7 +66,7 @@ class Call:
     ) -> None:
         self._server, self._app, self._stream = server, app, stream
         self._request, self._method = request, method
-        self._reader = MessageReader(server.settings, server.new_spool_path)
+        self._reader: MessageReader | None = None  # made once a message comes in pieces
         self._message: Message | None = None
         self._messages: MessageQueue | None = None
         self._work: Work | None = None
@@ -116,26 +116,27 @@ class Call:
     @property
     def expects_more(self) -> bool:
         if self._method.streams:
-            return self._reader.partial
+            return self._reader is not None and self._reader.partial
         return not self._stream.received_end
 
     @property
     def received(self) -> int:
-        return self._reader.received
+        return 0 if self._reader is None else self._reader.received
 
     def feed(self, data: bytes) -> None:
         if self._ended:
             return
-        was_partial = self._reader.partial
+        reader = self._reader
+        was_partial = reader is not None and reader.partial
         try:
-            messages = self._reader.feed(data)
+            messages = self._read(data)
             if self._messages is not None:
                 self._messages.put(messages, len(data))
         except HTTPError as error:
             self._fail(error)
             return
         if self._messages is not None:
-            if not (was_partial and self._reader.partial):  # not for each byte of a slow one
+            if not (was_partial and self.expects_more):  # not for each byte of a slow one
                 self.began_at = monotonic()
             return
         self._stream.take(len(data))
@@ -147,10 +148,21 @@ class Call:
             self._message = message
             self._request.body, self._request.spooled = message.body, message.spooled
 
+    def _read(self, data: bytes) -> list[Message]:
+        """The messages that `data` completes. Most come whole, in one frame."""
+        server, reader = self._server, self._reader
+        if reader is None or not reader.partial:
+            message = whole_message(data, server.settings)
+            if message is not None:
+                return [message]
+        if reader is None:
+            reader = self._reader = MessageReader(server.settings, server.new_spool_path)
+        return reader.feed(data)
+
     def end(self) -> None:
         if self._ended:
             return
-        if self._reader.partial:
+        if self._reader is not None and self._reader.partial:
             self._fail(HTTPError(400, "the message is truncated"))
         elif self._messages is not None:
             self._messages.close()
@@ -253,7 +265,8 @@ class Call:
             self._timer.cancel()
         if self._messages is not None:
             self._messages.discard()
-        self._reader.discard()
+        if self._reader is not None:
+            self._reader.discard()
         self._request.release()
         self._server.active -= 1
         self._server.finished(self._request, response, self._sent)

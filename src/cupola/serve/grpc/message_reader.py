@@ -26,12 +26,21 @@ class Message:
             self.spooled.unlink(missing_ok=True)
 
 
+def whole_message(data: bytes, settings: Settings) -> Message | None:
+    """The message, if `data` is exactly one that stays in memory; else None."""
+    size = len(data) - PREFIX
+    if size < 0 or size > settings.shm_threshold or size > settings.max_body or data[0] > 1:
+        return None
+    if int.from_bytes(data[1:PREFIX], "big") != size:
+        return None
+    return Message(data[PREFIX:], None, data[0] == 1)
+
+
 class MessageReader:
     """The messages of one call. HTTPError 413 for one that is too large, 503 without space."""
 
     def __init__(self, settings: Settings, new_path: Callable[[], Path]) -> None:
         self._settings, self._new_path = settings, new_path
-        self._small = min(settings.shm_threshold, settings.max_body)
         self._left = bytearray()
         self._size = -1  # of the message that arrives; -1: its prefix has not arrived
         self._compressed = False
@@ -46,10 +55,6 @@ class MessageReader:
 
     def feed(self, data: bytes) -> list[Message]:
         """The messages that `data` completes."""
-        if not self.partial and len(data) >= PREFIX:
-            size = int.from_bytes(data[1:PREFIX], "big")
-            if len(data) == PREFIX + size and data[0] < 2 and size <= self._small:
-                return [Message(data[PREFIX:], None, data[0] == 1)]
         found, view = [], memoryview(data)
         while len(view):
             if self._size < 0:

@@ -131,7 +131,9 @@ class RunnerConnection:
         self.scoreboard: Scoreboard | None = None
         self._owner, self._on_change = owner, on_change
         self._transport: asyncio.Transport | None = None
-        self._connecting = asyncio.get_running_loop().create_task(self._connect())
+        self._outgoing: list[frames.Body] = []
+        self._loop = asyncio.get_running_loop()
+        self._connecting = self._loop.create_task(self._connect())
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -210,9 +212,15 @@ class RunnerConnection:
         self._write(call.frame)
 
     def _write(self, frame: frames.Frame) -> None:
-        assert self._transport is not None
-        for piece in frames.pack(frame):
-            self._transport.write(piece)
+        """Writes with the next flush, together with the other frames of this turn of the loop."""
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing += frames.pack(frame)
+
+    def _flush(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        if outgoing and self._transport is not None:
+            self._transport.writelines(outgoing)
 
     def cancel(self, call: Call) -> None:
         """Tells the runner that the answer is not needed any more."""
@@ -239,6 +247,7 @@ class RunnerConnection:
         if self.scoreboard:
             self.scoreboard.close()
         self.scoreboard, self.ready, self._transport = None, False, None
+        self._outgoing = []  # its calls are dispatched again
         self.missed = 0
         self._on_change()
         orphans, self.pending = list(self.pending.values()), {}
