@@ -71,7 +71,14 @@ def test_without_a_valid_key(server: Running, headers: dict[str, str]) -> None:
 def test_open_endpoints(server: Running) -> None:
     for path in ("/health", "/v2/health/live", "/v2/health/ready"):
         assert server.get(path)[0] == 200
-    for path in ("/v2", "/v2/models/echo", "/metrics", "/status.json", "/v1/models", "/"):
+    for path in (
+        "/v2",
+        "/v2/models/echo",
+        "/metrics",
+        "/status.json",
+        "/v1/models",
+        "/openapi.json",
+    ):
         assert server.get(path)[0] == 401, path
 
 

@@ -3,6 +3,9 @@
 A page is a folder with `page.html`, whose first line goes into the head of shell.html and whose
 rest is its content, `page.js`, perhaps `page.css`, and other files. It is at /pages/NAME.html and
 its files are at /pages/NAME/. A task of a plug-in names a folder of its own.
+
+Pages and their files need no API key, since a browser opens them without one; they ask for it and
+send it with their requests. Which models there are is told only with a key.
 """
 
 from collections.abc import Iterator
@@ -46,7 +49,8 @@ def status_page(context: WorkerContext, request: Request) -> Response:
 
 def models(context: WorkerContext, request: Request) -> Response:
     """The models with their pages, for the list in the header."""
-    return json_response(_models(context))
+    found = _models(context)
+    return json_response([entry for entry in found if context.may_use(request, entry["name"])])
 
 
 def file(context: WorkerContext, request: Request, name: str) -> Response:
@@ -141,9 +145,9 @@ def _read(folder: Path, name: str) -> bytes:
 
 
 ROUTES = [
-    Route("GET", "/", start_page),
-    Route("GET", "/status", status_page, operations=True),
+    Route("GET", "/", start_page, public=True),
+    Route("GET", "/status", status_page, operations=True, public=True),
     Route("GET", "/pages/models.json", models),
-    Route("GET", "/pages/{name}", file),
-    Route("GET", "/pages/{page}/{name}", page_file),
+    Route("GET", "/pages/{name}", file, public=True),
+    Route("GET", "/pages/{page}/{name}", page_file, public=True),
 ]

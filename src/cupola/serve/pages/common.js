@@ -1,6 +1,7 @@
-// What all pages share. A page's folder lies two levels below the server's root, as its base says.
+// What all pages share.
+import { ROOT, send } from "./access.js";
+import { t } from "./text.js";
 
-export const ROOT = new URL("../../", document.baseURI);
 export const HUES = [ // white text on them has a contrast of 4.5 and more
   "#296fda", "#be5620", "#d22d77", "#926d00", "#1a844d",
   "#9b51d6", "#007f8d", "#6d790f", "#d2382d", "#5a6acf",
@@ -9,31 +10,8 @@ export const LOWEST = 0.05; // scores below are never requested; the threshold s
 
 export const $ = (id) => document.getElementById(id);
 
-// ---- language: that of the browser, English where there is no translation
-
-const WORDS = navigator.language.toLowerCase().startsWith("zh") ? (await import("./zh.js")).default : {};
-
-export function t(text, values = {}) {
-  // The text in the browser's language, with {name} replaced by the values.
-  return (WORDS[text] ?? text).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
-}
-
-function translate(root) {
-  // What stands in the page's HTML.
-  const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const text = walker.currentNode.data.trim();
-    if (WORDS[text]) walker.currentNode.data = walker.currentNode.data.replace(text, WORDS[text]);
-  }
-  for (const name of ["aria-label", "placeholder", "title"]) {
-    for (const each of root.querySelectorAll(`[${name}]`)) each.setAttribute(name, t(each.getAttribute(name)));
-  }
-}
-
-if (Object.keys(WORDS).length) {
-  document.documentElement.lang = "zh-CN";
-  translate(document.body);
-}
+export { ROOT, keyOption, send } from "./access.js";
+export { t } from "./text.js";
 
 export function element(tag, className = "", text = "") {
   return Object.assign(document.createElement(tag), { className, textContent: text });
@@ -52,11 +30,12 @@ export async function checked(response) {
   // The response, or an Error with the server's message.
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
-  throw new Error(body.error?.message ?? body.error ?? `status ${response.status}`);
+  const text = body.error?.message ?? body.error ?? `status ${response.status}`;
+  throw Object.assign(new Error(text), { status: response.status });
 }
 
 export async function getJSON(path, options) {
-  return (await checked(await fetch(new URL(path, ROOT), options))).json();
+  return (await checked(await send(new URL(path, ROOT), options))).json();
 }
 
 export async function* events(response) {
@@ -75,7 +54,8 @@ export async function* events(response) {
 
 export async function chooseModel(required = true) {
   // Fills the list in the header. The model of this page: the one in the address, or the first.
-  // Until it is known nothing on the page can be clicked, so that no click is lost.
+  // Until it is known nothing on the page can be clicked, so that no click is lost; the page's HTML
+  // begins like that.
   const content = document.querySelector("main");
   content.inert = true;
   const models = await getJSON("pages/models.json").finally(() => { content.inert = false; });
@@ -84,6 +64,9 @@ export async function chooseModel(required = true) {
   const here = models.filter((model) => model.page === page);
   const elsewhere = models.find((model) => model.name === wanted && model.page !== page);
   if (elsewhere) location.replace(addressOf(elsewhere));
+  // The start page is that of the first model, which may not be one of this API key's.
+  const other = !wanted && !here.length && location.pathname === ROOT.pathname ? models[0] : null;
+  if (other) location.replace(addressOf(other));
   const chosen = here.find((model) => model.name === wanted) ?? here[0] ?? null;
   if (chosen) history.replaceState(null, "", `${location.pathname}?model=${encodeURIComponent(chosen.name)}`);
   $("models").hidden = models.length === 0;

@@ -1,6 +1,6 @@
 // Detection: an image, or digits written on a photo, goes to the server; boxes come back.
 import {
-  $, HUES, LOWEST, checked, chooseModel, element, modelURL, onDrop, resultRow, showError, summarize, t,
+  $, HUES, LOWEST, checked, chooseModel, element, keyOption, modelURL, onDrop, resultRow, send, showError, summarize, t,
 } from "../common.js";
 import { EXAMPLE, INKS, PHOTOS, drawBox, drawMask, drawStroke, loadImage, photo } from "./drawing.js";
 import { maskLayer } from "./masks.js";
@@ -25,7 +25,7 @@ async function detect() {
   const started = performance.now();
   try {
     const url = modelURL(state.model.name, `infer?threshold=${LOWEST}${query()}`);
-    const response = await checked(await fetch(url, {
+    const response = await checked(await send(url, {
       method: "POST", body: blob, headers: { "Content-Type": "image/png" },
     }));
     const answer = Object.fromEntries((await response.json()).outputs.map((o) => [o.name, o.data]));
@@ -194,7 +194,7 @@ onDrop($("stage"), (files) => open(files[0]));
 
 function showCommand() {
   const url = modelURL(state.model.name, `infer?threshold=${$("threshold").value}${query()}`);
-  $("curl").textContent = `curl --data-binary @photo.jpg \\\n  -H 'Content-Type: image/jpeg' \\\n  '${url}'`;
+  $("curl").textContent = `curl${keyOption()} --data-binary @photo.jpg \\\n  -H 'Content-Type: image/jpeg' \\\n  '${url}'`;
 }
 
 async function start() {

@@ -1,7 +1,7 @@
 // 3-D detection: images of calibrated cameras go to the server; boxes come back and are drawn into
 // every image and into the street seen from above.
 import {
-  $, LOWEST, checked, chooseModel, element, modelURL, onDrop, resultRow, showError, summarize, t,
+  $, LOWEST, checked, chooseModel, element, keyOption, modelURL, onDrop, resultRow, send, showError, summarize, t,
 } from "../common.js";
 import { corners, drawAbove, drawView, nearestAbove, nearestInView } from "./boxes.js";
 import { follow } from "./tracks.js";
@@ -23,7 +23,7 @@ const inferURL = () => modelURL(state.model.name, "infer");
 
 async function infer(request, tail = []) {
   const text = new TextEncoder().encode(JSON.stringify(request));
-  const response = await checked(await fetch(inferURL(), {
+  const response = await checked(await send(inferURL(), {
     method: "POST",
     headers: { "Inference-Header-Content-Length": text.length },
     body: new Blob([text, ...tail]),
@@ -241,8 +241,8 @@ function listExamples(count) {
 
 function showCommand() {
   $("curl").textContent = state.example === null
-    ? `curl '${inferURL()}' \\\n  -F images=@CAM_FRONT.png -F images=@... \\\n  -F lidar2img=@lidar2img.npy`
-    : `curl '${inferURL()}' \\\n  -d '${JSON.stringify({ inputs: [], parameters: { example: state.example } })}'`;
+    ? `curl${keyOption()} '${inferURL()}' \\\n  -F images=@CAM_FRONT.png -F images=@... \\\n  -F lidar2img=@lidar2img.npy`
+    : `curl${keyOption()} '${inferURL()}' \\\n  -d '${JSON.stringify({ inputs: [], parameters: { example: state.example } })}'`;
 }
 
 $("threshold").oninput = list;

@@ -1,6 +1,6 @@
 // Forecasts: the states of a stream, drawn under a time slider.
 import COASTLINES from "./coastlines.js";
-import { $, checked, chooseModel, events, modelURL, showError, t } from "../common.js";
+import { $, checked, chooseModel, events, keyOption, modelURL, send, showError, t } from "../common.js";
 
 const STOPS = [[5, 48, 97], [67, 147, 195], [247, 247, 247], [214, 96, 77], [103, 0, 31]];
 let model = null;
@@ -186,7 +186,7 @@ async function forecast() {
   $("message").textContent = t("Waiting for the first state ...");
   $("stop").disabled = false;
   try {
-    const response = await checked(await fetch(streamURL(), {
+    const response = await checked(await send(streamURL(), {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: body(),
@@ -209,7 +209,7 @@ async function forecast() {
 }
 
 function showCommand() {
-  $("curl").textContent = `curl -N '${streamURL()}' \\\n  -d '${body()}'`;
+  $("curl").textContent = `curl${keyOption()} -N '${streamURL()}' \\\n  -d '${body()}'`;
 }
 
 function play() {

@@ -1,5 +1,5 @@
 // Language: the continuation of a prompt, token by token, and what each token was chosen from.
-import { $, ROOT, checked, chooseModel, element, events, showError, t } from "../common.js";
+import { $, ROOT, checked, chooseModel, element, events, keyOption, send, showError, t } from "../common.js";
 
 const URL_OF_COMPLETIONS = new URL("v1/completions", ROOT);
 const FIELDS = ["max_tokens", "temperature", "top_p", "seed"];
@@ -20,7 +20,7 @@ async function complete() {
   $("done").textContent = "";
   $("text").replaceChildren(element("span", "", $("prompt").value));
   try {
-    const response = await checked(await fetch(URL_OF_COMPLETIONS, {
+    const response = await checked(await send(URL_OF_COMPLETIONS, {
       method: "POST", signal: mine.signal, body: JSON.stringify(body({ stream: true, logprobs: SHOWN })),
     }));
     for await (const data of events(response)) {
@@ -73,7 +73,7 @@ function choose(button, token, best) {
 
 function showCommand() {
   const text = JSON.stringify(body()).replaceAll("'", "'\\''");
-  $("curl").textContent = `curl '${URL_OF_COMPLETIONS}' \\\n  -H 'Content-Type: application/json' \\\n  -d '${text}'`;
+  $("curl").textContent = `curl${keyOption()} '${URL_OF_COMPLETIONS}' \\\n  -H 'Content-Type: application/json' \\\n  -d '${text}'`;
 }
 
 function offer(prompts) {

@@ -1,5 +1,5 @@
 // Status: the tree of processes, what each does, and what the master was told, every two seconds.
-import { $, ROOT, element, getJSON, t } from "../common.js";
+import { $, ROOT, element, getJSON, send, t } from "../common.js";
 import { rates } from "./metrics.js";
 
 const ROLES = {
@@ -106,7 +106,7 @@ function showModels(status, metrics) {
 
 async function refresh() {
   const [status, metrics] = await Promise.all([
-    getJSON("status.json"), fetch(new URL("metrics", ROOT)).then((answer) => (answer.ok ? answer.text() : "")),
+    getJSON("status.json"), send(new URL("metrics", ROOT)).then((answer) => (answer.ok ? answer.text() : "")),
   ]);
   $("summary").textContent = t("Master {pid}, generation {n}", { pid: status.pid, n: status.generation });
   showTree(status);
@@ -115,6 +115,14 @@ async function refresh() {
   showEvents({ events: [], ...status });
 }
 
-const update = () => refresh().catch(() => { $("summary").textContent = t("The server does not answer."); });
+function failure({ status, message }) {
+  if (status === 401) return message;
+  return t(status === 403 ? "This API key is not for operators." : "The server does not answer.");
+}
+
+async function update() {
+  // Every two seconds, but not while an API key is being asked for.
+  await refresh().catch((error) => { $("summary").textContent = failure(error); });
+  setTimeout(update, 2000);
+}
 update();
-setInterval(update, 2000);
