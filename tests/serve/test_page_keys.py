@@ -109,8 +109,10 @@ def test_who_cancels_can_enter_the_key_later(visit: Callable[..., Any]) -> None:
         enter(page, DETECTOR)
     page.click("#key")  # an empty field removes the key
     page.wait_for_selector("dialog[open]")
-    enter(page, "")
-    page.wait_for_function("sessionStorage.length === 0")
+    with page.expect_navigation():
+        enter(page, "")
+    page.wait_for_selector("dialog[open]")
+    assert page.evaluate("sessionStorage.length") == 0
 
 
 def test_a_key_for_one_model_shows_only_that(visit: Callable[..., Any]) -> None:
