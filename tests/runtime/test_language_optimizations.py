@@ -10,9 +10,10 @@ from cupola.errors import InputError
 from cupola.generation import SamplingParams, Scheduler
 from cupola.generation.shortlist import ArgmaxShortlist
 from cupola.models.bloom import BloomForCausalLM
-from cupola.parallel import half_matrix, storage
+from cupola.parallel import eight_bits, half_matrix, storage
+from cupola.parallel.eight_bits import KERNELS, EightBitMatrix, exact_kernels
 from cupola.parallel.half_matrix import HalfMatrix
-from cupola.parallel.storage import EightBitMatrix, PackedMatrix
+from cupola.parallel.storage import PackedMatrix
 from cupola.runtime.optimize.language import optimize
 
 SIZES = {"vocab_size": 4000, "hidden_size": 64, "n_layer": 2, "n_head": 4}
@@ -28,10 +29,11 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     def saturating(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return (left.int() @ right.int()).clamp(-(2**15), 2**15 - 1)
 
-    checks = (storage.packs, storage.has_exact_int8_product, half_matrix.multiplies_half)
+    checks = (storage.packs, eight_bits.exact_kernels, half_matrix.multiplies_half)
     if request.param == "no kernels":
         monkeypatch.setattr(storage.PackedMatrix, "__init__", unsupported)
         monkeypatch.setattr(half_matrix.HalfMatrix, "__init__", unsupported)
+        monkeypatch.setattr(eight_bits.FbgemmProduct, "__init__", unsupported)
         monkeypatch.setattr(torch, "_int_mm", saturating)
     for check in checks:
         check.cache_clear()
@@ -127,7 +129,7 @@ def test_eight_bits_come_close(machine: str) -> None:
         optimize(plain, "int8")
         found = plain(ids)
     assert (found - expected).std() < 0.05 * expected.std()
-    assert torch.equal(found, expected) == (not storage.has_exact_int8_product())
+    assert torch.equal(found, expected) == (not eight_bits.has_exact_int8_product())
     assert generated(plain)[0] == generated(plain)[0]
 
 
@@ -154,15 +156,43 @@ def test_the_table_is_read_where_the_shortlist_is_too_long() -> None:
 
 
 def test_rows_do_not_depend_on_their_neighbors(machine: str) -> None:
-    matrix, x = EightBitMatrix(torch.randn(40, 32)), torch.randn(5, 32)
-    assert torch.equal(matrix(x)[2:3], matrix(x[2:3]))
-    assert torch.equal(matrix(x.view(1, 5, 32), torch.ones(40))[0], matrix(x) + 1)
-    assert torch.isfinite(EightBitMatrix(torch.zeros(8, 32))(torch.zeros(1, 32))).all()
+    for kernel in (*exact_kernels(), None):
+        matrix, x = EightBitMatrix(torch.randn(70, 40), kernel=kernel), torch.randn(50, 40)
+        whole = matrix(x)
+        for first, last in ((0, 1), (2, 3), (7, 9), (0, 16), (5, 38)):
+            assert torch.equal(whole[first:last], matrix(x[first:last]))
+        assert torch.equal(matrix(x.view(2, 25, 40), torch.ones(70))[1], whole[25:] + 1)
+        assert matrix(x[:0]).shape == (0, 70)
+        zeros = EightBitMatrix(torch.zeros(8, 32), kernel=kernel)
+        assert not zeros(torch.zeros(1, 32)).any()
 
 
 def test_eight_bit_products_do_not_saturate(machine: str) -> None:
-    x = torch.full((1, 64), 127.0)
-    assert float(EightBitMatrix(x)(x)) == pytest.approx(64 * 127**2)
+    for kernel in (*exact_kernels(), None):
+        for sign in (1.0, -1.0):
+            x, weight = torch.full((3, 64), 127.0), sign * torch.full((24, 64), 127.0)
+            found = EightBitMatrix(weight, kernel=kernel)(x)
+            assert found.flatten().tolist() == pytest.approx([sign * 64 * 127**2] * 72)
+
+
+def test_a_processor_without_vnni_rounds_to_seven_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same kernel must not be chosen at eight bits where it saturates."""
+    exact = eight_bits.FbgemmProduct.__call__
+
+    def saturating(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return exact(self, x) if x.abs().max() <= 64 else exact(self, x).clamp(-8160, 8160)
+
+    if not {"fbgemm", "fbgemm 7 bits"} & set(exact_kernels()):
+        pytest.skip("this torch was built without FBGEMM")
+    monkeypatch.setattr(eight_bits.FbgemmProduct, "__call__", saturating)
+    exact_kernels.cache_clear()
+    try:
+        assert exact_kernels()[0] == "fbgemm 7 bits"
+        matrix = EightBitMatrix(torch.eye(40))
+        assert matrix.largest == KERNELS["fbgemm 7 bits"][1]
+        assert torch.allclose(matrix(torch.ones(3, 40)), torch.ones(3, 40))
+    finally:
+        exact_kernels.cache_clear()
 
 
 def test_an_unknown_optimization() -> None:

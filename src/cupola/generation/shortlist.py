@@ -15,8 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from cupola.parallel.eight_bits import AT_ONCE, EightBitMatrix, rounded_parts
 from cupola.parallel.linear import linear
-from cupola.parallel.storage import AT_ONCE, EightBitMatrix, rounded
 
 TOO_MANY = 8  # if more than one row in so many is left, the whole table is read after all
 
@@ -24,30 +24,32 @@ TOO_MANY = 8  # if more than one row in so many is left, the whole table is read
 class ArgmaxShortlist:
     """Hidden states [R, H] -> the ids that argmax over their logits would give.
 
-    `logits(hidden [1, H], ids [n])` gives the logits [1, n] of some ids, or of all [by `linear`].
+    `logits(hidden [1, H], ids [n])` gives the logits [1, n] of some ids, or of all [by `linear`];
+    `kernel` multiplies the copy (parallel/eight_bits.py).
     """
 
     def __init__(
-        self, table: Tensor, logits: Callable[[Tensor, Tensor | None], Tensor] | None = None
+        self,
+        table: Tensor,
+        logits: Callable[[Tensor, Tensor | None], Tensor] | None = None,
+        kernel: str | None = None,
     ) -> None:
         self._logits = logits or self._from_table
         self.table = table.detach()  # [V, H]
-        self.small = EightBitMatrix(table)
-        parts = zip(
-            *(torch.split(t, AT_ONCE) for t in (self.table, self.small.rows, self.small.scales)),
-            strict=True,
-        )
+        parts = list(rounded_parts(table))
+        self.small = EightBitMatrix(table, parts, kernel)
         norms = [
-            _norms(table.float(), rows.float() * scales[:, None]) for table, rows, scales in parts
+            _norms(exact.float(), rows.float() * scales[:, None])
+            for exact, (rows, scales) in zip(torch.split(self.table, AT_ONCE), parts, strict=True)
         ]
         self.norms, self.losses = torch.cat(norms, 1)  # [V] |v|, [V] |w - v|
 
     def __call__(self, hidden: Tensor) -> list[int]:
         """[R, H] -> R token ids."""
         x = hidden.float()
-        rows, scales = rounded(x)
+        rows, scales = self.small.rounded(x)
         near = self.small.product(rows, scales)  # [R, V]
-        error = (x - rows.float() * scales[:, None]).norm(dim=1)  # [R] |x - z|
+        error = (x - rows * scales[:, None]).norm(dim=1)  # [R] |x - z|
         rounding = x.shape[1] * torch.finfo(x.dtype).eps  # of the sum over H, at most
         return [
             self._best(

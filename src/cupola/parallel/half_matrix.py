@@ -32,7 +32,7 @@ class HalfMatrix:
     def __init__(self, weight: Tensor) -> None:
         weight = weight.detach()
         self.outputs = len(weight)
-        self.scales = None if _is_half(weight) else row_scales(weight)
+        self.scales = None if is_half(weight) else row_scales(weight)
         pieces = torch.split(weight, AT_ONCE)
         scales: Sequence[Tensor | None] = [None] * len(pieces)
         if self.scales is not None:
@@ -66,7 +66,7 @@ def _packed(weight: Tensor, scales: Tensor | None) -> Any:
     return torch.ops.quantized.linear_prepack_fp16(wide, None)
 
 
-def _is_half(weight: Tensor) -> bool:
+def is_half(weight: Tensor) -> bool:
     """Whether float16 holds every weight exactly."""
     if weight.dtype == torch.float16:
         return True

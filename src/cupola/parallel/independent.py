@@ -18,8 +18,9 @@ from torch import Tensor
 
 from cupola.parallel.communicate import gather_list
 from cupola.parallel.groups import Group
+from cupola.parallel.eight_bits import EightBitMatrix, has_exact_int8_product
 from cupola.parallel.half_matrix import HalfMatrix, multiplies_half
-from cupola.parallel.storage import EightBitMatrix, PackedMatrix, has_exact_int8_product, packs
+from cupola.parallel.storage import PackedMatrix, packs
 
 PARTS = 4  # the largest number of ranks whose results equal those of one process
 TRIED = (2, 3, 5, 8, 13, 16, 17, 33)  # numbers of rows that `is_independent` compares

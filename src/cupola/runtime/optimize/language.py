@@ -3,18 +3,22 @@
 - none: the weights as they were loaded. Those in sixteen bits stay so and are multiplied in float32
   (parallel/half_matrix.py).
 - packed: the same function. Greedy choices read a copy of the head in eight bits and only a few
-  rows of the head itself (generation/shortlist.py); bfloat16 matrices are laid out for oneDNN,
-  where the processor multiplies bfloat16.
-- int8: an approximation. Every matrix in eight bits, activations rounded to eight bits as well.
+  rows of the head itself (generation/shortlist.py). Matrices in float32 that float16 holds exactly
+  are kept in sixteen bits, others are laid out for oneDNN, and so are those in bfloat16 where the
+  processor multiplies bfloat16.
+- int8: an approximation. Every matrix in eight bits, activations rounded to eight bits as well, or
+  to seven where the processor has no exact product of eight (parallel/eight_bits.py).
 
 `deterministic` gives a text the same bits in every batch, chunk and number of ranks up to four
 (parallel/independent.py, generation/exact_attention.py), with any of the three.
 
 Copies are kept beside the weights, which are in a mapped file. A part that this machine has no
-fast kernel for is left as it is. A model that is not on the CPU computes in the type of its
+fast kernel for is left as it is. Which storage is the fastest can be measured
+(language_choice.py). A model that is not on the CPU computes in the type of its
 weights, by torch's own products, whatever is chosen.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -24,21 +28,37 @@ from torch import Tensor
 from cupola.errors import InputError, did_you_mean
 from cupola.generation.shortlist import ArgmaxShortlist
 from cupola.parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
-from cupola.parallel.half_matrix import HalfMatrix, multiplies_half
+from cupola.parallel.eight_bits import exact_kernels
 from cupola.parallel.independent import InputParts, independent
 from cupola.parallel.layers import Stored
-from cupola.parallel.storage import EightBitMatrix, PackedMatrix, has_exact_int8_product, packs
+from cupola.parallel.storage import packs
+from cupola.runtime.optimize.storages import (
+    HALVES,
+    HEAD,
+    PACKED,
+    PLAIN,
+    SHORTLIST,
+    build,
+    default_storage,
+    matrices,
+)
 
 OPTIMIZATIONS = ("none", "packed", "int8")
-HALVES = (torch.float16, torch.bfloat16)
 
 
-def optimize(model: Any, optimization: str, deterministic: bool = False) -> None:
+def optimize(
+    model: Any,
+    optimization: str,
+    deterministic: bool = False,
+    storages: Mapping[str, str] | None = None,
+) -> None:
     """Applies one of OPTIMIZATIONS to a loaded language model, in place.
 
-    Apply "none" before training the model or loading other weights into it. Raises InputError for
-    an unknown name, and for a deterministic model that is not on the CPU.
+    `storages` are those of a measured choice (language_choice.py), by default those that are
+    likely to be the fastest. Apply "none" before training the model or loading other weights into
+    it. Raises InputError for an unknown name, and for a deterministic model that is not on the CPU.
     """
+    chosen = dict(storages or {})
     if optimization not in OPTIMIZATIONS:
         hint = did_you_mean(optimization, OPTIMIZATIONS)
         raise InputError(f"optimization must be one of {OPTIMIZATIONS}, not {optimization!r}{hint}")
@@ -54,14 +74,14 @@ def optimize(model: Any, optimization: str, deterministic: bool = False) -> None
     if deterministic and model.dtype != torch.float32:
         raise InputError(f"deterministic: not in {model.dtype}; load the model in float32")
     model.deterministic = deterministic
-    _optimize_head(model, optimization)
-    for module in model.modules():
-        if isinstance(module, ColumnParallelLinear | RowParallelLinear):
-            int8 = optimization == "int8"
-            by_parts = deterministic and isinstance(module, RowParallelLinear)
-            module.stored = None if by_parts else _stored(module.weight, model, optimization)
-            if isinstance(module, RowParallelLinear):
-                module.parts = InputParts(module.weight, module.group, int8) if by_parts else None
+    _optimize_head(model, optimization, chosen)
+    for name, module in matrices(model):
+        int8 = optimization == "int8"
+        by_parts = deterministic and isinstance(module, RowParallelLinear)
+        found = chosen.get(name)
+        module.stored = None if by_parts else _stored(module, model, optimization, found)
+        if isinstance(module, RowParallelLinear):
+            module.parts = InputParts(module.weight, module.group, int8) if by_parts else None
 
 
 def compute_in_float32(model: Any) -> None:
@@ -88,20 +108,24 @@ def compute_as_stored(model: Any) -> None:
     model.to(model.head.weight.dtype)
 
 
-def _optimize_head(model: Any, optimization: str) -> None:
-    table, exact = model.head.weight, has_exact_int8_product()
-    shortlists = optimization != "none" and model.group.size == 1 and exact
+def _optimize_head(model: Any, optimization: str, chosen: Mapping[str, str]) -> None:
+    table = model.head.weight
+    shortlist = chosen.get(SHORTLIST, next(iter(exact_kernels()), PLAIN))
+    shortlists = optimization != "none" and model.group.size == 1 and shortlist != PLAIN
     model.shortlist = model.stored_head = None
     if model.deterministic:
         model.stored_head = head = independent(table, optimization == "int8")
         if shortlists and optimization == "packed":  # in eight bits p = 1 would choose otherwise
             model.shortlist = ArgmaxShortlist(table, partial(_some_logits, table, head))
         return
-    if _is_widened(table, model):
-        model.stored_head = _stored(table, model, optimization)
-    model.shortlist = ArgmaxShortlist(table) if shortlists else None
-    if optimization == "int8" and exact:
-        model.stored_head = model.shortlist.small if shortlists else EightBitMatrix(table)
+    name = chosen.get(HEAD) or default_storage(table, model, optimization)
+    if name == PACKED and HEAD not in chosen:
+        name = PLAIN  # large, and what is greedy reads the shortlist
+    model.shortlist = ArgmaxShortlist(table, kernel=shortlist) if shortlists else None
+    if shortlists and name == shortlist:
+        model.stored_head = model.shortlist.small
+    else:
+        model.stored_head = build(name, table)
 
 
 def _some_logits(table: Tensor, head: Any, hidden: Tensor, ids: Tensor | None) -> Tensor:
@@ -110,17 +134,7 @@ def _some_logits(table: Tensor, head: Any, hidden: Tensor, ids: Tensor | None) -
     return logits
 
 
-def _stored(weight: Tensor, model: Any, optimization: str) -> Stored | None:
+def _stored(module: Any, model: Any, optimization: str, name: str | None) -> Stored | None:
     if model.deterministic:
-        return independent(weight, optimization == "int8")
-    if optimization == "int8" and has_exact_int8_product():
-        return EightBitMatrix(weight)
-    if _is_widened(weight, model) and multiplies_half():
-        return HalfMatrix(weight)
-    if optimization == "packed" and weight.dtype == torch.bfloat16 == model.dtype:
-        return PackedMatrix(weight) if packs(weight.dtype) else None
-    return None
-
-
-def _is_widened(weight: Tensor, model: Any) -> bool:
-    return weight.dtype in HALVES and model.dtype == torch.float32
+        return independent(module.weight, optimization == "int8")
+    return build(name or default_storage(module.weight, model, optimization), module.weight)

@@ -1,0 +1,63 @@
+"""How a matrix of a language model can be stored on this machine, by name.
+
+plain is the weight as it was loaded; packed and half compute the same function; the kernels of
+parallel/eight_bits.py approximate it.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cupola.errors import InputError
+from cupola.parallel import ColumnParallelLinear, RowParallelLinear
+from cupola.parallel.eight_bits import KERNELS, EightBitMatrix, exact_kernels
+from cupola.parallel.half_matrix import HalfMatrix, is_half, multiplies_half
+from cupola.parallel.layers import Stored
+from cupola.parallel.storage import PackedMatrix, packs
+
+HALVES = (torch.float16, torch.bfloat16)
+PLAIN, PACKED, HALF = "plain", "packed", "half"
+HEAD, SHORTLIST = "head", "shortlist"  # names beside those of the matrices of a layer
+
+
+def matrices(model: Any) -> Iterator[tuple[str, Any]]:
+    """Each parallel linear layer of a model, by its name in its layer: "mlp.dense_h_to_4h"."""
+    for layer in model.layers:
+        for name, module in layer.named_modules():
+            if isinstance(module, ColumnParallelLinear | RowParallelLinear):
+                yield name, module
+
+
+def exact_storages(weight: Tensor, model: Any) -> list[str]:
+    """Storages of a matrix that compute the same function here, the likely fastest first."""
+    widened = weight.dtype in HALVES and model.dtype == torch.float32
+    found = []
+    if multiplies_half() and (widened or (weight.dtype == torch.float32 and is_half(weight))):
+        found.append(HALF)
+    if weight.dtype == model.dtype and weight.dtype != torch.float16 and packs(weight.dtype):
+        found.append(PACKED)
+    return [*found, PLAIN]
+
+
+def default_storage(weight: Tensor, model: Any, optimization: str) -> str:
+    """The storage for one of OPTIMIZATIONS where nothing was measured."""
+    if optimization == "int8" and exact_kernels():
+        return exact_kernels()[0]
+    if optimization == PACKED:
+        return exact_storages(weight, model)[0]
+    # as loaded: no copy of what is multiplied as it is
+    return HALF if weight.dtype != model.dtype and multiplies_half() else PLAIN
+
+
+def build(storage: str, weight: Tensor) -> Stored | None:
+    """A weight in a storage of this name; None for plain."""
+    if storage == PLAIN:
+        return None
+    if storage in (PACKED, HALF):
+        return PackedMatrix(weight) if storage == PACKED else HalfMatrix(weight)
+    if storage not in exact_kernels():
+        known = ", ".join((PLAIN, PACKED, HALF, *KERNELS))
+        raise InputError(f"storage {storage!r} does not run on this machine (known: {known})")
+    return EightBitMatrix(weight, kernel=storage)
