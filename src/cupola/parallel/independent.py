@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from cupola.parallel.communicate import gather_list
-from cupola.parallel.groups import Group
 from cupola.parallel.eight_bits import EightBitMatrix, has_exact_int8_product
+from cupola.parallel.groups import Group
 from cupola.parallel.half_matrix import HalfMatrix, multiplies_half
 from cupola.parallel.storage import PackedMatrix, packs
 
