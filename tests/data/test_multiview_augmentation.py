@@ -124,7 +124,6 @@ def test_draws_stay_in_their_ranges() -> None:
     [
         ({"type": "ResizeCropFlipImage"}, "needs data_aug_conf, a dict with final_dim.*got None"),
         ({"type": "ResizeCropFlipRotImage", "data_aug_conf": {"H": 9}}, r"final_dim.*\['H'\]"),
-        ({"type": "LoadMultiViewImageFromMultiSweepsFiles"}, "not supported.*PETRv2"),
     ],
 )
 def test_errors(step: dict, message: str) -> None:

@@ -8,7 +8,15 @@ import torch
 from cupola.errors import DataError
 
 # What models of streams need of every frame besides images and lidar2img.
-STREAM_INPUTS = ("intrinsics", "extrinsics", "ego_pose", "timestamp", "can_bus", "prev_exists")
+STREAM_INPUTS = (
+    "intrinsics",
+    "extrinsics",
+    "ego_pose",
+    "timestamp",
+    "can_bus",
+    "prev_exists",
+    "ages",
+)
 
 
 def collate_detection3d(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -23,7 +31,8 @@ def collate_detection3d(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Frames of streams also hold "intrinsics" and "extrinsics" (lidar to camera) [N, 4, 4],
     "ego_pose" [4, 4] and "timestamp" in seconds, or "can_bus" [18], "prev_exists" (0 at a stream's
     first frame, else 1) and "stream", its name. The batch has the tensors under the same names, and
-    "streams". Clips have a further axis, the frames, after that of the samples.
+    "streams". Clips have a further axis, the frames, after that of the samples. PETRv2's samples
+    hold N present and N earlier images, and "ages" [2 * N], seconds before the lidar's sweep.
     """
     kind = "images" if "images" in samples[0] else "raw_images"
     shapes = {tuple(sample[kind].shape) for sample in samples}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cupola.data.multiview_augmentation import RandomCrop, RandomSceneMotion
+from cupola.data.nuscenes_sweeps import SweepChoice
 from cupola.data.photometric import PhotometricDistortion
 from cupola.errors import DataError, did_you_mean
 
@@ -26,7 +27,8 @@ DONE_ELSEWHERE = (
 
 
 def read_pipeline(steps: Sequence[Step]) -> Settings:
-    """`images` (arguments of ImageSettings), `point_cloud_range`, `classes` and `motion`, if given.
+    """What the steps set: `images` (arguments of ImageSettings), `point_cloud_range`, `classes`,
+    `motion` and `sweeps`.
 
     Raises DataError for an unknown step or setting.
     """
@@ -97,10 +99,7 @@ def _move(step: Step, found: Settings) -> None:
 
 
 def _sweeps(step: Step, found: Settings) -> None:
-    raise DataError(
-        "pipeline: LoadMultiViewImageFromMultiSweepsFiles is not supported: earlier images of the "
-        "cameras are not read from info files, so PETRv2 cannot be trained or evaluated on them"
-    )
+    found["sweeps"] = SweepChoice.from_step(step)
 
 
 def _distort(step: Step, found: Settings) -> None:

@@ -29,6 +29,7 @@ from cupola.data.nuscenes_clips import (
 )
 from cupola.data.nuscenes_infos import info_samples
 from cupola.data.nuscenes_samples import CameraView, SampleRecord
+from cupola.data.nuscenes_sweeps import SweepChoice
 from cupola.data.nuscenes_tables import LazySamples, Tables
 from cupola.data.nuscenes_truth import truth_from_record, truth_from_tables
 from cupola.data.photometric import PhotometricDistortion
@@ -109,7 +110,10 @@ class NuScenesDataset:
 
     With `seq_mode`, or a test set with `ego_pose` in `collect_keys`, the scenes are `sequences`, in
     training each in `seq_split_num` parts, and samples have what StreamPETR needs: "intrinsics" and
-    "extrinsics" [N, 4, 4], "ego_pose", "timestamp", "prev_exists" and "stream". Raises DataError.
+    "extrinsics" [N, 4, 4], "ego_pose", "timestamp", "prev_exists" and "stream".
+
+    With PETRv2's pipeline the samples of its info files have 2 * N images, the later half of an
+    earlier moment, and "ages" [2 * N] in seconds. Raises DataError.
     """
 
     def __init__(
@@ -145,6 +149,7 @@ class NuScenesDataset:
         raw = images is None and "mean" not in asked["images"]
         self.motion = None if test_mode else asked.get("motion")
         self.images = ImageSettings(**{"raw": raw, **asked["images"], **(images or {})})
+        self.sweeps: SweepChoice | None = asked.get("sweeps")
         self.seed, self.epoch = seed, 0
         if ann_file is not None:
             self.samples = info_samples(
@@ -220,9 +225,9 @@ class NuScenesDataset:
         record = self.samples[index]
         rng = np.random.default_rng((self.seed, self.epoch, index))
         crop = self.images.crop.draw(rng) if self.images.crop else None
+        cameras, ages = self._cameras_of(record, rng)
         views, scaling = [], []
-        for name in self.cameras:
-            camera = record.camera(name)
+        for camera in cameras:
             view, matrix = self._resize(read_view(self.root, camera), crop)
             views.append(view)
             scaling.append(matrix)
@@ -236,21 +241,31 @@ class NuScenesDataset:
             images = self.images.distortion(images.astype(np.float32), rng)
         return {
             **self._finish(images),
-            **self._matrices(record, np.stack(scaling), back),
+            **self._matrices(record, cameras, np.stack(scaling), back),
             "boxes": torch.from_numpy(boxes),
             "labels": torch.from_numpy(labels),
             "token": record.token,
             "scene": self._scene(record),
             **self._motion(index, record),
+            **ages,
         }
 
+    def _cameras_of(
+        self, record: SampleRecord, rng: np.random.Generator
+    ) -> tuple[list[CameraView], dict[str, torch.Tensor]]:
+        """The images of a sample; with `sweeps` also those of an earlier moment, and "ages"."""
+        if self.sweeps is None:
+            return [record.camera(name) for name in self.cameras], {}
+        views, ages = self.sweeps.pair(record, self.cameras, rng)
+        return views, {"ages": torch.tensor(ages, dtype=torch.float32)}
+
     def _matrices(
-        self, record: SampleRecord, scaling: Array, back: Array
+        self, record: SampleRecord, cameras: Sequence[CameraView], scaling: Array, back: Array
     ) -> dict[str, torch.Tensor]:
         """The calibration of images that `scaling` [N, 4, 4] changed and a scene moved by `back`'s
         inverse, and for sequences the pose of the lidar.
         """
-        lidar2img = np.stack([record.camera(name).lidar2img for name in self.cameras])
+        lidar2img = np.stack([camera.lidar2img for camera in cameras])
         found = {"lidar2img": scaling @ lidar2img @ back}
         if self.posed:
             intrinsics, extrinsics = split_projections(lidar2img)

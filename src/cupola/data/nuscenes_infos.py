@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cupola.data.info_fields import Fields
 from cupola.data.nuscenes_samples import CameraView, SampleRecord, cut_paths, pinhole, rigid
+from cupola.data.nuscenes_sweeps import MICROSECONDS, InfoSweeps
 from cupola.data.nuscenes_tables import rotation
 from cupola.errors import DataError
 from cupola.files import content_of, load_plain_pickle
@@ -25,8 +26,6 @@ logger = logging.getLogger("cupola")
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-
-MICROSECONDS = 1e6  # in a second
 
 # The classes by number where layout 2 does not name them, as its converter numbers them.
 CATEGORIES = (
@@ -145,8 +144,14 @@ def _from_layout1(info: Fields, settings: InfoSettings) -> SampleRecord:
         _pose1(info, "ego2global"),
         str(info.content.get("scene_token") or ""),
         _can_bus(info),
-        float(info.numbers("timestamp", ())) / MICROSECONDS if info.has("timestamp") else None,
+        _seconds(info),
+        InfoSweeps(info),
     )
+
+
+def _seconds(stamped: Fields) -> float | None:
+    known = stamped.has("timestamp")
+    return float(stamped.numbers("timestamp", ())) / MICROSECONDS if known else None
 
 
 def _can_bus(info: Fields) -> Array | None:
@@ -170,7 +175,8 @@ def _camera1(name: str, camera: Fields) -> CameraView:
     intrinsic = camera.numbers("cam_intrinsic", (3, 3), (3, 4), (4, 4))[:3, :3]
     stored = camera.text("data_path")
     matrix = pinhole(intrinsic, rigid(turn, -turn @ place))
-    return CameraView(name, next(iter(cut_paths(stored)), stored), matrix, stored)
+    file = next(iter(cut_paths(stored)), stored)
+    return CameraView(name, file, matrix, stored, _seconds(camera))
 
 
 def _pose1(info: Fields, name: str) -> Array | None:

@@ -18,13 +18,15 @@ FOLDERS = ("samples", "sweeps")  # the folders of images below nuScenes' root
 class CameraView:
     """file: relative to the data set's root. lidar2img: [4, 4], meters -> pixels times depth.
 
-    `stored` is the path as the converter wrote it, if it differs; it is tried first.
+    `stored` is the path as the converter wrote it, if it differs; it is tried first. seconds: when
+    the image was taken, None if unknown.
     """
 
     name: str
     file: str
     lidar2img: Array
     stored: str = ""
+    seconds: float | None = None
 
     def files(self) -> Iterator[str]:
         """Where the image may be, best first; absolute paths are as the converter wrote them."""
@@ -40,7 +42,7 @@ class SampleRecord:
     boxes: [M, 9], center boxes (x, y, z, l, w, h, yaw, vx, vy); an unknown velocity is NaN.
     names: [M], nuScenes' detection names. lidar2ego, ego2global: [4, 4], None if not known.
     scene: its token. can_bus: [18] as BEVFormer takes it (structures/can_bus.py), None if unknown.
-    timestamp: seconds, None if unknown.
+    timestamp: seconds, None if unknown. sweeps: earlier images of the cameras, the latest first.
     """
 
     token: str
@@ -52,6 +54,7 @@ class SampleRecord:
     scene: str = ""
     can_bus: Array | None = None
     timestamp: float | None = None
+    sweeps: Sequence[tuple[CameraView, ...]] = ()
 
     def __post_init__(self) -> None:
         arrays = {view.name: view.lidar2img for view in self.cameras}
