@@ -119,6 +119,24 @@ def test_clips_leave_one_earlier_frame_out_and_know_their_scenes(root: Path) -> 
     assert len(others) > 1
 
 
+def test_clips_of_stream_petr_hold_every_frame_s_truth(root: Path) -> None:
+    settings = {"pipeline": TEST, "queue_length": 3, "collect_keys": ["ego_pose", "img"]}
+    dataset = NuScenesDataset(root, "infos.pkl", **settings)
+    clip = dataset[4]
+    assert clip["ego_pose"][:, 0, 3].floor().tolist() == [602, 603, 604]
+    assert clip["timestamp"].diff().tolist() == [0.5, 0.5]
+    assert clip["extrinsics"].shape == clip["intrinsics"].shape == (3, 6, 4, 4)
+    assert clip["prev_exists"].tolist() == [0, 0, 1] and len(clip["boxes"]) == 3
+    (targets,) = dataset.collate([clip])["targets"]
+    assert [len(each["labels"]) for each in targets] == [len(each) for each in clip["boxes"]]
+    spread = NuScenesDataset(root, "infos.pkl", random_length=1, **settings)
+    places = set()
+    for epoch in range(9):
+        spread.set_epoch(epoch)
+        places.add(tuple(spread[4]["ego_pose"][:, 0, 3].floor().tolist()))
+    assert places == {(601, 602, 604), (601, 603, 604), (602, 603, 604)}
+
+
 def test_scenes_are_sequences_in_a_test(root: Path) -> None:
     dataset = NuScenesDataset(root, "infos.pkl", pipeline=TEST, test_mode=True, bev_size=(50, 50))
     assert dataset.sequences == [[0, 1, 2], [3, 4]]

@@ -31,7 +31,8 @@ def collate_detection3d(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Frames of streams also hold "intrinsics" and "extrinsics" (lidar to camera) [N, 4, 4],
     "ego_pose" [4, 4] and "timestamp" in seconds, or "can_bus" [18], "prev_exists" (0 at a stream's
     first frame, else 1) and "stream", its name. The batch has the tensors under the same names, and
-    "streams". Clips have a further axis, the frames, after that of the samples. PETRv2's samples
+    "streams". Clips have a further axis, the frames, after that of the samples; where "boxes" and
+    "labels" are lists of all frames, so are the targets of the sample. PETRv2's samples
     hold N present and N earlier images, and "ages" [2 * N], seconds before the lidar's sweep.
     """
     kind = "images" if "images" in samples[0] else "raw_images"
@@ -43,7 +44,7 @@ def collate_detection3d(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         **(views if kind == "images" else {"raw_images": joined}),
         "lidar2img": torch.stack([sample["lidar2img"] for sample in samples]),
-        "targets": [{"boxes": s["boxes"], "labels": s["labels"]} for s in samples],
+        "targets": [_targets(sample) for sample in samples],
         "tokens": [sample["token"] for sample in samples],
         **{
             key: torch.stack([s[key] for s in samples])
@@ -53,3 +54,11 @@ def collate_detection3d(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **({"streams": [s["stream"] for s in samples]} if "stream" in samples[0] else {}),
         **({"scenes": [s["scene"] for s in samples]} if "scene" in samples[0] else {}),
     }
+
+
+def _targets(sample: dict[str, Any]) -> Any:
+    """The truth of a sample, or of every frame of a clip that has them all."""
+    boxes, labels = sample["boxes"], sample["labels"]
+    if torch.is_tensor(boxes):
+        return {"boxes": boxes, "labels": labels}
+    return [{"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)]

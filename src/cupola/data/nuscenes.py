@@ -108,9 +108,11 @@ class NuScenesDataset:
     "lidar2img" [T, N, 4, 4], "can_bus" [T, 18], "prev_exists" [T], and the boxes of the last frame.
     In test mode the scenes of such info files are `sequences`.
 
-    With `seq_mode`, or a test set with `ego_pose` in `collect_keys`, the scenes are `sequences`, in
-    training each in `seq_split_num` parts, and samples have what StreamPETR needs: "intrinsics" and
-    "extrinsics" [N, 4, 4], "ego_pose", "timestamp", "prev_exists" and "stream".
+    With `seq_mode`, or `ego_pose` in `collect_keys`, samples have what StreamPETR needs:
+    "intrinsics" and "extrinsics" [N, 4, 4], "ego_pose" and "timestamp". The scenes are `sequences`,
+    in training each in `seq_split_num` parts, and samples also have "prev_exists" and "stream"; or
+    with `queue_length` T they are clips, drawn from the T + `random_length` latest frames, with the
+    "boxes" and "labels" of every frame.
 
     With PETRv2's pipeline the samples of its info files have 2 * N images, the later half of an
     earlier moment, and "ages" [2 * N] in seconds. Raises DataError.
@@ -135,6 +137,7 @@ class NuScenesDataset:
         queue_length: int = 1,
         seq_mode: bool = False,
         seq_split_num: int | str = 1,
+        random_length: int = 0,
         collect_keys: Sequence[str] = (),
         **published: Any,
     ) -> None:
@@ -158,14 +161,15 @@ class NuScenesDataset:
         else:
             self.samples = Tables(root, version, use_valid_flag is not False).samples(scenes)
         self.queue_length = 1 if test_mode or seq_mode else queue_length
-        if self.motion is not None and self.queue_length > 1:
+        self.posed = seq_mode or "ego_pose" in collect_keys
+        self.random_length = random_length
+        if self.motion is not None and self.queue_length > 1 and not self.posed:
             raise DataError(
                 "pipeline: GlobalRotScaleTransImage is not supported with queue_length "
                 f"{queue_length}: the motion of the vehicle (can_bus) would not fit the moved scene"
             )
         self.sequences: list[list[int]] | None = None
-        self.posed = seq_mode or (test_mode and "ego_pose" in collect_keys)
-        if self.posed:
+        if self.posed and self.queue_length < 2:
             self.sequences = split_sequences(
                 scene_sequences(self.samples), 1 if test_mode else seq_split_num
             )
@@ -216,9 +220,10 @@ class NuScenesDataset:
         if self.queue_length < 2:
             return self.frame(index)
         rng = np.random.default_rng((self.seed, self.epoch, index, self.queue_length))
-        chosen = clip_indices(index, self.queue_length, rng)
+        left_out = self.random_length if self.posed else 1
+        chosen = clip_indices(index, self.queue_length, rng, left_out)
         scenes = [self.samples[each].scene for each in chosen]
-        return join_clip([self.frame(each) for each in chosen], scenes)
+        return join_clip([self.frame(each) for each in chosen], scenes, all_truths=self.posed)
 
     def frame(self, index: int) -> dict[str, Any]:
         """One sample, without the frames before it."""
@@ -276,13 +281,17 @@ class NuScenesDataset:
 
     def _motion(self, index: int, record: SampleRecord) -> dict[str, Any]:
         """What models of streams need, where the frames are parts of clips or sequences."""
+        if self.sequences is None and self.queue_length < 2:
+            return {}
+        if self.posed:
+            known = {"timestamp": torch.tensor(pose_of(record)[1], dtype=torch.float64)}
+        else:
+            known = motion_of(record)
         if self.sequences is None:
-            return motion_of(record) if self.queue_length > 1 else {}
+            return known
         first = any(each[0] == index for each in self.sequences)
         place = {"prev_exists": torch.tensor(float(not first)), "stream": record.scene}
-        if self.posed:
-            return {"timestamp": torch.tensor(pose_of(record)[1], dtype=torch.float64), **place}
-        return {**motion_of(record), **place}
+        return {**known, **place}
 
     def _resize(
         self, image: NDArray[np.uint8], crop: Crop | None

@@ -14,13 +14,21 @@ import torch
 from cupola.data.nuscenes_samples import Array, SampleRecord
 from cupola.errors import DataError
 
-STACKED = ("images", "raw_images", "lidar2img", "can_bus", "prev_exists")
+STACKED = (
+    *("images", "raw_images", "lidar2img", "intrinsics", "extrinsics", "ego_pose", "timestamp"),
+    *("can_bus", "prev_exists"),
+)
 
 
-def clip_indices(index: int, length: int, rng: np.random.Generator) -> list[int]:
-    """`length` indices in order, the last one `index`: one of the `length` before is left out."""
-    earlier = np.delete(np.arange(index - length, index), rng.integers(length))
-    return [max(0, int(each)) for each in (*earlier, index)]
+def clip_indices(index: int, length: int, rng: np.random.Generator, left_out: int = 1) -> list[int]:
+    """`length` indices in order, the last one `index`.
+
+    Of the `length` - 1 + `left_out` before it `left_out` are missing: BEVFormer leaves out one,
+    StreamPETR `random_length`.
+    """
+    earlier = np.arange(index - length - left_out + 1, index)
+    kept = np.sort(rng.choice(earlier, length - 1, replace=False)) if left_out else earlier
+    return [max(0, int(each)) for each in (*kept, index)]
 
 
 def motion_of(record: SampleRecord) -> dict[str, torch.Tensor]:
@@ -33,17 +41,22 @@ def motion_of(record: SampleRecord) -> dict[str, torch.Tensor]:
     return {"can_bus": torch.from_numpy(record.can_bus)}
 
 
-def join_clip(frames: Sequence[dict[str, Any]], scenes: Sequence[str]) -> dict[str, Any]:
-    """Samples in order -> one sample with T frames and the truth of the last one.
+def join_clip(
+    frames: Sequence[dict[str, Any]], scenes: Sequence[str], all_truths: bool = False
+) -> dict[str, Any]:
+    """Samples in order -> one sample with T frames and the truth of the last one, or of each.
 
-    `prev_exists` [T] is 0 where a frame is not of the scene of the frame before.
+    `prev_exists` [T] is 0 where a frame is not of the scene of the frame before. With `all_truths`
+    "boxes" and "labels" are lists of T.
     """
     follows = [False, *(a == b for a, b in pairwise(scenes))]
     for frame, one in zip(frames, follows, strict=True):
         frame["prev_exists"] = torch.tensor(float(one))
-    joined = {
+    joined: dict[str, Any] = {
         key: torch.stack([frame[key] for frame in frames]) for key in STACKED if key in frames[0]
     }
+    if all_truths:
+        joined |= {key: [frame[key] for frame in frames] for key in ("boxes", "labels")}
     return {**frames[-1], **joined}
 
 

@@ -40,8 +40,8 @@ class InfoSweeps(Sequence[Views]):
         sweep = Fields.of(self._found[index], self._info.where, f"sweeps[{index}]")
         if sweep.has("data_path"):
             raise DataError(
-                f"{sweep.at('data_path')} is a sweep of the lidar, not of the cameras: PETRv2 needs "
-                "info files as its generate_sweep_pkl.py writes them "
+                f"{sweep.at('data_path')} is a sweep of the lidar, not of the cameras: PETRv2 "
+                "needs info files as its generate_sweep_pkl.py writes them "
                 "(mmdet3d_nuscenes_30f_infos_train.pkl)"
             )
         return tuple(_view(str(name), sweep.dict(name)) for name in sweep.content)

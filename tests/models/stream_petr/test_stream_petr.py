@@ -84,6 +84,28 @@ def test_a_clip_has_losses_of_its_last_frames_with_denoising(model) -> None:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
+def test_a_clip_s_first_frames_are_seen_in_eval_mode_and_a_new_drive_forgets_them(model) -> None:
+    model.num_frame_losses = model.num_frame_head_grads = model.num_frame_backbone_grads = 1
+    model.train()
+
+    def losses(batch: dict) -> dict:
+        torch.manual_seed(0)  # of the noisy queries and of dropout
+        return model.loss(batch)
+
+    whole = clip(3)
+    last = {name: value[:, 2:] for name, value in whole.items() if name != "targets"}
+    alone = losses({**last, "targets": [each[2:] for each in whole["targets"]]})
+    follows = torch.tensor([[0.0, 1.0, 0.0]] * 2)
+    new = losses({**whole, "prev_exists": follows})
+    for name, value in alone.items():
+        torch.testing.assert_close(new[name.replace("frame_0", "frame_2")], value)
+    known = losses({**whole, "prev_exists": torch.tensor([[0.0, 1.0, 1.0]] * 2)})
+    for name, value in losses(whole).items():
+        torch.testing.assert_close(known[name], value)
+    assert known["frame_2_loss_cls"] != new["frame_2_loss_cls"]
+    assert model.training
+
+
 def test_noisy_queries_are_copies_in_groups_that_do_not_see_each_other() -> None:
     torch.manual_seed(0)
     labels = [torch.tensor([1, 2]), torch.tensor([0])]

@@ -14,6 +14,7 @@ from cupola.errors import InputError
 from cupola.models.bevformer.inspection import inspect_bevformer
 from cupola.models.bevformer.motion import DEGREES, BEVState, motion_since
 from cupola.models.detr3d import DETR3DOutput
+from cupola.models.detr3d.extraction import learning
 from cupola.models.detr3d.feature_sampling import Cameras
 from cupola.models.petr.petr import CameraDetector
 from cupola.registry import MODELS
@@ -153,14 +154,9 @@ class BEVFormer(CameraDetector):
             {name: None if each is None else each[:, t] for name, each in given.items()}
             for t in range(T)
         ]
-        training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                for t, frame in enumerate(frames[:-1]):
-                    state = self._follow(pixels[:, t], frame, size, state)
-        finally:
-            self.train(training)
+        with learning(self, False):
+            for t, frame in enumerate(frames[:-1]):
+                state = self._follow(pixels[:, t], frame, size, state)
         return pixels[:, -1], {**frames[-1], "image_size": size, "state": state}
 
     def _follow(

@@ -1,8 +1,10 @@
-"""Feature maps of the images of several cameras.
+"""Feature maps of the images of several cameras, and the frames of a clip that are only seen.
 
 Letters: B samples, N cameras.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,3 +36,18 @@ def extract_maps(model: Any, pixels: Tensor) -> tuple[Tensor, ...]:
 def _maps(model: Any, images: Tensor) -> tuple[Tensor, ...]:
     maps: tuple[Tensor, ...] = model.img_backbone(images)
     return maps if model.img_neck is None else tuple(model.img_neck(maps))
+
+
+@contextmanager
+def learning(model: Any, learns: bool) -> Iterator[None]:
+    """Nothing, or for a frame that only fills a memory: eval mode, without gradients."""
+    if learns:
+        yield
+        return
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cupola.errors import InputError
 from cupola.models.detr3d import DETR3DOutput
+from cupola.models.detr3d.extraction import learning
 from cupola.models.petr.petr import CameraDetector
 from cupola.models.stream_petr.camera_targets import camera_targets
 from cupola.models.stream_petr.focal_head import cell_centers
@@ -28,8 +29,8 @@ class StreamPETR(CameraDetector):
 
     In training a batch may hold the next frame of every stream, with `prev_exists`: the state is
     kept in `training_state` from batch to batch. Or it holds clips of T frames: the first ones are
-    seen without gradients, the last `num_frame_losses` have losses. `img_roi_head` adds
-    2-D losses in training, whose truth are the projected boxes. Sources: StreamPETR (arXiv
+    seen in eval mode without gradients, the last `num_frame_losses` have losses. `img_roi_head`
+    adds 2-D losses in training, whose truth are the projected boxes. Sources: StreamPETR (arXiv
     2303.11926); its petr3d.py.
     """
 
@@ -134,7 +135,8 @@ class StreamPETR(CameraDetector):
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The losses of a batch of frames [B, N, ...] or clips [B, T, N, ...].
 
-        `targets` has one dict per stream, or for clips a list of T of them. The losses of a clip
+        `targets` has one dict per stream, or for clips a list of T of them. In clips `prev_exists`
+        [B, T], if given, is 0 where a frame does not follow the one before it. The losses of a clip
         are named frame_0_loss_cls, ... as in the original.
         """
         pixels = self.pixels_of(batch)
@@ -144,17 +146,20 @@ class StreamPETR(CameraDetector):
             if "prev_exists" in batch:
                 self.training_state = StreamState(*(part.detach() for part in state))
             return found
-        T = pixels.shape[1]
+        return self._clip_losses(pixels, batch)
+
+    def _clip_losses(self, pixels: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The losses of the last frames; those before are seen in eval mode, as in the original."""
+        T, follows = pixels.shape[1], batch.get("prev_exists")
         state, losses = self.initial_state(len(pixels)), {}
         for t in range(T):
             one = {key: batch[key][:, t] for key in ("lidar2img", *self.stream_inputs)}
             frame = self._frame_of(pixels[:, t], one)
-            with torch.set_grad_enabled(
-                torch.is_grad_enabled() and t >= T - self.num_frame_backbone_grads
-            ):
+            state = self._started(state, None if follows is None else follows[:, t], len(pixels))
+            with learning(self, t >= T - self.num_frame_backbone_grads):
                 levels = self.features(pixels[:, t])
             if t < T - max(self.num_frame_losses, self.num_frame_head_grads):
-                with torch.no_grad():
+                with learning(self, False):
                     _, state, _ = self.pts_bbox_head(levels, frame, state)
                 continue
             targets = [each[t] for each in batch["targets"]]
