@@ -260,3 +260,24 @@ def test_damaged_records_are_one_error(
     path.write_text(json.dumps([record | change for record in json.loads(path.read_text())]))
     with pytest.raises(DataError, match=f"not tables of nuScenes.*({reason})"):
         list(Tables(tmp_path, "v1.0-mini").samples())
+
+
+def test_which_samples_are_kept(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"data_root": root, "version": "v1.0-mini"}
+    tokens = [each.token for each in NuScenesDataset(**settings).samples]
+    for kept, options in {
+        (0, 2, 4): {"load_interval": 2},
+        (0, 1): {"indices": 2},
+        (4, 5): {"indices": -2},
+        (4, 0): {"load_interval": 2, "indices": [2, 0]},
+    }.items():
+        data = NuScenesDataset(**settings, **options)
+        assert [each.token for each in data.samples] == [tokens[at] for at in kept], options
+    for options, said in (
+        ({"load_interval": 0}, "load_interval should be a number from 1 on, got 0"),
+        ({"indices": [9]}, r"indices \[9\] are not among the 6 samples"),
+    ):
+        with pytest.raises(DataError, match=said):
+            NuScenesDataset(**settings, **options)
+    NuScenesDataset(**settings, modality={"use_camera": True}, pont_cloud_range=[0])
+    assert caplog.messages == ["NuScenesDataset: pont_cloud_range has no effect"]

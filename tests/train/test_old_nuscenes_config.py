@@ -18,6 +18,7 @@ from cupola.runtime.training_config import class_names, pipeline_steps
 from cupola.train.trainer import Trainer
 from cupola.train.version2 import to_version_3
 from data.test_nuscenes import infos
+from data.test_nuscenes_sweeps import STEP, swept_infos
 from models.detr3d.small import small_config
 from models.petr.small import small_petr
 from models.stream_petr.small import small_stream
@@ -161,6 +162,32 @@ def test_petr_trains_with_its_own_pipeline(tmp_path: Path) -> None:
     assert trainer.stream.dataset[0]["images"].shape == (6, 3, 32, 64)
     trainer.run()
     assert trainer.step == 2
+
+
+def test_petrv2_trains_on_two_moments(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_scenes(root, count=1, frames=2, size=(30, 50))
+    content = swept_infos(Tables(root, "v1.0-mini"))
+    for split in ("train", "val"):
+        (root / f"nuscenes_infos_{split}.pkl").write_bytes(pickle.dumps(content))
+    head = {"with_time": True, "with_fpe": True, "with_multi": True}
+    cfg = {**config(f"{root}/"), "model": small_petr("Petr3D", "PETRv2DNHead", **head)}
+    sweeps = {**STEP, "pad_empty_sweeps": True}
+    crop = {**PETR_PIPELINE[4], "data_aug_conf": {**CROP, "H": 30, "W": 50}}
+    moved = [sweeps, crop, *PETR_PIPELINE[5:]]
+    cfg["data"]["train"]["pipeline"] = [{**sweeps, "test_mode": False}, *moved[1:]]
+    test = [sweeps, {**crop, "training": False}, *PIPELINE[5:]]
+    cfg["data"]["val"] = cfg["data"]["test"] = {**cfg["data"]["val"], "pipeline": test}
+    cfg["runner"] = {"type": "IterBasedRunner", "max_iters": 2}
+    cfg["model"]["pretrained"] = {"img": "torchvision://resnet50"}
+    trainer = Trainer(cfg, tmp_path / "run", quiet=True)
+    assert trainer.model.img_backbone.init_cfg["checkpoint"] == "torchvision://resnet50"
+    sample = trainer.stream.dataset[1]
+    assert sample["images"].shape == (12, 3, 32, 64) and sample["ages"].shape == (12,)
+    trainer.run()
+    assert trainer.step == 2
+    batch = trainer.stream.dataset.collate([sample])
+    assert len(trainer.model.eval().predict({**batch, "pixels": batch["pixels"]})) == 1
 
 
 def stream_config(root: Path, frames: int) -> dict[str, Any]:

@@ -91,6 +91,15 @@ def read_view(root: Path, camera: CameraView) -> NDArray[np.uint8]:
     raise DataError(f"{tried[0]}: the image is missing{''.join(f', {t} too' for t in tried[1:])}")
 
 
+# Options of published datasets that have nothing to do here: kinds of boxes and sensors, storage,
+# what the model says itself, and the official evaluation, which has one version.
+WITHOUT_EFFECT = (
+    *("modality", "box_type_3d", "with_velocity", "eval_version", "filter_empty_gt", "classes"),
+    *("file_client_args", "backend_args", "bev_size", "num_frame_losses", "overlap_test"),
+    *("lazy_init", "serialize_data", "max_refetch", "load_eval_anns", "samples_per_gpu"),
+)
+
+
 @DATASETS.register_module()
 class NuScenesDataset:
     """Sample i -> {"images" [N, 3, H, W], "lidar2img", "boxes" [M, 9], "labels", "token"}.
@@ -101,7 +110,8 @@ class NuScenesDataset:
     outside `point_cloud_range` or without a lidar point (with `use_valid_flag`, the default for
     tables, without a lidar or radar point) are left out, as in the published pipeline; unknown
     velocities are 0. `data_prefix` names the folders of the images by camera for layout 2.
-    `cameras` selects and orders the cameras. `box_convention` "0.x" reads info files from before
+    `cameras` selects and orders the cameras. `load_interval` k keeps every k-th sample, `indices`
+    the first ones (a number) or those it lists. `box_convention` "0.x" reads info files from before
     MMDetection3D 1.0; by default those that BEVFormer's converter wrote are.
 
     With `queue_length` T, samples for training are clips of T frames: "images" [T, N, 3, H, W],
@@ -139,9 +149,13 @@ class NuScenesDataset:
         seq_split_num: int | str = 1,
         random_length: int = 0,
         collect_keys: Sequence[str] = (),
+        load_interval: int = 1,
+        indices: int | Sequence[int] | None = None,
         **published: Any,
     ) -> None:
         root = Path(data_root)
+        if unknown := sorted(set(published) - set(WITHOUT_EFFECT)):
+            logger.warning("NuScenesDataset: %s has no effect", ", ".join(unknown))
         self.root = root
         asked = read_pipeline(pipeline)
         self.names = tuple(
@@ -160,6 +174,7 @@ class NuScenesDataset:
             )
         else:
             self.samples = Tables(root, version, use_valid_flag is not False).samples(scenes)
+        self.samples = chosen_samples(self.samples, load_interval, indices)
         self.queue_length = 1 if test_mode or seq_mode else queue_length
         self.posed = seq_mode or "ego_pose" in collect_keys
         self.random_length = random_length
@@ -334,6 +349,22 @@ class NuScenesDataset:
         return kept, np.array(labels, np.int64)
 
     collate = staticmethod(collate_detection3d)
+
+
+def chosen_samples(
+    samples: Sequence[SampleRecord], interval: int, indices: int | Sequence[int] | None
+) -> Sequence[SampleRecord]:
+    """Every `interval`-th sample, then those of `indices`; DataError for what cannot be chosen."""
+    if not isinstance(interval, int) or interval < 1:
+        raise DataError(f"load_interval should be a number from 1 on, got {interval!r:.60}")
+    kept = samples if interval == 1 else samples[::interval]
+    if indices is None:
+        return kept
+    if isinstance(indices, int):
+        return kept[:indices] if indices >= 0 else kept[indices:]
+    if wrong := [each for each in indices if not -len(kept) <= each < len(kept)]:
+        raise DataError(f"indices {wrong[:5]} are not among the {len(kept)} samples")
+    return [kept[each] for each in indices]
 
 
 def _below(root: Path, file: str) -> Path:

@@ -70,6 +70,11 @@ def _load(module: nn.Module, cfg: Mapping[str, Any], where: str) -> tuple[bool, 
             f"{where}: {checkpoint} is not loaded, since it is not in {cache()}; put its file "
             "there, set checkpoint to a file, or start from load_from"
         )
+    if not path.exists():
+        raise CheckpointError(
+            f"{where}: {path} is missing; put the file there, name another checkpoint, or set "
+            f"{where} to None to start from random weights"
+        )
     try:
         state = training_state(path) or read_checkpoint(path)
         if prefix:

@@ -153,6 +153,10 @@ def test_errors() -> None:
     model, batch = made(), small_batch()
     with pytest.raises(InputError, match=r"lidar2img should be \[1, 6, 4, 4\], one matrix per"):
         model(batch["pixels"], batch["lidar2img"][:, :5])
+    with pytest.raises(
+        BuildError, match=r"pretrained should be a dict with .* `img`, got 'x\.pth'"
+    ):
+        build({**small_petr(), "pretrained": "x.pth"})
     with pytest.raises(BuildError, match=r"pts_bbox_head is a PETRHeed, .*did you mean"):
         made("Petr3D", "PETRHeed")
     temporal = made("Petr3D", "PETRv2Head", **TEMPORAL)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.detr3d.box_head import DETR3DOutput
-from cupola.models.detr3d.extraction import extract_maps
+from cupola.models.detr3d.extraction import extract_maps, set_pretrained
 from cupola.models.detr3d.feature_sampling import Cameras
 from cupola.models.detr3d.grid_mask import GridMask
 from cupola.models.detr3d.inspection import inspect_detr3d
@@ -59,6 +59,7 @@ class DETR3D(nn.Module):
         self.img_neck = MODELS.build(img_neck) if img_neck else None
         self.grid_mask = GridMask(True, True, rotate=1, ratio=0.5, mode=1, prob=0.7)
         self.use_grid_mask = use_grid_mask
+        set_pretrained(self, pretrained)
         self.init_weights()
 
     def init_weights(self) -> None:

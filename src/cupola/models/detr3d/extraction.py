@@ -3,14 +3,27 @@
 Letters: B samples, N cameras.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cupola.errors import InputError
+from cupola.errors import BuildError, InputError
+
+
+def set_pretrained(model: Any, pretrained: Any) -> None:
+    """`pretrained` of MMDetection3D 0.x, a dict with "img": what the backbone starts from."""
+    if not pretrained:
+        return
+    checkpoint = pretrained.get("img") if isinstance(pretrained, Mapping) else None
+    if not isinstance(checkpoint, str):
+        raise BuildError(
+            f"{type(model).__name__}: pretrained should be a dict with a checkpoint for `img`, got "
+            f"{pretrained!r:.60}"
+        )
+    model.img_backbone.init_cfg = {"type": "Pretrained", "checkpoint": checkpoint}
 
 
 def extract_maps(model: Any, pixels: Tensor) -> tuple[Tensor, ...]:

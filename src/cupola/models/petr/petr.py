@@ -13,7 +13,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.errors import BuildError, InputError, did_you_mean
 from cupola.models.detr3d import DETR3DOutput, GridMask
-from cupola.models.detr3d.extraction import extract_maps
+from cupola.models.detr3d.extraction import extract_maps, set_pretrained
 from cupola.models.petr.head import Views
 from cupola.models.petr.inspection import inspect_attention
 from cupola.registry import MODELS, bare_type
@@ -55,6 +55,7 @@ class CameraDetector(nn.Module):
         self.img_neck = MODELS.build(img_neck) if img_neck else None
         self.grid_mask = GridMask(True, True, rotate=1, ratio=0.5, mode=1, prob=0.7)
         self.use_grid_mask = use_grid_mask
+        set_pretrained(self, pretrained)
         self.pts_bbox_head.init_weights()
 
     def extract(self, pixels: Tensor) -> tuple[Tensor, ...]:
