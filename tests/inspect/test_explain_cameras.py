@@ -73,6 +73,12 @@ def test_the_view_holds_the_best_queries_and_their_looks(told) -> None:
             for seen in look["cameras"]:
                 assert min(seen["uv"]) > 0 and max(seen["uv"]) < 1
                 assert len(seen["weights"]) == 3 and min(seen["weights"]) > 0
+            shares = [other["weight"] for other in look["queries"]]
+            assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1.001
+            named = {each["query"]: each["label"] for each in view["queries"]}
+            assert all(
+                each["label"] == named.get(each["query"], each["label"]) for each in look["queries"]
+            )
 
 
 def test_what_cannot_be_shown_is_named(tmp_path: Path) -> None:

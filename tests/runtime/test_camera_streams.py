@@ -129,21 +129,32 @@ def test_a_folder_may_have_a_pose(predictor: Detection3DPredictor, tmp_path: Pat
 def test_explain_shows_where_the_queries_looked(predictor: Detection3DPredictor) -> None:
     given = moment(0)
     sample = predictor.sample(given["source"], given["lidar2img"])
-    if predictor.name == "stream_petr":
-        with pytest.raises(InputError, match="StreamPETR does not tell where its queries looked"):
-            view_of_cameras(predictor.model, sample.images, predictor.batch([sample]))
-    if predictor.name not in ("petr", "bevformer"):
-        return
-    view = view_of_cameras(
-        predictor.model, sample.images, predictor.batch([sample]), ("a", "b", "c")
+    batch = predictor.batch([sample])
+    weights, head = [], predictor.model.pts_bbox_head
+    own = head.transformer.decoder.layers[0].attentions[0].attn
+    handle = own.register_forward_hook(
+        lambda layer, args, _: weights.append(layer.forward(*args[:3], need_weights=True)[1][0])
     )
-    look = view["queries"][0]["layers"][1]["cameras"]
+    view = view_of_cameras(predictor.model, sample.images, batch, ("a", "b", "c"))
+    handle.remove()
+    queries = view["queries"]
+    assert len(queries[0]["layers"]) == len(head.transformer.decoder.layers)
+    for query in queries:
+        shares, best = weights[0][query["query"]].topk(4)
+        others = query["layers"][0]["queries"]
+        assert [each["weight"] for each in others] == pytest.approx(shares.tolist(), abs=1e-4)
+        known = {each["query"]: each["label"] for each in queries}
+        for each, key in zip(others, best.tolist(), strict=True):
+            count = len(weights[0])  # queries; what follows are remembered ones
+            assert each["query"] in (key, None) and (each["query"] is None) == (key >= count)
+            assert each["label"] == known.get(key, each["label"])
+    look = queries[0]["layers"][1]["cameras"]
+    total = sum(weight for camera in look for weight in camera["weights"])
     if predictor.name == "bevformer":
         assert view["bev"].startswith("data:image/")
-        total = sum(camera["weights"][0] for camera in look)
         assert total == pytest.approx(float(bool(look)), abs=1e-3)
         return
-    assert 0.5 < sum(camera["weights"][0] for camera in look) <= 1.0001
+    assert 0.5 < total <= 1.0001
     assert all(0 <= place <= 1 for camera in look for place in camera["uv"])
 
 

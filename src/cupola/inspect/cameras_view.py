@@ -1,6 +1,6 @@
 """What the queries of a multi-camera detector saw: where they looked, with which weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,13 +37,20 @@ def view_of_cameras(
     best = scores.argsort(descending=True)[:top].tolist()
     height, width = images.shape[1:3]
     matrices = batch["lidar2img"][0]
+    names = [label_of(labels, each) for each in classes.tolist()]
     queries = [
         {
             "query": index,
-            "label": label_of(labels, int(classes[index])),
+            "label": names[index],
             "score": round(float(scores[index]), 4),
             "lines": _lines(seen["boxes"][index], matrices, (height, width)),
-            "layers": [_look(seen, layer, index) for layer in range(len(seen["uv"]))],
+            "layers": [
+                {
+                    **_look(seen, layer, index),
+                    "queries": _others(seen["among"][layer, index], names),
+                }
+                for layer in range(len(seen["uv"]))
+            ],
         }
         for index in best
     ]
@@ -70,6 +77,17 @@ def _look(seen: Mapping[str, Tensor], layer: int, query: int) -> dict[str, Any]:
             for camera in cameras
         ],
     }
+
+
+def _others(attention: Tensor, names: Sequence[str], most: int = 4) -> list[dict[str, Any]]:
+    """The queries that a query attended to most; those of earlier frames have no number."""
+    weights, best = attention.topk(min(most, len(attention)))
+    return [
+        {"query": key, "label": names[key], "weight": round(weight, 4)}
+        if key < len(names)
+        else {"query": None, "label": "remembered", "weight": round(weight, 4)}
+        for key, weight in zip(best.tolist(), weights.tolist(), strict=True)
+    ]
 
 
 def _cells(levels: Tensor, padded: Any, size: tuple[int, int]) -> list[list[float]]:

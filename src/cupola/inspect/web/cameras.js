@@ -6,7 +6,7 @@ function cameras(out) {
   const view = D.view, six = view.images.length === 6;
   const order = six ? [2, 0, 1, 4, 3, 5] : view.images.map((_, n) => n);  // as the cameras look
   const names = six ? SIX : view.images.map((_, n) => "camera " + n);
-  const bar = el("div", "queries"), grid = el("div", "views"), table = el("table", "looks");
+  const bar = el("div", "queries"), grid = el("div", "views"), table = el("table", "looks"), others = el("table", "looks");
   const where = el("output");
   let chosen = 0, layer = view.queries.length ? view.queries[0].layers.length - 1 : 0;
   const slider = layerSlider(layer, to => { layer = to; draw(); });
@@ -14,6 +14,7 @@ function cameras(out) {
   choice.append(el("span", "", "Decoder layer"), slider, where);
   out.append(el("h2", "", "Where queries sampled the images, and the weights"));
   out.append(bar, grid, choice, scrolling(table));
+  out.append(el("h2", "", "Self-attention: the queries that it reads most"), scrolling(others));
   if (view.bev) birdsEyeView(out, view.bev);
 
   const images = order.map(number => {
@@ -41,6 +42,7 @@ function cameras(out) {
     const place = look.meters.map((m, i) => m.toFixed(1) + " m " + ways[i]).join(", ");
     where.textContent = `${layer + 1} of ${query.layers.length}, at ${place}`;
     weightTable(table, look, names);
+    otherQueries(others, look.queries, query.query);
   }
 
   queryButtons(bar, view.queries, i => { chosen = i; draw(); });
@@ -79,6 +81,20 @@ function weightTable(table, look, names) {
     add(el("td", "", names[seen.camera]), ...weights);
   }
   if (!look.cameras.length) add(el("td", "", "no camera sees this point"));
+}
+
+function otherQueries(table, queries, own) {
+  const add = (kind, ...texts) => {
+    const row = el("tr");
+    row.append(...texts.map(text => el(kind, "", text)));
+    table.append(row);
+  };
+  table.textContent = "";
+  add("th", "query", "class", "weight");
+  for (const { query, label, weight } of queries) {
+    const name = query === null ? "earlier frame" : query + (query === own ? " (itself)" : "");
+    add("td", name, label, weight.toFixed(3));
+  }
 }
 
 function paintView(canvas, img, query, layer, number, name) {

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cupola.models.bevformer.motion import motion_since
+from cupola.models.detr3d.inspection import self_attention
 from cupola.models.detr3d.references import to_meters
 from cupola.structures import boxes3d
 
@@ -27,7 +28,8 @@ def inspect_bevformer(
     try:
         maps, cameras = model.extract(pixels), model.cameras(pixels, lidar2img, image_size)
         bev = head.see(maps, cameras, motion_since(model.initial_state(1), can_bus.double()))
-        decoded, output = head.decode(bev), head.read(bev)
+        with self_attention(head.transformer.decoder.layers) as among:
+            decoded, output = head.decode(bev), head.read(bev)
     finally:
         model.train(training)
     points = to_meters(decoded.references[:, 0], head.pc_range)  # [D, Q, 3]
@@ -42,6 +44,7 @@ def inspect_bevformer(
         "visible": visible,
         "weights": weights[..., None],
         "levels": torch.tensor([maps[0].shape[-2:]]),
+        "among": torch.stack(among),
         "bev": picture_of(bev[0], head.size),
     }
 

@@ -1,13 +1,30 @@
 """Where the queries of a DETR3D sampled the images, and with which weights."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cupola.models.detr.inspection import record
 from cupola.models.detr3d.references import to_meters
 from cupola.structures import boxes3d
+
+
+@contextmanager
+def self_attention(layers: Sequence[Any]) -> Iterator[list[Tensor]]:
+    """Collects the self-attention of the queries [Q, K] of each layer, the mean of its heads.
+
+    K are the queries, and remembered ones after them.
+    """
+    weights: list[list[Tensor]] = [[] for _ in layers]
+    found: list[Tensor] = []
+    with ExitStack() as stack:
+        for layer, own in zip(layers, weights, strict=True):
+            stack.callback(record(layer.attentions[0], own))
+        yield found
+    found += [own[-1][0].mean(0) for own in weights]
 
 
 @torch.no_grad()
@@ -20,7 +37,7 @@ def inspect_detr3d(
     Returns logits [Q, C] and boxes [Q, 9] of the last layer, z at the bottom; references [D, Q, 3]
     in meters; uv [D, N, Q, 2] in fractions of the images and visible [D, N, Q]; weights
     [D, N, Q, L], 0 where the camera does not see the point; levels [L, 2], (height, width) of the
-    maps.
+    maps; among [D, Q, Q], the attention of the queries to each other, each row of which sums to 1.
     """
     head, cameras = model.pts_bbox_head, model.cameras(lidar2img, image_size)
     layers = [layer.attentions[1] for layer in head.transformer.decoder.layers]
@@ -35,6 +52,7 @@ def inspect_detr3d(
             )
             stack.callback(handle.remove)
         maps = model.extract(pixels)
+        among = stack.enter_context(self_attention(head.transformer.decoder.layers))
         decoded = head.decode(maps, cameras)
         output = head.read(decoded)
     points = to_meters(decoded.references[:, 0], head.pc_range)  # [D, Q, 3]
@@ -51,4 +69,5 @@ def inspect_detr3d(
         "visible": visible,
         "weights": weights * visible[..., None],
         "levels": torch.tensor([level.shape[-2:] for level in maps]),
+        "among": torch.stack(among),
     }

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cupola.models.detr3d import DETR3DOutput
+from cupola.models.detr3d.inspection import self_attention
 from cupola.models.detr3d.references import to_meters
 from cupola.structures import boxes3d
 
@@ -19,14 +20,20 @@ def inspect_attention(
     head: Any,
     run: Callable[[], DETR3DOutput],
     cells: tuple[int, int],
+    references: Tensor | None = None,
+    frames: int = 1,
 ) -> dict[str, Tensor]:
     """One sample, whose forward pass `run` makes -> where each layer's queries looked.
+
+    `cells` is (height, width) of the map; `references` [Q, 3] in 0..1 are by default the learned
+    ones. The keys are the cells of N cameras, `frames` times, whose attention is added.
 
     Letters: D decoder layers, N cameras, Q queries, C classes.
     Returns what inspect_detr3d does: logits [Q, C] and boxes [Q, 9], z at the bottom; references
     [D, Q, 3] in meters; uv [D, N, Q, 2], the most attended cell in fractions of the images;
     visible [D, N, Q], whether a camera has at least a hundredth of the attention; weights
-    [D, N, Q, 1], its share; levels [1, 2], (height, width) of the map.
+    [D, N, Q, 1], its share; levels [1, 2], (height, width) of the map; among [D, Q, Q + M], the
+    attention of the queries to each other, and to M remembered ones.
     """
     layers = head.transformer.decoder.layers
     maps: list[Tensor] = []
@@ -40,14 +47,15 @@ def inspect_attention(
         stack.callback(head.train, training)
         for layer in layers:
             stack.callback(layer.attentions[1].attn.register_forward_hook(look).remove)
+        among = stack.enter_context(self_attention(layers))
         output = run()
     h, w = cells
     attention = torch.stack(maps)  # [D, Q, N * h * w]
-    attention = attention.view(*attention.shape[:2], -1, h * w).transpose(1, 2)
+    attention = torch.unflatten(attention, -1, (frames, -1, h * w)).sum(2).transpose(1, 2)
     share, best = attention.sum(-1), attention.argmax(-1)  # [D, N, Q]
     uv = torch.stack(((best % w + 0.5) / w, (best // w + 0.5) / h), -1)
-    queries = output.logits.shape[2]
-    references = head.reference_points.weight[:queries]
+    if references is None:
+        references = head.reference_points.weight
     points = to_meters(references, head.pc_range).expand(len(layers), -1, -1)
     boxes = head.box_code.decode(output.boxes[-1, 0])
     return {
@@ -58,4 +66,5 @@ def inspect_attention(
         "visible": share >= SEEN,
         "weights": share[..., None],
         "levels": torch.tensor([[h, w]]),
+        "among": torch.stack(among),
     }

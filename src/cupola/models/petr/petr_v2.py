@@ -13,6 +13,7 @@ from torch import Tensor
 from cupola.errors import InputError
 from cupola.models.detr3d import DETR3DOutput
 from cupola.models.petr.head import Views
+from cupola.models.petr.inspection import inspect_attention
 from cupola.models.petr.petr import ImageSize, Petr3DOriginal, padding_mask
 from cupola.models.petr.position import invert_cameras
 from cupola.registry import MODELS
@@ -111,6 +112,29 @@ class PETRv2(Petr3DOriginal):
         paired = Views(matrices, views.image_size, mask, seconds)
         filled = [both if i == level else each for i, each in enumerate(levels)]
         return self.pts_bbox_head(filled, paired), self._next_state(present, state)
+
+    def inspect(
+        self,
+        pixels: Tensor,
+        lidar2img: Tensor,
+        image_size: Any = None,
+        ego_pose: Tensor | None = None,
+        timestamp: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The same for a stream's first frame, which is paired with itself."""
+        state = self.initial_state(1)
+        still = torch.eye(4, dtype=torch.float64, device=pixels.device)[None]
+        motion = {
+            "ego_pose": still if ego_pose is None else ego_pose,
+            "timestamp": still[:, 0, 0] if timestamp is None else timestamp,
+        }
+        cells = self.extract(pixels)[self.pts_bbox_head.position_level].shape[-2:]
+        return inspect_attention(
+            self.pts_bbox_head,
+            lambda: self(pixels, lidar2img, state=state, **motion)[0],
+            cells,
+            frames=2,
+        )
 
     def _detect(
         self, levels: tuple[Tensor, ...], views: Views, seconds: Tensor | None

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cupola.models.detr3d.inspection import self_attention
 from cupola.structures import boxes3d
 
 SEEN = 0.01  # share of a query's weights above which a camera counts as looked at
@@ -17,7 +18,8 @@ def inspect_sampling(model: Any, pixels: Tensor, frame: Any) -> dict[str, Tensor
 
     uv is the projection of a query's center, around which a layer samples; weights [D, N, Q, L] are
     summed over the points and averaged over the groups of channels. All cameras and levels together
-    have the weight 1; visible says which cameras have at least a hundredth of it.
+    have the weight 1; visible says which cameras have at least a hundredth of it. among [D, Q,
+    Q + M] is the attention to the queries and to M remembered ones.
     """
     shares: list[Tensor] = []
     centers: list[Tensor] = []
@@ -31,11 +33,12 @@ def inspect_sampling(model: Any, pixels: Tensor, frame: Any) -> dict[str, Tensor
         shares.append(weights.sum(-1).mean(2))  # [N, Q, L]
         centers.append(kwargs["centers"][0])
 
-    training = model.training
+    layers, training = model.pts_bbox_head.transformer.decoder.layers, model.training
     model.eval()
     with ExitStack() as stack:
         stack.callback(model.train, training)
-        for layer in model.pts_bbox_head.transformer.decoder.layers:
+        among = stack.enter_context(self_attention(layers))
+        for layer in layers:
             hook = layer.attentions[1].register_forward_pre_hook(look, with_kwargs=True)
             stack.callback(hook.remove)
         output, _, _ = model.pts_bbox_head(levels, frame, model.initial_state(1))
@@ -53,4 +56,5 @@ def inspect_sampling(model: Any, pixels: Tensor, frame: Any) -> dict[str, Tensor
         "visible": inside & (weights.sum(-1) >= SEEN),
         "weights": weights,
         "levels": torch.tensor([level.shape[-2:] for level in levels]),
+        "among": torch.stack(among),
     }

@@ -12,6 +12,7 @@ from torch import Tensor
 from cupola.errors import InputError
 from cupola.models.detr3d import DETR3DOutput
 from cupola.models.detr3d.extraction import learning
+from cupola.models.petr.inspection import inspect_attention
 from cupola.models.petr.petr import CameraDetector
 from cupola.models.stream_petr.camera_targets import camera_targets
 from cupola.models.stream_petr.focal_head import cell_centers
@@ -123,6 +124,18 @@ class StreamPETR(CameraDetector):
         state = self._started(state, prev_exists, len(pixels))
         output, state, _ = self.pts_bbox_head(self.features(pixels), frame, state)
         return output, state
+
+    def inspect(
+        self, pixels: Tensor, lidar2img: Tensor, image_size: Any = None, **motion: Tensor
+    ) -> dict[str, Tensor]:
+        """Where each layer's queries of one first frame looked; see inspect_attention."""
+        frame = self.frame(pixels, lidar2img, **{"intrinsics": None, **motion})
+        head, levels, state = self.pts_bbox_head, self.features(pixels), self.initial_state(1)
+        learned = head.reference_points.weight[None]
+        references = head.align(head.recall(frame, state), learned).references[0]
+        return inspect_attention(
+            head, lambda: head(levels, frame, state)[0], levels[0].shape[-2:], references
+        )
 
     def _started(
         self, state: StreamState | None, prev_exists: Tensor | None, batch: int
