@@ -133,9 +133,8 @@ class StreamPETR(CameraDetector):
         head, levels, state = self.pts_bbox_head, self.features(pixels), self.initial_state(1)
         learned = head.reference_points.weight[None]
         references = head.align(head.recall(frame, state), learned).references[0]
-        return inspect_attention(
-            head, lambda: head(levels, frame, state)[0], levels[0].shape[-2:], references
-        )
+        cells = (levels[0].shape[-2], levels[0].shape[-1])
+        return inspect_attention(head, lambda: head(levels, frame, state)[0], cells, references)
 
     def _started(
         self, state: StreamState | None, prev_exists: Tensor | None, batch: int
