@@ -6,6 +6,7 @@ from cupola.models.stream_petr.memory import StreamState
 from cupola.models.stream_petr.rep_detr3d import RepDetr3D, SparseHead
 from cupola.models.stream_petr.stream_petr import StreamPETR
 from cupola.models.stream_petr.temporal_head import Frame, TemporalHead
+from cupola.models.stream_petr.yolox_head import YOLOXHeadCustom
 
 __all__ = [
     "FocalHead",
@@ -16,4 +17,5 @@ __all__ = [
     "StreamPETRHead",
     "StreamState",
     "TemporalHead",
+    "YOLOXHeadCustom",
 ]

@@ -119,6 +119,14 @@ class FocalHead(nn.Module):
             _cells(self.centerness(classes)),
         )
 
+    def camera_losses(
+        self, levels: Sequence[Tensor], targets: Sequence[CameraTargets], size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """The losses of the first map [B, N, C, h, w] towards the objects of B * N cameras."""
+        columns, rows = cell_centers(levels[0], self.stride)
+        grid = torch.meshgrid(columns / size[1], rows / size[0], indexing="xy")
+        return self.loss(self(levels[0], torch.stack(grid, -1)), targets, size)
+
     def loss(
         self, output: FocalOutput, targets: Sequence[CameraTargets], size: tuple[int, int]
     ) -> dict[str, Tensor]:

@@ -6,16 +6,14 @@ Letters: B streams, T frames, N cameras, L decoder layers, Q queries, C classes.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from cupola.errors import InputError
+from cupola.errors import BuildError, InputError
 from cupola.models.detr3d import DETR3DOutput
 from cupola.models.detr3d.extraction import learning
 from cupola.models.petr.inspection import inspect_attention
 from cupola.models.petr.petr import CameraDetector
 from cupola.models.stream_petr.camera_targets import camera_targets
-from cupola.models.stream_petr.focal_head import cell_centers
 from cupola.models.stream_petr.memory import StreamState
 from cupola.models.stream_petr.temporal_head import Frame
 from cupola.registry import MODELS
@@ -61,6 +59,11 @@ class StreamPETR(CameraDetector):
                 "supported; set it to True"
             )
         self.img_roi_head = MODELS.build(img_roi_head) if img_roi_head else None
+        if img_roi_head and not hasattr(self.img_roi_head, "camera_losses"):
+            raise BuildError(
+                f"img_roi_head is a {type(self.img_roi_head).__name__}, expected FocalHead or "
+                "YOLOXHeadCustom"
+            )
         self.training_state: StreamState | None = None
 
     def initial_state(self, batch: int = 1) -> StreamState:
@@ -193,20 +196,9 @@ class StreamPETR(CameraDetector):
         output, state, denoised = self.pts_bbox_head(levels, frame, state, targets)
         losses: dict[str, Tensor] = self.pts_bbox_head.stream_loss(output, denoised, targets)
         if self.img_roi_head is not None:
-            losses |= self._camera_losses(self.img_roi_head, levels[0], frame, targets)
+            seen = camera_targets(targets, frame.lidar2img, frame.image_size)
+            losses |= self.img_roi_head.camera_losses(levels, seen, frame.image_size)
         return losses, state
-
-    @staticmethod
-    def _camera_losses(
-        head: Any, level: Tensor, frame: Frame, targets: Targets
-    ) -> dict[str, Tensor]:
-        """The 2-D losses of all cameras, each for itself."""
-        height, width = frame.image_size
-        columns, rows = cell_centers(level, head.stride)
-        where = torch.stack(torch.meshgrid(columns / width, rows / height, indexing="xy"), -1)
-        seen = camera_targets(targets, frame.lidar2img, frame.image_size)
-        losses: dict[str, Tensor] = head.loss(head(level, where), seen, frame.image_size)
-        return losses
 
     def _frame_of(self, pixels: Tensor, batch: Mapping[str, Any]) -> Frame:
         return self.frame(

@@ -4,7 +4,7 @@ Letters: B images, C classes, S cells of all levels, P positive cells.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,12 @@ from cupola import nn
 from cupola.models.boxes.distances import centers
 from cupola.models.dense import AnchorHead, Candidates, DenseOutput, ImageSizes, suppress
 from cupola.models.dense.anchor_head import Factors, Sizes, joined_levels
-from cupola.models.dense.targets import PaddedTargets, Targets, assigned_targets
+from cupola.models.dense.targets import (
+    AnchorTargets,
+    PaddedTargets,
+    Targets,
+    assigned_targets,
+)
 from cupola.models.layers import ConvModule
 from cupola.models.layers.conv_module import DepthwiseSeparableConvModule
 from cupola.registry import MODELS
@@ -28,6 +33,14 @@ SWISH: Config = {"type": "Swish"}
 BINARY: Config = {"type": "CrossEntropyLoss", "use_sigmoid": True, "reduction": "sum"}
 BOXES: Config = {"type": "IoULoss", "mode": "square", "eps": 1e-16, "loss_weight": 5.0}
 BACKGROUND = -4.59512  # the logit of a score of 0.01
+
+
+class Match(NamedTuple):
+    """What the cells of a batch should predict, the IoU of matched ones [B, S], boxes [B, S, 4]."""
+
+    wanted: AnchorTargets
+    metric: Tensor
+    boxes: Tensor
 
 
 @MODELS.register_module()
@@ -106,10 +119,17 @@ class YOLOXHead(AnchorHead):
 
     def forward(self, maps: Sequence[Tensor]) -> DenseOutput:
         """Feature maps [B, in_channels, h_i, w_i] -> DenseOutput; qualities: an object."""
+        return self.read(self.towers(maps))
+
+    def towers(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The features of each level for the class and for the box."""
+        layers = zip(self.multi_level_cls_convs, self.multi_level_reg_convs, maps, strict=True)
+        return [(for_class(x), for_box(x)) for for_class, for_box, x in layers]
+
+    def read(self, towers: Sequence[tuple[Tensor, Tensor]]) -> DenseOutput:
+        """The predictions of each level."""
         levels = []
-        for i, x in enumerate(maps):
-            for_class = self.multi_level_cls_convs[i](x)
-            for_box = self.multi_level_reg_convs[i](x)
+        for i, (for_class, for_box) in enumerate(towers):
             parts = (("cls", for_class), ("reg", for_box), ("obj", for_box))
             levels.append(
                 tuple(getattr(self, f"multi_level_conv_{name}")[i](each) for name, each in parts)
@@ -138,15 +158,23 @@ class YOLOXHead(AnchorHead):
 
     def loss(self, output: DenseOutput, targets: Targets, sizes: ImageSizes) -> dict[str, Tensor]:
         """loss_cls (towards the IoU), loss_bbox and loss_obj, and loss_l1 with `use_l1`."""
+        objects = PaddedTargets.of(targets, output.boxes[0])
+        return self.losses_towards(output, self.match(output, objects))
+
+    def match(self, output: DenseOutput, objects: PaddedTargets) -> Match:
+        """The objects of the cells."""
         anchors = torch.cat(self.anchors(output.logits))
+        scores, boxes = self.scored_boxes(output)
+        with torch.no_grad():
+            owners, metric = self.assign(anchors, scores.sqrt(), boxes, objects)
+        return Match(assigned_targets(anchors, owners, objects), metric, boxes)
+
+    def losses_towards(self, output: DenseOutput, match: Match) -> dict[str, Tensor]:
+        """The losses of `loss`."""
         logits, rows = self.joined(output)
         assert output.qualities is not None
         objectness = joined_levels(output.qualities, 1)[..., 0]  # [B, S]
-        scores, boxes = self.scored_boxes(output)
-        objects = PaddedTargets.of(targets, anchors)
-        with torch.no_grad():
-            owners, metric = self.assign(anchors, scores.sqrt(), boxes, objects)
-        wanted = assigned_targets(anchors, owners, objects)
+        wanted, metric, boxes = match
         positive = wanted.positive
         total = self.average(positive.sum())
         losses = {"loss_obj": self.loss_obj(objectness, positive.to(rows), avg_factor=total)}
