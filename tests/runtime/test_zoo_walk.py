@@ -132,6 +132,46 @@ def test_images_of_several_sizes_in_one_request(predictor: DetectionPredictor) -
     assert (answers[0].panoptic is None) or len(answers[0].panoptic.segments) > 0
 
 
+def test_a_batch_of_several_sizes(predictor: DetectionPredictor) -> None:
+    """Nothing of the other images of a batch reaches an image's answer, whatever their sizes.
+
+    The padding does, as in the original: so each image alone is padded as far as in the batch.
+    """
+    samples = [predictor.sample(image) for image in images()]
+    shapes = [tuple(sample.pixels.shape[1:]) for sample in samples]
+    size = predictor.padded_size((max(h for h, _ in shapes), max(w for _, w in shapes)))
+    with torch.inference_mode():
+        together = predictor.model.predict(padded(predictor, samples, size))
+        alone = [predictor.model.predict(padded(predictor, [each], size))[0] for each in samples]
+    for found, expected in zip(together, alone, strict=True):
+        assert len(found) == len(expected)
+        torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-3, atol=2e-2)
+        torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-4)
+        if found.panoptic is not None and expected.panoptic is not None:
+            pairs = zip(found.panoptic.segments, expected.panoptic.segments, strict=True)
+            assert all(a.label == b.label for a, b in pairs)
+
+
+def padded(predictor: DetectionPredictor, samples: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """A batch of samples of any shapes at the left and the top of canvases of (height, width)."""
+    pixels = torch.zeros(len(samples), 3, *size)
+    mask = torch.ones(len(samples), *size, dtype=torch.bool)
+    sizes = [(int(each.pixels.shape[1]), int(each.pixels.shape[2])) for each in samples]
+    for index, (sample, (height, width)) in enumerate(zip(samples, sizes, strict=True)):
+        pixels[index, :, :height, :width] = sample.pixels
+        mask[index, :height, :width] = False
+    originals = [sample.original for sample in samples]
+    pairs = zip(sizes, originals, strict=True)
+    return {
+        "pixels": pixels,
+        "padding_mask": mask,
+        "image_sizes": sizes,
+        "original_sizes": originals,
+        "scale_factors": [(w / width, h / height) for (h, w), (height, width) in pairs],
+        **predictor.further(samples),
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (8, 2000), (2000, 8)])
 def test_odd_images(predictor: DetectionPredictor, size: tuple[int, int]) -> None:

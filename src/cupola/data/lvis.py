@@ -32,7 +32,7 @@ def name_of_url(image: Mapping[str, Any]) -> Any:
     return url.replace("https:", "http:").removeprefix(COCO_URL)
 
 
-@DATASETS.register_module(["LVISV1Dataset", "LVISDataset"])
+@DATASETS.register_module()
 class LVISV1Dataset(CocoDataset):
     """CocoDataset of an LVIS file of version 1, whose images are below the folder of COCO's.
 
@@ -87,7 +87,7 @@ def _check_known(path: Path, image: Mapping[str, Any]) -> None:
             )
 
 
-@DATASETS.register_module()
+@DATASETS.register_module(["LVISV05Dataset", "LVISDataset"])
 class LVISV05Dataset(LVISV1Dataset):
     """LVISV1Dataset of a file of version 0.5, which names its images."""
 

@@ -22,12 +22,8 @@ from cupola.files.opening import read_text
 from cupola.files.xml import read_xml
 from cupola.registry import DATASETS
 from cupola.structures import IMAGENET_MEAN, IMAGENET_STD
+from cupola.structures.class_names import names_of
 
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
-    *("train", "tvmonitor"),
-)
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 LARGEST_LIST = 64 * 2**20  # bytes
 
@@ -167,14 +163,14 @@ class XMLDataset(ImageDataset):
 class VOCDataset(XMLDataset):
     """XMLDataset of a folder such as VOC2007, with its 20 classes."""
 
-    classes = VOC_CLASSES
+    classes = names_of("VOCDataset")
 
 
 @DATASETS.register_module()
 class WIDERFaceDataset(XMLDataset):
     """XMLDataset of WIDER FACE, whose XML names the folder of the image."""
 
-    classes = ("face",)
+    classes = names_of("WIDERFaceDataset")
     shift = 0
 
     def image_path(self, name: str, root: Element) -> Path:

@@ -4,10 +4,15 @@ Sizes and colors are in the test pipeline or in the data preprocessor, class nam
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cupola.config.old_sections import is_old_style
+from cupola.errors import ConfigError
+from cupola.files import read_text
+from cupola.structures.class_names import names_of
 
+LARGEST_NAMES = 2**20  # bytes of a text file with the names of classes
 KeyPath = tuple[str, ...]
 
 PIPELINES: tuple[KeyPath, ...] = (
@@ -23,6 +28,12 @@ CLASSES: tuple[KeyPath, ...] = (
     ("class_names",),
     ("classes",),
 )
+DATASETS: tuple[KeyPath, ...] = (
+    ("test_dataloader", "dataset"),
+    ("val_dataloader", "dataset"),
+    ("data", "test"),
+    ("data", "val"),
+)
 NEW_STYLE = ("metainfo", "test_dataloader", "val_dataloader")
 
 
@@ -34,9 +45,31 @@ class Normalization(NamedTuple):
     rgb: bool
 
 
-def class_names(cfg: Mapping[str, Any]) -> Sequence[str]:
-    """The names of the classes; empty where the config has none."""
-    return _own_first(cfg, CLASSES) or ()
+def class_names(cfg: Mapping[str, Any], number: int | None = None) -> Sequence[str]:
+    """The names of the classes; empty where the config has none.
+
+    A config without names may have a dataset that is known and has that `number` of classes.
+    """
+    found = _own_first(cfg, CLASSES) or ()
+    if isinstance(found, str):  # one name, or a file with a name in each line
+        path = Path(found)
+        return read_text(path, LARGEST_NAMES, ConfigError).splitlines() if path.is_file() else (found,)
+    known = () if found else names_of(dataset_type(cfg))
+    return known if known and len(known) == number else found
+
+
+def dataset_type(cfg: Mapping[str, Any]) -> str:
+    """The type of the test dataset, without its scope; empty if there is none."""
+    dataset = _own_first(cfg, DATASETS)
+    while True:
+        if isinstance(dataset, list | tuple) and dataset:
+            dataset = dataset[0]
+        elif isinstance(dataset, Mapping) and (dataset.get("dataset") or dataset.get("datasets")):
+            dataset = dataset.get("dataset") or dataset["datasets"]
+        else:
+            break
+    kind = dataset.get("type") if isinstance(dataset, Mapping) else None
+    return str(kind or "").rpartition(".")[2]
 
 
 def _own_first(cfg: Mapping[str, Any], paths: Sequence[KeyPath]) -> Any:

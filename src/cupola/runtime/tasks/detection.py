@@ -54,7 +54,8 @@ class Detection(Task):
             # Images come in as RGB, not as MMDetection's BGR.
             swap = {"mean": found.mean, "std": found.std, "bgr_to_rgb": not found.rgb}
             model["data_preprocessor"] = {**kept, **swap}
-        labels = class_names(cfg) or labels_for(number_of_classes(model))
+        number = number_of_classes(model)
+        labels = class_names(cfg, number) or labels_for(number)
         preprocess: dict[str, Any] = {"resize": resizing(steps, is_old_style(cfg))}
         if padding := published_padding(steps, is_old_style(cfg)):
             preprocess["padding"] = padding
