@@ -37,8 +37,15 @@ class Oracle:
     labels = tuple(reversed(DIGIT_NAMES))
     masks = False
 
-    def sample(self, path: Path) -> Any:
-        return int(path.stem)
+    def __init__(self) -> None:
+        dataset = DigitsInPhotos("val", 7)
+        self.known = {dataset.compose(index).pixels.tobytes(): index for index in range(60)}
+
+    def sample(self, image: Any) -> Any:
+        return self.known[np.asarray(image).tobytes()]
+
+    def bucket(self, sample: Any) -> Any:
+        return None
 
     def run(self, samples: list[int]) -> list[Detections]:
         images = [DigitsInPhotos("val", 7).compose(index) for index in samples]

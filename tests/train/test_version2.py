@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cupola.config import Config
-from cupola.errors import BuildError, CupolaError, DataError
+from cupola.errors import BuildError, DataError
 from cupola.registry import DATASETS
 from cupola.train.evaluation import build_metric
 from cupola.train.recipe import train_recipe
@@ -409,5 +409,3 @@ def test_what_is_not_available_fails_before_the_training(folder: Path, tmp_path:
     cfg["val_dataloader"] = to_version_3(cfg)["val_dataloader"]
     with pytest.raises(BuildError, match="CityScapesMetric is not available: remove it from the"):
         Trainer({**to_version_3(cfg), "val_evaluator": cfg["val_evaluator"]}, tmp_path, quiet=True)
-    with pytest.raises(CupolaError, match="convert its files to COCO's format"):
-        DATASETS.build({"type": "CrowdHumanDataset", "ann_file": "x.odgt"})

@@ -22,14 +22,25 @@ def evaluate(
     weights: Annotated[Path | None, typer.Option(help="The checkpoint of a config file.")] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="A dataset; for a detector COCO's, for a camera model nuScenes' root."),
+        typer.Option(help="A folder of data; for a camera model nuScenes' root."),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="coco, lvis, panoptic, voc, widerface, openimages or crowdhuman [by its files]."
+        ),
     ] = None,
     annotations: Annotated[
-        str | None, typer.Option(help="The COCO file in it [instances.json].")
+        str | None, typer.Option(help="The file of annotations in it [by format: instances.json].")
     ] = None,
     images: Annotated[
-        str, typer.Option(help="The folder of images in it [images, or where the file is].")
+        str, typer.Option(help="The folder of images in it [by format: images, val2017, ...].")
     ] = "",
+    classes: Annotated[str | None, typer.Option(help="Open Images: the file of classes.")] = None,
+    hierarchy: Annotated[str | None, typer.Option(help="Open Images: its hierarchy.")] = None,
+    image_labels: Annotated[
+        str | None, typer.Option(help="Open Images: the labels of whole images.")
+    ] = None,
     version: Annotated[
         str | None, typer.Option(help="nuScenes: the folder of tables [the only one].")
     ] = None,
@@ -53,7 +64,15 @@ def evaluate(
 
     opened = open_bundle(bundle, weights, revision, offline)
     predictor = load_predictor(opened, device=device, tta=tta)
+    files = {
+        "annotations": annotations,
+        "images": images,
+        "classes": classes,
+        "hierarchy": hierarchy,
+        "image_labels": image_labels,
+    }
     if data is None:
+        refuse({**files, "format": format}, "an evaluation without --data")
         cfg = Config.load(bundle).to_dict() if is_config(bundle) else training_config(opened)
         scores = evaluate_as_trained(predictor, cfg)
     elif opened.task == "forecast":
@@ -63,11 +82,12 @@ def evaluate(
     elif opened.task == "detection3d":
         from cupola.cli.nuscenes_evaluation import evaluate_nuscenes
 
-        refuse({"annotations": annotations, "images": images}, "a camera model")
+        refuse({**files, "format": format}, "a camera model")
         scores = evaluate_nuscenes(cast(Any, predictor), data, version, split, results)
     else:
         refuse({"version": version, "split": split}, "this model")
-        options = {"annotations": annotations or "instances.json", "images": images}
+        published = Config.load(bundle).to_dict() if is_config(bundle) else {}
+        options = {**files, "format": format, "published": evaluator_of(published)}
         scores = tasks.find(opened.task).evaluate(predictor, data, options)
     if as_json:
         import json
@@ -85,8 +105,20 @@ def refuse(options: Mapping[str, Any], model: str) -> None:
     """InputError for options that were given and have no effect for a model."""
     from cupola.errors import InputError
 
-    if given := [f"--{name}" for name, value in options.items() if value]:
+    if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value]:
         raise InputError(f"{', '.join(given)} has no effect for {model}")
+
+
+def evaluator_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The first evaluator of a config's test data, else validation data; empty if none."""
+    from cupola.train.version2 import to_version_3
+
+    if not cfg:
+        return {}
+    cfg = to_version_3(cfg)
+    found = cfg.get("test_evaluator") or cfg.get("val_evaluator")
+    found = found[0] if isinstance(found, list | tuple) and found else found
+    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def training_config(bundle: "Bundle") -> dict[str, Any]:

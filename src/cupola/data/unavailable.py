@@ -1,9 +1,9 @@
-"""Transforms and datasets of published configs that are not available: errors say what to do."""
+"""Transforms of published configs that are not available: errors say what to do."""
 
 from typing import Any
 
 from cupola.errors import DataError
-from cupola.registry import DATASETS, TRANSFORMS
+from cupola.registry import TRANSFORMS
 
 REASONS = {
     "Albu": "albumentations is not used; remove the step, or use PhotoMetricDistortion, "
@@ -19,10 +19,6 @@ REASONS = {
     "RandAugment": "semi-supervised training is not available",
 }
 
-DATA_REASONS = {
-    "CrowdHumanDataset": "convert its files to COCO's format and use CocoDataset",
-}
-
 
 def _unavailable(name: str, reason: str) -> Any:
     def build(**_: Any) -> Any:
@@ -33,5 +29,3 @@ def _unavailable(name: str, reason: str) -> Any:
 
 for each, why in REASONS.items():
     TRANSFORMS.register_module(each)(_unavailable(each, why))
-for each, why in DATA_REASONS.items():
-    DATASETS.register_module(each)(_unavailable(each, why))

@@ -82,8 +82,12 @@ class XMLDataset(ImageDataset):
         rules = {} if test_mode else dict(filter_cfg or {})
         self._smallest = rules.get("bbox_min_size") or 0
         listed = read_text(self.file, LARGEST_LIST).split("\n")
+        self._seen: set[str] = set()
         found = [self._read(line.strip()) for line in listed if line.strip()]
         self.images = [each for each in found if self._is_wanted(each, rules)]
+        if self._seen and self._seen.isdisjoint(self.names):
+            have = sorted(self._seen)[:20]
+            raise DataError(f"{self.file}: none of the classes {list(self.names)} is in {have}")
         if not self.images:
             raise DataError(f"{self.file}: no image is left after filtering")
 
@@ -100,7 +104,9 @@ class XMLDataset(ImageDataset):
         root = read_xml(path)
         image = self.image_path(name, root)
         labels = {each: label for label, each in enumerate(self.names)}
-        objects = [o for o in root.findall("object") if _text(o, "name", path) in labels]
+        objects = root.findall("object")
+        self._seen.update(_text(each, "name", path) for each in objects)
+        objects = [each for each in objects if _text(each, "name", path) in labels]
         boxes = np.array([self._box(each, path) for each in objects], np.float32).reshape(-1, 4)
         difficult = np.array([_flag(each, path) for each in objects], bool)
         if self._smallest:

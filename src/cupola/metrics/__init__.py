@@ -1,6 +1,7 @@
 """Metrics; importing the package registers them."""
 
 from cupola.metrics.coco import CocoMetric
+from cupola.metrics.crowdhuman import CrowdHumanMetric
 from cupola.metrics.forecast import ForecastMetric
 from cupola.metrics.lvis import LVISMetric
 from cupola.metrics.nuscenes import NuScenesMetric
@@ -13,6 +14,7 @@ from cupola.metrics.voc import VOCMetric
 __all__ = [
     "REASONS",
     "CocoMetric",
+    "CrowdHumanMetric",
     "ForecastMetric",
     "LVISMetric",
     "NGram",

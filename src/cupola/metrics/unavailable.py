@@ -8,8 +8,6 @@ from cupola.registry import METRICS
 REASONS = {
     "CityScapesMetric": "remove it from the evaluators; CocoMetric measures the boxes and masks of "
     "the same files",
-    "CrowdHumanMetric": "CrowdHuman's files and its miss rate are not read; convert them to COCO's "
-    "format and use CocoMetric",
 }
 
 

@@ -1,10 +1,14 @@
 """Measures a detector on a dataset: every image is read, resized and padded as in use."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
+
+from cupola.errors import InputError
 
 TARGETS = ("boxes", "labels", "crowd", "masks", "semantic")
 # The names of a sample's values in a batch, where they differ.
@@ -33,12 +37,17 @@ class _Samples:
 
 
 def evaluate_images(
-    predictor: Any, dataset: Any, metric: Any, workers: int = 0
+    predictor: Any,
+    dataset: Any,
+    metric: Any,
+    workers: int = 0,
+    labels: Tensor | None = None,
 ) -> dict[str, float]:
     """The values of `metric` for a dataset with `load`, as those of images have it.
 
     `load(index)` gives the image and its truth before any pipeline. Images of one shape run in
-    batches. `workers` processes read images ahead, for a model on the CPU.
+    batches. `workers` processes read images ahead, for a model on the CPU. `labels` [C] has the
+    dataset's label for each of the predictor's, -1 for none.
     """
     metric.reset()
     if hasattr(metric, "use"):
@@ -54,6 +63,8 @@ def evaluate_images(
     )
     for entries in loader:
         found = _predictions(predictor, [sample for sample, _ in entries])
+        if labels is not None:
+            found = [_relabeled(each, labels) for each in found]
         metric.update(_batch([truth for _, truth in entries]), found)
     values: dict[str, float] = metric.compute()
     return values
@@ -69,6 +80,37 @@ def _predictions(predictor: Any, samples: Sequence[Any]) -> list[Any]:
         for index, answer in zip(indices, answers, strict=True):
             found[index] = answer
     return found
+
+
+def named_as(dataset: Any, predictor: Any) -> Tensor | None:
+    """The dataset's label for each of the predictor's, -1 for none; None if they are the same.
+
+    Classes are matched by name. InputError if none is.
+    """
+    have, mine = tuple(getattr(dataset, "names", ())), tuple(predictor.labels)
+    if not have or not mine or have == mine:
+        return None
+    label_of = {name: label for label, name in enumerate(have)}
+    found = torch.tensor([label_of.get(name, -1) for name in mine])
+    if (found < 0).all():
+        raise InputError(
+            f"none of the classes of {predictor.name}, {_some(mine)}, is in the data: {_some(have)}"
+        )
+    return found
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _relabeled(found: Any, labels: Tensor) -> Any:
+    """Detections with other labels, without those that have none."""
+    known = found.labels < len(labels)
+    new = torch.where(known, labels[found.labels.clamp(max=len(labels) - 1)], -1)
+    kept = new >= 0
+    parts = {key: getattr(found, key)[kept] for key in ("boxes", "scores")}
+    masks = None if found.masks is None else found.masks[kept]
+    return replace(found, **parts, labels=new[kept], masks=masks)
 
 
 def _batch(truths: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -53,7 +53,9 @@ def class_names(cfg: Mapping[str, Any], number: int | None = None) -> Sequence[s
     found = _own_first(cfg, CLASSES) or ()
     if isinstance(found, str):  # one name, or a file with a name in each line
         path = Path(found)
-        return read_text(path, LARGEST_NAMES, ConfigError).splitlines() if path.is_file() else (found,)
+        return (
+            read_text(path, LARGEST_NAMES, ConfigError).splitlines() if path.is_file() else (found,)
+        )
     known = () if found else names_of(dataset_type(cfg))
     return known if known and len(known) == number else found
 

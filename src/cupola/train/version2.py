@@ -27,6 +27,7 @@ MEASURED = {
     **dict.fromkeys(("LVISDataset", "LVISV05Dataset", "LVISV1Dataset"), "LVISMetric"),
     **dict.fromkeys(("OpenImagesDataset", "OpenImagesChallengeDataset"), "OpenImagesMetric"),
     **dict.fromkeys(("XMLDataset", "WIDERFaceDataset"), "VOCMetric"),
+    "CrowdHumanDataset": "CrowdHumanMetric",
 }
 
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from cupola.runtime.predictor import Predictor
 
 
+MASKED = ("CocoDataset", "LVISV1Dataset", "LVISV05Dataset")  # have masks, if they are asked for
+
+
 class Detection(Task):
     """Detectors of one image."""
 
@@ -96,39 +99,24 @@ class Detection(Task):
         columns = ("class", "score", "left", "top", "right", "bottom")
         return Answer(rows, columns, cells, partial(draw_detections, content, found))
 
-    def evaluate(self, predictor: Any, data: Path, options: Mapping[str, str]) -> dict[str, float]:
-        """COCO AP of a predictor, which reads and resizes every image as in use.
+    def evaluate(self, predictor: Any, data: Path, options: Mapping[str, Any]) -> dict[str, float]:
+        """Metrics of a predictor, which reads and resizes every image as in use.
 
-        The dataset's categories are matched with the predictor's labels by name.
+        The format of the data is in `options`, or found by its files; its classes are matched with
+        the predictor's labels by name. runtime/evaluation_data.py lists both.
         """
         from cupola.registry import DATASETS, METRICS
+        from cupola.runtime.evaluation import evaluate_images, named_as
+        from cupola.runtime.evaluation_data import dataset_and_metric
 
-        if is_panoptic(data / options["annotations"]):
-            return evaluate_panoptic(predictor, data, options)
-        dataset = DATASETS.build(
-            {
-                "type": "CocoDataset",
-                "with_mask": predictor.masks,
-                "data_root": str(data),
-                "ann_file": options["annotations"],
-                "data_prefix": options.get("images") or None,
-                "metainfo": {"classes": predictor.labels} if predictor.labels else None,
-                "test_mode": True,
-            }
-        )
-        metric = METRICS.build({"type": "CocoMetric"})
-        for index in range(len(dataset)):
-            size, target = dataset.truth(index)
-            found = predictor.run([predictor.sample(dataset.path(index))])
-            batch = {
-                "image_ids": [dataset.images[index]["id"]],
-                "original_sizes": [size],
-                "targets": [target],
-                "annotations": [dataset.ground_truth(index)],
-            }
-            metric.update(batch, found)
-        scores: dict[str, float] = metric.compute()
-        return scores
+        settings, metric = dataset_and_metric(data, options)
+        if "label_file" not in settings and predictor.labels:
+            settings["metainfo"] = {"classes": predictor.labels}
+        if settings["type"] in MASKED:
+            settings["with_mask"] = predictor.masks
+        dataset = DATASETS.build(settings)
+        labels = named_as(dataset, predictor)
+        return evaluate_images(predictor, dataset, METRICS.build(metric), labels=labels)
 
     def augmented(self, predictor: Any) -> Any:
         """A predictor that merges detections in several views of an image."""
@@ -154,41 +142,6 @@ def number_of_classes(model: Mapping[str, Any]) -> int:
         return 1  # an RPN, whose one class is an object
     head = model["panoptic_fusion_head"]
     return int(head.get("num_things_classes", 80)) + int(head.get("num_stuff_classes", 53))
-
-
-def is_panoptic(path: Path) -> bool:
-    """Whether a COCO file holds segments of panoptic maps instead of single objects."""
-    from cupola.files import read_json
-
-    content = read_json(path)
-    found = content.get("annotations") if isinstance(content, dict) else None
-    if not isinstance(found, list) or not found or not isinstance(found[0], dict):
-        return False
-    return "segments_info" in found[0]
-
-
-def evaluate_panoptic(predictor: Any, data: Path, options: Mapping[str, str]) -> dict[str, float]:
-    """Panoptic quality; the PNG maps are in the folder named like the file, or in `panoptic`."""
-    from cupola.registry import DATASETS, METRICS
-
-    maps = Path(options["annotations"]).with_suffix("")
-    folder = str(maps) if (data / maps).is_dir() else "panoptic"
-    dataset = DATASETS.build(
-        {
-            "type": "CocoPanopticDataset",
-            "data_root": str(data),
-            "ann_file": options["annotations"],
-            "data_prefix": {"img": options.get("images") or "images", "seg": folder},
-            "metainfo": {"classes": predictor.labels} if predictor.labels else None,
-            "test_mode": True,
-        }
-    )
-    metric = METRICS.build({"type": "PanopticQuality"})
-    for index in range(len(dataset)):
-        found = predictor.run([predictor.sample(dataset.path(index))])
-        metric.update({"panoptic": [dataset.truth(index)]}, found)
-    scores: dict[str, float] = metric.compute()
-    return scores
 
 
 register(Detection())
