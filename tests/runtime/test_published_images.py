@@ -158,13 +158,6 @@ def test_resizing_by_a_factor_is_refused() -> None:
         bundle_config(version_2(nested, scale_factor=2.0, flip=False), "x")
 
 
-def test_models_without_proposals_say_so(image: np.ndarray[Any, Any]) -> None:
-    made = predictor(version_3(RESIZE))
-    made.model.needs_proposals = True
-    with pytest.raises(InputError, match="toy has no RPN and scores proposals, which a request"):
-        made(image)
-
-
 def test_images_smaller_than_a_kernel_are_refused() -> None:
     made = predictor(version_3())
     pool = torch.nn.AvgPool2d(16)

@@ -51,6 +51,10 @@ def evaluate(
     results: Annotated[
         Path, typer.Option(help="nuScenes: the file of detections to write, for the devkit.")
     ] = Path("results_nusc.json"),
+    proposals: Annotated[
+        Path | None,
+        typer.Option(help="A file of proposals (.pkl or .json), for a Fast R-CNN."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     revision: Revision = None,
     offline: Offline = False,
@@ -64,6 +68,10 @@ def evaluate(
 
     opened = open_bundle(bundle, weights, revision, offline)
     predictor = load_predictor(opened, device=device, tta=tta)
+    if proposals is not None:
+        from cupola.cli.predict import with_proposals
+
+        predictor = with_proposals(predictor, proposals)
     files = {
         "annotations": annotations,
         "images": images,
@@ -121,6 +129,16 @@ def evaluator_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
+def with_published_proposals(predictor: Any, dataset: Any) -> Any:
+    """The predictor with the `proposal_file` of a dataset's config, if it needs one."""
+    file = dataset.get("proposal_file") if isinstance(dataset, Mapping) else None
+    if not file or not hasattr(predictor, "proposals") or predictor.proposals is not None:
+        return predictor
+    from cupola.cli.predict import with_proposals
+
+    return with_proposals(predictor, Path(dataset.get("data_root") or "") / file)
+
+
 def training_config(bundle: "Bundle") -> dict[str, Any]:
     """The config that a bundle was trained with; BundleError without training.json."""
     from cupola.errors import BundleError
@@ -162,6 +180,7 @@ def evaluate_as_trained(predictor: Any, cfg: Mapping[str, Any]) -> dict[str, flo
     with default_scope(cfg.get("default_scope")):
         metric = build_metric(evaluator)
         if predictor.task == "detection":
+            predictor = with_published_proposals(predictor, cfg[data]["dataset"])
             plain = in_test_mode(as_they_are(cfg[data]["dataset"]))
             dataset = DATASETS.build(plain)
             if reads_images(dataset):

@@ -1,7 +1,7 @@
 """`cupola predict BUNDLE INPUT`: a table on the terminal, and a drawn image with --out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,10 @@ def predict(
         str | None,
         typer.Option(help="What to look for, for models that search for it: 'cat . dog .'"),
     ] = None,
+    proposals: Annotated[
+        Path | None,
+        typer.Option(help="A file of proposals (.pkl or .json), for a Fast R-CNN."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     revision: Revision = None,
     offline: Offline = False,
@@ -42,10 +46,13 @@ def predict(
 
     opened = open_bundle(bundle, weights, revision, offline)
     task = tasks.find(opened.task)
-    content = task.read(source or example_of(task, opened))  # before the model is loaded
+    source = source or example_of(task, opened)
+    content = task.read(source)  # before the model is loaded
     predictor = load_predictor(opened, device=device, tta=tta)
     if text is not None:
         search_for(predictor, text)
+    if proposals is not None:
+        predictor = with_proposals(predictor, proposals, source)
     answer = task.predict(predictor, content, threshold)
     show(answer, as_json)
     if out is not None:
@@ -59,6 +66,23 @@ def search_for(predictor: "Predictor", text: str) -> None:
     if not hasattr(predictor, "text"):
         raise InputError(f"--text: {predictor.name} does not search for a text")
     predictor.text = text
+
+
+def with_proposals(predictor: Any, file: Path, image: Path | None = None) -> Any:
+    """The predictor with a file of proposals, those of `image` given to its next call.
+
+    InputError for a model that has its own.
+    """
+    from dataclasses import replace
+
+    from cupola.errors import InputError
+    from cupola.files.proposals import read_proposals
+
+    if not hasattr(predictor, "proposals"):
+        raise InputError(f"--proposals: {predictor.name} does not take proposals")
+    found = read_proposals(file)
+    given = () if image is None else (found.find(image),)
+    return replace(predictor, proposals=found, given=given)
 
 
 def example_of(task: "Task", bundle: "Bundle") -> Path:

@@ -251,15 +251,17 @@ class RestrictedUnpickler(pickle.Unpickler):
         return self._placeholders[full]
 
 
-def load_plain_pickle(data: bytes) -> Any:
+def load_plain_pickle(data: bytes, known: Mapping[str, Callable[..., Any]] | None = None) -> Any:
     """The plain values and numeric arrays of a pickle, of protocols 0 to 5.
 
+    `known` are further functions and classes that it may name, by their dotted names.
     Raises pickle.UnpicklingError with one line that says why a pickle is refused: it names anything
     but plain data and NumPy's arrays, it is damaged, or reading it would exhaust memory or crash.
     """
 
     def read() -> Any:
-        return _plain(RestrictedUnpickler(io.BytesIO(data), PLAIN, encoding="latin1").load())
+        names = {**PLAIN, **(known or {})}
+        return _plain(RestrictedUnpickler(io.BytesIO(data), names, encoding="latin1").load())
 
     check_pickle(read, len(data))
     value = read()

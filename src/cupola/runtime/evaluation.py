@@ -33,7 +33,8 @@ class _Samples:
         if not 0 <= index < len(self):
             raise IndexError(index)
         truth = dict(self.dataset.load(index))
-        return self.predictor.sample(truth.pop("image")), truth
+        path = self.dataset.path(index) if hasattr(self.dataset, "path") else None
+        return self.predictor.sample_at(truth.pop("image"), index, path), truth
 
 
 def evaluate_images(
@@ -141,6 +142,7 @@ def as_they_are(cfg: Any) -> Any:
     if isinstance(cfg.get("pipeline"), list | tuple):
         kept = [step for step in cfg["pipeline"] if _type(step) in ANNOTATIONS]
         found["pipeline"] = kept
+    found.pop("proposal_file", None)  # the predictor has it
     return found
 
 

@@ -24,10 +24,10 @@ def lvis(root: Path, options: Options) -> Parts:
     """An LVIS file of version 0.5, which names its images, or 1: LVIS AP."""
     file = _json(root, options)
     images = _content(root / file).get("images")
-    named = isinstance(images, list) and images and "file_name" in dict(images[0])
-    kind = "LVISV05Dataset" if named and "coco_url" not in images[0] else "LVISV1Dataset"
-    if named and str(images[0]["file_name"]).startswith("COCO"):
-        kind = "LVISV05Dataset"
+    first = _entry(images[0]) if isinstance(images, list) and images else {}
+    name = str(first.get("file_name", ""))
+    old = name.startswith("COCO") or (name and "coco_url" not in first)
+    kind = "LVISV05Dataset" if old else "LVISV1Dataset"
     prefix = {"data_prefix": options["images"]} if options.get("images") else {"data_prefix": ""}
     return {"type": kind, "ann_file": file, **prefix}, "LVISMetric"
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -128,7 +129,7 @@ class DetectionPredictor(Predictor):
 
         for index, read in enumerate(readers):
             kept.append(read)
-            sample = self.sample(read())
+            sample = self.numbered(index, read())
             same = waiting.setdefault(self.bucket(sample), [])
             same.append((index, sample))
             if len(same) == self.max_batch or sum(map(len, waiting.values())) > 4 * self.max_batch:
@@ -146,6 +147,14 @@ class DetectionPredictor(Predictor):
         smaller = resize(kept, self.input_size(original), self.resample)
         pixels = torch.from_numpy(smaller.copy()).to(self.device).permute(2, 0, 1)  # [3, h, w]
         return Sample(self.model.data_preprocessor.normalize(pixels), original)
+
+    def numbered(self, number: int, image: Any) -> Sample:
+        """The sample of image `number` of a call or a request."""
+        return self.sample(image)
+
+    def sample_at(self, image: Any, index: int, path: Path | None) -> Sample:
+        """The sample of image `index` of a data set, whose file is at `path` if it is known."""
+        return self.sample(image)
 
     def input_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) that an image of that size is resized to."""
@@ -171,9 +180,10 @@ class DetectionPredictor(Predictor):
             raise InputError("send either `image` (BYTES: JPEG, PNG, ...) or `pixels` (UINT8)")
         if "pixels" in tensors:
             arrays = np.asarray(tensors["pixels"])
-            return [self.sample(array) for array in (arrays if arrays.ndim == 4 else arrays[None])]
-        files = np.asarray(tensors["image"], dtype=object).reshape(-1)
-        return [self.sample(bytes(file)) for file in files]
+            images = list(arrays if arrays.ndim == 4 else arrays[None])
+        else:
+            images = list(map(bytes, np.asarray(tensors["image"], dtype=object).reshape(-1)))
+        return [self.numbered(number, image) for number, image in enumerate(images)]
 
     def bucket(self, sample: Sample) -> Hashable:
         return tuple(sample.pixels.shape)
@@ -206,11 +216,6 @@ class DetectionPredictor(Predictor):
         ]
 
     def _predicted(self, batch: Mapping[str, Any], size: tuple[int, int]) -> list[Detections]:
-        if getattr(self.model, "needs_proposals", False):
-            raise InputError(
-                f"{self.name} has no RPN and scores proposals, which a request cannot have; call "
-                "its model's predict() with `proposals`, or use a Faster R-CNN"
-            )
         try:
             predictions: list[Detections] = self.model.predict(batch)
         except RuntimeError as error:

@@ -29,15 +29,22 @@ class Detection(Task):
         "InstanceSegmentor",
         "MaskedDetector",
     )
-    modules = (*BUILDING, "cupola.runtime.predictors.text_detection")
+    modules = (
+        *BUILDING,
+        "cupola.runtime.predictors.proposal_detection",
+        "cupola.runtime.predictors.text_detection",
+    )
     page = "detection"
     page_rank = 0
 
     def predictor(self, bundle: "Bundle", model: Any) -> "Predictor":
-        from cupola.runtime.predictors import detection, text_detection
+        from cupola.runtime.predictors import detection, proposal_detection, text_detection
 
-        kind = text_detection if hasattr(model, "text_search") else detection
-        return kind.from_bundle(bundle, model)
+        if hasattr(model, "text_search"):
+            return text_detection.from_bundle(bundle, model)
+        if getattr(model, "needs_proposals", False):
+            return proposal_detection.from_bundle(bundle, model)
+        return detection.from_bundle(bundle, model)
 
     def bundle_settings(
         self, cfg: Mapping[str, Any], model: dict[str, Any], options: Mapping[str, Any]

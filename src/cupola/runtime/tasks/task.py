@@ -89,7 +89,7 @@ class Task(ABC):
         """The answer to what `read` gave."""
         raise InputError(f"`cupola predict` is not for {self.name} models")
 
-    def evaluate(self, predictor: Any, data: Path, options: Mapping[str, str]) -> dict[str, float]:
+    def evaluate(self, predictor: Any, data: Path, options: Mapping[str, Any]) -> dict[str, float]:
         """Metrics on a dataset in a folder. `options` are those of `cupola evaluate`."""
         raise InputError(f"`cupola evaluate --data` is not for {self.name} models")
 
