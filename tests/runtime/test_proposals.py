@@ -234,7 +234,7 @@ class Trap:
         ("g.json", b'[["x"]]', "image 0: proposals are not numbers"),
     ],
 )
-def test_files_of_strangers(name: str, content: bytes, words: str, tmp_path: Path) -> None:
+def test_untrusted_files(name: str, content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=words):
         read_proposals(tmp_path / name)
