@@ -9,13 +9,20 @@ import torch
 
 from cupola.errors import InputError
 from cupola.models.dense.postprocess import Candidates, suppress
+from cupola.models.rcnn.views import (
+    AXES,
+    View,
+    flipped,
+    predict_views,
+    takes_views,
+    with_masks_of_views,
+)
 from cupola.runtime.io import image_sources
 from cupola.runtime.predictors.detection import DetectionPredictor, Sample, make
 from cupola.structures import Detections
 
 MERGING = {"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100}  # without tta_cfg
 NO_NMS = {"nms": {"type": "nms", "iou_threshold": 2.0}, "max_per_img": -1}
-AXES = {None: (), "horizontal": (2,), "vertical": (1,), "diagonal": (1, 2)}  # of pixels [3, h, w]
 
 
 @dataclass(frozen=True)
@@ -27,11 +34,13 @@ class Views:
 
 @dataclass
 class AugmentedPredictor(DetectionPredictor):
-    """A detector of boxes that sees each image in several sizes and flips.
+    """A detector that sees each image in several sizes and flips.
 
     `tta` is as `published_views` gives it. Detections of all views are mapped back to the image and
     merged by NMS within a class. Source: mmdet/models/test_time_augs/det_tta.py; with `candidates`
-    dense_test_mixins.py of 2.28.2, where the candidates of all views have the model's own NMS.
+    dense_test_mixins.py of 2.28.2, where the candidates of all views have the model's own NMS. Two
+    stages share the proposals of all views then (models/rcnn/views.py). Masks of detections are
+    averaged over the views.
     """
 
     tta: Mapping[str, Any] = field(default_factory=dict)
@@ -51,6 +60,34 @@ class AugmentedPredictor(DetectionPredictor):
 
     @torch.inference_mode()
     def run(self, samples: Sequence[Any]) -> list[Detections]:
+        if self.tta.get("candidates") and takes_views(self.model):
+            return [self._of_two_stages(sample) for sample in samples]
+        found = self._of_views(samples)
+        if not self.masks:
+            return found
+        return [
+            with_masks_of_views(self.model, self._seen(sample), each, _size(sample)).cpu()
+            for sample, each in zip(samples, found, strict=True)
+        ]
+
+    def _of_two_stages(self, sample: Any) -> Detections:
+        found = predict_views(self.model, self._seen(sample), _size(sample))
+        return replace(found.cpu(), names=self.labels)
+
+    def _seen(self, sample: Any) -> list[View]:
+        """The views of one image as the model takes them."""
+        views = []
+        for (settings, predictor), each in zip(self._views(), sample.samples, strict=True):
+            content = (int(each.pixels.shape[1]), int(each.pixels.shape[2]))
+            padding = predictor.padding
+            size = padding.padded(content) if padding.in_image else content
+            factor = (content[1] / each.original[1], content[0] / each.original[0])
+            pixels = predictor.padded(each.pixels[None])["pixels"]
+            assert pixels is not None
+            views.append(View(pixels, content, size, factor, settings.get("flip")))
+        return views
+
+    def _of_views(self, samples: Sequence[Any]) -> list[Detections]:
         seen: list[list[Detections]] = [[] for _ in samples]
         with self._candidates():
             for number, (settings, predictor) in enumerate(self._views()):
@@ -94,17 +131,24 @@ def augmented(predictor: DetectionPredictor) -> AugmentedPredictor:
     """The predictor with the test-time augmentation of its config.
 
     Without any, the image and its mirror image are merged, as `tools/test.py --tta` does.
-    InputError for models of masks, and for what cannot be reproduced.
+    InputError for models of masks without two stages, and for what cannot be reproduced.
     """
     tta = predictor.config.get("tta") or {}
     if "refused" in tta:
         raise InputError(f"{predictor.name}: {tta['refused']}")
-    if predictor.masks or type(predictor) is not DetectionPredictor:
-        raise InputError(f"{predictor.name}: test-time augmentation merges boxes of classes alone")
-    if tta.get("candidates") and not hasattr(predictor.model, "bbox_head"):
+    if type(predictor) is not DetectionPredictor:
+        raise InputError(f"{predictor.name}: test-time augmentation is for detectors of classes")
+    two_stages = takes_views(predictor.model)
+    if predictor.masks and not two_stages:
+        raise InputError(
+            f"{predictor.name}: test-time augmentation of masks is included for Mask R-CNN and "
+            "Cascade Mask R-CNN, whose masks belong to boxes"
+        )
+    if tta.get("candidates") and not (two_stages or hasattr(predictor.model, "bbox_head")):
         raise InputError(
             f"{predictor.name}: the test-time augmentation of a MultiScaleFlipAug is included for "
-            "detectors of one stage; use a config of MMDetection 3.x with a tta_model"
+            "detectors of one stage, and for Faster, Mask and Cascade R-CNN; use a config of "
+            "MMDetection 3.x with a tta_model"
         )
     if not tta:
         own = predictor.config.get("preprocess", {})
@@ -116,10 +160,10 @@ def augmented(predictor: DetectionPredictor) -> AugmentedPredictor:
 
 def _flipped(found: Detections, flip: str | None, size: tuple[int, int]) -> Detections:
     """Detections in a flipped image of (height, width) `size`, in the image itself."""
-    height, width = size
-    left, top, right, bottom = found.boxes.unbind(-1)
-    if flip in ("horizontal", "diagonal"):
-        left, right = width - right, width - left
-    if flip in ("vertical", "diagonal"):
-        top, bottom = height - bottom, height - top
-    return replace(found, boxes=torch.stack((left, top, right, bottom), -1))
+    return replace(found, boxes=flipped(found.boxes, size, flip), masks=None)
+
+
+def _size(sample: Any) -> tuple[int, int]:
+    """(height, width) of the image that has been read."""
+    size: tuple[int, int] = sample.samples[0].original
+    return size

@@ -200,7 +200,7 @@ class DetectionPredictor(Predictor):
         ]
         size = self.padding.padded(sizes[0])
         batch = {
-            **self._padded(torch.stack(images)),
+            **self.padded(torch.stack(images)),
             "image_sizes": [size] * len(sizes) if self.padding.in_image else sizes,
             "scale_factors": factors,
             "original_sizes": [sample.original for sample in samples],
@@ -231,7 +231,7 @@ class DetectionPredictor(Predictor):
         """What the model's batch holds besides images."""
         return {}
 
-    def _padded(self, pixels: Tensor) -> dict[str, Tensor | None]:
+    def padded(self, pixels: Tensor) -> dict[str, Tensor | None]:
         """Images [B, 3, h, w] of one size, padded, and the mask of their padding."""
         size = (int(pixels.shape[2]), int(pixels.shape[3]))
         height, width = self.padded_size(size)
