@@ -15,6 +15,7 @@ SRC = TESTS.parent / "src" / "cupola"
 # data flows.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "cores": set(),
     "files": set(),
     "config": {"files"},
     "nn": set(),
@@ -33,7 +34,13 @@ MAY_IMPORT["runtime"] = set(MAY_IMPORT) - {"data", "ops"}
 MAY_IMPORT["train"] = set(MAY_IMPORT) - {"runtime"}
 MAY_IMPORT["inspect"] = {"files", "nn", "registry", "parallel", "structures", "models", "bundles"}
 MAY_IMPORT["inspect"] |= {"generation", "weights", "runtime"}
-MAY_IMPORT["serve"] = {"", "runtime", "generation", "bundles"}  # "" is cupola, for __version__
+MAY_IMPORT["serve"] = {
+    "",
+    "cores",
+    "runtime",
+    "generation",
+    "bundles",
+}  # "" is cupola, for __version__
 MAY_IMPORT["ray"] = {"serve"}
 MAY_IMPORT["compat"] = {"config", "weights", "bundles", "structures", "runtime"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT) | {""}

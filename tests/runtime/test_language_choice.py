@@ -16,6 +16,7 @@ from cupola.parallel.storage import PackedMatrix, packs
 from cupola.runtime.optimize import language_choice as choices
 from cupola.runtime.optimize.language import optimize
 from cupola.runtime.optimize.storages import HEAD, PLAIN, SHORTLIST, exact_storages
+from cupola.runtime.optimize.threads import thread_counts
 
 SIZES = {"vocab_size": 300, "hidden_size": 32, "n_layer": 2, "n_head": 4}
 LLAMA = {
@@ -132,6 +133,7 @@ def test_measured_on_this_machine(family: str, dtype: str, monkeypatch: pytest.M
     assert names | {HEAD} <= set(choice.times)
     assert all(times[PLAIN] == 1.0 for times in choice.times.values())
     assert choice.difference <= choices.TOLERANCE
+    assert choice.threads in (None, *thread_counts(torch.get_num_threads()))
 
 
 def test_ties_may_go_either_way() -> None:

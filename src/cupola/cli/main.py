@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from cupola.cli.options import add_config_options
+from cupola.cores import respect_quota
 from cupola.errors import CupolaError
 
 # Command -> its line in `cupola --help`, roughly in the order in which a new user needs them.
@@ -72,6 +73,7 @@ def root() -> None:
 
 def main() -> None:
     """Entry point of the `cupola` command."""
+    respect_quota()
     try:
         app()
     except CupolaError as error:

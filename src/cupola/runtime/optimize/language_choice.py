@@ -11,7 +11,7 @@ TOLERANCE, or chooses another token, is not kept, unless eight bits were allowed
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from cupola.runtime.optimize.storages import (
     exact_storages,
     matrices,
 )
+from cupola.runtime.optimize.threads import fastest_threads
 
 TOLERANCE = 1e-3  # of the largest logit, for a storage that computes the same function
 TIE = 1e-5  # of the largest logit: a token so close to the best may be chosen instead
@@ -53,7 +54,7 @@ class LanguageChoice:
     times: dict[str, dict[str, float]] = field(default_factory=dict)
     difference: float = 0.0  # of the logits, relative to the largest one
     same_tokens: bool = True  # as the model as it was loaded, on the example
-    threads: int | None = None  # filled by whoever measured them (runtime/optimize/threads.py)
+    threads: int | None = None  # with which a step was the fastest; None if torch has only one
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -111,15 +112,15 @@ def optimize_fastest(
     optimize(model, "none")
     choice = fastest(model, int8_allowed)
     if choice.optimization == "none":
-        return choice
+        return replace(choice, threads=_threads(model))
     example = list(ids or [])[:512] or _example_ids(model)
     before = _logits(model, example)
     optimize(model, choice.optimization, storages=choice.storages)
     difference, same = compared(before, _logits(model, example))
     if choice.optimization != "int8" and (difference > TOLERANCE or not same):
         optimize(model, "none")
-        return LanguageChoice("none", {}, choice.times, difference, same)
-    return LanguageChoice(choice.optimization, choice.storages, choice.times, difference, same)
+        choice = replace(choice, optimization="none", storages={})
+    return replace(choice, difference=difference, same_tokens=same, threads=_threads(model))
 
 
 def compared(before: Tensor, after: Tensor) -> tuple[float, bool]:
@@ -197,6 +198,16 @@ def _seconds(
             times.append(time.perf_counter() - start)
         found[count] = min(times)
     return found
+
+
+def _threads(model: Any) -> int | None:
+    """Of those that torch has, the threads with which one token is computed the fastest.
+
+    Ranks of a group would have to try the same number at the same time.
+    """
+    if torch.get_num_threads() == 1 or model.group.size > 1 or model.device.type != "cpu":
+        return None
+    return fastest_threads(lambda: _logits(model, [0]))[0]
 
 
 def _example_ids(model: Any) -> list[int]:

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cupola.cores import node_for
 from cupola.errors import CupolaError
 from cupola.runtime import tasks
 from cupola.runtime.predictor import Predictor, Resumable
@@ -102,7 +103,7 @@ def run_rank(slot: RunnerSlot, rank: int, ranks: RankSockets) -> int:
     """Loads one rank's part of the model and executes the commands of rank 0 until it exits."""
     from cupola.generation.tensor_parallel import run_worker
 
-    _set_up(slot)
+    _set_up(slot, rank)
     group = ranks.join(rank, slot.generation.settings.hang_limit)
     plan, folder = slot.plan, slot.generation.home / "weights"
     nice = slot.generation.loading_priority
@@ -115,15 +116,25 @@ def run_rank(slot: RunnerSlot, rank: int, ranks: RankSockets) -> int:
 OOM_SCORE = 300  # added, so that a full machine loses a runner before any other process
 
 
-def _set_up(slot: RunnerSlot) -> None:
+def _set_up(slot: RunnerSlot, rank: int = 0) -> None:
     with suppress(OSError, ValueError):
         score = Path("/proc/self/oom_score_adj")
         score.write_text(str(min(1000, int(score.read_text()) + OOM_SCORE)))
     priority = slot.generation.settings.runner_priority
     if priority:
         os.setpriority(os.PRIO_PROCESS, 0, priority)
+    bind_to_node(slot, rank)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(slot.threads)
+
+
+def bind_to_node(slot: RunnerSlot, rank: int) -> None:
+    """Keeps this process, and so the memory that it takes from now on, on one NUMA node."""
+    if slot.generation.settings.runner_numa:
+        cpus = node_for(slot.number + rank, slot.threads)
+        if cpus is not None:
+            with suppress(OSError):  # the cpuset may have changed in the meantime
+                os.sched_setaffinity(0, cpus)
 
 
 def _load_verified(slot: RunnerSlot, ranks: RankSockets | None, group: Any) -> Any:

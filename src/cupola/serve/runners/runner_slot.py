@@ -47,7 +47,8 @@ class RunnerSlot:
     ) -> None:
         self.plan, self.index, self.generation, self.threads = plan, index, generation, threads
         self.title = f"runner {plan.name}:{plan.version}#{index}"
-        self.stem = f"{prefix}-{next(_slot_numbers)}"  # short: a unix path has at most 107 bytes
+        self.number = next(_slot_numbers)
+        self.stem = f"{prefix}-{self.number}"  # short: a unix path has at most 107 bytes
         self.path = generation.home / f"{self.stem}.sock"
         self.listener = private_listener(self.path)
         self.state = "starting"

@@ -9,6 +9,7 @@ import sys
 import threading
 from typing import Any
 
+from cupola.cores import available_cores
 from cupola.serve.generation import Generation
 from cupola.serve.ipc import frames
 from cupola.serve.ipc.listeners import private_listener
@@ -20,7 +21,6 @@ from cupola.serve.runners.sequences import Sequences
 from cupola.serve.runners.telemetry import RunnerTelemetry
 from cupola.serve.runners.verify import verify
 from cupola.serve.settings.models import ModelPlan
-from cupola.serve.settings.settings import granted_cpus
 
 
 class ThreadedRunners:
@@ -39,7 +39,7 @@ class ThreadedRunners:
             self.stop()
             raise
         if "torch" in sys.modules:
-            threads = generation.settings.compute_threads or granted_cpus()
+            threads = generation.settings.compute_threads or available_cores()
             sys.modules["torch"].set_num_threads(threads)
         self.listener = self._listen("zygote.sock")
         threading.Thread(target=self._send_roster, daemon=True).start()

@@ -19,6 +19,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
+from cupola.cores import available_cores, oversubscribed
 from cupola.errors import ConfigError, CupolaError
 from cupola.runtime.load import warm
 from cupola.serve.generation import Generation
@@ -34,7 +35,6 @@ from cupola.serve.runners.runner_slot import START_ATTEMPTS, RunnerSlot
 from cupola.serve.runners.slot_table import PendingLoad, SlotTable
 from cupola.serve.settings.file import model_settings
 from cupola.serve.settings.models import ModelPlan, plan_model
-from cupola.serve.settings.settings import granted_cpus
 from cupola.serve.telemetry.exporting import LAST_EXPORT, preload
 
 CHECK_INTERVAL = 0.25  # seconds between two checks of the scoreboards
@@ -68,9 +68,11 @@ class Zygote:
         self.idle_since = 0.0
         self.loads = 0
         self.selector = selectors.DefaultSelector()
+        self.cores = available_cores()
+        self.has_warned = False  # of more threads than cores
         runners = sum(plan.runners * plan.tensor_parallel for plan in generation.plans)
-        cpus = granted_cpus()
-        self.threads = generation.settings.compute_threads or max(1, cpus // max(1, runners))
+        share = max(1, self.cores // max(1, runners))
+        self.threads = generation.settings.compute_threads or share
 
     def warm_up(self) -> None:
         """Imports everything that runners need, so that they share its pages."""
@@ -178,9 +180,18 @@ class Zygote:
                 slot.close()
             raise
         self.table.slots += added
+        self._warn_if_oversubscribed()
         for slot in added:
             self._spawn(slot)
         return added
+
+    def _warn_if_oversubscribed(self) -> None:
+        """Logs once that the runners have more threads than there are cores."""
+        processes = sum(slot.plan.tensor_parallel for slot in self.table.slots)
+        problem = oversubscribed(processes, self.threads, self.cores)
+        if problem and not self.has_warned:
+            self.has_warned = True
+            self.generation.log("warning", problem)
 
     def _add_like(self, old: RunnerSlot) -> RunnerSlot:
         """Starts a runner that is to replace another one."""

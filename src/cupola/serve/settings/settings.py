@@ -4,7 +4,6 @@ The settings file, the environment, the command line, `cupola check` and docs/se
 derived from these declarations. Times are in seconds, sizes in bytes.
 """
 
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from pydantic import (
     field_validator,
 )
 
+from cupola.cores import available_cores
 from cupola.serve.settings.access import NO_LIMITS, ApiKey, Limits
 from cupola.serve.settings.network import check_network, check_origin, check_token
 
@@ -265,6 +265,11 @@ class Settings(BaseModel):
         description="Threads per runner; default: the CPUs divided among the runners. Idle ones "
         "sleep soon, unless OMP_WAIT_POLICY or GOMP_SPINCOUNT says otherwise.",
     )
+    runner_numa: bool = Field(
+        True,
+        description="Bind each runner process to one NUMA node, where there are several and its "
+        "threads fit; the runners take the nodes in turn.",
+    )
     max_runners: PositiveInt = Field(
         64, description="Runner processes above which a request to load a model is refused."
     )
@@ -473,7 +478,7 @@ class Settings(BaseModel):
     @property
     def worker_count(self) -> int:
         """`workers`, with `auto` resolved."""
-        return granted_cpus() if self.workers == "auto" else self.workers
+        return available_cores() if self.workers == "auto" else self.workers
 
 
 def has_module(name: str) -> bool:
@@ -482,24 +487,3 @@ def has_module(name: str) -> bool:
         return find_spec(name) is not None
     except ModuleNotFoundError:  # of its package
         return False
-
-
-def granted_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Number of CPUs available to this process, by affinity mask and cgroup quota; at least 1."""
-    cpus = len(os.sched_getaffinity(0))
-    quota = _cgroup_quota(cgroup)
-    return max(1, min(cpus, int(quota))) if quota else cpus
-
-
-def _cgroup_quota(root: Path) -> float | None:
-    try:  # version 2
-        quota, period = (root / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:  # version 1
-        quota_us = int((root / "cpu/cpu.cfs_quota_us").read_text())
-        period_us = int((root / "cpu/cpu.cfs_period_us").read_text())
-        return None if quota_us < 0 else quota_us / period_us
-    except (OSError, ValueError):
-        return None
