@@ -23,7 +23,8 @@ settings.register_profile(
 settings.load_profile("cupola")
 
 
-@pytest.fixture(scope="session", params=[2, 4])
+# One size, so that the pool lives as long as the tests; test-all has both.
+@pytest.fixture(scope="session", params=[pytest.param(2, marks=pytest.mark.slow), 4])
 def ranks(request: pytest.FixtureRequest) -> Iterator[RankPool]:
     pool = RankPool(request.param)
     yield pool

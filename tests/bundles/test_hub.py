@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,16 +224,19 @@ def test_the_tokenizer_of_a_language_model(client: Client) -> None:
         assert words in client.run("-c", TOKENIZER, name).stdout
 
 
+rare = partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["explain", "--depth", "0"], "parameters"),
-        (["export", "OUT", "--format", "torch"], "a language model has no export"),
-        (["evaluate"], "training.json: missing"),
-        (["verify"], "covers data"),
+        rare(["export", "OUT", "--format", "torch"], "a language model has no export"),
+        rare(["evaluate"], "training.json: missing"),
+        rare(["verify"], "covers data"),
         (["generate", "It is", "--max-tokens", "3"], "It is"),
         (["predict", "OUT"], "use `cupola generate`"),
-        (["forecast"], "forecast needs a forecast model"),
+        rare(["forecast"], "forecast needs a forecast model"),
     ],
 )
 def test_every_command_takes_an_id(

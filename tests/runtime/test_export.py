@@ -56,6 +56,7 @@ def of_other_sizes(predictor: Detection3DPredictor) -> list[tuple[list[np.ndarra
     return cases
 
 
+@pytest.mark.slow  # test_export_line.py has a faster one
 def test_torch_export_of_fixed_size(predictor, expected, tmp_path: Path) -> None:
     feeds, _ = expected
     given = [each[:1] for each in feeds.values()]

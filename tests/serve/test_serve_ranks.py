@@ -77,7 +77,7 @@ def test_two_ranks_generate_the_text_of_one_process(split: Running, bundle: Path
     assert answer["outputs"][0]["data"] == [expected]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_when_a_rank_dies_the_group_is_replaced_and_streams_continue(
     split: Running, bundle: Path, rank: int
 ) -> None:
@@ -91,7 +91,7 @@ def test_when_a_rank_dies_the_group_is_replaced_and_streams_continue(
     wait_replaced(split, before)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_when_a_rank_dies_idle_the_group_is_replaced(split: Running, rank: int) -> None:
     before = ranks(split)
     os.kill(before[rank], signal.SIGKILL)

@@ -94,7 +94,7 @@ def test_shard_files_are_named_and_numbered_as_the_original_does(
     assert state["mlp.dense_4h_to_h.weight"].shape == (64, 128)
 
 
-@pytest.mark.parametrize("version", [0, 1.0])
+@pytest.mark.parametrize("version", [pytest.param(0, marks=pytest.mark.slow), 1.0])
 def test_old_versions_are_reordered(folder: Path, tmp_path: Path, version: float) -> None:
     reshard(folder, tmp_path, 2, "megatron")
     for path in tmp_path.glob("layer_0*"):
