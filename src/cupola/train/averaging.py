@@ -82,7 +82,7 @@ class MovingAverage:
     def restart(self) -> None:
         """Begins again with the current weights."""
         self.updates = self._seen = 0
-        self._average = [value.detach().clone().float() for value in self._live]
+        self.tensors = [value.detach().clone().float() for value in self._live]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -93,11 +93,11 @@ class MovingAverage:
         decay = self._decay(self.updates) if self._seen > self._begin else 0.0
         self.updates += self._seen > self._begin
         live = [value.detach().float() for value in self._live]
-        torch._foreach_lerp_(self._average, live, 1 - decay)
+        torch._foreach_lerp_(self.tensors, live, 1 - decay)
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        for value, average in zip(self._live, self._average, strict=True):
+        for value, average in zip(self._live, self.tensors, strict=True):
             kept = value.detach().clone()
             value.copy_(average)
             average.copy_(kept)
@@ -113,7 +113,7 @@ class MovingAverage:
 
     def state_dict(self) -> dict[str, int | list[Tensor]]:
         """Number of updates and the averaged tensors, in the model's parameter order."""
-        return {"updates": self.updates, "seen": self._seen, "average": self._average}
+        return {"updates": self.updates, "seen": self._seen, "average": self.tensors}
 
     def load_state_dict(self, state: dict[str, int | list[Tensor]]) -> None:
         """Restores what `state_dict` returned."""
@@ -121,7 +121,7 @@ class MovingAverage:
         seen = state.get("seen", updates)
         assert isinstance(updates, int) and isinstance(average, list) and isinstance(seen, int)
         self.updates, self._seen = updates, seen
-        for mine, theirs in zip(self._average, average, strict=True):
+        for mine, theirs in zip(self.tensors, average, strict=True):
             mine.copy_(theirs)
 
 

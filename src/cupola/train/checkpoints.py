@@ -7,6 +7,7 @@ which is also the position in the data.
 
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import numpy as np
 import torch
 
 from cupola.errors import CheckpointError
+from cupola.parallel import Group
 from cupola.weights.reading import read_torch
 
+FOLDER = "shards"  # key of the folder of a sharded checkpoint
 LATEST = "latest.pth"
 BEST = "best.pth"
 
@@ -34,8 +37,39 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
     os.close(folder)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a training checkpoint.
+def save_gathered(state: dict[str, Any], path: Path, data: Group) -> None:
+    """Writes `state` with whole tensors from the first rank. All ranks of `data` call it."""
+    from cupola.train.sharded import gathered  # takes a second to import
+
+    state = gathered(state)
+    if data.rank == 0:
+        save_atomically(state, path)
+        _remove_shards(path)
+
+
+def _remove_shards(path: Path, kept: Path | None = None) -> None:
+    """Removes the folders of earlier checkpoints at `path`."""
+    for folder in path.parent.glob(f"{path.stem}-*-*"):
+        if folder.is_dir() and folder != kept:
+            shutil.rmtree(folder)
+
+
+def save_sharded(state: dict[str, Any], path: Path, data: Group) -> None:
+    """Writes `state`, its split tensors in a folder beside `path`. All ranks of `data` call it.
+
+    Readers see the old checkpoint or the new one: the file names its folder.
+    """
+    from cupola.train.sharded import save_shards  # takes a second to import
+
+    folder = path.with_name(f"{path.stem}-{state['step']}-{state['validated']}")
+    state = save_shards(state, folder, data)
+    if data.rank == 0:
+        save_atomically({**state, FOLDER: folder.name}, path)
+        _remove_shards(path, folder)
+
+
+def load_checkpoint(path: Path, like: Any = None) -> dict[str, Any]:
+    """Read a training checkpoint, whole or sharded; `like` is that of sharded.load_shards.
 
     Raises CheckpointError when the file is missing or holds no training state.
     """
@@ -44,7 +78,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     state = read_torch(path)
     if not isinstance(state, dict) or "step" not in state:
         raise CheckpointError(f"{path} has no training state; use load_from for plain weights")
-    return state
+    folder = state.pop(FOLDER, None)
+    if folder is None and like is None:
+        return state
+    from cupola.train.sharded import load_shards
+
+    name = Path(str(folder)).name  # a checkpoint names no folder elsewhere
+    loaded: dict[str, Any] = load_shards(state, path.with_name(name), like)
+    return loaded
 
 
 def random_state() -> dict[str, Any]:

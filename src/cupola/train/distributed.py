@@ -2,7 +2,8 @@
 
 Gradients are averaged after the whole backward pass. That needs no wrapper around the model, so
 `loss` and `predict` keep their form. With `parallel=dict(tensor=T)` in the config, T neighboring
-ranks hold one copy of the model between them.
+ranks hold one copy of the model between them; with `parallel=dict(fsdp=True)` all ranks do, and
+each gathers the parameters that it needs (`sharded.py`).
 """
 
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ class TrainingRanks:
 
     data: Group = SINGLE
     model: Group = SINGLE
+    fsdp: bool = False  # whether the data ranks split the parameters between them
 
     @property
     def rank(self) -> int:
@@ -51,10 +53,10 @@ class TrainingRanks:
         return f"{stem}-{self.model.rank}-of-{self.model.size}.{ending}"
 
 
-def join_ranks(tensor: int = 1) -> TrainingRanks:
+def join_ranks(tensor: int = 1, fsdp: bool = False) -> TrainingRanks:
     """Joins the process group that torchrun's environment describes, if there is one."""
     mesh = Mesh.start(tensor=tensor)
-    return TrainingRanks(mesh.data, mesh.model)
+    return TrainingRanks(mesh.data, mesh.model, fsdp and mesh.data.size > 1)
 
 
 def same_start(tensors: Iterable[Tensor], ranks: TrainingRanks) -> None:

@@ -20,7 +20,13 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 
 
 # Modules whose weights and biases `norm_decay_mult` is for, as in MMEngine.
-NORMS = (AffineNorm, torch.nn.modules.batchnorm._NormBase, torch.nn.GroupNorm, torch.nn.LayerNorm)
+NORMS = (
+    AffineNorm,
+    torch.nn.modules.batchnorm._NormBase,
+    torch.nn.GroupNorm,
+    torch.nn.LayerNorm,
+    torch.nn.RMSNorm,
+)
 
 
 def _multipliers(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cupola.errors import BuildError
+from cupola.errors import BuildError, did_you_mean
 from cupola.registry import without_scope
 from cupola.train.hooks import AVERAGES, SWITCHES
 from cupola.train.loading import BY_ASPECT
@@ -40,6 +40,24 @@ def check_sections(cfg: Config) -> None:
     for key in ("train_dataloader", "val_dataloader"):
         if cfg.get(key) and "dataset" not in cfg[key]:
             raise BuildError(f"{key}: needs a `dataset`")
+
+
+def parallel_layout(cfg: Config) -> tuple[int, bool]:
+    """The `tensor` and `fsdp` of the section `parallel`. BuildError for what cannot be combined."""
+    about = dict(cfg.get("parallel") or {})
+    tensor, fsdp = about.pop("tensor", 1), about.pop("fsdp", False)
+    for name in about:
+        raise BuildError(f"parallel: unknown key {name!r}{did_you_mean(name, ('tensor', 'fsdp'))}")
+    if not isinstance(tensor, int) or tensor < 1 or not isinstance(fsdp, bool):
+        raise BuildError(
+            "parallel: tensor is a number of ranks, and fsdp is True or False; got "
+            f"tensor={tensor!r}, fsdp={fsdp!r}"
+        )
+    if fsdp and tensor > 1:
+        raise BuildError("parallel: remove tensor or fsdp, which both split the parameters")
+    if fsdp and cfg["optim_wrapper"].get("dtype") == "float16":
+        raise BuildError('parallel.fsdp: optim_wrapper.dtype="float16" needs "bfloat16" instead')
+    return tensor, fsdp
 
 
 def kind_of(cfg: Any) -> str:

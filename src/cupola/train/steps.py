@@ -78,6 +78,8 @@ class Stepper:
                 raise BuildError(f"optim_wrapper.dtype: {name!r} is not one of {[*PRECISIONS]}")
             self._dtype = PRECISIONS[name]
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        # Gradients of split parameters are averaged by the backward pass.
+        self._whole = [p for p in self._parameters if not hasattr(p, "full_tensor")]
         self._device = self._parameters[0].device
         # float16 gradients need scaling; bfloat16 has float32's range
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._dtype == torch.float16)
@@ -100,7 +102,7 @@ class Stepper:
             for name, value in {**losses, "loss": loss}.items():
                 part = value.detach().float() / self.pieces
                 means[name] = means[name] + part if name in means else part
-        average_gradients(self._parameters, self._ranks.data)
+        average_gradients(self._whole, self._ranks.data)
         self._scaler.unscale_(self._optimizer)
         if self._clip:
             means["grad_norm"] = self._clip_norm()
@@ -113,7 +115,8 @@ class Stepper:
             return clip_gradients(
                 cast(nn.Module, self._model), group=self._ranks.model, **(self._clip or {})
             )
-        return torch.nn.utils.clip_grad_norm_(self._parameters, **(self._clip or {}))
+        norm: Any = torch.nn.utils.clip_grad_norm_(self._parameters, **(self._clip or {}))
+        return cast(Tensor, norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
     def state_dict(self) -> dict[str, Any]:
         """The gradient scaler's state, empty except for float16."""

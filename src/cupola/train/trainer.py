@@ -10,7 +10,7 @@ import torch
 
 from cupola.config.old_sections import nuscenes_sections
 from cupola.errors import BuildError
-from cupola.parallel import mean_over_ranks
+from cupola.parallel import broadcast, mean_over_ranks
 from cupola.registry import build
 from cupola.registry.initialize import init_weights
 from cupola.train.averaging import build_average
@@ -21,6 +21,8 @@ from cupola.train.checkpoints import (
     random_state,
     restore_random_state,
     save_atomically,
+    save_gathered,
+    save_sharded,
     seed_everything,
 )
 from cupola.train.distributed import check_same_step, join_ranks, same_start
@@ -35,7 +37,13 @@ from cupola.train.optimizers import build_optimizer, load_optimizer, set_rates
 from cupola.train.pixels import with_pixels
 from cupola.train.pretrained import load_pretrained
 from cupola.train.schedules import Schedule, build_schedule
-from cupola.train.sections import check_sections, class_counts, scaled_rate, without_effect
+from cupola.train.sections import (
+    check_sections,
+    class_counts,
+    parallel_layout,
+    scaled_rate,
+    without_effect,
+)
 from cupola.train.steps import Stepper, to_device, use_channels_last
 from cupola.train.teachers import load_teacher
 from cupola.train.texts import use_texts
@@ -55,7 +63,7 @@ class Trainer:
         check_sections(cfg)
         self.cfg: Mapping[str, Any] = with_pixels(cfg)
         self.work_dir = work_dir
-        self.ranks = join_ranks(cfg.get("parallel", {}).get("tensor", 1))
+        self.ranks = join_ranks(*parallel_layout(cfg))
         self._quiet = quiet or not self.ranks.first
         seed = int(cfg.get("randomness", {}).get("seed", 0))
         seed_everything(seed)
@@ -83,11 +91,7 @@ class Trainer:
         self._notes = without_effect(cfg)
         if note := class_counts(self.model, self.stream.dataset):
             self._notes.append(note)
-        factor = scaled_rate(cfg, self.stream.batch_size * self.ranks.data.size)
-        self.optimizer = build_optimizer(self.model, cfg["optim_wrapper"], factor)
-        self.stepper = Stepper(self.model, self.optimizer, cfg["optim_wrapper"], self.ranks)
-        about = published_average(cfg, self.stream.batches_per_epoch)
-        self.average = build_average(self.model, about) if about else None
+        self._prepare_updates()
         self._plan_switches()
         self._validation = ValidationPlan(self.cfg, self.stream.batches_per_epoch, self.max_steps)
         if self._validation.active and self.cfg.get("val_evaluator"):
@@ -96,6 +100,14 @@ class Trainer:
         self.step, self.validated, self.best = 0, 0, float("-inf")
         self.seconds = 0.0  # of training so far
         self._max_seconds = float(self.cfg["train_cfg"].get("max_seconds", 0))
+
+    def _prepare_updates(self) -> None:
+        """Makes what refers to the parameters, which are others once the model is sharded."""
+        factor = scaled_rate(self.cfg, self.stream.batch_size * self.ranks.data.size)
+        self.optimizer = build_optimizer(self.model, self.cfg["optim_wrapper"], factor)
+        self.stepper = Stepper(self.model, self.optimizer, self.cfg["optim_wrapper"], self.ranks)
+        about = published_average(self.cfg, self.stream.batches_per_epoch)
+        self.average = build_average(self.model, about) if about else None
 
     def _count_steps(self) -> int:
         train_cfg = self.cfg.get("train_cfg", {})
@@ -179,10 +191,16 @@ class Trainer:
         self._notes += load_teacher(self.model)  # no checkpoint of the student has it
         latest = self.work_dir / self.ranks.file(LATEST)
         if resume and latest.is_file():
-            self.load_state_dict(load_checkpoint(latest))
+            self._shard()
+            self.load_state_dict(load_checkpoint(latest, self._like if self.ranks.fsdp else None))
             if self.ranks.first:
                 forget_after(self.work_dir, self.step)
             return f"resumed {latest} at step {self.step}"
+        said = self._initial_weights()
+        self._shard()
+        return said
+
+    def _initial_weights(self) -> str:
         if self.ranks.first:
             self.work_dir.mkdir(parents=True, exist_ok=True)
             forget_after(self.work_dir, -1)
@@ -195,6 +213,24 @@ class Trainer:
         if self.average:
             self.average.restart()
         return said
+
+    def _shard(self) -> None:
+        if self.ranks.fsdp:
+            from cupola.train.sharded import shard  # takes a second to import
+
+            shard(self.model, self.ranks.data, self.device)
+            self._prepare_updates()
+
+    def _like(self, path: tuple[Any, ...]) -> Any:
+        """The present tensor in place of which one of a training state comes, or None."""
+        if path[0] == "model":
+            return self.model.state_dict().get(path[1])
+        if path[:2] == ("optimizer", "state"):
+            groups = self.optimizer.param_groups
+            return [each for group in groups for each in group["params"]][path[2]]
+        if path[:2] == ("average", "average") and self.average:
+            return self.average.tensors[path[2]]
+        return None
 
     def run(self, resume: bool = False) -> dict[str, float]:
         """Trains to the last step; returns the last validation's metrics, empty without one.
@@ -269,11 +305,13 @@ class Trainer:
     def _validate(self, log: RunLog) -> dict[str, float]:
         """Evaluates the model, or its moving average if there is one; saves the best checkpoint."""
         metrics: dict[str, float] = {}
-        if self.ranks.leads:
+        if self.ranks.leads or self.ranks.fsdp:  # where all ranks take part in a prediction
             batches = evaluation_loader(self.cfg["val_dataloader"])
             metric = build_metric(self.cfg["val_evaluator"])
             with self.average.in_place() if self.average else nullcontext():
                 metrics = evaluate(self.model, batches, metric, self.device)
+            if self.ranks.fsdp:
+                self.model.reshard()
             if self.ranks.first:
                 log.report(self.step, "val", metrics)
             self.validated = self.step
@@ -293,10 +331,19 @@ class Trainer:
                 f"checkpoint.save_best: no metric {name!r}; the metrics are {sorted(metrics)}"
             )
         sign = -1.0 if hook.get("rule") == "less" else 1.0
-        if sign * metrics[name] > self.best:
-            self.best = sign * metrics[name]
+        value = torch.tensor([sign * metrics[name]], dtype=torch.float64, device=self.device)
+        if self.ranks.fsdp:
+            broadcast(value, self.ranks.data)  # all ranks save, or none
+        if float(value) > self.best:
+            self.best = float(value)
             self._save(BEST)
 
     def _save(self, name: str) -> None:
-        if self.ranks.leads:
-            save_atomically(self.state_dict(), self.work_dir / self.ranks.file(name))
+        path = self.work_dir / self.ranks.file(name)
+        if not self.ranks.fsdp:
+            if self.ranks.leads:
+                save_atomically(self.state_dict(), path)
+        elif name == LATEST and self.step < self.max_steps:
+            save_sharded(self.state_dict(), path, self.ranks.data)
+        else:
+            save_gathered(self.state_dict(), path, self.ranks.data)
