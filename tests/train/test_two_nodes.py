@@ -24,6 +24,7 @@ class Nodes:
     """Two agents with `ranks` processes each, which find each other by a rendezvous."""
 
     def __init__(self, config: Path, ranks: int, work_dir: Path, *more: str) -> None:
+        self.work_dir = work_dir
         self.log = (work_dir.parent / "nodes.log").open("w")
         command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
         command += [f"--nproc-per-node={ranks}", "--max-restarts=2", "--rdzv-backend=c10d"]
@@ -56,6 +57,20 @@ def steps_done(folder: Path) -> int:
     return log.read_text().count('"train"') if log.is_file() else 0
 
 
+def kill_one_rank(nodes: Nodes) -> None:
+    """Kills a rank of the second node after some steps, and waits for the end of the training."""
+    folder = nodes.work_dir
+    try:
+        until(lambda: steps_done(folder) > 15, 300, "some steps")
+        os.kill(nodes.ranks(1)[-1].pid, signal.SIGKILL)
+        codes = [agent.wait(200) for agent in nodes.agents]
+    finally:
+        nodes.close()
+    said = (folder.parent / "nodes.log").read_text()
+    assert codes == [0, 0], said[-3000:]
+    assert "exitcode: -9" in said, said[-3000:]
+
+
 @pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.timeout(900)
@@ -65,20 +80,11 @@ def test_a_killed_rank_of_two_nodes(tmp_path: Path, tensor: int) -> None:
     train_recipe(str(config), work_dir=tmp_path / "one", quiet=True)
     sets = [f"parallel.tensor={tensor}", "train_dataloader.batch_size=2"]
     options = [word for each in sets for word in ("--set", each)]
-    nodes = Nodes(config, tensor, tmp_path / "two", *options)
-    try:
-        until(lambda: steps_done(tmp_path / "two") > 15, 300, "some steps")
-        os.kill(nodes.ranks(1)[-1].pid, signal.SIGKILL)
-        codes = [agent.wait(200) for agent in nodes.agents]
-    finally:
-        nodes.close()
-    said = (tmp_path / "nodes.log").read_text()
-    assert codes == [0, 0], said[-3000:]
+    kill_one_rank(Nodes(config, tensor, tmp_path / "two", *options))
     (one, one_end), (two, two_end) = curve(tmp_path / "one"), curve(tmp_path / "two")
     assert len(one) == len(two) == STEPS
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5
     assert two_end == pytest.approx(one_end, rel=1e-4)
-    assert "exitcode: -9" in said, said[-3000:]
 
 
 def resumed(mesh: Any, apart: bool) -> str:

@@ -1,10 +1,12 @@
 """Fully sharded data parallelism: `parallel=dict(fsdp=True)` in a config, under torchrun.
 
-Each rank keeps its part of every parameter, of its gradient and of the optimizer's moments (PyTorch's
-FSDP2, arXiv 2304.11277). The repeated blocks of the model, such as the layers of a transformer, are
-gathered one after another for their forward and backward pass; all other parameters together.
+Each rank keeps its part of every parameter, of its gradient and of the optimizer's moments. Source:
+PyTorch's FSDP2, arXiv 2304.11277. The repeated blocks of the model, such as the layers of a
+transformer, are gathered one after another for their forward and backward pass; all other
+parameters together.
 """
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.device_mesh import DeviceMesh
@@ -25,6 +28,8 @@ from cupola.parallel import Group
 
 SHARD: Final = "shard"  # key of a dict in a checkpoint that stands for a tensor of the folder
 FORWARDS: Final = ("loss", "predict", "predict_frame")  # what is called besides forward
+
+ERRORS: Final = (OSError, KeyError, ValueError, SafetensorError, dcp.api.CheckpointException)
 
 Path_ = tuple[Any, ...]  # keys that lead to a tensor in a training state
 Like = Callable[[Path_], Tensor | None]
@@ -87,7 +92,7 @@ def save_shards(state: dict[str, Any], folder: Path, data: Group) -> dict[str, A
             return value
         key = "/".join(map(str, path))
         split[key] = value
-        return {SHARD: key}
+        return {SHARD: key, "shape": list(value.shape)}
 
     state = _replaced(state, refer)
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
@@ -108,14 +113,18 @@ def load_shards(state: Any, folder: Path, like: Like | None = None) -> Any:
         try:
             reader = HuggingFaceStorageReader(str(folder))
             found = reader.read_metadata().state_dict_metadata
-            for path, key in references.items():
-                target = like(path)
+            for path, reference in references.items():
+                key, target = reference[SHARD], like(path)
                 about: Any = found[key]
+                if sum(chunk.sizes.numel() for chunk in about.chunks) != math.prod(
+                    reference["shape"]
+                ):
+                    raise ValueError(f"a part of {key} is missing")
                 if target is None or target.shape != about.size:
                     target = torch.empty(about.size, dtype=about.properties.dtype)
                 wanted[key] = torch.empty_like(target)
             dcp.load(wanted, storage_reader=reader, no_dist=not dist.is_initialized())
-        except (OSError, KeyError, ValueError, dcp.api.CheckpointException) as error:
+        except ERRORS as error:
             raise CheckpointError(f"{folder}: no complete sharded checkpoint: {error}") from error
 
     def as_split(path: Path_, value: Tensor) -> Tensor:
@@ -138,9 +147,9 @@ def _children(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(value)
 
 
-def _references(value: Any, path: Path_) -> Iterator[tuple[Path_, str]]:
-    if isinstance(value, dict) and value.keys() == {SHARD}:
-        yield path, value[SHARD]
+def _references(value: Any, path: Path_) -> Iterator[tuple[Path_, dict[str, Any]]]:
+    if isinstance(value, dict) and SHARD in value:
+        yield path, value
     else:
         for key, each in _children(value):
             yield from _references(each, (*path, key))
@@ -148,7 +157,7 @@ def _references(value: Any, path: Path_) -> Iterator[tuple[Path_, str]]:
 
 def _filled(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
-        if value.keys() == {SHARD}:
+        if SHARD in value:
             return tensors[value[SHARD]]
         return {key: _filled(each, tensors) for key, each in value.items()}
     if isinstance(value, list | tuple):
