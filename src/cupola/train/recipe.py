@@ -66,6 +66,6 @@ def train_recipe(
             raise ConfigError(f"{path} has no `bundle` section, so there is no bundle to write")
         if not bundle_only:
             trainer.run(resume)
-        if not trainer.cfg.get("bundle") or not trainer.ranks.first:
+        if not trainer.cfg.get("bundle") or not trainer.ranks.first or trainer.ranks.fsdp:
             return None
         return bundle_run(trainer).path

@@ -14,10 +14,15 @@ from typing import Any, Final
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -29,13 +34,16 @@ from cupola.parallel import Group
 SHARD: Final = "shard"  # key of a dict in a checkpoint that stands for a tensor of the folder
 FORWARDS: Final = ("loss", "predict", "predict_frame")  # what is called besides forward
 
-ERRORS: Final = (OSError, KeyError, ValueError, SafetensorError, dcp.api.CheckpointException)
+ERRORS: Final = (
+    *(OSError, KeyError, TypeError, ValueError),
+    *(SafetensorError, CheckpointException),
+)
 
 Path_ = tuple[Any, ...]  # keys that lead to a tensor in a training state
 Like = Callable[[Path_], Tensor | None]
 
 
-def shard(model: nn.Module, data: Group, device: torch.device) -> None:
+def shard(model: Any, data: Group, device: torch.device) -> None:
     """Bridges the model to torch.nn and splits its parameters over the ranks of `data`, in place.
 
     Scalars stay whole. The parameters become DTensors, so optimizers are made afterwards.
@@ -74,7 +82,7 @@ def blocks(model: Any) -> list[Any]:
 
 def gathered(value: Any) -> Any:
     """A nested state with whole tensors, on the CPU where they were split. All ranks call it."""
-    return _replaced(value, lambda _, it: it.full_tensor().cpu() if _is_split(it) else it)
+    return _replaced(value, lambda _, it: it.full_tensor().cpu() if isinstance(it, DTensor) else it)
 
 
 def save_shards(state: dict[str, Any], folder: Path, data: Group) -> dict[str, Any]:
@@ -88,7 +96,7 @@ def save_shards(state: dict[str, Any], folder: Path, data: Group) -> dict[str, A
     split: dict[str, Any] = {}
 
     def refer(path: Path_, value: Tensor) -> Any:
-        if not _is_split(value):
+        if not isinstance(value, DTensor):
             return value
         key = "/".join(map(str, path))
         split[key] = value
@@ -96,7 +104,7 @@ def save_shards(state: dict[str, Any], folder: Path, data: Group) -> dict[str, A
 
     state = _replaced(state, refer)
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    dcp.save(split, storage_writer=writer, process_group=data.handle)
+    save(split, storage_writer=writer, process_group=data.handle)
     return state
 
 
@@ -108,36 +116,36 @@ def load_shards(state: Any, folder: Path, like: Like | None = None) -> Any:
     """
     like = like or (lambda _: None)
     references = dict(_references(state, ()))
-    wanted: dict[str, Tensor] = {}
-    if references:
-        try:
-            reader = HuggingFaceStorageReader(str(folder))
-            found = reader.read_metadata().state_dict_metadata
-            for path, reference in references.items():
-                key, target = reference[SHARD], like(path)
-                about: Any = found[key]
-                if sum(chunk.sizes.numel() for chunk in about.chunks) != math.prod(
-                    reference["shape"]
-                ):
-                    raise ValueError(f"a part of {key} is missing")
-                if target is None or target.shape != about.size:
-                    target = torch.empty(about.size, dtype=about.properties.dtype)
-                wanted[key] = torch.empty_like(target)
-            dcp.load(wanted, storage_reader=reader, no_dist=not dist.is_initialized())
-        except ERRORS as error:
-            raise CheckpointError(f"{folder}: no complete sharded checkpoint: {error}") from error
+    try:
+        tensors = _read(references, folder, like) if references else {}
+    except ERRORS as error:
+        raise CheckpointError(f"{folder}: no complete sharded checkpoint: {error}") from error
 
     def as_split(path: Path_, value: Tensor) -> Tensor:
         target = like(path)
-        if not isinstance(target, DTensor) or _is_split(value) or value.shape != target.shape:
+        if not isinstance(target, DTensor) or isinstance(value, DTensor):
+            return value
+        if value.shape != target.shape:  # a number of steps, say
             return value
         return distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
 
-    return _replaced(_filled(state, wanted), as_split)
+    return _replaced(_filled(state, tensors), as_split)
 
 
-def _is_split(value: Any) -> bool:
-    return isinstance(value, DTensor)
+def _read(references: dict[Path_, Any], folder: Path, like: Like) -> dict[str, Tensor]:
+    reader = HuggingFaceStorageReader(str(folder))
+    found: Any = reader.read_metadata().state_dict_metadata
+    wanted: dict[str, Tensor] = {}
+    for path, reference in references.items():
+        key, target = reference[SHARD], like(path)
+        present = sum(chunk.sizes.numel() for chunk in found[key].chunks)
+        if present != math.prod(reference["shape"]):
+            raise ValueError(f"a part of {key} is missing")
+        if target is None or target.shape != found[key].size:
+            target = torch.empty(found[key].size, dtype=found[key].properties.dtype)
+        wanted[key] = torch.empty_like(target)
+    load(wanted, storage_reader=reader, no_dist=not dist.is_initialized())
+    return wanted
 
 
 def _children(value: Any) -> Iterator[tuple[Any, Any]]:

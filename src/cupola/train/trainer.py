@@ -89,6 +89,8 @@ class Trainer:
         self.max_steps = self._count_steps()
         self.schedules = self._build_schedules()
         self._notes = without_effect(cfg)
+        if cfg.get("bundle") and self.ranks.fsdp:
+            self._notes.append("no bundle: write it afterwards in one process with --bundle-only")
         if note := class_counts(self.model, self.stream.dataset):
             self._notes.append(note)
         self._prepare_updates()
