@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from PIL import Image
 
 import cupola
 from cupola.bundles import Bundle
-from cupola.compat.mmdet import DetInferencer, inference_detector, init_detector
+from cupola.compat.mmdet import Detector, DetInferencer, inference_detector, init_detector
 from cupola.config import Config
 from cupola.errors import CheckpointError, ConfigError, InputError
 from cupola.files.images import read_image
 from cupola.runtime.devices import available
+from cupola.structures import Detections, PanopticSegmentation, Segment
+from cupola.structures.masks import decode_rle
 from cupola.weights.reading import read_checkpoint
 
 SHIPPED = Bundle.load("detr-digits")
@@ -156,8 +159,71 @@ def test_errors(files: tuple[str, str], model: Any) -> None:
         init_detector(files[0], "missing.pth", device="cpu")
     with pytest.raises(ConfigError, match="expected a path or a dict, got int"):
         init_detector(3, device="cpu")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="test_pipeline has no effect"):
-        inference_detector(model, EXAMPLE, test_pipeline=[])
+    with pytest.raises(InputError, match="test_pipeline: expected a list of transforms as a conf"):
+        inference_detector(model, EXAMPLE, test_pipeline=lambda data: data)
+    with pytest.raises(InputError, match="test_pipeline: the test pipeline resizes by scale_fact"):
+        inference_detector(model, EXAMPLE, test_pipeline=[{"type": "Resize", "scale_factor": 0.5}])
+
+
+def test_another_pipeline(model: Any) -> None:
+    """As video_demo.py has it: the config's pipeline with another first step or size."""
+    load = {"type": "mmdet.LoadImageFromNDArray"}
+    image = read_image(EXAMPLE)[..., ::-1]
+    small = [load, {"type": "Resize", "scale": (64, 64)}, {"type": "PackDetInputs"}]
+    found = inference_detector(model, image, test_pipeline=small)
+    assert found.ori_shape == (128, 128) and found.pred_instances.bboxes.max() > 64
+    seen: list[Any] = []
+    predict = model.model.predict
+    model.model.predict = lambda batch: seen.append(batch["pixels"].shape) or predict(batch)
+    try:
+        inference_detector(model, [image, image], test_pipeline=small)
+        inference_detector(model, image)
+    finally:
+        model.model.predict = predict
+    assert seen == [(2, 3, 64, 64), (1, 3, 128, 128)]
+
+
+def test_the_third_argument_of_version_2_is_a_device(files: tuple[str, str]) -> None:
+    assert init_detector(*files, "cpu").predictor.device.type == "cpu"
+    with pytest.raises(InputError, match="device 'cuda:99': not on this machine"):
+        init_detector(*files, "cuda:99")
+
+
+class Segmenter:
+    """A predictor of one mask and of two segments."""
+
+    name, labels, max_batch, max_image_pixels = "toy", ("a", "b"), 4, 10_000
+
+    def __call__(self, images: Any, threshold: float) -> Any:
+        mask = torch.zeros(1, 5, 6, dtype=torch.bool)
+        mask[0, 1:3, 2:4] = True
+        ids = torch.full((5, 6), 2, dtype=torch.int32)
+        ids[mask[0]] = 1000
+        segments = (Segment(1000, 0, True, 0.9, 4), Segment(1, 1, False, 0.5, 5))
+        ids[4, :5] = 1
+        box = torch.tensor([[2.0, 1, 4, 3]])
+        found = Detections(box, torch.tensor([0.9]), torch.tensor([0]), ("a", "b"), masks=mask,
+                           panoptic=PanopticSegmentation(ids, segments, 2))  # fmt: skip
+        return [replace(found, image=lambda: np.zeros((5, 6, 3), np.uint8)) for _ in images]
+
+
+def test_masks_and_segments_of_the_inferencer(files: tuple[str, str], tmp_path: Path) -> None:
+    inferencer = DetInferencer(*files, device="cpu")
+    inferencer.model = Detector(Segmenter(), inferencer.model.cfg)
+    images = [np.zeros((5, 6, 3), np.uint8)] * 2
+    result = inferencer(images, 1, True, False, 0, out_dir=tmp_path / "out")
+    plain = result["predictions"][0]
+    assert decode_rle(plain["masks"][0]).sum() == 4 and len(result["visualization"]) == 2
+    colors = plain["panoptic_seg"].astype(int)
+    assert {tuple(each) for each in colors.reshape(-1, 3)} == {(0, 0, 0), (232, 3, 0), (1, 0, 0)}
+    names = sorted(path.name for path in (tmp_path / "out/vis").iterdir())
+    assert names == ["00000000.jpg", "00000001.jpg"]
+    saved = inferencer(images, out_dir=tmp_path, no_save_pred=False, no_save_vis=True)
+    path = tmp_path / "preds/1_panoptic_seg.png"
+    assert saved["predictions"][1]["panoptic_seg_path"] == str(path)
+    assert np.array_equal(np.asarray(Image.open(path)), colors)
+    written = json.loads((tmp_path / "preds/1.json").read_text())
+    assert written == saved["predictions"][1]
 
 
 def test_the_inferencer(files: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
@@ -171,7 +237,7 @@ def test_the_inferencer(files: tuple[str, str], tmp_path: Path, capsys: Any) -> 
     result = inferencer(str(folder), batch_size=2, out_dir=out, no_save_pred=False, return_vis=True)
     assert [set(each) for each in result["predictions"]] == [{"labels", "scores", "bboxes"}] * 2
     assert result["visualization"][0].shape == (128, 128, 3)
-    assert sorted(p.name for p in (out / "vis").iterdir()) == ["a.jpg", "b.jpg"]
+    assert sorted(p.name for p in (out / "vis").iterdir()) == ["a.png", "b.png"]
     assert json.loads((out / "preds/a.json").read_text()) == result["predictions"][0]
     single = inferencer(str(EXAMPLE), print_result=True, return_datasamples=True)
     assert len(single["predictions"][0].pred_instances) == 25 and single["visualization"] == []

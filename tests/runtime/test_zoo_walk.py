@@ -145,7 +145,12 @@ def test_a_batch_of_several_sizes(predictor: DetectionPredictor) -> None:
         alone = [predictor.model.predict(padded(predictor, [each], size))[0] for each in samples]
     for found, expected in zip(together, alone, strict=True):
         assert len(found) == len(expected)
-        torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-3, atol=2e-2)
+        # boxes around masks move by a pixel where rounding decides one
+        around = len(found) > 0 and not (expected.boxes % 1).any()
+        far = 1.0 if around else 2e-2
+        torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-3, atol=far)
+        if found.masks is not None and expected.masks is not None and len(found):
+            assert (found.masks != expected.masks).float().mean() < 2e-3
         torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-4)
         if found.panoptic is not None and expected.panoptic is not None:
             pairs = zip(found.panoptic.segments, expected.panoptic.segments, strict=True)

@@ -1,6 +1,7 @@
 """init_detector and inference_detector."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +17,16 @@ from cupola.runtime import tasks
 from cupola.runtime.building import build
 from cupola.runtime.devices import available, find_device
 from cupola.runtime.io.image_sources import reader, to_pixels
+from cupola.runtime.predictors.detection import make
+from cupola.runtime.predictors.padding import published_padding
 from cupola.runtime.published import bundle_config
+from cupola.runtime.published_sizes import resizing
+from cupola.runtime.training_config import pipeline_steps
 from cupola.weights.reading import read_torch
+
+# What a pipeline decides of a predictor.
+SIZES = ("short", "long", "exact", "within", "rounding", "resample", "dtype", "pad", "padding")
+DEVICE = re.compile(r"(cpu|cuda)(:\d+)?")
 
 logger = logging.getLogger("cupola")
 
@@ -60,10 +69,13 @@ def init_detector(
     """A detector from a config (a path, or its content) and its checkpoint.
 
     Class names come from the checkpoint's metadata, the config, or else those of COCO. Without a
-    checkpoint the weights are random, and a warning says so. `palette` has no effect. `device` is
-    the first accelerator by default, where there is one, else the CPU. Raises ConfigError,
+    checkpoint the weights are random, and a warning says so. `palette` has no effect, unless it is
+    a device, which is the third argument in 2.x. `device` is the first accelerator by default,
+    where there is one, else the CPU. Raises ConfigError,
     BuildError, CheckpointError, and InputError for a device that is not there.
     """
+    if device is None and isinstance(palette, str) and DEVICE.fullmatch(palette):
+        device = palette
     place = find_device(device or available()[:2][-1])
     cfg = _config(config)
     if cfg_options:
@@ -123,12 +135,13 @@ def inference_detector(
     """The result for one image, or a list of results for a list of images.
 
     An image is a path or an array [H, W, 3] in BGR, as `cv2.imread` gives, or anything else that a
-    predictor takes. The config's own pipeline is used: InputError for another.
+    predictor takes. `test_pipeline`, a list of transforms as configs have it, resizes and pads in
+    the place of the config's own; the normalization stays. InputError for what cannot be resized.
     `text_prompt` is what a detector that searches for a text looks for; names are between full
     stops, with and without `custom_entities`.
     """
     if test_pipeline is not None:
-        raise InputError("inference_detector: test_pipeline has no effect; change the config")
+        model = replace(model, predictor=with_pipeline(model.predictor, test_pipeline))
     several = isinstance(imgs, Sequence) and not isinstance(imgs, str | bytes)
     sources = list(imgs) if several else [imgs]
     size = model.predictor.max_batch
@@ -138,6 +151,26 @@ def inference_detector(
         for sample, source in detect(model, sources[start : start + size], start, text_prompt)
     ]
     return samples if several else samples[0]
+
+
+def with_pipeline(predictor: Any, pipeline: Any) -> Any:
+    """The predictor with the sizes and the padding of another test pipeline."""
+    known = isinstance(pipeline, Sequence) and all(isinstance(s, Mapping) for s in pipeline)
+    if not known or not pipeline:
+        raise InputError(
+            "test_pipeline: expected a list of transforms as a config has it, such as "
+            "model.cfg.test_pipeline, not a Compose"
+        )
+    steps = pipeline_steps({"test_pipeline": list(pipeline)})
+    old = any(step["type"] in ("MultiScaleFlipAug", "Normalize") for step in steps)
+    try:
+        preprocess = {"resize": resizing(steps, old), "padding": published_padding(steps, old)}
+    except ConfigError as error:
+        raise InputError(f"test_pipeline: {error}") from None
+    about = (predictor.name, predictor.version, predictor.model, {"preprocess": preprocess})
+    made = make(*about, predictor.labels)
+    changed = {name: getattr(made, name) for name in SIZES}
+    return replace(predictor, **changed)
 
 
 def detect(

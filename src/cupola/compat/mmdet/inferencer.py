@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from cupola.compat.mmdet.detector import Detector, detect, init_detector, read_again
 from cupola.compat.mmdet.results import DetDataSample
@@ -13,7 +15,10 @@ from cupola.config import Config
 from cupola.errors import InputError
 from cupola.runtime.devices import available
 from cupola.runtime.load import is_config, load_predictor
+from cupola.structures import PanopticSegmentation
+from cupola.structures.masks import encode_rle
 
+WRITTEN = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # drawings keep these endings
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 
 
@@ -50,6 +55,7 @@ class DetInferencer:
         batch_size: int = 1,
         return_vis: bool = False,
         show: bool = False,
+        wait_time: int = 0,
         no_save_vis: bool = False,
         draw_pred: bool = True,
         pred_score_thr: float = 0.3,
@@ -63,8 +69,10 @@ class DetInferencer:
         """{"predictions": one per image, "visualization": drawings [H, W, 3] RGB if asked for}.
 
         `inputs` is an image, a folder of images, or a list of them. A prediction is a dict of lists
-        (labels, scores, bboxes), or a DetDataSample with `return_datasamples`. With `out_dir`
-        drawings are written to `vis` in it, and with no_save_pred=False predictions to `preds`.
+        (labels, scores, bboxes, masks as COCO's RLE) and perhaps "panoptic_seg", the ids of the
+        segments as colors [H, W, 3], or a DetDataSample with `return_datasamples`. With `out_dir`
+        drawings are written to `vis` in it under the images' names, and returned; with
+        no_save_pred=False predictions are written to `preds`. `wait_time` has no effect.
         `texts` is what a detector that searches for a text looks for, in all images or one for
         each; names are between full stops, with and without `custom_entities`.
         """
@@ -82,16 +90,16 @@ class DetInferencer:
                     drawn = sample.draw(pred_score_thr if draw_pred else 2.0)
                     drawings.append(np.asarray(drawn))
                     if saves:
-                        drawn.save(_file(out_dir, "vis", name, ".jpg"))
-                if out_dir and not no_save_pred:
-                    _file(out_dir, "preds", name, ".json").write_text(json.dumps(plain))
+                        drawn.save(_file(out_dir, "vis", name[0]))
+                if out_dir and not no_save_pred and not return_datasamples:
+                    _save(out_dir, name[1], plain)
         if print_result:
-            print(predictions)
-        return {"predictions": predictions, "visualization": drawings if return_vis else []}
+            print({"predictions": predictions})
+        return {"predictions": predictions, "visualization": drawings}
 
     def _batches(
         self, images: list[Any], size: int, texts: str | Sequence[str] | None
-    ) -> Iterator[list[tuple[DetDataSample, Any, str]]]:
+    ) -> Iterator[list[tuple[DetDataSample, Any, tuple[str, str]]]]:
         each_own = texts is not None and not isinstance(texts, str)
         if each_own and len(texts or ()) != len(images):
             raise InputError(f"texts: {len(texts or ())} for {len(images)} images")
@@ -116,17 +124,42 @@ def images_of(inputs: Any) -> Iterator[Any]:
 
 
 def as_dict(sample: DetDataSample) -> dict[str, Any]:
-    """labels, scores and bboxes of all detections as lists."""
-    return {
-        key: getattr(sample.pred_instances, key).tolist() for key in ("labels", "scores", "bboxes")
-    }
+    """labels, scores and bboxes of all detections as lists; masks and the panoptic map if any."""
+    instances = sample.pred_instances
+    plain = {key: getattr(instances, key).tolist() for key in ("labels", "scores", "bboxes")}
+    if instances.masks is not None:
+        plain["masks"] = [encode_rle(mask) for mask in instances.masks]
+    if sample.found.panoptic is not None:
+        plain["panoptic_seg"] = as_colors(sample.found.panoptic)
+    return plain
 
 
-def _name(image: Any, index: int) -> str:
-    return Path(image).stem if isinstance(image, str | Path) else f"{index:08d}"
+def as_colors(found: PanopticSegmentation) -> NDArray[np.uint8]:
+    """The ids of segments as R + 256 G + 65536 B, 0 where there is none: [H, W, 3]."""
+    ids = np.where(found.ids == found.void, 0, found.ids.numpy()).astype(np.int64)
+    return np.stack([ids >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
 
 
-def _file(folder: str | Path, kind: str, name: str, suffix: str) -> Path:
-    path = Path(folder) / kind / f"{name}{suffix}"
+def _save(out_dir: str | Path, number: str, plain: dict[str, Any]) -> None:
+    """A prediction as JSON, its panoptic map as a PNG beside it, whose path replaces it."""
+    kept = dict(plain)
+    if "panoptic_seg" in kept:
+        path = _file(out_dir, "preds", f"{number}_panoptic_seg.png")
+        Image.fromarray(kept.pop("panoptic_seg")).save(path)
+        kept["panoptic_seg_path"] = plain["panoptic_seg_path"] = str(path)
+        del plain["panoptic_seg"]
+    _file(out_dir, "preds", f"{number}.json").write_text(json.dumps(kept))
+
+
+def _name(image: Any, index: int) -> tuple[str, str]:
+    """The names of a drawing, with its ending, and of a prediction."""
+    if not isinstance(image, str | Path):
+        return f"{index:08d}.jpg", str(index)
+    path = Path(image)
+    return (path.name if path.suffix.lower() in WRITTEN else f"{path.stem}.jpg"), path.stem
+
+
+def _file(folder: str | Path, kind: str, name: str) -> Path:
+    path = Path(folder) / kind / name
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
