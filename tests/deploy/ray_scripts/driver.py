@@ -3,17 +3,21 @@
 A program of its own, since Ray's threads and warnings outlive a test.
 """
 
+import asyncio
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import yaml
 from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
+from starlette.requests import Request
 
 import cupola.ray
 from cupola.errors import CupolaError
@@ -38,8 +42,31 @@ def run_file(path: str) -> None:
     _get_global_client().deploy_apps(config, _blocking=True)
 
 
+@serve.deployment(name="Models")
+class Sleeping:
+    """Answers as the echo model does, after the time that the request names."""
+
+    async def __call__(self, request: Request) -> dict[str, Any]:
+        asked = await request.json()
+        await asyncio.sleep(asked["parameters"]["s"])
+        return {"outputs": [{"name": "y", "data": [1.0]}]}
+
+
+def run_trivial(num_replicas: int) -> None:
+    """Deploys an application with nothing of Cupola's."""
+    serve.run(Sleeping.options(num_replicas=num_replicas).bind())
+
+
+def _is_proxy(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return "ProxyActor" in "".join(process.cmdline())
+    return False
+
+
 def pids(deployment: str = "Models") -> list[int]:
-    """The processes of a deployment's running replicas."""
+    """The processes of a deployment's running replicas, or those of Ray's proxy."""
+    if deployment == "proxy":
+        return [each.pid for each in psutil.Process().children(recursive=True) if _is_proxy(each)]
     applications = _get_global_client().get_serve_details()["applications"].values()
     return [
         replica["pid"]
@@ -49,7 +76,7 @@ def pids(deployment: str = "Models") -> list[int]:
     ]
 
 
-COMMANDS = {each.__name__: each for each in (run, run_file, pids)}
+COMMANDS = {each.__name__: each for each in (run, run_file, run_trivial, pids)}
 
 
 def main() -> None:
