@@ -4,8 +4,8 @@
 
 Under the load of clients that never retry, kills a replica of the models, a replica of the ingress,
 or Ray's proxy, and counts the requests without an answer. The trivial application is one deployment
-that sleeps, so that its losses are Ray's own. `--haproxy`: Ray's HAProxy takes the place of its proxy;
-it may send a request again whose answer has not begun.
+that sleeps, so that its losses are Ray's own. With `--haproxy`, Ray's HAProxy is used and not its
+proxy; it may send a request again whose answer has not begun.
 """
 
 import argparse
