@@ -20,6 +20,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from cupola.errors import CupolaError
+from cupola.parallel.elastic import warn_of_shared_store
 from cupola.parallel.watch import Watch
 
 
@@ -136,6 +137,7 @@ class Mesh:
         rank = int(os.environ["RANK"]) if rank is None else rank
         limit = timedelta(seconds=timeout)
         if store is None:
+            warn_of_shared_store()
             store, rank, world = next(rendezvous(init_method, rank, world, timeout=limit))
         store.set_timeout(limit)
         backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
