@@ -2,7 +2,9 @@
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +187,43 @@ def test_a_clients_limits(tmp_path: Path) -> None:
         assert server.infer("echo")[0] == 200  # the proxy itself is not limited
     finally:
         server.stop()
+
+
+@pytest.mark.slow
+def test_a_key_is_replaced_under_load(tmp_path: Path) -> None:
+    """The new key is sent from the moment the new generation serves, on connections of before."""
+    old, new = ({"name": name, "hash": hash_of(name)} for name in ("old", "new"))
+    server = Running(tmp_path, workers=2, api_keys=[old])
+    server.start()
+    statuses: Counter[int] = Counter()
+    key, stopped = ["old"], threading.Event()
+
+    def client() -> None:
+        with closing(server.connect()) as connection:
+            while not stopped.is_set():
+                headers = {"Authorization": f"Bearer {key[0]}"}
+                connection.request("POST", "/v2/models/echo/infer", infer_body(), headers)
+                answer = connection.getresponse()
+                answer.read()
+                statuses[answer.status] += 1
+
+    threads = [threading.Thread(target=client) for _ in range(6)]
+    try:
+        server.wait_ready()
+        for thread in threads:
+            thread.start()
+        for keys, name in ([old, new], "new"), ([new], "new"):
+            server.configure(api_keys=keys)
+            server.reload()
+            key[0] = name
+            before = statuses[200]
+            until(lambda: statuses[200] > before + 100)  # noqa: B023
+    finally:
+        stopped.set()
+        for thread in threads:
+            thread.join()
+        server.stop()
+    assert set(statuses) <= {200, 503} and statuses[503] <= len(threads), statuses
 
 
 def test_the_command_prints_a_key_and_its_entry(tmp_path: Path) -> None:

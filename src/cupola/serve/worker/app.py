@@ -17,6 +17,7 @@ from cupola.serve.http.cors import CORS
 from cupola.serve.http.forwarded import TrustedProxies
 from cupola.serve.http.messages import HTTPError, Request, Response
 from cupola.serve.http.routing import Handler, Router
+from cupola.serve.ipc import paths
 from cupola.serve.ipc.frames import Frame
 from cupola.serve.worker.access_log import format_line
 from cupola.serve.worker.context import DeferredResponse, Outcome, WorkerContext
@@ -94,8 +95,24 @@ class Application(Server):
         """HTTPError if the client may not send this, or sends too much."""
         assert self.access is not None
         self.access.limit_client(request)
-        self.access.authenticate(request, operations=operations)
+        self._authenticate(request, operations)
         self.access.limit_key(request)
+
+    def _authenticate(self, request: Request, operations: bool) -> None:
+        """HTTPError 401 or 403; 503 after a reload, since this worker does not know new keys."""
+        assert self.access is not None
+        try:
+            self.access.authenticate(request, operations=operations)
+        except HTTPError as error:
+            if error.status == 401 and self._is_replaced():
+                text = "the server is being reloaded; send the request again"
+                raise HTTPError(503, text, [("Retry-After", "1")]) from None
+            raise
+
+    def _is_replaced(self) -> bool:
+        """Whether a newer generation serves. The signal to drain may still be on its way."""
+        newest = paths.read_status(self.generation.home.parent).get("generation", 0)
+        return self.draining or newest > self.generation.number
 
     def admit_call(self, request: Request, method: Method) -> None:
         """The same for a call of gRPC, whose message has not arrived."""
@@ -107,7 +124,7 @@ class Application(Server):
         if self.access is not None:
             route, _ = self.router.route(request.method, request.raw_path, request.operations)
             if not route.public:
-                self.access.authenticate(request, operations=route.operations)
+                self._authenticate(request, route.operations)
 
     def call(self, request: Request, reply: Reply, handler: Handler, public: bool) -> Work | None:
         """Calls the handler of a call of gRPC; an exception becomes an error response."""
