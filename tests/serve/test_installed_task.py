@@ -83,7 +83,7 @@ def test_the_server_answers_and_lists_the_page(folder: Path, bundle: Path) -> No
     server = Running(folder / "server", models=[str(bundle), "detr-digits"], plugins=[])
     server.start(env=environment(folder))
     try:
-        server.wait_ready(90)
+        server.wait_ready()
         white = {"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [255] * 3}
         status, _, body = server.ask(
             "POST", "/v2/models/bright/infer", json.dumps({"inputs": [white]})

@@ -11,7 +11,7 @@ import pytest
 from serve_harness import Running
 
 from cupola.data.text import train_tokenizer
-from language_toys import LINES, language_bundle
+from language_toys import LINES, language_bundle, panics_on_z
 from lazy import LazyModule
 
 httpx = LazyModule("httpx")
@@ -64,7 +64,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             tokenizer.add_special_tokens(["[TOOL_CALLS]"])
             tokenizer.save(str(bundle / "tokenizer.json"))
         models.append(str(bundle))
-    running = Running(folder / "server", models=models, plugins=[])
+    panics = language_bundle(folder / "panics", "panics").path
+    content = json.loads((panics / "tokenizer.json").read_bytes())
+    (panics / "tokenizer.json").write_text(json.dumps(content | {"normalizer": panics_on_z()}))
+    running = Running(folder / "server", models=[*models, str(panics)], plugins=[])
     running.start()
     running.wait_ready()
     yield running
@@ -351,3 +354,18 @@ def test_a_response_format_that_is_wrong_is_named(client: Any) -> None:
         with pytest.raises(openai.BadRequestError) as error:
             chat(client, response_format=form)
         assert error.value.param == "response_format"
+
+
+def test_a_prompt_on_which_an_untrusted_tokenizer_panics_ends_alone(server: Running) -> None:
+    """One request fails, the runner lives."""
+    before = server.runner_pids()
+    url = f"http://127.0.0.1:{server.port}/v1/completions"
+    ask = {"model": "panics", "max_tokens": 2, "temperature": 0}
+    texts = []
+    for prompt in ("It is", "It is z", "It is"):
+        answer = httpx.post(url, json=ask | {"prompt": prompt}, timeout=60)
+        texts.append((answer.status_code, answer.json()))
+    assert [status for status, _ in texts] == [200, 400, 200]
+    assert "out of bounds" in texts[1][1]["error"]["message"]
+    assert texts[0][1]["choices"] == texts[2][1]["choices"]
+    assert server.runner_pids() == before

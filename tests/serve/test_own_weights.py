@@ -115,7 +115,7 @@ def test_a_file_replaced_in_place_changes_nothing_until_the_reload(tmp_path: Pat
     )
     server.start()
     try:
-        server.wait_ready(90)
+        server.wait_ready()
         maps = Path(f"/proc/{server.runner_pid()}/maps").read_text()
         assert str(weights) not in maps and "/g1/" in maps
         before = boxes(server, bundle)

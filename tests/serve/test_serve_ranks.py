@@ -29,7 +29,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def split(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One server for all tests of this file: the toy model on two ranks."""
     models = [{"bundle": str(bundle), "tensor_parallel": 2, "optimization": "packed"}]
-    running = Running(tmp_path_factory.mktemp("server"), models=models, plugins=[])
+    running = Running(
+        tmp_path_factory.mktemp("server"), models=models, plugins=[], hang_timeout=5.0
+    )
     running.start()
     running.wait_ready()
     yield running
@@ -98,14 +100,13 @@ def test_when_a_rank_dies_idle_the_group_is_replaced(split: Running, rank: int) 
     wait_replaced(split, before)
 
 
-def test_when_a_rank_hangs_the_group_is_replaced(serve, bundle: Path) -> None:
-    models = [{"bundle": str(bundle), "tensor_parallel": 2}]
-    server = serve(models=models, plugins=[], hang_timeout=2.0)
-    before = ranks(server)
+def test_when_a_rank_hangs_the_group_is_replaced(split: Running, bundle: Path) -> None:
+    before = ranks(split)
     os.kill(before[1], signal.SIGSTOP)
     expected = Predictor.load(bundle)("a", **HOW).text
-    assert text_of(pieces(server, "a")) == expected
+    assert text_of(pieces(split, "a")) == expected
     assert not any(psutil.pid_exists(pid) for pid in before)
+    wait_replaced(split, before)
 
 
 def test_a_model_that_cannot_be_split_is_refused_at_start(serve, bundle: Path) -> None:
