@@ -106,6 +106,21 @@ def test_a_killed_replica_loses_no_request(cluster: Cluster, echo: Any) -> None:
 
 
 @on_cluster
+def test_two_replicas_answer_almost_twice_as_much(cluster: Cluster, echo: Any) -> None:
+    """The model only sleeps, one request at a time, so that the processor hardly matters."""
+    arguments = echo()
+    arguments["settings"]["max_batch"] = 1
+    rates = []
+    for replicas in (1, 2):
+        cluster.do("run", **arguments, num_replicas=replicas)
+        with Load(cluster, clients=8, sleep=0.5) as load:
+            load.wait_for(16)
+            rates.append(load.rate(20))
+        assert set(load.statuses) == {200}, load.statuses
+    assert rates[1] >= 1.8 * rates[0], rates
+
+
+@on_cluster
 def test_a_request_that_kills_replicas_is_given_up(cluster: Cluster, echo: Any) -> None:
     cluster.do("run", **echo(), num_replicas=2)
     answer = cluster.post("/v2/models/echo/infer", infer_body([1.0], do="die"))
