@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from cupola.serve.http.connection import Reply, Server
 from cupola.serve.http.messages import HTTPError, Request, Response
+from cupola.serve.http.server import Reply, Server
 from cupola.serve.settings.settings import Settings
 
 

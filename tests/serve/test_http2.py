@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cupola.serve.http.connection import Server
+from cupola.serve.http.server import Server
 from cupola.serve.http2 import frames
 from cupola.serve.http2.connection import RESETS, STREAM_WINDOW, STREAMS, Http2Connection
 from cupola.serve.http2.frames import PREFACE, Code, frame, settings

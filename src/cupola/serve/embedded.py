@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from cupola.serve.generation import Generation, build_generation
-from cupola.serve.http.connection import Work
 from cupola.serve.http.messages import Request, Response
+from cupola.serve.http.server import Work
 from cupola.serve.ipc import paths
 from cupola.serve.process_setup import limit_spinning
 from cupola.serve.routes import ROUTER

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from cupola.errors import CupolaError
 from cupola.serve.grpc import status
 from cupola.serve.grpc.message_reader import Message, MessageReader, whole_message
-from cupola.serve.http.connection import Server, Work
 from cupola.serve.http.messages import HTTPError, Request, Response
+from cupola.serve.http.server import Server, Work
 from cupola.serve.http2.headers import encode
 from cupola.serve.http2.stream import Stream
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from cupola.serve.grpc import status
 from cupola.serve.grpc.call import Call, CallServer, Method, plain_refusal
-from cupola.serve.http.connection import Server
 from cupola.serve.http.messages import HTTPError, Request, Response
+from cupola.serve.http.server import Server
 from cupola.serve.http2.connection import Http2Connection
 from cupola.serve.http2.stream import Stream
 

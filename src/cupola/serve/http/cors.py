@@ -3,8 +3,8 @@
 Source: https://fetch.spec.whatwg.org/#http-cors-protocol
 """
 
-from cupola.serve.http.connection import Reply
 from cupola.serve.http.messages import HTTPError, Request, Response
+from cupola.serve.http.server import Reply
 from cupola.serve.settings.settings import Settings
 
 EXPOSED = "X-Request-Id, Retry-After, Inference-Header-Content-Length"

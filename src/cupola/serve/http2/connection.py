@@ -7,17 +7,16 @@ connection is closed after their responses. So no request is lost.
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from cupola.serve.http.connection import Server
 from cupola.serve.http.forwarded import name_of
+from cupola.serve.http.server import Server
 from cupola.serve.http2 import frames
 from cupola.serve.http2.frames import Code, Http2Error
 from cupola.serve.http2.headers import HeaderDecoder
 from cupola.serve.http2.stream import Stream, StreamHandler
-from cupola.serve.ipc.frames import Body
+from cupola.serve.http2.writer import FrameWriter
 from cupola.serve.tls import subject_of
 
 STREAMS = 128  # that a client may have open at a time
@@ -47,9 +46,9 @@ class Http2Connection(asyncio.Protocol):
         self.server, self.peer, self.client, self.operations = server, peer, client, operations
         self.subject = ""  # of the client's certificate
         self._open_stream = open_stream
-        self.writable = asyncio.Event()
+        self.writer = FrameWriter(server.loop)
+        self.writable = self.writer.writable
         self.streams: dict[int, Stream] = {}
-        self.send_window, self.max_frame = frames.DEFAULT_WINDOW, frames.DEFAULT_FRAME
         self._stream_window = frames.DEFAULT_WINDOW  # of new streams, as the client sets it
         self._receive_window, self._consumed = WINDOW, 0
         self._max_header = min(server.settings.max_header, HEADER)
@@ -58,9 +57,7 @@ class Http2Connection(asyncio.Protocol):
         self._greeted = False  # its preface has arrived
         self._block: tuple[int, int, bytearray] | None = None  # stream, flags, header block
         self._last = 0  # the newest stream
-        self._out: list[Body] = []
-        self._blocked: deque[Stream] = deque()
-        self._flush_due = self.closing = self._last_announced = False
+        self.closing = self._last_announced = False
         self._leaving_since = 0.0  # when the client was asked to open no more streams here
         self._served = 0
         self._resets, self._resets_since = 0, 0.0
@@ -71,7 +68,7 @@ class Http2Connection(asyncio.Protocol):
     # ---- asyncio.Protocol
 
     def connection_made(self, transport: Any) -> None:
-        self.transport = transport
+        self.transport = self.writer.transport = transport
         self.writable.set()
         own = transport.get_extra_info("sockname")
         self.peer = self.peer or name_of(transport.get_extra_info("peername"), own)
@@ -85,8 +82,8 @@ class Http2Connection(asyncio.Protocol):
             frames.MAX_STREAMS: STREAMS, frames.INITIAL_WINDOW: STREAM_WINDOW,
             frames.MAX_FRAME: FRAME, frames.MAX_HEADER_LIST: self._max_header,
         }  # fmt: skip
-        self.put(frames.settings(ours))
-        self.put(frames.window_update(0, WINDOW - frames.DEFAULT_WINDOW))
+        self.writer.put(frames.settings(ours))
+        self.writer.put(frames.window_update(0, WINDOW - frames.DEFAULT_WINDOW))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closing = True
@@ -96,7 +93,7 @@ class Http2Connection(asyncio.Protocol):
         streams, self.streams = list(self.streams.values()), {}
         for stream in streams:
             stream.abandon()
-        self._blocked.clear()
+        self.writer.forget_blocked()
         self.server.connection_closed()
 
     def data_received(self, data: bytes) -> None:
@@ -154,7 +151,7 @@ class Http2Connection(asyncio.Protocol):
     def _refuse_http1(self) -> None:
         text = b"this address speaks gRPC, over HTTP/2\n"
         start = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n"
-        self.put(start + b"Content-Length: %d\r\n\r\n" % len(text) + text)
+        self.writer.put(start + b"Content-Length: %d\r\n\r\n" % len(text) + text)
         self._close()
 
     def _on_frame(self, kind: int, flags: int, number: int, payload: bytes, now: float) -> None:
@@ -233,7 +230,7 @@ class Http2Connection(asyncio.Protocol):
             raise Http2Error(Code.FLOW_CONTROL_ERROR, "more data than the connection allows")
         self._consumed += size
         if self._consumed > WINDOW // 2:
-            self.put(frames.window_update(0, self._consumed))
+            self.writer.put(frames.window_update(0, self._consumed))
             self._receive_window += self._consumed
             self._consumed = 0
         stream = self.streams.get(number)
@@ -288,18 +285,18 @@ class Http2Connection(asyncio.Protocol):
                     if not stream.open_window(change):
                         raise Http2Error(Code.FLOW_CONTROL_ERROR, "the window is too large")
             elif name == frames.MAX_FRAME:
-                self.max_frame = value
-        self.put(frames.frame(frames.SETTINGS, frames.ACK, 0))
-        self._unblock()
+                self.writer.max_frame = value
+        self.writer.put(frames.frame(frames.SETTINGS, frames.ACK, 0))
+        self.writer.unblock()
 
     def _on_ping(self, number: int, flags: int, payload: bytes) -> None:
         if number or len(payload) != 8:
             raise Http2Error(Code.PROTOCOL_ERROR, "malformed PING")
         if not flags & frames.ACK:
-            self.put(frames.frame(frames.PING, frames.ACK, 0, payload))
+            self.writer.put(frames.frame(frames.PING, frames.ACK, 0, payload))
         elif payload == _DRAINING and self._leaving_since and not self._last_announced:
             self._last_announced = True
-            self.put(frames.goaway(self._last, Code.NO_ERROR))
+            self.writer.put(frames.goaway(self._last, Code.NO_ERROR))
             self._after_stream()
 
     def _on_goaway(self, number: int, flags: int, payload: bytes) -> None:
@@ -312,71 +309,39 @@ class Http2Connection(asyncio.Protocol):
         if size == 0:
             raise Http2Error(Code.PROTOCOL_ERROR, "WINDOW_UPDATE by 0", number)
         if number == 0:
-            self.send_window += size
-            if self.send_window > frames.MAX_WINDOW:
+            self.writer.window += size
+            if self.writer.window > frames.MAX_WINDOW:
                 raise Http2Error(Code.FLOW_CONTROL_ERROR, "the window is too large")
-            self._unblock()
+            self.writer.unblock()
         elif (stream := self.streams.get(number)) is not None:
             if not stream.open_window(size):
                 raise Http2Error(Code.FLOW_CONTROL_ERROR, "the window is too large", number)
-            self._unblock()
+            self.writer.unblock()
         elif number > self._last:
             raise Http2Error(Code.PROTOCOL_ERROR, f"WINDOW_UPDATE on stream {number}")
 
     def _on_push(self, number: int, flags: int, payload: bytes) -> None:
         raise Http2Error(Code.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
 
-    # ---- sending
-
-    def put(self, data: Body) -> None:
-        """Writes with the next flush, together with what other streams send in this turn."""
-        self._out.append(data)
-        if not self._flush_due:
-            self._flush_due = True
-            self.server.loop.call_soon(self._flush)
-
-    def put_headers(self, stream: int, block: bytes, *, end: bool) -> None:
-        self.put(frames.header_frames(stream, block, self.max_frame, end=end))
-
-    def _flush(self) -> None:
-        self._flush_due = False
-        out, self._out = self._out, []
-        if out and not self.transport.is_closing():
-            if len(out) == 1:
-                self.transport.write(out[0])
-            else:
-                self.transport.writelines(out)
-
-    def block(self, stream: Stream) -> None:
-        if not stream.blocked_at:
-            stream.blocked_at = time.monotonic()
-        if stream not in self._blocked:
-            self._blocked.append(stream)
-
-    def _unblock(self) -> None:
-        """Gives each waiting stream its turn."""
-        waiting, self._blocked = self._blocked, deque()
-        for stream in waiting:
-            if not stream.closed:
-                stream.pump()
+    # ---- streams
 
     def credit(self, stream: Stream, size: int) -> None:
         """Lets the client send more of a request, in steps of a quarter of the window."""
         stream.credit += size
         if stream.credit >= STREAM_WINDOW // 4:
-            self.put(frames.window_update(stream.id, stream.credit))
+            self.writer.put(frames.window_update(stream.id, stream.credit))
             stream.receive_window += stream.credit
             stream.credit = 0
 
     def close_stream(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)
         if not stream.received_end:  # the response does not need the rest of the request
-            self.put(frames.reset(stream.id, Code.NO_ERROR))
+            self.writer.put(frames.reset(stream.id, Code.NO_ERROR))
         self._after_stream()
 
     def _reset(self, number: int, code: Code) -> None:
         stream = self.streams.pop(number, None)
-        self.put(frames.reset(number, code))
+        self.writer.put(frames.reset(number, code))
         self._count_waste()
         if stream is not None:
             stream.abandon()
@@ -389,11 +354,11 @@ class Http2Connection(asyncio.Protocol):
 
     def _fail(self, code: Code, message: str) -> None:
         """Ends the connection because the client violates the protocol."""
-        self.put(frames.goaway(self._last, code, message))
+        self.writer.put(frames.goaway(self._last, code, message))
         self._close()
 
     def _close(self) -> None:
-        self._flush()
+        self.writer.flush()
         self.closing = True
         self.transport.close()
 
@@ -454,8 +419,8 @@ class Http2Connection(asyncio.Protocol):
         """Asks the client to open no more streams here; see the head of this file."""
         if not self._leaving_since:
             self._leaving_since = time.monotonic()
-            self.put(frames.goaway(frames.MAX_WINDOW, Code.NO_ERROR, "draining"))
-            self.put(frames.frame(frames.PING, 0, 0, _DRAINING))
+            self.writer.put(frames.goaway(frames.MAX_WINDOW, Code.NO_ERROR, "draining"))
+            self.writer.put(frames.frame(frames.PING, 0, 0, _DRAINING))
 
 
 _HANDLERS: dict[int, Callable[[Http2Connection, int, int, bytes], None]] = {

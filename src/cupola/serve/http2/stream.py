@@ -6,6 +6,7 @@ from typing import Protocol
 
 from cupola.serve.http2.frames import DATA, END_STREAM, MAX_WINDOW, head
 from cupola.serve.http2.headers import Head
+from cupola.serve.http2.writer import FrameWriter
 from cupola.serve.ipc.frames import Body
 
 SMALL = 16 * 1024  # bytes of a response that is written as one piece
@@ -40,21 +41,10 @@ class StreamHandler(Protocol):
         """The worker stops: ends a stream that has been idle for `seconds`."""
 
 
-class Sender(Protocol):
+class StreamOwner(Protocol):
     """What a stream needs of its connection."""
 
-    send_window: int
-    max_frame: int
-    writable: asyncio.Event
-
-    def put(self, data: Body) -> None:
-        """Writes bytes with the next flush."""
-
-    def put_headers(self, stream: int, block: bytes, *, end: bool) -> None:
-        """Writes a header block with the next flush."""
-
-    def block(self, stream: "Stream") -> None:
-        """Waits for the client to open a window."""
+    writer: FrameWriter
 
     def close_stream(self, stream: "Stream") -> None:
         """Forgets a stream whose response is complete."""
@@ -67,15 +57,17 @@ class Stream:
     """The server's end. `handler` is set by whoever answers."""
 
     __slots__ = (
-        "_connection", "_queue", "_trailers", "_waiter", "began_at", "blocked_at", "closed",
-        "credit", "handler", "head", "id", "receive_window", "received_end", "send_window",
+        "_connection", "_queue", "_trailers", "_waiter", "_writer", "began_at", "blocked_at",
+        "closed", "credit", "handler", "head", "id", "receive_window", "received_end",
+        "send_window",
     )  # fmt: skip
     handler: StreamHandler
 
     def __init__(
-        self, connection: Sender, number: int, head: Head, windows: tuple[int, int], now: float
+        self, connection: StreamOwner, number: int, head: Head, windows: tuple[int, int], now: float
     ) -> None:
-        self._connection, self.id, self.head = connection, number, head
+        self._connection, self._writer = connection, connection.writer
+        self.id, self.head = number, head
         self.send_window, self.receive_window = windows
         self.began_at, self.blocked_at = now, 0.0
         self.closed = self.received_end = False
@@ -86,7 +78,7 @@ class Stream:
 
     async def writable(self) -> None:
         """Waits until the client has taken what was sent, or has left."""
-        await self._connection.writable.wait()
+        await self._writer.writable.wait()
         while self._queue and not self.closed:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -98,7 +90,7 @@ class Stream:
     def send_head(self, block: bytes) -> None:
         """Sends the head of the response."""
         if not self.closed:
-            self._connection.put_headers(self.id, block, end=False)
+            self._writer.put_headers(self.id, block, end=False)
 
     def send(self, *pieces: Body) -> None:
         """Sends a part of the body, as soon as the client's windows allow."""
@@ -117,15 +109,15 @@ class Stream:
         size = len(data)
         if self.closed:
             return
-        connection = self._connection
-        fits = size <= min(SMALL, self.send_window, connection.send_window)
-        if not fits or max(len(block), len(trailers)) > connection.max_frame:
+        writer = self._writer
+        fits = size <= min(SMALL, self.send_window, writer.window)
+        if not fits or max(len(block), len(trailers)) > writer.max_frame:
             self.send_head(block)
             self.send(data)
             self.finish(trailers)
             return
-        connection.send_window -= size
-        connection.put(
+        writer.window -= size
+        writer.put(
             b"".join(
                 (
                     head(1, 4, self.id, len(block)), block,
@@ -138,25 +130,23 @@ class Stream:
 
     def pump(self) -> None:
         """Sends what the windows allow."""
-        connection = self._connection
+        writer = self._writer
         while self._queue:
-            size = min(
-                len(self._queue[0]), self.send_window, connection.send_window, connection.max_frame
-            )
+            size = min(len(self._queue[0]), self.send_window, writer.window, writer.max_frame)
             if size <= 0:
-                connection.block(self)
+                writer.block(self)
                 return
             piece = self._queue.popleft()
             if size < len(piece):
                 self._queue.appendleft(piece[size:])
             self.send_window -= size
-            connection.send_window -= size
-            connection.put(head(DATA, 0, self.id, size))
-            connection.put(piece[:size])
+            writer.window -= size
+            writer.put(head(DATA, 0, self.id, size))
+            writer.put(piece[:size])
         self.blocked_at = 0.0
         self._wake()
         if self._trailers is not None:
-            connection.put_headers(self.id, self._trailers, end=True)
+            writer.put_headers(self.id, self._trailers, end=True)
             self._close()
 
     def open_window(self, size: int) -> bool:

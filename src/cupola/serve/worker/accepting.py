@@ -10,9 +10,10 @@ from heapq import nsmallest
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from cupola.serve.http.connection import ClientConnection, Connection, Server
+from cupola.serve.http.connection import Connection
 from cupola.serve.http.forwarded import TrustedProxies, name_of
 from cupola.serve.http.proxy_protocol import read_header
+from cupola.serve.http.server import ClientConnection, Server
 from cupola.serve.ipc.listeners import Listener
 from cupola.serve.settings.settings import Settings
 from cupola.serve.worker.app import Application

@@ -12,11 +12,11 @@ from cupola.serve.access.control import AccessControl
 from cupola.serve.generation import Generation
 from cupola.serve.grpc.call import Method
 from cupola.serve.http.compression import Decompressor
-from cupola.serve.http.connection import Reply, Server, Work
 from cupola.serve.http.cors import CORS
 from cupola.serve.http.forwarded import TrustedProxies
 from cupola.serve.http.messages import HTTPError, Request, Response
 from cupola.serve.http.routing import Handler, Router
+from cupola.serve.http.server import Reply, Server, Work
 from cupola.serve.ipc import paths
 from cupola.serve.ipc.frames import Frame
 from cupola.serve.worker.access_log import format_line

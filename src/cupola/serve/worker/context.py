@@ -11,10 +11,10 @@ from cupola.serve.access.control import AccessControl
 from cupola.serve.cache.response_cache import ResponseCache, request_key
 from cupola.serve.generation import Generation
 from cupola.serve.http.compression import Decompressor
-from cupola.serve.http.connection import Server
 from cupola.serve.http.messages import HTTPError, Request, Response
 from cupola.serve.http.origin import refuse_foreign_sites
 from cupola.serve.http.routing import Router
+from cupola.serve.http.server import Server
 from cupola.serve.ipc.frames import Frame
 from cupola.serve.settings.settings import Settings
 from cupola.serve.worker.metrics import Metrics
