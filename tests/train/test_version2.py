@@ -405,7 +405,7 @@ def test_several_evaluators() -> None:
 
 def test_what_is_not_available_fails_before_the_training(folder: Path, tmp_path: Path) -> None:
     cfg = old_config(folder)
-    cfg["val_evaluator"] = [{"type": "CocoMetric"}, {"type": "CityScapesMetric"}]
+    cfg["val_evaluator"] = [{"type": "CocoMetric"}, {"type": "OVCocoMetric"}]
     cfg["val_dataloader"] = to_version_3(cfg)["val_dataloader"]
-    with pytest.raises(BuildError, match="CityScapesMetric is not available: remove it from the"):
+    with pytest.raises(BuildError, match="OVCocoMetric is not available: use CocoMetric"):
         Trainer({**to_version_3(cfg), "val_evaluator": cfg["val_evaluator"]}, tmp_path, quiet=True)

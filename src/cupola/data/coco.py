@@ -50,7 +50,8 @@ class CocoDataset(ImageDataset):
     of classes [H, W] in `data_prefix["seg"]`, named as the images with the ending
     `seg_map_suffix`.
     `return_classes` has no effect: a training gives the classes to models that search for a text.
-    With test_mode a sample also holds "annotations", the `ground_truth` for CocoMetric.
+    With test_mode a sample also holds "annotations", the `ground_truth` for CocoMetric, and its
+    "file_name".
     """
 
     def __init__(
@@ -259,6 +260,7 @@ class CocoDataset(ImageDataset):
                 raise DataError(f"{path}: is {shape[1]} x {shape[0]} pixels, its image {rgb.size}")
         if self.test_mode:
             sample["annotations"] = self.ground_truth(index, (rgb.height, rgb.width))
+            sample["file_name"] = slashes(image["file_name"])
         return sample
 
     def _warn_of_size(self, path: Path, image: Mapping[str, Any], rgb: Image.Image) -> None:

@@ -10,8 +10,8 @@ from cupola.data.pipeline import OBJECTS, VOID
 from cupola.structures import pad_images
 
 TARGET_KEYS = (*OBJECTS, "semantic")
-# For CocoMetric and VOCMetric, PanopticQuality, LVISMetric, OpenImagesMetric.
-METRIC_KEYS = ("annotations", "panoptic", "federated", "image_labels")
+# For CocoMetric and VOCMetric, PanopticQuality, LVISMetric, OpenImagesMetric, CityScapesMetric.
+METRIC_KEYS = ("annotations", "panoptic", "federated", "image_labels", "file_name")
 
 
 def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -77,6 +77,23 @@ def read_class_map(path: Path, error: type[CupolaError] = InputError) -> Pixels:
     return values
 
 
+def read_id_map(path: Path, error: type[CupolaError] = InputError) -> np.ndarray[Any, Any]:
+    """[H, W] int32: the values of a gray image of 8 or 16 bits, as stored.
+
+    Raises `error` for what `read_image` refuses, and for colors.
+    """
+    source = read_bytes(path, MAX_BYTES, error)
+    with (
+        _errors_as(error, str(path), len(source), MAX_PIXELS),
+        _opened(*essential(source), MAX_PIXELS) as (image, _),
+    ):
+        mode = image.mode
+        values = np.array(image).astype(np.int32) if mode in ("L", "I;16", "I;16B", "I") else None
+    if values is None:
+        raise error(f"{path}: has the mode {mode}; a map of ids is gray, of 8 or 16 bits")
+    return values
+
+
 def from_base64(source: bytes, name: str = "image", error: type[CupolaError] = InputError) -> bytes:
     """The file that base64 text holds, with or without `data:image/...;base64,` in front.
 

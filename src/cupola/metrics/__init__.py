@@ -1,5 +1,6 @@
 """Metrics; importing the package registers them."""
 
+from cupola.metrics.cityscapes import CityScapesMetric
 from cupola.metrics.coco import CocoMetric
 from cupola.metrics.crowdhuman import CrowdHumanMetric
 from cupola.metrics.forecast import ForecastMetric
@@ -13,6 +14,7 @@ from cupola.metrics.voc import VOCMetric
 
 __all__ = [
     "REASONS",
+    "CityScapesMetric",
     "CocoMetric",
     "CrowdHumanMetric",
     "ForecastMetric",

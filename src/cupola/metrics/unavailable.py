@@ -5,9 +5,14 @@ from typing import Any
 from cupola.errors import BuildError
 from cupola.registry import METRICS
 
+TRACKING = "tracking and re-identification are not included"
 REASONS = {
-    "CityScapesMetric": "remove it from the evaluators; CocoMetric measures the boxes and masks of "
-    "the same files",
+    "LVISFixedAPMetric": "use LVISMetric, which limits the detections of an image, not of a class",
+    "OVCocoMetric": "use CocoMetric, which does not tell base classes from novel ones",
+    "SemSegMetric": "semantic segmentation is measured as a part of CocoPanopticMetric alone",
+    **dict.fromkeys(
+        ("MOTChallengeMetric", "YouTubeVISMetric", "ReIDMetrics", "CocoVideoMetric"), TRACKING
+    ),
 }
 
 
