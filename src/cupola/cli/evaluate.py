@@ -67,20 +67,21 @@ def evaluate(
     from cupola.runtime.load import is_config, load_predictor, open_bundle
 
     opened = open_bundle(bundle, weights, revision, offline)
-    predictor = load_predictor(opened, device=device, tta=tta)
-    if proposals is not None:
-        from cupola.cli.predict import with_proposals
-
-        predictor = with_proposals(predictor, proposals)
     files = {
+        "format": format,
         "annotations": annotations,
         "images": images,
         "classes": classes,
         "hierarchy": hierarchy,
         "image_labels": image_labels,
     }
+    refuse_others(opened.task, data, files, {"version": version, "split": split})
+    predictor = load_predictor(opened, device=device, tta=tta)
+    if proposals is not None:
+        from cupola.cli.predict import with_proposals
+
+        predictor = with_proposals(predictor, proposals)
     if data is None:
-        refuse({**files, "format": format}, "an evaluation without --data")
         cfg = Config.load(bundle).to_dict() if is_config(bundle) else training_config(opened)
         scores = evaluate_as_trained(predictor, cfg)
     elif opened.task == "forecast":
@@ -90,12 +91,10 @@ def evaluate(
     elif opened.task == "detection3d":
         from cupola.cli.nuscenes_evaluation import evaluate_nuscenes
 
-        refuse({**files, "format": format}, "a camera model")
         scores = evaluate_nuscenes(cast(Any, predictor), data, version, split, results)
     else:
-        refuse({"version": version, "split": split}, "this model")
         published = Config.load(bundle).to_dict() if is_config(bundle) else {}
-        options = {**files, "format": format, "published": evaluator_of(published)}
+        options = {**files, "published": evaluator_of(published)}
         scores = tasks.find(opened.task).evaluate(predictor, data, options)
     if as_json:
         import json
@@ -107,6 +106,20 @@ def evaluate(
         width = max(map(len, scores))
         for name, value in scores.items():
             print(f"{name:{width}} {value:.4g}")
+
+
+def refuse_others(
+    task: str, data: Path | None, files: Mapping[str, Any], nuscenes: Mapping[str, Any]
+) -> None:
+    """InputError for options of other tasks, before a model is loaded."""
+    if data is None:
+        refuse({**files, **nuscenes}, "an evaluation without --data")
+    elif task == "detection3d":
+        refuse(files, "a camera model")
+    elif task == "forecast":
+        refuse({**files, **nuscenes}, "a forecast model")
+    else:
+        refuse(nuscenes, "this model")
 
 
 def refuse(options: Mapping[str, Any], model: str) -> None:
