@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import load_weights
 from cupola.models.afno import AFNONet
+from cupola.models.afno.filter import AFNO2D
 from peers import peer_folder
+from ratio import alternate
 
 FIELD, PATCH, CHANNELS, WIDTH, BLOCKS = (720, 1440), 8, 20, 768, 8
 ABSENT = (
@@ -54,6 +57,36 @@ def our_model(peer: Any, depth: int, mlp_dtype: str | None = None) -> AFNONet:
     model = AFNONet(depth=depth, num_blocks=BLOCKS, final_norm=False, mlp_dtype=mlp_dtype)
     load_weights(model, dict(peer.state_dict()))
     return model
+
+
+def formula(ours: AFNO2D, x: Tensor) -> Tensor:
+    """The filter as the paper writes it: a two-layer network on the modes, real and imaginary."""
+    spectrum = torch.fft.rfft2(x, dim=(1, 2), norm="ortho")
+    modes = spectrum.unflatten(-1, (ours.num_blocks, ours.block_size))  # [B, H, K, G, S]
+    real, imaginary = modes.real, modes.imag
+    for w, b, last in ((ours.w1, ours.b1, False), (ours.w2, ours.b2, True)):
+        pairs = [[torch.einsum("...gi,gio->...go", part, w[i]) for i in (0, 1)]
+                 for part in (real, imaginary)]  # fmt: skip
+        real = pairs[0][0] - pairs[1][1] + b[0]
+        imaginary = pairs[0][1] + pairs[1][0] + b[1]
+        if not last:
+            real, imaginary = F.relu(real), F.relu(imaginary)
+    mixed = F.softshrink(torch.stack([real, imaginary], -1), ours.sparsity_threshold)
+    spectrum = torch.view_as_complex(mixed).flatten(-2)
+    return torch.fft.irfft2(spectrum, s=x.shape[1:3], dim=(1, 2), norm="ortho") + x
+
+
+def filter_times(rounds: int) -> tuple[float, float]:
+    """Seconds of our filter and of the formula, which need no peer."""
+    torch.manual_seed(0)
+    ours = AFNO2D(WIDTH, BLOCKS)
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    tokens = torch.randn(1, FIELD[0] // PATCH, FIELD[1] // PATCH, WIDTH)
+    with torch.inference_mode():
+        off = difference(formula(ours, tokens), ours(tokens))
+        assert off < 1e-4, f"our filter is not the formula's: {off:.1e}"
+        return alternate(lambda: ours(tokens), lambda: formula(ours, tokens), rounds)
 
 
 def seconds(job: Job, device: torch.device) -> float:

@@ -85,6 +85,15 @@ def _status(key: str) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith(key + ":")) / 1024
 
 
+def times(model: Any, reference: Any, rounds: int) -> tuple[float, float]:
+    """Seconds of one image, ours and the peer's."""
+    pixels = torch.randn(1, 3, HEIGHT, WIDTH)
+    mask = torch.ones(1, HEIGHT, WIDTH, dtype=torch.long)
+    return alternate(
+        lambda: model(pixels), lambda: reference(pixel_values=pixels, pixel_mask=mask), rounds
+    )
+
+
 def compare(name: str, model: Any, reference: Any, rounds: int, same_weights: bool) -> None:
     """Prints one row for the model as it is and one for its prepared copy."""
     pixels = torch.randn(1, 3, HEIGHT, WIDTH)

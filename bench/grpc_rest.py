@@ -247,12 +247,20 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=CLIENTS)
     parser.add_argument("--tritonclient", action="store_true")
     options = parser.parse_args()
+    report(options, figures(options))
+
+
+def figures(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Of each protocol the medians p50, rate and cpu; starts a server of its own."""
     with tempfile.TemporaryDirectory() as folder:
         bundle = write_bundle(Path(folder) / "bundles", "noop", task="noop")
         address = free_port()
         settings = {"models": [str(bundle)], "grpc_listen": [f"127.0.0.1:{address}"]}
         with cupola(Path(folder), **settings) as server:
-            found = (compare_triton if options.tritonclient else compare)(server, address, options)
+            return (compare_triton if options.tritonclient else compare)(server, address, options)
+
+
+def report(options: argparse.Namespace, found: dict[str, dict[str, float]]) -> None:
     print(machine())
     for name, figures in found.items():
         p50 = f"p50 {figures['p50']:.3f} ms with 1 client, " if "p50" in figures else ""

@@ -128,7 +128,16 @@ def cupola(folder: Path, **settings: object) -> Iterator[Running]:
 
 
 def noop(options: argparse.Namespace, folder: Path) -> None:
-    """All servers keep running; each round measures them one after the other."""
+    report(*noop_figures(folder, options.seconds, ROUNDS, options.litserve))
+
+
+def noop_figures(
+    folder: Path, seconds: float, rounds: int, litserve: str | None = None
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Of each server the median latencies of one client in ms, and answers per second of many.
+
+    All servers keep running; each round measures them one after the other.
+    """
     message = infer_body([1.0]).encode()
     with ExitStack() as stack:
         bundle = write_bundle(folder / "bundles", "noop", task="noop")
@@ -139,20 +148,20 @@ def noop(options: argparse.Namespace, folder: Path) -> None:
             "uvicorn": (stack.enter_context(peer(folder, "bare", UVICORN, uvicorn)), "/"),
             "cupola": (ours.port, "/v2/models/noop/infer"),
         }
-        if options.litserve:
-            command = [options.litserve, "lit.py", "{port}"]
+        if litserve:
+            command = [litserve, "lit.py", "{port}"]
             servers["litserve"] = (stack.enter_context(peer(folder, "lit", LITSERVE, command)),
                                    "/predict")  # fmt: skip
         latency: dict[str, list[float]] = {name: [] for name in servers}
         rate: dict[str, list[float]] = {name: [] for name in servers}
         for port, path in servers.values():
             measure(port, post(path, message), 1, 0.5)
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for name, (port, path) in servers.items():
-                latency[name].append(measure(port, post(path, message), 1, options.seconds)[0])
+                latency[name].append(measure(port, post(path, message), 1, seconds)[0])
             for name, (port, path) in servers.items():
-                rate[name].append(measure(port, post(path, message), CLIENTS, options.seconds)[1])
-    report(latency, rate)
+                rate[name].append(measure(port, post(path, message), CLIENTS, seconds)[1])
+    return latency, rate
 
 
 def report(latency: dict[str, list[float]], rate: dict[str, list[float]]) -> None:

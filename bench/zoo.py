@@ -61,31 +61,38 @@ def onnx_session(model: Any, name: str, threads: int) -> onnxruntime.InferenceSe
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
+class Case:
+    """One detector on one image: the plain model, its folded copy, and onnxruntime."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        model = built(name)
+        session = onnx_session(model, name, threads)
+        _, self.height, self.width = MODELS[name]
+        pixels = torch.randn(1, 3, self.height, self.width)
+        mask = torch.zeros(1, self.height, self.width, dtype=torch.bool)
+        if self.width == 1344:
+            mask[..., 1333:] = True
+            pixels[..., 1333:] = 0.0
+        given = {"pixels": pixels.numpy(), "padding_mask": mask.numpy()}
+        fed = {each.name: given[each.name] for each in session.get_inputs()}
+        plain, folded = (graph(m, name).module for m in (model, fold_batch_norms(model)))
+        self.plain = lambda: plain(pixels, mask)
+        self.folded = lambda: folded(pixels, mask)
+        self.peer = lambda: session.run(None, fed)
+
+
 def compare(name: str, rounds: int, threads: int) -> None:
-    model = built(name)
-    session = onnx_session(model, name, threads)
-    _, height, width = MODELS[name]
-    pixels = torch.randn(1, 3, height, width)
-    mask = torch.zeros(1, height, width, dtype=torch.bool)
-    if width == 1344:
-        mask[..., 1333:] = True
-        pixels[..., 1333:] = 0.0
-    given = {"pixels": pixels.numpy(), "padding_mask": mask.numpy()}
-    fed = {each.name: given[each.name] for each in session.get_inputs()}
-    plain = graph(model, name).module
-    expected = torch.from_numpy(session.run(None, fed)[0])
-    for kind in ("plain", "prepared"):
-        engine = plain if kind == "plain" else graph(fold_batch_norms(model), name).module
-        found = engine(pixels, mask)[0].sort(1).values  # equal scores may change places
+    case = Case(name, threads)
+    expected = torch.from_numpy(case.peer()[0])
+    for kind, engine in (("plain", case.plain), ("prepared", case.folded)):
+        found = engine()[0].sort(1).values  # equal scores may change places
         difference = float((found - expected.sort(1).values).abs().max())
-        ours, theirs = alternate(
-            lambda e=engine: e(pixels, mask), lambda: session.run(None, fed), rounds
-        )
-        slow, _ = alternate(lambda: plain(pixels, mask), lambda: None, 3)
+        ours, theirs = alternate(engine, case.peer, rounds)
+        slow, _ = alternate(case.plain, lambda: None, 3)
         print(
-            f"{name} {height}x{width} {kind:8s} ours {ours:.3f} s, onnxruntime {theirs:.3f} s, "
-            f"ratio {ours / theirs:.3f}; to plain {ours / slow:.3f}; difference of scores "
-            f"{difference:.1e}",
+            f"{name} {case.height}x{case.width} {kind:8s} ours {ours:.3f} s, onnxruntime "
+            f"{theirs:.3f} s, ratio {ours / theirs:.3f}; to plain {ours / slow:.3f}; difference of "
+            f"scores {difference:.1e}",
             flush=True,
         )
 
