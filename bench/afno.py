@@ -60,19 +60,24 @@ def our_model(peer: Any, depth: int, mlp_dtype: str | None = None) -> AFNONet:
 
 
 def formula(ours: AFNO2D, x: Tensor) -> Tensor:
-    """The filter as the paper writes it: a two-layer network on the modes, real and imaginary."""
+    """The filter as the paper writes it: a two-layer network on the kept modes, part by part."""
     spectrum = torch.fft.rfft2(x, dim=(1, 2), norm="ortho")
-    modes = spectrum.unflatten(-1, (ours.num_blocks, ours.block_size))  # [B, H, K, G, S]
-    real, imaginary = modes.real, modes.imag
+    kept = ours.rule(x.shape[1], x.shape[2], ours.fraction)
+    assert kept.keeps_all_rows(x.shape[1])
+    modes = spectrum[:, :, : kept.columns].unflatten(-1, (ours.num_blocks, ours.block_size))
+    real, imaginary = modes.real, modes.imag  # [B, H, K, G, S]
     for w, b, last in ((ours.w1, ours.b1, False), (ours.w2, ours.b2, True)):
-        pairs = [[torch.einsum("...gi,gio->...go", part, w[i]) for i in (0, 1)]
-                 for part in (real, imaginary)]  # fmt: skip
+        pairs = [
+            [torch.einsum("...gi,gio->...go", part, w[i]) for i in (0, 1)]
+            for part in (real, imaginary)
+        ]
         real = pairs[0][0] - pairs[1][1] + b[0]
         imaginary = pairs[0][1] + pairs[1][0] + b[1]
         if not last:
             real, imaginary = F.relu(real), F.relu(imaginary)
     mixed = F.softshrink(torch.stack([real, imaginary], -1), ours.sparsity_threshold)
-    spectrum = torch.view_as_complex(mixed).flatten(-2)
+    spectrum = torch.zeros_like(spectrum)
+    spectrum[:, :, : kept.columns] = torch.view_as_complex(mixed).flatten(-2)
     return torch.fft.irfft2(spectrum, s=x.shape[1:3], dim=(1, 2), norm="ortho") + x
 
 

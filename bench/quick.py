@@ -118,17 +118,16 @@ def bloom() -> Iterator[Figure]:
     for dtype in (torch.float16, torch.float32):
         variants, theirs = bench.models(SHAPE, dtype, ways)
         found = bench.decode(variants, theirs)
-        kept = f"BLOOM, {str(dtype).removeprefix('torch.')} weights"
-        over = "over transformers in float32"
+        kept = f"BLOOM in {str(dtype).removeprefix('torch.')}"  # all compute in float32
         for name, limit in (("auto, exact", 0.75), ("auto, int8", 0.60)):
             note = f"{found[name] * 1e3:.0f} ms"
             ratio = found[name] / found["theirs"]
-            yield Figure(f"{kept}: a token, {name}, {over}", ratio, limit, note=note)
+            yield Figure(f"{kept}, a token, {name}, over transformers", ratio, limit, note=note)
             gain = 8 * found[name] / found[f"{name} x 8"]
-            yield Figure(f"{kept}: eight streams, {name}, tokens over one", gain, 4.0, True)
+            yield Figure(f"{kept}, eight streams, {name}, tokens/s over one", gain, 4.0, True)
         if dtype == torch.float16:
             mine, other = bench.prefill(variants["auto, exact"], theirs)
-            yield Figure(f"{kept}: 128 tokens of prompt, {over}", mine / other, 0.85)
+            yield Figure(f"{kept}, a prompt of 128, over transformers", mine / other, 0.85)
 
 
 def config() -> Iterator[Figure]:
