@@ -56,24 +56,27 @@ class PagedContext:
             keys = torch.arange(max(part.length for part in segments), device=device)
             alibi = slopes[:, None, None] * keys.float()  # [N, 1, longest]
         self.biases = [_bias(alibi, part, device, dtype) for part in segments]
+        self.runs = [part.table.runs(part.length) for part in segments]  # for all layers
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[T, heads, D] each -> [T, N, D]."""
         self.cache.write(layer, self.slots, key, value)
+        all_keys, all_values = self.cache.keys[layer], self.cache.values[layer]
         grouped = key.shape[1] != query.shape[1]
-        mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
-        for part, bias in zip(self.segments, self.biases, strict=True):
-            runs = part.table.runs(part.length)
-            queries = query[part.start : part.stop].transpose(0, 1)  # [N, Q, D]
+        by_heads = query.transpose(0, 1)  # [N, T, D]
+        mixed = []
+        for part, bias, runs in zip(self.segments, self.biases, self.runs, strict=True):
+            queries = by_heads[:, part.start : part.stop]  # [N, Q, D]
             if queries.shape[1] == 1 < len(runs) <= MOST_RUNS:
-                out = self._over_runs(layer, queries, runs, bias)
-            else:
-                keys, values = self.cache.read(layer, part.table, part.length)  # [N, K, D]
-                out = F.scaled_dot_product_attention(
+                mixed.append(self._over_runs(layer, queries, runs, bias))
+                continue
+            keys, values = joined(all_keys, runs), joined(all_values, runs)  # [N, K, D]
+            mixed.append(
+                F.scaled_dot_product_attention(
                     queries[None], keys[None], values[None], bias, enable_gqa=grouped
                 )[0]
-            mixed[part.start : part.stop] = out.transpose(0, 1)
-        return mixed
+            )
+        return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, 1)).transpose(0, 1)
 
     def _over_runs(
         self, layer: int, query: Tensor, runs: list[tuple[int, int]], bias: Tensor | None
