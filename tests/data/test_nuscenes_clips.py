@@ -129,6 +129,9 @@ def test_clips_of_stream_petr_hold_every_frame_s_truth(root: Path) -> None:
     assert clip["prev_exists"].tolist() == [0, 0, 1] and len(clip["boxes"]) == 3
     (targets,) = dataset.collate([clip])["targets"]
     assert [len(each["labels"]) for each in targets] == [len(each) for each in clip["boxes"]]
+    alone = NuScenesDataset(root, "infos.pkl", **{**settings, "queue_length": 1})
+    assert alone.sequences is None and "prev_exists" not in alone[4]
+    assert alone[4]["timestamp"] == clip["timestamp"][2]
     spread = NuScenesDataset(root, "infos.pkl", random_length=1, **settings)
     places = set()
     for epoch in range(9):

@@ -119,10 +119,10 @@ class NuScenesDataset:
     In test mode the scenes of such info files are `sequences`.
 
     With `seq_mode`, or `ego_pose` in `collect_keys`, samples have what StreamPETR needs:
-    "intrinsics" and "extrinsics" [N, 4, 4], "ego_pose" and "timestamp". The scenes are `sequences`,
-    in training each in `seq_split_num` parts, and samples also have "prev_exists" and "stream"; or
-    with `queue_length` T they are clips, drawn from the T + `random_length` latest frames, with the
-    "boxes" and "labels" of every frame.
+    "intrinsics" and "extrinsics" [N, 4, 4], "ego_pose" and "timestamp". With `seq_mode` or in test
+    mode the scenes are `sequences`, in training each in `seq_split_num` parts, and samples also
+    have "prev_exists" and "stream". With `queue_length` T they are clips, drawn from the
+    T + `random_length` latest frames, with the "boxes" and "labels" of every frame.
 
     With PETRv2's pipeline the samples of its info files have 2 * N images, the later half of an
     earlier moment, and "ages" [2 * N] in seconds. Raises DataError.
@@ -184,7 +184,7 @@ class NuScenesDataset:
                 f"{queue_length}: the motion of the vehicle (can_bus) would not fit the moved scene"
             )
         self.sequences: list[list[int]] | None = None
-        if self.posed and self.queue_length < 2:
+        if self.posed and (seq_mode or test_mode):
             self.sequences = split_sequences(
                 scene_sequences(self.samples), 1 if test_mode else seq_split_num
             )
@@ -296,12 +296,12 @@ class NuScenesDataset:
 
     def _motion(self, index: int, record: SampleRecord) -> dict[str, Any]:
         """What models of streams need, where the frames are parts of clips or sequences."""
-        if self.sequences is None and self.queue_length < 2:
-            return {}
         if self.posed:
             known = {"timestamp": torch.tensor(pose_of(record)[1], dtype=torch.float64)}
-        else:
+        elif self.sequences is not None or self.queue_length > 1:
             known = motion_of(record)
+        else:
+            return {}
         if self.sequences is None:
             return known
         first = any(each[0] == index for each in self.sequences)

@@ -134,6 +134,29 @@ def test_a_clip_without_objects_has_losses(model) -> None:
     assert all(value.isfinite() for value in model.train().loss(batch).values())
 
 
+def test_a_head_of_single_frames_has_no_memory_and_no_time() -> None:
+    config = small_stream()
+    head = config["pts_bbox_head"]
+    for key in ("memory_len", "topk_proposals", "num_propagated", "match_with_velo"):
+        del head[key]
+    torch.manual_seed(0)
+    single = build({**config, "pts_bbox_head": {**head, "type": "PETRHeadDN"}}).eval()
+    memory = {"memory_len": 0, "topk_proposals": 0, "num_propagated": 0, "with_ego_pos": False}
+    peer = build({**config, "pts_bbox_head": {**head, **memory}}).eval()
+    missing = peer.load_state_dict(single.state_dict(), strict=False).missing_keys
+    assert {key.split(".")[1] for key in missing} == {"time_embedding"}
+    for parameter in peer.pts_bbox_head.time_embedding.parameters():
+        torch.nn.init.zeros_(parameter)
+    first, second = (inputs(frame) for frame in drive(2))
+    with torch.no_grad():
+        output, state = single(**first)
+        torch.testing.assert_close(output.boxes, peer(**first)[0].boxes)
+        assert torch.equal(single(**second, state=state)[0].logits, single(**second)[0].logits)
+    losses = single.train().loss(drive(1)[0])
+    assert {"loss_cls", "d0.loss_bbox", "dn_loss_cls", "d0.dn_loss_bbox"} <= losses.keys()
+    sum(losses.values()).backward()
+
+
 def test_errors(model) -> None:
     frame = inputs(drive(1)[0])
     with pytest.raises(InputError, match=r"a frame of a stream needs intrinsics \[1, 6, 4, 4\]"):

@@ -160,6 +160,7 @@ class Petr3DOriginal(PETR):
 
 DETECTORS = {
     "PETRHead": "PETRSingleFrame",
+    "PETRHeadDN": "StreamPETR",
     "PETRv2Head": "PETRv2",
     "PETRv2DNHead": "PETRv2",
     "StreamPETRHead": "StreamPETR",

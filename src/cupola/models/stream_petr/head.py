@@ -151,3 +151,23 @@ class StreamPETRHead(TemporalHead):
             temp_pos=queries.memory_position,
         )
         return torch.nan_to_num(states)
+
+
+@MODELS.register_module()
+class PETRHeadDN(StreamPETRHead):
+    """A StreamPETRHead that remembers nothing and knows no time; denoising is the same.
+
+    Source: petr_head_dn.py of StreamPETR, which its PETRv1 configs name.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        alone: dict[str, Any] = {"with_ego_pos": False, "match_with_velo": False}
+        alone |= {"memory_len": 0, "topk_proposals": 0, "num_propagated": 0}
+        super().__init__(*args, **{**settings, **alone})
+
+    def _build_time(self) -> None:
+        pass
+
+    def _encode_time(self, seconds: Tensor) -> Tensor:
+        weight: Tensor = self.query_embedding[0].weight
+        return weight.new_zeros(*seconds.shape[:-1], self.embed_dims)

@@ -201,7 +201,7 @@ class TemporalHead(BoxHead3D):
             motion = encode_motion(motion.to(past.dtype))
             past_position = self.ego_pose_pe(past_position, motion)
             past = self.ego_pose_memory(past, motion)
-        now = torch.zeros_like(memory.timestamp[:1, :1])
+        now = memory.timestamp.new_zeros(1, 1, 1)
         position = position + self._encode_time(now)
         past_position = past_position + self._encode_time(memory.timestamp)
         return Queries(
