@@ -3,9 +3,9 @@
     python bench/petr.py [--quick] [--rounds 3] [--threads 1]
 
 PETR ResNet-50 p4 with DCNv2 at 6 x 320 x 800, StreamPETR ResNet-50 at 6 x 256 x 704. The original's
-formulas are written here in plain torch with the same weights: attention with its weights, matrices
-repeated for every point of every ray, keys and their positions added in every layer, batch norms as
-they are. Both use Cupola's deformable convolution. --quick takes smaller images and one round. A
+formulas are written here in plain torch with the same weights: all images at once, attention with
+its weights, matrices repeated for every point of every ray, keys and their positions added in every
+layer, batch norms as they are. Both use Cupola's deformable convolution. --quick takes smaller images and one round. A
 ratio below 1 means that Cupola is faster, or needs less memory.
 """
 
@@ -146,9 +146,14 @@ def ray_points(columns: Tensor, rows: Tensor, depths: Tensor, matrices: Tensor) 
     return (points - low) / (high - low)
 
 
+def maps_of(model: Any, pixels: Tensor) -> list[Tensor]:
+    """The maps [1, N, C, h, w] of all images at once."""
+    return [level[None] for level in model.img_neck(model.img_backbone(pixels[0]))]
+
+
 def original_petr(model: Any, pixels: Tensor, matrices: Tensor) -> Any:
     head = model.pts_bbox_head
-    features = head.project(model.extract(pixels))
+    features = head.project(maps_of(model, pixels))
     N, (h, w), (H, W) = features.shape[1], features.shape[-2:], pixels.shape[-2:]
     index = torch.arange(64).float()
     depths = 1 + 60.2 / (64 * 65) * index * (index + 1)
@@ -167,7 +172,7 @@ def original_petr(model: Any, pixels: Tensor, matrices: Tensor) -> Any:
 
 def original_stream(model: Any, pixels: Tensor, frame: Frame, state: Any) -> Any:
     head = model.pts_bbox_head
-    (features,) = model.features(pixels)
+    features = maps_of(model, pixels)[0]
     columns, rows = head.locations(features)
     rays = ray_points(columns, rows, head.coords_d, frame.lidar2img).permute(0, 1, 3, 2, 4, 5)
     rays = rays.flatten(1, 3).contiguous()  # [1, K, D, 3]
