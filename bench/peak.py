@@ -1,5 +1,6 @@
 """The peak memory of one of several ways to compute the same, each in a process of its own."""
 
+import ctypes
 import gc
 from collections.abc import Callable, Mapping
 from multiprocessing import get_context
@@ -16,6 +17,7 @@ def _measure(ways: Ways, arguments: tuple[Any, ...], threads: int, which: str, r
     with torch.inference_mode():
         call = ways(*arguments)[which]
         gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what the other way's model took goes back
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is that of building
         before = _status("VmRSS")
         call()

@@ -5,8 +5,8 @@
 PETR ResNet-50 p4 with DCNv2 at 6 x 320 x 800, StreamPETR ResNet-50 at 6 x 256 x 704. The original's
 formulas are written here in plain torch with the same weights: all images at once, attention with
 its weights, matrices repeated for every point of every ray, keys and their positions added in every
-layer, batch norms as they are. Both use Cupola's deformable convolution. --quick takes smaller images and one round. A
-ratio below 1 means that Cupola is faster, or needs less memory.
+layer, batch norms as they are. Both use Cupola's deformable convolution. --quick takes smaller
+images and one round. A ratio below 1 means that Cupola is faster, or needs less memory.
 """
 
 import argparse
