@@ -55,10 +55,10 @@ def sharded(mesh: Any, folder: Path) -> dict[str, Any]:
     return {"bloom": gathered(state), "rows": split.to_local().shape[0], "detector": kept}
 
 
-def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def assert_same(found: dict[str, Any], expected: dict[str, Any], atol: float = 1e-5) -> None:
     assert found["model"].keys() == expected["model"].keys()
     for name, value in expected["model"].items():
-        torch.testing.assert_close(found["model"][name], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found["model"][name], value, rtol=1e-4, atol=atol)
 
 
 @pytest.mark.processes
@@ -151,7 +151,8 @@ def test_a_killed_rank_of_two_sharded_nodes(tmp_path: Path) -> None:
     train_recipe(str(config), work_dir=tmp_path / "one", quiet=True)
     kill_one_rank(Nodes(config, 1, tmp_path / "two", "--set", "train_dataloader.batch_size=2"))
     (one, one_end), (two, two_end) = curve(tmp_path / "one"), curve(tmp_path / "two")
-    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5
     assert two_end == pytest.approx(one_end, rel=1e-4)
-    assert_same(*(load_checkpoint(tmp_path / name / "latest.pth") for name in ("two", "one")))
+    last = [load_checkpoint(tmp_path / name / "latest.pth") for name in ("two", "one")]
+    assert_same(last[0], last[1], atol=1e-4)  # AdamW after 60 steps
     assert not [each for each in (tmp_path / "two").iterdir() if each.name.startswith("latest-")]
