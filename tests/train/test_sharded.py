@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from cupola import nn
 from cupola.errors import BuildError, CheckpointError
 from cupola.registry import build
 from cupola.train.checkpoints import load_checkpoint, save_sharded, training_state
@@ -92,6 +93,30 @@ def test_two_ranks_train_as_one_process(ranks: RankPool, tmp_path: Path) -> None
         left.write_bytes(b"no safetensors")
     with pytest.raises(CheckpointError, match=r"latest-3-0: no complete sharded checkpoint"):
         load_checkpoint(path)
+
+
+def test_blocks_are_what_is_repeated_and_shares_nothing() -> None:
+    from cupola.train.sharded import blocks
+
+    def layer(linear: nn.Module | None = None) -> nn.Module:
+        made = nn.Module()
+        made.linear = linear or nn.Linear(2, 2)
+        return made
+
+    shared = nn.Linear(2, 2)
+    inner = layer(layer())
+    model = nn.to_torch(
+        nn.ModuleDict(
+            {
+                "layers": nn.ModuleList([inner, layer(), layer(shared), layer(shared)]),
+                "convs": nn.Sequential(nn.Linear(2, 2), nn.ModuleList([layer()])),
+                "same": nn.ModuleList([layer()] * 2),
+                "head": nn.Linear(2, 2),
+            }
+        )
+    )
+    layers, convs = model["layers"], model["convs"]
+    assert blocks(model) == [convs[1][0], layers[1], layers[0]]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ parameters together.
 
 import math
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -60,16 +61,13 @@ def shard(model: Any, data: Group, device: torch.device) -> None:
 
 
 def blocks(model: Any) -> list[Any]:
-    """The modules in lists that have children, and parameters that no other module uses.
+    """The modules in lists that have children, and parameters with one path from the model.
 
     Parts before wholes, as fully_shard needs them.
     """
     lists = (torch.nn.ModuleList, torch.nn.Sequential)
-    owners: dict[Tensor, set[int]] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(parameter, set()).add(id(module))
-    shared = {parameter for parameter, modules in owners.items() if len(modules) > 1}
+    paths = Counter(each for _, each in model.named_parameters(remove_duplicate=False))
+    shared = {parameter for parameter, count in paths.items() if count > 1}
     found = {
         child: None
         for module in model.modules()
