@@ -244,3 +244,15 @@ def test_a_table_may_be_deleted_whether_it_exists_or_not() -> None:
     assert module._forward_hooks == {}
     with pytest.raises(AttributeError):
         del module.nothing
+
+
+def test_global_backward_hooks_of_a_module_without_hooks() -> None:
+    seen: list[Any] = []
+    handle = nn.register_module_full_backward_hook(
+        lambda module, grads, outputs: seen.append((type(module), len(outputs)))
+    )
+    try:
+        nn.Linear(2, 3)(torch.ones(1, 2, requires_grad=True)).sum().backward()
+    finally:
+        handle.remove()
+    assert seen == [(nn.Linear, 1)]

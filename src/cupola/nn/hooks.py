@@ -186,7 +186,8 @@ class _HookedCall:
         pre = [hook for _, hook in _both(torch_module._global_backward_pre_hooks, own_pre)]
         kinds: dict[bool | None, list[Hook]] = {True: [], False: [], None: []}
         kinds[torch_module._global_is_full_backward_hook] += everywhere.values()
-        kinds[self.module._is_full_backward_hook] += own.values()
+        if own:
+            kinds[self.module._is_full_backward_hook] += own.values()
         full = kinds[True]
         return BackwardHook(self.module, full, pre) if full or pre else None, kinds[False]
 
