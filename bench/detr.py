@@ -5,6 +5,7 @@ ratio of peak memory, each above the level before the call. DETR and Deformable 
 two stages) have the peer's weights. transformers has no DINO: its row compares DINO, whose 900
 queries and FFNs of 2048 channels cost more, with that Deformable DETR.
     python bench/detr.py [--rounds 5] [--threads 2] [--model detr|deformable|dino]
+    python bench/detr.py --auto [--build 900]   # auto, OpenVINO and onnxruntime; cold start
 """
 
 import argparse
@@ -24,6 +25,7 @@ from cupola.bundles import Bundle
 from cupola.config import Config
 from cupola.runtime.building import without_pretrained
 from cupola.runtime.optimize.folding import fold_batch_norms
+from engines import compare_auto
 from ratio import alternate, machine
 
 warnings.filterwarnings("ignore")
@@ -126,9 +128,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", choices=("detr", "deformable", "dino"))
+    parser.add_argument("--auto", action="store_true", help="DETR by auto, OpenVINO, onnxruntime")
+    parser.add_argument("--build", type=float, default=900, help="seconds for the graphs of auto")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
+    if arguments.auto:
+        compare_auto(arguments.rounds, arguments.threads, arguments.build)
+        return
     print(machine())
     with torch.inference_mode():
         if arguments.model in (None, "detr"):

@@ -1,7 +1,9 @@
 """Shared by all tests: hypothesis settings, pools of ranks, and a browser."""
 
+import atexit
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +17,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share t
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from ranks import RankPool
+
+# Choices and graphs of these tests are not kept, and none of the user's are read.
+CACHE = tempfile.mkdtemp(prefix="cupola-cache-")
+os.environ["CUPOLA_CACHE"] = CACHE
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 # A deadline fails on loaded cores; pytest's --durations finds what is slow.
 settings.register_profile(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from cupola.cli.options import Device, Offline, Revision, Tta
+from cupola.cli.options import Device, Offline, Optimization, Revision, Tta
 
 if TYPE_CHECKING:
     from cupola.bundles import Bundle
@@ -60,6 +60,7 @@ def evaluate(
     offline: Offline = False,
     device: Device = None,
     tta: Tta = False,
+    optimization: Optimization = "auto",
 ) -> None:
     """Measure a bundle, or a config with its checkpoint, on its own test data or a dataset."""
     from cupola.config import Config
@@ -76,7 +77,7 @@ def evaluate(
         "image_labels": image_labels,
     }
     refuse_others(opened.task, data, files, {"version": version, "split": split})
-    predictor = load_predictor(opened, device=device, tta=tta)
+    predictor = load_predictor(opened, device=device, tta=tta, optimization=optimization)
     if proposals is not None:
         from cupola.cli.predict import with_proposals
 

@@ -7,7 +7,7 @@ import typer
 
 from cupola.cli.explain_printing import print_differences, print_order, print_ranks, print_tree
 from cupola.cli.explained_model import load_model
-from cupola.cli.options import Offline, Revision
+from cupola.cli.options import Device, Offline, Revision
 
 app = typer.Typer(add_completion=False)
 
@@ -49,6 +49,14 @@ def explain(
     compare: Annotated[
         Path | None, typer.Option(help="Compare with a record of another build.")
     ] = None,
+    optimizations: Annotated[
+        bool,
+        typer.Option(
+            "--optimizations",
+            help="Build and measure every engine on the example, and keep the choice of `auto`.",
+        ),
+    ] = False,
+    device: Device = None,
     section: Annotated[
         str | None,
         typer.Option(
@@ -77,6 +85,11 @@ def explain(
     bundle = None if is_config(source) else Bundle.load(source, revision, offline)
     if ranks is not None:
         print_ranks(source, bundle, text, ranks)
+        return
+    if optimizations:
+        from cupola.cli.explained_engines import print_engines
+
+        print_engines(source, weights, device, revision, offline)
         return
     model, origins = load_model(source, bundle, set_ or [], section, weights)
     if build_record is not None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cupola.cli.options import Device, Offline, Revision
+from cupola.cli.options import Device, Offline, Optimization, Revision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +70,7 @@ def forecast(
     revision: Revision = None,
     offline: Offline = False,
     device: Device = None,
+    optimization: Optimization = "auto",
 ) -> None:
     """Roll a model forward in time, write each state, and compare with the truth if it is given.
 
@@ -84,7 +85,7 @@ def forecast(
     opened = Bundle.load(bundle, revision, offline)
     if opened.task != "forecast":
         raise InputError(f"{bundle} is a {opened.task} model; forecast needs a forecast model")
-    predictor: Any = load_predictor(opened, device=device)
+    predictor: Any = load_predictor(opened, device=device, optimization=optimization)
     inputs = open_inputs(predictor, start, init or [], time, truth)
     if inputs.members > 1 and members not in (1, inputs.members):
         raise InputError(f"{start} has {inputs.members} members; leave out --members {members}")

@@ -15,6 +15,13 @@ Offline = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="Where the model computes: cpu, cuda, cuda:1, mps, ... [cpu]")
 ]
+Optimization = Annotated[
+    str,
+    typer.Option(
+        help="How the network is executed: auto, eager, folded, compiled, onnxruntime, openvino, "
+        "int8, ...; see docs/optimizations.md."
+    ),
+]
 Tta = Annotated[bool, typer.Option("--tta", help="Detectors of boxes: merge several views.")]
 
 

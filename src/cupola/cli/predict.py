@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cupola.cli.options import Device, Offline, Revision, Tta
+from cupola.cli.options import Device, Offline, Optimization, Revision, Tta
 
 if TYPE_CHECKING:
     from cupola.bundles import Bundle
@@ -39,6 +39,7 @@ def predict(
     offline: Offline = False,
     device: Device = None,
     tta: Tta = False,
+    optimization: Optimization = "auto",
 ) -> None:
     """Run a model on an image or a sample folder."""
     from cupola.runtime import tasks
@@ -48,7 +49,7 @@ def predict(
     task = tasks.find(opened.task)
     source = source or example_of(task, opened)
     content = task.read(source)  # before the model is loaded
-    predictor = load_predictor(opened, device=device, tta=tta)
+    predictor = load_predictor(opened, device=device, tta=tta, optimization=optimization)
     if text is not None:
         search_for(predictor, text)
     if proposals is not None:

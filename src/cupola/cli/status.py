@@ -56,6 +56,8 @@ def _show(pid: int, found: dict[str, Any]) -> None:
         )
     for runner in found["runners"]:
         role = f"runner {runner['name']}:{runner['version']} {runner['index']}"
+        if engine := (runner.get("optimization") or {}).get("engine"):
+            role += f", {engine}"
         pids = " ".join(map(str, runner["pids"]))
         processes.add_row(
             pids, role, str(found.get("generation")), runner["state"], str(runner["respawns"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cupola.bundles import Bundle
 from cupola.bundles.hub import is_hub_id
+from cupola.bundles.optimizations import checked as check_optimization
 from cupola.config import CONFIG_SUFFIXES, Config
 from cupola.errors import BundleError, ConfigError
 from cupola.runtime import tasks
@@ -30,6 +31,7 @@ def load_predictor(
     offline: bool = False,
     device: Any = None,
     tta: bool = False,
+    optimization: str | None = None,
     **options: Any,
 ) -> Predictor:
     """A predictor for anything that `open_bundle` finds.
@@ -38,7 +40,13 @@ def load_predictor(
     config declares them. Options: threshold, labels (detection), others as the task's predictor
     takes them. Detectors run on any `device` of torch, by default on the CPU; InputError if it is
     not there.
+
+    optimization: how the network is executed: "auto" takes the fastest engine of this machine, and
+    bundles/optimizations.py has the others. Without it the model stays as it was loaded, which
+    training and gradients need.
     """
+    if optimization is not None:
+        check_optimization(optimization)
     bundle = open_bundle(source, weights, revision, offline)
     task = tasks.find(bundle.task)
     model = None
@@ -51,7 +59,19 @@ def load_predictor(
     _apply(predictor, options)
     if device is not None:
         predictor.to(device)
+    if optimization is not None:
+        execute(predictor, bundle, optimization)
     return task.augmented(predictor) if tta else predictor
+
+
+def execute(predictor: Predictor, bundle: Bundle, optimization: str, **options: Any) -> None:
+    """Applies an optimization; options as `cupola.runtime.optimize.selection.optimize` has them."""
+    from cupola.runtime.optimize.selection import needs_samples, optimize
+
+    samples: list[Any] = []
+    if needs_samples(predictor, optimization):
+        samples = tasks.find(predictor.task).calibration_samples(predictor, bundle)
+    optimize(predictor, optimization, samples, **options)
 
 
 def open_bundle(

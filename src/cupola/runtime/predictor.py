@@ -82,6 +82,8 @@ class Predictor(ABC):
     version: str
     model: Any
     config: Mapping[str, Any] = field(default_factory=dict)
+    # How the network is executed, an Execution of runtime/optimize; None: as it was loaded.
+    execution: Any = field(default=None, kw_only=True, repr=False)
 
     # Predictor.load(source, weights=None, ...) is cupola.runtime.load.load_predictor.
     load: ClassVar[Callable[..., "Predictor"]]

@@ -46,6 +46,7 @@ class TwoStageDetector(Detector):
         self.roi_head = MODELS.build({**roi_head, **cfgs})
 
     fixed_axes = ("batch", "height", "width")  # that exported graphs fix
+    engine_method = "maps"  # what follows depends on the number of proposals
 
     @property
     def needs_proposals(self) -> bool:

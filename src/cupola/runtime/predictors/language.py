@@ -48,12 +48,13 @@ class LanguagePredictor(Predictor):
     chunk: int = 256
     chat_template: ChatTemplate | None = None
     optimization: str = "none"  # see runtime/optimize/language.py
+    storages: Mapping[str, str] | None = None  # of the matrices, as measured; None: the usual ones
     reproducible: bool = False  # the setting `deterministic`
     lookup_tokens: int = 0  # that are guessed from the text so far; see generation/prompt_lookup.py
     send: Callable[[StepOrder], None] | None = None  # from rank 0 of a group to the other ranks
     device: torch.device = CPU
     _numbers: Iterator[int] = field(default_factory=count, repr=False)
-    _applied: tuple[str, bool, torch.device] | None = field(default=None, repr=False)
+    _applied: tuple[Any, ...] | None = field(default=None, repr=False)
 
     task: ClassVar[str] = "language"
     max_batch: ClassVar[int] = 32
@@ -236,10 +237,7 @@ class LanguagePredictor(Predictor):
 
     def new_scheduler(self) -> Scheduler:
         """A scheduler with an empty cache, over the model with its `optimization` applied."""
-        wanted = (self.optimization, self.reproducible, self.device)
-        if wanted != self._applied:
-            optimize(self.model, self.optimization, self.reproducible)
-            self._applied = wanted
+        self.apply_optimization()
         return Scheduler(
             self.model,
             cache_tokens=self.cache_tokens,
@@ -248,6 +246,13 @@ class LanguagePredictor(Predictor):
             lookup_tokens=self.lookup_tokens,
             guides=self.guides if self.tokenizer is not None else None,
         )
+
+    def apply_optimization(self) -> None:
+        """Brings the model into the form that `optimization` names."""
+        wanted = (self.optimization, self.storages, self.reproducible, self.device)
+        if wanted != self._applied:
+            optimize(self.model, self.optimization, self.reproducible, self.storages)
+            self._applied = wanted
 
 
 def as_text(value: Any) -> str:

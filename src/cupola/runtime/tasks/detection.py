@@ -94,6 +94,18 @@ class Detection(Task):
 
         return read_image(source)
 
+    def calibration_samples(self, predictor: Any, bundle: "Bundle") -> list[Any]:
+        """The example, or noise in the size of a photograph, and its mirror image."""
+        from dataclasses import replace
+
+        import numpy as np
+
+        if getattr(predictor.model, "needs_proposals", False):
+            return []
+        noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+        sample = predictor.sample(self.example(bundle) or noise)
+        return [sample, replace(sample, pixels=sample.pixels.flip(2))]
+
     def predict(self, predictor: Any, content: Any, threshold: float | None) -> Answer:
         from cupola.runtime.io.drawing import draw_detections
 

@@ -76,6 +76,29 @@ class Detection3D(Task):
 
         return read_moment(source)
 
+    def calibration_samples(self, predictor: Any, bundle: "Bundle") -> list[Any]:
+        """The example, or noise seen by cameras that look ahead, and its mirror images."""
+        from dataclasses import replace
+
+        import numpy as np
+
+        from cupola.runtime.io.sample_folder import example_folders, read_moment
+
+        if folders := example_folders(predictor.folder):
+            sample = predictor.sample(*read_moment(folders[0]))
+        else:
+            shape = (predictor.cameras, *predictor.size, 3)
+            noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+            height, width = predictor.size
+            ahead = [
+                [width, width / 2, 0, 0],
+                [0, height / 2, -width, 0],
+                [0, 1, 0, 0],
+                [0, 0, 0, 1],
+            ]
+            sample = predictor.sample(list(noise), np.array([ahead] * len(noise), np.float32))
+        return [sample, replace(sample, images=np.ascontiguousarray(sample.images[:, :, ::-1]))]
+
     def predict(self, predictor: Any, content: Any, threshold: float | None) -> Answer:
         """Meters, degrees, meters per second."""
         import math

@@ -42,6 +42,24 @@ class Forecast(Task):
     def read(self, source: Path) -> Any:
         raise InputError("`cupola predict` is not for forecast models; use `cupola forecast`")
 
+    def calibration_samples(self, predictor: Any, bundle: "Bundle") -> list[Any]:
+        """The start of the bundle's example, or noise, and its mirror image; one step each."""
+        from dataclasses import replace
+
+        import torch
+
+        from cupola.runtime.predictors.forecast_stream import ForecastSample
+
+        if predictor.has_example:
+            sample = replace(predictor.decode({}, {"example": 0, "steps": 1})[0], steps=1)
+        else:
+            size = predictor.model.example_shape[-2:]
+            size = predictor.grid.shape if predictor.grid is not None else size
+            shape = (1, len(predictor.channels), *size)
+            noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+            sample = ForecastSample(noise.to(predictor.device), 1)
+        return [sample, replace(sample, state=sample.state.flip(-1))]
+
     def program(self, predictor: Any, size: tuple[int, int] | None) -> "Program":
         from cupola.runtime.predictors.forecast_program import program
 

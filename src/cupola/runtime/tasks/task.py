@@ -85,6 +85,10 @@ class Task(ABC):
         """An input from a file or folder, before the model is loaded; InputError if it is bad."""
         raise InputError(f"`cupola predict` is not for {self.name} models")
 
+    def calibration_samples(self, predictor: Any, bundle: "Bundle") -> list[Any]:
+        """Samples on which engines are compared, and the first of them timed; none: no choice."""
+        return []
+
     def predict(self, predictor: Any, content: Any, threshold: float | None) -> Answer:
         """The answer to what `read` gave."""
         raise InputError(f"`cupola predict` is not for {self.name} models")

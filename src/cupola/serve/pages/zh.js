@@ -161,6 +161,7 @@ export default {
   "Queue": "排队",
   "Run": "计算",
   "Batches": "批次",
+  "Engine": "执行引擎",
   "stop at once": "立即停止",
   "finish open requests, then stop": "处理完未完成的请求后停止",
   "reload settings and models": "重新加载设置和模型",

@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cupola.bundles import Bundle
+from cupola.bundles.optimizations import AUTO
 from cupola.errors import ConfigError
-from cupola.runtime.load import load_shard
+from cupola.runtime.load import execute, load_shard
 from cupola.runtime.predictor import Predictor
 from cupola.serve.runners.own_weights import own_weights
 from cupola.serve.runners.shared_weights import load_shared, make_private
 from cupola.serve.settings.models import ModelPlan
 
 T = TypeVar("T")
+Report = Callable[[str], None]
 CHECK_INTERVAL = 0.25  # seconds between two checks of the parent pipe
+BUILDING_SHARE = 0.25  # of the time limit for a new generation
 
 
 def in_background(work: Callable[[], T], nice: int, parent_pipe: int | None = None) -> T:
@@ -65,6 +68,19 @@ def import_plugins(names: Iterable[str]) -> None:
             raise ConfigError(f"plugins: cannot import {name!r}: {error!r}") from error
 
 
+def optimize(predictor: Predictor, plan: ModelPlan, ready_timeout: float, report: Report) -> None:
+    """Executes a loaded model as its plan says, in the thread that will run it.
+
+    Threads that an engine starts have the priority of the thread that makes it. Building graphs may
+    take a quarter of the time in which a generation must be ready.
+    """
+    if plan.tensor_parallel > 1:
+        return
+    seconds = ready_timeout * BUILDING_SHARE
+    bundle = Bundle.load(plan.path)
+    execute(predictor, bundle, plan.optimization, seconds=seconds, report=report)
+
+
 def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predictor:
     """The predictor of a bundle. `folder` is for weights that runners share; beside it are copies
     of the bundles' own weights, for no file that somebody may change is mapped.
@@ -81,13 +97,12 @@ def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predicto
         own = Bundle(bundle.path, bundle.config, weights or bundle.weights)
         predictor = load_shard(own, group)
     else:
-        predictor = load_shared(plan.path, folder, name, weights)
+        predictor = load_shared(plan.path, folder, name, weights, plan.optimization != "eager")
     if "model" in bundle.config and weights is None:  # no space for a copy
         make_private(predictor.model)
     predictor.name, predictor.version = plan.name, plan.version
     predictor.max_image_pixels = plan.max_image_pixels
     given = {
-        "optimization": plan.optimization,
         "reproducible": plan.deterministic,
         "lookup_tokens": plan.lookup_tokens,
     }
@@ -96,6 +111,8 @@ def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predicto
             setattr(predictor, option, value)
     if plan.device != "cpu":
         predictor.to(plan.device)
+    if group is not None and plan.optimization not in AUTO:
+        predictor.optimization = plan.optimization
     predictor.prepare()
     found: Predictor = predictor
     return found

@@ -18,7 +18,7 @@ from cupola.errors import CupolaError
 from cupola.runtime import tasks
 from cupola.runtime.predictor import Predictor, Resumable
 from cupola.serve.ipc.channel import FATAL
-from cupola.serve.runners.loading import in_background, load_predictor
+from cupola.serve.runners.loading import in_background, load_predictor, optimize
 from cupola.serve.runners.rank_sockets import RankSockets
 from cupola.serve.runners.runner import Runner
 from cupola.serve.runners.runner_slot import RunnerSlot, RunnerStart
@@ -72,6 +72,8 @@ def run_runner(slot: RunnerSlot, start: RunnerStart) -> int:
     group = start.ranks and start.ranks.join(0, settings.hang_limit)
     nice = slot.generation.loading_priority
     predictor = in_background(lambda: _load_verified(slot, start.ranks, group), nice, parent_pipe)
+    log = slot.generation.log
+    optimize(predictor, slot.plan, settings.ready_timeout, lambda line: log("notice", line))
     scoreboard = slot.scoreboard
     assert scoreboard is not None
     telemetry = None
@@ -152,6 +154,18 @@ def describe_page(task: tasks.Task) -> dict[str, object]:
     return {"name": name, "folder": str(task.page) if own else None, "rank": task.page_rank}
 
 
+def describe_execution(predictor: Predictor) -> dict[str, object]:
+    """How the model is executed: what the settings ask for, the engine, and what was measured."""
+    found = predictor.execution
+    if found is None:
+        return {"wish": "none", "engine": "eager", "measured": []}
+    return {
+        "wish": found.optimization,
+        "engine": found.engine,
+        "measured": [asdict(row) for row in found.rows],
+    }
+
+
 def describe(predictor: Predictor, runner: Runner) -> dict[str, object]:
     """The description of the model for workers and clients."""
     return {
@@ -165,4 +179,5 @@ def describe(predictor: Predictor, runner: Runner) -> dict[str, object]:
         "resumes": isinstance(runner.engine, Resumable),
         "max_batch": runner.batcher.max_batch,
         "details": predictor.details,
+        "optimization": describe_execution(predictor),
     }

@@ -20,10 +20,13 @@ SMALL = 8 * 1024**2  # bytes; smaller models are not shared
 NHWC = "@nhwc"  # name suffix of channels-last weights, which the format cannot represent
 
 
-def load_shared(source: str, folder: Path, name: str, weights: Path | None = None) -> Predictor:
+def load_shared(
+    source: str, folder: Path, name: str, weights: Path | None = None, fold: bool = True
+) -> Predictor:
     """Loads a predictor with weights mapped from a shared file, or private ones if impossible.
 
-    `weights` is the server's own copy of the bundle's weights.
+    `weights` is the server's own copy of the bundle's weights. With `fold`, batch norms are folded
+    into the convolutions before them.
     """
     if "model" not in Bundle.load(source).config:  # there are no weights to share
         return Predictor.load(source)
@@ -33,12 +36,13 @@ def load_shared(source: str, folder: Path, name: str, weights: Path | None = Non
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not shared.exists():
             predictor = Predictor.load(source, weights=weights)
-            _fold(predictor)
+            if fold:
+                _fold(predictor)
             if not _worth_it(predictor.model) or not _write(predictor.model, shared):
                 return predictor
             del predictor
     predictor = Predictor.load(source, weights=weights)
-    if _fold(predictor):
+    if fold and _fold(predictor):
         _adopt(predictor.model, shared)
         return predictor
     return Predictor.load(source, weights=shared)
@@ -47,9 +51,11 @@ def load_shared(source: str, folder: Path, name: str, weights: Path | None = Non
 def _fold(predictor: Predictor) -> bool:
     """Folds the batch norms of the model; False if it has none."""
     from cupola.runtime.optimize.folding import fold_batch_norms, foldable
+    from cupola.runtime.optimize.machine import remember_digest
 
     if predictor.model is None or not foldable(predictor.model):
         return False
+    remember_digest(predictor.model, predictor.config)
     predictor.model = fold_batch_norms(predictor.model)
     return True
 

@@ -14,7 +14,7 @@ from cupola.serve.generation import Generation
 from cupola.serve.ipc import frames
 from cupola.serve.ipc.listeners import private_listener
 from cupola.serve.ipc.scoreboard import Scoreboard
-from cupola.serve.runners.loading import import_plugins, load_predictor
+from cupola.serve.runners.loading import import_plugins, load_predictor, optimize
 from cupola.serve.runners.main import describe
 from cupola.serve.runners.runner import Runner
 from cupola.serve.runners.sequences import Sequences
@@ -32,15 +32,15 @@ class ThreadedRunners:
         self.runners: list[Runner] = []
         self.roster: list[dict[str, Any]] = []
         self.clients: list[socket.socket] = []
+        if "torch" in sys.modules:
+            threads = generation.settings.compute_threads or available_cores()
+            sys.modules["torch"].set_num_threads(threads)
         try:
             for number, plan in enumerate(generation.plans):
                 self._start(number, plan)
         except BaseException:
             self.stop()
             raise
-        if "torch" in sys.modules:
-            threads = generation.settings.compute_threads or available_cores()
-            sys.modules["torch"].set_num_threads(threads)
         self.listener = self._listen("zygote.sock")
         threading.Thread(target=self._send_roster, daemon=True).start()
 
@@ -51,6 +51,8 @@ class ThreadedRunners:
         home = self.generation.home
         predictor = load_predictor(plan, home / "weights")
         verify(predictor, plan)
+        log, timeout = self.generation.log, self.generation.settings.ready_timeout
+        optimize(predictor, plan, timeout, lambda line: log("notice", line))
         name = f"thread-{number}"
         runner = Runner(
             predictor,

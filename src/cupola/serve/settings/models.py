@@ -9,13 +9,14 @@ from typing import Any
 from urllib.parse import quote
 
 from cupola.bundles import Bundle, hub, shipped_names
+from cupola.bundles import optimizations as names
 from cupola.bundles.bundle import read_folder
-from cupola.errors import BundleError, ConfigError
+from cupola.errors import BundleError, ConfigError, InputError
 from cupola.serve.settings.model_dir import models_of_folder
 from cupola.serve.settings.settings import ModelSettings, Settings
 
 MAX_NAME = 100
-LANGUAGE = ("tensor_parallel", "optimization", "deterministic", "lookup_tokens")  # settings
+LANGUAGE = ("tensor_parallel", "deterministic", "lookup_tokens")  # settings
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class ModelPlan:
     runners: int = 1
     device: str = "cpu"
     tensor_parallel: int = 1
-    optimization: str | None = None
+    optimization: str = "auto"
     deterministic: bool | None = None
     lookup_tokens: int | None = None
     max_batch: int | None = None
@@ -93,7 +94,7 @@ def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) 
         runners=model.runners,
         device=model.device,
         tensor_parallel=model.tensor_parallel,
-        optimization=model.optimization,
+        optimization=_optimization(model, bundle.task),
         deterministic=model.deterministic,
         lookup_tokens=model.lookup_tokens,
         max_batch=model.max_batch or settings.max_batch,
@@ -104,6 +105,14 @@ def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) 
         runner_max_requests=model.runner_max_requests or settings.runner_max_requests,
         runner_memory_limit=model.runner_memory_limit or settings.runner_memory_limit,
     )
+
+
+def _optimization(model: ModelSettings, task: str) -> str:
+    """The name as the task spells it; ConfigError."""
+    try:
+        return names.checked(model.optimization, task)
+    except InputError as error:
+        raise ConfigError(f"models: {model.bundle}: {error}") from None
 
 
 def _checked(kind: str, text: str) -> str:

@@ -42,8 +42,12 @@ class ModelSettings(BaseModel):
     tensor_parallel: PositiveInt = Field(
         1, description="Number of processes that each copy of a language model is split over."
     )
-    optimization: Literal["none", "packed", "int8"] | None = Field(
-        None, description="How a language model is executed; default: the bundle's choice."
+    optimization: str = Field(
+        "auto",
+        description="How the network is executed: `auto` (the fastest exact engine of this "
+        "machine, measured when a large model is first loaded), `auto-int8`, `eager`, `folded`, "
+        "`compiled`, `onnxruntime`, `openvino`, `int8`, `onnxruntime-int8`; a language model: "
+        "`auto`, `auto-int8`, `none`, `packed`, `int8`.",
     )
     deterministic: bool | None = Field(
         None,

@@ -95,13 +95,18 @@ function showEvents(status) {
 
 function showModels(status, metrics) {
   const seen = rates(metrics);
-  fill($("models-table"), ["Model", "Version", "Runners", "Waiting", "Queue", "Run", "Batches"],
+  fill($("models-table"), ["Model", "Version", "Runners", "Waiting", "Queue", "Run", "Batches", "Engine"],
     [...new Set(status.runners.map((r) => `${r.name}\n${r.version}`))].map((key) => {
       const [name, version] = key.split("\n"), own = status.runners.filter((r) => r.name === name && r.version === version);
       const { waiting, queue, run, count } = seen(name, version);
       const ready = own.filter((r) => r.state === "ready").length;
-      return [name, version, t("{n} of {all} ready", { n: ready, all: own.length }), waiting, queue, run, count];
+      return [name, version, t("{n} of {all} ready", { n: ready, all: own.length }), waiting, queue, run, count, engines(own)];
     }));
+}
+
+function engines(runners) {
+  const known = runners.map((r) => r.optimization).filter(Boolean);
+  return [...new Set(known.map(({ engine, wish }) => (engine === wish ? engine : `${engine} (${wish})`)))].join(", ");
 }
 
 async function refresh() {

@@ -1,0 +1,70 @@
+"""Graphs: the network executed by a compiled graph where it fits the arguments, else as it is.
+
+A graph of fixed sizes serves calls of exactly its shapes, one of dynamic sizes any batch, height
+and width. No graph is built while a request waits: other sizes are answered by the model itself.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from cupola.runtime.optimize import structure
+from cupola.runtime.optimize.building import Axes, build
+from cupola.runtime.optimize.engines import Situation
+from cupola.runtime.optimize.network import (
+    Call,
+    EngineUnavailableError,
+    Network,
+    Traced,
+    with_shared_weights,
+)
+
+
+class Graph(Protocol):
+    """A network that some library executes."""
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The results, new tensors on the device of the inputs."""
+
+
+class Replacement:
+    """What replaces the method of a network: a graph for one kind of call."""
+
+    def __init__(self, network: Network, call: Call, graph: Graph, nesting: Any, dynamic: bool):
+        self.original, self.model = network.original, network.model
+        self.graph, self.nesting, self.dynamic = graph, nesting, dynamic
+        self.fits = call.kind if dynamic else call.signature
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs and not torch.is_grad_enabled() and not self.model.training:
+            call = Call.of(args)
+            if self.fits == (call.kind if self.dynamic else call.signature):
+                found = self.graph(call.tensors)
+                return structure.assembled(self.nesting, iter(found))
+        return self.original(*args, **kwargs)
+
+
+def with_graph(
+    situation: Situation, kind: str, path: Path, axes: Axes, open_graph: Callable[[], Graph]
+) -> Any:
+    """A copy of the folded model whose network is executed by a graph of a kind, built if missing.
+
+    axes: the dynamic axes of the inputs; none: the sizes are those of the recorded call.
+    """
+    call = situation.call()
+    model = with_shared_weights(situation.folded)
+    network = Network(model)
+    about = path.with_suffix(".json")
+    if not (path.exists() and about.exists()):
+        if not situation.build:
+            raise EngineUnavailableError("not built yet")
+        nesting = structure.described(situation.answer())
+        traced = Traced(network, call, structure.tensors_of)
+        build(kind, traced, call, axes, path, situation.seconds_left())
+        structure.write(about, nesting)
+    nesting = structure.read(about)
+    network.replace(Replacement(network, call, open_graph(), nesting, bool(axes)))
+    return model

@@ -1,0 +1,225 @@
+"""Applies an optimization to a predictor: a named engine, or with "auto" the fastest one here.
+
+The choice of "auto" is kept in the cache folder (machine.py) for this model, processor, version of
+torch and number of threads, and later starts use it without measuring.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cupola.bundles.optimizations import (
+    ALL_SECONDS,
+    AUTO,
+    BUILD_SECONDS,
+    checked,
+)
+from cupola.errors import InputError
+from cupola.runtime.optimize import calibration, choices, machine
+from cupola.runtime.optimize.engines import Situation
+from cupola.runtime.optimize.execution import Execution, Row
+from cupola.runtime.optimize.language_execution import execute
+from cupola.runtime.optimize.network import EngineUnavailableError
+from cupola.runtime.optimize.registry import ENGINES
+
+LEAST_PARAMETERS = 4_000_000  # of a model for which "auto" measures
+WAIT = 60.0  # seconds for another process that measures the same
+
+
+Report = Callable[[str], None]
+
+
+def to_stderr(line: str) -> None:
+    """Prints a line beside the results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def optimize(
+    predictor: Any,
+    optimization: str,
+    samples: Sequence[Any] = (),
+    *,
+    seconds: float = BUILD_SECONDS,
+    report: Report = to_stderr,
+) -> Execution:
+    """Applies an optimization, in place: `predictor.model` becomes one for inference.
+
+    samples: the bundle's example, and perhaps more to compare answers on. seconds: the time in
+    which graphs may be built. InputError for an unknown name, and for an engine that cannot run
+    here.
+    """
+    name = checked(optimization, predictor.task)
+    if predictor.model is None:
+        found = Execution(name, "eager", (Row("eager", reason="there is no model"),))
+    elif predictor.task == "language":
+        found = _language(predictor, name, report)
+    elif name in AUTO:
+        found = _automatic(predictor, name, samples, seconds, report)
+    else:
+        found = _named(predictor, name, samples)
+    predictor.execution = found
+    return found
+
+
+def _language(predictor: Any, name: str, report: Report) -> Execution:
+    small = why_not_measured(predictor, ["a prompt"]) if name in AUTO else None
+    if name not in AUTO or small is not None:
+        return execute(predictor, name, small, None, report)
+    folder = machine.folder_of(_key(predictor))
+    if folder is None:
+        return execute(predictor, name, None, None, report)
+    with choices.locked(folder, WAIT):
+        return execute(predictor, name, None, choices.file_of(folder, name), report)
+
+
+def needs_samples(predictor: Any, optimization: str) -> bool:
+    """Whether `optimize` would use the bundle's example."""
+    name = checked(optimization, predictor.task)
+    if predictor.model is None or predictor.task == "language" or name == "eager":
+        return False
+    return name not in AUTO or _count(predictor.model) >= LEAST_PARAMETERS
+
+
+def _named(predictor: Any, name: str, samples: Sequence[Any]) -> Execution:
+    engine = ENGINES[name]
+    reason = engine.missing(_device(predictor))
+    if reason is None and name != "eager":
+        try:
+            if not samples:
+                raise EngineUnavailableError("there is no example to trace the network with")
+            folder = machine.folder_of(_key(predictor))
+            end = time.monotonic() + ALL_SECONDS
+            about = Situation(
+                predictor,
+                predictor.model,
+                samples[0],
+                folder,
+                seconds_left=lambda: end - time.monotonic(),
+            )
+            predictor.model = engine.model_of(about)
+        except EngineUnavailableError as error:
+            reason = str(error)
+    if reason is not None:
+        raise InputError(f"optimization {name!r} cannot run {predictor.name} here: {reason}")
+    return Execution(name, name)
+
+
+def _automatic(
+    predictor: Any,
+    wish: str,
+    samples: Sequence[Any],
+    seconds: float,
+    report: Report,
+) -> Execution:
+    reason = why_not_measured(predictor, samples)
+    if reason is not None:
+        return Execution(wish, "eager", (Row("eager", reason=reason),))
+    key = _key(predictor)
+    folder = machine.folder_of(key)
+    if folder is None:
+        report(
+            f"{predictor.name}: the choice cannot be kept; set CUPOLA_CACHE to a folder of yours"
+        )
+        return _measured(predictor, wish, samples, None, key, seconds, report)
+    kept = _kept(predictor, wish, samples, folder, key, report)
+    if kept is not None:
+        return kept
+    with choices.locked(folder, WAIT) as mine:
+        kept = _kept(predictor, wish, samples, folder, key, report)  # of who had the lock before
+        if kept is not None:
+            return kept
+        if not mine:
+            report(f"{predictor.name}: another process still measures; eager until the next start")
+            return Execution(wish, "eager")
+        return _measured(predictor, wish, samples, folder, key, seconds, report)
+
+
+def why_not_measured(predictor: Any, samples: Sequence[Any]) -> str | None:
+    """Why "auto" leaves a model as it is; None if it measures."""
+    if _count(predictor.model) < LEAST_PARAMETERS:
+        return f"the model has fewer than {LEAST_PARAMETERS / 1e6:.0f} million parameters"
+    return None if samples else "there is no example to measure on"
+
+
+def _count(model: Any) -> int:
+    return sum(each.numel() for each in model.parameters())
+
+
+def _kept(
+    predictor: Any,
+    wish: str,
+    samples: Sequence[Any],
+    folder: Path,
+    key: dict[str, Any],
+    report: Report,
+) -> Execution | None:
+    """What an earlier process chose; None if there is nothing of use."""
+    path = choices.file_of(folder, wish)
+    try:
+        found = choices.read_choice(path, key)
+        if found is None:
+            return None
+        chosen, rows = found
+        if chosen != "eager":
+            engine = ENGINES[chosen]
+            if reason := engine.missing(_device(predictor)):
+                raise EngineUnavailableError(f"{chosen}: {reason}")
+            about = Situation(predictor, predictor.model, samples[0], folder, build=False)
+            predictor.model = engine.model_of(about)
+    except (choices.StaleChoiceError, EngineUnavailableError, KeyError) as error:
+        report(f"{predictor.name}: measuring again, since the kept choice is of no use: {error}")
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        return None
+    return Execution(wish, chosen, rows)
+
+
+def _measured(
+    predictor: Any,
+    wish: str,
+    samples: Sequence[Any],
+    folder: Path | None,
+    key: dict[str, Any],
+    seconds: float,
+    report: Report,
+) -> Execution:
+    report(f"{predictor.name}: measuring which engine is the fastest on {key['processor']}")
+    outcome = calibration.calibrate(predictor, samples, folder, seconds, wish == "auto-int8")
+    if folder is not None:
+        choices.write_choice(choices.file_of(folder, wish), key, outcome)
+    for row in outcome.rows:
+        report(f"{predictor.name}: {row.line(row.engine == outcome.engine)}")
+    predictor.model = outcome.model
+    return Execution(wish, outcome.engine, outcome.rows, measured=True)
+
+
+def measure_all(
+    predictor: Any, samples: Sequence[Any], report: Report = to_stderr
+) -> tuple[str, tuple[Row, ...]]:
+    """Builds and measures every engine, and keeps the choice of "auto" for later starts."""
+    if not samples:
+        raise InputError(f"{predictor.name}: there is no example to measure on")
+    key = _key(predictor)
+    folder = machine.folder_of(key)
+    outcome = calibration.calibrate(predictor, samples, folder, ALL_SECONDS, show_all=True)
+    if folder is not None:
+        choices.write_choice(choices.file_of(folder, "auto"), key, outcome)
+    else:
+        report(
+            f"{predictor.name}: the choice cannot be kept; set CUPOLA_CACHE to a folder of yours"
+        )
+    return outcome.engine, outcome.rows
+
+
+def _key(predictor: Any) -> dict[str, Any]:
+    digest = machine.model_digest(predictor.model, predictor.config)
+    return machine.key_of(digest, _device(predictor))
+
+
+def _device(predictor: Any) -> Any:
+    import torch
+
+    return getattr(predictor, "device", torch.device("cpu"))
