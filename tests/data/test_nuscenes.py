@@ -179,8 +179,11 @@ def test_boxes_of_the_old_convention_are_converted(root: Path, tables: Tables) -
         info["gt_boxes"] = boxes
     path = root / "old.pkl"
     path.write_bytes(pickle.dumps(content))
-    record = info_samples(path, "0.x")[0]
-    np.testing.assert_allclose(record.boxes, tables.samples()[0].boxes, atol=1e-9)
+    for convention in ("0.x", None):  # or told by the vehicles, which would be wider than long
+        record = info_samples(path, convention)[0]
+        np.testing.assert_allclose(record.boxes, tables.samples()[0].boxes, atol=1e-9)
+    as_they_are = info_samples(path, "1.x")[0].boxes
+    np.testing.assert_allclose(as_they_are[:, 3], record.boxes[:, 4], atol=1e-9)
     with pytest.raises(DataError, match=r"'0\.x' or '1\.x'"):
         info_samples(path, "2.x")
 

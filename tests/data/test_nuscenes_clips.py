@@ -83,7 +83,7 @@ def root(tmp_path: Path) -> Path:
 def test_can_bus_has_the_pose_of_the_sample(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "cupola"):
         samples = info_samples(root / "infos.pkl")
-    assert "boxes of before MMDetection3D 1.0, as all info files with can_bus" in caplog.text
+    assert "read as boxes of before MMDetection3D 1.0 (box_convention)" in caplog.text
     first, second = samples[0].can_bus, samples[1].can_bus
     np.testing.assert_allclose(second[:3], [601.0, 1600.0, 0.0])
     np.testing.assert_allclose(second[7:16], np.arange(8.0, 17.0))

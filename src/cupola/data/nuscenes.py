@@ -112,7 +112,8 @@ class NuScenesDataset:
     velocities are 0. `data_prefix` names the folders of the images by camera for layout 2.
     `cameras` selects and orders the cameras. `load_interval` k keeps every k-th sample, `indices`
     the first ones (a number) or those it lists. `box_convention` "0.x" reads info files from before
-    MMDetection3D 1.0; by default those that BEVFormer's converter wrote are.
+    MMDetection3D 1.0; by default those that BEVFormer's converter wrote are, and those whose
+    vehicles would be wider than long.
 
     With `queue_length` T, samples for training are clips of T frames: "images" [T, N, 3, H, W],
     "lidar2img" [T, N, 4, 4], "can_bus" [T, 18], "prev_exists" [T], and the boxes of the last frame.

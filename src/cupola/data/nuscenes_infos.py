@@ -6,7 +6,7 @@ Layout 1 (`infos`) is that of MMDetection3D up to 1.0, layout 2 (`data_list`) th
 import logging
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,23 @@ CATEGORIES = (
     *("pedestrian", "traffic_cone", "barrier"),
 )
 SMALLEST = 1e-6  # determinant; that of a rotation is 1
+# Classes whose boxes are longer than wide, by which the order of the sides can be told.
+LONG = frozenset(("car", "truck", "trailer", "bus", "bicycle", "motorcycle"))
+LONGER = 1.5  # times as long as wide; the shortest of them are 2.4 times on average
+FEWEST = 10  # boxes by which it is told
 
 
 @dataclass(frozen=True)
 class InfoSettings:
     """How an info file is read.
 
-    old_boxes: its boxes are those of MMDetection3D before 1.0. use_valid_flag: keep the objects
+    old_boxes: its boxes are those of MMDetection3D before 1.0; None where the content is to tell
+    it. use_valid_flag: keep the objects
     that it flags as valid (a lidar or radar point), not those with a lidar point. data_prefix:
     layout 2's folder of the images by camera, or by "img" for all.
     """
 
-    old_boxes: bool = False
+    old_boxes: bool | None = False
     use_valid_flag: bool = False
     data_prefix: Mapping[str, str] = field(default_factory=dict)
 
@@ -65,15 +70,14 @@ def info_samples(
 ) -> Sequence[SampleRecord]:
     """The samples of an info file. `box_convention` "0.x" is MMDetection3D before 1.0.
 
-    By default it is "1.x", and "0.x" for files with `can_bus`, which BEVFormer's converter writes.
+    By default it is "0.x" for files of layout 1 with `can_bus`, which BEVFormer's converter writes,
+    and for those whose vehicles would be wider than long; else "1.x".
     """
     if box_convention not in (None, "0.x", "1.x"):
         raise DataError(f"box_convention is '0.x' or '1.x', got {box_convention!r}")
     content = read_infos(path)
-    if box_convention is None and _is_of_bevformer(content):
-        logger.info("%s: boxes of before MMDetection3D 1.0, as all info files with can_bus", path)
-        box_convention = "0.x"
-    settings = InfoSettings(box_convention == "0.x", use_valid_flag, data_prefix or {})
+    old_boxes = None if box_convention is None else box_convention == "0.x"
+    settings = InfoSettings(old_boxes, use_valid_flag, data_prefix or {})
     if not isinstance(content, Mapping) or not {"infos", "data_list"} & content.keys():
         found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content)
         raise DataError(
@@ -84,11 +88,6 @@ def info_samples(
         return _records(path, Fields(content, str(path)), settings)
 
 
-def _is_of_bevformer(content: Any) -> bool:
-    infos = content.get("infos") if isinstance(content, Mapping) else None
-    return isinstance(infos, list) and any(isinstance(i, Mapping) and "can_bus" in i for i in infos)
-
-
 def _records(path: Path, top: Fields, settings: InfoSettings) -> list[SampleRecord]:
     if "data_list" in top.content:
         names = _categories(top)
@@ -97,7 +96,26 @@ def _records(path: Path, top: Fields, settings: InfoSettings) -> list[SampleReco
     infos = _samples(path, top.list("infos"), "infos")
     if all(info.has("timestamp") for info in infos):
         infos.sort(key=lambda info: float(info.numbers("timestamp", ())))
+    if settings.old_boxes is None:
+        settings = replace(settings, old_boxes=has_old_boxes(infos))
+        if settings.old_boxes:
+            logger.info("%s: read as boxes of before MMDetection3D 1.0 (box_convention)", path)
     return [_from_layout1(info, settings) for info in infos]
+
+
+def has_old_boxes(infos: Sequence[Fields]) -> bool:
+    """Whether samples of layout 1 have can_bus, or vehicles whose second side is the longer one."""
+    if any(info.has("can_bus") for info in infos):
+        return True
+    longer, vehicles = 0, 0
+    for info in infos:
+        if info.has("gt_boxes"):
+            named = np.array([str(name) in LONG for name in info.list("gt_names")], bool)
+            boxes = info.numbers("gt_boxes", (-1, 7), (-1, 9))
+            if len(boxes) == len(named):
+                longer += int((boxes[named, 4] > boxes[named, 3] * LONGER).sum())
+                vehicles += int(named.sum())
+    return vehicles >= FEWEST and longer > vehicles / 2
 
 
 def _samples(path: Path, infos: Sequence[Any], key: str) -> list[Fields]:
