@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from cupola import Predictor
 from cupola.errors import InputError
 from cupola.models.bloom import BloomForCausalLM
 from cupola.models.llama import LlamaForCausalLM
@@ -14,6 +16,7 @@ from cupola.parallel.eight_bits import EightBitMatrix, exact_kernels
 from cupola.parallel.half_matrix import HalfMatrix, multiplies_half
 from cupola.parallel.storage import PackedMatrix, packs
 from cupola.runtime.optimize import language_choice as choices
+from cupola.runtime.optimize import storages
 from cupola.runtime.optimize.language import optimize
 from cupola.runtime.optimize.storages import HEAD, PLAIN, SHORTLIST, exact_storages
 from cupola.runtime.optimize.threads import thread_counts
@@ -102,6 +105,35 @@ def test_a_choice_is_applied_from_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert other.shortlist is None
     with pytest.raises(InputError, match="storage 'int3' does not run on this machine"):
         optimize(other, "packed", storages={"mlp.dense_h_to_4h": "int3"})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_kept_choice_is_what_was_measured(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process applies it to weights as they were loaded, also those in bfloat16."""
+    pretend(monkeypatch, {"half": 0.3, "packed": 0.5})
+    model, other = bloom(dtype), bloom(dtype)
+    choice = choices.optimize_fastest(model)
+    optimize(other, choice.optimization, storages=choice.storages)
+    assert other.dtype == model.dtype == torch.float32
+    with torch.inference_mode():
+        assert torch.equal(model(IDS), other(IDS))
+
+
+def test_eight_bits_stay_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a trained model, with the kernel of this machine and with seven-bit activations."""
+    if not {"fbgemm", "fbgemm 7 bits"} & set(exact_kernels()):
+        pytest.skip("this torch was built without FBGEMM")
+    predictor = Predictor.load("bloom-tiny")
+    ids = torch.tensor([predictor.tokenizer.encode("It was a delightful visit. " * 8).ids])
+    with torch.inference_mode():
+        optimize(predictor.model, "none")
+        expected = predictor.model(ids)[0].log_softmax(-1)
+        for kernel in (exact_kernels()[0], "fbgemm 7 bits"):
+            monkeypatch.setattr(storages, "exact_kernels", lambda kernel=kernel: (kernel,))
+            optimize(predictor.model, "int8")
+            assert predictor.model.layers[0].mlp.dense_h_to_4h.stored.largest in (63, 127)
+            found = predictor.model(ids)[0].log_softmax(-1)
+            assert 0 < F.kl_div(found, expected, log_target=True, reduction="batchmean") < 0.01
 
 
 def test_an_exact_choice_that_differs_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:

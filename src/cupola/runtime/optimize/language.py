@@ -68,7 +68,9 @@ def optimize(
     if not on_cpu:  # the kernels below are the CPU's
         optimization = "none"
         compute_as_stored(model)
+    # Storages are measured in float32 arithmetic.
     bfloat16 = optimization == "packed" and model.dtype == torch.bfloat16 and packs(model.dtype)
+    bfloat16 = bfloat16 and not storages
     if on_cpu and model.head.weight.dtype in HALVES and (deterministic or not bfloat16):
         compute_in_float32(model)
     if deterministic and model.dtype != torch.float32:
