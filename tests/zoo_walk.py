@@ -49,11 +49,12 @@ def fill(model: Any) -> None:
         if last == "running_var":
             value.copy_(1 + 0.1 * drawn.abs())
         elif value.dim() <= 1:
-            value.copy_(1 + 0.1 * drawn if last == "weight" else 0.05 * drawn)
+            scale = 0.2 if ".bn3." in key else 1.0  # blocks add a little to what they get
+            value.copy_(scale * (1 + 0.1 * drawn) if last == "weight" else 0.05 * drawn)
         else:
             gain = 1.3 if value.dim() == 4 else 1.0
-            # sides are an exponential; proposals are chosen by scores, which must not saturate
-            if any(part.endswith("reg") or part == "rpn_cls" for part in key.split(".")):
+            # sides are an exponential
+            if any(part.endswith("reg") for part in key.split(".")):
                 gain = 0.02
             value.copy_(gain * drawn / max(1, value[0].numel()) ** 0.5)
 

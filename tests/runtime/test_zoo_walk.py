@@ -209,7 +209,9 @@ def test_evaluated(predictor: DetectionPredictor, tmp_path: Path) -> None:
         found = predictor(image, threshold=0.0)
         for i in range(min(4, len(found))):
             left, top, right, bottom = found.boxes[i].tolist()
-            width, height = max(1.0, right - left), max(1.0, bottom - top)
+            width, height = right - left, bottom - top
+            if min(width, height) < 1:  # random weights may make lines
+                continue
             truth = {"bbox": [left, top, width, height], "area": width * height, "iscrowd": 0}
             if found.masks is not None:
                 truth["segmentation"] = encode_rle(found.masks[i])
@@ -218,8 +220,7 @@ def test_evaluated(predictor: DetectionPredictor, tmp_path: Path) -> None:
     (tmp_path / "instances.json").write_text(json.dumps(about))
     options = {"annotations": "instances.json", "images": "images"}
     scores = find("detection").evaluate(predictor, tmp_path, options)
-    seen = any(truth["area"] > 4 for truth in about["annotations"])  # random boxes may have none
-    assert (scores["AP"] > 0 or not seen) and ("mask_AP" in scores) == predictor.masks
+    assert (scores["AP"] > 0 or not about["annotations"]) and ("mask_AP" in scores) == predictor.masks
 
 
 @pytest.mark.slow

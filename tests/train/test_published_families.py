@@ -63,6 +63,22 @@ def fewer(value: Any) -> Any:
     return [fewer(each) for each in value] if isinstance(value, list) else value
 
 
+def smaller(model: dict[str, Any]) -> dict[str, Any]:
+    """Fewer samples, no enlarged batches, and an hourglass whose waist has more than one pixel.
+
+    Normalization over a batch of two pixels has gradients without bounds.
+    """
+    found = {**model, "train_cfg": fewer(model.get("train_cfg"))}
+    backbone, pixels = model["backbone"], model.get("data_preprocessor") or {}
+    if backbone["type"] == "HourglassNet":
+        lists = {key: backbone[key][:4] for key in ("stage_channels", "stage_blocks")}
+        found["backbone"] = {**backbone, **lists, "downsample_times": 3}
+    if augments := pixels.get("batch_augments"):
+        sized = [{**each, "size": (SIDE, SIDE)} if "size" in each else each for each in augments]
+        found["data_preprocessor"] = {**pixels, "batch_augments": sized}
+    return found
+
+
 def declared(value: Any) -> set[str]:
     """The names of all losses in a config whose weight is not zero."""
     if isinstance(value, list):
@@ -98,7 +114,7 @@ def config(model: dict[str, Any], folder: Path) -> dict[str, Any]:
         {"type": "RandomFlip", "prob": 0.5},
     ]
     return {
-        "model": {**model, "train_cfg": fewer(model.get("train_cfg"))},
+        "model": smaller(model),
         "train_dataloader": {
             "batch_size": 2,
             "dataset": {
