@@ -220,7 +220,9 @@ def test_evaluated(predictor: DetectionPredictor, tmp_path: Path) -> None:
     (tmp_path / "instances.json").write_text(json.dumps(about))
     options = {"annotations": "instances.json", "images": "images"}
     scores = find("detection").evaluate(predictor, tmp_path, options)
-    assert (scores["AP"] > 0 or not about["annotations"]) and ("mask_AP" in scores) == predictor.masks
+    assert (scores["AP"] > 0 or not about["annotations"]) and (
+        "mask_AP" in scores
+    ) == predictor.masks
 
 
 @pytest.mark.slow

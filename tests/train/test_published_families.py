@@ -21,6 +21,7 @@ NAMES = {
     "loss_centerness": ("loss_iou",),  # PAA
     "loss_bbox": ("positive_bag_loss", "loss_reg", "loss_rpn_reg"),  # FreeAnchor, SABL, Cascade RPN
 }
+FCOS_AS_RPN = "3.3.0/faster_rcnn/faster-rcnn_r50_fpn_fcos-rpn_1x_coco.py"
 FEW = {"num": 32, "max_per_img": 60, "nms_pre": 60, "nms_post": 60, "max_num": 60}
 SIDE = 128
 
@@ -166,6 +167,6 @@ def without_checkpoints(value: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", sorted({*FAMILIES, FCOS_AS_RPN}))
 def test_a_config_of_each_family_trains(name: str, folder: Path, tmp_path: Path) -> None:
     check_trains(name, folder, tmp_path)

@@ -264,10 +264,10 @@ class Trainer:
         started = monotonic() - self.seconds
         while self.step < self.max_steps:
             rate = set_rates(self.optimizer, self._position(), self.schedules)
+            seen = self.step * self.stepper.pieces  # batches
             for module in self._by_step:
-                module.iteration = self.step
+                module.iteration = seen
             for module in self._by_epoch:
-                seen = self.step * self.stepper.pieces
                 module.epoch = seen // self.stream.batches_per_epoch
             self.meter.add(self.stepper.step(batches))
             if self.average:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dense_small import MATCHING, NORM
+from models.dense.dense_small import MATCHING, NORM
 
 BACKBONE = {"type": "ResNet", "depth": 18, "base_channels": 8, "out_indices": [1, 2]}
 NECK = {"type": "FPN", "in_channels": [16, 32], "out_channels": 8, "num_outs": 2}
