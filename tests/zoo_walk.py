@@ -53,9 +53,10 @@ def fill(model: Any) -> None:
             value.copy_(scale * (1 + 0.1 * drawn) if last == "weight" else 0.05 * drawn)
         else:
             gain = 1.3 if value.dim() == 4 else 1.0
-            # sides are an exponential
-            if any(part.endswith("reg") for part in key.split(".")):
+            if any(part.endswith("reg") for part in key.split(".")):  # sides are its exponential
                 gain = 0.02
+            elif ".deconv2." in key:  # Grid R-CNN takes the best cell: no two may be 1
+                gain = 0.1
             value.copy_(gain * drawn / max(1, value[0].numel()) ** 0.5)
 
 

@@ -4,6 +4,7 @@ One config of each, with random weights, on small images. `tests/models` compare
 those of MMDetection; here is what surrounds the models.
 """
 
+import gc
 import io
 import json
 from collections.abc import Iterator
@@ -90,6 +91,9 @@ def predictor(
     made = small_predictor(request.param, tmp_path_factory.mktemp("zoo") / "small")
     made.version = request.param
     yield made
+    del made
+    torch._dynamo.reset()  # an export keeps its model
+    gc.collect()
 
 
 def images() -> list[np.ndarray[Any, Any]]:
@@ -99,7 +103,9 @@ def images() -> list[np.ndarray[Any, Any]]:
 
 def check(found: Detections, size: tuple[int, int], predictor: DetectionPredictor) -> None:
     assert found.boxes.isfinite().all() and (found.scores.diff() <= 1e-6).all()
-    assert ((found.scores >= 0) & (found.scores <= 1)).all() and (found.labels >= 0).all()
+    assert (found.scores >= 0).all() and (found.labels >= 0).all()
+    if "ms_rcnn" not in predictor.version:  # its factor, the predicted IoU, has no bounds
+        assert (found.scores <= 1).all()
     if not any(name in predictor.version for name in UNORDERED):
         assert (found.boxes[:, 2:] >= found.boxes[:, :2] - 1e-3).all()
     assert (found.masks is not None) == predictor.masks

@@ -1,5 +1,6 @@
 """Every family trains from its published config: two steps on images with boxes and masks."""
 
+import gc
 import json
 import math
 from pathlib import Path
@@ -170,3 +171,4 @@ def without_checkpoints(value: Any) -> Any:
 @pytest.mark.parametrize("name", sorted({*FAMILIES, FCOS_AS_RPN}))
 def test_a_config_of_each_family_trains(name: str, folder: Path, tmp_path: Path) -> None:
     check_trains(name, folder, tmp_path)
+    gc.collect()

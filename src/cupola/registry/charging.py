@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -94,17 +95,21 @@ class _ChargedTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._budget = budget
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing compiles a build, and the wrapper doubles its time
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = func._schema.name
-        is_like = name.endswith("_like")
-        if is_like or name in BY_SHAPE or name in COUNTED or name == "aten::arange":
-            shape = tuple(args[0].shape) if is_like else _planned(name, args)
+        kind = _kind(func)
+        if kind == "planned":
+            name = func._schema.name
+            shape = tuple(args[0].shape) if name.endswith("_like") else _planned(name, args)
             device = kwargs.get("device") or getattr(args[0], "device", None)
             self._pay(shape, device is not None and torch.device(device).type == "meta")
-        elif not (func._schema.is_mutable or func.is_view):
+        elif kind == "computed":
             self._pay_like(func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -126,6 +131,15 @@ class _ChargedTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _pay(self, shape: tuple[int, ...], is_meta: bool) -> None:
         self._budget.charge_numbers(shape, math.prod(shape), is_meta)
+
+
+@cache
+def _kind(func: Any) -> str:
+    """Whether a result is "planned" from sizes alone, "computed" from tensors, or takes nothing."""
+    name = func._schema.name
+    if name.endswith("_like") or name in BY_SHAPE or name in COUNTED or name == "aten::arange":
+        return "planned"
+    return "free" if func._schema.is_mutable or func.is_view else "computed"
 
 
 def _planned(name: str, args: tuple[Any, ...]) -> tuple[int, ...]:

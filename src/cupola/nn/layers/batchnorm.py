@@ -56,7 +56,7 @@ class BatchNorm(AffineNorm):
         if track_running_stats:
             mean = torch.zeros(num_features, device=device, dtype=dtype)
             var = torch.ones(num_features, device=device, dtype=dtype)
-            count = torch.tensor(0, dtype=torch.long, device=device)
+            count = torch.zeros((), dtype=torch.long, device=device)
         self.register_buffer("running_mean", mean)
         self.register_buffer("running_var", var)
         self.register_buffer("num_batches_tracked", count)
@@ -66,7 +66,7 @@ class BatchNorm(AffineNorm):
         """Set the mean to zero, the variance to one, the count to zero."""
         for name, value in (("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
             buffer = getattr(self, name)
-            if buffer is not None:
+            if buffer is not None and not buffer.is_meta:
                 buffer.fill_(value)
 
     def reset_parameters(self) -> None:

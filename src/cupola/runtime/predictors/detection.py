@@ -27,7 +27,11 @@ MASK_OUTPUTS = (TensorSpec("masks", "BYTES", (-1,)), TensorSpec("segments", "BYT
 
 
 # What torch says where a feature map is smaller than a kernel.
-TOO_SMALL = ("Output size is too small", "Kernel size can't be greater than actual input size")
+TOO_SMALL = (
+    "Output size is too small",
+    "Kernel size can't be greater than actual input size",
+    "Padding size should be less than the corresponding input dimension",  # DetectoRS
+)
 
 
 MOST_NAMES = 100  # of classes that a server tells its pages
