@@ -11,9 +11,10 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.dense import grid_points
+from cupola.models.dense.anchor_head import joined_levels
 from cupola.models.dense.postprocess import suppressed
 from cupola.models.dense.targets import mask_centers
-from cupola.models.fcos.head import FCOSHead, cells
+from cupola.models.fcos.head import FCOSHead
 from cupola.registry import MODELS
 from cupola.structures import Detections
 
@@ -99,7 +100,7 @@ class CondInstBboxHead(FCOSHead):
         points = grid_points(output.logits, self.strides)
         counts = torch.tensor([len(each) for each in points], device=points[0].device)
         stride = points[0].new_tensor(self.strides).repeat_interleave(counts)
-        networks = torch.cat([cells(each) for each in output.networks], 1)
+        networks = joined_levels(output.networks, output.networks[0].shape[1])
         answers = []
         for i, candidates, places in self.candidates(output, sizes, self.test_cfg):
             found, kept = suppressed(candidates, self.test_cfg)

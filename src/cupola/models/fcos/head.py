@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.models.boxes import clip
 from cupola.models.boxes.distances import boxes_around, centerness
 from cupola.models.dense import (
     Candidates,
@@ -17,16 +18,20 @@ from cupola.models.dense import (
     SingleStageDetector,
     best_candidates,
     grid_points,
+    level_rows,
     suppress,
 )
+from cupola.models.dense.anchor_head import joined_levels
 from cupola.models.dense.stacks import apply, stack
-from cupola.models.fcos.targets import FAR, Cells, cells_of, owners
+from cupola.models.fcos.targets import FAR, FCOSTargets, cells_of, owners
 from cupola.models.layers.scale import Scale
 from cupola.parallel import SINGLE, Group, mean_over_ranks
 from cupola.registry import MODELS
 from cupola.structures import Detections
 
 Config = Mapping[str, Any]
+Size = tuple[int, int]
+Factors = Sequence[Sequence[float] | None]
 Targets = Sequence[Mapping[str, Tensor]]
 
 RANGES = ((-1, 64), (64, 128), (128, 256), (256, 512), (512, FAR))
@@ -49,18 +54,6 @@ class FCOSOutput(NamedTuple):
     logits: tuple[Tensor, ...]
     sides: tuple[Tensor, ...]
     centerness: tuple[Tensor, ...]
-
-
-class FCOSTargets(NamedTuple):
-    """cells; labels [B, S], C for none; sides [B, S, 4] as they are predicted; owners [B, S].
-
-    Owners are indices of objects within an image, or -1.
-    """
-
-    cells: Cells
-    labels: Tensor
-    sides: Tensor
-    owners: Tensor
 
 
 @MODELS.register_module()
@@ -161,37 +154,27 @@ class FCOSHead(nn.Module):
         return logits.sigmoid() * central.sigmoid(), boxes_around(points, sides)
 
     def predict(
-        self,
-        output: FCOSOutput,
-        sizes: Sequence[tuple[int, int]],
-        scale_factors: Sequence[Sequence[float] | None],
+        self, output: FCOSOutput, sizes: Sequence[Size], scale_factors: Factors
     ) -> list[Detections]:
         """Detections of every image whose (height, width) without padding are `sizes`."""
-        return self._detections(output, sizes, scale_factors, self.test_cfg)
+        return self.propose(output, sizes, self.test_cfg, scale_factors)
 
     def propose(
-        self, output: FCOSOutput, sizes: Sequence[tuple[int, int]], cfg: Config
+        self, output: FCOSOutput, sizes: Sequence[Size], cfg: Config, factors: Factors | None = None
     ) -> list[Detections]:
-        """The proposals of every image, best first, where the head has the place of an RPN."""
-        return self._detections(output, sizes, [None] * len(sizes), cfg)
-
-    def _detections(
-        self,
-        output: FCOSOutput,
-        sizes: Sequence[tuple[int, int]],
-        scale_factors: Sequence[Sequence[float] | None],
-        cfg: Config,
-    ) -> list[Detections]:
-        factors = list(scale_factors)
+        """Detections, best first, by another test_cfg, as where the head takes an RPN's place."""
+        factors = factors or [None] * len(sizes)
         found = self.candidates(output, sizes, cfg)
         return [suppress(each, cfg, factors[i]) for i, each, _ in found]
 
     def candidates(
-        self, output: Any, sizes: Sequence[tuple[int, int]], cfg: Config
+        self, output: Any, sizes: Sequence[Size], cfg: Config
     ) -> Iterator[tuple[int, Candidates, Tensor]]:
         """The index of every image, its candidates, and the cells that they are of."""
         points = grid_points(output.logits, self.strides)
-        parts = [[cells(level).float() for level in levels] for levels in output[:3]]
+        parts = [
+            [level_rows(level, level.shape[1]).float() for level in levels] for levels in output[:3]
+        ]
         for i, size in enumerate(sizes):
             logits, sides, central = ([level[i] for level in levels] for levels in parts)
             yield i, *self._candidates(points, size, cfg, logits, sides, central)
@@ -199,7 +182,7 @@ class FCOSHead(nn.Module):
     def _candidates(
         self,
         points: Sequence[Tensor],
-        size: tuple[int, int],
+        size: Size,
         cfg: Config,
         logits: Sequence[Tensor],
         sides: Sequence[Tensor],
@@ -218,14 +201,12 @@ class FCOSHead(nn.Module):
             before += len(point)
         joined = torch.cat(boxes)
         if self.clip:
-            height, width = size
-            joined[:, 0::2] = joined[:, 0::2].clamp(0, width)
-            joined[:, 1::2] = joined[:, 1::2].clamp(0, height)
+            joined = clip(joined, size)
         return Candidates(joined, torch.cat(scores), torch.cat(labels)), torch.cat(places)
 
     def joined(self, output: Any) -> tuple[Tensor, ...]:
         """Each of the output's parts for the cells of all levels, [B, S, ...]."""
-        return tuple(torch.cat([cells(level) for level in levels], 1) for levels in output)
+        return tuple(joined_levels(levels, levels[0].shape[1]) for levels in output)
 
     def loss(self, output: FCOSOutput, targets: Targets, sizes: ImageSizes) -> dict[str, Tensor]:
         """loss_cls, loss_bbox (weighted by the centerness) and loss_centerness.
@@ -284,11 +265,6 @@ class FCOSHead(nn.Module):
 
     def _average(self, value: Tensor, least: float) -> float:
         return max(float(mean_over_ranks(value.detach(), self.data_group)), least)
-
-
-def cells(x: Tensor) -> Tensor:
-    """[B, C, h, w] -> [B, h * w, C]."""
-    return x.flatten(2).transpose(1, 2)
 
 
 def _clips(bbox_coder: Config | None) -> bool:

@@ -1,11 +1,12 @@
 """What the cells of FCOS should predict.
 
-Letters: S cells of all levels, N objects of an image. Source: section 3.2 of the paper, and
-mmdet/models/dense_heads/fcos_head.py.
+Letters: B images, C classes, S cells of all levels, N objects of an image.
+Source: section 3.2 of the paper, and mmdet/models/dense_heads/fcos_head.py.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,18 @@ class Cells:
     points: Tensor
     strides: Tensor
     ranges: Tensor
+
+
+class FCOSTargets(NamedTuple):
+    """cells; labels [B, S], C for none; sides [B, S, 4] as they are predicted; owners [B, S].
+
+    Owners are indices of objects within an image, or -1.
+    """
+
+    cells: Cells
+    labels: Tensor
+    sides: Tensor
+    owners: Tensor
 
 
 def cells_of(
