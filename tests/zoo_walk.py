@@ -41,15 +41,19 @@ def small_predictor(config: str, folder: Path) -> DetectionPredictor:
 def fill(model: Any) -> None:
     """Weights that keep the scale of features, with norms that are near the identity."""
     random = torch.Generator().manual_seed(0)
+    proposes = getattr(model, "rpn_head", None) is not None
     for key, value in model.state_dict().items():
         if not value.is_floating_point() or key.endswith("project"):
             continue
         drawn = torch.randn(value.shape, generator=random)
         last = key.rpartition(".")[2]
-        if last == "running_var":
+        if "fc_mask_iou" in key:  # the IoU of a mask, which nothing else bounds
+            value.fill_(0.5 if last == "bias" else 0.0)
+        elif last == "running_var":
             value.copy_(1 + 0.1 * drawn.abs())
         elif value.dim() <= 1:
-            scale = 0.2 if ".bn3." in key else 1.0  # blocks add a little to what they get
+            # scores of proposals that are 1 have no order: blocks add little to what they get
+            scale = 0.2 if proposes and ".bn3." in key else 1.0
             value.copy_(scale * (1 + 0.1 * drawn) if last == "weight" else 0.05 * drawn)
         else:
             gain = 1.3 if value.dim() == 4 else 1.0

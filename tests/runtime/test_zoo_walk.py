@@ -103,9 +103,7 @@ def images() -> list[np.ndarray[Any, Any]]:
 
 def check(found: Detections, size: tuple[int, int], predictor: DetectionPredictor) -> None:
     assert found.boxes.isfinite().all() and (found.scores.diff() <= 1e-6).all()
-    assert (found.labels >= 0).all()
-    if "ms_rcnn" not in predictor.version:  # its factor, the predicted IoU, has no bounds
-        assert ((found.scores >= 0) & (found.scores <= 1)).all()
+    assert ((found.scores >= 0) & (found.scores <= 1)).all() and (found.labels >= 0).all()
     if not any(name in predictor.version for name in UNORDERED):
         assert (found.boxes[:, 2:] >= found.boxes[:, :2] - 1e-3).all()
     assert (found.masks is not None) == predictor.masks

@@ -20,6 +20,9 @@ NAMES = {
     "loss_bbox_init": ("loss_pts_init",),
     "loss_bbox_refine": ("loss_pts_refine", "loss_bbox_rf"),
     "loss_centerness": ("loss_iou",),  # PAA
+    "loss_heatmap": ("det_loss",),  # CornerNet
+    "loss_offset": ("off_loss",),
+    "loss_embedding": ("pull_loss",),
     "loss_bbox": ("positive_bag_loss", "loss_reg", "loss_rpn_reg"),  # FreeAnchor, SABL, Cascade RPN
 }
 FCOS_AS_RPN = "3.3.0/faster_rcnn/faster-rcnn_r50_fpn_fcos-rpn_1x_coco.py"
