@@ -198,7 +198,6 @@ def evaluate_as_trained(predictor: Any, cfg: Mapping[str, Any]) -> dict[str, flo
             plain = in_test_mode(as_they_are(cfg[data]["dataset"]))
             dataset = DATASETS.build(plain)
             if reads_images(dataset):
-                workers = cfg[data].get("num_workers", 0)
-                return evaluate_images(predictor, dataset, metric, workers)
+                return evaluate_images(predictor, dataset, metric)
         batches = evaluation_loader(with_pixels(cfg)[data])
         return measure(predictor.model, batches, metric, predictor.device)

@@ -1,15 +1,17 @@
 """Measures a detector on a dataset: every image is read, resized and padded as in use."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections import deque
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from cupola.errors import InputError
 
+READERS = 1  # thread, beside the model: reading an image changes the filters of warnings a while
 TARGETS = ("boxes", "labels", "crowd", "masks", "semantic")
 # The names of a sample's values in a batch, where they differ.
 PLURALS = {
@@ -18,51 +20,43 @@ PLURALS = {
     "scale_factor": "scale_factors",
 }
 ANNOTATIONS = ("LoadAnnotations", "LoadPanopticAnnotations")  # they say what truth is read
+Entry = tuple[Any, dict[str, Any]]  # a sample as a predictor takes it, and its truth
 
 
-class _Samples:
-    """What a predictor makes of the images of a dataset, and their truth."""
+def _entry(predictor: Any, dataset: Any, index: int) -> Entry:
+    truth = dict(dataset.load(index))
+    path = dataset.path(index) if hasattr(dataset, "path") else None
+    return predictor.sample_at(truth.pop("image"), index, path), truth
 
-    def __init__(self, predictor: Any, dataset: Any) -> None:
-        self.predictor, self.dataset = predictor, dataset
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[Any, dict[str, Any]]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        truth = dict(self.dataset.load(index))
-        path = self.dataset.path(index) if hasattr(self.dataset, "path") else None
-        return self.predictor.sample_at(truth.pop("image"), index, path), truth
+def _batches(predictor: Any, dataset: Any) -> Iterator[list[Entry]]:
+    """The samples of a dataset in order; a thread reads the images of the next batch ahead."""
+    size = getattr(predictor, "max_batch", 1)
+    waiting: deque[Future[Entry]] = deque()
+    with ThreadPoolExecutor(READERS) as readers:
+        for index in range(len(dataset)):
+            waiting.append(readers.submit(_entry, predictor, dataset, index))
+            if len(waiting) == 2 * size:
+                yield [waiting.popleft().result() for _ in range(size)]
+        while waiting:
+            yield [waiting.popleft().result() for _ in range(min(size, len(waiting)))]
 
 
 def evaluate_images(
     predictor: Any,
     dataset: Any,
     metric: Any,
-    workers: int = 0,
     labels: Tensor | None = None,
 ) -> dict[str, float]:
     """The values of `metric` for a dataset with `load`, as those of images have it.
 
     `load(index)` gives the image and its truth before any pipeline. Images of one shape run in
-    batches. `workers` processes read images ahead, for a model on the CPU. `labels` [C] has the
-    dataset's label for each of the predictor's, -1 for none.
+    batches. `labels` [C] has the dataset's label for each of the predictor's, -1 for none.
     """
     metric.reset()
     if hasattr(metric, "use"):
         metric.use(dataset)
-    if torch.device(getattr(predictor, "device", "cpu")).type != "cpu":
-        workers = 0  # a forked process has no accelerator
-    loader: DataLoader[Any] = DataLoader(
-        _Samples(predictor, dataset),  # type: ignore[arg-type]
-        batch_size=getattr(predictor, "max_batch", 1),
-        num_workers=workers,
-        collate_fn=list,
-        generator=torch.Generator(),
-    )
-    for entries in loader:
+    for entries in _batches(predictor, dataset):
         found = _predictions(predictor, [sample for sample, _ in entries])
         if labels is not None:
             found = [_relabeled(each, labels) for each in found]
