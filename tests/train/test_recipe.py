@@ -9,8 +9,10 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from cupola.cli.train import app
+from cupola.config import Config
 from cupola.errors import CheckpointError, ConfigError
 from cupola.runtime import Predictor
+from cupola.runtime.published import bundle_config
 from cupola.train.recipe import find_config, shipped_configs, train_recipe
 
 SMALL = [
@@ -29,6 +31,13 @@ def test_configs_are_found_by_path_and_by_name() -> None:
     assert path == find_config("detr_digits") == find_config(str(path))
     with pytest.raises(ConfigError, match=r"'detr-digit'; did you mean 'detr_digits'"):
         find_config("detr-digit")
+
+
+@pytest.mark.parametrize("name", [each for each in shipped_configs() if each.endswith("_digits")])
+def test_a_predictor_sees_digits_at_the_size_of_their_training(name: str) -> None:
+    """`cupola evaluate CONFIG --weights FILE` reads images, which it resizes as predict does."""
+    cfg = Config.load(find_config(name)).to_dict()
+    assert bundle_config(cfg, name)["preprocess"]["resize"]["exact"] == [cfg["image_size"]] * 2
 
 
 def test_a_few_steps_write_a_bundle_that_predicts(tmp_path: Path) -> None:

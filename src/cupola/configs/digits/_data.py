@@ -13,3 +13,8 @@ test_dataloader = dict(
     batch_size=50,
     dataset=dict(type="DigitsInPhotos", split="val", seed=7, count=1000, size=image_size),
 )
+# What predictors and `cupola evaluate` do with an image of any size.
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(image_size, image_size), keep_ratio=False),
+]
