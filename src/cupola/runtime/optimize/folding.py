@@ -25,8 +25,11 @@ FOLDED = (nn.Conv2d, *DEFORMABLE)
 
 
 def fold_batch_norms(model: Any) -> Any:
-    """A copy of a model for inference; the model itself is not changed."""
-    folded = copy.deepcopy(model).eval().requires_grad_(False)
+    """A copy of a model for inference; the model itself is not changed.
+
+    The copy has Cupola's layers, also of a model that an export has bridged to torch's.
+    """
+    folded = nn.from_torch(copy.deepcopy(model)).eval().requires_grad_(False)
     for parent, conv, norm in list(_pairs(folded)):
         # A copy, because several norms may share a convolution, as in RTMDet's head.
         own = copy.deepcopy(getattr(parent, conv))

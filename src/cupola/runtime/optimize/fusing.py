@@ -1,0 +1,188 @@
+"""Convolution, activation and the addition of a shortcut in one call of oneDNN, for inference.
+
+The weights stay where they are, so processes that map them from one file still share them. Results
+differ from the separate steps' in rounding only.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cupola import nn
+from cupola.models.backbones.residual import BasicBlock, Bottleneck, ResidualBlock
+from cupola.models.layers import ConvModule
+from cupola.runtime.optimize.folding import fold_batch_norms
+
+FEW = 400  # cells; a convolution of 1x1 over fewer spends its time on the order of its weights
+
+
+class Activation(NamedTuple):
+    """An activation by the name that oneDNN's fused kernels have for it."""
+
+    name: str
+    apply: Callable[[Tensor], Tensor]
+    scalars: Sequence[float] = ()
+
+
+NONE = Activation("none", lambda x: x)
+RELU = Activation("relu", F.relu)
+ACTIVATIONS = {
+    nn.ReLU: RELU,
+    nn.SiLU: Activation("swish", F.silu),
+    nn.Hardswish: Activation("hardswish", F.hardswish),
+    nn.Sigmoid: Activation("sigmoid", torch.sigmoid),
+    nn.Tanh: Activation("tanh", torch.tanh),
+}
+
+
+class FusedConv2d(nn.Conv2d):
+    """A Conv2d, the addition of another tensor, and an activation."""
+
+    activation = NONE
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """x [B, C, H, W], other as the result -> activation(conv(x) + other) [B, C', H', W']."""
+        if not self._fits(x, other):
+            out = super().forward(x)
+            return self.activation.apply(out if other is None else out + other)
+        name, scalars = self.activation.name, list(self.activation.scalars)
+        settings = (self.padding, self.stride, self.dilation, self.groups)
+        fused: Any = torch.ops.mkldnn._convolution_pointwise
+        result: Tensor
+        if other is None:
+            result = fused(x, self.weight, self.bias, *settings, name, scalars, "")
+            return result
+        after = None if name == "none" else name
+        binary = (x, other, self.weight, self.bias, *settings, "add", 1.0, after, scalars, "")
+        result = fused.binary(*binary)
+        return result
+
+    def _fits(self, x: Tensor, other: Tensor | None) -> bool:
+        """Whether the fused kernel takes this input, and is not the slower one for it."""
+        if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+            return False
+        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+            return False
+        if torch.is_autocast_enabled("cpu") or x.ndim != 4:
+            return False
+        if not (_plain(x) and _plain(self.weight)):
+            return False
+        if self.kernel_size == (1, 1) and x.shape[0] * x.shape[2] * x.shape[3] < FEW:
+            return False
+        return other is None or (_plain(other) and other.shape == self._result_shape(x))
+
+    def _result_shape(self, x: Tensor) -> torch.Size:
+        sides = zip(
+            x.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True
+        )
+        after = [(n + 2 * int(p) - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides]
+        return torch.Size((x.shape[0], self.out_channels, *after))
+
+
+def _plain(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.numel() > 0
+
+
+class FusedBottleneck(Bottleneck):
+    """A Bottleneck of three FusedConv2d."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As Bottleneck: [B, C, H, W] -> [B, C', H / stride, W / stride]."""
+        out: Tensor = self.conv3(self.conv2(self.conv1(x)), self.shortcut(x))
+        return out
+
+
+class FusedBasicBlock(BasicBlock):
+    """A BasicBlock of two FusedConv2d."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As BasicBlock: [B, C, H, W] -> [B, C', H / stride, W / stride]."""
+        out: Tensor = self.conv2(self.conv1(x), self.shortcut(x))
+        return out
+
+
+FUSED_BLOCKS: dict[type[ResidualBlock], type[ResidualBlock]] = {
+    Bottleneck: FusedBottleneck,
+    BasicBlock: FusedBasicBlock,
+}
+
+
+def fold(model: Any) -> Any:
+    """A copy of a model for inference: batch norms folded, activations and shortcuts fused."""
+    return fuse(fold_batch_norms(model))
+
+
+def fuse(model: Any) -> Any:
+    """Fuses activations and shortcuts into the convolutions of a model in place; returns it.
+
+    For inference only; the batch norms should be folded. Names and values of the state dict stay
+    as they are. Where the kernels are missing nothing changes.
+    """
+    if not available():
+        return model
+    modules = list(model.modules())
+    owners = Counter(id(child) for module in modules for child in module.children())
+    for module in modules:
+        convs = [each for each in module.children() if _fusable(each)]
+        if any(owners[id(each)] > 1 for each in convs):
+            continue  # of several parents, each with its own activation
+        if isinstance(module, ConvModule):
+            _fuse_conv_module(module)
+        elif type(module) in FUSED_BLOCKS:
+            _fuse_block(module)
+    for module in modules:
+        if _fusable(module):
+            module.__class__ = FusedConv2d
+    return model
+
+
+def available() -> bool:
+    """Whether torch has these kernels for this processor."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(
+        torch.ops.mkldnn, "_convolution_pointwise"
+    ):
+        return False
+    layer = nn.Conv2d(8, 8, 3, padding=1).requires_grad_(False)
+    layer.__class__ = FusedConv2d
+    with torch.inference_mode():
+        x = torch.ones(1, 8, 4, 4)
+        try:
+            layer(x, x)
+        except RuntimeError:
+            return False
+    return True
+
+
+def _fusable(conv: Any) -> bool:
+    """Whether a module is a plain convolution whose padding oneDNN computes."""
+    return (
+        type(conv) is nn.Conv2d
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+    )
+
+
+def _fuse_conv_module(module: ConvModule) -> None:
+    activation = ACTIVATIONS.get(type(module.activate))
+    norm = getattr(module, module.norm_name) if module.norm_name else None
+    in_order = [step for step in module.order if step != "norm"] == ["conv", "act"]
+    folded = norm is None or isinstance(norm, nn.Identity)
+    if activation is not None and in_order and folded and _fusable(module.conv):
+        module.conv.__class__ = FusedConv2d
+        module.conv.activation = activation
+        module.activate = nn.Identity()
+
+
+def _fuse_block(block: Any) -> None:
+    convs = [each for name, each in block.named_children() if name.startswith("conv")]
+    norms = [each for name, each in block.named_children() if name.startswith("bn")]
+    folded = len(norms) == len(convs) and all(isinstance(each, nn.Identity) for each in norms)
+    if folded and not any(getattr(block, "plugins", ())) and all(map(_fusable, convs)):
+        for conv in convs:
+            conv.__class__ = FusedConv2d
+            conv.activation = RELU
+        block.__class__ = FUSED_BLOCKS[type(block)]
