@@ -1,7 +1,7 @@
 """Convolution, activation and the addition of a shortcut in one call of oneDNN, for inference.
 
-The weights stay where they are, so processes that map them from one file still share them. Results
-differ from the separate steps' in rounding only.
+The weights stay where they are, so processes that map them from one file still share them, unless
+copies in oneDNN's own order are asked for. Results differ from the separate steps' in rounding only.
 """
 
 from collections import Counter
@@ -40,13 +40,19 @@ ACTIVATIONS = {
 
 
 class FusedConv2d(nn.Conv2d):
-    """A Conv2d, the addition of another tensor, and an activation."""
+    """A Conv2d, the addition of another tensor, and an activation.
+
+    With `packs` it keeps a copy of its weight in the order of the kernel for inputs of the shape
+    that it sees first. For some other shapes that order would be slower than none.
+    """
 
     activation = NONE
+    packs = False
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """x [B, C, H, W], other as the result -> activation(conv(x) + other) [B, C', H', W']."""
-        if not self._fits(x, other):
+        weight = self._kernel_weight(x) if self._fits(x, other) else None
+        if weight is None:
             out = super().forward(x)
             return self.activation.apply(out if other is None else out + other)
         name, scalars = self.activation.name, list(self.activation.scalars)
@@ -54,15 +60,15 @@ class FusedConv2d(nn.Conv2d):
         fused: Any = torch.ops.mkldnn._convolution_pointwise
         result: Tensor
         if other is None:
-            result = fused(x, self.weight, self.bias, *settings, name, scalars, "")
-            return result
-        after = None if name == "none" else name
-        binary = (x, other, self.weight, self.bias, *settings, "add", 1.0, after, scalars, "")
-        result = fused.binary(*binary)
+            result = fused(x, weight, self.bias, *settings, name, scalars, "")
+        else:
+            after = None if name == "none" else name
+            sum_settings = ("add", 1.0, after, scalars, "")
+            result = fused.binary(x, other, weight, self.bias, *settings, *sum_settings)
         return result
 
     def _fits(self, x: Tensor, other: Tensor | None) -> bool:
-        """Whether the fused kernel takes this input, and is not the slower one for it."""
+        """Whether the fused kernel takes this input."""
         if torch.compiler.is_compiling() or torch.compiler.is_exporting():
             return False
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
@@ -71,9 +77,31 @@ class FusedConv2d(nn.Conv2d):
             return False
         if not (_plain(x) and _plain(self.weight)):
             return False
-        if self.kernel_size == (1, 1) and x.shape[0] * x.shape[2] * x.shape[3] < FEW:
-            return False
         return other is None or (_plain(other) and other.shape == self._result_shape(x))
+
+    def _kernel_weight(self, x: Tensor) -> Tensor | None:
+        """The weight for the fused kernel; None where separate steps are faster."""
+        if self.packs:
+            shape, packed = self._packed(x)
+            if shape == x.shape:
+                return packed
+        cells = x.shape[0] * x.shape[2] * x.shape[3]
+        return None if self.kernel_size == (1, 1) and cells < FEW else self.weight
+
+    def _packed(self, x: Tensor) -> tuple[torch.Size, Tensor]:
+        """The shape that the packed copy of the weight is for, and the copy."""
+        weight, kept = self.weight, self.__dict__.get("packed")
+        version = 0 if weight.is_inference() else weight._version
+        if kept is None or kept[0] is not weight or kept[1] != version:
+            pack = torch.ops.mkldnn._reorder_convolution_weight
+            settings = (self.padding, self.stride, self.dilation, self.groups)
+            kept = (weight, version, x.shape, pack(weight.detach(), *settings, list(x.shape)))
+            self.__dict__["packed"] = kept
+        return kept[2], kept[3]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles pack their own weights."""
+        return {key: value for key, value in super().__getstate__().items() if key != "packed"}
 
     def _result_shape(self, x: Tensor) -> torch.Size:
         sides = zip(
@@ -111,16 +139,17 @@ FUSED_BLOCKS: dict[type[ResidualBlock], type[ResidualBlock]] = {
 }
 
 
-def fold(model: Any) -> Any:
+def fold(model: Any, pack: bool = False) -> Any:
     """A copy of a model for inference: batch norms folded, activations and shortcuts fused."""
-    return fuse(fold_batch_norms(model))
+    return fuse(fold_batch_norms(model), pack)
 
 
-def fuse(model: Any) -> Any:
+def fuse(model: Any, pack: bool = False) -> Any:
     """Fuses activations and shortcuts into the convolutions of a model in place; returns it.
 
     For inference only; the batch norms should be folded. Names and values of the state dict stay
-    as they are. Where the kernels are missing nothing changes.
+    as they are. `pack` keeps a second copy of the weights, in the order of the kernels for the
+    first input's size. Where the kernels are missing nothing changes.
     """
     if not available():
         return model
@@ -137,6 +166,8 @@ def fuse(model: Any) -> Any:
     for module in modules:
         if _fusable(module):
             module.__class__ = FusedConv2d
+        if isinstance(module, FusedConv2d):
+            module.packs = pack
     return model
 
 

@@ -7,7 +7,7 @@ pages of the next one. In a detector's first stages that takes as long as the co
 import ctypes
 import os
 
-KEPT = 1024**3  # bytes of free memory that a process keeps at most, and of a tensor that it reuses
+KEPT = 512 * 1024**2  # bytes of free memory that a process keeps, and of the largest tensor in it
 # Options of mallopt(3), from glibc's malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
 CHOSEN_BY_USER = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")

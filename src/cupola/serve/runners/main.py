@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from cupola.cores import node_for
 from cupola.errors import CupolaError
 from cupola.runtime import tasks
+from cupola.runtime.optimize.memory import keep_freed_memory
 from cupola.runtime.predictor import Predictor, Resumable
 from cupola.serve.ipc.channel import FATAL
 from cupola.serve.runners.loading import in_background, load_predictor, optimize
@@ -127,6 +128,7 @@ def _set_up(slot: RunnerSlot, rank: int = 0) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, priority)
     bind_to_node(slot, rank)
     if "torch" in sys.modules:
+        keep_freed_memory()
         sys.modules["torch"].set_num_threads(slot.threads)
 
 

@@ -10,6 +10,7 @@ import threading
 from typing import Any
 
 from cupola.cores import available_cores
+from cupola.runtime.optimize.memory import keep_freed_memory
 from cupola.serve.generation import Generation
 from cupola.serve.ipc import frames
 from cupola.serve.ipc.listeners import private_listener
@@ -29,6 +30,7 @@ class ThreadedRunners:
     def __init__(self, generation: Generation) -> None:
         self.generation = generation
         import_plugins(generation.settings.plugins)
+        keep_freed_memory()
         self.runners: list[Runner] = []
         self.roster: list[dict[str, Any]] = []
         self.clients: list[socket.socket] = []
