@@ -66,8 +66,10 @@ def evaluate(
     from cupola.config import Config
     from cupola.runtime import tasks
     from cupola.runtime.load import is_config, load_predictor, open_bundle
+    from cupola.runtime.optimize.memory import keep_freed_memory
 
     opened = open_bundle(bundle, weights, revision, offline)
+    keep_freed_memory()
     files = {
         "format": format,
         "annotations": annotations,

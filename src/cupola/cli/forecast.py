@@ -81,10 +81,12 @@ def forecast(
     from cupola.cli.forecast_outputs import Outputs, plot_scores, print_scores, write_scores
     from cupola.errors import InputError
     from cupola.runtime.load import load_predictor
+    from cupola.runtime.optimize.memory import keep_freed_memory
 
     opened = Bundle.load(bundle, revision, offline)
     if opened.task != "forecast":
         raise InputError(f"{bundle} is a {opened.task} model; forecast needs a forecast model")
+    keep_freed_memory()
     predictor: Any = load_predictor(opened, device=device, optimization=optimization)
     inputs = open_inputs(predictor, start, init or [], time, truth)
     if inputs.members > 1 and members not in (1, inputs.members):

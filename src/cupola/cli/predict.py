@@ -44,11 +44,13 @@ def predict(
     """Run a model on an image or a sample folder."""
     from cupola.runtime import tasks
     from cupola.runtime.load import load_predictor, open_bundle
+    from cupola.runtime.optimize.memory import keep_freed_memory
 
     opened = open_bundle(bundle, weights, revision, offline)
     task = tasks.find(opened.task)
     source = source or example_of(task, opened)
     content = task.read(source)  # before the model is loaded
+    keep_freed_memory()
     predictor = load_predictor(opened, device=device, tta=tta, optimization=optimization)
     if text is not None:
         search_for(predictor, text)

@@ -1,7 +1,7 @@
 """Convolution, activation and the addition of a shortcut in one call of oneDNN, for inference.
 
 The weights stay where they are, so processes that map them from one file still share them, unless
-copies in oneDNN's own order are asked for. Results differ from the separate steps' in rounding only.
+copies in oneDNN's own order are asked for. Results differ from separate steps' in rounding only.
 """
 
 from collections import Counter

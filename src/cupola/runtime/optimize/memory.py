@@ -27,4 +27,5 @@ def keep_freed_memory(size: int = KEPT) -> bool:
     except (AttributeError, OSError, TypeError):  # no glibc
         return False
     settings = ((ARENA_MAX, 1), (MMAP_THRESHOLD, size), (TRIM_THRESHOLD, size))
-    return all([mallopt(option, value) for option, value in settings])
+    done = [mallopt(option, value) for option, value in settings]
+    return all(done)
