@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cupola.models.constants import CONSTANTS, cacheable
 from cupola.registry import TASK_UTILS
 from cupola.registry.budget import reserve
 
@@ -81,11 +82,14 @@ class AnchorGenerator:
         return tuple((base * scales[:, None] * side).flatten() for side in (wide, high))  # type: ignore[return-value]
 
     def __call__(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps [B, C, h, w] -> the anchors of each level [h * w * A, 4], cell by cell."""
+        """Maps [B, C, h, w] -> the anchors of each level [h * w * A, 4], cell by cell.
+
+        They may be shared with other calls: do not change them in place.
+        """
         if len(maps) != len(self.strides):
             raise ValueError(f"{len(maps)} feature maps for anchors of {len(self.strides)} strides")
         return [
-            (base.to(each)[None] + corners(each, stride)[:, None]).reshape(-1, 4)
+            _of_level(each, base, stride)
             for each, base, stride in zip(maps, self.base_anchors, self.strides, strict=True)
         ]
 
@@ -125,6 +129,19 @@ class MlvlPointGenerator(AnchorGenerator):
     def __init__(self, strides: Sequence[Pair], offset: float = 0.5) -> None:
         centers = [(offset * x, offset * y) for x, y in stride_pairs(strides)]
         super().__init__(strides, ratios=[1.0], scales=[1.0], centers=centers)
+
+
+def _of_level(level: Tensor, base: Tensor, stride: tuple[float, float]) -> Tensor:
+    """A map [B, C, h, w], its base anchors [A, 4] -> the anchors [h * w * A, 4]."""
+
+    def make() -> Tensor:
+        return (base.to(level)[None] + corners(level, stride)[:, None]).reshape(-1, 4)
+
+    if not cacheable(level):
+        return make()
+    shape = (level.shape[-2], level.shape[-1])
+    key = ("anchors", tuple(base.flatten().tolist()), stride, shape, level.dtype)
+    return CONSTANTS.get(key, level, make)
 
 
 def stride_pairs(strides: Sequence[Pair]) -> list[tuple[float, float]]:

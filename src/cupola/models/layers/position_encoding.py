@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.models.constants import CONSTANTS, cacheable
 from cupola.registry import MODELS
 
 
@@ -14,8 +15,9 @@ from cupola.registry import MODELS
 class SinePositionalEncoding(nn.Module):
     """Sines and cosines of the y and x position of a cell within the valid part of the image.
 
-    Always float32. Source: facebookresearch/detr models/position_encoding.py; "Attention is all
-    you need" (arXiv 1706.03762), section 3.5, in two dimensions.
+    Always float32; on a CPU that of an image without padding is computed once for each size, and
+    must not be changed in place. Source: facebookresearch/detr models/position_encoding.py;
+    "Attention is all you need" (arXiv 1706.03762), section 3.5, in two dimensions.
     """
 
     def __init__(
@@ -38,13 +40,24 @@ class SinePositionalEncoding(nn.Module):
 
     def forward(self, mask: Tensor) -> Tensor:
         """mask [B, H, W], bool, True = padded -> [B, 2 * num_feats, H, W], y channels first."""
-        valid = (~mask).to(torch.float32)
-        y, x = valid.cumsum(1), valid.cumsum(2)  # [B, H, W], counting from 1
-        if self.normalize:
-            y = (y + self.offset) / (y[:, -1:, :] + self.eps) * self.scale
-            x = (x + self.offset) / (x[:, :, -1:] + self.eps) * self.scale
-        waves = [sine_waves(each, self.num_feats, self.temperature) for each in (y, x)]
-        return torch.cat(waves, dim=3).permute(0, 3, 1, 2)  # [B, 2 * num_feats, H, W]
+        if not cacheable(mask) or mask.any():
+            return sine_positions(self, mask)
+        settings = (self.num_feats, self.temperature, self.normalize, self.scale, self.eps)
+        key = ("sines", *settings, self.offset, mask.shape[1:])
+        image = mask.new_zeros(1, *mask.shape[1:])
+        one = CONSTANTS.get(key, mask, lambda: sine_positions(self, image))
+        return one.expand(len(mask), -1, -1, -1)
+
+
+def sine_positions(encoding: SinePositionalEncoding, mask: Tensor) -> Tensor:
+    """The encoding of any mask, computed: [B, H, W] -> [B, 2 * num_feats, H, W]."""
+    valid = (~mask).to(torch.float32)
+    y, x = valid.cumsum(1), valid.cumsum(2)  # [B, H, W], counting from 1
+    if encoding.normalize:
+        y = (y + encoding.offset) / (y[:, -1:, :] + encoding.eps) * encoding.scale
+        x = (x + encoding.offset) / (x[:, :, -1:] + encoding.eps) * encoding.scale
+    waves = [sine_waves(each, encoding.num_feats, encoding.temperature) for each in (y, x)]
+    return torch.cat(waves, dim=3).permute(0, 3, 1, 2)  # [B, 2 * num_feats, H, W]
 
 
 @MODELS.register_module()
