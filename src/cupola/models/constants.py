@@ -74,5 +74,4 @@ def cacheable(like: Tensor) -> bool:
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._functorch.maybe_current_level() is not None
-        or torch.jit.is_tracing()
     )

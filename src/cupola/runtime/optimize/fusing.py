@@ -77,7 +77,7 @@ class FusedConv2d(nn.Conv2d):
             return False
         if not (_plain(x) and _plain(self.weight)):
             return False
-        return other is None or (_plain(other) and other.shape == self._result_shape(x))
+        return other is None or (_plain(other) and tuple(other.shape) == self._result_shape(x))
 
     def _kernel_weight(self, x: Tensor) -> Tensor | None:
         """The weight for the fused kernel; None where separate steps are faster."""
@@ -103,12 +103,13 @@ class FusedConv2d(nn.Conv2d):
         """Copies and pickles pack their own weights."""
         return {key: value for key, value in super().__getstate__().items() if key != "packed"}
 
-    def _result_shape(self, x: Tensor) -> torch.Size:
-        sides = zip(
-            x.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True
-        )
-        after = [(n + 2 * int(p) - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides]
-        return torch.Size((x.shape[0], self.out_channels, *after))
+    def _result_shape(self, x: Tensor) -> tuple[int, ...]:
+        sides = []
+        for axis in (0, 1):
+            before, step = int(self.padding[axis]), self.stride[axis]
+            covered = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
+            sides.append((x.shape[2 + axis] + 2 * before - covered) // step + 1)
+        return (x.shape[0], self.out_channels, *sides)
 
 
 def _plain(tensor: Tensor) -> bool:
@@ -173,9 +174,7 @@ def fuse(model: Any, pack: bool = False) -> Any:
 
 def available() -> bool:
     """Whether torch has these kernels for this processor."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(
-        torch.ops.mkldnn, "_convolution_pointwise"
-    ):
+    if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return False
     layer = nn.Conv2d(8, 8, 3, padding=1).requires_grad_(False)
     layer.__class__ = FusedConv2d
