@@ -22,7 +22,8 @@ import torch
 import cupola
 from cupola.runtime.building import without_pretrained
 from cupola.runtime.export import Program, export
-from cupola.runtime.optimize.folding import fold_batch_norms
+from cupola.runtime.optimize.fusing import fold
+from cupola.runtime.optimize.memory import keep_freed_memory
 from cupola.runtime.predictors.detection import make
 from cupola.runtime.predictors.detection_program import program
 from ratio import alternate, machine
@@ -75,7 +76,7 @@ class Case:
             pixels[..., 1333:] = 0.0
         given = {"pixels": pixels.numpy(), "padding_mask": mask.numpy()}
         fed = {each.name: given[each.name] for each in session.get_inputs()}
-        plain, folded = (graph(m, name).module for m in (model, fold_batch_norms(model)))
+        plain, folded = (graph(m, name).module for m in (model, fold(model, pack=True)))
         self.plain = lambda: plain(pixels, mask)
         self.folded = lambda: folded(pixels, mask)
         self.peer = lambda: session.run(None, fed)
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="*", choices=list(MODELS), default=list(MODELS))
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
+    keep_freed_memory()  # as the server's runners do
     torch.set_num_threads(arguments.threads)
     print(machine(), "torch", torch.__version__, "onnxruntime", onnxruntime.__version__)
     with torch.inference_mode():

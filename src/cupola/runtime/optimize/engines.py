@@ -97,15 +97,16 @@ class Eager(Engine):
 
 
 class Folded(Engine):
-    """Batch norms folded, channels last, and weights packed for oneDNN where it is there."""
+    """Batch norms folded, channels last, and fused and packed for oneDNN where it is there."""
 
     name = "folded"
 
     def model_of(self, situation: Situation) -> Any:
+        from cupola.runtime.optimize.fusing import fuse
         from cupola.runtime.optimize.packing import pack, packs
 
         if situation.device.type == "cpu" and packs():
-            return pack(with_shared_weights(situation.folded))
+            return pack(fuse(with_shared_weights(situation.folded), pack=True))
         if situation.folded is situation.model:
             raise EngineUnavailableError("no batch norms to fold, and no kernel for packed weights")
         return situation.folded

@@ -1,4 +1,4 @@
-"""Convolutions and linear layers with weights in the layout of oneDNN's kernels.
+"""Linear layers with weights in the layout of oneDNN's kernels.
 
 Without it, oneDNN reorders the weights of a layer at every call. The packed copy is kept beside the
 weights and takes as much memory.
@@ -10,27 +10,6 @@ import torch
 from torch import Tensor
 
 from cupola import nn
-
-
-class PackedConv2d(nn.Conv2d):
-    """A Conv2d of inference; the weight is packed for the size of the first input."""
-
-    packed: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As Conv2d: [B, C, H, W] -> [B, C_out, H', W']."""
-        settings = (self.padding, self.stride, self.dilation, self.groups)
-        if not _computes(x, self.weight) or torch.compiler.is_compiling():
-            return super().forward(x)
-        if self.packed is None:
-            packed = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight, *settings, list(x.shape)
-            )
-            self.__dict__["packed"] = packed
-        found: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self.packed, self.bias, *settings, "none", [], ""
-        )
-        return found
 
 
 class PackedLinear(nn.Linear):
@@ -61,23 +40,16 @@ def pack(model: Any) -> Any:
     """Replaces the layers of a model for inference in place, and returns it."""
     for module in list(model.modules()):
         for child in module.children():
-            if type(child) is nn.Conv2d and _plain(child):
-                child.__class__ = PackedConv2d
-            elif type(child) is nn.Linear:
+            if type(child) is nn.Linear:
                 child.__class__ = PackedLinear
     return model
-
-
-def _plain(conv: Any) -> bool:
-    """Whether a convolution has padding that oneDNN computes itself."""
-    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 def packs() -> bool:
     """Whether torch has these kernels here."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    layer = pack(nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), nn.Linear(4, 4))).eval()
+    layer = pack(nn.Sequential(nn.Linear(4, 4))).eval()
     try:
         with torch.inference_mode():
             layer(torch.ones(1, 4, 4, 4))
