@@ -1,5 +1,6 @@
 """Bridged trees on two gloo ranks: data parallel, fully sharded by block, checkpoints."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ import torch
 from cupola import nn
 from ranks import RankPool
 
-pytestmark = [pytest.mark.processes, pytest.mark.parametrize("ranks", [2], indirect=True)]
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[RankPool]:
+    pool = RankPool(2)  # its own: DTensor caches groups, and others start and stop them
+    yield pool
+    pool.close()
 
 
 def model() -> Any:
@@ -56,14 +64,14 @@ def fully_sharded(mesh: Any, folder: str) -> tuple[torch.Tensor, int, bool]:
     return gradient, local_rows, torch.equal(net[2].bias.full_tensor(), before)
 
 
-def test_data_parallel_averages_the_gradients(ranks: RankPool) -> None:
-    for gradient in ranks.run(data_parallel):
+def test_data_parallel_averages_the_gradients(two: RankPool) -> None:
+    for gradient in two.run(data_parallel):
         torch.testing.assert_close(gradient, single_gradient())
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_fully_sharded_blocks_and_a_distributed_checkpoint(ranks: RankPool, tmp_path: Path) -> None:
-    for gradient, local_rows, restored in ranks.run(fully_sharded, str(tmp_path)):
+def test_fully_sharded_blocks_and_a_distributed_checkpoint(two: RankPool, tmp_path: Path) -> None:
+    for gradient, local_rows, restored in two.run(fully_sharded, str(tmp_path)):
         torch.testing.assert_close(gradient, single_gradient())
         assert local_rows == 4
         assert restored
@@ -83,6 +91,6 @@ def sharded_beside_torch(mesh: Any) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_torch_and_bridged_layers_of_one_kind_are_sharded(ranks: RankPool) -> None:
+def test_torch_and_bridged_layers_of_one_kind_are_sharded(two: RankPool) -> None:
     expected = ["FSDPLinear", "FSDPLinear", "FSDPSequential", "FSDPSequential"]
-    assert ranks.run(sharded_beside_torch) == [expected] * 2
+    assert two.run(sharded_beside_torch) == [expected] * 2

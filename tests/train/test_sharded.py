@@ -1,6 +1,7 @@
 """parallel.fsdp: the losses and the weights are those of one process, and any number of ranks reads
 a checkpoint."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,17 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any], atol: float = 1
         torch.testing.assert_close(found["model"][name], value, rtol=1e-4, atol=atol)
 
 
+@pytest.fixture(scope="module")
+def two() -> Iterator[RankPool]:
+    pool = RankPool(2)  # its own: DTensor caches groups, and others start and stop them
+    yield pool
+    pool.close()
+
+
 @pytest.mark.processes
 @pytest.mark.filterwarnings("ignore")  # torch.distributed.checkpoint warns of its own parts
-@pytest.mark.parametrize("ranks", [2], indirect=True)
-def test_two_ranks_train_as_one_process(ranks: RankPool, tmp_path: Path) -> None:
-    first, second = ranks.run(sharded, tmp_path, tensor=1)
+def test_two_ranks_train_as_one_process(two: RankPool, tmp_path: Path) -> None:
+    first, second = two.run(sharded, tmp_path, tensor=1)
     one = trained(BLOOM, ROWS)
     means = torch.tensor([first["bloom"]["losses"], second["bloom"]["losses"]]).mean(0)
     torch.testing.assert_close(means, torch.tensor(one["losses"]))
