@@ -80,7 +80,7 @@ def needs_samples(predictor: Any, optimization: str) -> bool:
     name = checked(optimization, predictor.task)
     if predictor.model is None or predictor.task == "language" or name == "eager":
         return False
-    return name not in AUTO or _count(predictor.model) >= LEAST_PARAMETERS
+    return name not in AUTO or is_measured(predictor.model)
 
 
 def _named(predictor: Any, name: str, samples: Sequence[Any]) -> Execution:
@@ -139,13 +139,14 @@ def _automatic(
 
 def why_not_measured(predictor: Any, samples: Sequence[Any]) -> str | None:
     """Why "auto" leaves a model as it is; None if it measures."""
-    if _count(predictor.model) < LEAST_PARAMETERS:
+    if not is_measured(predictor.model):
         return f"the model has fewer than {LEAST_PARAMETERS / 1e6:.0f} million parameters"
     return None if samples else "there is no example to measure on"
 
 
-def _count(model: Any) -> int:
-    return sum(each.numel() for each in model.parameters())
+def is_measured(model: Any) -> bool:
+    """Whether a model is large enough for "auto" to measure."""
+    return sum(each.numel() for each in model.parameters()) >= LEAST_PARAMETERS
 
 
 def _kept(

@@ -26,6 +26,7 @@ BUILDING = (
     "cupola.registry.construct",
     "cupola.runtime.building",
     "cupola.runtime.optimize.folding",
+    "cupola.runtime.optimize.selection",
 )
 
 

@@ -52,10 +52,12 @@ def _fold(predictor: Predictor) -> bool:
     """Folds the batch norms of the model; False if it has none."""
     from cupola.runtime.optimize.folding import fold_batch_norms, foldable
     from cupola.runtime.optimize.machine import remember_digest
+    from cupola.runtime.optimize.selection import is_measured
 
     if predictor.model is None or not foldable(predictor.model):
         return False
-    remember_digest(predictor.model, predictor.config)
+    if is_measured(predictor.model):  # hashing takes 0.1 s for 150 MB
+        remember_digest(predictor.model, predictor.config)
     predictor.model = fold_batch_norms(predictor.model)
     return True
 
