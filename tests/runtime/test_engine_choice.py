@@ -379,3 +379,14 @@ def test_a_damaged_nesting(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(EngineUnavailableError):
         structure.read(path)
+
+
+def test_a_slow_machine_measures_less(toy: Toy, known: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(calibration, "TIMING", 0.0)
+    add(known, Fake("folded", FAST), Fake("compiled", FAST))
+    began = Clock.now
+    found, _ = optimize(toy, seconds=2.5 * SLOW)  # gone after the answers and one timing
+    rows = {row.engine: row for row in found.rows}
+    assert rows["compiled"].reason == "not measured: no time left"
+    assert Clock.now - began < 6 * SLOW
+    assert found.engine in ("eager", "folded")
