@@ -390,3 +390,13 @@ def test_a_slow_machine_measures_less(toy: Toy, known: Any, monkeypatch: Any) ->
     assert rows["compiled"].reason == "not measured: no time left"
     assert Clock.now - began < 6 * SLOW
     assert found.engine in ("eager", "folded")
+
+
+def test_classes_of_one_name_have_an_order() -> None:
+    """A set of classes has another order in every process; the key of a choice must not."""
+    model = Network()
+    kinds = [type("Same", (nn.Identity,), {"__module__": f"module_{i}"}) for i in range(9)]
+    for number, kind in enumerate(kinds):
+        setattr(model, f"part{number}", kind())
+    named = [line for line in machine._code(model) if b".Same " in line]
+    assert named == sorted(named) and len(named) == 9

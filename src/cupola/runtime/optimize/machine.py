@@ -120,9 +120,8 @@ def _text(config: Mapping[str, Any]) -> bytes:
 
 def _code(model: Any) -> Iterable[bytes]:
     """The classes of a model, with the state of the files that define them."""
-    for kind in sorted(
-        {type(each) for each in model.modules()}, key=lambda each: each.__qualname__
-    ):
+    kinds = {type(each) for each in model.modules()}  # in an order of its own in every process
+    for kind in sorted(kinds, key=lambda each: (each.__module__, each.__qualname__)):
         file, about = "", ""
         with suppress(OSError, TypeError):
             file = inspect.getfile(kind)
