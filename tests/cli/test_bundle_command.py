@@ -51,7 +51,8 @@ def detector(**more: Any) -> dict[str, Any]:
 
 def test_a_detector_answers_as_it_does_from_its_config(tmp_path: Path) -> None:
     bundle = made(tmp_path, detector(test_pipeline=[TEST]), "--license", "MIT")
-    assert bundle.config["preprocess"] == {"resize": {"short": 64, "long": 96}}
+    resize = {"short": 64, "long": 96, "resample": "opencv"}  # as mmcv does
+    assert bundle.config["preprocess"] == {"resize": resize}
     assert (bundle.labels, bundle.config["license"]) == (tuple("abcdefghij"), "MIT")
     from_config = Predictor.load(tmp_path / "published.py", weights=tmp_path / "published.pth")
     theirs, ours = (p(IMAGE, threshold=0) for p in (from_config, Predictor.load(bundle)))

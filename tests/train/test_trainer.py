@@ -174,7 +174,7 @@ def test_modules_get_the_data_parallel_group(
 ) -> None:
     data = Group("data", (0,), 0)
     monkeypatch.setattr(TinyRegression, "data_group", SINGLE, raising=False)
-    monkeypatch.setattr("cupola.train.trainer.join_ranks", lambda tensor: TrainingRanks(data))
+    monkeypatch.setattr("cupola.train.trainer.join_ranks", lambda *layout: TrainingRanks(data))
     assert Trainer(tiny_config(), tmp_path, quiet=True).model.data_group is data
 
 

@@ -15,6 +15,7 @@ from cupola.bundles.optimizations import checked as check_optimization
 from cupola.config import CONFIG_SUFFIXES, Config
 from cupola.errors import BundleError, ConfigError
 from cupola.runtime import tasks
+from cupola.runtime.optimize.execution import Execution, Row
 from cupola.runtime.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ def load_predictor(
 
 def execute(predictor: Predictor, bundle: Bundle, optimization: str, **options: Any) -> None:
     """Applies an optimization; options as `cupola.runtime.optimize.selection.optimize` has them."""
+    if predictor.model is None:
+        reason = Row("eager", reason="there is no model")
+        predictor.execution = Execution(
+            check_optimization(optimization, predictor.task), "eager", (reason,)
+        )
+        return
     from cupola.runtime.optimize.selection import needs_samples, optimize
 
     samples: list[Any] = []

@@ -52,9 +52,7 @@ def optimize(
     here.
     """
     name = checked(optimization, predictor.task)
-    if predictor.model is None:
-        found = Execution(name, "eager", (Row("eager", reason="there is no model"),))
-    elif predictor.task == "language":
+    if predictor.task == "language":
         found = _language(predictor, name, report)
     elif name in AUTO:
         found = _automatic(predictor, name, samples, seconds, report)
@@ -78,7 +76,7 @@ def _language(predictor: Any, name: str, report: Report) -> Execution:
 def needs_samples(predictor: Any, optimization: str) -> bool:
     """Whether `optimize` would use the bundle's example."""
     name = checked(optimization, predictor.task)
-    if predictor.model is None or predictor.task == "language" or name == "eager":
+    if predictor.task == "language" or name == "eager":
         return False
     return name not in AUTO or is_measured(predictor.model)
 
