@@ -40,3 +40,8 @@ def test_no_coined_word() -> None:
         if (lines := coined(path.read_text(encoding="utf-8")))
     }
     assert found == {}
+
+
+def test_no_mark_of_a_conflict() -> None:
+    mark = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
+    assert [path.name for path in texts() if mark.search(path.read_text(encoding="utf-8"))] == []
