@@ -15,7 +15,7 @@ SHIPPED = [
     "detr-digits",
     "afno-navier-stokes",
     "rtmdet-digits",
-    "mask-rcnn-digits",
+    "dino-digits",
     "detr3d-scenes",
 ]
 
