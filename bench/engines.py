@@ -108,7 +108,7 @@ def compare_auto(rounds: int, threads: int, build: float) -> None:
             peer: lambda call=call: call(array) for peer, call in peers(graph, threads).items()
         }
         with torch.inference_mode():
-            found = in_turns({"auto": lambda: predictor.model(pixels), **calls}, rounds)
+            found = in_turns({"auto": lambda: predictor.model(pixels, None), **calls}, rounds)
         best = min(found["onnxruntime"], found["openvino"])
         times = ", ".join(f"{peer} {median:.3f} s" for peer, median in found.items())
         print(f"detr-r50 {SIZE[0]}x{SIZE[1]}: auto is {predictor.execution.engine}; {times}")
