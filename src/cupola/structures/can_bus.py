@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 Array = NDArray[np.float64]
 
@@ -28,6 +27,8 @@ def can_bus_of(
     `signals` [9] are acceleration, rotation rate and velocity; unknown ones are 0, as in the
     original.
     """
+    from scipy.spatial.transform import Rotation  # slow, and every model's package loads this file
+
     made = np.zeros(CAN_BUS)
     made[:3], made[3:7] = translation, quaternion
     if signals is not None:
@@ -44,5 +45,7 @@ def can_bus_of_lidar(pose: Array) -> Array:
 
     The lidar's place counts as the vehicle's. The quaternion has w >= 0.
     """
+    from scipy.spatial.transform import Rotation
+
     turn = Rotation.from_matrix(pose[:3, :3] @ VEHICLE_IN_LIDAR)
     return can_bus_of(pose[:3, 3], turn.as_quat(canonical=True, scalar_first=True))
