@@ -36,7 +36,7 @@ SMALLEST = 1e-6  # determinant; that of a rotation is 1
 # Classes whose boxes are longer than wide, by which the order of the sides can be told.
 LONG = frozenset(("car", "truck", "trailer", "bus", "bicycle", "motorcycle"))
 LONGER = 1.5  # times as long as wide; the shortest of them are 2.4 times on average
-FEWEST = 10  # boxes by which it is told
+FEWEST = 10  # vehicles that decide which convention a file has
 
 
 @dataclass(frozen=True)
