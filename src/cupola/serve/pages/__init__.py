@@ -5,7 +5,7 @@ rest is its content, `page.js`, perhaps `page.css`, and other files. It is at /p
 its files are at /pages/NAME/. A task of a plug-in names a folder of its own.
 
 Pages and their files need no API key, since a browser opens them without one; they ask for it and
-send it with their requests. Which models there are is told only with a key.
+send it with their requests. The list of models needs a key as well.
 """
 
 from collections.abc import Iterator
