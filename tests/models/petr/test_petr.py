@@ -146,6 +146,9 @@ def test_petrv2_with_denoising_has_its_losses_in_training_only() -> None:
     kinds = {f"{kind}loss_{of}" for kind in ("", "dn_") for of in ("cls", "bbox")}
     assert losses.keys() == kinds | {f"d0.{kind}" for kind in kinds}
     sum(losses.values()).backward()
+    empty = {"boxes": torch.zeros(0, 9), "labels": torch.zeros(0, dtype=torch.long)}
+    nothing = model.loss({**batch, "targets": [empty, empty]})
+    assert nothing.keys() == losses.keys() and not nothing["dn_loss_cls"].requires_grad
     assert not any("dn" in name for name in model.eval().loss(batch))
 
 

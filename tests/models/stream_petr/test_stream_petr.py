@@ -84,6 +84,37 @@ def test_a_clip_has_losses_of_its_last_frames_with_denoising(model) -> None:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
+def test_a_batch_without_objects_has_the_losses_of_denoising_detached(model) -> None:
+    batch = drive(1)[0]
+    batch["targets"] = [{"boxes": torch.zeros(0, 9), "labels": torch.zeros(0, dtype=torch.long)}]
+    losses = model.train().loss(batch)
+    assert losses["dn_loss_cls"] == losses["loss_cls"] > 0
+    assert losses["d0.dn_loss_bbox"] == 0
+    assert losses["loss_cls"].requires_grad and not losses["dn_loss_cls"].requires_grad
+    model.pts_bbox_head.with_dn = False
+    assert not any("dn" in name for name in model.loss(batch))
+
+
+def test_losses_of_denoising_are_divided_by_the_mean_over_ranks(model, monkeypatch) -> None:
+    head, batch, counts = model.train().pts_bbox_head, drive(1)[0], []
+    monkeypatch.setattr(head, "sync_cls_avg_factor", True)
+    monkeypatch.setattr("cupola.models.set_prediction.mean_over_ranks", lambda value, group: value)
+
+    def twice(value, group):
+        counts.append(group)
+        return value * 2
+
+    losses = []
+    for mean in (lambda value, group: value, twice):
+        monkeypatch.setattr("cupola.models.petr.denoising.mean_over_ranks", mean)
+        torch.manual_seed(0)
+        losses.append(model.loss(batch))
+    alone, shared = losses
+    assert counts == [head.data_group] * 4
+    torch.testing.assert_close(shared["dn_loss_bbox"], alone["dn_loss_bbox"] / 2)
+    assert shared["dn_loss_cls"] < alone["dn_loss_cls"] and shared["loss_cls"] == alone["loss_cls"]
+
+
 def test_a_clip_s_first_frames_are_seen_in_eval_mode_and_a_new_drive_forgets_them(model) -> None:
     model.num_frame_losses = model.num_frame_head_grads = model.num_frame_backbone_grads = 1
     model.train()

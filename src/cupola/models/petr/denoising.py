@@ -4,7 +4,7 @@ Letters: B samples, G groups, m objects of the richest sample, Q learned queries
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cupola.models.detr3d import BoxHead3D, DETR3DOutput
 from cupola.models.set_prediction import name_by_layer
+from cupola.parallel import SINGLE, mean_over_ranks
 
 
 @dataclass(frozen=True)
@@ -113,19 +114,24 @@ def denoising_losses(
     """dn_loss_cls and dn_loss_bbox of the last layer, d0.dn_loss_cls, ... of those before.
 
     `found` are the outputs of the noisy queries, [L, B, G * m, ...]; `weights` of the numbers of a
-    code [10], by default the head's. Copies that became background have a box loss too.
+    code [10], by default the head's. Copies that became background have a box loss too. As in
+    BoxHead3D, box losses are divided by the mean over all ranks, class losses with
+    sync_cls_avg_factor.
     """
     assert head.loss_cls is not None and head.loss_bbox is not None
-    count = len(noisy.labels)
+    count = torch.tensor(float(len(noisy.labels)), device=noisy.boxes.device)
     codes = head.box_code.encode(noisy.boxes)
     valid = codes.isfinite().all(-1)
     volume = math.pi / 6 * noise.limit**3  # share of copies that stay objects
     weight = (head.code_weights if weights is None else weights).expand_as(codes)[valid]
+    group = head.data_group if head.sync_cls_avg_factor else SINGLE
     layers = []
     for logits, boxes in zip(found.logits, found.boxes, strict=True):
         logits, boxes = logits[noisy.sample, noisy.index], boxes[noisy.sample, noisy.index]
-        classes = head.loss_cls(logits, noisy.labels, avg_factor=max(count * volume, 1.0))
-        places = head.loss_bbox(boxes[valid], codes[valid], weight, avg_factor=max(count, 1))
+        objects = max(float(mean_over_ranks(count * volume, group)), 1.0)
+        classes = head.loss_cls(logits, noisy.labels, avg_factor=objects)
+        copies = max(float(mean_over_ranks(count, head.data_group)), 1.0)
+        places = head.loss_bbox(boxes[valid], codes[valid], weight, avg_factor=copies)
         layers.append(
             {
                 "dn_loss_cls": loss_weight * torch.nan_to_num(classes),
@@ -133,3 +139,17 @@ def denoising_losses(
             }
         )
     return name_by_layer(layers)
+
+
+def losses_without_noise(
+    head: BoxHead3D, found: DETR3DOutput, targets: Sequence[Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """dn_loss_cls, ... of a batch without noisy queries: the usual losses once more, detached.
+
+    They train nothing. All ranks log the same names and average the same counts, whichever of them
+    has objects. Source: loss in streampetr_head.py.
+    """
+    return {
+        name.replace("loss_", "dn_loss_"): loss.detach()
+        for name, loss in head.loss(found, targets).items()
+    }

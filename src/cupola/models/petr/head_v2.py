@@ -12,7 +12,12 @@ from torch import Tensor
 from cupola import nn
 from cupola.errors import InputError
 from cupola.models.detr3d import DETR3DOutput
-from cupola.models.petr.denoising import Noise, denoising_losses, make_noisy_queries
+from cupola.models.petr.denoising import (
+    Noise,
+    denoising_losses,
+    losses_without_noise,
+    make_noisy_queries,
+)
 from cupola.models.petr.head import PETRHead, Views
 from cupola.registry import MODELS
 from cupola.structures import boxes3d
@@ -147,7 +152,9 @@ class PETRv2DNHead(PETRv2Head):
             limits,
         )
         if noisy is None or not self.training:
-            return super().training_loss(levels, views, targets)
+            output = self(levels, views)
+            repeated = losses_without_noise(self, output, targets) if self.training else {}
+            return self.loss(output, targets) | repeated
         features = self.project(levels)
         mask = self.cell_mask(views, features)
         position = self.embed_positions(features, views, mask)

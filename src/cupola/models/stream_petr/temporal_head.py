@@ -17,6 +17,7 @@ from cupola.models.petr.denoising import (
     Noise,
     NoisyQueries,
     denoising_losses,
+    losses_without_noise,
     make_noisy_queries,
 )
 from cupola.models.petr.head import PREDICTIONS, place_codes
@@ -255,10 +256,11 @@ class TemporalHead(BoxHead3D):
         denoised: "tuple[DETR3DOutput, NoisyQueries] | None",
         targets: Sequence[Mapping[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """The losses of BoxHead3D, and of denoised queries dn_loss_cls, d0.dn_loss_cls, ..."""
+        """The losses of BoxHead3D, and with_dn those of denoised queries, dn_loss_cls, ..."""
         losses = self.loss(output, targets)
         if denoised is None:
-            return losses
+            repeated = losses_without_noise(self, output, targets) if self.with_dn else {}
+            return losses | repeated
         return losses | denoising_losses(self, *denoised, self.noise, self.dn_weight)
 
     def finish(
