@@ -170,6 +170,34 @@ def test_both_info_layouts_equal_the_tables(root: Path, tables: Tables) -> None:
         assert data[0]["raw_images"].shape == (6, 3, 60, 100)
 
 
+@pytest.mark.parametrize(
+    "stored", ["C:\\data\\nuscenes\\", "data/nuscenes/", "s3://bucket/", "\\\\srv\\"]
+)
+def test_paths_of_other_machines_below_a_data_prefix(
+    root: Path, tables: Tables, stored: str
+) -> None:
+    _, content = infos(tables)
+    for name, image in content["data_list"][0]["images"].items():
+        path = f"samples/{name}/{image['img_path']}"
+        image["img_path"] = stored + (path.replace("/", "\\") if "\\" in stored else path)
+    (root / "foreign.pkl").write_bytes(pickle.dumps(content))
+    prefix = {view.name: f"samples/{view.name}" for view in tables.samples()[0].cameras}
+    for given in (prefix, None):
+        data = NuScenesDataset(root, ann_file="foreign.pkl", data_prefix=given)
+        assert data[0]["raw_images"].shape == (6, 3, 60, 100)
+
+
+def test_a_box_with_nan_is_named(root: Path, tables: Tables) -> None:
+    for content, key in zip(infos(tables), ("gt_boxes", "bbox_3d"), strict=True):
+        if "infos" in content:
+            content["infos"][1]["gt_boxes"][2, 0] = np.nan
+        else:
+            content["data_list"][1]["instances"][2]["bbox_3d"][0] = np.nan
+        (root / "nan.pkl").write_bytes(pickle.dumps(content))
+        with pytest.raises(DataError, match=rf"nan\.pkl, .*\[1\]: .*{key}.* has NaN .*: \[nan,"):
+            info_samples(root / "nan.pkl")
+
+
 def test_boxes_of_the_old_convention_are_converted(root: Path, tables: Tables) -> None:
     content, _ = infos(tables)
     for info in content["infos"]:

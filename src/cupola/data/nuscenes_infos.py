@@ -7,7 +7,7 @@ import logging
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -153,6 +153,8 @@ def _from_layout1(info: Fields, settings: InfoSettings) -> SampleRecord:
         turned = -boxes[:, 6] - np.pi / 2
         boxes = np.column_stack((boxes[:, [0, 1, 2, 4, 3, 5]], turned, boxes[:, 7:]))
     kept = _kept(info, len(boxes), settings.use_valid_flag, "valid_flag")
+    for at in kept.nonzero()[0]:
+        _check_finite(f"{info.at('gt_boxes')}[{at}]", boxes[at, :7])
     return SampleRecord(
         _token(info),
         cameras,
@@ -193,8 +195,14 @@ def _camera1(name: str, camera: Fields) -> CameraView:
     intrinsic = camera.numbers("cam_intrinsic", (3, 3), (3, 4), (4, 4))[:3, :3]
     stored = camera.text("data_path")
     matrix = pinhole(intrinsic, rigid(turn, -turn @ place))
+    _check_finite(camera.where, matrix)
     file = next(iter(cut_paths(stored)), stored)
     return CameraView(name, file, matrix, stored, _seconds(camera))
+
+
+def _check_finite(where: str, values: Array) -> None:
+    if not np.isfinite(values).all():
+        raise DataError(f"{where} has NaN or infinity: {values.tolist()}")
 
 
 def _pose1(info: Fields, name: str) -> Array | None:
@@ -239,6 +247,7 @@ def _from_layout2(info: Fields, names: Mapping[int, str], settings: InfoSettings
         if not _is_kept(instance, settings.use_valid_flag):
             continue
         row = instance.numbers("bbox_3d", (7,), (9,))[None]
+        _check_finite(instance.at("bbox_3d"), row[0, :7])
         velocity = None
         if instance.has("velocity"):
             velocity = instance.numbers("velocity", (2,), (3,))[None, :2]
@@ -268,11 +277,12 @@ def _camera2(name: str, image: Fields, prefix: Mapping[str, str]) -> CameraView:
         matrix = pinhole(intrinsic, image.transform("lidar2cam"))
     else:
         matrix = image.numbers("lidar2img", (4, 4))
+    _check_finite(image.where, matrix)
     stored = image.text("img_path")
     folder = prefix.get(name, prefix.get("img", ""))
-    if folder and not stored.startswith("/"):
-        return CameraView(name, f"{folder.rstrip('/')}/{stored}", matrix)
-    if "/" in stored:
+    if folder and not PureWindowsPath(stored).anchor:
+        stored = f"{folder.rstrip('/')}/{stored}"
+    if "/" in stored or "\\" in stored:
         return CameraView(name, next(iter(cut_paths(stored)), stored), matrix, stored)
     # Bare names are below the folder that the published configs' data_prefix names.
     return CameraView(name, f"samples/{name}/{stored}", matrix, stored)

@@ -220,7 +220,7 @@ class Tables:
         stamps = [samples[each["sample_token"]]["timestamp"] * 1e-6 for each in (before, after)]
         seconds = stamps[1] - stamps[0]
         limit = 2 * MAX_GAP if before is not record and after is not record else MAX_GAP
-        if before is after or not 0 < seconds <= limit:
+        if before is after or seconds == 0 or seconds > limit:
             return np.full(3, np.nan)
         places = [np.asarray(each["translation"], float) for each in (before, after)]
         return np.asarray((places[1] - places[0]) / seconds)
