@@ -118,7 +118,12 @@ def test_cpu_lists_that_are_none(text: str) -> None:
         (3, 1, 4, ""),
         (2, 4, 4, "2 runner processes of 4 compute threads share 4 cores.*compute_threads to 2$"),
         (6, 2, 4, "compute_threads to 1 and have fewer runners$"),
-        (6, 1, 4, "down; have fewer runners$"),
+        (
+            6,
+            1,
+            4,
+            "6 runner processes of 1 compute thread share 4 cores.*down; have fewer runners$",
+        ),
     ],
 )
 def test_more_threads_than_cores(processes: int, threads: int, cores_: int, expected: str) -> None:

@@ -74,9 +74,10 @@ def oversubscribed(processes: int, threads: int, cores: int) -> str:
         advice = "have fewer runners"
     elif processes > cores:
         advice += " and have fewer runners"
+    each = "1 compute thread" if threads == 1 else f"{threads} compute threads"
     return (
-        f"{processes} runner processes of {threads} compute threads share {cores} cores and slow "
-        f"each other down; {advice}"
+        f"{processes} runner processes of {each} share {cores} cores and slow each other down; "
+        f"{advice}"
     )
 
 

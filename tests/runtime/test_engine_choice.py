@@ -1,6 +1,7 @@
 """auto: measures, compares, keeps its choice, and never fails because of an engine."""
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,16 @@ from cupola import nn
 from cupola.bundles import optimizations as names
 from cupola.errors import InputError
 from cupola.runtime.devices import CPU
-from cupola.runtime.optimize import calibration, choices, engines, machine, selection, structure
+from cupola.runtime.optimize import (
+    building,
+    calibration,
+    choices,
+    engines,
+    graphs,
+    machine,
+    selection,
+    structure,
+)
 from cupola.runtime.optimize.network import EngineUnavailableError, with_shared_weights
 from cupola.runtime.predictor import Predictor
 
@@ -57,10 +67,19 @@ class Toy(Predictor):
 
 
 class Fake(engines.Engine):
-    """An engine of a given speed."""
+    """An engine of a given speed, and perhaps with a graph that takes a while to build."""
 
-    def __init__(self, name: str, pause: float, wrong: float = 0.0, absent: str = "") -> None:
-        self.name, self.pause, self.wrong, self.absent = name, pause, wrong, absent  # type: ignore[misc]
+    def __init__(
+        self,
+        name: str,
+        pause: float,
+        wrong: float = 0.0,
+        absent: str = "",
+        cost: int = 0,
+        building: float = 0.0,
+    ) -> None:
+        self.name, self.cost = name, cost  # type: ignore[misc]
+        self.pause, self.wrong, self.absent, self.building = pause, wrong, absent, building
         self.made = 0
 
     def missing(self, device: torch.device) -> str | None:
@@ -70,9 +89,22 @@ class Fake(engines.Engine):
         self.made += 1
         if self.pause < 0:
             raise RuntimeError("illegal instruction")
+        self._build(situation)
         model = with_shared_weights(situation.model)
         model.__dict__.update(pause=self.pause, wrong=self.wrong)
         return model
+
+    def _build(self, situation: engines.Situation) -> None:
+        if not self.building:
+            return
+        path = situation.folder / self.name  # type: ignore[operator]
+        if not path.exists():
+            seconds = situation.seconds_left() * graphs.BUILDING
+            Clock.now += min(seconds, self.building)
+            if seconds < self.building:
+                situation.awaited[self.name] = "not built"
+                raise building.UnfinishedError("not built")
+            path.touch()
 
 
 SLOW, FAST = 0.02, 0.004
@@ -135,6 +167,39 @@ def test_auto_takes_the_fastest_whose_answers_agree(toy: Toy, known: Any) -> Non
 def test_a_tie_goes_to_the_simpler_engine(toy: Toy, known: Any) -> None:
     add(known, Fake("folded", SLOW), Fake("compiled", SLOW * 0.98))
     assert optimize(toy)[0].engine == "eager"
+
+
+def test_with_little_time_the_cheapest_graphs_are_built_first(toy: Toy, known: Any) -> None:
+    slow = Fake("compiled", FAST, cost=2, building=70.0)
+    add(known, slow, Fake("onnxruntime", FAST, cost=1, building=20.0), Fake("int8", FAST))
+    found, _ = optimize(toy, seconds=60.0)
+    assert [row.engine for row in found.rows] == list(known)
+    assert found.engine == "onnxruntime"  # before int8 among equals, though built after it
+    assert next(row for row in found.rows if row.engine == "compiled").reason == "not built"
+
+
+def test_a_graph_that_was_finished_later_is_measured(toy: Toy, known: Any) -> None:
+    add(known, Fake("openvino", FAST, cost=1, building=70.0))
+    found, _ = optimize(toy, seconds=60.0)
+    assert (found.engine, found.measured) == ("eager", True)
+    assert not optimize(Toy("toy", "1", toy_model()))[0].measured
+    (path,) = machine.cache_folder().glob("*/auto.json")  # type: ignore[union-attr]
+    path.with_name("openvino").touch()
+    found, lines = optimize(Toy("toy", "1", toy_model()))
+    assert (found.engine, found.measured) == ("openvino", True)
+    assert lines[0].endswith(
+        "measuring again: a graph that was not ready then has been built since"
+    )
+
+
+def test_a_folder_that_cannot_be_written(toy: Toy, known: Any) -> None:
+    """As of a full disk: measured at every start, without an error."""
+    add(known, Fake("folded", FAST))
+    folder = machine.folder_of(selection._key(toy))
+    assert folder is not None
+    for name in ("lock", f".auto.json.{os.getpid()}"):  # no file can be written there
+        (folder / name).mkdir()
+    assert [optimize(Toy("toy", "1", toy_model()))[0].measured for _ in range(2)] == [True, True]
 
 
 def test_noise_widens_the_margin(toy: Toy, known: Any, monkeypatch: Any) -> None:
@@ -221,7 +286,7 @@ def test_only_one_process_measures(toy: Toy, known: Any, monkeypatch: Any) -> No
     with choices.locked(folder, 0.0) as mine:
         assert mine
         monkeypatch.setattr(selection, "WAIT", 0.0)
-        found, lines = optimize(toy)
+        found, lines = optimize(toy, seconds=0.0)
     assert found.engine == "eager"
     assert lines == ["toy: another process still measures; eager until the next start"]
 
@@ -387,7 +452,9 @@ def test_a_slow_machine_measures_less(toy: Toy, known: Any, monkeypatch: Any) ->
     began = Clock.now
     found, _ = optimize(toy, seconds=2.5 * SLOW)  # gone after the answers and one timing
     rows = {row.engine: row for row in found.rows}
-    assert rows["compiled"].reason == "not measured: no time left"
+    assert rows["compiled"].reason == (
+        "not measured: no time left; `cupola explain MODEL --optimizations` builds it"
+    )
     assert Clock.now - began < 6 * SLOW
     assert found.engine in ("eager", "folded")
 

@@ -1,7 +1,8 @@
 """Builds a graph in a process of its own, which can be stopped and cannot harm the caller.
 
 The caller traces the network with torch.export; the child writes the graph. What it writes gets its
-name when it is complete, so that a half-written graph is never opened.
+name when it is complete, so that a half-written graph is never opened. A child that takes too long
+is stopped, or goes on at the lowest priority for later starts as long as the caller runs.
 """
 
 import os
@@ -9,6 +10,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,30 +23,57 @@ from cupola.runtime.optimize.network import Call, EngineUnavailableError, Traced
 
 # How errors begin that another try would not mend.
 FAILED = ("cannot be built", "torch cannot trace this network")
+ADVICE = "`cupola explain MODEL --optimizations` builds it"
+LOWEST = 19  # the nice value that gives way to all others
 LEAST_SECONDS = 2.0  # for importing torch; with less time left nothing is begun
 Axes = tuple[dict[int, str], ...]
 
 
-def build(kind: str, traced: Traced, call: Call, axes: Axes, out: Path, seconds: float) -> None:
+class UnfinishedError(EngineUnavailableError):
+    """A graph that takes more time to build than there is."""
+
+
+def build(
+    kind: str,
+    traced: Traced,
+    call: Call,
+    axes: Axes,
+    out: Path,
+    seconds: float,
+    background: bool = False,
+) -> None:
     """Writes the graph of a traced network as `out`, of a kind that `build_graph` knows.
 
     `axes` are the dynamic axes of each input; without any the sizes are those of the call.
-    EngineUnavailableError if it cannot be built within `seconds`.
+    EngineUnavailableError if it cannot be built; UnfinishedError if `seconds` are too few, and with
+    `background` the child then goes on.
     """
+    end = time.monotonic() + seconds
     if seconds < LEAST_SECONDS:
-        raise EngineUnavailableError("not built: no time left")
+        raise UnfinishedError(f"not built: no time left; {ADVICE}")
     program = out.with_name(f".{out.stem}.{os.getpid()}.pt2")
     part = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
+    going_on = False
     try:
         _trace(traced, call, axes, program)
         arguments = [kind, str(program), str(part), str(torch.get_num_threads())]
-        _run(arguments, seconds)
-        part.replace(out)
+        child = _start(arguments)
+        if _ended(child, max(LEAST_SECONDS, end - time.monotonic())):
+            part.replace(out)
+            return
+        going_on = background
     except OSError as error:
         raise EngineUnavailableError(f"not built: {error}") from None
     finally:
-        for left in (program, part):
-            left.unlink(missing_ok=True)
+        if not going_on:
+            _remove(program, part)
+    if not background:
+        _stop(child)
+        raise UnfinishedError(f"not built within {seconds:.0f} s; {ADVICE}")
+    threading.Thread(target=_go_on, args=(child, program, part, out), daemon=True).start()
+    raise UnfinishedError(
+        f"not built within {seconds:.0f} s; it is built in the background for the next start"
+    )
 
 
 def _trace(traced: Traced, call: Call, axes: Axes, out: Path) -> None:
@@ -61,37 +91,80 @@ def _trace(traced: Traced, call: Call, axes: Axes, out: Path) -> None:
         raise EngineUnavailableError(f"{FAILED[1]}: {short(error)}") from None
 
 
-def _run(arguments: Sequence[str], seconds: float) -> None:
+def _start(arguments: Sequence[str]) -> Any:
     module = "cupola.runtime.optimize.build_graph"
-    child = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", module, *arguments],
         stdin=subprocess.PIPE,  # its end tells the child that this process is gone
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
+
+
+def _ended(child: Any, seconds: float | None) -> bool:
+    """Whether the child has written its graph within the time; its error if it failed."""
+    stdin, child.stdin = child.stdin, None  # `communicate` would close it
     try:
-        text = _wait(child, seconds)
+        _, text = child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        raise EngineUnavailableError(f"not built within {seconds:.0f} s") from None
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        child.stdin = stdin
+        return False
+    except BaseException:
+        _stop(child)
+        raise
+    stdin.close()
+    _stop(child)  # processes that it has left
     if child.returncode < 0:  # by the kernel, for its memory, or by a person
         raise EngineUnavailableError(f"not built: ended by signal {-child.returncode}")
     if child.returncode:
-        raise EngineUnavailableError(f"{FAILED[0]}: {_reason(text)}")
+        message = _reason(text.decode("utf-8", "replace"))
+        raise EngineUnavailableError(f"{FAILED[0]}: {message}")
+    return True
 
 
-def _wait(child: Any, seconds: float) -> str:
-    """Waits with the child's input open: `communicate` would close it."""
-    stdin, child.stdin = child.stdin, None
-    try:
-        _, text = child.communicate(timeout=seconds)
-    finally:
-        stdin.close()
-    return str(text.decode("utf-8", "replace"))
+def _stop(child: Any) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    for pipe in (child.stdin, child.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+def _go_on(child: Any, program: Path, part: Path, out: Path) -> None:
+    """Waits in a thread for a child that gives way to everything else on the machine."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PGRP, child.pid, LOWEST)
+        Path(f"/proc/{child.pid}/oom_score_adj").write_text("1000")
+    with suppress(OSError):  # a full disk
+        try:
+            if _ended(child, None):
+                part.replace(out)
+        except EngineUnavailableError as error:
+            remember_failure(out, error)
+        finally:
+            _remove(program, part)
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def earlier_failure(out: Path) -> str | None:
+    """Why this graph cannot be built, if an earlier try has found out."""
+    path = out.with_suffix(".failed")
+    with suppress(OSError, ValueError):
+        return path.read_text(encoding="utf-8")
+    return None
+
+
+def remember_failure(out: Path, error: EngineUnavailableError) -> None:
+    """Keeps the reason if another try would end the same way; a compiler may be mended."""
+    if out.suffix == ".onnx" and str(error).startswith(FAILED):
+        with suppress(OSError):
+            out.with_suffix(".failed").write_text(str(error), encoding="utf-8")
 
 
 def _reason(text: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from cupola.runtime.optimize.building import ADVICE
 from cupola.runtime.optimize.engines import Engine, Situation
 from cupola.runtime.optimize.execution import Row
 from cupola.runtime.optimize.network import EngineUnavailableError, Network
@@ -51,6 +52,7 @@ class Outcome:
     model: Any
     rows: tuple[Row, ...]
     noise: float
+    awaited: tuple[str, ...] = ()  # files of graphs that were not built in time
 
 
 def calibrate(
@@ -60,19 +62,26 @@ def calibrate(
     seconds: float,
     int8: bool = False,
     show_all: bool = False,
+    background: bool = False,
 ) -> Outcome:
     """Measures all engines on samples, the first of which is the one that is timed.
 
-    seconds: in which graphs may be built and engines taken up. int8: whether engines in eight bits
-    are candidates.
+    seconds: in which graphs may be built and engines taken up; with `background`, a graph that
+    takes longer is finished for a later start. int8: whether engines in eight bits are candidates.
     show_all: measure those as well, without choosing them. The predictor stays as it is.
     """
     end = time.monotonic() + seconds
-    left = lambda: end - time.monotonic()  # noqa: E731
-    situation = Situation(predictor, predictor.model, samples[0], folder, seconds_left=left)
+    situation = Situation(
+        predictor,
+        predictor.model,
+        samples[0],
+        folder,
+        seconds_left=lambda: end - time.monotonic(),
+        background=background,
+    )
     expected = answers(predictor, situation.model, samples)
     found = _Candidates(situation, samples, expected)
-    for engine in ENGINES.values():
+    for engine in sorted(ENGINES.values(), key=lambda each: each.cost):
         if engine.exact or int8 or show_all:
             found.add(engine)
     found.measure()
@@ -108,7 +117,7 @@ class _Candidates:
         """Makes an engine ready, and compares its answers; the row says why it is dropped."""
         reason = engine.missing(self.situation.device)
         if reason is None and self.running and self.situation.seconds_left() <= 0:
-            reason = "not measured: no time left"
+            reason = f"not measured: no time left; {ADVICE}"
         if reason is None:
             try:
                 candidate = Candidate(engine, engine.model_of(self.situation), Row(engine.name))
@@ -151,7 +160,7 @@ class _Candidates:
             return difference(situation.predictor.task, found, expected)
         with torch.inference_mode():
             answer = getattr(model, Network(model).method)(*situation.call().args)
-        return raw_difference(answer, situation.answer())
+        return raw_difference(answer, situation.answer)
 
     def _time(self, candidate: Candidate) -> None:
         predictor = self.situation.predictor
@@ -173,13 +182,17 @@ class _Candidates:
     def outcome(self, int8: bool) -> Outcome:
         """The fastest candidate that is ahead of all simpler ones."""
         noise = self._noise()
+        simplest_first = list(ENGINES)
+        self.running.sort(key=lambda each: simplest_first.index(each.engine.name))
         chosen = self.running[0]
         for candidate in self.running:
             self.rows[candidate.engine.name] = replace(candidate.row, seconds=candidate.median)
             eligible = candidate.engine.exact or int8
             if eligible and candidate.median < chosen.median * (1 - max(MARGIN, noise)):
                 chosen = candidate
-        return Outcome(chosen.engine.name, chosen.model, tuple(self.rows.values()), noise)
+        rows = sorted(self.rows.values(), key=lambda each: simplest_first.index(each.engine))
+        awaited = tuple(self.situation.awaited)
+        return Outcome(chosen.engine.name, chosen.model, tuple(rows), noise, awaited)
 
     def _noise(self) -> float:
         """The typical relative deviation of the first candidate's times, which is eager."""

@@ -15,7 +15,7 @@ from cupola.files import read_settings
 from cupola.runtime.optimize.calibration import Outcome
 from cupola.runtime.optimize.execution import Row
 
-FORMAT = 1
+FORMAT = 2
 PAUSE = 0.1  # seconds between two tries to lock
 
 
@@ -29,13 +29,19 @@ def file_of(folder: Path, wish: str) -> Path:
 
 
 def read_choice(path: Path, key: Mapping[str, Any]) -> tuple[str, tuple[Row, ...]] | None:
-    """The chosen engine and all rows; None without a file, StaleChoiceError if it is damaged."""
+    """The chosen engine and all rows; None without a file.
+
+    StaleChoiceError if it is damaged, or a graph that it lacked has been built since.
+    """
     if not path.exists():
         return None
     try:
         content = read_settings(path, DataError)
         if content["format"] != FORMAT or content["key"] != dict(key):
             raise StaleChoiceError(f"{path}: is for another machine or model")
+        for name in content["awaited"]:
+            if (path.parent / Path(name).name).exists():
+                raise StaleChoiceError("a graph that was not ready then has been built since")
         rows = tuple(_row(each) for each in content["rows"])
         chosen = content["engine"]
         if not any(row.engine == chosen and row.seconds is not None for row in rows):
@@ -62,20 +68,31 @@ def write_choice(path: Path, key: Mapping[str, Any], outcome: Outcome) -> None:
         "key": dict(key),
         "engine": outcome.engine,
         "noise": outcome.noise,
+        "awaited": outcome.awaited,
         "rows": [asdict(row) for row in outcome.rows],
     }
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with suppress(OSError):
-        part.write_text(json.dumps(content, indent=1) + "\n")
-        part.replace(path)
-    part.unlink(missing_ok=True)
+        try:
+            part.write_text(json.dumps(content, indent=1) + "\n")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager
 def locked(folder: Path, seconds: float) -> Iterator[bool]:
-    """Whether this process may measure: others wait up to `seconds` for the one that does."""
+    """Whether this process may measure: others wait up to `seconds` for the one that does.
+
+    Where no file can be locked, on a full disk or one that can only be read, everybody may.
+    """
     end = time.monotonic() + seconds
-    with (folder / "lock").open("w") as lock:
+    try:
+        file = (folder / "lock").open("w")
+    except OSError:
+        yield True
+        return
+    with file as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

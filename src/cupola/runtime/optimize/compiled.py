@@ -26,6 +26,7 @@ class Compiled(Engine):
     """torch.compile's code generator, ahead of time."""
 
     name = "compiled"
+    cost = 2  # a C++ compiler takes several times as long as the export of an ONNX graph
 
     def missing(self, device: torch.device) -> str | None:
         if device.type not in ("cpu", "cuda"):

@@ -28,7 +28,8 @@ class Situation:
     `model` is that of the predictor as it was loaded, which stays as it is. `sample` is the example
     on which its network is called. `folder` is where graphs are kept, None for nowhere.
     `seconds_left` is the time in which a graph must be built, and `build` says whether one may be
-    built at all.
+    built at all. With `background`, one that takes longer is finished for a later start. `awaited`
+    has the files of graphs that were not built in time, by name, with the reason.
     """
 
     predictor: Any
@@ -37,6 +38,8 @@ class Situation:
     folder: Path | None = None
     build: bool = True
     seconds_left: Callable[[], float] = field(default=lambda: float("inf"))
+    background: bool = False
+    awaited: dict[str, str] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -60,6 +63,7 @@ class Situation:
             )
         return self._call
 
+    @cached_property
     def answer(self) -> Any:
         """What the network of the loaded model answers to it."""
         method = getattr(self.model, Network(self.model).method)
@@ -77,6 +81,7 @@ class Engine(ABC):
 
     name: ClassVar[str]
     exact: ClassVar[bool] = True  # the same function but for rounding in the type of the weights
+    cost: ClassVar[int] = 0  # of its graph, 0 for none: with little time, cheap ones come first
 
     def missing(self, device: torch.device) -> str | None:
         """Why this engine cannot run on this machine and device; None if it can."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cupola.runtime.optimize import structure
-from cupola.runtime.optimize.building import Axes, build
+from cupola.runtime.optimize.building import Axes, UnfinishedError, build
 from cupola.runtime.optimize.engines import Situation
 from cupola.runtime.optimize.network import (
     Call,
@@ -21,6 +21,8 @@ from cupola.runtime.optimize.network import (
     Traced,
     with_shared_weights,
 )
+
+BUILDING = 0.75  # of the time that is left; the rest is for taking up the engines of a graph
 
 
 class Graph(Protocol):
@@ -61,10 +63,19 @@ def with_graph(
     if not (path.exists() and about.exists()):
         if not situation.build:
             raise EngineUnavailableError("not built yet")
-        nesting = structure.described(situation.answer())
+        if path.name in situation.awaited:  # another engine has tried
+            raise UnfinishedError(situation.awaited[path.name])
+        try:
+            structure.write(about, structure.described(situation.answer))
+        except OSError as error:
+            raise EngineUnavailableError(f"not built: {error}") from None
         traced = Traced(network, call, structure.tensors_of)
-        build(kind, traced, call, axes, path, situation.seconds_left())
-        structure.write(about, nesting)
+        try:
+            seconds = situation.seconds_left() * BUILDING
+            build(kind, traced, call, axes, path, seconds, situation.background)
+        except UnfinishedError as error:
+            situation.awaited[path.name] = str(error)
+            raise
     nesting = structure.read(about)
     network.replace(Replacement(network, call, open_graph(), nesting, bool(axes)))
     return model

@@ -12,7 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cupola.runtime.optimize.building import FAILED, Axes, short
+from cupola.runtime.optimize.building import (
+    Axes,
+    UnfinishedError,
+    earlier_failure,
+    remember_failure,
+    short,
+)
 from cupola.runtime.optimize.engines import Engine, Situation
 from cupola.runtime.optimize.graphs import Graph, with_graph
 from cupola.runtime.optimize.machine import digest_of
@@ -22,7 +28,9 @@ IMAGE_AXES = {4: {0: "batch", 2: "height", 3: "width"}, 3: {0: "batch", 1: "heig
 
 
 class OnnxEngine(Engine):
-    """Abstract: what executes an ONNX graph."""
+    """Abstract: what executes an ONNX graph, which these engines share."""
+
+    cost = 1
 
     def model_of(self, situation: Situation) -> Any:
         if situation.folder is None:
@@ -35,22 +43,22 @@ class OnnxEngine(Engine):
             path = situation.folder / _file(call, axes)
             try:
                 return self._tried(situation, path, axes)
+            except UnfinishedError:
+                raise  # a graph of fixed sizes would take as long, and serve fewer requests
             except EngineUnavailableError as error:
                 reason = error
         raise reason
 
     def _tried(self, situation: Situation, path: Path, axes: Axes) -> Any:
         """The model with its graph, unless building that has failed before."""
-        failed = path.with_suffix(".failed")
-        if failed.exists():
-            raise EngineUnavailableError(failed.read_text())
+        if reason := earlier_failure(path):
+            raise EngineUnavailableError(reason)
         try:
             return with_graph(
                 situation, "onnx", path, axes, lambda: self.open(path, situation.device)
             )
         except EngineUnavailableError as error:
-            if str(error).startswith(FAILED):
-                failed.write_text(str(error))  # another try would end the same way
+            remember_failure(path, error)
             raise
 
     def open(self, path: Path, device: torch.device) -> Graph:
@@ -192,6 +200,7 @@ class OpenVinoModel:
         try:
             self.compiled = openvino.Core().compile_model(str(path), "CPU", settings)
         except Exception as error:
+            path.unlink(missing_ok=True)
             raise EngineUnavailableError(f"the graph cannot be opened: {short(error)}") from None
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -26,10 +26,11 @@ from cupola.runtime.optimize.network import EngineUnavailableError
 from cupola.runtime.optimize.registry import ENGINES
 
 LEAST_PARAMETERS = 4_000_000  # of a model for which "auto" measures
-WAIT = 60.0  # seconds for another process that measures the same
+WAIT = 30.0  # seconds for another process that measures the same, beyond those of its graphs
 
 
 Report = Callable[[str], None]
+Measure = Callable[[Path | None], calibration.Outcome]  # graphs are kept in the folder
 
 
 def to_stderr(line: str) -> None:
@@ -43,19 +44,28 @@ def optimize(
     samples: Sequence[Any] = (),
     *,
     seconds: float = BUILD_SECONDS,
+    background: bool = False,
     report: Report = to_stderr,
 ) -> Execution:
     """Applies an optimization, in place: `predictor.model` becomes one for inference.
 
     samples: the bundle's example, and perhaps more to compare answers on. seconds: the time in
-    which graphs may be built. InputError for an unknown name, and for an engine that cannot run
-    here.
+    which graphs may be built; with `background`, "auto" lets one that takes longer be finished for
+    the next start, while this process runs. InputError for an unknown name, and for an engine that
+    cannot run here.
     """
     name = checked(optimization, predictor.task)
     if predictor.task == "language":
         found = _language(predictor, name, report)
     elif name in AUTO:
-        found = _automatic(predictor, name, samples, seconds, report)
+
+        def measure(folder: Path | None) -> calibration.Outcome:
+            int8 = name == "auto-int8"
+            return calibration.calibrate(
+                predictor, samples, folder, seconds, int8, background=background
+            )
+
+        found = _automatic(predictor, name, samples, measure, seconds + WAIT, report)
     else:
         found = _named(predictor, name, samples)
     predictor.execution = found
@@ -109,7 +119,8 @@ def _automatic(
     predictor: Any,
     wish: str,
     samples: Sequence[Any],
-    seconds: float,
+    measure: Measure,
+    wait: float,
     report: Report,
 ) -> Execution:
     reason = why_not_measured(predictor, samples)
@@ -121,18 +132,18 @@ def _automatic(
         report(
             f"{predictor.name}: the choice cannot be kept; set CUPOLA_CACHE to a folder of yours"
         )
-        return _measured(predictor, wish, samples, None, key, seconds, report)
+        return _measured(predictor, wish, None, key, measure, report)
     kept = _kept(predictor, wish, samples, folder, key, report)
     if kept is not None:
         return kept
-    with choices.locked(folder, WAIT) as mine:
+    with choices.locked(folder, wait) as mine:
         kept = _kept(predictor, wish, samples, folder, key, report)  # of who had the lock before
         if kept is not None:
             return kept
         if not mine:
             report(f"{predictor.name}: another process still measures; eager until the next start")
             return Execution(wish, "eager")
-        return _measured(predictor, wish, samples, folder, key, seconds, report)
+        return _measured(predictor, wish, folder, key, measure, report)
 
 
 def why_not_measured(predictor: Any, samples: Sequence[Any]) -> str | None:
@@ -169,7 +180,7 @@ def _kept(
             about = Situation(predictor, predictor.model, samples[0], folder, build=False)
             predictor.model = engine.model_of(about)
     except (choices.StaleChoiceError, EngineUnavailableError, KeyError) as error:
-        report(f"{predictor.name}: measuring again, since the kept choice is of no use: {error}")
+        report(f"{predictor.name}: measuring again: {error}")
         with suppress(OSError):
             path.unlink(missing_ok=True)
         return None
@@ -179,14 +190,13 @@ def _kept(
 def _measured(
     predictor: Any,
     wish: str,
-    samples: Sequence[Any],
     folder: Path | None,
     key: dict[str, Any],
-    seconds: float,
+    measure: Measure,
     report: Report,
 ) -> Execution:
     report(f"{predictor.name}: measuring which engine is the fastest on {key['processor']}")
-    outcome = calibration.calibrate(predictor, samples, folder, seconds, wish == "auto-int8")
+    outcome = measure(folder)
     if folder is not None:
         choices.write_choice(choices.file_of(folder, wish), key, outcome)
     for row in outcome.rows:

@@ -25,7 +25,7 @@ from cupola.serve.settings.models import ModelPlan
 T = TypeVar("T")
 Report = Callable[[str], None]
 CHECK_INTERVAL = 0.25  # seconds between two checks of the parent pipe
-BUILDING_SHARE = 0.25  # of the time limit for a new generation
+BUILDING_SHARE = 0.5  # of the time limit for a new generation
 
 
 def in_background(work: Callable[[], T], nice: int, parent_pipe: int | None = None) -> T:
@@ -72,13 +72,15 @@ def optimize(predictor: Predictor, plan: ModelPlan, ready_timeout: float, report
     """Executes a loaded model as its plan says, in the thread that will run it.
 
     Threads that an engine starts have the priority of the thread that makes it. Building graphs may
-    take a quarter of the time in which a generation must be ready.
+    take half of the time in which a generation must be ready; one that takes longer is finished at
+    the lowest priority for runners that start later.
     """
     if plan.tensor_parallel > 1:
         return
     seconds = ready_timeout * BUILDING_SHARE
     bundle = Bundle.load(plan.path)
-    execute(predictor, bundle, plan.optimization, seconds=seconds, report=report)
+    options: dict[str, Any] = {"seconds": seconds, "background": True, "report": report}
+    execute(predictor, bundle, plan.optimization, **options)
 
 
 def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predictor:

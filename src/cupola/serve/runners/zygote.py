@@ -13,6 +13,7 @@ import selectors
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -186,8 +187,14 @@ class Zygote:
         return added
 
     def _warn_if_oversubscribed(self) -> None:
-        """Logs once that the runners have more threads than there are cores."""
-        processes = sum(slot.plan.tensor_parallel for slot in self.table.slots)
+        """Logs once that the runners have more threads than there are cores.
+
+        With one thread each, the runners of different models are no problem: an idle one sleeps.
+        """
+        by_model: Counter[tuple[str, str]] = Counter()
+        for slot in self.table.slots:
+            by_model[slot.plan.name, slot.plan.version] += slot.plan.tensor_parallel
+        processes = max(by_model.values()) if self.threads == 1 else by_model.total()
         problem = oversubscribed(processes, self.threads, self.cores)
         if problem and not self.has_warned:
             self.has_warned = True

@@ -1,0 +1,127 @@
+"""The child process that builds a graph, and what becomes of one that takes long."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cupola.runtime.optimize import building
+from cupola.runtime.optimize.network import EngineUnavailableError
+
+# Writes its graph, or fails, when it may; ends when its standard input does, as the real one.
+CHILD = """
+import pathlib, sys, threading, os
+def end():
+    os.read(0, 1)
+    os._exit(1)
+threading.Thread(target=end, daemon=True).start()
+with open(sys.argv[1]) as gate:
+    text = gate.read()
+if text == "fail":
+    raise SystemExit("ValueError: no such operator")
+pathlib.Path(sys.argv[2]).write_text(text)
+"""
+
+
+class Gate:
+    """A named pipe for which a child waits."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "gate"
+        os.mkfifo(self.path)
+        self.children: list[Any] = []
+
+    def start(self, arguments: Any) -> Any:
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(self.path), arguments[2]],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self.children.append(child)
+        return child
+
+    def open(self, text: str) -> None:
+        self.path.write_text(text)
+
+
+@pytest.fixture
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(tmp_path)
+    monkeypatch.setattr(building, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(building, "_start", gate.start)
+    monkeypatch.setattr(building, "_trace", lambda *arguments: arguments[-1].touch())
+    yield gate
+    for child in gate.children:
+        child.kill()
+
+
+def build(out: Path, seconds: float, background: bool = False) -> None:
+    nothing: Any = None
+    building.build("onnx", nothing, nothing, (), out, seconds, background)
+
+
+def background_thread() -> threading.Thread:
+    (found,) = [each for each in threading.enumerate() if "_go_on" in each.name]
+    return found
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir() if each.name != "gate")
+
+
+def test_a_graph_is_built_in_time(tmp_path: Path, gate: Gate) -> None:
+    opener = threading.Thread(target=gate.open, args=("graph",))
+    opener.start()
+    build(tmp_path / "a.onnx", 600.0)
+    opener.join()
+    assert files(tmp_path) == ["a.onnx"]
+
+
+def test_a_slow_child_is_stopped(tmp_path: Path, gate: Gate) -> None:
+    with pytest.raises(building.UnfinishedError, match=r"not built within 0 s; `cupola explain"):
+        build(tmp_path / "a.onnx", 0.1)
+    assert gate.children[0].returncode == -9
+    assert files(tmp_path) == []
+
+
+def test_a_slow_child_goes_on_in_the_background(tmp_path: Path, gate: Gate) -> None:
+    with pytest.raises(building.UnfinishedError, match="in the background for the next start"):
+        build(tmp_path / "a.onnx", 0.1, background=True)
+    assert not (tmp_path / "a.onnx").exists()
+    thread = background_thread()
+    gate.open("graph")
+    thread.join()
+    assert files(tmp_path) == ["a.onnx"]
+    assert (tmp_path / "a.onnx").read_text() == "graph"
+
+
+def test_a_failure_in_the_background_is_remembered(tmp_path: Path, gate: Gate) -> None:
+    with pytest.raises(building.UnfinishedError):
+        build(tmp_path / "a.onnx", 0.1, background=True)
+    thread = background_thread()
+    gate.open("fail")
+    thread.join()
+    assert files(tmp_path) == ["a.failed"]
+    reason = building.earlier_failure(tmp_path / "a.onnx")
+    assert reason == "cannot be built: ValueError: no such operator"
+    assert building.earlier_failure(tmp_path / "b.onnx") is None
+
+
+def test_a_failure_in_time(tmp_path: Path, gate: Gate) -> None:
+    opener = threading.Thread(target=gate.open, args=("fail",))
+    opener.start()
+    with pytest.raises(EngineUnavailableError, match="cannot be built: ValueError: no such"):
+        build(tmp_path / "a.onnx", 600.0)
+    opener.join()
+    assert files(tmp_path) == []
+
+
+def test_the_failure_of_a_compiler_is_not_remembered(tmp_path: Path) -> None:
+    building.remember_failure(tmp_path / "a.so", EngineUnavailableError("cannot be built: g++"))
+    assert list(tmp_path.iterdir()) == []
