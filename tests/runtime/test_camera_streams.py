@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from cupola.data.driving import camera_rig
 from cupola.errors import InputError
@@ -265,6 +266,37 @@ def test_a_checkpoint_with_old_boxes_is_warned_of(caplog: pytest.LogCaptureFixtu
         warn_of_old_boxes(quiet, "x.pth", None)
     warn_of_old_boxes(old, "x.pth", "mmdet3d")
     assert caplog.text == ""
+
+
+def test_checkpoints_that_cupola_wrote_are_not_warned_of(tmp_path: Path, caplog) -> None:
+    from cupola.cli.bundle import app as bundle
+    from cupola.cli.convert import app as convert
+    from cupola.train.checkpoints import save_atomically
+
+    config = tmp_path / "petr.py"
+    config.write_text(f"model = {small_petr('Petr3D')!r}\nclass_names = ['a', 'b', 'c']\n")
+    state = build(small_petr("Petr3D")).state_dict()
+    torch.save({"state_dict": state}, tmp_path / "old.pth")
+    own = dict.fromkeys(("step", "validated", "stepper", "meter"), 0)
+    save_atomically({**own, "model": dict(state)}, tmp_path / "own.pth")
+
+    def run(app, *arguments: str) -> bool:
+        caplog.clear()
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return "before 1.0" in caplog.text
+
+    def written(source: str, out: str, *more: str) -> list[bool]:
+        """Warnings of converting and bundling `source`, and of then bundling each result."""
+        made = tmp_path / f"{out}.safetensors"
+        first = run(convert, str(config), str(tmp_path / source), str(made), *more)
+        second = run(bundle, str(config), str(tmp_path / source), str(tmp_path / out), *more)
+        weights = (str(made), str(tmp_path / out / "weights.safetensors"))
+        return [first, second, *(run(bundle, str(config), w, str(tmp_path / "z")) for w in weights)]
+
+    assert written("own.pth", "a") == [False] * 4
+    assert written("old.pth", "b", "--from", "detr3d-original") == [False] * 4
+    assert written("old.pth", "c") == [True] * 4
 
 
 @pytest.mark.parametrize("family", ["petr", "bevformer"])

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cupola.bundles.bundle import Bundle
+from cupola.weights.own_files import OWN
 
 
 def write_bundle(
@@ -21,8 +22,11 @@ def write_bundle(
     state: Mapping[str, Tensor],
     card: str,
     dtype: torch.dtype = torch.float16,
+    about: Mapping[str, str] = OWN,
 ) -> Bundle:
     """Writes config, weights (floating tensors as `dtype`) and card; returns the bundle.
+
+    `about` is the metadata of the weights' file.
 
     The folder appears at once, complete; one that exists keeps its other files (logs, examples).
     The weights' SHA-256 goes into the config, where `cupola verify` finds it.
@@ -34,7 +38,7 @@ def write_bundle(
         if folder.exists():
             shutil.copytree(folder, draft)
         draft.mkdir(exist_ok=True)
-        save_file(_smaller(state, dtype), draft / "weights.safetensors")
+        save_file(_smaller(state, dtype), draft / "weights.safetensors", dict(about))
         (draft / "weights.safetensors").chmod(0o644)  # safetensors writes for the owner alone
         hashes = {"weights.safetensors": sha256(draft / "weights.safetensors")}
         text = json.dumps({**config, "hashes": hashes}, indent=2, ensure_ascii=False) + "\n"

@@ -82,6 +82,7 @@ def bundle(
     from cupola.registry import load_plugins
     from cupola.runtime import tasks
     from cupola.runtime.building import build, warn_of_old_boxes
+    from cupola.weights.own_files import OWN
 
     load_plugins(plugin or [])
     if out is None and not config.is_dir():
@@ -98,7 +99,7 @@ def bundle(
     }
     about = {**describe(config, name or out.name, set_ or [], options), "license": license}
     files = tasks.find(about["task"]).bundle_files(checkpoint, {**options, "model": about["model"]})
-    warn_of_old_boxes(about["model"], checkpoint, dialect)
+    warned = warn_of_old_boxes(about["model"], checkpoint, dialect)
     if backbone is None:
         model = build(about["model"], weights=checkpoint, dialect=dialect)
     else:
@@ -113,7 +114,7 @@ def bundle(
         license=license,
     )
     dtype = torch.float16 if half else torch.float32
-    written = write_bundle(out, about, model.state_dict(), card, dtype)
+    written = write_bundle(out, about, model.state_dict(), card, dtype, {} if warned else OWN)
     model.build_record.save(written.path / "build_record.json")
     for file, content in files.items():
         (written.path / file).write_bytes(content)

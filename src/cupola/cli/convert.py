@@ -110,6 +110,7 @@ def _write_file(
     from cupola.runtime.building import build, warn_of_old_boxes
     from cupola.runtime.load import model_config
     from cupola.weights import DIALECTS
+    from cupola.weights.own_files import OWN
 
     if out.suffix != ".safetensors":
         raise CheckpointError(f"{out}: the file to write must end in .safetensors")
@@ -118,11 +119,12 @@ def _write_file(
         known = ["cupola", *sorted(writers)]
         raise CheckpointError(f"--to: {to!r} is not one of {known}{did_you_mean(to, known)}")
     cfg = Config({"model": model_config(model)}).override(overrides).to_dict()["model"]
-    warn_of_old_boxes(cfg, checkpoint, source)
+    warned = warn_of_old_boxes(cfg, checkpoint, source)
     state = build(cfg, weights=checkpoint, dialect=source).state_dict()
     if to != "cupola":
         state = writers[to](state)
     draft = out.with_suffix(".part")
-    save_file({key: value.contiguous().clone() for key, value in state.items()}, draft)
+    about = {} if warned or to != "cupola" else OWN
+    save_file({key: value.contiguous().clone() for key, value in state.items()}, draft, about)
     draft.replace(out)
     print(f"{out}: {len(state)} tensors, dialect {to}")

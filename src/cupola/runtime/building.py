@@ -10,6 +10,7 @@ from cupola.errors import BuildError
 from cupola.parallel import Group
 from cupola.runtime.missing import missing_classes
 from cupola.weights import load_shard, load_weights
+from cupola.weights.own_files import is_own
 
 logger = logging.getLogger("cupola")
 
@@ -56,8 +57,10 @@ def build(
     return model
 
 
-def warn_of_old_boxes(cfg: Mapping[str, Any], weights: str | Path, dialect: str | None) -> None:
+def warn_of_old_boxes(cfg: Mapping[str, Any], weights: str | Path, dialect: str | None) -> bool:
     """A warning if a published config is of before MMDetection3D 1.0 and no dialect was named.
+
+    Checkpoints that Cupola wrote itself are not warned of. -> whether there was a warning.
 
     WangYueFt/detr3d spells the classes Detr3D and Detr3DHead, MMDetection3D's project DETR3D and
     DETR3DHead. megvii-research/PETR's detector is Petr3D, and that of MMDetection3D's project PETR.
@@ -81,11 +84,15 @@ def warn_of_old_boxes(cfg: Mapping[str, Any], weights: str | Path, dialect: str 
             f"not those of {', '.join(sorted(names))}"
         )
     if dialect is not None or (isinstance(head, Mapping) and head.get("old_boxes")):
-        return
-    if old := names & OLD_NAMES.keys():
+        return False
+    old = names & OLD_NAMES.keys()
+    if not (old or petr) or is_own(weights):
+        return False
+    if old:
         logger.warning(OLD_BOXES, weights, OLD_NAMES[min(old)])
-    elif petr:
+    else:
         logger.warning(OLD_PETR, weights, "" if grouped else "say --from detr3d-original, or ")
+    return True
 
 
 def _with_missing_classes(error: BuildError, cfg: Mapping[str, Any]) -> BuildError:
