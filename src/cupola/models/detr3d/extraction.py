@@ -37,13 +37,18 @@ def extract_maps(model: Any, pixels: Tensor) -> tuple[Tensor, ...]:
     images = pixels.flatten(0, 1)  # [B * N, 3, H, W]
     if model.use_grid_mask:
         images = model.grid_mask(images)
-    alone = len(images) > 1 and not model.training and not torch.is_grad_enabled()
-    if alone and images.device.type == "cpu" and not torch.compiler.is_compiling():
+    if not model.training and computed_apart(images):
         parts = [_maps(model, image[None]) for image in images]
         maps = tuple(torch.cat(level) for level in zip(*parts, strict=True))
     else:
         maps = _maps(model, images)
     return tuple(torch.unflatten(level, 0, pixels.shape[:2]) for level in maps)
+
+
+def computed_apart(images: Tensor) -> bool:
+    """Whether a batch [B, ...] is computed sample by sample: without gradients on a CPU."""
+    plain = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return plain and len(images) > 1 and images.device.type == "cpu"
 
 
 def _maps(model: Any, images: Tensor) -> tuple[Tensor, ...]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.detr3d import BoxHead3D, DETR3DOutput
+from cupola.models.detr3d.extraction import computed_apart
 from cupola.models.detr3d.references import to_meters
 from cupola.models.layers import inverse_sigmoid
 from cupola.models.petr.position import (
@@ -175,12 +176,12 @@ class PETRHead(BoxHead3D):
             if not self.with_position:
                 return waves.to(features.dtype).expand(B, -1, -1, -1, -1)
         waves = waves.to(features.dtype)
-        adapted: Tensor = self.adapt_pos3d(waves.flatten(0, 1))
+        adapted = encode_cells(self.adapt_pos3d, waves.flatten(0, 1))
         return adapted.view(*waves.shape[:2], *adapted.shape[1:]).expand(B, -1, -1, -1, -1)
 
     def embed_points(self, features: Tensor, views: Views) -> Tensor:
         """The embedding of the points on every cell's ray."""
-        encoded = self.position_encoder(self.ray_logits(features, views))
+        encoded = encode_cells(self.position_encoder, self.ray_logits(features, views))
         return self.gate_points(encoded.unflatten(0, features.shape[:2]), features)
 
     def ray_logits(self, features: Tensor, views: Views) -> Tensor:
@@ -238,6 +239,17 @@ def tokens(maps: Tensor) -> Tensor:
 def pixel_network(channels: int, hidden: int, out: int) -> nn.Sequential:
     """Two 1x1 convolutions with a ReLU in between."""
     return nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, out, 1))
+
+
+def encode_cells(network: nn.Module, maps: Tensor) -> Tensor:
+    """A pixel_network of maps [B * N, channels, h, w] -> [B * N, C, h, w].
+
+    Its hidden maps are the largest of the head; a prediction on a CPU has those of one camera.
+    """
+    if computed_apart(maps):
+        return torch.cat([network(each[None]) for each in maps])
+    encoded: Tensor = network(maps)
+    return encoded
 
 
 def place_codes(
