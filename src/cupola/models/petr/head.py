@@ -182,7 +182,7 @@ class PETRHead(BoxHead3D):
     def embed_points(self, features: Tensor, views: Views) -> Tensor:
         """The embedding of the points on every cell's ray."""
         encoded = encode_cells(self.position_encoder, self.ray_logits(features, views))
-        return self.gate_points(encoded.unflatten(0, features.shape[:2]), features)
+        return self.gate_points(torch.unflatten(encoded, 0, features.shape[:2]), features)
 
     def ray_logits(self, features: Tensor, views: Views) -> Tensor:
         """Logits of the points' fractions of position_range [B * N, 3 * D, h, w]."""
