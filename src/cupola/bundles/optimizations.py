@@ -12,8 +12,8 @@ NETWORK = (
     "int8",
     "onnxruntime-int8",
 )
-LANGUAGE = ("none", "packed", "int8")
-OPTIMIZATIONS = (*AUTO, "none", *NETWORK, "packed")
+LANGUAGE = ("none", "packed", "int8", "int4")
+OPTIMIZATIONS = (*AUTO, "none", *NETWORK, "packed", "int4")
 BUILD_SECONDS = 20.0  # in which "auto" may build graphs; what takes longer is left out
 ALL_SECONDS = 900.0  # the same for `cupola explain --optimizations`, and for a named engine
 

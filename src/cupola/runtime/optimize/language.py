@@ -1,4 +1,4 @@
-"""How a language model is executed: as it is, packed, or in eight bits.
+"""How a language model is executed: as it is, packed, in eight bits, or in four.
 
 - none: the weights as they were loaded. Those in sixteen bits stay so and are multiplied in float32
   (parallel/half_matrix.py).
@@ -8,9 +8,11 @@
   processor multiplies bfloat16.
 - int8: an approximation. Every matrix in eight bits, activations rounded to eight bits as well, or
   to seven where the processor has no exact product of eight (parallel/eight_bits.py).
+- int4: a coarser approximation, in half the memory of int8. The matrices of the layers in four bits
+  by groups of inputs, activations in bfloat16 (parallel/four_bits.py), and the head in eight bits.
 
 `deterministic` gives a text the same bits in every batch, chunk and number of ranks up to four
-(parallel/independent.py, generation/exact_attention.py), with any of the three.
+(parallel/independent.py, generation/exact_attention.py), with any of the first three.
 
 Copies are kept beside the weights, which are in a mapped file. A part that this machine has no
 fast kernel for is left as it is. Which storage is the fastest can be measured
@@ -25,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cupola.bundles.optimizations import LANGUAGE as OPTIMIZATIONS
 from cupola.errors import InputError, did_you_mean
 from cupola.generation.shortlist import ArgmaxShortlist
 from cupola.parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
@@ -33,6 +36,7 @@ from cupola.parallel.independent import InputParts, independent
 from cupola.parallel.layers import Stored
 from cupola.parallel.storage import packs
 from cupola.runtime.optimize.storages import (
+    FOUR,
     HALVES,
     HEAD,
     PACKED,
@@ -43,7 +47,6 @@ from cupola.runtime.optimize.storages import (
     matrices,
 )
 
-OPTIMIZATIONS = ("none", "packed", "int8")
 
 
 def optimize(
@@ -56,13 +59,16 @@ def optimize(
 
     `storages` are those of a measured choice (language_choice.py), by default those that are
     likely to be the fastest. Apply "none" before training the model or loading other weights into
-    it. Raises InputError for an unknown name, and for a deterministic model that is not on the CPU.
+    it. Raises InputError for an unknown name, for a deterministic model that is not on the CPU, and
+    for one in four bits.
     """
     chosen = dict(storages or {})
     if optimization not in OPTIMIZATIONS:
         hint = did_you_mean(optimization, OPTIMIZATIONS)
         raise InputError(f"optimization must be one of {OPTIMIZATIONS}, not {optimization!r}{hint}")
     on_cpu = model.device.type == "cpu"
+    if deterministic and optimization == FOUR:
+        raise InputError(f"deterministic: not with {FOUR}; choose none, packed or int8")
     if deterministic and not on_cpu:
         raise InputError(f"deterministic: only on the CPU, and the model is on {model.device}")
     if not on_cpu:  # the kernels below are the CPU's
@@ -120,7 +126,8 @@ def _optimize_head(model: Any, optimization: str, chosen: Mapping[str, str]) -> 
         if shortlists and optimization == "packed":  # in eight bits p = 1 would choose otherwise
             model.shortlist = ArgmaxShortlist(table, partial(_some_logits, table, head))
         return
-    name = chosen.get(HEAD) or default_storage(table, model, optimization)
+    kept = "int8" if optimization == FOUR else optimization  # four bits are too few for a head
+    name = chosen.get(HEAD) or default_storage(table, model, kept)
     if name == PACKED and HEAD not in chosen:
         name = PLAIN  # large, and what is greedy reads the shortlist
     model.shortlist = ArgmaxShortlist(table, kernel=shortlist) if shortlists else None

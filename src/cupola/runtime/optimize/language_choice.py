@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cupola.parallel.eight_bits import EightBitMatrix, exact_kernels
+from cupola.parallel.four_bits import multiplies_four_bits
 from cupola.parallel.linear import linear
 from cupola.runtime.optimize.language import optimize
 from cupola.runtime.optimize.storages import (
@@ -72,6 +73,7 @@ def candidates(model: Any) -> dict[str, str | None]:
         "none": None,
         "packed": reason or (None if packs or kernels else "no kernel for these weights"),
         "int8": reason or (None if kernels else "no exact product of int8 matrices"),
+        "int4": reason or (None if multiplies_four_bits() else "no product of 4-bit matrices"),
     }
 
 

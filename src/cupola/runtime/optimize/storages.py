@@ -1,7 +1,7 @@
 """How a matrix of a language model can be stored on this machine, by name.
 
 plain is the weight as it was loaded; packed and half compute the same function; the kernels of
-parallel/eight_bits.py approximate it.
+parallel/eight_bits.py approximate it, and int4 (parallel/four_bits.py) does so more coarsely.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,13 @@ from torch import Tensor
 from cupola.errors import InputError
 from cupola.parallel import ColumnParallelLinear, RowParallelLinear
 from cupola.parallel.eight_bits import KERNELS, EightBitMatrix, exact_kernels
+from cupola.parallel.four_bits import FourBitMatrix, multiplies_four_bits
 from cupola.parallel.half_matrix import HalfMatrix, is_half, multiplies_half
 from cupola.parallel.layers import Stored
 from cupola.parallel.storage import PackedMatrix, packs
 
 HALVES = (torch.float16, torch.bfloat16)
-PLAIN, PACKED, HALF = "plain", "packed", "half"
+PLAIN, PACKED, HALF, FOUR = "plain", "packed", "half", "int4"
 HEAD, SHORTLIST = "head", "shortlist"  # names beside those of the matrices of a layer
 
 
@@ -45,6 +46,8 @@ def default_storage(weight: Tensor, model: Any, optimization: str) -> str:
     """The storage for one of OPTIMIZATIONS where nothing was measured."""
     if optimization == "int8" and exact_kernels():
         return exact_kernels()[0]
+    if optimization == FOUR and multiplies_four_bits():
+        return FOUR
     if optimization == PACKED:
         return exact_storages(weight, model)[0]
     # as loaded: no copy of what is multiplied as it is
@@ -57,7 +60,9 @@ def build(storage: str, weight: Tensor) -> Stored | None:
         return None
     if storage in (PACKED, HALF):
         return PackedMatrix(weight) if storage == PACKED else HalfMatrix(weight)
-    if storage not in exact_kernels():
-        known = ", ".join((PLAIN, PACKED, HALF, *KERNELS))
-        raise InputError(f"storage {storage!r} does not run on this machine (known: {known})")
-    return EightBitMatrix(weight, kernel=storage)
+    if storage == FOUR and multiplies_four_bits():
+        return FourBitMatrix(weight)
+    if storage in exact_kernels():
+        return EightBitMatrix(weight, kernel=storage)
+    known = ", ".join((PLAIN, PACKED, HALF, FOUR, *KERNELS))
+    raise InputError(f"storage {storage!r} does not run on this machine (known: {known})")
