@@ -16,7 +16,7 @@ from cupola.parallel.eight_bits import EightBitMatrix, exact_kernels
 from cupola.parallel.half_matrix import HalfMatrix, multiplies_half
 from cupola.parallel.storage import PackedMatrix, packs
 from cupola.runtime.optimize import language_choice as choices
-from cupola.runtime.optimize import storages
+from cupola.runtime.optimize import storage_times, storages
 from cupola.runtime.optimize.language import optimize
 from cupola.runtime.optimize.storages import HEAD, PLAIN, SHORTLIST, exact_storages
 from cupola.runtime.optimize.threads import thread_counts
@@ -49,9 +49,10 @@ def pretend(monkeypatch: pytest.MonkeyPatch, speeds: dict[str, float]) -> None:
         return call
 
     kept: list[Any] = []
-    monkeypatch.setattr(choices, "_product", product)
+    monkeypatch.setattr(choices, "step_seconds", lambda model: 1.0)
+    monkeypatch.setattr(storage_times, "_product", product)
     monkeypatch.setattr(
-        choices,
+        storage_times,
         "_seconds",
         lambda product, weight, model, rows: dict.fromkeys(
             rows, speeds.get(built.get(id(product), "shortlist"), 1.0)
@@ -153,12 +154,24 @@ def test_an_exact_choice_that_differs_is_taken_back(monkeypatch: pytest.MonkeyPa
     assert model.layers[0].mlp.dense_h_to_4h.stored is None
 
 
+def test_a_choice_whose_steps_are_slower_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not packs(torch.float32):
+        pytest.skip("this torch was built without oneDNN")
+    pretend(monkeypatch, {"packed": 0.5, "shortlist": 2.0})
+    seconds = iter((0.02, 0.021))
+    monkeypatch.setattr(choices, "step_seconds", lambda model: next(seconds))
+    choice = choices.optimize_fastest(model := bloom())
+    assert choice.seconds == {"none": 0.02, "packed": 0.021}
+    assert (choice.optimization, choice.storages) == ("none", {})
+    assert model.layers[0].mlp.dense_h_to_4h.stored is None
+
+
 @pytest.mark.parametrize("family", ["bloom", "llama"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_measured_on_this_machine(family: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choices, "CACHE_BYTES", 4096)  # what is slow here, and changes no result
+    monkeypatch.setattr(storage_times, "CACHE_BYTES", 4096)  # what is slow here, and changes no result
     model = bloom(dtype) if family == "bloom" else LlamaForCausalLM(**LLAMA, dtype=dtype).eval()
-    assert list(choices.candidates(model)) == ["none", "packed", "int8"]
+    assert list(choices.candidates(model)) == ["none", "packed", "int8", "int4"]
     choice = choices.optimize_fastest(model)
     assert choice.optimization in ("none", "packed")
     names = {name for name, _ in choices.matrices(model)}
@@ -196,8 +209,11 @@ def test_nothing_is_packed_without_kernels(monkeypatch: pytest.MonkeyPatch) -> N
     for name in ("packs", "multiplies_half"):
         monkeypatch.setattr(f"cupola.runtime.optimize.storages.{name}", lambda *_: False)
     monkeypatch.setattr(choices, "exact_kernels", tuple)
+    monkeypatch.setattr(choices, "multiplies_four_bits", lambda: False)
     reasons = choices.candidates(bloom())
     assert reasons["none"] is None
     assert reasons["packed"] == "no kernel for these weights"
     assert reasons["int8"] == "no exact product of int8 matrices"
+    assert reasons["int4"] == "no product of 4-bit matrices"
+    monkeypatch.setattr(storage_times, "exact_kernels", tuple)
     assert choices.fastest(bloom(), int8_allowed=True).optimization == "none"

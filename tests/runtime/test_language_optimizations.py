@@ -10,8 +10,9 @@ from cupola.errors import InputError
 from cupola.generation import SamplingParams, Scheduler
 from cupola.generation.shortlist import ArgmaxShortlist
 from cupola.models.bloom import BloomForCausalLM
-from cupola.parallel import eight_bits, half_matrix, storage
+from cupola.parallel import eight_bits, four_bits, half_matrix, storage
 from cupola.parallel.eight_bits import KERNELS, EightBitMatrix, exact_kernels
+from cupola.parallel.four_bits import GROUP, FourBitMatrix, multiplies_four_bits, rounded_groups
 from cupola.parallel.half_matrix import HalfMatrix
 from cupola.parallel.storage import PackedMatrix
 from cupola.runtime.optimize.language import optimize
@@ -29,10 +30,16 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     def saturating(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return (left.int() @ right.int()).clamp(-(2**15), 2**15 - 1)
 
-    checks = (storage.packs, eight_bits.exact_kernels, half_matrix.multiplies_half)
+    checks = (
+        storage.packs,
+        eight_bits.exact_kernels,
+        four_bits.multiplies_four_bits,
+        half_matrix.multiplies_half,
+    )
     if request.param == "no kernels":
         monkeypatch.setattr(storage.PackedMatrix, "__init__", unsupported)
         monkeypatch.setattr(half_matrix.HalfMatrix, "__init__", unsupported)
+        monkeypatch.setattr(four_bits.FourBitMatrix, "__init__", unsupported)
         monkeypatch.setattr(eight_bits.FbgemmProduct, "__init__", unsupported)
         monkeypatch.setattr(torch, "_int_mm", saturating)
     for check in checks:
@@ -131,6 +138,55 @@ def test_eight_bits_come_close(machine: str) -> None:
     assert (found - expected).std() < 0.05 * expected.std()
     assert torch.equal(found, expected) == (not eight_bits.has_exact_int8_product())
     assert generated(plain)[0] == generated(plain)[0]
+
+
+def test_four_bits_come_close(machine: str) -> None:
+    plain = model(initializer_range=0.3)
+    ids = torch.randint(0, 4000, (2, 7))
+    with torch.inference_mode():
+        expected = plain(ids)
+        optimize(plain, "int4")
+        found = plain(ids)
+    assert (found - expected).std() < 0.4 * expected.std()
+    stored = plain.layers[0].mlp.dense_h_to_4h.stored
+    assert isinstance(stored, FourBitMatrix) == multiplies_four_bits()
+    assert not isinstance(plain.stored_head, FourBitMatrix)
+    with pytest.raises(InputError, match="deterministic: not with int4; choose none, packed"):
+        optimize(plain, "int4", deterministic=True)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (64, 64), (70, 40), (301, 97), (8200, 33)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_matrices_in_four_bits(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    """Any size; a row of zeros stays zero, and rows do not depend on their neighbors."""
+    if not multiplies_four_bits():
+        pytest.skip("this machine has no kernel for 4-bit matrices")
+    torch.manual_seed(0)
+    weight = torch.randn(shape).to(dtype)
+    weight[0] = 0
+    matrix, x = FourBitMatrix(weight), torch.randn(17, shape[1])
+    found = matrix(x)
+    assert found.dtype == torch.float32
+    assert not found[:, 0].any()
+    products = x.bfloat16().double() @ weight.double().t()
+    # half a step of each group's numbers, and the kernel's bfloat16
+    step = (weight.float().amax(1) - weight.float().amin(1)).double() / 15
+    bound = 0.6 * step * x.abs().sum(1, keepdim=True) + 0.02 * products.abs().max()
+    assert ((found - products).abs() <= bound).all()
+    for first, last in ((0, 1), (2, 3), (5, 17)):
+        assert torch.equal(found[first:last], matrix(x[first:last]))
+    assert torch.equal(matrix(x.view(1, 17, -1), torch.ones(shape[0]))[0], found + 1)
+    assert matrix(x[:0]).shape == (0, shape[0])
+
+
+def test_a_group_of_nearly_equal_weights() -> None:
+    """Numbers are rounded to the scale and offset that are kept, not to those in float32."""
+    groups = 1 + 1e-3 * torch.rand(5, 2 * GROUP)
+    numbers, scales, offsets = rounded_groups(groups)
+    kept = (numbers - 8) * scales.float()[..., None] + offsets.float()[..., None]
+    assert (kept.flatten(1) - groups).abs().max() < 2**-8
+    assert numbers.min() >= 0
+    assert numbers.max() <= 15
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, 30.0])

@@ -11,6 +11,7 @@ def print_engines(
     """Measures all engines, keeps the choice of "auto" for later starts, and prints a table."""
     from cupola.runtime import tasks
     from cupola.runtime.load import load_predictor, open_bundle
+    from cupola.runtime.optimize.language_execution import measure_each
     from cupola.runtime.optimize.machine import processor
     from cupola.runtime.optimize.selection import measure_all, optimize
 
@@ -20,7 +21,7 @@ def print_engines(
         raise InputError(f"{predictor.name}: there is no model to execute")
     if predictor.task == "language":
         execution = optimize(predictor, "auto")
-        chosen, rows = execution.engine, execution.rows
+        chosen, rows = execution.engine, measure_each(predictor, execution)
     else:
         samples = tasks.find(bundle.task).calibration_samples(predictor, bundle)
         chosen, rows = measure_all(predictor, samples)

@@ -20,7 +20,7 @@ def generate(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: fewer repeats.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Ends the text; may be repeated.")] = None,
-    optimization: Annotated[str, typer.Option(help="auto, none, packed or int8.")] = "auto",
+    optimization: Annotated[str, typer.Option(help="auto, none, packed, int8 or int4.")] = "auto",
     deterministic: Annotated[
         bool, typer.Option(help="The same bits in every batch and number of processes.")
     ] = False,

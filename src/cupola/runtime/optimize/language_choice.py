@@ -2,46 +2,46 @@
 
 The matrices of the first layer and a part of the head are multiplied in each storage that runs
 here (storages.py), with the numbers of rows that serving has: one text, eight texts, a prompt. It
-takes about two seconds. No table of processors is consulted: on one with AVX2 alone other kernels
-win than on one with AVX-512.
+takes about two seconds (storage_times.py).
 
 A choice is then applied and compared with the model as it was loaded. What differs by more than
-TOLERANCE, or chooses another token, is not kept, unless eight bits were allowed.
+TOLERANCE, or chooses another token, is not kept, unless eight bits were allowed; and nothing is
+kept whose steps take longer.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cupola.parallel.eight_bits import EightBitMatrix, exact_kernels
+from cupola.generation import SamplingParams, Scheduler
+from cupola.parallel.eight_bits import exact_kernels
 from cupola.parallel.four_bits import multiplies_four_bits
-from cupola.parallel.linear import linear
 from cupola.runtime.optimize.language import optimize
 from cupola.runtime.optimize.storages import (
     HEAD,
     PACKED,
     PLAIN,
     SHORTLIST,
-    build,
     exact_storages,
     matrices,
 )
-from cupola.runtime.optimize.threads import fastest_threads
+from cupola.runtime.optimize.storage_times import (
+    HEAD_ROWS,
+    fastest_of,
+    shortlist_times,
+    times_of,
+)
+from cupola.runtime.optimize.threads import fastest_threads, shortest
 
 TOLERANCE = 1e-3  # of the largest logit, for a storage that computes the same function
 TIE = 1e-5  # of the largest logit: a token so close to the best may be chosen instead
-PROMPT = 128
-ROWS = {1: 0.5, 8: 0.25, PROMPT: 0.25}  # rows of a step, and what they count
-HEAD_ROWS = {1: 0.5, 8: 0.5}  # of a prompt only the last row needs logits
 SAMPLED_HEAD = 1 << 14  # rows of the head that are measured
-CACHE_BYTES = 64 << 20  # read in between, so that weights come from memory as they do in a step
-GAIN = 0.95  # of the time as loaded: what is not faster by this is left as it is
-SIMILAR = 1.1  # times so close are equal: then the storage that is listed first is taken
-REPEATS = 3
+SLOWER = 1.03  # of the time as loaded: more is not noise
+REPEATS = 3  # of a step, before and after a choice
+CACHED = 64  # tokens of keys and values in these steps
 EXAMPLE_TOKENS = 16
 
 
@@ -55,6 +55,7 @@ class LanguageChoice:
     times: dict[str, dict[str, float]] = field(default_factory=dict)
     difference: float = 0.0  # of the logits, relative to the largest one
     same_tokens: bool = True  # as the model as it was loaded, on the example
+    seconds: dict[str, float] = field(default_factory=dict)  # optimization -> of a step
     threads: int | None = None  # with which a step was the fastest; None if torch has only one
 
     def to_json(self) -> dict[str, Any]:
@@ -87,17 +88,17 @@ def fastest(model: Any, int8_allowed: bool) -> LanguageChoice:
     """The fastest storage of each matrix. The model is not changed, and nothing is compared."""
     if model.device.type != "cpu" or model.deterministic:
         return LanguageChoice("none")
-    times = {name: _times(m.weight, model, int8_allowed, ROWS) for name, m in _first_layer(model)}
+    times = {name: times_of(m.weight, model, int8_allowed) for name, m in _first_layer(model)}
     part = model.head.weight[:SAMPLED_HEAD]
     # A second head in float32 would take more memory than it saves time.
     without = (PACKED,) if part.dtype == torch.float32 else ()
-    times[HEAD] = _times(part, model, int8_allowed, HEAD_ROWS, without)
-    storages = {name: _best(found) for name, found in times.items()}
+    times[HEAD] = times_of(part, model, int8_allowed, HEAD_ROWS, without)
+    storages = {name: fastest_of(found) for name, found in times.items()}
     if model.group.size == 1 and storages[HEAD] in exact_kernels():
         storages[SHORTLIST] = storages[HEAD]  # one copy serves both
     elif model.group.size == 1 and exact_kernels():
-        times[SHORTLIST] = _shortlist_times(part, model, storages[HEAD])
-        storages[SHORTLIST] = _best(times[SHORTLIST])
+        times[SHORTLIST] = shortlist_times(part, model, storages[HEAD])
+        storages[SHORTLIST] = fastest_of(times[SHORTLIST])
     if set(storages.values()) == {PLAIN}:
         return LanguageChoice("none", times=times)
     eight = any(storages[name] in exact_kernels() for name in times if name != SHORTLIST)
@@ -109,20 +110,32 @@ def optimize_fastest(
 ) -> LanguageChoice:
     """Measures, applies the choice, and compares it on the token ids of an example.
 
-    An exact choice that differs too much is taken back: the model is then as it was loaded.
+    An exact choice that differs too much, and any that is slower, is taken back: the model is then
+    as it was loaded.
     """
     optimize(model, "none")
     choice = fastest(model, int8_allowed)
     if choice.optimization == "none":
         return replace(choice, threads=_threads(model))
-    example = list(ids or [])[:512] or _example_ids(model)
-    before = _logits(model, example)
+    example = list(ids or [])[:512] or example_ids(model)
+    before, seconds = logits_of(model, example), {"none": step_seconds(model)}
     optimize(model, choice.optimization, storages=choice.storages)
-    difference, same = compared(before, _logits(model, example))
-    if choice.optimization != "int8" and (difference > TOLERANCE or not same):
+    difference, same = compared(before, logits_of(model, example))
+    seconds[choice.optimization] = step_seconds(model)
+    differs = choice.optimization != "int8" and (difference > TOLERANCE or not same)
+    if differs or seconds[choice.optimization] > SLOWER * seconds["none"]:
         optimize(model, "none")
         choice = replace(choice, optimization="none", storages={})
-    return replace(choice, difference=difference, same_tokens=same, threads=_threads(model))
+    found = {"difference": difference, "same_tokens": same, "seconds": seconds}
+    return replace(choice, **found, threads=_threads(model))
+
+
+def step_seconds(model: Any) -> float:
+    """The least seconds in which a text gets its next token, chosen greedily."""
+    scheduler = Scheduler(model, cache_tokens=CACHED)
+    scheduler.add("", [0], SamplingParams(max_tokens=REPEATS + 2, ignore_eos=True))
+    scheduler.step()  # the prompt
+    return shortest(scheduler.step, REPEATS)
 
 
 def compared(before: Tensor, after: Tensor) -> tuple[float, bool]:
@@ -143,65 +156,6 @@ def _first_layer(model: Any) -> list[tuple[str, Any]]:
     return list(found.items())
 
 
-def _times(
-    weight: Tensor,
-    model: Any,
-    int8_allowed: bool,
-    rows: Mapping[int, float],
-    without: Sequence[str] = (),
-) -> dict[str, float]:
-    """Storage -> time relative to plain, over the numbers of rows."""
-    names = [PLAIN, *(n for n in exact_storages(weight, model) if n not in (PLAIN, *without))]
-    names += exact_kernels() if int8_allowed else ()
-    seconds = {name: _seconds(_product(name, weight), weight, model, rows) for name in names}
-    return {
-        name: sum(share * found[n] / seconds[PLAIN][n] for n, share in rows.items())
-        for name, found in seconds.items()
-    }
-
-
-def _shortlist_times(part: Tensor, model: Any, head: str) -> dict[str, float]:
-    """Kernel -> time of a greedy choice relative to reading the head in its storage."""
-    rows = {1: 1.0}
-    whole = _seconds(_product(head, part), part, model, rows)[1]
-    found = {PLAIN: 1.0}
-    for kernel in exact_kernels():
-        found[kernel] = _seconds(EightBitMatrix(part, kernel=kernel), part, model, rows)[1] / whole
-    return found
-
-
-def _best(times: Mapping[str, float]) -> str:
-    least = min(times.values())
-    if least >= GAIN * times[PLAIN]:
-        return PLAIN
-    return next(n for n, t in times.items() if n != PLAIN and t <= SIMILAR * least)
-
-
-def _product(name: str, weight: Tensor) -> Callable[..., Tensor]:
-    stored = build(name, weight)
-    return stored if stored is not None else lambda x, bias: linear(x, weight, bias)
-
-
-def _seconds(
-    product: Callable[..., Tensor], weight: Tensor, model: Any, rows: Mapping[int, float]
-) -> dict[int, float]:
-    """Number of rows -> seconds of the fastest of a few products."""
-    other = torch.zeros(CACHE_BYTES // 4)
-    found = {}
-    for count in rows:
-        x = torch.ones(count, weight.shape[1], dtype=model.dtype)
-        product(x, None)  # prepares the kernel
-        times = []
-        for _ in range(REPEATS if count < PROMPT else 1):
-            if count < PROMPT:
-                other.sum()
-            start = time.perf_counter()
-            product(x, None)
-            times.append(time.perf_counter() - start)
-        found[count] = min(times)
-    return found
-
-
 def _threads(model: Any) -> int | None:
     """Of those that torch has, the threads with which one token is computed the fastest.
 
@@ -209,10 +163,11 @@ def _threads(model: Any) -> int | None:
     """
     if torch.get_num_threads() == 1 or model.group.size > 1 or model.device.type != "cpu":
         return None
-    return fastest_threads(lambda: _logits(model, [0]))[0]
+    return fastest_threads(lambda: logits_of(model, [0]))[0]
 
 
-def _example_ids(model: Any) -> list[int]:
+def example_ids(model: Any) -> list[int]:
+    """Token ids to compare the logits of two executions on."""
     generator = torch.Generator().manual_seed(0)
     found: list[int] = torch.randint(
         model.settings.vocab_size, (EXAMPLE_TOKENS,), generator=generator
@@ -221,6 +176,7 @@ def _example_ids(model: Any) -> list[int]:
 
 
 @torch.inference_mode()
-def _logits(model: Any, ids: Sequence[int]) -> Tensor:
+def logits_of(model: Any, ids: Sequence[int]) -> Tensor:
+    """The logits [S, V] of a text of S tokens, float32."""
     logits: Tensor = model(torch.tensor([list(ids)]))[0].float()
     return logits

@@ -14,8 +14,16 @@ from cupola.bundles.optimizations import AUTO
 from cupola.errors import CupolaError, DataError
 from cupola.files import read_settings
 from cupola.runtime.optimize.execution import Execution, Row
-from cupola.runtime.optimize.language import OPTIMIZATIONS
-from cupola.runtime.optimize.language_choice import LanguageChoice, candidates, optimize_fastest
+from cupola.runtime.optimize.language import OPTIMIZATIONS, optimize
+from cupola.runtime.optimize.language_choice import (
+    LanguageChoice,
+    candidates,
+    compared,
+    example_ids,
+    logits_of,
+    optimize_fastest,
+    step_seconds,
+)
 
 Report = Callable[[str], None]
 
@@ -29,6 +37,8 @@ def execute(
     choice; None keeps it nowhere.
     """
     if name not in AUTO:
+        if unchanged := candidates(predictor.model)[name]:
+            report(f"{predictor.name}: {name} changes nothing here: {unchanged}")
         _apply(predictor, LanguageChoice(name))
         return Execution(name, name)
     reason = small or why_not_chosen(predictor)
@@ -60,12 +70,44 @@ def _measured(predictor: Any, name: str, path: Path | None, report: Report) -> E
 def rows_of(model: Any, choice: LanguageChoice) -> tuple[Row, ...]:
     """A row for each optimization, with the storages of the chosen one."""
     storages = ", ".join(f"{name} {kind}" for name, kind in choice.storages.items())
-    found = f"logits {choice.difference:.1e} of the largest"
+    found = difference_of(choice.difference)
     chosen = f"{found}; {storages}" if storages else found
     return tuple(
-        Row(name, None, chosen if name == choice.optimization else "", reason or "")
+        Row(
+            name,
+            choice.seconds.get(name),
+            chosen if name == choice.optimization else "",
+            reason or "",
+        )
         for name, reason in candidates(model).items()
     )
+
+
+def difference_of(relative: float) -> str:
+    """A difference of logits, to print."""
+    return f"logits {relative:.1e} of the largest"
+
+
+def measure_each(predictor: Any, execution: Execution) -> tuple[Row, ...]:
+    """The rows of an execution, with the time and the difference of every optimization.
+
+    Each is applied in turn, with the storages that are likely to be the fastest where "auto" has
+    not measured them. The last is "none".
+    """
+    model, known = predictor.model, {row.engine: row for row in execution.rows}
+    optimize(model, "none")
+    ids = example_ids(model)
+    expected, rows = logits_of(model, ids), []
+    for name, reason in candidates(model).items():
+        row = known.get(name, Row(name, reason=reason or ""))
+        if not reason and row.seconds is None:
+            optimize(model, name)
+            difference, _ = compared(expected, logits_of(model, ids))
+            text = row.difference or ("" if name == "none" else difference_of(difference))
+            row = Row(name, step_seconds(model), text, row.reason)
+        rows.append(row)
+    optimize(model, "none")
+    return tuple(rows)
 
 
 def why_not_chosen(predictor: Any) -> str | None:

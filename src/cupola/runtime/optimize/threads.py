@@ -43,10 +43,15 @@ def fewest(seconds: dict[int, float]) -> int:
     return min(count for count, took in seconds.items() if took <= SIMILAR * least)
 
 
+def shortest(run: Callable[[], object], repeats: int = REPEATS) -> float:
+    """The least seconds of several calls, after one that starts threads and prepares kernels."""
+    run()
+    return min(_timed(run) for _ in range(repeats))
+
+
 def _fastest(run: Callable[[], object], threads: int, repeats: int) -> float:
     torch.set_num_threads(threads)
-    run()  # starts the threads, prepares kernels
-    return min(_timed(run) for _ in range(repeats))
+    return shortest(run, repeats)
 
 
 def _timed(run: Callable[[], object]) -> float:
