@@ -1,9 +1,11 @@
 """Bytes per second of each storage of a matrix, against the read bandwidth of the machine.
 
 Generating one token reads every weight once, so a storage is good if it has few bytes and its
-kernel reads them about as fast as the memory gives them. Shapes of BLOOM-560m and of a LLaMA with
-2,048 channels; the weights come from memory, since more than the cache is read in between. Each
-line: bytes, GB/s with one row, milliseconds with 1, 8 and 128 rows, difference to float32.
+kernel reads them about as fast as the memory gives them. Shapes of BLOOM-560m, of a LLaMA with
+2,048 channels and of one with 7 billion weights; the weights come from memory, since more than the
+cache is read in between. Each line: bytes, GB/s with one row, milliseconds with 1, 8 and 128 rows,
+difference to float32. With one thread, times are those of the processor, so that other programs
+matter less.
 
     python bench/bandwidth.py [--threads 1 2] [--quick] [--avx2]
 
@@ -21,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola.parallel.eight_bits import EightBitMatrix, exact_kernels, rounded
+from cupola.parallel.four_bits import GROUP, FourBitMatrix, multiplies_four_bits
 from cupola.parallel.half_matrix import HalfMatrix, multiplies_half
 from cupola.parallel.storage import PackedMatrix, packs
 from ratio import as_avx2, kind, machine
@@ -31,6 +34,8 @@ SHAPES = {
     "BLOOM 4096 -> 1024": (1024, 4096),
     "LLaMA 2048 -> 5632": (5632, 2048),
     "LLaMA 5632 -> 2048": (2048, 5632),
+    "7B 4096 -> 11008": (11008, 4096),
+    "7B 11008 -> 4096": (4096, 11008),
     "BLOOM head, 1024 -> 250880": (250880, 1024),
 }
 QUICK = ("BLOOM 1024 -> 4096",)
@@ -51,14 +56,15 @@ def read_rates() -> dict[str, float]:
 
 def fastest(job: Callable[[], object], times: int, cache: Tensor | None) -> float:
     """Seconds of the fastest of `times` runs, each after reading `cache`."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     job()
     best = float("inf")
     for _ in range(times):
         if cache is not None:
             cache.sum()
-        start = time.perf_counter()
+        start = clock()
         job()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, clock() - start)
         if best > SLOW:
             break
     return best
@@ -78,9 +84,10 @@ def storages(weight: Tensor) -> Iterator[tuple[str, int, Product]]:
     for kernel in exact_kernels():
         yield f"int8 {kernel}", count, EightBitMatrix(weight, kernel=kernel)
     yield "torch: int8pack, bfloat16", count, int8_pack(weight)
-    for group in (32, 128):
-        bytes_ = count // 2 + 4 * count // group
-        yield f"torch: int4pack, groups of {group}", bytes_, int4_pack(weight, group)
+    if multiplies_four_bits():
+        yield "int4, groups of 32", four_bits(count, GROUP), FourBitMatrix(weight)
+    for group in (64, 128):
+        yield f"torch: int4pack, groups of {group}", four_bits(count, group), int4(weight, group)
     yield "torch: dyn_quant 4 bits", count // 2, dynamic_int4(weight)
 
 
@@ -90,8 +97,13 @@ def int8_pack(weight: Tensor) -> Product:
     return lambda x: torch.ops.aten._weight_int8pack_mm(x.bfloat16(), packed, narrow)
 
 
-def int4_pack(weight: Tensor, group: int) -> Product:
-    """Asymmetric 4 bits by groups of inputs, as `_weight_int4pack_mm_for_cpu` takes them."""
+def four_bits(count: int, group: int) -> int:
+    """The bytes of so many weights in four bits, with two numbers of bfloat16 a group."""
+    return count // 2 + 4 * count // group
+
+
+def int4(weight: Tensor, group: int) -> Product:
+    """Asymmetric 4 bits, as FourBitMatrix, with other groups."""
     groups = weight.unflatten(1, (-1, group))  # [O, groups, group]
     low, high = groups.aminmax(dim=2)
     scales = (high - low).clamp(min=1e-30) / 15

@@ -169,7 +169,9 @@ def test_a_choice_whose_steps_are_slower_is_taken_back(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("family", ["bloom", "llama"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_measured_on_this_machine(family: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_times, "CACHE_BYTES", 4096)  # what is slow here, and changes no result
+    monkeypatch.setattr(
+        storage_times, "CACHE_BYTES", 4096
+    )  # what is slow here, and changes no result
     model = bloom(dtype) if family == "bloom" else LlamaForCausalLM(**LLAMA, dtype=dtype).eval()
     assert list(choices.candidates(model)) == ["none", "packed", "int8", "int4"]
     choice = choices.optimize_fastest(model)

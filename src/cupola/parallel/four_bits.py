@@ -1,8 +1,8 @@
 """FourBitMatrix: a matrix in four bits, with a scale and an offset for each group of inputs.
 
-torch's kernel widens the numbers in registers and multiplies them by x in bfloat16. It reads a
-quarter of the bytes of float16, and is bound by its arithmetic: one row takes less time than with
-eight bits where the processor has AVX-512, and about the same with AVX2; many rows take longer.
+torch's kernel widens the numbers in registers and multiplies them by x in bfloat16. It saves memory
+rather than time: it is bound by its arithmetic, so that one row takes less time than with eight
+bits only in small matrices on a processor with AVX-512, and many rows take longer everywhere.
 
 Letters: R rows of x, I inputs, O outputs, G groups of inputs.
 """
@@ -41,9 +41,10 @@ class FourBitMatrix:
 
 
 def rounded_groups(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[O, I] float32, I a multiple of GROUP -> numbers 0..15 [O, G, GROUP], scales and offsets [O, G].
+    """Rows [O, I] in float32 -> numbers 0..15 [O, G, GROUP], scales and offsets [O, G].
 
-    A weight is about (number - MIDDLE) * scale + offset; both are in bfloat16.
+    I is a multiple of GROUP. A weight is about (number - MIDDLE) * scale + offset; both of these
+    are in bfloat16.
     """
     groups = weight.unflatten(1, (-1, GROUP))
     low, high = groups.aminmax(dim=2)

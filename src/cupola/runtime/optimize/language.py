@@ -48,7 +48,6 @@ from cupola.runtime.optimize.storages import (
 )
 
 
-
 def optimize(
     model: Any,
     optimization: str,

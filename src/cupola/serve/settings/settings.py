@@ -47,7 +47,7 @@ class ModelSettings(BaseModel):
         description="How the network is executed: `auto` (the fastest exact engine of this "
         "machine, measured when a large model is first loaded), `auto-int8`, `eager`, `folded`, "
         "`compiled`, `onnxruntime`, `openvino`, `int8`, `onnxruntime-int8`; a language model: "
-        "`auto`, `auto-int8`, `none`, `packed`, `int8`.",
+        "`auto`, `auto-int8`, `none`, `packed`, `int8`, `int4`.",
     )
     deterministic: bool | None = Field(
         None,
