@@ -20,6 +20,12 @@ from cupola.generation import SamplingParams, Scheduler
 from cupola.parallel.eight_bits import exact_kernels
 from cupola.parallel.four_bits import multiplies_four_bits
 from cupola.runtime.optimize.language import optimize
+from cupola.runtime.optimize.storage_times import (
+    HEAD_ROWS,
+    fastest_of,
+    shortlist_times,
+    times_of,
+)
 from cupola.runtime.optimize.storages import (
     HEAD,
     PACKED,
@@ -27,12 +33,6 @@ from cupola.runtime.optimize.storages import (
     SHORTLIST,
     exact_storages,
     matrices,
-)
-from cupola.runtime.optimize.storage_times import (
-    HEAD_ROWS,
-    fastest_of,
-    shortlist_times,
-    times_of,
 )
 from cupola.runtime.optimize.threads import fastest_threads, shortest
 
