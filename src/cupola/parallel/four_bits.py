@@ -46,7 +46,7 @@ def rounded_groups(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     I is a multiple of GROUP. A weight is about (number - MIDDLE) * scale + offset; both of these
     are in bfloat16.
     """
-    groups = weight.unflatten(1, (-1, GROUP))
+    groups = weight.view(len(weight), -1, GROUP)
     low, high = groups.aminmax(dim=2)
     scales = ((high - low) / LARGEST).clamp_(min=TINY).bfloat16()
     offsets = (low + MIDDLE * scales).bfloat16()

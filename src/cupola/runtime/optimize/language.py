@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cupola.bundles.optimizations import LANGUAGE as OPTIMIZATIONS
+from cupola.bundles.optimizations import LANGUAGE
 from cupola.errors import InputError, did_you_mean
 from cupola.generation.shortlist import ArgmaxShortlist
 from cupola.parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
@@ -54,7 +54,7 @@ def optimize(
     deterministic: bool = False,
     storages: Mapping[str, str] | None = None,
 ) -> None:
-    """Applies one of OPTIMIZATIONS to a loaded language model, in place.
+    """Applies one of the optimizations LANGUAGE to a loaded language model, in place.
 
     `storages` are those of a measured choice (language_choice.py), by default those that are
     likely to be the fastest. Apply "none" before training the model or loading other weights into
@@ -62,9 +62,9 @@ def optimize(
     for one in four bits.
     """
     chosen = dict(storages or {})
-    if optimization not in OPTIMIZATIONS:
-        hint = did_you_mean(optimization, OPTIMIZATIONS)
-        raise InputError(f"optimization must be one of {OPTIMIZATIONS}, not {optimization!r}{hint}")
+    if optimization not in LANGUAGE:
+        hint = did_you_mean(optimization, LANGUAGE)
+        raise InputError(f"optimization must be one of {LANGUAGE}, not {optimization!r}{hint}")
     on_cpu = model.device.type == "cpu"
     if deterministic and optimization == FOUR:
         raise InputError(f"deterministic: not with {FOUR}; choose none, packed or int8")

@@ -49,7 +49,7 @@ EXAMPLE_TOKENS = 16
 class LanguageChoice:
     """A choice that can be kept as JSON, for `optimize(model, c.optimization, storages=...)`."""
 
-    optimization: str  # one of OPTIMIZATIONS
+    optimization: str  # one of LANGUAGE
     storages: dict[str, str] = field(default_factory=dict)  # by the name of a matrix in its layer
     # name of a matrix -> storage -> time relative to the weight as it was loaded
     times: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -126,8 +126,8 @@ def optimize_fastest(
     if differs or seconds[choice.optimization] > SLOWER * seconds["none"]:
         optimize(model, "none")
         choice = replace(choice, optimization="none", storages={})
-    found = {"difference": difference, "same_tokens": same, "seconds": seconds}
-    return replace(choice, **found, threads=_threads(model))
+    choice = replace(choice, difference=difference, same_tokens=same, seconds=seconds)
+    return replace(choice, threads=_threads(model))
 
 
 def step_seconds(model: Any) -> float:

@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cupola.bundles.optimizations import AUTO
+from cupola.bundles.optimizations import AUTO, LANGUAGE
 from cupola.errors import CupolaError, DataError
 from cupola.files import read_settings
 from cupola.runtime.optimize.execution import Execution, Row
-from cupola.runtime.optimize.language import OPTIMIZATIONS, optimize
+from cupola.runtime.optimize.language import optimize
 from cupola.runtime.optimize.language_choice import (
     LanguageChoice,
     candidates,
@@ -131,7 +131,7 @@ def _kept(predictor: Any, path: Path | None, report: Report) -> LanguageChoice |
     try:
         content = read_settings(path, DataError)
         choice = LanguageChoice(**content)
-        if choice.optimization not in OPTIMIZATIONS or not isinstance(choice.storages, dict):
+        if choice.optimization not in LANGUAGE or not isinstance(choice.storages, dict):
             raise ValueError(f"the optimization {choice.optimization!r} is unknown")
         _apply(predictor, choice)
     except (CupolaError, LookupError, TypeError, ValueError, RuntimeError) as error:

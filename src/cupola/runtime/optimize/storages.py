@@ -43,7 +43,7 @@ def exact_storages(weight: Tensor, model: Any) -> list[str]:
 
 
 def default_storage(weight: Tensor, model: Any, optimization: str) -> str:
-    """The storage for one of OPTIMIZATIONS where nothing was measured."""
+    """The storage for one of LANGUAGE where nothing was measured."""
     if optimization == "int8" and exact_kernels():
         return exact_kernels()[0]
     if optimization == FOUR and multiplies_four_bits():
