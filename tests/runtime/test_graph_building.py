@@ -125,3 +125,13 @@ def test_a_failure_in_time(tmp_path: Path, gate: Gate) -> None:
 def test_the_failure_of_a_compiler_is_not_remembered(tmp_path: Path) -> None:
     building.remember_failure(tmp_path / "a.so", EngineUnavailableError("cannot be built: g++"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for owner in (gone.pid, os.getpid()):
+        (tmp_path / f".0a1b.{owner}.pt2").touch()
+    (tmp_path / ".auto.json.1").touch()
+    building.remove_abandoned(tmp_path)
+    assert files(tmp_path) == [f".0a1b.{os.getpid()}.pt2", ".auto.json.1"]

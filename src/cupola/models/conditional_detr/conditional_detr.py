@@ -153,9 +153,12 @@ class ConditionalDETR(DETR):
     nested_head = None
     decoder_class: ClassVar[type[Any]] = ConditionalDetrTransformerDecoder
 
-    def detect(self, features: Tensor, padding: Tensor | None) -> DETROutput:
+    def detect(
+        self, features: Tensor, padding: Tensor | None, last_only: bool = False
+    ) -> DETROutput:
         """features [B, C, h, w], padding [B, h, w] -> DETROutput."""
         memory, pos = self.encode(features, padding)
         queries, groups = self.queries(memory.shape[0])
         mask = None if padding is None else padding.flatten(1)
-        return self.bbox_head(*self.decoder(queries, memory, pos, mask, groups))
+        hidden, references = self.decoder(queries, memory, pos, mask, groups)
+        return self.bbox_head(hidden[-1:] if last_only else hidden, references)

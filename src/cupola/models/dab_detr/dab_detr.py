@@ -187,14 +187,17 @@ class DABDETR(ConditionalDETR):
     def query_dims(self) -> int:
         return int(self.decoder.query_dim)
 
-    def detect(self, features: Tensor, padding: Tensor | None) -> DETROutput:
+    def detect(
+        self, features: Tensor, padding: Tensor | None, last_only: bool = False
+    ) -> DETROutput:
         """features [B, C, h, w], padding [B, h, w] -> DETROutput."""
         memory, pos = self.encode(features, padding)
         anchors, groups = self.queries(memory.shape[0])
         contents, anchors = self._with_patterns(anchors, groups)
         mask = None if padding is None else padding.flatten(1)
         regress = self.bbox_head.fc_reg
-        return self.bbox_head(*self.decoder(contents, anchors, memory, pos, mask, regress, groups))
+        decoded = self.decoder(contents, anchors, memory, pos, mask, regress, groups)
+        return self.bbox_head(*(each[-1:] if last_only else each for each in decoded))
 
     def _with_patterns(self, anchors: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         """The queries' contents [B, G * P * Q, C], and the anchors of each."""

@@ -53,21 +53,26 @@ class DDQDETR(DINO):
         self.build_proposals()
         self.query_map = nn.Linear(self.embed_dims, self.embed_dims)
 
-    def forward(self, pixels: Tensor, padding_mask: Tensor | None = None) -> DETROutput:
+    def forward(
+        self, pixels: Tensor, padding_mask: Tensor | None = None, last_only: bool = False
+    ) -> DETROutput:
         """pixels [B, 3, H, W]; padding_mask [B, H, W] -> all Q queries, distinct or not."""
-        return self.answer(pixels, padding_mask)[0]
+        return self.answer(pixels, padding_mask, last_only)[0]
 
-    def answer(self, pixels: Tensor, padding_mask: Tensor | None) -> tuple[DETROutput, Tensor]:
+    def answer(
+        self, pixels: Tensor, padding_mask: Tensor | None, last_only: bool = False
+    ) -> tuple[DETROutput, Tensor]:
         """All queries, and which ones of the last layer are distinct [B, Q]."""
         levels = self.levels(self.maps(pixels), padding_mask)
         memory = self.encoder(levels)
         decoded, _, _ = self.decode_queries(memory, levels, None, dense=False)
-        return self.bbox_head(decoded.states, decoded.references), decoded.distinct[-1]
+        found = self.bbox_head(decoded.states, decoded.references, last_only=last_only)
+        return found, decoded.distinct[-1]
 
     @torch.no_grad()
     def predict(self, batch: Mapping[str, Any]) -> list[Detections]:
         """Detections per image, from the distinct queries of the last layer."""
-        output, distinct = self.answer(batch["pixels"], batch.get("padding_mask"))
+        output, distinct = self.answer(batch["pixels"], batch.get("padding_mask"), True)
         sizes = batch["image_sizes"]
         factors = batch.get("scale_factors") or [None] * len(sizes)
         found = []

@@ -57,14 +57,14 @@ class DDQTransformerDecoder(BoxDecoder):
         states, before, distinct, masks = [], [references], [candidates], mask
         for index in range(self.num_layers):
             query = self.layer(index, query, references, memory, levels, masks)
-            refined = refine_boxes(references, head.regress(index, query, parts.dense), EPS)
-            references = refined.detach()
             states.append(self.norm(query))
-            before.append(refined)
             if index < self.num_layers - 1:
+                refined = refine_boxes(references, head.regress(index, query, parts.dense), EPS)
+                references = refined.detach()
+                before.append(refined)
                 own = slice(noisy, noisy + Q)
                 scores = head.cls_branches[index](query[:, own]).sigmoid().max(-1).values
                 kept, candidates = selection.visible(references[:, own], scores, candidates)
                 masks = distinct_mask(mask, kept, noisy, heads)
                 distinct.append(candidates)
-        return DistinctDecoded(torch.stack(states), before[:-1], torch.stack(distinct))
+        return DistinctDecoded(torch.stack(states), before, torch.stack(distinct))

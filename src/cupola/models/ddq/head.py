@@ -48,12 +48,19 @@ class DDQDETRHead(DINOHead):
         """Regressions [B, N, 4] of states [B, N, C], the last `dense` by their own branch."""
         return _split_run(self.reg_branches[layer], self.aux_reg_branches[layer], states, dense)
 
-    def forward(self, states: Tensor, references: Sequence[Tensor], dense: int = 0) -> DETROutput:
+    def forward(  # type: ignore[override]  # it takes the number of dense queries
+        self,
+        states: Tensor,
+        references: Sequence[Tensor],
+        dense: int = 0,
+        last_only: bool = False,
+    ) -> DETROutput:
         """states [D, B, N, C], references of each layer [B, N, 4] -> DETROutput of N queries."""
-        logits = [self.classify(i, state, dense) for i, state in enumerate(states)]
+        layers = list(enumerate(zip(states, references, strict=True)))[-1 if last_only else 0 :]
+        logits = [self.classify(i, state, dense) for i, (state, _) in layers]
         boxes = [
             refine_boxes(reference, self.regress(i, state, dense))
-            for i, (state, reference) in enumerate(zip(states, references, strict=True))
+            for i, (state, reference) in layers
         ]
         return DETROutput(torch.stack(logits), torch.stack(boxes))
 

@@ -102,9 +102,14 @@ class DeformableDETR(QueryDetector):
             initialize(self.reference_points_fc)
             nn.init.zeros_(self.reference_points_fc.bias)
 
-    def forward(self, pixels: Tensor, padding_mask: Tensor | None = None) -> DETROutput:
-        """pixels [B, 3, H, W]; padding_mask [B, H, W], True = padded -> DETROutput."""
-        output: DETROutput = self.bbox_head(*self.decode(pixels, padding_mask)[0])
+    def forward(
+        self, pixels: Tensor, padding_mask: Tensor | None = None, last_only: bool = False
+    ) -> DETROutput:
+        """pixels [B, 3, H, W]; padding_mask [B, H, W], True = padded -> DETROutput.
+
+        `last_only`: of the last decoder layer alone, with L = 1.
+        """
+        output: DETROutput = self.bbox_head(*self.decode(pixels, padding_mask)[0], last_only)
         return output
 
     def decode(

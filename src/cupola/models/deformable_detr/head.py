@@ -82,13 +82,17 @@ class DeformableDETRHead(SetPredictionHead):
         nn.init.zeros_(last.bias)
         return nn.Sequential(*parts, last)
 
-    def forward(self, states: Tensor, references: Sequence[Tensor]) -> DETROutput:
-        """states [D, B, Q, C], references of each layer [B, Q, 2 or 4] -> DETROutput."""
-        layers = list(zip(states, references, strict=True))
-        logits = [self.cls_branches[i](state) for i, (state, _) in enumerate(layers)]
+    def forward(
+        self, states: Tensor, references: Sequence[Tensor], last_only: bool = False
+    ) -> DETROutput:
+        """states [D, B, Q, C], references of each layer [B, Q, 2 or 4] -> DETROutput.
+
+        `last_only`: of the last layer alone.
+        """
+        layers = list(enumerate(zip(states, references, strict=True)))[-1 if last_only else 0 :]
+        logits = [self.cls_branches[i](state) for i, (state, _) in layers]
         boxes = [
-            refine_boxes(reference, self.reg_branches[i](state))
-            for i, (state, reference) in enumerate(layers)
+            refine_boxes(reference, self.reg_branches[i](state)) for i, (state, reference) in layers
         ]
         return DETROutput(torch.stack(logits), torch.stack(boxes))
 

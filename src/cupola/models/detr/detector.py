@@ -30,14 +30,19 @@ class QueryDetector(Detector):
         super().__init__(backbone, bbox_head, *args, **kwargs)
         self.nested = nested
 
-    def forward(self, pixels: Tensor, padding_mask: Tensor | None = None) -> DETROutput:
-        """pixels [B, 3, H, W]; padding_mask [B, H, W], True = padded -> DETROutput."""
+    def forward(
+        self, pixels: Tensor, padding_mask: Tensor | None = None, last_only: bool = False
+    ) -> DETROutput:
+        """pixels [B, 3, H, W]; padding_mask [B, H, W], True = padded -> DETROutput.
+
+        `last_only`: of the last decoder layer alone, with L = 1.
+        """
         raise NotImplementedError
 
     @torch.no_grad()
     def predict(self, batch: Mapping[str, Any]) -> list[Detections]:
         """Detections per image, in pixels of the original image if `scale_factors` are given."""
-        output = self(batch["pixels"], batch.get("padding_mask"))
+        output = self(batch["pixels"], batch.get("padding_mask"), True)
         sizes = batch["image_sizes"]
         factors = batch.get("scale_factors") or [None] * len(sizes)
         found: list[Detections] = self.bbox_head.predict(output, sizes, factors)

@@ -97,18 +97,25 @@ class DETR(QueryDetector):
         """The number of channels of a query's learned position."""
         return int(self.decoder.embed_dims)
 
-    def forward(self, pixels: Tensor, padding_mask: Tensor | None = None) -> DETROutput:
-        """pixels [B, 3, H, W]; padding_mask [B, H, W], True = padded -> DETROutput."""
-        features = self.extract(pixels)
-        return self.detect(features, feature_mask(padding_mask, features))
+    def forward(
+        self, pixels: Tensor, padding_mask: Tensor | None = None, last_only: bool = False
+    ) -> DETROutput:
+        """pixels [B, 3, H, W]; padding_mask [B, H, W], True = padded -> DETROutput.
 
-    def detect(self, features: Tensor, padding: Tensor | None) -> DETROutput:
+        `last_only`: of the last decoder layer alone, with L = 1.
+        """
+        features = self.extract(pixels)
+        return self.detect(features, feature_mask(padding_mask, features), last_only)
+
+    def detect(
+        self, features: Tensor, padding: Tensor | None, last_only: bool = False
+    ) -> DETROutput:
         """features [B, C, h, w], padding [B, h, w] -> DETROutput."""
         if self.nested:
             hidden = self.bbox_head.transform(features, padding)
         else:
             hidden = self.decode(*self.encode(features, padding), padding)
-        return self.bbox_head(hidden)
+        return self.bbox_head(hidden[-1:] if last_only else hidden)
 
     def inspect(self, pixels: Tensor) -> dict[str, Tensor]:
         """Scores, boxes and attention of the last layer for one image; see inspect_detr."""

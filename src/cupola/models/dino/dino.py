@@ -104,11 +104,12 @@ class DinoTransformerDecoder(BoxDecoder):
         states, before = [], [references]
         for index in range(self.num_layers):
             query = self.layer(index, query, references, memory, levels, self_attn_mask, **text)
-            refined = refine_boxes(references, reg_branches[index](query), EPS)
-            references = refined.detach()
             states.append(self.norm(query))
-            before.append(refined)  # the boxes of the next layer train this one, too
-        return Decoded(torch.stack(states), before[:-1])
+            if index + 1 < self.num_layers:
+                refined = refine_boxes(references, reg_branches[index](query), EPS)
+                references = refined.detach()
+                before.append(refined)  # the boxes of the next layer train this one, too
+        return Decoded(torch.stack(states), before)
 
 
 @MODELS.register_module()

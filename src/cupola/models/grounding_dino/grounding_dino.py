@@ -64,7 +64,7 @@ class GroundingDINO(DINO):
         """A short text, for `cupola explain`."""
         return self.text_search.example()
 
-    def forward(
+    def forward(  # type: ignore[override]  # it takes the tokens of a text
         self, pixels: Tensor, padding_mask: Tensor | None = None, tokens: Tokens | None = None
     ) -> DETROutput:
         """pixels [B, 3, H, W]; padding_mask [B, H, W], True = padded -> logits [L, B, Q, W]."""
@@ -84,13 +84,14 @@ class GroundingDINO(DINO):
         padding_mask: Tensor | None,
         text: TextFeatures,
         denoising: Denoising | None = None,
+        last_only: bool = False,
     ) -> tuple[DETROutput, Proposals]:
         """What the queries find, denoising queries first, and the proposals of the others."""
         levels = self.levels(maps, padding_mask)
         memory: Memory = self.encoder(levels, text)
         chosen = self.choose(memory, levels)
         decoded = self.decode_queries(memory, levels, chosen, denoising)
-        return self.bbox_head(*decoded, memory.text, memory.words), chosen
+        return self.bbox_head(*decoded, memory.text, memory.words, last_only), chosen
 
     def choose(self, memory: Memory, levels: FeatureLevels) -> Proposals:
         """The cells [B, Q] that are most like any token."""
@@ -141,6 +142,7 @@ class GroundingDINO(DINO):
                 tuple(level[chosen] for level in maps),
                 None if mask is None else mask[chosen],
                 self.read(part.tokens),
+                last_only=True,
             )
             found: list[Detections] = self.bbox_head.search(
                 output, part.prompts, [sizes[i] for i in chosen], [factors[i] for i in chosen]

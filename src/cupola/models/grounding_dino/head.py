@@ -108,11 +108,17 @@ class GroundingDINOHead(DINOHead):
         return ContrastiveEmbed(**self.contrastive_cfg)
 
     def forward(  # type: ignore[override]
-        self, states: Tensor, references: Sequence[Tensor], text: Tensor, words: Tensor
+        self,
+        states: Tensor,
+        references: Sequence[Tensor],
+        text: Tensor,
+        words: Tensor,
+        last_only: bool = False,
     ) -> DETROutput:
         """states [L, B, Q, C], references of each layer, text [B, T, C] -> DETROutput [..., W]."""
         logits, boxes = [], []
-        for index, (state, reference) in enumerate(zip(states, references, strict=True)):
+        layers = list(enumerate(zip(states, references, strict=True)))[-1 if last_only else 0 :]
+        for index, (state, reference) in layers:
             logits.append(self.cls_branches[index](state, text, words))
             boxes.append(refine_boxes(reference, self.reg_branches[index](state)))
         return DETROutput(torch.stack(logits), torch.stack(boxes))

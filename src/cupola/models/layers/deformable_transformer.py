@@ -188,6 +188,8 @@ def decode(
     """
     states, before = [], []
     for index, layer in enumerate(layers):
+        if index and reg_branches is not None:
+            references = refine_boxes(references, reg_branches[index - 1](query)).detach()
         before.append(references)
         query = layer(
             query,
@@ -198,8 +200,6 @@ def decode(
             spatial_shapes=levels.shapes,
         )
         states.append(query)
-        if reg_branches is not None:
-            references = refine_boxes(references, reg_branches[index](query)).detach()
     return Decoded(torch.stack(states), before)
 
 

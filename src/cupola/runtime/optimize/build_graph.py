@@ -64,8 +64,10 @@ def main() -> None:
     kind, program, out, threads = sys.argv[1:]
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(int(threads))
+    loaded = torch.export.load(program)
+    Path(program).unlink()  # hundreds of megabytes, which nobody would remove if the parent died
     with torch.no_grad():
-        KINDS[kind](torch.export.load(program), Path(out))
+        KINDS[kind](loaded, Path(out))
 
 
 if __name__ == "__main__":

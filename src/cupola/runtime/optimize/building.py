@@ -54,6 +54,7 @@ def build(
     program = out.with_name(f".{out.stem}.{os.getpid()}.pt2")
     part = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
     going_on = False
+    remove_abandoned(out.parent)
     try:
         _trace(traced, call, axes, program)
         arguments = [kind, str(program), str(part), str(torch.get_num_threads())]
@@ -145,6 +146,14 @@ def _go_on(child: Any, program: Path, part: Path, out: Path) -> None:
             remember_failure(out, error)
         finally:
             _remove(program, part)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes the unfinished files of processes that have been killed."""
+    for path in folder.glob(".*.*"):
+        owner = re.match(r"\.\w+\.(\d+)\.", path.name)
+        if owner and not Path(f"/proc/{owner[1]}").exists():
+            _remove(path)
 
 
 def _remove(*paths: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cupola.runtime.optimize import structure
-from cupola.runtime.optimize.building import Axes, UnfinishedError, build
+from cupola.runtime.optimize.building import ADVICE, Axes, UnfinishedError, build
 from cupola.runtime.optimize.engines import Situation
 from cupola.runtime.optimize.network import (
     Call,
@@ -63,8 +63,7 @@ def with_graph(
     if not (path.exists() and about.exists()):
         if not situation.build:
             raise EngineUnavailableError("not built yet")
-        if path.name in situation.awaited:  # another engine has tried
-            raise UnfinishedError(situation.awaited[path.name])
+        _wait_for_others(situation, path)
         try:
             structure.write(about, structure.described(situation.answer))
         except OSError as error:
@@ -79,3 +78,12 @@ def with_graph(
     nesting = structure.read(about)
     network.replace(Replacement(network, call, open_graph(), nesting, bool(axes)))
     return model
+
+
+def _wait_for_others(situation: Situation, path: Path) -> None:
+    """UnfinishedError if another engine has begun this graph, or any that is not finished yet."""
+    awaited = situation.awaited
+    if awaited and path.name not in awaited:  # one at a time: they would share the cores
+        awaited[path.name] = f"not built: another graph has taken all the time; {ADVICE}"
+    if awaited:
+        raise UnfinishedError(awaited[path.name])

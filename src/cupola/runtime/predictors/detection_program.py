@@ -32,11 +32,8 @@ class Exported(torch.nn.Module):
         if self.kind == "dense":
             scores, boxes = self.model.scored_boxes(pixels, padding_mask)  # type: ignore[operator]
             return scores, boxes
-        if self.kind == "masks":
-            output = self.model(pixels, padding_mask, True)
-            return output.logits[-1], output.masks[-1]
-        output = self.model(pixels, padding_mask)
-        return output.logits[-1], output.boxes[-1]
+        output = self.model(pixels, padding_mask, True)
+        return output.logits[-1], output.masks[-1] if self.kind == "masks" else output.boxes[-1]
 
 
 RESULTS = {
