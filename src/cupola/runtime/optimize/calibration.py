@@ -70,6 +70,7 @@ def calibrate(
     takes longer is finished for a later start. int8: whether engines in eight bits are candidates.
     show_all: measure those as well, without choosing them. The predictor stays as it is.
     """
+    expected = answers(predictor, predictor.model, samples)
     end = time.monotonic() + seconds
     situation = Situation(
         predictor,
@@ -79,7 +80,6 @@ def calibrate(
         seconds_left=lambda: end - time.monotonic(),
         background=background,
     )
-    expected = answers(predictor, situation.model, samples)
     found = _Candidates(situation, samples, expected)
     for engine in sorted(ENGINES.values(), key=lambda each: each.cost):
         if engine.exact or int8 or show_all:
