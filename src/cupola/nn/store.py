@@ -71,8 +71,12 @@ class Store(ClassChecks):
             raise TypeError(_unexpected_arguments(type(self).__name__, args, kwargs))
         if (watcher := creation_watcher.get()) is not None:
             watcher(self)
-        children = self.__dict__[MODULES] = Table()
+        children = Table()
         children.owner = ref(self)
+        # CPython reads attributes faster from a dictionary that was assigned than from one that
+        # shares its keys with those of other instances.
+        early = self.__dict__
+        _set_dict(self, {**early, MODULES: children} if early else {MODULES: children})
         if self.call_super_init:
             super().__init__(*args, **kwargs)
 
@@ -193,6 +197,9 @@ class Store(ClassChecks):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take the attributes of a cupola or torch module."""
         values = self.__dict__
+        if MODULES not in values:  # a new object
+            values = {**values}
+            _set_dict(self, values)
         kinds = [kind for kind in KINDS if kind in state]
         for kind in kinds:
             values.update(state[kind])
@@ -205,6 +212,7 @@ class Store(ClassChecks):
         return sorted({name for name in names if not name[:1].isdigit()})
 
 
+_set_dict: Final = ClassChecks.__dict__["__dict__"].__set__
 MODULE_TYPES: Final = (Store, torch.nn.Module)
 MEMBER_TYPES: Final = (Store, Tensor, torch.nn.Module)
 
