@@ -17,7 +17,7 @@ from cupola.serve.settings.models import plan_models
 from cupola.serve.settings.settings import Settings
 from hub_server import serve_hub
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 DIGITS = Bundle.load("detr-digits").path
 MODEL = "hf://org/digits@v1"
 
@@ -35,7 +35,8 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_model_on_the_hub_is_served_and_reloaded_without_the_hub(
     tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = Running(tmp_path / "server", models=[MODEL], plugins=[], compute_threads=1)
+    served = {"bundle": MODEL, "optimization": "eager"}  # starts with less work than the default
+    server = Running(tmp_path / "server", models=[served], plugins=[], compute_threads=1)
     server.start()
     try:
         server.wait_ready()
@@ -48,7 +49,7 @@ def test_a_model_on_the_hub_is_served_and_reloaded_without_the_hub(
         assert output(answer, "boxes") == pytest.approx(output(recorded, "boxes"), abs=0.1)
         assert_bombs_are_refused(server)
         server.reload()
-        server.configure(models=[MODEL, "hf://org/digits@v2"])
+        server.configure(models=[served, "hf://org/digits@v2"])
         server.signal(signal.SIGHUP)
         until(lambda: "not in the cache" in server.log(), what="the refused reload")
         assert server.ask("POST", "/v2/models/detr-digits/infer", request)[0] == 200

@@ -1,5 +1,6 @@
 """Runners share their weights: converted once, mapped from one file."""
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,12 @@ def test_a_folded_model_answers_like_the_original(tmp_path: Path, shared_weights
     assert any(w.ndim == 4 and not w.is_contiguous() for w in weights)  # channels last, mapped
 
 
-def test_with_a_full_disk_weights_stay_private(
-    tmp_path: Path, shared_weights: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shared_weights, "_write", lambda *_: False)
-    assert shared_weights.load_shared(str(BUNDLE), tmp_path, "detr").name == "detr-digits"
+def test_with_a_full_disk_weights_stay_private(tmp_path: Path, shared_weights: Any) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # no larger file can be written
+    try:
+        predictor = shared_weights.load_shared(str(BUNDLE), tmp_path, "detr")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert predictor.name == "detr-digits"
+    assert [path.name for path in tmp_path.iterdir()] == ["detr.lock"]

@@ -98,13 +98,14 @@ def make_private(model: Any) -> None:
 
 def _write(model: Any, path: Path) -> bool:
     """Writes the weights as they are in memory; False if the disk is full or they share memory."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(dict(_laid_out(key, tensor) for key, tensor in _tensors(model).items()), part)
         part.replace(path)
-    except (OSError, RuntimeError, ValueError):  # a full disk; tensors that share memory
+    except (SafetensorError, OSError, RuntimeError, ValueError):
         part.unlink(missing_ok=True)
         return False
     return True
