@@ -50,6 +50,7 @@ def test_without_scaling() -> None:
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported, only 'silu'"),
         ({"rope_scaling": {"type": "yarn"}}, "rope scaling 'yarn' is not supported, only linear"),
         ({"rope_parameters": {"faktor": 2}}, "no setting 'faktor'; did you mean 'factor'"),
+        ({"hidden_size": 96, "num_attention_heads": 32}, "head_dim 3 is odd; rotary embedding"),
         ({"hidden_size": 10}, "hidden_size 10 is not a multiple of num_attention_heads 32"),
         ({"num_key_value_heads": 5}, "heads 32 is not a multiple of num_key_value_heads 5"),
         ({"sliding_window": 16}, "sliding_window 16 is not supported: .* Set max_position_emb"),

@@ -78,6 +78,11 @@ class LlamaSettings:
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads}"
             )
+        if self.head_size % 2:
+            raise BuildError(
+                f"head_dim {self.head_size} is odd; rotary embedding turns pairs of channels, so "
+                "hidden_size / num_attention_heads, or head_dim, must be even"
+            )
         if self.num_attention_heads % self.key_value_heads:
             raise BuildError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "

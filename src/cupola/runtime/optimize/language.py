@@ -4,8 +4,8 @@
   (parallel/half_matrix.py).
 - packed: the same function. Greedy choices read a copy of the head in eight bits and only a few
   rows of the head itself (generation/shortlist.py). Matrices in float32 that float16 holds exactly
-  are kept in sixteen bits, others are laid out for oneDNN, and so are those in bfloat16 where the
-  processor multiplies bfloat16.
+  are kept in sixteen bits, others are laid out for oneDNN. Weights in bfloat16 are multiplied in
+  bfloat16 only where there is no kernel that multiplies them in float32.
 - int8: an approximation. Every matrix in eight bits, activations rounded to eight bits as well, or
   to seven where the processor has no exact product of eight (parallel/eight_bits.py).
 - int4: a coarser approximation, in half the memory of int8. The matrices of the layers in four bits
@@ -32,6 +32,7 @@ from cupola.errors import InputError, did_you_mean
 from cupola.generation.shortlist import ArgmaxShortlist
 from cupola.parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from cupola.parallel.eight_bits import exact_kernels
+from cupola.parallel.half_matrix import multiplies_half
 from cupola.parallel.independent import InputParts, independent
 from cupola.parallel.layers import Stored
 from cupola.parallel.storage import packs
@@ -74,9 +75,8 @@ def optimize(
         optimization = "none"
         compute_as_stored(model)
     # Storages are measured in float32 arithmetic.
-    bfloat16 = optimization == "packed" and model.dtype == torch.bfloat16 and packs(model.dtype)
-    bfloat16 = bfloat16 and not storages
-    if on_cpu and model.head.weight.dtype in HALVES and (deterministic or not bfloat16):
+    narrow = optimization == "packed" and not storages and not deterministic
+    if on_cpu and model.head.weight.dtype in HALVES and not (narrow and _in_bfloat16(model)):
         compute_in_float32(model)
     if deterministic and model.dtype != torch.float32:
         raise InputError(f"deterministic: not in {model.dtype}; load the model in float32")
@@ -89,6 +89,11 @@ def optimize(
         module.stored = None if by_parts else _stored(module, model, optimization, found)
         if isinstance(module, RowParallelLinear):
             module.parts = InputParts(module.weight, module.group, int8) if by_parts else None
+
+
+def _in_bfloat16(model: Any) -> bool:
+    """Whether bfloat16 is multiplied here, but not as float16 with sums in float32."""
+    return model.dtype == torch.bfloat16 and packs(model.dtype) and not multiplies_half()
 
 
 def compute_in_float32(model: Any) -> None:
