@@ -16,6 +16,7 @@ from cupola.parallel.four_bits import GROUP, FourBitMatrix, multiplies_four_bits
 from cupola.parallel.half_matrix import HalfMatrix
 from cupola.parallel.storage import PackedMatrix
 from cupola.runtime.optimize.language import optimize
+from deterministic_texts import FAMILIES
 
 SIZES = {"vocab_size": 4000, "hidden_size": 64, "n_layer": 2, "n_head": 4}
 
@@ -124,6 +125,25 @@ def test_sixteen_bits_are_multiplied_in_float32(
     stored = plain.transformer.blocks[0].mlp.dense_4h_to_h.stored
     assert isinstance(stored, HalfMatrix) == (machine == "this machine")
     assert generated(plain) == generated(wide)
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("optimization", ["none", "packed"])
+def test_odd_sizes_generate_the_same_text(family: str, dtype: str, optimization: str) -> None:
+    built, sizes = FAMILIES[family]
+
+    def load() -> Any:
+        torch.manual_seed(0)
+        return built(**sizes, initializer_range=0.3, dtype=dtype).eval()
+
+    wide, found = load().float(), load()
+    optimize(found, optimization)
+    ids = torch.randint(0, 200, (2, 33))
+    with torch.inference_mode():
+        expected = wide(ids)
+        assert (found(ids) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert generated(found) == generated(wide)
 
 
 @pytest.mark.parametrize("spread", [0.0, 3.0, 30.0])
