@@ -40,7 +40,7 @@ def echo(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return make
 
 
-slow = [pytest.mark.slow, pytest.mark.processes, pytest.mark.timeout(600)]
+slow = [pytest.mark.slow, pytest.mark.processes, pytest.mark.timeout(1800)]
 
 
 def on_cluster(function: Any) -> Any:

@@ -246,6 +246,12 @@ def test_shared_memory_is_refused(client: Any) -> None:
         client.infer("echo", [made])
 
 
+def test_classification_is_refused(client: Any) -> None:
+    wanted = [triton.InferRequestedOutput("y", class_count=2)]
+    with pytest.raises(triton.InferenceServerException, match="classification is not supported"):
+        client.infer("echo", [x_input(1.0)], outputs=wanted)
+
+
 def test_the_size_limit(channel: Any) -> None:
     request = request_of(values=np.zeros(1_100_000, np.float32))
     code, text = failure(channel, request)

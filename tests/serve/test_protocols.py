@@ -137,6 +137,11 @@ def test_bad_repository_requests_say_what_is_wrong(
             ' {"binary_data_size": 400}}]}',
             "binary_data_size",
         ),
+        ('{"inputs": [], "outputs": [{"name": "y", "parameters": [1]}]}', "must be an object"),
+        (
+            '{"inputs": [], "outputs": [{"name": "y", "parameters": {"classification": 2}}]}',
+            "classification is not supported",
+        ),
     ],
 )
 def test_bad_requests_say_what_is_wrong(shared: Running, document: str, text: str) -> None:

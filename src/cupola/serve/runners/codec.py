@@ -140,11 +140,7 @@ def _parse_v2(view: memoryview, json_size: int, specs: Specs) -> ParsedRequest:
 def _parse_input(entry: Any, rest: memoryview) -> tuple[str, Any, memoryview]:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise InputError("each input must be an object with a `name`")
-    name, parameters = entry["name"], entry.get("parameters") or {}
-    if not isinstance(parameters, dict):
-        raise InputError(f"input {name!r}: `parameters` must be an object")
-    if any(key.startswith("shared_memory") for key in parameters):
-        raise InputError(f"input {name!r}: shared memory regions are not supported")
+    name, parameters = entry["name"], _options_of("input", entry)
     datatype = str(entry.get("datatype"))
     shape = tensors.check_shape(entry.get("shape"), name)
     size = parameters.get("binary_data_size")
@@ -197,11 +193,17 @@ def _requested_outputs(
     for entry in requested:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise InputError("each output must be an object with a `name`")
-        options = entry.get("parameters") or {}
-        if any(key.startswith("shared_memory") for key in options):
-            raise InputError(f"output {entry['name']!r}: shared memory regions are not supported")
+        options = _options_of("output", entry)
         found[entry["name"]] = bool(options.get("binary_data", default))
     return found
+
+
+def _options_of(kind: str, entry: dict[str, Any]) -> dict[str, Any]:
+    tensor, options = f"{kind} {entry['name']!r}", entry.get("parameters") or {}
+    if not isinstance(options, dict):
+        raise InputError(f"{tensor}: `parameters` must be an object")
+    tensors.check_options(tensor, options)
+    return options
 
 
 def build(

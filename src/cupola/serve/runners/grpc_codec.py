@@ -34,7 +34,7 @@ def inputs_of(request: Any) -> dict[str, Any]:
     for number, tensor in enumerate(request.inputs[:]):
         if tensor.name in found:
             raise InputError(f"input {tensor.name!r} appears twice")
-        _refuse_shared_memory("input", tensor)
+        tensors.check_options(f"input {tensor.name!r}", tensor.parameters or ())
         shape = tensors.check_shape(tensor.shape[:], tensor.name)
         if not raw:
             found[tensor.name] = _from_contents(tensor, shape)
@@ -64,11 +64,6 @@ def _from_contents(tensor: Any, shape: tuple[int, ...]) -> Any:
     return tensors.from_json(list(values), datatype, shape, name)
 
 
-def _refuse_shared_memory(kind: str, tensor: Any) -> None:
-    if tensor.parameters and any(key.startswith("shared_memory") for key in tensor.parameters):
-        raise InputError(f"{kind} {tensor.name!r}: shared memory regions are not supported")
-
-
 def parameters_of(request: Any) -> dict[str, Any]:
     """The parameters of a request."""
     found = request.parameters
@@ -85,7 +80,7 @@ def requested_outputs(request: Any) -> dict[str, bool] | None:
     if not request.outputs:
         return None
     for output in request.outputs:
-        _refuse_shared_memory("output", output)
+        tensors.check_options(f"output {output.name!r}", output.parameters or ())
     return {output.name: True for output in request.outputs}
 
 

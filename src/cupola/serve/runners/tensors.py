@@ -5,6 +5,7 @@ BF16 exists in binary form only and is converted to float32. BYTES are object ar
 
 import math
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,15 @@ def dtype_named(datatype: Any, tensor: str) -> Any:
         hint = did_you_mean(str(datatype), DTYPES)
         raise InputError(f"input {tensor!r}: unknown datatype {datatype!r}{hint}")
     return DTYPES[datatype]
+
+
+def check_options(tensor: str, options: Iterable[str]) -> None:
+    """InputError if the parameters of an input or output ask for what the server does not do."""
+    for option in options:
+        if option.startswith("shared_memory"):
+            raise InputError(f"{tensor}: shared memory regions are not supported")
+        if option == "classification":
+            raise InputError(f"{tensor}: classification is not supported; request the raw output")
 
 
 def check_shape(shape: Any, tensor: str) -> tuple[int, ...]:
