@@ -14,6 +14,7 @@ from cupola.serve.http2 import frames
 from cupola.serve.http2.connection import RESETS, STREAM_WINDOW, STREAMS, Http2Connection
 from cupola.serve.http2.frames import PREFACE, Code, frame, settings
 from cupola.serve.http2.headers import STATUS_200, encode
+from cupola.serve.http2.reader import FrameReader
 from cupola.serve.http2.stream import Stream
 from cupola.serve.settings.settings import Settings
 from lazy import LazyModule
@@ -308,6 +309,33 @@ async def test_timeouts() -> None:
             setup.connection.data_received(act)
         setup.connection.check_timeouts(setup.connection.active_at + seconds)
         assert setup.transport.closed, act
+
+
+@pytest.mark.parametrize("sent", [
+    lambda: headers(1, *REQUEST),
+    lambda: frame(1, 0, 1, headers(1, *REQUEST)[9:20]) + frame(9, 4, 1, headers(1, *REQUEST)[20:]),
+])  # fmt: skip
+def test_a_header_that_arrives_byte_by_byte_is_as_old_as_its_first(sent: Any) -> None:
+    reader = FrameReader(16_384, lambda: None)
+    assert not list(reader.read(PREFACE, 1.0)) and not reader.partial
+    *parts, last = sent()
+    for second, part in enumerate(parts, start=10):
+        assert not list(reader.read(bytes([part]), float(second)))
+    assert reader.partial and not reader.in_data and reader.began_at == 10.0
+    whole = (frames.HEADERS, headers(1, *REQUEST)[9:])
+    assert [(kind, block) for kind, _, _, block in reader.read(bytes([last]), 99.0)] == [whole]
+    assert not reader.partial
+
+
+async def test_a_slow_body_has_a_limit_of_its_own() -> None:
+    setup = Setup(greet=False)
+    await setup.raw(headers(1, *REQUEST) + frame(0, 0, 1, bytes(100))[:-1])
+    later = setup.connection.began_at + 21
+    setup.connection.check_timeouts(later)
+    assert not setup.transport.closed
+    setup.connection.data_received(b"\0" + frame(1, 4, 3, bytes(100))[:-1])
+    setup.connection.check_timeouts(later + 1)
+    assert setup.transport.closed
 
 
 @pytest.fixture(scope="module")

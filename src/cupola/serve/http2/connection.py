@@ -15,6 +15,7 @@ from cupola.serve.http.server import Server
 from cupola.serve.http2 import frames
 from cupola.serve.http2.frames import Code, Http2Error
 from cupola.serve.http2.headers import HeaderDecoder
+from cupola.serve.http2.reader import FRAME, FrameReader, NotHttp2Error
 from cupola.serve.http2.stream import Stream, StreamHandler
 from cupola.serve.http2.writer import FrameWriter
 from cupola.serve.tls import subject_of
@@ -23,7 +24,6 @@ STREAMS = 128  # that a client may have open at a time
 STREAM_WINDOW = 1024**2  # bytes of one request that may be on their way
 WINDOW = 16 * 1024**2  # bytes of all requests of a connection
 HEADER = 16 * 1024  # bytes of the largest header, as other servers of gRPC
-FRAME = 256 * 1024  # bytes of the largest frame that a client may send
 RESETS = 10_000  # streams that a client may reset in RESET_TIME seconds
 RESET_TIME = 10.0
 _DRAINING = b"draining"  # the data of the PING
@@ -53,15 +53,13 @@ class Http2Connection(asyncio.Protocol):
         self._receive_window, self._consumed = WINDOW, 0
         self._max_header = min(server.settings.max_header, HEADER)
         self._headers = HeaderDecoder(self._max_header)
-        self._buffer = b""
-        self._greeted = False  # its preface has arrived
-        self._block: tuple[int, int, bytearray] | None = None  # stream, flags, header block
+        self._reader = FrameReader(self._max_header, self._greet)
         self._last = 0  # the newest stream
         self.closing = self._last_announced = False
         self._leaving_since = 0.0  # when the client was asked to open no more streams here
         self._served = 0
         self._resets, self._resets_since = 0, 0.0
-        self.active_at = self.began_at = time.monotonic()
+        self.active_at = time.monotonic()
         self.blocked_at = 0.0
         self.lingering_since = 0.0
 
@@ -77,7 +75,6 @@ class Http2Connection(asyncio.Protocol):
 
     def _greet(self) -> None:
         """Sends our preface, which is settings, once the client's has arrived."""
-        self._greeted = True
         ours = {
             frames.MAX_STREAMS: STREAMS, frames.INITIAL_WINDOW: STREAM_WINDOW,
             frames.MAX_FRAME: FRAME, frames.MAX_HEADER_LIST: self._max_header,
@@ -100,13 +97,15 @@ class Http2Connection(asyncio.Protocol):
         if self.closing:
             return
         now = time.monotonic()
-        if not self._buffer:
-            self.began_at = now
-        self._buffer = self._buffer + data if self._buffer else data
         try:
-            self._parse(now)
+            for kind, flags, number, payload in self._reader.read(data, now):
+                self._on_frame(kind, flags, number, payload, now)
+                if self.closing:
+                    return
         except Http2Error as error:
             self._fail(error.code, error.message)
+        except NotHttp2Error:
+            self._refuse_http1()
 
     def eof_received(self) -> bool:
         return False
@@ -123,31 +122,6 @@ class Http2Connection(asyncio.Protocol):
 
     # ---- frames
 
-    def _parse(self, now: float) -> None:
-        buffer, at = self._buffer, 0
-        if not self._greeted:
-            if buffer[:24] != frames.PREFACE[: len(buffer)]:
-                self._refuse_http1()
-                return
-            if len(buffer) < 24:
-                return
-            self._greet()
-            at = 24
-        size = len(buffer)
-        while size - at >= frames.HEAD_SIZE and not self.closing:
-            high, low, kind, flags, stream = frames.HEAD.unpack_from(buffer, at)
-            length = high << 16 | low
-            if length > FRAME:
-                raise Http2Error(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-            end = at + frames.HEAD_SIZE + length
-            if end > size:
-                break
-            payload = buffer[at + frames.HEAD_SIZE : end]
-            at = end
-            self._on_frame(kind, flags, stream & 0x7FFFFFFF, payload, now)
-        self._buffer = buffer[at:]
-        self.began_at = now
-
     def _refuse_http1(self) -> None:
         text = b"this address speaks gRPC, over HTTP/2\n"
         start = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n"
@@ -155,15 +129,11 @@ class Http2Connection(asyncio.Protocol):
         self._close()
 
     def _on_frame(self, kind: int, flags: int, number: int, payload: bytes, now: float) -> None:
-        if self._block is not None and (kind != frames.CONTINUATION or number != self._block[0]):
-            raise Http2Error(Code.PROTOCOL_ERROR, "a header block was interrupted")
         try:
             if kind == frames.DATA:
                 self._on_data(number, flags, payload)
             elif kind == frames.HEADERS:
                 self._on_headers(number, flags, payload, now)
-            elif kind == frames.CONTINUATION:
-                self._on_continuation(number, flags, payload, now)
             elif kind in _HANDLERS:
                 _HANDLERS[kind](self, number, flags, payload)
         except Http2Error as error:
@@ -171,36 +141,8 @@ class Http2Connection(asyncio.Protocol):
                 raise
             self._reset(error.stream, error.code)
 
-    def _on_headers(self, number: int, flags: int, payload: bytes, now: float) -> None:
-        if number % 2 == 0:
-            raise Http2Error(Code.PROTOCOL_ERROR, f"HEADERS on stream {number}")
-        payload = frames.unpadded(flags, payload)
-        if flags & frames.PRIORITIZED:
-            payload = payload[5:]
-        self._check_block(len(payload))
-        if flags & frames.END_HEADERS:
-            self._on_block(number, flags, payload, now)
-        else:
-            self._block = number, flags, bytearray(payload)
-
-    def _on_continuation(self, number: int, flags: int, payload: bytes, now: float) -> None:
-        if self._block is None:
-            raise Http2Error(Code.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
-        self._block[2].extend(payload)
-        self._check_block(len(self._block[2]))
-        if not payload and not flags & frames.END_HEADERS:
-            raise Http2Error(Code.ENHANCE_YOUR_CALM, "empty CONTINUATION")
-        if flags & frames.END_HEADERS:
-            _, first, block = self._block
-            self._block = None
-            self._on_block(number, first, bytes(block), now)
-
-    def _check_block(self, size: int) -> None:
-        if size > self._max_header:
-            raise Http2Error(Code.ENHANCE_YOUR_CALM, "the header is too large")
-
-    def _on_block(self, number: int, flags: int, block: bytes, now: float) -> None:
-        """A complete header block: a new request, or the trailers of one."""
+    def _on_headers(self, number: int, flags: int, block: bytes, now: float) -> None:
+        """A new request, or the trailers of one."""
         if number <= self._last:
             self._headers.decode(block)
             self._headers.forget()
@@ -371,7 +313,12 @@ class Http2Connection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Whether no request is being processed or has partly arrived."""
-        return self._greeted and not self.streams and not self._buffer and self._block is None
+        return not self.streams and not self._reader.partial
+
+    @property
+    def began_at(self) -> float:
+        """When the oldest part arrived that is not complete."""
+        return self._reader.began_at
 
     @property
     def in_header(self) -> bool:
@@ -396,8 +343,10 @@ class Http2Connection(asyncio.Protocol):
             if self._leaving_since and now - self._leaving_since > limits.keepalive_grace:
                 self._close()  # it does not answer
                 return
-        elif (self._buffer or self._block or not self._greeted) and (
-            now - self.began_at > limits.header_timeout
+        elif (
+            self._reader.partial
+            and not (self._reader.in_data and self.streams)  # whose bodies have their own limit
+            and now - self._reader.began_at > limits.header_timeout
         ):
             self._fail(Code.PROTOCOL_ERROR, "the frame took too long")
             return
