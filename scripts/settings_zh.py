@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cupola.serve.settings.access import ApiKey, Limits
 from cupola.serve.settings.docs import _table
-from cupola.serve.settings.settings import ModelSettings, Settings
+from cupola.serve.settings.model import ModelSettings
+from cupola.serve.settings.settings import Settings
 
 PAGE = Path(__file__).parent.parent / "docs/settings.zh-CN.md"
 HEAD = """# 服务器设置

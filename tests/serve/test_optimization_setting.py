@@ -10,8 +10,9 @@ from serve_harness import Running
 
 import cupola
 from cupola.errors import ConfigError
+from cupola.serve.settings.model import ModelSettings
 from cupola.serve.settings.models import plan_model
-from cupola.serve.settings.settings import ModelSettings, Settings
+from cupola.serve.settings.settings import Settings
 from lazy import LazyModule
 
 httpx = LazyModule("httpx")

@@ -13,8 +13,9 @@ from ray import serve
 from cupola.errors import ConfigError
 from cupola.ray.messages import Call, Head
 from cupola.serve.embedded import EmbeddedServer, pieces_of
+from cupola.serve.settings.model import ModelSettings
 from cupola.serve.settings.models import plan_models
-from cupola.serve.settings.settings import ModelSettings, Settings
+from cupola.serve.settings.settings import Settings
 
 
 class LoadedModels:

@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from cupola.serve.settings.access import ApiKey, Limits
-from cupola.serve.settings.settings import ModelSettings, Settings
+from cupola.serve.settings.model import ModelSettings
+from cupola.serve.settings.settings import Settings
 
 HEAD = """# Server settings
 

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from cupola.errors import ConfigError, did_you_mean
 from cupola.serve.settings.access import ApiKey, Limits
-from cupola.serve.settings.settings import ModelSettings, Settings
+from cupola.serve.settings.model import ModelSettings
+from cupola.serve.settings.settings import Settings
 
 PREFIX = "CUPOLA_"
 Location = tuple[str | int, ...]

@@ -15,7 +15,8 @@ import cupola
 from cupola.bundles.model_folders import FoundModel, find_models
 from cupola.errors import BundleError
 from cupola.serve.ipc.paths import check_root
-from cupola.serve.settings.settings import ModelSettings, Settings
+from cupola.serve.settings.model import ModelSettings
+from cupola.serve.settings.settings import Settings
 
 logger = logging.getLogger("cupola")
 

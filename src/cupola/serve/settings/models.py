@@ -12,8 +12,9 @@ from cupola.bundles import Bundle, hub, shipped_names
 from cupola.bundles import optimizations as names
 from cupola.bundles.bundle import read_folder
 from cupola.errors import BundleError, ConfigError, InputError
+from cupola.serve.settings.model import ModelSettings
 from cupola.serve.settings.model_dir import models_of_folder
-from cupola.serve.settings.settings import ModelSettings, Settings
+from cupola.serve.settings.settings import Settings
 
 MAX_NAME = 100
 LANGUAGE = ("tensor_parallel", "deterministic", "lookup_tokens")  # settings
