@@ -2,23 +2,15 @@
 
 import multiprocessing
 import socket
-import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from waiting import until as until
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch", "cupola.parallel"])
-
-
-def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Waits until `condition()` is true; returns its value."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, f"waited {seconds} s for {what}"
-        time.sleep(0.01)
-    return value
 
 
 def free_port() -> int:

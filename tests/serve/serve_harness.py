@@ -9,14 +9,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
+
+from waiting import until
 
 HERE = Path(__file__).parent
 SRC = HERE.parent.parent / "src"
@@ -37,24 +38,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def until(condition: Callable[[], Any], seconds: float = 15.0, what: Any = "") -> Any:
-    """Waits until `condition()` is true; returns its value.
-
-    The limit is that of an idle machine, and grows with the processes that share its processors.
-    `what` describes the condition, or is called for that.
-    """
-    start = time.monotonic()
-    while True:
-        value = condition()
-        if value:
-            return value
-        waited = time.monotonic() - start
-        if waited > seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)):
-            what = what() if callable(what) else what
-            raise AssertionError(f"waited {waited:.0f} s for {what or condition}")
-        time.sleep(0.01)
 
 
 class Running:

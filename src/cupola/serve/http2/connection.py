@@ -100,7 +100,7 @@ class Http2Connection(asyncio.Protocol):
         try:
             for kind, flags, number, payload in self._reader.read(data, now):
                 self._on_frame(kind, flags, number, payload, now)
-                if self.closing:
+                if self.transport.is_closing():
                     return
         except Http2Error as error:
             self._fail(error.code, error.message)
