@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from cupola.models.rcnn.mask_head import mask_targets
+from cupola.models.rcnn.masks import with_padded_masks
 from cupola.models.rcnn.pasting import paste_masks
 from cupola.models.rcnn.roi_extractor import roi_levels
+from cupola.models.rcnn.sampling import RoISample
 from cupola.models.rpn.head import of_version_3
 from cupola.registry import MODELS, build
 from cupola.runtime.export import export
@@ -120,6 +123,17 @@ def test_images_without_objects_train_the_background() -> None:
     losses = built.loss({"pixels": torch.randn(1, 3, 64, 96), "targets": [NOTHING]})
     sum(value for name, value in losses.items() if "loss" in name).backward()
     assert losses["loss_bbox"] == losses["loss_mask"] == 0 < losses["loss_cls"]
+
+
+def test_masks_of_a_smaller_image_end_at_its_edge() -> None:
+    """A region that leaves its image for the padding of the batch sees no object there."""
+    target = {"masks": torch.ones(1, 8, 8, dtype=torch.bool)}
+    region = torch.tensor([[0.0, 0, 8, 16]])
+    sample = RoISample(region, *torch.zeros(2, 1, dtype=torch.int64), region, torch.zeros(1))
+    padded = with_padded_masks([target, {}], torch.zeros(2, 3, 16, 12))
+    assert padded[0]["masks"].shape == (1, 16, 12) and not padded[1]
+    found = mask_targets([sample], padded[:1], (4, 2))[0]
+    assert found.tolist() == [[1, 1], [1, 1], [0, 0], [0, 0]]
 
 
 def test_what_is_missing_is_named() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.models.dense import ImageSizes
 from cupola.models.detector import Detector
+from cupola.models.rcnn.masks import with_padded_masks
 from cupola.registry import MODELS
 from cupola.structures import Detections
 
@@ -113,7 +114,8 @@ class TwoStageDetector(Detector):
 
     def loss_of_maps(self, maps: Sequence[Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The losses of both stages, from the feature maps of the batch's pixels."""
-        sizes, targets = ImageSizes.of(batch), batch["targets"]
+        sizes = ImageSizes.of(batch)
+        targets = with_padded_masks(batch["targets"], batch["pixels"])
         losses: dict[str, Tensor] = {}
         if self.rpn_head is None:
             proposals = self.proposals(maps, sizes.content, batch.get("proposals"))

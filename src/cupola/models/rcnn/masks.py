@@ -1,15 +1,30 @@
-"""From boxes and masks of regions in the input to those of the original image."""
+"""Masks in pixels of the input: of the ground truth, and from regions to the original image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
 from cupola.models.rcnn.pasting import paste_masks
 from cupola.structures import Detections
+from cupola.structures.masks import pad_masks
 
 Size = tuple[int, int]
 Factors = Sequence[Sequence[float] | None]
+
+
+def with_padded_masks(
+    targets: Sequence[Mapping[str, Tensor]], pixels: Tensor
+) -> list[Mapping[str, Tensor]]:
+    """Targets whose masks [N, h, w] are as large as the batch's pixels [B, C, H, W].
+
+    Regions that leave an image which is smaller than the batch see that there is no object.
+    """
+    size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
+    return [
+        {**each, "masks": pad_masks(each["masks"], size)} if "masks" in each else each
+        for each in targets
+    ]
 
 
 def with_masks(

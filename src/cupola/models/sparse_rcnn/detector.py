@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cupola.models.dense import ImageSizes
 from cupola.models.rcnn import TwoStageDetector
+from cupola.models.rcnn.masks import with_padded_masks
 from cupola.models.sparse_rcnn.proposals import Queries
 from cupola.registry import MODELS
 
@@ -32,8 +33,9 @@ class SparseRCNN(TwoStageDetector):
     def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses of a batch: pixels, and targets (boxes xyxy in pixels, labels, masks)."""
         maps, sizes = self.maps(batch["pixels"]), ImageSizes.of(batch).content
+        targets = with_padded_masks(batch["targets"], batch["pixels"])
         losses: dict[str, Tensor] = self.roi_head.loss(
-            maps, self.proposals(maps, sizes), batch["targets"], sizes
+            maps, self.proposals(maps, sizes), targets, sizes
         )
         return losses
 
