@@ -15,7 +15,7 @@ from cupola.inspect.cameras_view import view_of_cameras
 from cupola.inspect.example_inputs import example_inputs
 from cupola.registry import MODELS, build
 from cupola.runtime import tasks
-from cupola.runtime.export import export
+from cupola.runtime.export import _exported, export
 from cupola.runtime.predictors.detection3d import Detection3DPredictor
 from cupola.structures.can_bus import can_bus_of_lidar
 from cupola.structures.projections import split_projections
@@ -35,12 +35,16 @@ CONFIGS = {
 
 @pytest.fixture(params=CONFIGS)
 def predictor(request: pytest.FixtureRequest) -> Detection3DPredictor:
+    return predictor_of(request.param)
+
+
+def predictor_of(name: str) -> Detection3DPredictor:
     torch.manual_seed(0)
-    model = build(CONFIGS[request.param]).eval()
+    model = build(CONFIGS[name]).eval()
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dim() > 1:
             parameter.data += 0.05 * torch.randn(parameter.shape)
-    return Detection3DPredictor(request.param, "1", model, size=(64, 96))
+    return Detection3DPredictor(name, "1", model, size=(64, 96))
 
 
 def moment(step: int) -> dict:
@@ -204,6 +208,20 @@ def test_projections_split_into_their_parts() -> None:
     for camera, inner, outer in zip(rig, intrinsics, extrinsics, strict=True):
         np.testing.assert_allclose(inner[:3, :3], camera.intrinsic, atol=1e-9)
         np.testing.assert_allclose(outer[:3, :3], camera.rotation.T, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_petr_is_traced_with_any_batch_and_size() -> None:
+    """By torch.export; the exporter's slower way does not end for the published models."""
+    made = predictor_of("petr")
+    with torch.no_grad():
+        exported = _exported(DETECTION3D.program(made, None))
+        (frame,) = drive(1, streams=3)
+        pixels, lidar2img = torch.cat((frame["pixels"],) * 2, -1), frame["lidar2img"]
+        expected = made.model(pixels, lidar2img)
+        found = exported.module()(pixels, lidar2img)
+    for ours, traced in zip((expected.logits[-1], expected.boxes[-1]), found, strict=True):
+        torch.testing.assert_close(ours, traced, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ class SinePositionalEncoding(nn.Module):
         key = ("sines", *settings, self.offset, mask.shape[1:])
         image = mask.new_zeros(1, *mask.shape[1:])
         one = CONSTANTS.get(key, mask, lambda: sine_positions(self, image))
-        return one.expand(len(mask), -1, -1, -1)
+        return one.expand(mask.shape[0], -1, -1, -1)
 
 
 def sine_positions(encoding: SinePositionalEncoding, mask: Tensor) -> Tensor:

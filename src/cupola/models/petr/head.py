@@ -136,7 +136,7 @@ class PETRHead(BoxHead3D):
         features = self.project(levels)
         mask = self.cell_mask(views, features)
         position = self.embed_positions(features, views, mask)
-        references = self.reference_points.weight.expand(len(features), -1, -1)
+        references = self.reference_points.weight.expand(features.shape[0], -1, -1)
         states = self.attend(features, position, mask, references)
         return self.read(states, references, views)
 

@@ -27,7 +27,7 @@ def depth_bins(start: float, end: float, count: int, linear_increasing: bool) ->
 
 def frustum(columns: Tensor, rows: Tensor, depths: Tensor) -> Tensor:
     """Pixel coordinates [w] and [h], depths [D] -> (u * d, v * d, d, 1) [h, w, D, 4]."""
-    h, w, D = len(rows), len(columns), len(depths)
+    h, w, D = rows.shape[0], columns.shape[0], depths.shape[0]
     scale = depths.clamp(min=EPS)
     u = (columns[None, :, None] * scale).expand(h, w, D)
     v = (rows[:, None, None] * scale).expand(h, w, D)
