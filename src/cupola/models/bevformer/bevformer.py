@@ -34,6 +34,7 @@ class BEVFormer(CameraDetector):
     """
 
     stream_inputs = ("can_bus",)
+    engine_method = "extract"  # the state of a stream is no result of a graph
 
     def __init__(self, *args: Any, video_test_mode: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -29,6 +29,8 @@ class GLIP(SingleStageDetector):
     Source: mmdet/models/detectors/glip.py.
     """
 
+    engine_method = "maps"  # what follows depends on the length of the text
+
     def __init__(
         self, backbone: Config, bbox_head: Config, language_model: Config, **settings: Any
     ) -> None:

@@ -39,6 +39,7 @@ class GroundingDINO(DINO):
 
     encoder_class: ClassVar[type[Any]] = GroundingDinoTransformerEncoder
     decoder_class: ClassVar[type[Any]] = GroundingDinoTransformerDecoder
+    engine_method = "maps"  # what follows depends on the length of the text
 
     def __init__(self, *, language_model: Config, **settings: Any) -> None:
         self.language_model_cfg = language_model

@@ -46,6 +46,7 @@ class PETRv2(Petr3DOriginal):
     """
 
     stream_inputs = ("ego_pose", "timestamp")
+    engine_method = "extract"  # the state of a stream is no result of a graph
 
     def __init__(
         self, *args: Any, sweep_seconds: float = SWEEP_SECONDS, frames: int = KEPT_FRAMES, **kw: Any

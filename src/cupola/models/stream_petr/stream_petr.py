@@ -34,6 +34,7 @@ class StreamPETR(CameraDetector):
     """
 
     stream_inputs: tuple[str, ...] = ("intrinsics", "ego_pose", "timestamp")
+    engine_method = "extract"  # the state of a stream is no result of a graph
 
     def __init__(
         self,

@@ -102,6 +102,8 @@ class Detection(Task):
 
         if getattr(predictor.model, "needs_proposals", False):
             return []
+        if hasattr(predictor, "text") and not (predictor.text or predictor.labels):
+            predictor = replace(predictor, text="object .")  # requests have texts of their own
         noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
         sample = predictor.sample(self.example(bundle) or noise)
         return [sample, replace(sample, pixels=sample.pixels.flip(2))]
