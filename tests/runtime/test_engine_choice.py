@@ -164,6 +164,21 @@ def test_auto_takes_the_fastest_whose_answers_agree(toy: Toy, known: Any) -> Non
     assert toy.model.__dict__["pause"] == FAST
 
 
+def test_one_slow_call_drops_no_engine(toy: Toy, known: Any, monkeypatch: Any) -> None:
+    """As of a machine that is busy for a moment."""
+    add(known, Fake("folded", FAST))
+    time_it, calls = calibration._Candidates._time, []
+
+    def timed(self: Any, candidate: Any) -> None:
+        time_it(self, candidate)
+        calls.append(candidate.engine.name)
+        if calls.count("folded") == 1:
+            candidate.seconds[-1] = 9 * SLOW
+
+    monkeypatch.setattr(calibration._Candidates, "_time", timed)
+    assert optimize(toy)[0].engine == "folded"
+
+
 def test_a_tie_goes_to_the_simpler_engine(toy: Toy, known: Any) -> None:
     add(known, Fake("folded", SLOW), Fake("compiled", SLOW * 0.98))
     assert optimize(toy)[0].engine == "eager"

@@ -41,7 +41,7 @@ class Gate:
             [sys.executable, "-c", CHILD, str(self.path), arguments[2]],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,
+            process_group=0,
         )
         self.children.append(child)
         return child

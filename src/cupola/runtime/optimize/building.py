@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -86,7 +87,8 @@ def _trace(traced: Traced, call: Call, axes: Axes, out: Path) -> None:
                         for each, named in zip(example, axes, strict=True))  # fmt: skip
         shapes = (tuple(dict.fromkeys(each, Dim.DYNAMIC) for each in axes),)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of weights that are views, which are saved whole
             torch.export.save(torch.export.export(traced, example, dynamic_shapes=shapes), out)
     except Exception as error:  # torch raises errors of many kinds here
         raise EngineUnavailableError(f"{FAILED[1]}: {short(error)}") from None
@@ -99,7 +101,7 @@ def _start(arguments: Sequence[str]) -> Any:
         stdin=subprocess.PIPE,  # its end tells the child that this process is gone
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        start_new_session=True,
+        process_group=0,  # not a session: these are scheduled apart from their parents
     )
 
 
