@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from cupola.bundles.optimizations import ALL_SECONDS
 from cupola.runtime.optimize.network import (
     Call,
     EngineUnavailableError,
@@ -37,7 +38,7 @@ class Situation:
     sample: Any
     folder: Path | None = None
     build: bool = True
-    seconds_left: Callable[[], float] = field(default=lambda: float("inf"))
+    seconds_left: Callable[[], float] = field(default=lambda: ALL_SECONDS)
     background: bool = False
     awaited: dict[str, str] = field(default_factory=dict)
 

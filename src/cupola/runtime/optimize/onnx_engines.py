@@ -38,7 +38,7 @@ class OnnxEngine(Engine):
         call = situation.call()
         if any(each.is_complex() for each in call.tensors):
             raise EngineUnavailableError("complex inputs are not part of ONNX")
-        reason = EngineUnavailableError("there is no graph")
+        reasons: list[EngineUnavailableError] = []
         for axes in _choices(situation, call):
             path = situation.folder / _file(call, axes)
             try:
@@ -46,8 +46,8 @@ class OnnxEngine(Engine):
             except UnfinishedError:
                 raise  # a graph of fixed sizes would take as long, and serve fewer requests
             except EngineUnavailableError as error:
-                reason = error
-        raise reason
+                reasons.append(error)
+        raise reasons[-1] if situation.build else reasons[0]
 
     def _tried(self, situation: Situation, path: Path, axes: Axes) -> Any:
         """The model with its graph, unless building that has failed before."""
