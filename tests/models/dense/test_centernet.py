@@ -77,6 +77,14 @@ def test_the_best_peaks_are_boxes_in_pixels_of_the_original_image() -> None:
     assert torch.allclose(found.boxes[0], box, atol=1e-4)
 
 
+def test_images_of_any_size_are_not_padded() -> None:
+    torch.manual_seed(0)
+    built = build(small()).eval()
+    batch = {"pixels": torch.randn(1, 3, 61, 93), "image_sizes": [(61, 93)]}
+    heat = local_maxima(built(batch["pixels"]).heatmaps[0].detach(), 3)
+    assert torch.equal(built.predict(batch)[0].scores, heat.flatten().topk(10).values)
+
+
 @pytest.mark.parametrize("least", [0.3, 0.7])
 def test_corners_within_the_radius_keep_the_overlap(least: float) -> None:
     for height, width in ((10.0, 30.0), (20.0, 20.0), (3.0, 50.0)):

@@ -10,9 +10,11 @@ from masked_small import YOLACT
 from test_masked_small import NOTHING, objects
 
 from cupola.models.dense import ImageSizes
+from cupola.models.dense.masked import MaskSizes
 from cupola.models.yolact import YOLACTProtonet, YOLACTSegmHead
 from cupola.ops.nms import fast_nms
 from cupola.registry import MODELS, build
+from cupola.structures import Detections
 from cupola.structures.boxes import pairwise_iou
 
 
@@ -49,6 +51,20 @@ def test_masks_fill_their_boxes_with_a_margin() -> None:
                 inside = left / 8 - 1 <= x < right / 8 + 1 and top / 8 - 1 <= y < bottom / 8 + 1
                 value = 1 / (1 + math.exp(-logit)) if inside else 0.0
                 assert found[p, y, x].item() == pytest.approx(value, abs=1e-6)
+
+
+def test_masks_of_padded_images_are_resized_with_the_padding() -> None:
+    """As in the original, whose published pipelines have no padding."""
+    torch.manual_seed(0)
+    head = MODELS.build(YOLACT["mask_head"])
+    prototypes, rows = torch.randn(4, 6, 10), torch.randn(2, 4)
+    found = Detections(
+        torch.tensor([[10.0, 8, 50, 30], [0, 0, 60, 40]]), torch.ones(2), torch.tensor([0, 1])
+    )
+    sizes = MaskSizes((40, 60), (48, 80), (20, 30))
+    masks = head.predict(prototypes, found, rows, sizes)
+    whole = head.masks(prototypes, rows, found.boxes, (40, 60))
+    assert torch.equal(masks, F.interpolate(whole[None], (20, 30), mode="bilinear")[0] > 0.5)
 
 
 def test_the_loss_of_masks_is_by_the_area_of_boxes() -> None:

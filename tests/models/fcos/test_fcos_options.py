@@ -92,7 +92,19 @@ def test_nms_of_the_config() -> None:
     assert len(suppress(found, {"nms": {**nms, "class_agnostic": True}})) == 2
     soft = suppress(found, {"nms": {"type": "soft_nms", "iou_threshold": 0.3, "min_score": 0.05}})
     assert soft.scores.tolist() == pytest.approx([0.9, 0.7, 0.6, 0.08])
-    for wrong in ({"type": "nms", "iou_threshold": 0.5, "sigma": 1}, {"type": "other"}):
+    without = suppress(found, {"nms": None, "max_per_img": 3})
+    assert without.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
+    # From split_thr boxes on mmcv suppresses within classes, whatever class_agnostic says.
+    split = {**nms, "class_agnostic": True, "split_thr": 4}
+    assert suppress(found, {"nms": split}).labels.tolist() == [0, 1, 1]
+    assert len(suppress(found, {"nms": {**nms, "max_num": -1}})) == 3
+    assert len(suppress(found, {"nms": {**nms, "score_threshold": 0.65}})) == 2
+    wrongs = (
+        {"type": "nms", "iou_threshold": 0.5, "sigma": 1},
+        {"type": "other"},
+        {"type": "soft_nms", "max_num": 5},
+    )
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="nms t"):
             suppress(found, {"nms": wrong})
 

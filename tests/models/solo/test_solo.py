@@ -110,6 +110,11 @@ def test_masks_are_in_pixels_of_the_original_images(kind: str) -> None:
     for each, size in zip(found, [(32, 48), (96, 128)], strict=True):
         assert len(each) == 10 and (each.scores.diff() <= 0).all()
         assert each.masks.shape == (10, *size) and each.labels.max() < 3
+    odd = {"pixels": torch.randn(1, 3, 61, 93), "image_sizes": [(61, 93)]}
+    if kind != "SOLOV2Head":  # which adds maps of several levels, so that it needs padding
+        same = built.mask_head.predict(built(odd["pixels"]), odd["image_sizes"], [(61, 93)])[0]
+        assert torch.equal(built.predict(odd)[0].scores, same.scores)
+    assert built.predict(odd)[0].masks.shape == (10, 61, 93)
     built.mask_head.test_cfg["score_thr"] = 1.0
     nothing = built.predict({"pixels": torch.randn(1, 3, 64, 96), "image_sizes": [(64, 96)]})[0]
     assert len(nothing) == 0 and nothing.masks.shape == (0, 64, 96)

@@ -51,14 +51,6 @@ class CenterNet(SingleStageDetector):
             output = output._replace(stride=stride)
         return output
 
-    def loss(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Losses of a batch: pixels, and targets (boxes xyxy in pixels, labels)."""
-        return super().loss({**batch, "pixels": self.padded(batch["pixels"])})
-
-    def predict(self, batch: Mapping[str, Any]) -> list[Detections]:
-        """Detections per image, in pixels of the original image if `scale_factors` are given."""
-        return super().predict({**batch, "pixels": self.padded(batch["pixels"])})
-
 
 @MODELS.register_module()
 class CenterNetHead(nn.Module):

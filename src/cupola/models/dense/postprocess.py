@@ -14,6 +14,8 @@ from cupola.structures import Detections
 
 Config = Mapping[str, Any]
 CANDIDATES = -1  # no limit of the candidates of a level
+SPLIT = 10000  # from so many boxes on mmcv suppresses within classes, also if `class_agnostic`
+NMS = {"nms": ("max_num", "score_threshold"), "soft_nms": ("sigma", "min_score", "method")}
 
 
 class Candidates(NamedTuple):
@@ -67,7 +69,8 @@ def suppress(
     """Candidates of one image -> Detections, best first, in pixels of the original image.
 
     Boxes are divided by `scale_factor` (w, h); those not larger than `min_bbox_size` are dropped;
-    NMS runs as test_cfg["nms"] says, among boxes of a class; `max_per_img` are kept.
+    NMS runs as test_cfg["nms"] says, among boxes of a class, or not at all if that is None;
+    `max_per_img` are kept.
     """
     return suppressed(found, test_cfg, scale_factor)[0]
 
@@ -83,26 +86,38 @@ def suppressed(
     if (least := test_cfg.get("min_bbox_size", -1)) >= 0:
         large = ((boxes[:, 2:] - boxes[:, :2]) > least).all(-1)
         boxes, scores, labels, index = boxes[large], scores[large], labels[large], index[large]
-    keep, scores = _nms(boxes, scores, labels, test_cfg.get("nms") or {})
+    nms_cfg = test_cfg.get("nms", {})
+    if nms_cfg is None:
+        scores, keep = scores.sort(descending=True, stable=True)
+    else:
+        keep, scores = _nms(boxes, scores, labels, nms_cfg)
     limit = test_cfg.get("max_per_img", -1)
     keep = keep if limit < 0 else keep[:limit]
     return Detections(boxes[keep], scores[: len(keep)], labels[keep]), index[keep]
 
 
 def _nms(boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Config) -> tuple[Tensor, Tensor]:
-    """The kept indices, and their scores, best first."""
-    settings = {k: v for k, v in cfg.items() if k not in ("type", "class_agnostic", "split_thr")}
-    kind = str(cfg.get("type", "nms")).rpartition(".")[2]
-    groups = None if cfg.get("class_agnostic", False) else labels
+    """The kept indices, and their scores, best first. Source: batched_nms of mmcv/ops/nms.py."""
+    settings = dict(cfg)
+    kind = str(settings.pop("type", "nms")).rpartition(".")[2]
+    if kind not in NMS:
+        raise ValueError(f"nms type is 'nms' or 'soft_nms', got {kind!r}")
+    agnostic = settings.pop("class_agnostic", False)
+    agnostic = agnostic and len(scores) < settings.pop("split_thr", SPLIT)
+    groups = None if agnostic else labels
+    threshold = settings.pop("iou_threshold", settings.pop("iou_thr", None))
+    settings.pop("split_thr", None)
+    if set(settings) - set(NMS[kind]) or (threshold is None and kind == "nms"):
+        names = ", ".join(NMS[kind])
+        raise ValueError(f"{kind} takes iou_threshold, {names}, got {dict(cfg)}")
     if kind == "nms":
-        known = {"iou_threshold", "max_num"}
-        threshold = settings.get("iou_threshold", settings.get("iou_thr"))
-        if threshold is None or set(settings) - known - {"iou_thr"}:
-            raise ValueError(f"nms takes iou_threshold and max_num, got {dict(cfg)}")
-        keep = nms(boxes, scores, threshold, groups, settings.get("max_num"))
+        limit = settings.get("max_num", -1)
+        keep = nms(boxes, scores, threshold, groups, limit if limit > 0 else None)
+        if (least := settings.get("score_threshold", 0)) > 0:
+            keep = keep[scores[keep] > least]
         return keep, scores[keep]
-    if kind == "soft_nms":
-        keep, lowered = soft_nms(boxes, scores, groups=groups, **settings)
-        lowered, order = lowered.sort(descending=True, stable=True)
-        return keep[order], lowered
-    raise ValueError(f"nms type is 'nms' or 'soft_nms', got {kind!r}")
+    if threshold is not None:
+        settings["iou_threshold"] = threshold
+    keep, lowered = soft_nms(boxes, scores, groups=groups, **settings)
+    lowered, order = lowered.sort(descending=True, stable=True)
+    return keep[order], lowered

@@ -70,9 +70,8 @@ class InstanceSegmentor(Detector):
     @torch.no_grad()
     def predict(self, batch: Mapping[str, Any]) -> list[Detections]:
         """Detections with masks per image, in pixels of `original_sizes` if these are given."""
-        sizes = batch["image_sizes"]
+        pixels, sizes = batch["pixels"], batch["image_sizes"]
+        output = self(self.padded(pixels) if self.mask_head.adds_levels else pixels)
         originals = batch.get("original_sizes") or sizes
-        found: list[Detections] = self.mask_head.predict(
-            self(self.padded(batch["pixels"])), sizes, originals
-        )
+        found: list[Detections] = self.mask_head.predict(output, sizes, originals)
         return found

@@ -63,6 +63,7 @@ class SOLOHead(nn.Module):
 
     exported_names: tuple[str, ...] = ("scores", "masks")
     mask_stride = 4  # of the masks in evaluation
+    adds_levels = False  # whether maps of several levels are added, which needs fitting sizes
     scored_masks: tuple[str, ...] = ("conv_mask_list",)  # layers that begin with a score of 0.01
 
     def __init__(

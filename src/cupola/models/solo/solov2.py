@@ -47,6 +47,7 @@ class SOLOV2Head(SOLOHead):
 
     exported_names = ("scores", "kernels", "features")
     scored_masks = ()
+    adds_levels = True
 
     def __init__(
         self,

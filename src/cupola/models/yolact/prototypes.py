@@ -121,14 +121,8 @@ class YOLACTProtonet(nn.Module):
         """Prototypes [K, h, w] of an image, its detections -> masks [N, *original], bool."""
         if not len(found):
             return torch.zeros(0, *sizes.original, dtype=torch.bool, device=prototypes.device)
-        # Without padding this is the whole map, as in the original, which resizes all of it.
-        h, w = (
-            max(round(cells * side / whole), 1)
-            for cells, side, whole in zip(
-                prototypes.shape[-2:], sizes.content, sizes.padded, strict=True
-            )
-        )
-        masks = self.masks(prototypes[:, :h, :w], coefficients, found.boxes, sizes.content)
+        # The whole map is resized, with the padding if there is any: published configs have none.
+        masks = self.masks(prototypes, coefficients, found.boxes, sizes.content)
         resized = F.interpolate(masks[None], sizes.original, mode="bilinear", align_corners=False)
         return resized[0] > self.threshold
 
