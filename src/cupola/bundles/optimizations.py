@@ -9,6 +9,8 @@ NETWORK = (
     "compiled",
     "onnxruntime",
     "openvino",
+    "cuda-graph",
+    "half",
     "int8",
     "onnxruntime-int8",
 )

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cupola.errors import InputError
 from cupola.generation.cache import BlockCache
+from cupola.generation.decode_graphs import DecodeGraphs, one_token_each
 from cupola.generation.guide import Guide, Guides
 from cupola.generation.paged_attention import ExactPagedContext, PagedContext, Segment
 from cupola.generation.prefill_budget import PrefillBudget
@@ -77,6 +78,8 @@ class Scheduler:
         self.cache = BlockCache(
             heads, cache_tokens, dtype=model.dtype, device=model.device, factors=exact
         )
+        recorded = DecodeGraphs.can_run(model)
+        self.graphs = DecodeGraphs(model, self.cache, self.slopes) if recorded else None
         self.budget = PrefillBudget(chunk)
         self.steps = self.guessed = self.accepted = 0
         self._waiting: deque[SequenceState] = deque()
@@ -279,6 +282,8 @@ class Scheduler:
     def _forward(self, ids: list[int], segments: list[Segment], last: list[int]) -> Tensor:
         """Hidden states [R, H] of the rows `last` of the T new tokens."""
         model, device = self.model, self.model.device
+        if self.graphs is not None and len(last) == len(ids) and one_token_each(segments):
+            return self.graphs(ids, segments)
         context = self.context(self.cache, segments, self.slopes)
         x = model.embed(torch.tensor(ids, device=device), context.positions)  # [T, H]
         every = len(last) == len(ids)

@@ -1,16 +1,19 @@
 """Tensors that depend on shapes and settings only, such as position encodings and anchors.
 
 They are computed once and shared by all models and threads of the process, so nothing may change
-them in place. Only the CPU's are kept, and none while a program is traced, counted or simulated.
+them in place. Those of the CPU and of CUDA are kept, but none while a program is traced, counted,
+simulated or recorded as a CUDA graph.
 """
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+from cupola.parallel import is_recorded
 
 Constant = TypeVar("Constant", Tensor, tuple[Tensor, ...])
 
@@ -34,10 +37,13 @@ class ConstantCache:
         """
         if not cacheable(like):
             return make()
+        key = (like.device, key)
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)
                 return cast(Constant, self._found[key])
+        if is_recorded(like):  # its memory would belong to the graph
+            return make()
         # A tensor made in inference mode could not be used in training later.
         with torch.inference_mode(False), torch.no_grad():
             made = make()
@@ -58,6 +64,18 @@ class ConstantCache:
 CONSTANTS = ConstantCache(limit=64 * 1024**2)
 
 
+def constant(values: Any, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """`torch.tensor(values)` on the device of `like`, where copying it each time would wait.
+
+    values: numbers, in tuples of any depth.
+    """
+
+    def make() -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=like.device)
+
+    return CONSTANTS.get((repr(values), dtype), like, make)
+
+
 def _bytes(made: Tensor | tuple[Tensor, ...]) -> int:
     tensors = (made,) if isinstance(made, Tensor) else made
     return sum(each.untyped_storage().nbytes() for each in tensors)
@@ -66,9 +84,10 @@ def _bytes(made: Tensor | tuple[Tensor, ...]) -> int:
 def cacheable(like: Tensor) -> bool:
     """Whether constants for tensors like this one are kept.
 
-    On the CPU, unless the operators of this thread are traced or counted, or tensors simulated.
+    On the CPU and on CUDA, unless the operators of this thread are traced or counted, or tensors
+    simulated.
     """
-    return like.device.type == "cpu" and not (
+    return like.device.type in ("cpu", "cuda") and not (
         torch.compiler.is_compiling()
         or torch.compiler.is_exporting()
         or torch._C._len_torch_dispatch_stack() > 0

@@ -21,6 +21,7 @@ from cupola.parallel.mappings import (
     scatter_to_ranks,
 )
 from cupola.parallel.random import RandomStreams
+from cupola.parallel.recording import is_recorded, record
 from cupola.parallel.sharding import shard_dims, take
 from cupola.parallel.softmax import causal_mask, scale_mask_softmax
 
@@ -46,7 +47,9 @@ __all__ = [
     "copy_to_ranks",
     "gather_from_ranks",
     "gather_sequence",
+    "is_recorded",
     "mean_over_ranks",
+    "record",
     "reduce_from_ranks",
     "scale_mask_softmax",
     "scatter_sequence_sum",

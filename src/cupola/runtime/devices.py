@@ -1,6 +1,7 @@
 """The device that a predictor runs on."""
 
 import torch
+from torch import Tensor
 
 from cupola.errors import InputError
 
@@ -26,6 +27,27 @@ def find_device(name: str | torch.device | None = None) -> torch.device:
             f"device {str(device)!r}: not on this machine ({why}); name {_listed()}"
         ) from None
     return device
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device. To a GPU it is copied while the CPU goes on."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def use_own_stream(device: torch.device) -> None:
+    """Lets this thread compute on a CUDA stream of its own, after all that was begun before."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+
+
+def limit_memory(device: torch.device, limit: int) -> None:
+    """Lets this process take at most `limit` bytes of a CUDA device for its tensors."""
+    if device.type == "cuda":
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), device)
 
 
 def available() -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.models.constants import constant
 from cupola.models.layers.deformable_attention import init_projections, spread_samples
 from cupola.ops.deform_attn import ms_deform_attn
 from cupola.registry import MODELS
@@ -80,7 +81,7 @@ class MSDeformableAttention3D(nn.Module):
     def sampling(self, query: Tensor, shapes: Shapes) -> tuple[Tensor, Tensor]:
         """query [B, K, C] -> offsets [B, K, M, L, P, 2] in fractions, weights [B, K, M, L, P]."""
         heads = (self.num_heads, self.num_levels, self.num_points)
-        sizes = torch.tensor([[width, height] for height, width in shapes], device=query.device)
+        sizes = constant(tuple((width, height) for height, width in shapes), query)
         offsets = self.sampling_offsets(query).unflatten(-1, (*heads, 2)) / sizes[:, None]
         weights = self.attention_weights(query).unflatten(-1, (heads[0], -1)).softmax(-1)
         return offsets, weights.unflatten(-1, heads[1:])

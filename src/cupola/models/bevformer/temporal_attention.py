@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.models.constants import constant
 from cupola.models.layers.deformable_attention import init_projections, spread_samples
 from cupola.ops.deform_attn import ms_deform_attn
 from cupola.registry import MODELS
@@ -87,7 +88,7 @@ class TemporalSelfAttention(nn.Module):
         heads = (self.num_heads, VIEWS, self.num_points)
         offsets = self.sampling_offsets(both).view(B, K, *heads, 2)
         weights = self.attention_weights(both).view(B, K, *heads).softmax(-1) / VIEWS
-        cells = torch.tensor([size[1], size[0]], device=query.device)
+        cells = constant((size[1], size[0]), query)
         locations = references[:, :, None, :, None] + offsets / cells  # [B, K, M, 2, P, 2]
         values = self.value_proj(views.flatten(1, 2)).unflatten(-1, (self.num_heads, -1))
         read = ms_deform_attn(values, [size, size], locations, weights)  # [B, K, C]

@@ -8,7 +8,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.errors import InputError
 from cupola.models.bloom.settings import BloomSettings
-from cupola.parallel import Group, VocabParallelEmbedding
+from cupola.parallel import Group, VocabParallelEmbedding, is_recorded
 from cupola.parallel.layers import normal
 
 
@@ -47,7 +47,7 @@ class Embedding(nn.Module):
         x: Tensor = self.word(ids)
         if self.position is not None:
             rows = self.position.weight.shape[0]
-            if int(positions.max()) >= rows:
+            if not is_recorded(positions) and int(positions.max()) >= rows:
                 raise InputError(f"{int(positions.max()) + 1} tokens, but {rows} positions")
             x = x + self.position(positions)
         if token_types is not None:

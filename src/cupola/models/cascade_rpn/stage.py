@@ -14,6 +14,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.models.boxes import IGNORED, PseudoSampler
 from cupola.models.cascade_rpn.assigning import RegionAssigner
+from cupola.models.constants import constant
 from cupola.models.dense import ImageSizes, level_rows
 from cupola.models.dense.targets import (
     AnchorTargets,
@@ -184,7 +185,7 @@ def anchor_offsets(anchors: Tensor, stride: float, shape: Size) -> Tensor:
     cell = torch.arange(height * width, device=anchors.device)
     home = torch.stack((cell % width, cell // width), -1).to(anchors)
     spread = (anchors[..., 2:] - anchors[..., :2]) / stride / 2 - 1
-    steps = torch.tensor([-1.0, 0.0, 1.0], device=anchors.device, dtype=anchors.dtype)
+    steps = constant((-1.0, 0.0, 1.0), anchors, anchors.dtype)
     down, across = (each.flatten() for each in torch.meshgrid(steps, steps, indexing="ij"))
     moved = center - home
     x = moved[..., :1] + spread[..., :1] * across  # [B, h * w, 9]

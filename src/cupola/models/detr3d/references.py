@@ -5,12 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cupola.models.constants import constant
 from cupola.models.layers import inverse_sigmoid
 
 
 def to_meters(references: Tensor, pc_range: Sequence[float] | Tensor) -> Tensor:
     """Fractions [..., 3] of pc_range (x0, y0, z0, x1, y1, z1) -> meters [..., 3]."""
-    limits = torch.as_tensor(pc_range, dtype=references.dtype, device=references.device)
+    if isinstance(pc_range, Tensor):
+        limits = pc_range.to(references)
+    else:
+        limits = constant(tuple(pc_range), references, references.dtype)
     low, high = limits[:3], limits[3:]
     return references * (high - low) + low
 

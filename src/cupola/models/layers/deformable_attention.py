@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cupola import nn
+from cupola.models.constants import constant
 from cupola.ops.deform_attn import ms_deform_attn
 from cupola.registry import MODELS
 
@@ -128,8 +129,8 @@ class MultiScaleDeformableAttention(nn.Module):
         weights = torch.unflatten(weights, -1, (heads[0], -1)).softmax(-1)
         center = references[:, :, None, :, None, :2]  # [B, Q, 1, L, 1, 2]
         if references.shape[-1] == 2:
-            size = [[width, height] for height, width in shapes]
-            steps = offsets / torch.tensor(size, device=offsets.device)[:, None]
+            size = tuple((width, height) for height, width in shapes)
+            steps = offsets / constant(size, offsets)[:, None]
         elif references.shape[-1] == 4:
             steps = offsets / self.num_points * references[:, :, None, :, None, 2:] * 0.5
         else:

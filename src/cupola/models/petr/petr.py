@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.errors import BuildError, InputError, did_you_mean
+from cupola.models.constants import constant
 from cupola.models.detr3d import DETR3DOutput, GridMask
 from cupola.models.detr3d.extraction import extract_maps, set_pretrained
 from cupola.models.petr.head import Views
@@ -195,7 +196,10 @@ def padding_mask(pixels: Tensor, valid_size: ImageSize) -> Tensor | None:
     B, N, _, H, W = pixels.shape
     if not isinstance(valid_size, Tensor) and tuple(valid_size) == (H, W):
         return None
-    size = torch.as_tensor(valid_size, device=pixels.device)
+    if isinstance(valid_size, Tensor):
+        size = valid_size.to(pixels.device)
+    else:
+        size = constant(tuple(valid_size), pixels)
     if size.dim() == 2:
         size = size[:, None]
     size = size.expand(B, N, 2)[..., None, None]  # [B, N, 2, 1, 1]

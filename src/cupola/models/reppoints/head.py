@@ -14,6 +14,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.models.boxes import clip
 from cupola.models.boxes.distances import centers
+from cupola.models.constants import constant
 from cupola.models.dense import (
     AnchorHead,
     DenseOutput,
@@ -136,7 +137,7 @@ class RepPointsHead(AnchorHead):
         scale = self.base_scale / 2
         hidden = F.relu(self.reppoints_pts_init_conv(for_points))
         first = self.reppoints_pts_init_out(hidden)
-        box = x.new_tensor([-scale, -scale, scale, scale]).view(1, 4, 1, 1)
+        box = constant((-scale, -scale, scale, scale), x, x.dtype).view(1, 4, 1, 1)
         if self.grid:
             first, box = self.grid_points(first, box)
         elif not self.centered:

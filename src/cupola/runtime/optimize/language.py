@@ -17,7 +17,8 @@
 Copies are kept beside the weights, which are in a mapped file. A part that this machine has no
 fast kernel for is left as it is. Which storage is the fastest can be measured
 (language_choice.py). A model that is not on the CPU computes in the type of its
-weights, by torch's own products, whatever is chosen.
+weights, by torch's own products, whatever is chosen; on CUDA its steps are recorded
+(generation/decode_graphs.py).
 """
 
 from collections.abc import Mapping
@@ -82,6 +83,8 @@ def optimize(
         raise InputError(f"deterministic: not in {model.dtype}; load the model in float32")
     model.deterministic = deterministic
     _optimize_head(model, optimization, chosen)
+    if not on_cpu and model.group.size == 1:
+        model.shortlist = partial(_largest, model)
     for name, module in matrices(model):
         int8 = optimization == "int8"
         by_parts = deterministic and isinstance(module, RowParallelLinear)
@@ -139,6 +142,12 @@ def _optimize_head(model: Any, optimization: str, chosen: Mapping[str, str]) -> 
         model.stored_head = model.shortlist.small
     else:
         model.stored_head = build(name, table)
+
+
+def _largest(model: Any, hidden: Tensor) -> list[int]:
+    """The ids with the largest logits of hidden states [R, H], in one copy from the device."""
+    found: list[int] = model.logits(hidden).argmax(-1).tolist()
+    return found
 
 
 def _some_logits(table: Tensor, head: Any, hidden: Tensor, ids: Tensor | None) -> Tensor:

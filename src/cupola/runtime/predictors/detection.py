@@ -14,7 +14,7 @@ from torch import Tensor
 from cupola.bundles import Bundle
 from cupola.errors import InputError
 from cupola.files.images import resize
-from cupola.runtime.devices import CPU
+from cupola.runtime.devices import CPU, moved
 from cupola.runtime.io import image_sources
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.runtime.predictors.padding import Padding
@@ -149,7 +149,7 @@ class DetectionPredictor(Predictor):
         original = (int(array.shape[0]), int(array.shape[1]))
         kept = array.astype(self.dtype, copy=False)
         smaller = resize(kept, self.input_size(original), self.resample)
-        pixels = torch.from_numpy(smaller.copy()).to(self.device).permute(2, 0, 1)  # [3, h, w]
+        pixels = moved(torch.from_numpy(smaller.copy()), self.device).permute(2, 0, 1)  # [3, h, w]
         return Sample(self.model.data_preprocessor.normalize(pixels), original)
 
     def numbered(self, number: int, image: Any) -> Sample:

@@ -14,7 +14,7 @@ from cupola.bundles import Bundle
 from cupola.errors import InputError
 from cupola.files.images import read_image, resize
 from cupola.runtime.cameras import order_of
-from cupola.runtime.devices import CPU
+from cupola.runtime.devices import CPU, moved
 from cupola.runtime.io.sample_folder import (
     Pixels,
     example_folders,
@@ -285,7 +285,7 @@ class Detection3DPredictor(Predictor):
 
     def _put(self, arrays: Sequence[Any]) -> Tensor:
         """Arrays of one shape, stacked, on the model's device."""
-        return torch.from_numpy(np.stack(arrays)).to(self.device)
+        return moved(torch.from_numpy(np.stack(arrays)), self.device)
 
     def normalize(self, images: Tensor) -> Tensor:
         """[..., 3, H, W] RGB 0..255 -> normalized, zero-padded to multiples of the divisor."""

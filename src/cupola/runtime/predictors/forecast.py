@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cupola.errors import InputError
-from cupola.runtime.devices import CPU
+from cupola.runtime.devices import CPU, moved
 from cupola.runtime.predictor import Arrays, Predictor, StreamEngine, TensorSpec
 from cupola.runtime.predictors.forecast_examples import EXAMPLES, chosen_example, example_of
 from cupola.runtime.predictors.forecast_parameters import ForecastOptions
@@ -188,8 +188,8 @@ class ForecastPredictor(Predictor):
             state[1:, :count] += amplitude * noise[1:, :count]
             if mask is not None:
                 state = torch.where(mask, state, 0.0)
-        mask = None if mask is None else mask.to(self.device)
-        return ForecastSample(state.to(self.device), steps, time=time, mask=mask)
+        mask = None if mask is None else moved(mask, self.device)
+        return ForecastSample(moved(state, self.device), steps, time=time, mask=mask)
 
     def _with_computed(self, field: Tensor, time: float | None) -> Tensor:
         """Checks the shape, and adds the channels that follow from the date."""

@@ -113,6 +113,10 @@ def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predicto
             setattr(predictor, option, value)
     if plan.device != "cpu":
         predictor.to(plan.device)
+        if plan.device_memory is not None:
+            from cupola.runtime.devices import limit_memory  # loads torch
+
+            limit_memory(predictor.device, plan.device_memory)
     if group is not None and plan.optimization not in AUTO:
         predictor.optimization = plan.optimization
     predictor.prepare()

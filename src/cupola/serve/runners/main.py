@@ -74,6 +74,10 @@ def run_runner(slot: RunnerSlot, start: RunnerStart) -> int:
     nice = slot.generation.loading_priority
     predictor = in_background(lambda: _load_verified(slot, start.ranks, group), nice, parent_pipe)
     log = slot.generation.log
+    if slot.plan.device != "cpu":
+        from cupola.runtime.devices import use_own_stream  # loads torch
+
+        use_own_stream(predictor.device)
     optimize(predictor, slot.plan, settings.ready_timeout, lambda line: log("notice", line))
     scoreboard = slot.scoreboard
     assert scoreboard is not None

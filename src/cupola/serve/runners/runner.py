@@ -27,7 +27,8 @@ from cupola.serve.ipc.sequence import SequenceStep, read_sequence
 from cupola.serve.runners import codec
 from cupola.serve.runners.batcher import Batcher, Item, Job
 from cupola.serve.runners.connection_pool import ConnectionPool, WorkerConnection
-from cupola.serve.runners.sequences import Sequences, TooManySequencesError
+from cupola.serve.runners.failures import answer_to, end_without_device
+from cupola.serve.runners.sequences import Sequences
 from cupola.serve.runners.telemetry import RunnerTelemetry
 
 HEARTBEAT = 0.5  # seconds between two heartbeats of an idle loop
@@ -184,6 +185,7 @@ class Runner:
         except EngineError:
             raise  # the process cannot continue: its requests are replayed on another
         except Exception as error:
+            end_without_device(error)
             if len(batch) > 1:
                 for item in batch:
                     self._execute([item])
@@ -203,6 +205,7 @@ class Runner:
         except EngineError:
             raise
         except Exception as error:
+            end_without_device(error)
             self.sequences.drop(step)
             return error
         self.sequences.keep(step, state)
@@ -219,10 +222,7 @@ class Runner:
             arrays = self.predictor.encode(job.predictions, job.request.parameters)
             body, json_size = codec.build(job.request, arrays, self.predictor)
         except Exception as error:
-            status = 400 if isinstance(error, InputError) else 500
-            text = str(error) if status == 400 else f"{type(error).__name__}: {error}"
-            status = 429 if isinstance(error, TooManySequencesError) else status
-            self._refuse(job.connection, job.id, status, text)
+            self._refuse(job.connection, job.id, *answer_to(error))
             return
         run_began = job.began or began
         phases = (run_began - job.received, job.run_seconds, time.monotonic() - began)
@@ -267,8 +267,10 @@ class Runner:
         except EngineError:
             raise
         except Exception as error:
+            end_without_device(error)
+            answer = answer_to(error)
             for job in list(self.streams.values()):
-                self._refuse(job.connection, job.id, 500, f"{type(error).__name__}: {error}")
+                self._refuse(job.connection, job.id, *answer)
                 self._cancel(job.id)
             chunks = []
         for chunk in chunks:

@@ -12,6 +12,7 @@ import os
 import selectors
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -77,10 +78,18 @@ class Zygote:
 
     def warm_up(self) -> None:
         """Imports everything that runners need, so that they share its pages."""
+        # A plug-in that asks whether there is a GPU must not begin to use it.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         import_plugins(self.generation.settings.plugins)
         warm({plan.task for plan in self.generation.plans})
         if self.generation.settings.otel_endpoint:
             preload()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            raise ConfigError(
+                "plugins: one of them has used CUDA while it was imported, and the processes that "
+                "are forked from here could not use it; use it in the functions of the plug-in"
+            )
 
     # ---- the loop
 

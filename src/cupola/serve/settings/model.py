@@ -17,6 +17,9 @@ class ModelSettings(BaseModel):
     device: str = Field(
         "cpu", description='Where the model computes: "cpu", "cuda", "cuda:1", "mps", ...'
     )
+    device_memory: PositiveInt | None = Field(
+        None, description="Memory of the GPU, in bytes, that each runner may take at most."
+    )
     tensor_parallel: PositiveInt = Field(
         1, description="Number of processes that each copy of a language model is split over."
     )
@@ -24,8 +27,8 @@ class ModelSettings(BaseModel):
         "auto",
         description="How the network is executed: `auto` (the fastest exact engine of this "
         "machine, measured when a large model is first loaded), `auto-int8`, `eager`, `folded`, "
-        "`compiled`, `onnxruntime`, `openvino`, `int8`, `onnxruntime-int8`; a language model: "
-        "`auto`, `auto-int8`, `none`, `packed`, `int8`, `int4`.",
+        "`compiled`, `onnxruntime`, `openvino`, `cuda-graph`, `half`, `int8`, `onnxruntime-int8`; "
+        "a language model: `auto`, `auto-int8`, `none`, `packed`, `int8`, `int4`.",
     )
     deterministic: bool | None = Field(
         None,

@@ -30,6 +30,7 @@ class ModelPlan:
     task: str
     runners: int = 1
     device: str = "cpu"
+    device_memory: int | None = None
     tensor_parallel: int = 1
     optimization: str = "auto"
     deterministic: bool | None = None
@@ -85,6 +86,10 @@ def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) 
         )
     if model.tensor_parallel > 1 and model.device != "cpu":
         raise ConfigError(f"models: {model.bundle}: tensor_parallel is for the CPU only")
+    if model.device_memory is not None and not model.device.startswith("cuda"):
+        raise ConfigError(
+            f"models: {model.bundle}: device_memory is for CUDA, and the device is {model.device!r}"
+        )
     if model.tensor_parallel > 1 and not settings.master_process:
         raise ConfigError(f"models: {model.bundle}: tensor_parallel needs master_process: on")
     return ModelPlan(
@@ -94,6 +99,7 @@ def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) 
         task=bundle.task,
         runners=model.runners,
         device=model.device,
+        device_memory=model.device_memory,
         tensor_parallel=model.tensor_parallel,
         optimization=_optimization(model, bundle.task),
         deterministic=model.deterministic,
