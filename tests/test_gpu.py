@@ -9,9 +9,18 @@ import torch
 
 from cupola import Predictor
 from cupola.bundles import shipped_names
+from cupola.generation import SamplingParams, Scheduler
+from cupola.models.bloom import BloomForCausalLM
+from cupola.models.llama import LlamaForCausalLM
+from cupola.runtime.optimize.engines import Situation
+from cupola.runtime.optimize.language import optimize
+from cupola.runtime.optimize.network import Call, EngineUnavailableError, Network
+from cupola.runtime.optimize.registry import ENGINES
+from cupola.runtime.optimize.tolerance import relative_l2
 from zoo import FOLDER, ZooModel
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+DATA_DEPENDENT = ("ddq-detr-4scale_r50_8xb2-12e_coco",)  # a network with nms inside
 GOLDENS = sorted(p.stem for p in FOLDER.glob("*.safetensors") if p.stem != "features")
 
 
@@ -47,6 +56,33 @@ def test_raw_outputs_are_the_cpus(name: str) -> None:
             assert float((ours.cpu() - theirs).abs().max()) / scale < 4e-3
 
 
+@pytest.mark.parametrize("name", GOLDENS)
+def test_engines_of_a_gpu(name: str) -> None:
+    golden = ZooModel(name)
+    model = golden.model.to("cuda")
+    network = Network(model)
+    pixels, mask = golden.batch["pixels"].cuda(), golden.batch["padding_mask"].cuda()
+    given = (pixels, mask) if network.method == "forward" else (pixels,)
+    situation = Situation(None, model, None)
+    situation.__dict__["_call"] = Call.of(given)
+    with torch.inference_mode():
+        expected = tensors(getattr(model, network.method)(*given))
+    for engine, limit in (("cuda-graph", 4e-3), ("half", 5e-2)):
+        try:
+            made = ENGINES[engine].model_of(situation)
+        except EngineUnavailableError as error:
+            assert name in DATA_DEPENDENT, f"{engine}: {error}"
+            continue
+        with torch.inference_mode():
+            found = tensors(getattr(made, network.method)(*given))
+            again = tensors(getattr(made, network.method)(*given))
+        for ours, theirs, same in zip(found, expected, again, strict=True):
+            assert ours.shape == theirs.shape and torch.equal(ours, same)
+            if theirs.is_floating_point() and theirs.numel():
+                apart = relative_l2(ours, theirs)
+                assert apart < limit, (engine, apart)
+
+
 @pytest.mark.parametrize("name", shipped_names())
 def test_a_bundle_answers_the_same(name: str) -> None:
     here: Any = Predictor.load(name)
@@ -66,3 +102,43 @@ def test_a_bundle_answers_the_same(name: str) -> None:
         ours, theirs = (p(image, 0.0) for p in (there, here))
     assert not ours.boxes.is_cuda
     torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-3)
+
+
+LANGUAGE = {
+    BloomForCausalLM: {"vocab_size": 997, "hidden_size": 64, "n_head": 4, "n_layer": 3},
+    LlamaForCausalLM: {
+        "vocab_size": 997,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
+}
+
+
+def texts(model: Any, recorded: bool) -> dict[str, list[int]]:
+    """Greedy tokens of seven texts that begin one after the other."""
+    scheduler = Scheduler(model, cache_tokens=4096)
+    if not recorded:
+        scheduler.graphs = None
+    generator = torch.Generator().manual_seed(1)
+    found: dict[str, list[int]] = {}
+    while scheduler.active or len(found) < 7:
+        if len(found) < 7:
+            name = str(len(found))
+            found[name] = []
+            prompt = torch.randint(997, (3 + 40 * len(found),), generator=generator).tolist()
+            scheduler.add(name, prompt, SamplingParams(max_tokens=60, ignore_eos=True))
+        for token in scheduler.step():
+            found[token.request_id].append(token.token_id)
+    assert recorded == (scheduler.graphs is not None and len(scheduler.graphs._graphs) > 2)
+    return found
+
+
+@pytest.mark.parametrize("kind", LANGUAGE, ids=lambda kind: kind.__name__)
+def test_recorded_steps_of_a_language_model_choose_the_same_tokens(kind: Any) -> None:
+    torch.manual_seed(0)
+    model = kind(**LANGUAGE[kind]).cuda().eval()
+    optimize(model, "none")
+    assert texts(model, recorded=True) == texts(model, recorded=False)

@@ -114,7 +114,8 @@ class Recordings:
         except RuntimeError as error:
             raise EngineUnavailableError(f"cannot be recorded: {short(error)}") from None
         if len(self._recorded) > RECORDED_SIZES:
-            self._recorded.popitem(last=False)
+            dropped, _ = self._recorded.popitem(last=False)
+            self._seen.pop(dropped, None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs or torch.is_grad_enabled() or self.model.training:
