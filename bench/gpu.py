@@ -1,8 +1,8 @@
 """Models on a GPU: equal to the CPU's numbers, and their time against peers in the same run.
 
-The peers are transformers (DETR, BLOOM) and torchvision (Mask R-CNN), each as it is and through
-torch.compile; FourCastNet's is its own compiled form. Weights are random. Products are in full
-float32 (no TF32) unless a row says float16.
+The peers are transformers (DETR, BLOOM; DETR also through torch.compile with CUDA graphs) and
+torchvision (Mask R-CNN); FourCastNet's is its own form through torch.compile. Weights are random.
+Products are in full float32 (no TF32) unless a row says float16 or half.
 
     python bench/gpu.py [--parts equal detr mask_rcnn fourcastnet bloom] [--rounds 7] [--layers 30]
 """
@@ -10,6 +10,7 @@ float32 (no TF32) unless a row says float16.
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,10 @@ from cupola.config import Config
 from cupola.generation import SamplingParams, Scheduler
 from cupola.models.bloom import BloomForCausalLM
 from cupola.runtime.building import without_pretrained
+from cupola.runtime.optimize.engines import Situation
 from cupola.runtime.optimize.language import optimize
+from cupola.runtime.optimize.network import Call, Network
+from cupola.runtime.optimize.registry import ENGINES
 
 CUDA = torch.device("cuda")
 BLOOM_7B1 = {"vocab_size": 250880, "hidden_size": 4096, "n_head": 32}
@@ -83,6 +87,13 @@ def equal(options: Any) -> None:
         row(f"{name}: largest difference to the CPU", float((ours - theirs).abs().max()))
 
 
+def by_engine(model: Any, given: tuple[Any, ...], *names: str) -> dict[str, Any]:
+    """Name of an engine -> the model that it makes for these arguments of its network."""
+    situation = Situation(None, model, None)
+    situation.__dict__["_call"] = Call.of(given)
+    return {name: ENGINES[name].model_of(situation) for name in names}
+
+
 def detr(options: Any) -> None:
     from detr import detr as peer_of
     from detr import ours as ours_of
@@ -95,14 +106,22 @@ def detr(options: Any) -> None:
     row(
         "DETR: largest difference of boxes", float((ours.boxes[-1] - theirs.pred_boxes).abs().max())
     )
-    half, half_peer = (m.half().to(memory_format=torch.channels_last) for m in (model, peer))
-    small = pixels.half().contiguous(memory_format=torch.channels_last)
-    fast, fast_peer = torch.compile(cupola.nn.to_torch(half)), torch.compile(half_peer)
+    made = by_engine(model, (pixels, None), "cuda-graph", "half")
+    fast_peer = torch.compile(peer, mode="reduce-overhead")
     calls: dict[str, Callable[[], object]] = {
-        "Cupola": lambda: half(small),
-        f"Cupola, {FASTER}": lambda: fast(small),
+        "eager": lambda: model(pixels, None),
+        "cuda-graph": lambda: made["cuda-graph"](pixels, None),
+        "transformers": lambda: peer(pixels),
+        f"transformers, {FASTER}": lambda: fast_peer(pixels),
+    }
+    report("DETR-R50 800x1066 float32", compare(calls, options.rounds), "transformers")
+    half_peer = peer.half().to(memory_format=torch.channels_last)
+    small = pixels.half().contiguous(memory_format=torch.channels_last)
+    fast_half = torch.compile(half_peer, mode="reduce-overhead")
+    calls = {
+        "half": lambda: made["half"](pixels, None),
         "transformers": lambda: half_peer(small),
-        f"transformers, {FASTER}": lambda: fast_peer(small),
+        f"transformers, {FASTER}": lambda: fast_half(small),
     }
     report("DETR-R50 800x1066 float16", compare(calls, options.rounds), "transformers")
 
@@ -122,29 +141,40 @@ def mask_rcnn(options: Any) -> None:
         "scale_factors": [(1.0, 1.0)],
         "original_sizes": [(800, 1344)],
     }
-    calls = {
-        "Cupola": lambda: model.predict(batch),
+    call = Network(model).first_call(lambda: model.predict(batch))
+    assert call is not None
+    made = by_engine(model, call.args, "cuda-graph", "half")
+    calls: dict[str, Callable[[], object]] = {
+        "eager": lambda: model.predict(batch),
+        "cuda-graph": lambda: made["cuda-graph"].predict(batch),
+        "half": lambda: made["half"].predict(batch),
         "torchvision (compiled operators)": lambda: peer([pixels[0]]),
     }
-    report("Mask R-CNN R50 800x1344", compare(calls, options.rounds), [*calls][1])
+    report("Mask R-CNN R50 800x1344", compare(calls, options.rounds), [*calls][-1])
 
 
 def fourcastnet(options: Any) -> None:
     config = Config.load(FOLDER / "src/cupola/configs/afno/fourcastnet.py").to_dict()["model"]
     model = cupola.build(config).eval().to(CUDA)
     state = torch.randn(1, 20, 720, 1440, device=CUDA)
-    fast = torch.compile(cupola.nn.to_torch(model))
-    calls = {"Cupola": lambda: model(state), f"Cupola, {FASTER}": lambda: fast(state)}
-    times = compare(calls, options.rounds)
-    report("FourCastNet 720x1440, one step", times, "Cupola")
+    fast = torch.compile(cupola.nn.to_torch(model), mode="reduce-overhead")
+    made = by_engine(model, (state,), "cuda-graph")
+    calls: dict[str, Callable[[], object]] = {
+        "eager": lambda: model(state),
+        "cuda-graph": lambda: made["cuda-graph"](state),
+        FASTER: lambda: fast(state),
+    }
+    report("FourCastNet 720x1440, one step", compare(calls, options.rounds), FASTER)
+    from forecast import predictor_of, rollout
 
-    def week() -> None:
-        x = state
-        for _ in range(28):
-            x = model(x)
-            x[0].cpu()
-
-    row("FourCastNet: 28 steps, each copied to the CPU, seconds", seconds(week))
+    predictor = predictor_of(768, 12)
+    predictor.to(CUDA)
+    start = np.random.default_rng(0).normal(size=(20, 720, 1440)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        rollout(predictor, start, 2, Path(folder) / "warm.zarr")
+        row("FourCastNet: 28 steps, seconds", rollout(predictor, start, 28, None))
+        written = rollout(predictor, start, 28, Path(folder) / "week.zarr")
+        row("FourCastNet: 28 steps, each written to zarr, seconds", written)
 
 
 def bloom(options: Any) -> None:
