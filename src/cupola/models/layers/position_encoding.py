@@ -40,7 +40,7 @@ class SinePositionalEncoding(nn.Module):
 
     def forward(self, mask: Tensor) -> Tensor:
         """mask [B, H, W], bool, True = padded -> [B, 2 * num_feats, H, W], y channels first."""
-        if not cacheable(mask) or mask.any():
+        if mask.is_cuda or not cacheable(mask) or mask.any():  # a GPU would have to be waited for
             return sine_positions(self, mask)
         settings = (self.num_feats, self.temperature, self.normalize, self.scale, self.eps)
         key = ("sines", *settings, self.offset, mask.shape[1:])

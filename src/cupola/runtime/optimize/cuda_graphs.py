@@ -112,7 +112,7 @@ class Recordings:
         try:
             self._recorded[call.signature] = Recording(self.run, call)
         except RuntimeError as error:
-            raise EngineUnavailableError(f"cannot be recorded: {short(error)}") from None
+            raise EngineUnavailableError(f"cannot be recorded: {short(_first(error))}") from None
         if len(self._recorded) > RECORDED_SIZES:
             dropped, _ = self._recorded.popitem(last=False)
             self._seen.pop(dropped, None)
@@ -137,6 +137,11 @@ class Recordings:
         with suppress(EngineUnavailableError):  # the GPU's memory may be full
             self.record(call)
         return size in self._recorded
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error that made a recording fail, of which the end of the recording is another one."""
+    return error if error.__context__ is None else _first(error.__context__)
 
 
 class Recording:
