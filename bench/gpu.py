@@ -206,6 +206,13 @@ def bloom(options: Any) -> None:
         written: list[int] = peer.generate(prompt, **options)[0, 64:].tolist()
         return written
 
+    wide = peer.float()
+    expected = wide(prompt).logits.float()
+    peer.half()
+    largest = float(expected.abs().max())
+    for name, logits in (("Cupola", model(prompt)), ("transformers", peer(prompt).logits)):
+        apart = float((logits.float() - expected).abs().max()) / largest
+        row(f"BLOOM float16, {name}: logits, difference from float32", apart)
     same = sum(a == b for a, b in zip(ours(1), theirs(), strict=True))
     row(f"BLOOM, 7b1's sizes, {options.layers} layers: equal greedy tokens of {tokens}", same)
     calls = {"Cupola": lambda: ours(1), "transformers": theirs}

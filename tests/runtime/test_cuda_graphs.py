@@ -134,6 +134,9 @@ def test_half_keeps_the_loaded_weights_and_those_of_norms() -> None:
     class Situation:
         folded = model
 
+        def call(self) -> Call:
+            return Call.of((torch.zeros(1, 3, 7, 7),))
+
     smaller = Half().prepared(Situation())  # type: ignore[arg-type]
     types = {name: each.dtype for name, each in smaller.named_parameters()}
     halves = {"0.weight", "0.bias", "2.weight", "2.bias"}

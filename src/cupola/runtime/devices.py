@@ -30,9 +30,12 @@ def find_device(name: str | torch.device | None = None) -> torch.device:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device. To a GPU it is copied while the CPU goes on."""
+    """A tensor on a device. From and to a GPU through pinned memory, to it without waiting."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
+    if device.type == "cpu" and tensor.device.type == "cuda":
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return pinned.copy_(tensor).clone()  # pinned memory is scarce, and used again
     return tensor.to(device)
 
 
@@ -47,7 +50,8 @@ def limit_memory(device: torch.device, limit: int) -> None:
     """Lets this process take at most `limit` bytes of a CUDA device for its tensors."""
     if device.type == "cuda":
         whole = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), device)
+        number = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), number)
 
 
 def available() -> list[str]:

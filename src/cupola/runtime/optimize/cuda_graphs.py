@@ -69,13 +69,12 @@ class Half(CudaGraph):
 
     def prepared(self, situation: Situation) -> Any:
         model = copy.deepcopy(situation.folded)
-        for module in model.modules():
-            if isinstance(module, HALF):
-                for name, parameter in list(module.named_parameters(recurse=False)):
-                    smaller = parameter.detach().half()
-                    if smaller.ndim == 4:
-                        smaller = smaller.to(memory_format=torch.channels_last)
-                    setattr(module, name, nn.Parameter(smaller, requires_grad=False))
+        for module in called_layers(model, situation.call()):
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                smaller = parameter.detach().half()
+                if smaller.ndim == 4:
+                    smaller = smaller.to(memory_format=torch.channels_last)
+                setattr(module, name, nn.Parameter(smaller, requires_grad=False))
         return model
 
     def run_of(self, original: Run) -> Run:
@@ -86,6 +85,25 @@ class Half(CudaGraph):
             return pytree.tree_map_only(Tensor, widened, answer)
 
         return run
+
+
+@torch.inference_mode()
+def called_layers(model: Any, call: Call) -> list[Any]:
+    """The layers of the kinds in HALF that the network calls; others are used beside it."""
+    found: dict[int, Any] = {}
+    layers = [module for module in model.modules() if isinstance(module, HALF)]
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda layer, _: found.setdefault(id(layer), layer) and None
+        )
+        for layer in layers
+    ]
+    try:
+        Network(model).original(*call.args)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(found.values())
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -263,9 +263,11 @@ class ForecastPredictor(Predictor):
         On the CPU, wherever the model computes.
         """
         count = len(self.prognostic)
-        shown = state[:, :count].cpu() * self._first(self.std) + self._first(self.mean)
+        std, mean = (self._first(each).to(state.device) for each in (self.std, self.mean))
+        shown = state[:, :count] * std + mean
         if mask is not None:
-            shown = torch.where(mask[:count].cpu(), shown, torch.nan)
+            shown = torch.where(mask[:count].to(state.device), shown, torch.nan)
+        shown = moved(shown, CPU)
         if not self.diagnostics:
             return shown
         derived = [self.model.diagnose(part).cpu() for part in torch.split(state, self.max_batch)]
