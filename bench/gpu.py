@@ -165,6 +165,9 @@ def fourcastnet(options: Any) -> None:
         FASTER: lambda: fast(state),
     }
     report("FourCastNet 720x1440, one step", compare(calls, options.rounds), FASTER)
+
+
+def week(options: Any) -> None:
     from forecast import predictor_of, rollout
 
     predictor = predictor_of(768, 12)
@@ -222,7 +225,7 @@ def bloom(options: Any) -> None:
     row("eight streams: tokens/s over one", 8 * times["Cupola"] / eight)
 
 
-PARTS = (equal, detr, mask_rcnn, fourcastnet, bloom)
+PARTS = (equal, detr, mask_rcnn, fourcastnet, week, bloom)
 
 
 def main() -> None:
