@@ -8,6 +8,7 @@ Products are in full float32 (no TF32) unless a row says float16 or half.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import tempfile
@@ -29,6 +30,7 @@ from cupola.runtime.optimize.engines import Situation
 from cupola.runtime.optimize.language import optimize
 from cupola.runtime.optimize.network import Call, Network
 from cupola.runtime.optimize.registry import ENGINES
+from cupola.weights.families.bloom import BLOOM
 
 CUDA = torch.device("cuda")
 BLOOM_7B1 = {"vocab_size": 250880, "hidden_size": 4096, "n_head": 32}
@@ -187,10 +189,12 @@ def bloom(options: Any) -> None:
     torch.manual_seed(0)
     model = BloomForCausalLM(**shape, device=CUDA, dtype=torch.float16).eval()
     optimize(model, "none")
-    config = transformers.BloomConfig(**shape)
-    with torch.device(CUDA):
-        peer = transformers.BloomForCausalLM(config).half().eval()
-    peer.load_state_dict(model.state_dict(), strict=False)
+    with torch.device("meta"):
+        peer = transformers.BloomForCausalLM(transformers.BloomConfig(**shape)).eval()
+    state = {BLOOM.their_key(key): tensor for key, tensor in model.state_dict().items()}
+    state["lm_head.weight"] = model.head.weight
+    peer.load_state_dict(state, assign=True)
+    peer.tie_weights()
     prompt = torch.randint(5, 1000, (1, 64), device=CUDA)
     tokens = 64
 
@@ -209,9 +213,7 @@ def bloom(options: Any) -> None:
         written: list[int] = peer.generate(prompt, **options)[0, 64:].tolist()
         return written
 
-    wide = peer.float()
-    expected = wide(prompt).logits.float()
-    peer.half()
+    expected = copy.deepcopy(peer).float()(prompt).logits
     largest = float(expected.abs().max())
     for name, logits in (("Cupola", model(prompt)), ("transformers", peer(prompt).logits)):
         apart = float((logits.float() - expected).abs().max()) / largest

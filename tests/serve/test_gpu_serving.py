@@ -62,12 +62,11 @@ def test_requests_survive_a_reload_and_a_killed_runner(serve: Callable[..., Runn
 def test_a_request_over_the_memory_limit_is_answered(serve: Callable[..., Running]) -> None:
     small = {**MODELS[0], "device_memory": 60 * 1024**2, "optimization": "eager"}
     server = serve(models=[small], plugins=[], ready_timeout=240)
-    status, body = detect(server, (1600, 1600))
     runners = server.runner_pids()
-    assert status in (200, 503), body
-    if status == 503:
-        assert b"device_memory" in body
-    assert detect(server, (64, 64))[0] == 200 and server.runner_pids() == runners
+    for _ in range(3):  # which kernels are chosen decides whether this is enough
+        status, body = detect(server, (1600, 1600))
+        assert status == 200 or (status == 503 and b"device_memory" in body), body
+    assert server.runner_pids() == runners
 
 
 def test_a_plugin_that_uses_cuda_when_imported_is_refused(
