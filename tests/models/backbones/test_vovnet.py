@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch.export import Dim
 
+from cupola import nn
 from cupola.models.backbones.vovnet import SPECS, VoVNet
 
 
@@ -36,3 +38,15 @@ def test_an_unknown_spec_is_an_error() -> None:
     with pytest.raises(ValueError, match="spec_name is one of"):
         VoVNet("V-1000")
     assert "V-99-eSE" in SPECS
+
+
+@pytest.mark.slow
+def test_it_is_exported_for_any_size() -> None:
+    net = VoVNet("V-19-slim-eSE", out_features=("stage4", "stage5")).eval()
+    images, axes = torch.rand(2, 3, 64, 96), ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+    with torch.no_grad():
+        sizes = ((64, 96), (100, 132), (96, 236))
+        expected = {size: net(torch.full((2, 3, *size), 0.5)) for size in sizes}
+        traced = torch.export.export(nn.to_torch(net), (images,), dynamic_shapes=axes).module()
+        for size, maps in expected.items():
+            torch.testing.assert_close(traced(torch.full((2, 3, *size), 0.5)), maps)

@@ -121,11 +121,25 @@ class OneShotAggregation(nn.Module):
         return out + x if self.identity else out
 
 
+class HalvingMaxPool2d(nn.MaxPool2d):
+    """3x3 windows with stride 2, the last of them partly outside of maps with an even side.
+
+    Exported, the maps are padded instead: torch.export cannot solve the inequalities of ceil_mode
+    for sizes that are not fixed.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H // 2, W // 2]"""
+        if torch.compiler.is_exporting():
+            return F.max_pool2d(F.pad(input, (0, 1, 0, 1), value=-torch.inf), 3, 2)
+        return F.max_pool2d(input, 3, 2, ceil_mode=True)
+
+
 def _stage(spec: Spec, number: int, cin: int) -> nn.Sequential:
     width, cout = spec.widths[0][number - 2], spec.widths[1][number - 2]
     parts: Named = []
     if number > 2:
-        parts.append(("Pooling", nn.MaxPool2d(3, 2, ceil_mode=True)))
+        parts.append(("Pooling", HalvingMaxPool2d(3, 2, ceil_mode=True)))
     for block in range(spec.blocks[number - 2]):
         name = f"OSA{number}_{block + 1}"
         parts.append(
