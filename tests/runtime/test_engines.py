@@ -25,10 +25,25 @@ def test_folding_changes_rounding_only(more: dict) -> None:
     prepared = fold_batch_norms(model)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in prepared.modules())
     assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == 53
+    assert all(each.requires_grad for each in model.parameters())
+    assert not any(each.requires_grad for each in prepared.parameters())
+    assert model.conv1.weight.is_contiguous()  # channels last are the copy's alone
     x = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
         for ours, plain in zip(prepared(x), model(x), strict=True):
             assert (ours - plain).abs().max() < 1e-4 * plain.abs().max()
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_weights_that_folding_does_not_change_may_be_shared(share: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    model = nn.ModuleList([model, nn.Linear(4, 4), nn.Conv2d(4, 4, 3)]).eval()
+    folded = fold_batch_norms(model, share)
+    assert folded[1].weight is not model[1].weight and model[1].weight.requires_grad
+    assert not any(each.requires_grad for each in folded.parameters())
+    assert (folded[1].weight.data_ptr() == model[1].weight.data_ptr()) == share
+    assert folded[0][0].weight.data_ptr() != model[0][0].weight.data_ptr()
+    assert model[2].weight.is_contiguous()  # channels last are the copy's alone
 
 
 def test_each_norm_of_a_shared_convolution_is_folded_into_its_own_copy() -> None:

@@ -53,7 +53,7 @@ class Situation:
         """The model for inference with its batch norms folded, if it has any."""
         from cupola.runtime.optimize.folding import fold_batch_norms, foldable
 
-        return fold_batch_norms(self.model) if foldable(self.model) else self.model
+        return fold_batch_norms(self.model, share=True) if foldable(self.model) else self.model
 
     def call(self) -> Call:
         """The first call of the network; EngineUnavailableError if the model makes none."""

@@ -58,7 +58,7 @@ def _fold(predictor: Predictor) -> bool:
         return False
     if is_measured(predictor.model):  # hashing takes 0.1 s for 150 MB
         remember_digest(predictor.model, predictor.config)
-    predictor.model = fold_batch_norms(predictor.model)
+    predictor.model = fold_batch_norms(predictor.model, share=True)
     return True
 
 
