@@ -482,3 +482,47 @@ def test_classes_of_one_name_have_an_order() -> None:
         setattr(model, f"part{number}", kind())
     named = [line for line in machine._code(model) if b".Same " in line]
     assert named == sorted(named) and len(named) == 9
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The graphs that are built; those of the kind "slow" are not finished."""
+    found: list[str] = []
+
+    def build(kind: str, traced: Any, call: Any, axes: Any, out: Path, *limits: Any) -> None:
+        found.append(out.name)
+        if kind == "slow":
+            raise building.UnfinishedError("not built within 0 s")
+        out.touch()
+
+    monkeypatch.setattr(graphs, "build", build)
+    return found
+
+
+def graph(toy: Toy, folder: Path, name: str, kind: str = "onnx", about: Any = None) -> Any:
+    situation = about or engines.Situation(toy, toy.model, SAMPLES[0], folder)
+    return graphs.with_graph(situation, kind, folder / name, (), lambda: lambda tensors: [])
+
+
+def test_a_damaged_nesting_is_written_again(toy: Toy, tmp_path: Path, built: list[str]) -> None:
+    graph(toy, tmp_path, "a.onnx")
+    nesting = (tmp_path / "a.json").read_bytes()
+    (tmp_path / "a.json").write_bytes(b"\xff")
+    with pytest.raises(EngineUnavailableError, match="is not UTF-8"):
+        graph(toy, tmp_path, "a.onnx")
+    graph(toy, tmp_path, "a.onnx")
+    assert (tmp_path / "a.json").read_bytes() == nesting
+    assert built == ["a.onnx"]
+
+
+def test_graphs_wait_for_one_that_is_not_finished(
+    toy: Toy, tmp_path: Path, built: list[str]
+) -> None:
+    """Engines of the same graph do not begin it twice, and others do not share the cores."""
+    about = engines.Situation(toy, toy.model, SAMPLES[0], tmp_path)
+    for name in ("a.onnx", "a.onnx", "b.so"):
+        with pytest.raises(building.UnfinishedError):
+            graph(toy, tmp_path, name, "slow", about)
+    assert built == ["a.onnx"]
+    assert about.awaited["a.onnx"] == "not built within 0 s"
+    assert "another graph has taken all the time; `cupola explain" in about.awaited["b.so"]

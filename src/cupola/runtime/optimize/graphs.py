@@ -63,21 +63,33 @@ def with_graph(
     if not (path.exists() and about.exists()):
         if not situation.build:
             raise EngineUnavailableError("not built yet")
-        _wait_for_others(situation, path)
-        try:
-            structure.write(about, structure.described(situation.answer))
-        except OSError as error:
-            raise EngineUnavailableError(f"not built: {error}") from None
-        traced = Traced(network, call, structure.tensors_of)
-        try:
-            seconds = situation.seconds_left() * BUILDING
-            build(kind, traced, call, axes, path, seconds, situation.background)
-        except UnfinishedError as error:
-            situation.awaited[path.name] = str(error)
-            raise
-    nesting = structure.read(about)
+        _describe(situation, about)
+        if not path.exists():
+            _build(situation, kind, path, axes, Traced(network, call, structure.tensors_of))
+    try:
+        nesting = structure.read(about)
+    except EngineUnavailableError:
+        about.unlink(missing_ok=True)
+        raise
     network.replace(Replacement(network, call, open_graph(), nesting, bool(axes)))
     return model
+
+
+def _describe(situation: Situation, about: Path) -> None:
+    try:
+        structure.write(about, structure.described(situation.answer))
+    except OSError as error:
+        raise EngineUnavailableError(f"not built: {error}") from None
+
+
+def _build(situation: Situation, kind: str, path: Path, axes: Axes, traced: Traced) -> None:
+    _wait_for_others(situation, path)
+    seconds = situation.seconds_left() * BUILDING
+    try:
+        build(kind, traced, situation.call(), axes, path, seconds, situation.background)
+    except UnfinishedError as error:
+        situation.awaited[path.name] = str(error)
+        raise
 
 
 def _wait_for_others(situation: Situation, path: Path) -> None:
