@@ -24,6 +24,7 @@ Code that would silently ignore the parameters of a module that is not bridged i
 
 - A module that is assigned to a `torch.nn.Module` is bridged by the assignment: an attribute of your own module, `add_module`, `torch.nn.Sequential(...)` and the other containers, `LightningModule`, `AveragedModel`, `DataParallel`, a metric. The table says "works, bridges it"; from then on your model is a tree of torch modules.
 - Tools that select layers with `isinstance` and skip the others get a [`NotBridgedError`](../src/cupola/errors.py) that names the line above ([`class_checks.py`](../src/cupola/nn/class_checks.py)).
+- In your own code, `isinstance(layer, torch.nn.Linear)` is false for a layer that is not bridged. Write `cupola.nn.Linear`, of which torch's layers count as instances as well, or bridge the model first.
 - `init_empty_weights` of accelerate, which replaces `torch.nn.Module.register_parameter`, also takes effect on modules of Cupola.
 
 {table_text}
@@ -82,8 +83,9 @@ model = nn.to_torch(model)
 
 有些代码本来会不加提示地忽略未桥接模块的参数，这里都作了处理：
 
-- 把模块赋值给 `torch.nn.Module` 时，赋值本身会桥接它：自己模块的属性、`LightningModule`、`AveragedModel`、`DataParallel`、评测指标都是如此。表中的“可用，自动桥接”就是这个意思；此后模型就是一棵 torch 模块树。
+- 把模块赋值给 `torch.nn.Module` 时，赋值本身会桥接它：自己模块的属性、`add_module`、`torch.nn.Sequential(...)` 等容器、`LightningModule`、`AveragedModel`、`DataParallel`、评测指标都是如此。表中的“可用，自动桥接”就是这个意思；此后模型就是一棵 torch 模块树。
 - 用 `isinstance` 挑选层、跳过其余模块的工具，会得到 [`NotBridgedError`](../src/cupola/errors.py)，错误信息给出上面那一行（[`class_checks.py`](../src/cupola/nn/class_checks.py)）。
+- 自己的代码中，未桥接的层不满足 `isinstance(layer, torch.nn.Linear)`。请改写为 `cupola.nn.Linear`（torch 的层也算作它的实例），或者先桥接模型。
 - accelerate 的 `init_empty_weights` 会替换 `torch.nn.Module.register_parameter`，它对 Cupola 的模块同样生效。
 
 {table_text}
