@@ -255,3 +255,10 @@ def test_the_body_of_a_traced_request_is_unchanged(server: Running) -> None:
     )
     assert fields["traceparent"].startswith(f"00-{trace_of(50)}-")
     assert status == 200 and b'"data":[1.0,2.0]' in body
+
+
+def test_a_malformed_tracestate_is_not_logged(server: Running, collector: Collector) -> None:
+    headers = {**header_of(51), "tracestate": "a=1,=,no-value," + "x" * 300}
+    assert server.infer(headers=headers)[0] == 200
+    until(lambda: collector.of(trace_of(51)), 20)
+    assert "opentelemetry:" not in server.log()

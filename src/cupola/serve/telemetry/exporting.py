@@ -14,6 +14,7 @@ from cupola.serve.settings.settings import Settings
 EXPORT_TIMEOUT = 5.0  # seconds for one export
 LAST_EXPORT = 2.0  # seconds for what is left when a process ends
 SPAN_DELAY = 1.0  # seconds until a span is exported
+CLOCK_GAP = 50_000  # nanoseconds between two readings of clocks that count as one moment
 
 
 def preload() -> None:
@@ -26,7 +27,11 @@ def preload() -> None:
 
 def epoch_nanoseconds(moment: float) -> int:
     """A moment of the monotonic clock as nanoseconds since 1970."""
-    return time.time_ns() - int((time.monotonic() - moment) * 1e9)
+    for _ in range(5):  # the process may be interrupted between reading the two clocks
+        before, now, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        if after - before < CLOCK_GAP:
+            break
+    return now - (before + after) // 2 + int(moment * 1e9)
 
 
 class Exporting:
@@ -109,3 +114,5 @@ def _log_to(log: Log) -> None:
     logger = logging.getLogger("opentelemetry")
     logger.propagate = False
     logger.handlers = [_ToErrorLog(log)]
+    # It warns about each header of a client that is malformed.
+    logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
