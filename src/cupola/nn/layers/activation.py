@@ -14,9 +14,6 @@ class InplaceActivation(Layer):
         super().__init__()
         self.inplace = inplace
 
-    def extra_repr(self) -> str:
-        return "inplace=True" if self.inplace else ""
-
 
 class ReLU(InplaceActivation):
     """max(x, 0)."""
@@ -46,9 +43,6 @@ class LeakyReLU(Layer):
         """[*] -> [*]."""
         return F.leaky_relu(input, self.negative_slope, self.inplace)
 
-    def extra_repr(self) -> str:
-        return f"negative_slope={self.negative_slope}{', inplace=True' if self.inplace else ''}"
-
 
 class GELU(Layer):
     """x * Phi(x) (Hendrycks and Gimpel 2016); approximate='tanh' is the faster form."""
@@ -60,9 +54,6 @@ class GELU(Layer):
     def forward(self, input: Tensor) -> Tensor:
         """[*] -> [*]."""
         return F.gelu(input, approximate=self.approximate)
-
-    def extra_repr(self) -> str:
-        return f"approximate={self.approximate!r}"
 
 
 class Sigmoid(Layer):

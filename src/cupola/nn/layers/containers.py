@@ -6,13 +6,13 @@ Source: torch.nn.modules.container.
 import operator
 from collections import OrderedDict
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
-from itertools import chain, groupby, islice
+from itertools import chain, islice
 from typing import Any, Self, overload
 
 import torch
 
 from cupola.nn.layers.factory import Layer
-from cupola.nn.module import Module, format_module
+from cupola.nn.module import Module
 from cupola.nn.store import MODULE_TYPES
 from cupola.nn.traversal import AnyModule, child_slots
 
@@ -184,8 +184,7 @@ class ModuleList(NumberedModules):
     def __iadd__(self, modules: Iterable[AnyModule]) -> Self:
         return self.extend(modules)
 
-    def __repr__(self) -> str:
-        return format_module(self._get_name(), [], _fold([repr(item) for item in self]))
+    __repr__ = torch.nn.ModuleList.__repr__  # runs of equal items on one line
 
 
 class ModuleDict(Layer):
@@ -254,17 +253,6 @@ def _require_sequential(other: Any) -> Sequential:
             f"add operator supports only objects of Sequential class, but {type(other)} is given."
         )
     return other
-
-
-def _fold(texts: list[str]) -> list[str]:
-    """Number the printed items, with runs of equal ones on one line."""
-    lines, first = [], 0
-    for text, run in groupby(texts):
-        count = len(list(run))
-        last = first + count - 1
-        lines.append(f"({first}): {text}" if count == 1 else f"({first}-{last}): {count} x {text}")
-        first += count
-    return lines
 
 
 def _pairs(source: Any) -> Iterable[tuple[str, Any]]:

@@ -93,20 +93,6 @@ class ConvNd(Layer):
         if self.bias is not None and fan_in:
             init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
-    def extra_repr(self) -> str:
-        text = (
-            f"{self.in_channels}, {self.out_channels}, "
-            f"kernel_size={self.kernel_size}, stride={self.stride}"
-        )
-        optional = (
-            ("padding", self.padding, (0, 0)),
-            ("dilation", self.dilation, (1, 1)),
-            ("groups", self.groups, 1),
-            ("bias", self.bias is not None, True),
-            ("padding_mode", self.padding_mode, "zeros"),
-        )
-        return text + "".join(f", {name}={v}" for name, v, default in optional if v != default)
-
 
 class Conv2d(ConvNd):
     """Convolution over [N, C, H, W]."""

@@ -28,9 +28,6 @@ class Dropout(Layer):
         """[*] -> [*]."""
         return F.dropout(input, self.p, self.training, self.inplace)
 
-    def extra_repr(self) -> str:
-        return f"p={self.p}, inplace={self.inplace}"
-
 
 class DropPath(Module):
     """Drop whole samples of a residual branch with probability ``drop_prob``.

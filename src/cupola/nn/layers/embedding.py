@@ -77,16 +77,6 @@ class Embedding(Layer):
             self.sparse,
         )
 
-    def extra_repr(self) -> str:
-        defaults = {"padding_idx": None, "max_norm": None, "norm_type": 2}
-        defaults |= {"scale_grad_by_freq": False, "sparse": False}
-        given = [
-            f", {name}={getattr(self, name)}"
-            for name, default in defaults.items()
-            if getattr(self, name) != default
-        ]
-        return f"{self.num_embeddings}, {self.embedding_dim}" + "".join(given)
-
     @classmethod
     def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, **kwargs: Any) -> Self:
         """Make a table of given vectors [rows, dim], frozen by default."""

@@ -1,6 +1,7 @@
 """The base of layers, and the allocation of their parameters."""
 
 from abc import ABCMeta
+from typing import Final
 
 import torch
 from torch.nn import Parameter
@@ -8,10 +9,19 @@ from torch.nn import Parameter
 from cupola.nn import meta
 from cupola.nn.module import Module
 
+LAYERS: Final = "cupola.nn.layers."
+
 
 class Layer(Module, metaclass=ABCMeta):
     """A module that torch.nn has, too. Torch's class counts as a virtual subclass of ours, so that
     ``isinstance`` is true for a bridged layer as well."""
+
+    def extra_repr(self) -> str:
+        """The text that torch's layer has between its parentheses."""
+        names = [cls.__name__ for cls in type(self).__mro__ if cls.__module__.startswith(LAYERS)]
+        found = (getattr(torch.nn, name) for name in names if hasattr(torch.nn, name))
+        text: str = next(found, torch.nn.Module).extra_repr(self)
+        return text
 
 
 def empty(

@@ -54,9 +54,3 @@ class Linear(Layer):
     def forward(self, input: Tensor) -> Tensor:
         """[*, in_features] -> [*, out_features]."""
         return F.linear(input, self.weight, self.bias)
-
-    def extra_repr(self) -> str:
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}"
-        )

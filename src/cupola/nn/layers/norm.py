@@ -50,12 +50,6 @@ class LayerNorm(AffineNorm):
         """[*, normalized_shape] -> the same."""
         return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
-    def extra_repr(self) -> str:
-        return (
-            f"{self.normalized_shape}, eps={self.eps}, "
-            f"elementwise_affine={self.elementwise_affine}, bias={self.bias is not None}"
-        )
-
 
 class RMSNorm(AffineNorm):
     """Divide by the root mean square over the last axes (Zhang and Sennrich 2019)."""
@@ -78,11 +72,6 @@ class RMSNorm(AffineNorm):
     def forward(self, x: Tensor) -> Tensor:
         """[*, normalized_shape] -> the same."""
         return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
-        )
 
 
 class GroupNorm(AffineNorm):
@@ -120,12 +109,6 @@ class GroupNorm(AffineNorm):
     def forward(self, input: Tensor) -> Tensor:
         """[N, num_channels, *] -> the same."""
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "
-            f"bias={self.bias is not None}"
-        )
 
 
 def _as_shape(size: int | Sequence[int]) -> tuple[int, ...]:

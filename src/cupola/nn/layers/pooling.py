@@ -41,9 +41,3 @@ class MaxPool2d(Layer):
             ceil_mode=self.ceil_mode,
             return_indices=self.return_indices,
         )
-
-    def extra_repr(self) -> str:
-        return (
-            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
-            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
-        )
