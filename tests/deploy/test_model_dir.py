@@ -88,6 +88,16 @@ def test_bundles_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert (plan.name, plan.path) == ("mine", str(tmp_path / "a"))
 
 
+def test_a_folder_that_is_skipped_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(SHIPPED.path, tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/config.json").write_text('{"name": "b"}')
+    (plan,) = plan_models(load_settings(None, {"model_dir": tmp_path}, {}))
+    assert plan.name == "detr-digits" and "b/config.json: not of a bundle" in caplog.text
+
+
 def test_the_environment_names_the_folder(tmp_path: Path) -> None:
     shutil.copytree(SHIPPED.path, tmp_path / "a")
     environment = {"CUPOLA_MODEL_DIR": str(tmp_path), "CUPOLA_MODEL_DEFAULTS": '{"runners": 3}'}

@@ -52,9 +52,30 @@ def sharded(mesh: Any, folder: Path) -> dict[str, Any]:
     state = trained(BLOOM, part, mesh)
     split = state["model"]["transformer.blocks.0.mlp.dense_h_to_4h.weight"]
     save_sharded(state, folder / "latest.pth", mesh.data)
+    break_off(state, folder / "latest.pth", mesh.data)
     detector = trained(conditional_config(), BATCH, mesh)  # the same batch on each rank
     kept = {"losses": detector["losses"], "model": gathered(detector["model"])}
     return {"bloom": gathered(state), "rows": split.to_local().shape[0], "detector": kept}
+
+
+def break_off(state: dict[str, Any], path: Path, data: Any) -> None:
+    """Saves a later state; the last rank fails when its part is written."""
+    from cupola.train import sharded
+
+    write = sharded.HuggingFaceStorageWriter.write_data
+
+    def fail(*arguments: Any) -> Any:
+        write(*arguments)
+        if data.rank == data.size - 1:
+            raise OSError("disk full")
+        return write(*arguments)
+
+    sharded.HuggingFaceStorageWriter.write_data = fail  # type: ignore[method-assign]
+    try:
+        with pytest.raises(sharded.CheckpointException, match="disk full"):
+            save_sharded({**state, "step": 4}, path, data)
+    finally:
+        sharded.HuggingFaceStorageWriter.write_data = write  # type: ignore[method-assign]
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any], atol: float = 1e-5) -> None:
@@ -92,7 +113,8 @@ def test_two_ranks_train_as_one_process(two: RankPool, tmp_path: Path) -> None:
         found = read["optimizer"]["state"][index]["momentum_buffer"]
         assert torch.equal(found, moments["momentum_buffer"])
     assert (training_state(path) or {}).keys() == one["model"].keys()
-    (folder,) = (each for each in tmp_path.iterdir() if each.is_dir())
+    assert read["step"] == 3 and (tmp_path / "latest-4-0").is_dir()  # which was broken off
+    folder = tmp_path / "latest-3-0"
     (folder / next(folder.glob("*00002*")).name).unlink()
     with pytest.raises(CheckpointError, match=r"latest-3-0: no complete .* is missing"):
         load_checkpoint(path)

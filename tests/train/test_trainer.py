@@ -126,6 +126,10 @@ def test_a_checkpoint_is_complete_or_absent(
     with pytest.raises(OSError, match="disk full"):
         save_atomically({"step": 2}, path)
     assert load_checkpoint(path)["step"] == 1
+    monkeypatch.undo()
+    (tmp_path / f".{LATEST}.1").write_bytes(b"of a process that was killed")
+    save_atomically({"step": 3}, path)
+    assert [file.name for file in tmp_path.iterdir()] == [LATEST]
 
 
 def test_files_that_are_not_checkpoints_are_rejected(tmp_path: Path) -> None:

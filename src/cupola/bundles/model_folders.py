@@ -5,6 +5,7 @@ folders with one of these each. Needs no torch.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from cupola.errors import BundleError, CupolaError
 from cupola.files import read_settings
 from cupola.files.adapters import is_adapter
 
+logger = logging.getLogger("cupola")
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".tar")
 DEPTH = 3  # levels of folders that are looked at, as in models--ORG--NAME/snapshots/COMMIT
 MOST_ENTRIES = 10_000
@@ -132,7 +134,10 @@ def _is_model(folder: Path) -> bool:
     about = read_settings(path, BundleError)
     if not isinstance(about, Mapping):
         raise BundleError(f"{path}: expected an object, found a {type(about).__name__}")
-    return all(key in about for key in REQUIRED) or is_transformers(about)
+    found = all(key in about for key in REQUIRED) or is_transformers(about)
+    if not found and not _configures_model(about):
+        logger.warning("%s: not of a bundle, and not of transformers; skipped", path)
+    return found
 
 
 # ---- a config and its checkpoint

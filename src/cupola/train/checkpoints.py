@@ -32,6 +32,8 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+    for left in path.parent.glob(f".{path.name}.*"):  # of processes that were killed
+        left.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)  # makes the rename durable
     os.close(folder)
