@@ -1,7 +1,7 @@
 """The base of layers, and the allocation of their parameters."""
 
 from abc import ABCMeta
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch.nn import Parameter
@@ -20,7 +20,8 @@ class Layer(Module, metaclass=ABCMeta):
         """The text that torch's layer has between its parentheses."""
         names = [cls.__name__ for cls in type(self).__mro__ if cls.__module__.startswith(LAYERS)]
         found = (getattr(torch.nn, name) for name in names if hasattr(torch.nn, name))
-        text: str = next(found, torch.nn.Module).extra_repr(self)
+        layer: Any = next(found, torch.nn.Module)
+        text: str = layer.extra_repr(self)
         return text
 
 
