@@ -13,7 +13,7 @@ import torch
 
 from cupola.bundles import hf_images
 from cupola.cli.evaluate import training_config
-from cupola.data.nuscenes import read_view
+from cupola.data.nuscenes_images import read_view
 from cupola.data.nuscenes_samples import CameraView
 from cupola.errors import BundleError, CheckpointError, CupolaError, DataError
 from cupola.files.adapters import read_adapter_config

@@ -54,7 +54,8 @@ def predicted(predictor: "Detection3DPredictor", tables: "Tables", scenes: Seque
     from rich.console import Console
     from rich.progress import track
 
-    from cupola.data.nuscenes import NUSCENES_NAMES, read_view
+    from cupola.data.nuscenes import NUSCENES_NAMES
+    from cupola.data.nuscenes_images import read_view
     from cupola.data.nuscenes_truth import truth_from_tables
     from cupola.metrics.nuscenes import NuScenesMetric
 

@@ -6,18 +6,15 @@ Targets are in the lidar's frame of the sample's key frame, z at the bottom of t
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from cupola.data.detection3d import collate_detection3d
 from cupola.data.driving.rig import CAMERA_NAMES
-from cupola.data.multiview_augmentation import Crop, RandomCrop
 from cupola.data.multiview_pipeline import read_pipeline
 from cupola.data.nuscenes_clips import (
     clip_indices,
@@ -27,18 +24,14 @@ from cupola.data.nuscenes_clips import (
     scene_sequences,
     split_sequences,
 )
+from cupola.data.nuscenes_images import ImageSettings, finished, read_view, resized
 from cupola.data.nuscenes_infos import info_samples
 from cupola.data.nuscenes_samples import CameraView, SampleRecord
 from cupola.data.nuscenes_sweeps import SweepChoice
 from cupola.data.nuscenes_tables import LazySamples, Tables
 from cupola.data.nuscenes_truth import truth_from_record, truth_from_tables
-from cupola.data.photometric import PhotometricDistortion
 from cupola.errors import DataError
-from cupola.files import locate
-from cupola.files.images import read_image
 from cupola.registry import DATASETS
-from cupola.structures import normalize, pad_to_multiple
-from cupola.structures.images import fit_size
 from cupola.structures.projections import split_projections
 from cupola.structures.scene_truth import SceneTruth
 
@@ -49,46 +42,6 @@ NUSCENES_NAMES = (
     *("car", "truck", "construction_vehicle", "bus", "trailer", "barrier"),
     *("motorcycle", "bicycle", "pedestrian", "traffic_cone"),
 )
-
-
-@dataclass(frozen=True)
-class ImageSettings:
-    """How images are prepared; `scale` is (width, height) as in the published configs.
-
-    `ratio` scales them besides; `crop` replaces both. `raw` leaves them as they are, BGR in
-    0..255, for the model's data_preprocessor.
-    """
-
-    mean: Sequence[float] = (103.53, 116.28, 123.675)
-    std: Sequence[float] = (1.0, 1.0, 1.0)
-    scale: tuple[int, int] | None = None
-    ratio: float = 1.0
-    pad_size_divisor: int = 1
-    channel_order: str = "bgr"
-    bgr_to_rgb: bool = False
-    distortion: PhotometricDistortion | None = None
-    crop: RandomCrop | None = None
-    raw: bool = False
-
-
-def read_view(root: Path, camera: CameraView) -> NDArray[np.uint8]:
-    """The image of a camera, RGB [H, W, 3], at the first place below `root` that has it."""
-    tried = []
-    for file in dict.fromkeys(camera.files()):
-        if not isinstance(file, str | Path):
-            raise DataError(f"{root}: the file name of a camera is {file!r:.60}; expected a text")
-        name = Path(file)
-        if name.is_absolute() and name.is_relative_to(root.absolute()):
-            name = name.relative_to(root.absolute())
-        if name.is_absolute() or ".." in name.parts:
-            continue  # another machine's; a part of it follows
-        path = locate(root, name)
-        if path.exists():
-            return read_image(path, error=DataError)
-        tried.append(str(path))
-    if not tried:
-        locate(root, camera.file)
-    raise DataError(f"{tried[0]}: the image is missing{''.join(f', {t} too' for t in tried[1:])}")
 
 
 # Options of published datasets that have nothing to do here: kinds of boxes and sensors, storage,
@@ -249,7 +202,7 @@ class NuScenesDataset:
         cameras, ages = self._cameras_of(record, rng)
         views, scaling = [], []
         for camera in cameras:
-            view, matrix = self._resize(read_view(self.root, camera), crop)
+            view, matrix = resized(read_view(self.root, camera), self.images, crop)
             views.append(view)
             scaling.append(matrix)
         back = np.eye(4)
@@ -261,7 +214,7 @@ class NuScenesDataset:
         if self.images.distortion is not None:
             images = self.images.distortion(images.astype(np.float32), rng)
         return {
-            **self._finish(images),
+            **finished(images, self.images),
             **self._matrices(record, cameras, np.stack(scaling), back),
             "boxes": torch.from_numpy(boxes),
             "labels": torch.from_numpy(labels),
@@ -308,33 +261,6 @@ class NuScenesDataset:
         first = any(each[0] == index for each in self.sequences)
         place = {"prev_exists": torch.tensor(float(not first)), "stream": record.scene}
         return {**known, **place}
-
-    def _resize(
-        self, image: NDArray[np.uint8], crop: Crop | None
-    ) -> tuple[NDArray[np.uint8], Array]:
-        """The crop, or the image at the largest size within `scale`, and its matrix [4, 4]."""
-        height, width = image.shape[:2]
-        size = (width, height)
-        if crop is not None:
-            return crop(image), crop.matrix(size)
-        if self.images.scale is not None:
-            size = fit_size(size, min(self.images.scale), max(self.images.scale))
-        size = (int(size[0] * self.images.ratio), int(size[1] * self.images.ratio))
-        if size == (width, height):
-            return image, np.eye(4)
-        scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-        return scaled, np.diag([size[0] / width, size[1] / height, 1.0, 1.0])
-
-    def _finish(self, views: NDArray[Any]) -> dict[str, torch.Tensor]:
-        """RGB images [N, H, W, 3] as "images", or as "raw_images" for the model to normalize."""
-        settings = self.images
-        bgr = settings.raw or (settings.channel_order == "bgr" and not settings.bgr_to_rgb)
-        ordered = np.ascontiguousarray((views[..., ::-1] if bgr else views).transpose(0, 3, 1, 2))
-        pixels = torch.from_numpy(ordered)  # [N, 3, H, W]
-        if settings.raw:
-            return {"raw_images": pixels}
-        normalized = normalize(pixels, settings.mean, settings.std)
-        return {"images": pad_to_multiple(normalized, settings.pad_size_divisor)}
 
     def _targets(
         self, names: Sequence[str], boxes: Array
