@@ -29,7 +29,8 @@ class Detections:
     boxes: [N, 4], xyxy, pixels of the original image.
     scores: [N], 0..1. labels: [N], int64, index into `names`.
     image: reads the image, [H, W, 3] uint8 RGB; set by a predictor, so that `draw` needs none.
-    masks: [N, H, W], bool, in pixels of the original image; None for models without masks.
+    masks: [N, H, W], bool, in pixels of the original image; None for models without masks. uint8
+    with a `mask_thr_binary` below 0, which asks for masks before the threshold.
     panoptic: the segmentation of the whole image; None for models without.
     """
 
@@ -88,7 +89,7 @@ class Detections:
         rows = self._rows()
         captions = [f"{row['name']} {row['score']:.2f}" for row in rows]
         boxes, labels = [row["box"] for row in rows], [row["label"] for row in rows]
-        masks = None if self.masks is None else self.masks.cpu().numpy()
+        masks = None if self.masks is None else self.masks.cpu().numpy().astype(bool)
         return draw_boxes(pixels, boxes, labels, captions, masks)
 
     def to_coco(

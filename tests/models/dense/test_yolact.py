@@ -65,6 +65,9 @@ def test_masks_of_padded_images_are_resized_with_the_padding() -> None:
     masks = head.predict(prototypes, found, rows, sizes)
     whole = head.masks(prototypes, rows, found.boxes, (40, 60))
     assert torch.equal(masks, F.interpolate(whole[None], (20, 30), mode="bilinear")[0] > 0.5)
+    soft = MODELS.build({**YOLACT["mask_head"], "test_cfg": {"mask_thr_binary": -1}})
+    bytes_ = soft.predict(prototypes, found, rows, sizes)
+    assert bytes_.dtype == torch.uint8 and torch.equal(bytes_, masks * torch.tensor(255).byte())
 
 
 def test_the_loss_of_masks_is_by_the_area_of_boxes() -> None:

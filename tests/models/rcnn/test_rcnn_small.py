@@ -178,3 +178,6 @@ def test_masks_are_pasted_where_their_box_is() -> None:
     assert pasted[1, 1:7, 1:8].all() and not pasted[1, :, 8:].any()  # corners are interpolated
     assert pasted[2, 21:, :3].all() and not pasted[2, :20].any() and not pasted[2, :, 4:].any()
     assert not paste_masks(masks[:1], torch.tensor([[30.0, 5, 30, 9]]), (24, 20)).any()
+    soft = paste_masks(masks * 0.5, boxes, (24, 20), threshold=-1)
+    assert soft.dtype == torch.uint8 and soft.max() == 127
+    assert torch.equal(soft == 127, paste_masks(masks, boxes, (24, 20), 0.999))

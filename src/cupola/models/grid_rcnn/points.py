@@ -55,10 +55,11 @@ class GridPoints:
         near = y[..., :, None] ** 2 + x[..., None, :] ** 2 <= radius**2
         return (near & (sides > self.size).all(1)[:, None, None, None]).to(regions)
 
-    def boxes(self, logits: Tensor, regions: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits [R, G, m, m], regions [R, 4] -> boxes [R, 4] within `size` (height, width).
+    def boxes(self, logits: Tensor, regions: Tensor) -> Tensor:
+        """Logits [R, G, m, m], regions [R, 4] -> boxes [R, 4].
 
-        The points on a side vote for its place by their scores.
+        The points on a side vote for its place by their scores. Boxes may leave the image: the
+        original clamps a copy of them, which has no effect.
         """
         best = logits.sigmoid().flatten(2).max(2)
         parts = torch.tensor(self.parts, device=logits.device)
@@ -73,6 +74,4 @@ class GridPoints:
             (places[:, which, axis] * best.values[:, which]).sum(1) / best.values[:, which].sum(1)
             for which, axis in votes
         ]
-        height, width = size
-        limit = regions.new_tensor([width, height, width, height])
-        return torch.minimum(torch.stack(found, 1).clamp(min=0), limit)
+        return torch.stack(found, 1)

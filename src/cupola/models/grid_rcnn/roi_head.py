@@ -91,10 +91,10 @@ class GridRoIHead(StandardRoIHead):
         found = super().predict_boxes(maps, proposals, sizes, [None] * len(sizes))
         answers = []
         logits = self.grid_head(self.grid_regions(maps, [each.boxes for each in found])).float()
-        for each, grid, size, factor in zip(
-            found, torch.split(logits, [len(each) for each in found]), sizes, factors, strict=True
+        for each, grid, factor in zip(
+            found, torch.split(logits, [len(each) for each in found]), factors, strict=True
         ):
-            boxes = self.grid_head.points.boxes(grid, each.boxes, size)
+            boxes = self.grid_head.points.boxes(grid, each.boxes)
             if factor is not None:
                 boxes = boxes / boxes.new_tensor([*factor[:2], *factor[:2]])
             answers.append(Detections(boxes, each.scores, each.labels))
@@ -106,7 +106,7 @@ class GridRoIHead(StandardRoIHead):
         if boxes.shape[1] > 1:
             raise ValueError("a grid head is exported with a box head without boxes (with_reg)")
         logits = self.grid_head(self.grid_regions(maps, [boxes[:, 0]]))
-        return scores, self.grid_head.points.boxes(logits, boxes[:, 0], size)[:, None]
+        return scores, self.grid_head.points.boxes(logits, boxes[:, 0])[:, None]
 
 
 def jittered(boxes: Tensor, size: Size) -> Tensor:

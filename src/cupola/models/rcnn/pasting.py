@@ -13,11 +13,13 @@ def paste_masks(
 ) -> Tensor:
     """Probabilities [N, h, w] in boxes [N, 4] (xyxy, pixels) -> masks [N, H, W], bool.
 
-    True where the bilinear interpolation is at least `threshold`; a pixel is at its center.
+    True where the bilinear interpolation is at least `threshold`; a pixel is at its center. With a
+    `threshold` below 0 the masks are the interpolation itself, uint8, 0..255.
     Source: mmdet/models/roi_heads/mask_heads/fcn_mask_head.py.
     """
     height, width = size
-    pasted = torch.zeros(len(masks), height, width, dtype=torch.bool, device=masks.device)
+    kind = torch.bool if threshold >= 0 else torch.uint8
+    pasted = torch.zeros(len(masks), height, width, dtype=kind, device=masks.device)
     for target, mask, box in zip(pasted, masks.float(), boxes.float(), strict=True):
         left, top = (max(int(side.floor()) - 1, 0) for side in box[:2])
         right = min(int(box[2].ceil()) + 1, width)
@@ -29,7 +31,7 @@ def paste_masks(
         down, across = torch.meshgrid(y, x, indexing="ij")
         grid = torch.stack((across, down), -1)[None]
         values = F.grid_sample(mask[None, None], grid, align_corners=False)[0, 0]
-        target[top:bottom, left:right] = values >= threshold
+        target[top:bottom, left:right] = values >= threshold if threshold >= 0 else values * 255
     return pasted
 
 

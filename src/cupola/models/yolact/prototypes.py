@@ -88,7 +88,9 @@ class YOLACTProtonet(nn.Module):
         super().__init__()
         self.init_cfg = init_cfg or xavier("protonet")
         self.weight, self.limit = loss_mask_weight, max_masks_to_train
-        self.threshold = (test_cfg or {}).get("mask_thr", 0.5)
+        test_cfg = test_cfg or {}
+        self.threshold = test_cfg.get("mask_thr", 0.5)
+        self.soft = test_cfg.get("mask_thr_binary", 0.5) < 0  # masks of 0 and 255, uint8
         self.segm_branch = None
         if with_seg_branch:
             self.segm_branch = YOLACTSegmHead(num_classes, in_channels, loss_segm)
@@ -124,7 +126,8 @@ class YOLACTProtonet(nn.Module):
         # The whole map is resized, with the padding if there is any: published configs have none.
         masks = self.masks(prototypes, coefficients, found.boxes, sizes.content)
         resized = F.interpolate(masks[None], sizes.original, mode="bilinear", align_corners=False)
-        return resized[0] > self.threshold
+        pasted = resized[0] > self.threshold
+        return pasted.to(torch.uint8) * 255 if self.soft else pasted
 
     def loss(
         self,
