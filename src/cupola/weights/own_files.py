@@ -2,27 +2,21 @@
 
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from cupola.errors import CheckpointError
-from cupola.weights.reading import check_header, read_torch
+from cupola.weights.reading import read_metadata, read_torch
 
 OWN = {"writer": "cupola"}  # the metadata of safetensors files
 TRAINING = {"step", "validated", "stepper", "meter", "model"}  # the keys of a training checkpoint
 
 
 def is_own(path: str | Path) -> bool:
-    """Whether Cupola wrote the file, which then needs no conversion; False if it cannot be read."""
+    """Whether Cupola wrote a file, which then needs no conversion; False if it cannot be read."""
     path = Path(path)
     if not path.is_file():
         return False
     try:
-        check_header(path)
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("writer") == OWN["writer"]
-    except (CheckpointError, SafetensorError, OSError, ValueError):
-        pass
-    try:
+        if about := read_metadata(path):
+            return about.get("writer") == OWN["writer"]
         content = read_torch(path)
     except CheckpointError:
         return False

@@ -128,6 +128,20 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: not a readable safetensors file ({reason})") from None
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; empty without any, and for other or damaged files."""
+    check_regular(path, CheckpointError)
+    if not _is_safetensors(path):
+        return {}
+    check_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            found: dict[str, str] = file.metadata() or {}
+            return found
+    except (SafetensorError, OSError, ValueError):
+        return {}
+
+
 def check_header(path: Path) -> None:
     """Raise CheckpointError for what is no regular file, or claims a header of a wrong size."""
     with open_regular(path, 2**63, CheckpointError) as start:
