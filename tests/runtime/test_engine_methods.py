@@ -48,7 +48,7 @@ def predictor_of(name: str, folder: Path) -> Any:
 def answers(predictor: Any) -> Iterator[Any]:
     """Of an image for a text; of two frames of a stream, or two of no stream."""
     if not isinstance(predictor, Detection3DPredictor):
-        pixels = np.random.default_rng(0).integers(0, 256, (48, 60, 3), np.uint8)
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
         yield predictor(pixels, text=["cat", "dog"])
     elif predictor.is_stream:
         stream = predictor.new_stream()

@@ -69,8 +69,7 @@ class OnnxEngine(Engine):
 def _choices(situation: Situation, call: Call) -> list[Axes]:
     """The dynamic axes to try, those of images first; then fixed sizes."""
     model = situation.model
-    method = Network(model).method
-    images = situation.predictor.task == "detection" and method in ("forward", "maps")
+    images = situation.predictor.task == "detection" and Network(model).method == "forward"
     if images and not getattr(model, "fixed_axes", ()):
         return [tuple(IMAGE_AXES.get(each.ndim, {}) for each in call.tensors), ()]
     return [()]
