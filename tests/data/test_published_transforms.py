@@ -362,7 +362,6 @@ def test_small_objects_are_left_out_or_reject_the_sample() -> None:
     [
         ({"type": "InstaBoost"}, "InstaBoost is not available: it needs the package instaboost"),
         ({"type": "Corrupt", "corruption": "fog"}, "imagecorruptions"),
-        ({"type": "LoadProposals", "num_max_proposals": 2000}, "train a model with an RPN"),
         ({"type": "Mosaic"}, "Mosaic mixes several images of a dataset; it cannot be inside"),
     ],
 )

@@ -17,6 +17,7 @@ from cupola.data.pipeline import Sample
 from cupola.errors import DataError
 from cupola.files import locate
 from cupola.files.images import read_class_map, read_image, read_size
+from cupola.files.proposals import read_proposals
 from cupola.registry import DATASETS
 from cupola.structures import IMAGENET_MEAN, IMAGENET_STD
 from cupola.structures.masks import encode_rle
@@ -49,6 +50,8 @@ class CocoDataset(ImageDataset):
     objects without a segmentation are left out then. LoadAnnotations with_seg=True adds the maps
     of classes [H, W] in `data_prefix["seg"]`, named as the images with the ending
     `seg_map_suffix`.
+    `proposal_file` (.pkl or .json), relative to `data_root`, has the proposals of every image, for
+    a Fast R-CNN.
     `return_classes` has no effect: a training gives the classes to models that search for a text.
     With test_mode a sample also holds "annotations", the `ground_truth` for CocoMetric, and its
     "file_name".
@@ -67,6 +70,7 @@ class CocoDataset(ImageDataset):
         backend_args: Any = None,
         return_classes: bool = False,
         seg_map_suffix: str = ".png",
+        proposal_file: str | None = None,
         seed: int = 0,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -77,6 +81,7 @@ class CocoDataset(ImageDataset):
         self.with_mask = loads(pipeline, "with_mask") if with_mask is None else with_mask
         self.maps = self._map_folder(data_prefix) if loads(pipeline, "with_seg") else None
         self.map_suffix = seg_map_suffix
+        self.proposals = read_proposals(self.root / proposal_file) if proposal_file else None
         self._warned = False
         self.file = self.root / ann_file
         content = self.read(self.file)
@@ -125,7 +130,7 @@ class CocoDataset(ImageDataset):
 
     def _read_images(self, content: Instances, rules: Mapping[str, Any]) -> list[dict[str, Any]]:
         images = []
-        for image in content.images:
+        for place, image in enumerate(content.images):
             found = [
                 entry
                 for entry in content.objects[image["id"]]
@@ -135,7 +140,7 @@ class CocoDataset(ImageDataset):
                 image["height"], image["width"] = read_size(self._locate(image), DataError)
             small = min(image["width"], image["height"]) < rules.get("min_size", 0)
             if not small and (found or not rules.get("filter_empty_gt", False)):
-                images.append({**image, "objects": found})
+                images.append({**image, "objects": found, "place": place})
         return images
 
     def __len__(self) -> int:
@@ -251,6 +256,8 @@ class CocoDataset(ImageDataset):
             "image_id": image["id"],
             "original_size": (rgb.height, rgb.width),
         }
+        if self.proposals is not None:
+            sample["proposals"] = self.proposals.find(path, image["place"])
         if self.maps is not None:
             name = Path(slashes(image["file_name"])).with_suffix(self.map_suffix)
             path = locate(self.maps, str(name))

@@ -1,6 +1,6 @@
 """Datasets with files in COCO's format and names of their own in published configs.
 
-Source: mmdet/datasets/cityscapes.py, deepfashion.py and objects365.py.
+Source: mmdet/datasets/cityscapes.py, deepfashion.py and objects365.py and v3det.py.
 """
 
 from cupola.data.coco import CocoDataset
@@ -12,5 +12,6 @@ COCO_LIKE = (
     "DeepFashionDataset",
     "Objects365V1Dataset",
     "Objects365V2Dataset",
+    "V3DetDataset",
 )
 DATASETS.register_module(COCO_LIKE)(CocoDataset)

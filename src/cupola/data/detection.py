@@ -23,8 +23,9 @@ def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     perhaps what metrics need (METRIC_KEYS). The batch: "pixels" [B, 3, H, W], "padding_mask"
     [B, H, W] (True = padded) or None, "image_sizes", "padded_sizes" (here the same), "targets" (a
     dict of boxes, labels, crowd, masks and semantic each, masks not padded, semantic padded with
-    255), "image_ids", "original_sizes", "scale_factors", perhaps "shifts", the (left, top) of the
-    images in the pixels, and what the samples have for metrics.
+    255), "image_ids", "original_sizes", "scale_factors", perhaps "proposals" [R, 4] of each image
+    and "shifts", the (left, top) of the images in the pixels, and what the samples have for
+    metrics.
     """
     padded = pad_images([sample["image"] for sample in samples])
     batch = {
@@ -37,6 +38,8 @@ def collate_detection(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "original_sizes": [sample["original_size"] for sample in samples],
         "scale_factors": [sample["scale_factor"] for sample in samples],
     }
+    if "proposals" in samples[0]:
+        batch["proposals"] = [sample["proposals"] for sample in samples]
     if "shift" in samples[0]:
         batch["shifts"] = [sample["shift"] for sample in samples]
     for key in METRIC_KEYS:

@@ -13,7 +13,7 @@ from cupola.registry import bare_type
 from cupola.structures import IMAGENET_MEAN, IMAGENET_STD, normalize
 
 TRIES = 1000  # images that a pipeline may reject one after the other
-TENSORS = ("boxes", "labels", "crowd", "masks", "semantic")
+TENSORS = ("boxes", "labels", "crowd", "masks", "semantic", "proposals")
 
 
 class ImageDataset:

@@ -12,8 +12,6 @@ REASONS = {
     "the step, or use CopyPaste",
     "Corrupt": "it needs the package imagecorruptions, which is not maintained any more; remove "
     "the step",
-    "LoadProposals": "a Fast R-CNN predicts with proposals, but is not trained; train a model with "
-    "an RPN, such as Faster R-CNN",
     "LoadEmptyAnnotations": "semi-supervised training is not available",
     "MultiBranch": "semi-supervised training is not available",
     "RandAugment": "semi-supervised training is not available",

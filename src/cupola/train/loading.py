@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from cupola.data.wrappers import size_of_sample
 from cupola.errors import BuildError
 from cupola.registry import DATASETS, bare_type
+from cupola.train.class_aware import CLASS_AWARE, class_aware_order, images_by_class
 from cupola.train.padding import collate_with
 from cupola.train.sequences import ParallelSequences, SequenceBatches, is_sequential
 
@@ -63,6 +64,7 @@ class BatchStream:
     sampler=dict(shuffle=...), True by default. A last incomplete batch is dropped, unless the
     dataset is smaller than one batch. With batch_sampler=dict(type="AspectRatioBatchSampler")
     images that are higher than wide are in other batches than those that are not. With
+    sampler=dict(type="ClassAwareSampler", num_sample_class=1) every class comes as often. With
     sampler=dict(type="SequenceSampler") the batches are those of SequenceBatches. `on_epoch` is
     called with the number of an epoch before its first batch is read.
     """
@@ -74,6 +76,7 @@ class BatchStream:
         self._workers = cfg.get("num_workers", 0)
         self._shuffle = cfg.get("sampler", {}).get("shuffle", True)
         self._sequential = is_sequential(cfg.get("sampler"))
+        self._by_class, self._per_class = self._find_classes(cfg.get("sampler"))
         self._portrait = self._find_portraits(cfg.get("batch_sampler"))
         self._collate = collate_with(self.dataset.collate, cfg.get("padding"))
         self._seed, self._rank, self._ranks = seed, rank, ranks
@@ -90,10 +93,21 @@ class BatchStream:
             return None
         return torch.tensor([size is not None and size[0] < size[1] for size in sizes])
 
+    def _find_classes(self, cfg: Any) -> tuple[list[list[int]] | None, int]:
+        """The images of every class and how many come at once, where all classes come as often."""
+        if not isinstance(cfg, Mapping) or bare_type(cfg) != CLASS_AWARE:
+            return None, 1
+        per_class = cfg.get("num_sample_class", 1)
+        if not isinstance(per_class, int) or per_class < 1:
+            raise BuildError(f"sampler: num_sample_class is {per_class!r}; expected 1 or more")
+        return images_by_class(self.dataset), per_class
+
     def _order(self, epoch: int) -> torch.Tensor:
         order = torch.arange(len(self.dataset))
-        if self._shuffle:
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        if self._by_class is not None:
+            order = class_aware_order(self._by_class, len(order), self._per_class, generator)
+        elif self._shuffle:
             order = torch.randperm(len(self.dataset), generator=generator)
         return order if self._portrait is None else grouped(order, self._portrait, self.batch_size)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from cupola.errors import BuildError, did_you_mean
 from cupola.registry import without_scope
+from cupola.train.class_aware import CLASS_AWARE
 from cupola.train.hooks import AVERAGES, SWITCHES
 from cupola.train.loading import BY_ASPECT
 from cupola.train.sequences import is_sequential
@@ -25,7 +26,7 @@ DONE_ELSEWHERE = (
     *("NumClassCheckHook", "CheckInvalidLossHook", "SyncNormHook", "SetEpochInfoHook"),
     *(*AVERAGES, *SWITCHES),
 )
-SAMPLERS = ("DefaultSampler", "InfiniteSampler")
+SAMPLERS = ("DefaultSampler", "InfiniteSampler", CLASS_AWARE)
 
 
 def check_sections(cfg: Config) -> None:

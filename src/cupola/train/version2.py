@@ -239,9 +239,8 @@ def _schedules(lr_config: Any, train_cfg: Config) -> list[dict[str, Any]]:
         kind, factor = (
             ("LinearLR", "start_factor") if warmup == "linear" else ("ConstantLR", "factor")
         )
-        found.append(
-            {"type": kind, factor: ratio, "begin": 0, "end": length, "by_epoch": in_epochs}
-        )
+        end = length + 1  # 3.x ends one step before `end`, 2.x at `warmup_iters`
+        found.append({"type": kind, factor: ratio, "begin": 0, "end": end, "by_epoch": in_epochs})
     elif warmup == "exp" and policy == "YOLOX":  # the square, despite its name
         found.append(
             {"type": "QuadraticWarmupLR", "begin": 0, "end": length, "by_epoch": in_epochs}

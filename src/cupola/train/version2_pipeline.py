@@ -27,8 +27,12 @@ ABSOLUTE = ("absolute", "relative")  # crop sizes that are (height, width) in 2.
 def translated_pipeline(steps: Sequence[Step]) -> list[dict[str, Any]]:
     """The steps of a pipeline as 3.x names them; test-time augmentation is left out.
 
-    Raises BuildError for what has no counterpart.
+    What follows LoadProposals moves the proposals, too. Raises BuildError for what has no
+    counterpart.
     """
+    loading = [number for number, step in enumerate(steps) if _kind(step) == "LoadProposals"]
+    if loading:
+        return _moving_proposals(steps, loading[0] + 1)
     found: list[dict[str, Any]] = []
     normalized = False
     for step in steps:
@@ -49,6 +53,15 @@ def translated_pipeline(steps: Sequence[Step]) -> list[dict[str, Any]]:
         elif kind not in DONE_ELSEWHERE:
             found.append(_translated(kind, {**step, "type": kind}))
     return found
+
+
+def _moving_proposals(steps: Sequence[Step], start: int) -> list[dict[str, Any]]:
+    """The steps with those from `start` on, but for loading, in a ProposalBroadcaster."""
+    loads = [step for step in steps[start:] if _kind(step).startswith("Load")]
+    others = [step for step in steps[start:] if not _kind(step).startswith("Load")]
+    first = [*translated_pipeline(steps[: start - 1]), dict(steps[start - 1])]
+    inner = {"type": "ProposalBroadcaster", "transforms": translated_pipeline(others)}
+    return [*first, *translated_pipeline(loads), inner]
 
 
 def _kind(step: Step) -> str:

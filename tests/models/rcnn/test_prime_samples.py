@@ -1,5 +1,6 @@
 """PISA's weights, loss and sampler, and hard example mining, written out in plain numbers."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola.models.boxes import NEGATIVE, Assignment
+from cupola.models.pisa import dense_heads
 from cupola.models.pisa.weights import Positives, numbered
 from cupola.models.rcnn.sampling import BoxPredictions
 from cupola.ops.nms import ranks_in_groups
@@ -184,6 +186,25 @@ def test_weights_of_samples_are_those_of_the_class_loss() -> None:
     expected = (each * torch.cat(weights)).sum() / len(logits)
     torch.testing.assert_close(losses["loss_cls"], expected)
     assert losses["loss_carl"].isfinite()
+
+
+def test_thin_objects_are_ranked_as_wide_as_they_can_be_predicted() -> None:
+    """The coder limits the ratio of sides, 16 / 1000, and so what a perfect prediction is."""
+    coder = TASK_UTILS.build({"type": "DeltaXYWHBBoxCoder"})
+    each = SimpleNamespace(each=lambda logits, labels: logits)
+    head = SimpleNamespace(bbox_coder=coder, loss_cls=each, train_cfg={})
+    anchor = torch.tensor([[0.0, 0, 100, 100]])
+    wanted = SimpleNamespace(
+        labels=torch.zeros(1, dtype=torch.int64),
+        positive=torch.ones(1, 1, dtype=torch.bool),
+        objects=torch.zeros(1, dtype=torch.int64),
+        anchors=anchor,
+        boxes=torch.tensor([[49.9, 0, 50.1, 100]]),
+    )
+    found = dense_heads.positives(
+        head, torch.zeros(1, 1, 2), torch.zeros(1, 1, 4), wanted, torch.ones(1, 1)
+    )
+    assert torch.allclose(found.boxes, torch.tensor([[49.2, 0, 50.8, 100]]))
 
 
 def test_pisa_needs_a_loss_of_deltas() -> None:

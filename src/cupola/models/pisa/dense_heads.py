@@ -56,6 +56,7 @@ def positives(
     labels, found = wanted.labels, deltas[wanted.positive]
     losses = head.loss_cls.each(logits[wanted.positive], labels)
     weight = float(head.train_cfg.get("pos_weight", -1))
+    goal = head.bbox_coder.encode(wanted.anchors, wanted.boxes)
     return Positives(
         labels,
         numbered(torch.split(wanted.objects, wanted.positive.sum(1).tolist())),
@@ -63,9 +64,9 @@ def positives(
         scores.new_full((len(labels),), weight if weight > 0 else 1.0),
         scores.gather(1, labels[:, None])[:, 0],
         head.bbox_coder.decode(wanted.anchors, found),
-        wanted.boxes,
+        head.bbox_coder.decode(wanted.anchors, goal),  # thin boxes become wider, as in the original
         found,
-        head.bbox_coder.encode(wanted.anchors, wanted.boxes),
+        goal,
     )
 
 

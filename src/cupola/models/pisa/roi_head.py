@@ -58,7 +58,7 @@ class PISARoIHead(StandardRoIHead):
         labels, logits = labels[positive], logits[positive]
         found = head.deltas_of(deltas[positive], labels)
         regions = torch.cat([each.positive for each in samples])
-        boxes = torch.cat([each.targets for each in samples])
+        goal = head.bbox_coder.encode(regions, torch.cat([each.targets for each in samples]))
         return Positives(
             labels,
             numbered([each.objects for each in samples]),
@@ -66,7 +66,7 @@ class PISARoIHead(StandardRoIHead):
             weights[positive],
             logits.softmax(-1).gather(1, labels[:, None])[:, 0],
             head.bbox_coder.decode(regions, found),
-            boxes,
+            head.bbox_coder.decode(regions, goal),
             found,
-            head.bbox_coder.encode(regions, boxes),
+            goal,
         )
