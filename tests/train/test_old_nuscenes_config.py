@@ -103,7 +103,7 @@ def test_what_the_file_says_beats_a_newer_base() -> None:
     assert made["optim_wrapper"]["clip_grad"]["max_norm"] == 35
     assert made["optim_wrapper"]["paramwise_cfg"]["custom_keys"]
     warmup, cosine = made["param_scheduler"]
-    assert (warmup["end"], warmup["by_epoch"]) == (500, False)
+    assert (warmup["end"], warmup["by_epoch"]) == (501, False)  # the step after its last one
     assert cosine["eta_min_ratio"] == 1e-3
 
 

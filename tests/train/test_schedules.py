@@ -33,12 +33,16 @@ def peer_rates(make: object) -> list[float]:
             lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [10, 25], 0.1),
         ),
         (
-            {"type": "LinearLR", "start_factor": 0.1, "begin": 0, "end": 12},
+            {"type": "LinearLR", "start_factor": 0.1, "begin": 0, "end": 13},
             lambda o: torch.optim.lr_scheduler.LinearLR(o, 0.1, total_iters=12),
         ),
         (
             {"type": "StepLR", "step_size": 7, "gamma": 0.5},
             lambda o: torch.optim.lr_scheduler.StepLR(o, 7, 0.5),
+        ),
+        (
+            {"type": "ExponentialLR", "gamma": 0.9},
+            lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9),
         ),
         (
             {"type": "PolyLR", "power": 2.0},
@@ -63,8 +67,61 @@ def test_warm_up_then_cosine() -> None:
         {"type": "CosineAnnealingLR", "begin": 10, "end": 40, "by_epoch": False},
     ]
     schedules = [build_schedule(cfg, 1, 40) for cfg in cfgs]
-    rates = [scheduled_rate(1.0, step, schedules) for step in (0, 5, 10, 25, 40)]
-    assert rates == pytest.approx([0.5, 0.75, 1.0, 0.5, 0.0])
+    rates = [scheduled_rate(1.0, step, schedules) for step in (0, 5, 9, 10, 25, 40)]
+    assert rates == pytest.approx([0.5, 7 / 9, 1.0, 1.0, 0.5, 0.0])
+
+
+# What mmengine 0.10.7 gives for 12 steps, 3 in an epoch.
+MMENGINE = [
+    (
+        {"type": "LinearLR", "start_factor": 0.5, "begin": 0, "end": 5, "by_epoch": False},
+        [0.5, 0.625, 0.75, 0.875, 1, 1, 1, 1, 1, 1, 1, 1],
+    ),
+    (
+        {"type": "LinearLR", "start_factor": 0.5, "begin": 3, "end": 6, "by_epoch": False},
+        [1, 1, 1, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1],
+    ),
+    (
+        {"type": "ConstantLR", "factor": 0.1, "begin": 0, "end": 5, "by_epoch": False},
+        [0.1, 0.1, 0.1, 0.1, 1, 1, 1, 1, 1, 1, 1, 1],
+    ),
+    (
+        {"type": "CosineAnnealingLR", "begin": 0, "end": 4, "by_epoch": True},
+        [1, 1, 1, 0.8536, 0.8536, 0.8536, 0.5, 0.5, 0.5, 0.1464, 0.1464, 0.1464],
+    ),
+    (
+        {
+            "type": "CosineAnnealingLR",
+            "begin": 2,
+            "end": 4,
+            "T_max": 2,
+            "by_epoch": True,
+            "convert_to_iter_based": True,
+        },
+        [1, 1, 1, 1, 1, 1, 1, 0.933, 0.75, 0.5, 0.25, 0.067],
+    ),
+    (
+        {
+            "type": "MultiStepLR",
+            "begin": 1,
+            "end": 4,
+            "milestones": [2],
+            "gamma": 0.1,
+            "by_epoch": True,
+        },
+        [1, 1, 1, 1, 1, 1, 1, 1, 1, 0.1, 0.1, 0.1],
+    ),
+    (
+        {"type": "PolyLR", "begin": 0, "end": 12, "by_epoch": False},
+        [1, 0.9091, 0.8182, 0.7273, 0.6364, 0.5455, 0.4545, 0.3636, 0.2727, 0.1818, 0.0909, 0],
+    ),
+]
+
+
+@pytest.mark.parametrize(("cfg", "rates"), MMENGINE)
+def test_rates_are_mmengine_s(cfg: dict[str, object], rates: list[float]) -> None:
+    schedule = build_schedule(cfg, 3, 12)
+    assert [schedule(1.0, step) for step in range(12)] == pytest.approx(rates, abs=1e-4)
 
 
 def test_unknown_schedules_and_arguments_are_errors() -> None:

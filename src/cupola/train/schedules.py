@@ -21,6 +21,11 @@ def multi_step(milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
     return lambda rate, step: rate * gamma ** bisect_right(ordered, step)
 
 
+def exponential(gamma: float, begin: int = 0) -> Schedule:
+    """Multiplies the rate by `gamma` in every step."""
+    return lambda rate, step: rate * gamma ** max(0, step - begin)
+
+
 def step_decay(step_size: int, gamma: float = 0.1, begin: int = 0) -> Schedule:
     """Multiplies the rate by `gamma` every `step_size` steps."""
     return lambda rate, step: rate * gamma ** (max(0, step - begin) // step_size)
@@ -76,34 +81,53 @@ def polynomial(begin: int, end: int, power: float = 1.0, eta_min: float = 0.0) -
 KINDS: dict[str, tuple[Callable[..., Schedule], tuple[str, ...]]] = {
     "MultiStepLR": (multi_step, ("milestones",)),
     "StepLR": (step_decay, ("step_size", "begin")),
+    "ExponentialLR": (exponential, ("begin",)),
     "LinearLR": (linear, ("begin", "end")),
     "QuadraticWarmupLR": (quadratic, ("begin", "end")),
     "ConstantLR": (constant, ("begin", "end")),
     "CosineAnnealingLR": (cosine, ("begin", "length")),
     "PolyLR": (polynomial, ("begin", "end")),
 }
+LAST_STEPS = ("LinearLR", "ConstantLR", "PolyLR")  # whose `end` is the step after their last one
 # Arguments of MMEngine without effect here: a schedule keeps its last value after its end.
-UNUSED = ("convert_to_iter_based", "verbose", "last_step")
+UNUSED = ("verbose", "last_step")
+
+
+def from_begin(schedule: Schedule, begin: int, steps: int) -> Schedule:
+    """The schedule for one that counts in units of so many steps, and has no effect before `begin`.
+
+    `begin` counts in units, too.
+    """
+    return lambda rate, step: rate if step // steps < begin else schedule(rate, step // steps)
 
 
 def build_schedule(cfg: Mapping[str, Any], steps_per_epoch: int, max_steps: int) -> Schedule:
-    """A schedule from its config; `by_epoch` (default True, as in MMEngine) counts in epochs.
+    """A schedule from its config, whose rates are MMEngine's.
 
-    Raises BuildError for an unknown type or argument.
+    With `by_epoch` (the default) it counts in epochs and changes the rate between them; with
+    convert_to_iter_based in each step. Raises BuildError for an unknown type or argument.
     """
     arguments = {key: value for key, value in without_scope(cfg).items() if key not in UNUSED}
     kind = arguments.pop("type", None)
     if kind not in KINDS:
         raise BuildError(f"unknown param_scheduler type {kind!r}{did_you_mean(str(kind), KINDS)}")
     maker, counted = KINDS[kind]
-    unit = steps_per_epoch if arguments.pop("by_epoch", True) else 1
+    per_epoch = bool(arguments.pop("by_epoch", True))
+    whole_epochs = not arguments.pop("convert_to_iter_based", False) and per_epoch
+    steps = steps_per_epoch if whole_epochs else 1  # after which the rate changes
+    unit = steps_per_epoch if per_epoch and not whole_epochs else 1  # of the arguments
+    max_steps //= steps
+    if kind in LAST_STEPS and "end" in arguments:
+        arguments["end"] = arguments["end"] * unit - 1
+        counted = tuple(key for key in counted if key != "end")
+    begin_at = arguments.get("begin", 0) * unit
     if kind == "CosineAnnealingLR":
         begin, end = arguments.get("begin", 0), arguments.pop("end", None)
         whole = end if end is not None else max_steps // unit
         arguments["length"] = arguments.pop("T_max", None) or whole - begin
     elif "end" in counted:
         arguments.setdefault("end", max_steps // unit)
-    else:
+    elif kind not in LAST_STEPS:
         arguments.pop("end", None)
     if kind != "MultiStepLR":
         arguments.setdefault("begin", 0)
@@ -113,9 +137,11 @@ def build_schedule(cfg: Mapping[str, Any], steps_per_epoch: int, max_steps: int)
         if key not in arguments:
             raise BuildError(f"param_scheduler {kind}: needs {key}")
         value = arguments[key]
-        arguments[key] = [v * unit for v in value] if key == "milestones" else value * unit
+        arguments[key] = value * unit
+        if key == "milestones":  # which count from `begin`
+            arguments[key] = [v * unit + begin_at for v in value]
     try:
-        return maker(**arguments)
+        return from_begin(maker(**arguments), begin_at, steps)
     except TypeError as error:
         raise BuildError(f"param_scheduler {kind}: {error}") from None
 

@@ -234,17 +234,16 @@ def _schedules(lr_config: Any, train_cfg: Config) -> list[dict[str, Any]]:
     warmup = cfg.pop("warmup", None)
     length, ratio = cfg.pop("warmup_iters", 0), cfg.pop("warmup_ratio", 0.1)
     in_epochs = bool(cfg.pop("warmup_by_epoch", False))
+    counted = {"by_epoch": in_epochs} | ({"convert_to_iter_based": True} if in_epochs else {})
     found: list[dict[str, Any]] = []
     if warmup in ("linear", "constant"):
         kind, factor = (
             ("LinearLR", "start_factor") if warmup == "linear" else ("ConstantLR", "factor")
         )
-        end = length + 1  # 3.x ends one step before `end`, 2.x at `warmup_iters`
-        found.append({"type": kind, factor: ratio, "begin": 0, "end": end, "by_epoch": in_epochs})
+        end = length if in_epochs else length + 1  # 3.x ends one step before `end`
+        found.append({"type": kind, factor: ratio, "begin": 0, "end": end, **counted})
     elif warmup == "exp" and policy == "YOLOX":  # the square, despite its name
-        found.append(
-            {"type": "QuadraticWarmupLR", "begin": 0, "end": length, "by_epoch": in_epochs}
-        )
+        found.append({"type": "QuadraticWarmupLR", "begin": 0, "end": length, **counted})
     elif warmup is not None:
         raise BuildError(f"lr_config: warmup {warmup!r} is not available; use linear or constant")
     if policy == "YOLOX":
@@ -269,4 +268,5 @@ def _cosine_of_yolox(cfg: Config, begin: int, train_cfg: Config) -> dict[str, An
         raise BuildError("lr_config: policy YOLOX needs a run that counts epochs")
     least = {RENAMED[key]: cfg[key] for key in RENAMED if cfg.get(key) is not None}
     end = train_cfg["max_epochs"] - cfg.get("num_last_epochs", 0)
-    return {"type": "CosineAnnealingLR", "begin": begin, "end": end, "by_epoch": True, **least}
+    each_step = {"convert_to_iter_based": True, **least}
+    return {"type": "CosineAnnealingLR", "begin": begin, "end": end, **each_step}
