@@ -1,10 +1,15 @@
 """AFNO against nvidia-physicsnemo's, same weights, one run; a ratio below 1 means ours is better.
 
 pip install --no-deps --target FOLDER nvidia-physicsnemo==2.2.2 jaxtyping wadler-lindig
-python bench/afno.py --peer FOLDER [--depth 2] [--rounds 5] [--threads 1] [--device cpu]
+python bench/afno.py --peer FOLDER [--depth 2] [--rounds 5] [--threads 1] [--device cpu] [--avx2]
+    [--default-malloc]
 
 FourCastNet's sizes: 720 x 1440, patch 8, width 768, 8 blocks. Time is the median over rounds
-in which the two alternate; memory is the peak above the level before the call.
+in which the two alternate, on a CPU with one thread that of the processor, so that other programs
+matter less; memory is the peak above the level before the call. Both keep the memory that they
+free, as the server's runners and `cupola forecast` do; with `--default-malloc` neither does, and
+both spend time on pages that the kernel clears. "as auto": by the engine that `auto` takes on a
+CPU, with the layers packed for oneDNN.
 """
 
 import argparse
@@ -22,8 +27,11 @@ from torch import Tensor
 from cupola import load_weights
 from cupola.models.afno import AFNONet
 from cupola.models.afno.filter import AFNO2D
+from cupola.runtime.optimize.fusing import fold
+from cupola.runtime.optimize.memory import keep_freed_memory
+from cupola.runtime.optimize.packing import pack, packs
 from peers import peer_folder
-from ratio import alternate
+from ratio import alternate, as_avx2, kind, machine
 
 FIELD, PATCH, CHANNELS, WIDTH, BLOCKS = (720, 1440), 8, 20, 768, 8
 ABSENT = (
@@ -31,6 +39,8 @@ ABSENT = (
     *("omegaconf", "importlib_metadata"),
 )
 Job = Callable[[], Any]
+CLOSE = 1e-4  # the tolerance of a forecast's step
+PAYS = 0.97  # of the time in float32
 
 
 def peer_model(depth: int) -> Any:
@@ -96,11 +106,13 @@ def filter_times(rounds: int) -> tuple[float, float]:
 
 def seconds(job: Job, device: torch.device) -> float:
     """The time of one call."""
-    start = time.perf_counter()
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    start = clock()
     job()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def memory(job: Job, device: torch.device) -> float:
@@ -123,8 +135,8 @@ def status(name: str) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith(name)) / 1e3
 
 
-def compare(name: str, theirs: Job, ours: Job, rounds: int, device: torch.device) -> None:
-    """Prints one row: both medians, their ratio, and the ratio of the peaks."""
+def compare(name: str, theirs: Job, ours: Job, rounds: int, device: torch.device) -> float:
+    """Prints one row: both medians, their ratio, and the ratio of the peaks; returns our median."""
     peaks = memory(theirs, device), memory(ours, device)  # also the warm-up
     times = [(seconds(theirs, device), seconds(ours, device)) for _ in range(rounds)]
     their, our = (statistics.median(side) for side in zip(*times, strict=True))
@@ -133,6 +145,28 @@ def compare(name: str, theirs: Job, ours: Job, rounds: int, device: torch.device
         f"   memory {peaks[0]:7.0f} MB {peaks[1]:7.0f} MB x{peaks[1] / max(peaks[0], 1e-9):.3f}",
         flush=True,
     )
+    return our
+
+
+def as_auto(model: AFNONet, device: torch.device) -> AFNONet:
+    """A copy of a model as the engine `folded` executes it, which `auto` takes on a CPU."""
+    if device.type != "cpu" or not packs():
+        return model
+    packed: AFNONet = pack(fold(model, pack=True))
+    return packed
+
+
+def relative_l2(theirs: Tensor, ours: Tensor) -> float:
+    """The norm of the difference over that of theirs."""
+    return ((theirs - ours).norm() / theirs.norm()).item()
+
+
+def verdict(narrow: float, wide: float, off: float) -> str:
+    """Whether the MLP in bfloat16 is worth its rounding, from seconds and relative L2."""
+    ratio = f"bfloat16 MLP: {narrow / wide:.2f} of the time of float32, relative L2 {off:.1e}"
+    if off > CLOSE:
+        return f"{ratio}: refused, since a step may differ by {CLOSE:.0e}"
+    return f"{ratio}: {'pays' if narrow < PAYS * wide else 'refused, since it is not faster'}"
 
 
 def difference(theirs: Tensor, ours: Tensor) -> float:
@@ -158,9 +192,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--default-malloc", action="store_true", help="return freed memory")
+    parser.add_argument("--avx2", action="store_true", help="hide AVX-512 from torch")
     arguments = parser.parse_args()
+    if arguments.avx2:
+        as_avx2()
     torch.set_num_threads(arguments.threads)
+    kept = not arguments.default_malloc and keep_freed_memory()
     peer_folder(arguments.peer, ABSENT)
+    print(
+        f"{machine()}: {kind()}, {arguments.threads} threads, depth {arguments.depth}, "
+        f"freed memory {'kept' if kept else 'returned to the system'}"
+    )
     run(arguments.depth, arguments.rounds, torch.device(arguments.device))
 
 
@@ -180,9 +223,18 @@ def run(depth: int, rounds: int, device: torch.device) -> None:
         ):
             print(f"{name}: relative difference {difference(theirs(tokens), our(tokens)):.1e}")
             compare(name, lambda f=theirs: f(tokens), lambda f=our: f(tokens), rounds, device)
-        for name, model in (("step, float32", ours), ("step, bfloat16 MLP", narrow)):
+        steps = {
+            "step, float32": ours,
+            "step, float32, as auto": as_auto(ours, device),
+            "step, bfloat16 MLP": narrow,
+        }
+        times = {}
+        for name, model in steps.items():
             print(f"{name}: relative difference {difference(peer(field), model(field)):.1e}")
-            compare(name, lambda: peer(field), lambda m=model: m(field), rounds, device)
+            row = (lambda: peer(field), lambda m=model: m(field))
+            times[name] = compare(name, *row, rounds, device)
+        narrow_time, wide_time = times["step, bfloat16 MLP"], times["step, float32, as auto"]
+        print(verdict(narrow_time, wide_time, relative_l2(peer(field), narrow(field))))
     compare(
         f"training step, depth {depth}",
         training_step(peer.train(), field),
