@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from cupola.parallel.eight_bits import EightBitMatrix, exact_kernels
 from cupola.parallel.half_matrix import HalfMatrix, multiplies_half
 from cupola.parallel.storage import PackedMatrix, packs
 from cupola.runtime.optimize import language_choice as choices
-from cupola.runtime.optimize import storage_times, storages
+from cupola.runtime.optimize import language_execution, storage_times, storages
+from cupola.runtime.optimize.execution import Execution, Row
 from cupola.runtime.optimize.language import optimize
 from cupola.runtime.optimize.storages import HEAD, PLAIN, SHORTLIST, exact_storages
 from cupola.runtime.optimize.threads import thread_counts
@@ -219,3 +221,30 @@ def test_nothing_is_packed_without_kernels(monkeypatch: pytest.MonkeyPatch) -> N
     assert reasons["int4"] == "no product of 4-bit matrices"
     monkeypatch.setattr(storage_times, "exact_kernels", tuple)
     assert choices.fastest(bloom(), int8_allowed=True).optimization == "none"
+
+
+def test_explain_times_every_optimization(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a model that auto leaves alone; the model is afterwards as it was loaded."""
+    monkeypatch.setattr(language_execution, "step_seconds", lambda model: 0.01)
+    predictor = SimpleNamespace(model=bloom())
+    known = Execution("auto", "none", (Row("none", reason="the model is small"),))
+    rows = {row.engine: row for row in language_execution.measure_each(predictor, known)}
+    assert list(rows) == ["none", "packed", "int8", "int4"]
+    assert rows["none"] == Row("none", 0.01, "", "the model is small")
+    for name, reason in choices.candidates(predictor.model).items():
+        measured = name != "none" and reason is None
+        assert rows[name].difference.startswith("logits ") == measured
+        assert rows[name].seconds == (None if reason else 0.01)
+    assert predictor.model.layers[0].mlp.dense_h_to_4h.stored is None
+
+
+def test_a_named_optimization_that_changes_nothing_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reasons = dict.fromkeys(("none", "packed", "int8"), None) | {"int4": "no product"}
+    monkeypatch.setattr(language_execution, "candidates", lambda model: reasons)
+    predictor = SimpleNamespace(name="toy", model=bloom(), apply_optimization=lambda: None)
+    lines: list[str] = []
+    for name in ("int4", "packed"):
+        language_execution.execute(predictor, name, None, None, lines.append)
+    assert lines == ["toy: int4 changes nothing here: no product"]
