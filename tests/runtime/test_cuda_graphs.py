@@ -41,7 +41,9 @@ class Recorder:
         self.recorded = 0
         self.full = False
 
-    def __call__(self, run: Callable[[], Any], device: torch.device) -> tuple[FakeGraph, Any]:
+    def __call__(
+        self, run: Callable[[], Any], device: torch.device, pool: object
+    ) -> tuple[FakeGraph, Any]:
         self.recorded += 1
         if self.full:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -53,6 +55,7 @@ class Recorder:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     found = Recorder()
     monkeypatch.setattr(cuda_graphs, "record", found)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
     return found
 
 

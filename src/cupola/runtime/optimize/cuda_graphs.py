@@ -124,11 +124,13 @@ class Recordings:
         self.run, self.model = run, network.model
         self._seen: Counter[Signature] = Counter()
         self._recorded: OrderedDict[Signature, Recording] = OrderedDict()
+        self._pool: Any = None  # of the memory between inputs and results, for all sizes
 
     def record(self, call: Call) -> None:
         """Records a size; EngineUnavailableError if the network waits for numbers from the GPU."""
         try:
-            self._recorded[call.signature] = Recording(self.run, call)
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            self._recorded[call.signature] = Recording(self.run, call, self._pool)
         except RuntimeError as error:
             raise EngineUnavailableError(f"cannot be recorded: {short(_first(error))}") from None
         if len(self._recorded) > RECORDED_SIZES:
@@ -165,12 +167,12 @@ def _first(error: BaseException) -> BaseException:
 class Recording:
     """The network for one size: a graph, and the memory that it reads and writes."""
 
-    def __init__(self, run: Run, call: Call) -> None:
+    def __init__(self, run: Run, call: Call, pool: Any) -> None:
         self.inputs = [each.clone() for each in call.tensors]
         given = iter(self.inputs)
         leaves = [next(given) if isinstance(each, Tensor) else each for each in call.leaves]
         args = pytree.tree_unflatten(leaves, call.spec)
-        self.graph, answer = record(lambda: run(*args), self.inputs[0].device)
+        self.graph, answer = record(lambda: run(*args), self.inputs[0].device, pool)
         self.nesting = structure.described(answer)
         self.outputs = structure.tensors_of(answer)
 
