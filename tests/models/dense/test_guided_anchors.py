@@ -65,6 +65,14 @@ def test_boxes_of_cells_with_an_anchor(head: Any) -> None:
     assert found[0].scores[0] == kept.max()
 
 
+def test_proposals_of_a_training_come_from_all_cells(head: Any) -> None:
+    """The second stage trains with them before the head knows where objects are."""
+    nowhere = [torch.full((1, 1, 4, 6), -9.0)]
+    out = GuidedOutput(*[nowhere] * len(GuidedOutput._fields))
+    assert not head.located(out)[0].any()
+    assert head.train().located(out)[0].all()
+
+
 def test_losses_of_locations_and_shapes(head: Any) -> None:
     out, target = output(), {"boxes": torch.tensor([[2.0, 2, 30, 28]]), "labels": torch.zeros(1)}
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)}

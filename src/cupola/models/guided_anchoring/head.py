@@ -135,10 +135,9 @@ class GuidedAnchorHead(AnchorHead):
         return found
 
     def located(self, output: GuidedOutput) -> list[Tensor]:
-        """Whether cells have an anchor, [B, h * w] bool of every level."""
-        return [
-            level_rows(each, 1)[..., 0].sigmoid() >= self.threshold for each in output.locations
-        ]
+        """Whether cells have an anchor, [B, h * w] bool of every level; in training all have."""
+        least = -1.0 if self.training else self.threshold
+        return [level_rows(each, 1)[..., 0].sigmoid() >= least for each in output.locations]
 
     def loss(self, output: Any, targets: Targets, sizes: ImageSizes) -> dict[str, Tensor]:
         """loss_cls, loss_bbox, loss_shape and loss_loc of a batch."""
