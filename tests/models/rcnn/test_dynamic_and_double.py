@@ -42,6 +42,11 @@ def test_boxes_come_from_larger_regions() -> None:
     larger = torch.tensor([[0.0, 17, 7, 43, 33]])
     torch.testing.assert_close(regions[0], head.bbox_roi_extractor(maps, rois))
     torch.testing.assert_close(regions[1], head.bbox_roi_extractor(maps, larger))
+    # 100 pixels belong to the first level; so do the regions 1.3 times as large
+    wide, larger = torch.tensor([[[0.0, -20, -20, 80, 80]], [[0.0, -35, -35, 95, 95]]])
+    first = head.bbox_roi_extractor.roi_layers[0](maps[0], larger)
+    torch.testing.assert_close(head.regions(maps, wide)[1], first)
+    assert not torch.allclose(head.bbox_roi_extractor(maps, larger), first)
     logits, deltas = head.bbox_head(regions)
     changed = regions.clone()
     changed[1] += 1

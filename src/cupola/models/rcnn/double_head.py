@@ -14,6 +14,7 @@ from cupola import nn
 from cupola.models.backbones.residual import BlockSettings, Bottleneck
 from cupola.models.layers import ConvModule
 from cupola.models.rcnn.box_head import BBoxHead
+from cupola.models.rcnn.roi_extractor import SingleRoIExtractor
 from cupola.models.rcnn.standard import Maps, StandardRoIHead
 from cupola.registry import MODELS
 from cupola.registry.budget import reserve
@@ -116,6 +117,9 @@ class DoubleHeadRoIHead(StandardRoIHead):
         low, high = rois[:, 1:3], rois[:, 3:]
         center, half = (low + high) / 2, (high - low) / 2 * self.factor
         larger = torch.cat((rois[:, :1], center - half, center + half), 1)
-        return torch.stack(
-            [super(DoubleHeadRoIHead, self).regions(maps, each) for each in (rois, larger)]
-        )
+        # the level is that of the region itself, where one level gives it
+        own = (rois,) if isinstance(self.bbox_roi_extractor, SingleRoIExtractor) else ()
+        found = [super().regions(maps, rois), self.bbox_roi_extractor(maps, larger, *own)]
+        if self.shared_head is not None:
+            found[1] = self.shared_head(found[1])
+        return torch.stack(found)

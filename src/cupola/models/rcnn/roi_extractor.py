@@ -61,13 +61,18 @@ class SingleRoIExtractor(nn.Module):
         )
         self.out_channels, self.finest_scale = out_channels, finest_scale
 
-    def forward(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
-        """Maps [B, C, h_i, w_i], finest first, rois [R, 5] (image, xyxy) -> [R, C, h, w]."""
+    def forward(
+        self, maps: Sequence[Tensor], rois: Tensor, unscaled: Tensor | None = None
+    ) -> Tensor:
+        """Maps [B, C, h_i, w_i], finest first, rois [R, 5] (image, xyxy) -> [R, C, h, w].
+
+        Where the rois were enlarged, `unscaled` [R, 5] are those whose size chooses the level.
+        """
         layers = list(self.roi_layers)
         used, rois = maps[: len(layers)], rois.to(maps[0])
         if len(layers) == 1:
             return layers[0](used[0], rois)
-        levels = roi_levels(rois, self.finest_scale, len(layers))
+        levels = roi_levels(rois if unscaled is None else unscaled, self.finest_scale, len(layers))
         if torch.compiler.is_exporting():  # every region from every level: shapes do not vary
             found = [layer(x, rois) for layer, x in zip(layers, used, strict=True)]
             chosen = torch.stack(found)  # [L, R, C, h, w]
