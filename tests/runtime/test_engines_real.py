@@ -38,7 +38,7 @@ if forbidden:
     def forbid(*arguments):
         raise AssertionError("a graph was built")
 
-    building._trace = building._run = forbid
+    building.trace = building._start = forbid
 bundle = Bundle.load(source)
 for name in names:
     predictor = Predictor.load(bundle)

@@ -55,7 +55,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate = Gate(tmp_path)
     monkeypatch.setattr(building, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(building, "_start", gate.start)
-    monkeypatch.setattr(building, "_trace", lambda *arguments: arguments[-1].touch())
+    monkeypatch.setattr(building, "trace", lambda *arguments: arguments[-2].touch())
     yield gate
     for child in gate.children:
         child.kill()

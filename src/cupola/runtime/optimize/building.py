@@ -1,6 +1,6 @@
 """Builds a graph in a process of its own, which can be stopped and cannot harm the caller.
 
-The caller traces the network with torch.export; the child writes the graph. What it writes gets its
+A network is traced first (tracing.py); the child then writes the graph. What it writes gets its
 name when it is complete, so that a half-written graph is never opened. A child that takes too long
 is stopped, or goes on at the lowest priority for later starts as long as the caller runs.
 """
@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,13 +20,13 @@ from typing import Any
 import torch
 
 from cupola.runtime.optimize.network import Call, EngineUnavailableError, Traced
+from cupola.runtime.optimize.tracing import CANNOT, Axes, TracingTimeoutError, trace
 
 # How errors begin that another try would not mend.
-FAILED = ("cannot be built", "torch cannot trace this network")
+FAILED = ("cannot be built", CANNOT)
 ADVICE = "`cupola explain MODEL --optimizations` builds it"
 LOWEST = 19  # the nice value that gives way to all others
 LEAST_SECONDS = 2.0  # for importing torch; with less time left nothing is begun
-Axes = tuple[dict[int, str], ...]
 
 
 class UnfinishedError(EngineUnavailableError):
@@ -57,13 +56,15 @@ def build(
     going_on = False
     remove_abandoned(out.parent)
     try:
-        _trace(traced, call, axes, program)
+        trace(traced, call, axes, program, seconds)
         arguments = [kind, str(program), str(part), str(torch.get_num_threads())]
         child = _start(arguments)
         if _ended(child, max(LEAST_SECONDS, end - time.monotonic())):
             part.replace(out)
             return
         going_on = background
+    except TracingTimeoutError:
+        raise UnfinishedError(f"not traced within {seconds:.0f} s; {ADVICE}") from None
     except OSError as error:
         raise EngineUnavailableError(f"not built: {error}") from None
     finally:
@@ -76,22 +77,6 @@ def build(
     raise UnfinishedError(
         f"not built within {seconds:.0f} s; it is built in the background for the next start"
     )
-
-
-def _trace(traced: Traced, call: Call, axes: Axes, out: Path) -> None:
-    from torch.export import Dim
-
-    example, shapes = call.tensors, None
-    if any(axes):
-        example = tuple(torch.cat([each, each]) if 0 in named else each
-                        for each, named in zip(example, axes, strict=True))  # fmt: skip
-        shapes = (tuple(dict.fromkeys(each, Dim.DYNAMIC) for each in axes),)
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of weights that are views, which are saved whole
-            torch.export.save(torch.export.export(traced, example, dynamic_shapes=shapes), out)
-    except Exception as error:  # torch raises errors of many kinds here
-        raise EngineUnavailableError(f"{FAILED[1]}: {short(error)}") from None
 
 
 def _start(arguments: Sequence[str]) -> Any:
@@ -183,9 +168,3 @@ def _reason(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
     named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
     return (named or lines)[-1][:300]
-
-
-def short(error: BaseException) -> str:
-    """The first line of an error."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]

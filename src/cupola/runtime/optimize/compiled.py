@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cupola.runtime.optimize.building import short
 from cupola.runtime.optimize.engines import Engine, Situation
 from cupola.runtime.optimize.graphs import with_graph
 from cupola.runtime.optimize.machine import digest_of
 from cupola.runtime.optimize.network import EngineUnavailableError
+from cupola.runtime.optimize.tracing import short
 
 COMPILERS = ("g++", "c++", "clang++")
 

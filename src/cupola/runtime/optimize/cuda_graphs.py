@@ -18,7 +18,6 @@ from torch.utils import _pytree as pytree
 from cupola import nn
 from cupola.parallel import record
 from cupola.runtime.optimize import structure
-from cupola.runtime.optimize.building import short
 from cupola.runtime.optimize.engines import Engine, Situation
 from cupola.runtime.optimize.network import (
     Call,
@@ -27,6 +26,7 @@ from cupola.runtime.optimize.network import (
     Signature,
     with_shared_weights,
 )
+from cupola.runtime.optimize.tracing import short
 
 Run = Callable[..., Any]
 RECORDED_SIZES = 8  # kept, those used last

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cupola.runtime.optimize import structure
-from cupola.runtime.optimize.building import ADVICE, Axes, UnfinishedError, build
+from cupola.runtime.optimize.building import ADVICE, UnfinishedError, build
 from cupola.runtime.optimize.engines import Situation
 from cupola.runtime.optimize.network import (
     Call,
@@ -21,6 +21,7 @@ from cupola.runtime.optimize.network import (
     Traced,
     with_shared_weights,
 )
+from cupola.runtime.optimize.tracing import Axes
 
 BUILDING = 0.75  # of the time that is left; the rest is for taking up the engines of a graph
 

@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from cupola.runtime.optimize.building import (
-    Axes,
     UnfinishedError,
     earlier_failure,
     remember_failure,
-    short,
 )
 from cupola.runtime.optimize.engines import Engine, Situation
 from cupola.runtime.optimize.graphs import Graph, with_graph
 from cupola.runtime.optimize.machine import digest_of
 from cupola.runtime.optimize.network import Call, EngineUnavailableError, Network
+from cupola.runtime.optimize.tracing import Axes, short
 
 IMAGE_AXES = {4: {0: "batch", 2: "height", 3: "width"}, 3: {0: "batch", 1: "height", 2: "width"}}
 
