@@ -26,6 +26,7 @@ class Slot:
         self.removed, self.replaces, self.pids = False, None, [1]
         self.uptime, self.load_seconds, self.request_limit = 100.0, 1.0, 50.0
         self.recycles = self.respawns = self.memory_at_start = 0
+        self.awaited: list[str] = []
         self.scoreboard = SimpleNamespace(served=0)
         self.plan = SimpleNamespace(runner_memory_limit=LIMIT, file_name="echo@1")
         settings = SimpleNamespace(min_uptime=1.0, ready_timeout=60.0)
@@ -73,6 +74,9 @@ class Stage:
         ({}, LIMIT + 1, True),
         ({"memory_at_start": LIMIT + 1}, LIMIT + 5, False),  # a new one would not use less
         ({"plan": SimpleNamespace(runner_memory_limit=None)}, 10**12, False),
+        ({"awaited": ["/no/such.onnx", __file__]}, 10, True),
+        ({"awaited": [__file__], "uptime": 3.9}, 10, False),
+        ({"awaited": ["/no/such.onnx"]}, 10, False),
     ],
 )
 def test_which_runner_is_replaced(monkeypatch, given: Any, memory: int, replaced: bool) -> None:

@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -28,8 +28,11 @@ def file_of(folder: Path, wish: str) -> Path:
     return folder / f"{wish}.json"
 
 
-def read_choice(path: Path, key: Mapping[str, Any]) -> tuple[str, tuple[Row, ...]] | None:
-    """The chosen engine and all rows; None without a file.
+Kept = tuple[str, tuple[Row, ...], tuple[str, ...]]
+
+
+def read_choice(path: Path, key: Mapping[str, Any]) -> Kept | None:
+    """The chosen engine, all rows, and the files of graphs that it lacked; None without a file.
 
     StaleChoiceError if it is damaged, or a graph that it lacked has been built since.
     """
@@ -39,9 +42,9 @@ def read_choice(path: Path, key: Mapping[str, Any]) -> tuple[str, tuple[Row, ...
         content = read_settings(path, DataError)
         if content["format"] != FORMAT or content["key"] != dict(key):
             raise StaleChoiceError(f"{path}: is for another machine or model")
-        for name in content["awaited"]:
-            if (path.parent / Path(name).name).exists():
-                raise StaleChoiceError("a graph that was not ready then has been built since")
+        awaited = files_of(path.parent, content["awaited"])
+        if any(map(os.path.exists, awaited)):
+            raise StaleChoiceError("a graph that was not ready then has been built since")
         rows = tuple(_row(each) for each in content["rows"])
         chosen = content["engine"]
         if not any(row.engine == chosen and row.seconds is not None for row in rows):
@@ -50,7 +53,12 @@ def read_choice(path: Path, key: Mapping[str, Any]) -> tuple[str, tuple[Row, ...
         raise
     except (DataError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise StaleChoiceError(f"{path}: damaged ({error})") from None
-    return str(chosen), rows
+    return str(chosen), rows, awaited
+
+
+def files_of(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
+    """The files of graphs in the folder of a key."""
+    return tuple(str(folder / Path(name).name) for name in names)
 
 
 def _row(content: Mapping[str, Any]) -> Row:

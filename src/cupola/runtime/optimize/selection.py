@@ -172,7 +172,7 @@ def _kept(
         found = choices.read_choice(path, key)
         if found is None:
             return None
-        chosen, rows = found
+        chosen, rows, awaited = found
         if chosen != "eager":
             engine = ENGINES[chosen]
             if reason := engine.missing(_device(predictor)):
@@ -184,7 +184,7 @@ def _kept(
         with suppress(OSError):
             path.unlink(missing_ok=True)
         return None
-    return Execution(wish, chosen, rows)
+    return Execution(wish, chosen, rows, awaited=awaited)
 
 
 def _measured(
@@ -197,12 +197,14 @@ def _measured(
 ) -> Execution:
     report(f"{predictor.name}: measuring which engine is the fastest on {key['processor']}")
     outcome = measure(folder)
+    awaited: tuple[str, ...] = ()
     if folder is not None:
         choices.write_choice(choices.file_of(folder, wish), key, outcome)
+        awaited = choices.files_of(folder, outcome.awaited)
     for row in outcome.rows:
         report(f"{predictor.name}: {row.line(row.engine == outcome.engine)}")
     predictor.model = outcome.model
-    return Execution(wish, outcome.engine, outcome.rows, measured=True)
+    return Execution(wish, outcome.engine, outcome.rows, measured=True, awaited=awaited)
 
 
 def measure_all(

@@ -186,4 +186,5 @@ def describe(predictor: Predictor, runner: Runner) -> dict[str, object]:
         "max_batch": runner.batcher.max_batch,
         "details": predictor.details,
         "optimization": describe_execution(predictor),
+        "awaited": list(predictor.execution.awaited) if predictor.execution else [],
     }

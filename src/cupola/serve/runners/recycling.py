@@ -1,10 +1,11 @@
-"""Replaces runners that have answered many requests or use much memory.
+"""Replaces runners that have answered many requests, use much memory, or have a graph to take up.
 
 The replacement starts in a slot of its own. Once it is ready, the workers connect to it; then the
 old runner gets no new requests and exits after its last answer, so nothing is lost. One runner is
 replaced at a time. A runner that uses twice its memory limit is killed.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -91,6 +92,8 @@ class Recycler:
         served = slot.scoreboard.served if slot.scoreboard else 0
         if served >= slot.request_limit:
             return f"it has answered {served} requests"
+        if any(map(os.path.exists, slot.awaited)):
+            return "a graph of its network has been built, and may be faster"
         limit = slot.plan.runner_memory_limit
         if limit and slot.memory_at_start <= limit < (used := _memory(slot)):
             return f"it uses {used} bytes, over runner_memory_limit = {limit}"

@@ -264,6 +264,7 @@ class Zygote:
             slot.failure = report["failed"]
             self.generation.log("error", f"{slot.title}: {slot.failure}")
             return
+        slot.awaited = report.pop("awaited", [])
         slot.state, slot.description, slot.failure = "ready", report, ""
         self.recycler.on_ready(slot)
         self.generation.log("info", f"{slot.title} is ready after {slot.uptime * 1000:.0f} ms")
