@@ -22,9 +22,10 @@ class RotaryEmbedding:
         self.frequencies = frequencies(size, settings)  # [D / 2]
 
     def __call__(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        if self.frequencies.device != positions.device:
-            self.frequencies = self.frequencies.to(positions.device)
-        angles = positions[..., None, None].float() * self.frequencies  # [..., 1, D / 2]
+        frequencies = self.frequencies.to(positions.device)
+        if positions.is_cuda:
+            self.frequencies = frequencies  # copied once: no CUDA graph could record it
+        angles = positions[..., None, None].float() * frequencies  # [..., 1, D / 2]
         return by_lanes(torch.cos, angles).to(dtype), by_lanes(torch.sin, angles).to(dtype)
 
 
