@@ -1,5 +1,6 @@
 """The child that tries an untrusted file: every way in which it can end is one line."""
 
+import gc
 import os
 import signal
 import time
@@ -43,6 +44,15 @@ def test_how_a_child_ends(action, reason) -> None:
 
 def children() -> set[int]:
     return {child.pid for child in psutil.Process().children()}
+
+
+def collect() -> None:
+    raise ValueError(f"collects {gc.isenabled()}")
+
+
+def test_the_heap_of_the_parent_takes_no_time_of_the_child() -> None:
+    assert gc.isenabled()
+    assert guarded(collect, memory=100 * MEGABYTE, seconds=0.2) == "collects False"
 
 
 def test_nothing_is_left_behind() -> None:

@@ -187,11 +187,11 @@ def test_types_may_name_their_package() -> None:
 
 def test_what_has_no_effect_is_said(tmp_path: Path) -> None:
     cfg = tiny_config(custom_hooks=[{"type": "mmdet.MeanTeacherHook"}])
-    cfg["train_dataloader"] = {**cfg["train_dataloader"], "sampler": {"type": "ClassAwareSampler"}}
+    cfg["train_dataloader"] = {**cfg["train_dataloader"], "sampler": {"type": "TrackImgSampler"}}
     notes = Trainer(cfg, tmp_path, quiet=True)._notes
     assert notes == [
         "hooks that are not run: MeanTeacherHook",
-        "sampler ClassAwareSampler: images are shuffled instead",
+        "sampler TrackImgSampler: images are shuffled instead",
     ]
 
 

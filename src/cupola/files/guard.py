@@ -5,6 +5,7 @@ it is hashed, nine bytes can make an unpickler allocate gigabytes. Reading is de
 a forked child survives under a limit of memory and time is safe to repeat in this process.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -48,6 +49,7 @@ def guarded(action: Callable[[], object], *, memory: int, seconds: float) -> str
 
 def _run_in_child(action: Callable[[], object], send: int, memory: int, seconds: float) -> None:
     code = 1
+    gc.disable()  # it would visit, and so copy, everything that this process shares with its parent
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGSEGV):
