@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from serve_harness import output, until, write_bundle
 
+from cupola.runtime.optimize.execution import Execution
 from cupola.serve.runners import recycling
+from cupola.serve.runners.main import awaited_graphs
 from cupola.serve.runners.recycling import Recycler, memory_of
 from cupola.serve.runners.slot_table import SlotTable
 
@@ -83,6 +85,14 @@ def test_which_runner_is_replaced(monkeypatch, given: Any, memory: int, replaced
     stage = Stage(monkeypatch, Slot(**given), memory=memory)
     stage.recycler.step(0.0)
     assert (len(stage.table.slots) == 2) == replaced == bool(stage.log)
+
+
+@pytest.mark.parametrize(("stream", "files"), [(False, ["/cache/a.onnx"]), (True, [])])
+def test_a_model_with_a_state_is_not_replaced_for_a_graph(stream: bool, files: list[str]) -> None:
+    execution = Execution("auto", "eager", awaited=("/cache/a.onnx",))
+    predictor: Any = SimpleNamespace(execution=execution, is_stream=stream)
+    assert awaited_graphs(predictor) == files
+    assert awaited_graphs(SimpleNamespace(execution=None, is_stream=False)) == []  # type: ignore
 
 
 def test_one_at_a_time_and_only_once_the_new_one_is_connected(monkeypatch) -> None:

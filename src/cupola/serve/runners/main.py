@@ -172,6 +172,12 @@ def describe_execution(predictor: Predictor) -> dict[str, object]:
     }
 
 
+def awaited_graphs(predictor: Predictor) -> list[str]:
+    """Files for which the runner is replaced once one is there; none where it would end streams."""
+    found = predictor.execution
+    return [] if found is None or predictor.is_stream else list(found.awaited)
+
+
 def describe(predictor: Predictor, runner: Runner) -> dict[str, object]:
     """The description of the model for workers and clients."""
     return {
@@ -186,5 +192,5 @@ def describe(predictor: Predictor, runner: Runner) -> dict[str, object]:
         "max_batch": runner.batcher.max_batch,
         "details": predictor.details,
         "optimization": describe_execution(predictor),
-        "awaited": list(predictor.execution.awaited) if predictor.execution else [],
+        "awaited": awaited_graphs(predictor),
     }
