@@ -27,6 +27,7 @@ from cupola.runtime.optimize import (
     selection,
     structure,
 )
+from cupola.runtime.optimize.compiled import Compiled
 from cupola.runtime.optimize.network import EngineUnavailableError, with_shared_weights
 from cupola.runtime.predictor import Predictor
 
@@ -526,3 +527,11 @@ def test_graphs_wait_for_one_that_is_not_finished(
     assert built == ["a.onnx"]
     assert about.awaited["a.onnx"] == "not built within 0 s"
     assert "another graph has taken all the time; `cupola explain" in about.awaited["b.so"]
+
+
+def test_nothing_is_compiled_in_the_time_of_a_command(toy: Toy, tmp_path: Path) -> None:
+    """Compiling takes minutes: a `predict` would spend all its time on it, and in vain."""
+    about = engines.Situation(toy, toy.model, SAMPLES[0], tmp_path, seconds_left=lambda: 20.0)
+    with pytest.raises(building.UnfinishedError, match="takes more than 30 s; `cupola explain"):
+        Compiled().model_of(about)
+    assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cupola.runtime.optimize.building import ADVICE, UnfinishedError
 from cupola.runtime.optimize.engines import Engine, Situation
 from cupola.runtime.optimize.graphs import with_graph
 from cupola.runtime.optimize.machine import digest_of
@@ -20,6 +21,7 @@ from cupola.runtime.optimize.network import EngineUnavailableError
 from cupola.runtime.optimize.tracing import short
 
 COMPILERS = ("g++", "c++", "clang++")
+LEAST_SECONDS = 30.0  # in less, no network of a size that "auto" measures is compiled
 
 
 class Compiled(Engine):
@@ -42,6 +44,11 @@ class Compiled(Engine):
         on_gpu = situation.device.type == "cuda"
         name = digest_of(repr(situation.call().signature))[:16]
         path = situation.folder / f"{name}{'.pt2' if on_gpu else '.so'}"
+        hopeless = not situation.background and situation.seconds_left() < LEAST_SECONDS
+        if hopeless and situation.build and not path.exists():
+            raise UnfinishedError(
+                f"not built: that takes more than {LEAST_SECONDS:.0f} s; {ADVICE}"
+            )
         kind = "package" if on_gpu else "library"
         return with_graph(situation, kind, path, (), lambda: Library(path, situation.device))
 
