@@ -27,6 +27,17 @@ SELECTING = (
     "dino-4scale_r50_8xb2-12e_coco",
     "mask2former_r50_8xb2-lsj-50e_coco-panoptic",
 )
+# Of two stages: their results have the order of the proposals, where near-equal scores change
+# places with rounding.
+TWO_STAGES = (
+    "cascade-mask-rcnn_r50_fpn_1x_coco",
+    "cascade-rcnn_r50_fpn_1x_coco",
+    "faster-rcnn_r50_fpn_1x_coco",
+    "htc_r50_fpn_1x_coco",
+    "mask-rcnn_r50_fpn_1x_coco",
+    "panoptic-fpn_r50_fpn_1x_coco",
+)
+LIMITS = {torch.float32: 4e-3, torch.float64: 1e-4}
 GOLDENS = sorted(p.stem for p in FOLDER.glob("*.safetensors") if p.stem != "features")
 
 
@@ -46,14 +57,16 @@ def tensors(value: Any) -> list[torch.Tensor]:
     return [t for each in parts for t in tensors(each)] if isinstance(parts, list | tuple) else []
 
 
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
 @pytest.mark.parametrize("name", GOLDENS)
-def test_raw_outputs_are_the_cpus(name: str) -> None:
+def test_raw_outputs_are_the_cpus(name: str, dtype: torch.dtype) -> None:
+    if dtype == torch.float32 and name in (*SELECTING, *TWO_STAGES):
+        pytest.skip("in float32 rounding lets it choose others: compared in float64")
     if name in DATA_DEPENDENT:
-        pytest.skip("equal scores of its queries are in another order on a GPU")
+        pytest.xfail("differs on a GPU, in float64 too; the cause is not known yet")
     golden = ZooModel(name)
-    model, pixels = golden.model, golden.batch["pixels"]
+    model, pixels = golden.model.to(dtype), golden.batch["pixels"].to(dtype)
     mask = golden.batch["padding_mask"]
-    model, pixels = model.double(), pixels.double()  # rounding would swap near-equal proposals
     with torch.inference_mode():
         here = tensors(model(pixels, mask))
         there = tensors(model.to("cuda")(pixels.cuda(), mask.cuda()))
@@ -62,7 +75,7 @@ def test_raw_outputs_are_the_cpus(name: str) -> None:
         assert ours.is_cuda and ours.shape == theirs.shape
         if theirs.is_floating_point() and theirs.numel():
             scale = float(theirs.abs().max()) or 1.0
-            assert float((ours.cpu() - theirs).abs().max()) / scale < 1e-4
+            assert float((ours.cpu() - theirs).abs().max()) / scale < LIMITS[dtype]
 
 
 @pytest.mark.parametrize("name", GOLDENS)
