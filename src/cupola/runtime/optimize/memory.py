@@ -17,8 +17,8 @@ def keep_freed_memory(size: int = KEPT) -> bool:
     """Keeps up to `size` bytes that this process frees; False where the C library cannot.
 
     The largest use of memory stays the same, but up to `size` bytes of it remain in use between
-    calls. All threads that start later share one heap, since the heap of a thread has no room for
-    tensors of this size. Environment variables that set the same for the process prevail.
+    calls. All threads that start later share one arena, since that of a single thread has no room
+    for tensors of this size. Environment variables that set the same for the process prevail.
     """
     if any(name in os.environ for name in CHOSEN_BY_USER):
         return False
