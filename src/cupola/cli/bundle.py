@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cupola.cli.options import Overrides, Plugins, Section
+
 app = typer.Typer(add_completion=False)
 
 CARD = """# {name}
@@ -42,12 +44,7 @@ def bundle(
         Path | None, typer.Option(help="Forecast: .npy file of channel means.")
     ] = None,
     stds: Annotated[Path | None, typer.Option(help="Forecast: .npy of channel deviations.")] = None,
-    section: Annotated[
-        str | None,
-        typer.Option(
-            "--config", help="Section of FourCastNet's YAML [afno_backbone].", metavar="NAME"
-        ),
-    ] = None,
+    section: Section = None,
     grid: Annotated[
         Path | None, typer.Option(help="Forecast: a file with the model's latitudes, longitudes.")
     ] = None,
@@ -66,18 +63,13 @@ def bundle(
         ),
     ] = None,
     half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
-    ] = None,
-    plugin: Annotated[
-        list[str] | None, typer.Option(help="A module that registers your own classes.")
-    ] = None,
+    set_: Overrides = None,
+    plugin: Plugins = None,
 ) -> None:
     """Make a bundle from a published model, for `predict`, `generate`, `serve` and the others."""
     import torch
 
     from cupola.bundles import write_bundle
-    from cupola.bundles.writing import sha256
     from cupola.errors import InputError
     from cupola.registry import load_plugins
     from cupola.runtime import tasks
@@ -105,20 +97,27 @@ def bundle(
     else:
         model = build(about["model"])
         load_both(model, checkpoint, backbone, dialect)
-    digest = sha256(checkpoint) if checkpoint.is_file() else "not computed for a folder"
-    card = CARD.format(
-        name=about["name"],
-        config=config.name,
-        checkpoint=checkpoint.name,
-        digest=digest,
-        license=license,
-    )
+    card = card_of(about, config, checkpoint)
     dtype = torch.float16 if half else torch.float32
     written = write_bundle(out, about, model.state_dict(), card, dtype, {} if warned else OWN)
     model.build_record.save(written.path / "build_record.json")
     for file, content in files.items():
         (written.path / file).write_bytes(content)
     print(f"{written.path}: {about['task']}, {sum(p.numel() for p in model.parameters())} weights")
+
+
+def card_of(about: Mapping[str, Any], config: Path, checkpoint: Path) -> str:
+    """The card of a bundle whose config.json is `about`."""
+    from cupola.bundles.writing import sha256
+
+    digest = sha256(checkpoint) if checkpoint.is_file() else "not computed for a folder"
+    return CARD.format(
+        name=about["name"],
+        config=config.name,
+        checkpoint=checkpoint.name,
+        digest=digest,
+        license=about["license"],
+    )
 
 
 def describe(config: Path, name: str, overrides: list[str], options: dict[str, Any]) -> Any:

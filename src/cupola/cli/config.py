@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
+from cupola.cli.options import Overrides
+
 app = typer.Typer(no_args_is_help=True, add_completion=False)
-Setting = Annotated[
-    list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
-]
 
 
 @app.callback()
@@ -22,7 +21,7 @@ def show(
     key: Annotated[
         str | None, typer.Option(help="Show only this part, such as model.backbone.")
     ] = None,
-    set_: Setting = None,
+    set_: Overrides = None,
     format_: Annotated[str, typer.Option("--format", help="py, json or yaml.")] = "py",
     origins: Annotated[bool, typer.Option(help="Show which line wrote each value.")] = False,
 ) -> None:

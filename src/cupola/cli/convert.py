@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from cupola.cli.options import Overrides, Plugins
+
 app = typer.Typer(add_completion=False)
 # Small files that make a folder of weights a model.
 BESIDE = (
@@ -47,12 +49,8 @@ def convert(
     heads: Annotated[
         int | None, typer.Option(min=1, help="Attention heads, for Megatron versions below 2.")
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
-    ] = None,
-    plugin: Annotated[
-        list[str] | None, typer.Option(help="A module that registers your own classes.")
-    ] = None,
+    set_: Overrides = None,
+    plugin: Plugins = None,
 ) -> None:
     """Read a checkpoint safely and write it in another dialect, or for other tensor ranks.
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cupola.cli.options import AsJson, Plugins
+
 if TYPE_CHECKING:
     from cupola.runtime.coverage import Coverage
 
@@ -20,10 +22,8 @@ def coverage(
     by_class: Annotated[
         bool, typer.Option("--by-class", help="List the missing classes instead of the configs.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
-    plugin: Annotated[
-        list[str] | None, typer.Option(help="A module that registers your own classes.")
-    ] = None,
+    as_json: AsJson = False,
+    plugin: Plugins = None,
 ) -> None:
     """Says of each config whether it is read and its model builds, and which classes it lacks."""
     from cupola.registry import load_plugins

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from cupola.cli.options import Device, Offline, Optimization, Revision, Tta
+from cupola.cli.options import (
+    AsJson,
+    BundleOrConfig,
+    Checkpoint,
+    Device,
+    Offline,
+    Optimization,
+    Proposals,
+    Revision,
+    Tta,
+)
 
 if TYPE_CHECKING:
     from cupola.bundles import Bundle
@@ -16,10 +26,8 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def evaluate(
-    bundle: Annotated[
-        str, typer.Argument(help="A shipped bundle, a folder, hf://ORG/NAME, or a config file.")
-    ],
-    weights: Annotated[Path | None, typer.Option(help="The checkpoint of a config file.")] = None,
+    bundle: BundleOrConfig,
+    weights: Checkpoint = None,
     data: Annotated[
         Path | None,
         typer.Option(help="A folder of data; for a camera model nuScenes' root."),
@@ -51,11 +59,8 @@ def evaluate(
     results: Annotated[
         Path, typer.Option(help="nuScenes: the file of detections to write, for the devkit.")
     ] = Path("results_nusc.json"),
-    proposals: Annotated[
-        Path | None,
-        typer.Option(help="A file of proposals (.pkl or .json), for a Fast R-CNN."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    proposals: Proposals = None,
+    as_json: AsJson = False,
     revision: Revision = None,
     offline: Offline = False,
     device: Device = None,
@@ -84,8 +89,9 @@ def evaluate(
         from cupola.cli.predict import with_proposals
 
         predictor = with_proposals(predictor, proposals)
+    cfg = Config.load(bundle).to_dict() if is_config(bundle) else None
     if data is None:
-        cfg = Config.load(bundle).to_dict() if is_config(bundle) else training_config(opened)
+        cfg = training_config(opened) if cfg is None else cfg
         scores = evaluate_as_trained(predictor, cfg)
     elif opened.task == "forecast":
         from cupola.cli.forecast_evaluation import evaluate_forecasts
@@ -96,19 +102,22 @@ def evaluate(
 
         scores = evaluate_nuscenes(cast(Any, predictor), data, version, split, results)
     else:
-        published = Config.load(bundle).to_dict() if is_config(bundle) else {}
-        options = {**files, "published": evaluator_of(published)}
+        options = {**files, "published": evaluator_of(cfg or {})}
         scores = tasks.find(opened.task).evaluate(predictor, data, options)
+    print_scores(scores, as_json, results)
+
+
+def print_scores(scores: Mapping[str, float], as_json: bool, results: Path) -> None:
+    """Prints the metrics, a line each or as JSON; where there are none, where detections are."""
     if as_json:
         import json
 
         print(json.dumps(scores))
-    elif not scores:
+        return
+    if not scores:
         print(f"no annotations to compare with; the detections are in {results}")
-    else:
-        width = max(map(len, scores))
-        for name, value in scores.items():
-            print(f"{name:{width}} {value:.4g}")
+    for name, value in scores.items():
+        print(f"{name:{max(map(len, scores))}} {value:.4g}")
 
 
 def refuse_others(

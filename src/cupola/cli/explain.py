@@ -7,7 +7,7 @@ import typer
 
 from cupola.cli.explain_printing import print_differences, print_order, print_ranks, print_tree
 from cupola.cli.explained_model import load_model
-from cupola.cli.options import Device, Offline, Revision
+from cupola.cli.options import Device, Offline, Overrides, Plugins, Revision, Section
 
 app = typer.Typer(add_completion=False)
 
@@ -57,18 +57,9 @@ def explain(
         ),
     ] = False,
     device: Device = None,
-    section: Annotated[
-        str | None,
-        typer.Option(
-            "--config", help="Section of FourCastNet's YAML [afno_backbone].", metavar="NAME"
-        ),
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
-    ] = None,
-    plugin: Annotated[
-        list[str] | None, typer.Option(help="A module that registers your own classes.")
-    ] = None,
+    section: Section = None,
+    set_: Overrides = None,
+    plugin: Plugins = None,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
@@ -96,17 +87,18 @@ def explain(
         model.build_record.save(build_record)
     if compare is not None:
         print_differences(model, compare)
-    elif order:
+        return
+    if order:
         print_order(model)
+        return
+    runs = not any(each.is_meta for each in model.parameters())
+    shape = parse_shape(input_) if input_ else own_shape(model, source, bundle)
+    description = describe(model, shape if runs else None, run=runs, origins=origins)
+    if html is None:
+        print_tree(description, depth)
     else:
-        runs = not any(each.is_meta for each in model.parameters())
-        shape = parse_shape(input_) if input_ else own_shape(model, source, bundle)
-        description = describe(model, shape if runs else None, run=runs, origins=origins)
-        if html is None:
-            print_tree(description, depth)
-        else:
-            view = view_of(model, bundle, image, truth, text) if runs else None
-            title = bundle.name if bundle else Path(source).stem
-            html.write_text(page(description, title, view), encoding="utf-8")
-            print(f"{html}: written")
-        print(description.summary())
+        view = view_of(model, bundle, image, truth, text) if runs else None
+        title = bundle.name if bundle else Path(source).stem
+        html.write_text(page(description, title, view), encoding="utf-8")
+        print(f"{html}: written")
+    print(description.summary())

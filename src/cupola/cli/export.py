@@ -5,19 +5,17 @@ from typing import Annotated
 
 import typer
 
-from cupola.cli.options import Offline, Revision
+from cupola.cli.options import BundleOrConfig, Checkpoint, Offline, Revision
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def export(
-    bundle: Annotated[
-        str, typer.Argument(help="A shipped bundle, a folder, hf://ORG/NAME, or a config file.")
-    ],
+    bundle: BundleOrConfig,
     out: Annotated[Path, typer.Argument(help="The file to write: .onnx or .pt2.")],
     file_format: Annotated[str, typer.Option("--format", help="onnx or torch.")] = "onnx",
-    weights: Annotated[Path | None, typer.Option(help="The checkpoint of a config file.")] = None,
+    weights: Checkpoint = None,
     height: Annotated[int | None, typer.Option(min=1, help="Of the images, in pixels.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Of the images, in pixels.")] = None,
     mask: Annotated[

@@ -2,10 +2,30 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+Plugins = Annotated[
+    list[str] | None, typer.Option(help="A module that registers your own classes.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
+]
+Section = Annotated[
+    str | None,
+    typer.Option("--config", help="Section of FourCastNet's YAML [afno_backbone].", metavar="NAME"),
+]
+Proposals = Annotated[
+    Path | None,
+    typer.Option(help="A file of proposals (.pkl or .json), for a Fast R-CNN."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
+BundleOrConfig = Annotated[
+    str, typer.Argument(help="A shipped bundle, a folder, hf://ORG/NAME, or a config file.")
+]
+Checkpoint = Annotated[Path | None, typer.Option(help="The checkpoint of a config file.")]
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of an hf:// id.", metavar="NAME")
 ]

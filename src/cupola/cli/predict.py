@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cupola.cli.options import Device, Offline, Optimization, Revision, Tta
+from cupola.cli.options import (
+    AsJson,
+    BundleOrConfig,
+    Checkpoint,
+    Device,
+    Offline,
+    Optimization,
+    Proposals,
+    Revision,
+    Tta,
+)
 
 if TYPE_CHECKING:
     from cupola.bundles import Bundle
@@ -17,24 +27,19 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def predict(
-    bundle: Annotated[
-        str, typer.Argument(help="A shipped bundle, a folder, hf://ORG/NAME, or a config file.")
-    ],
+    bundle: BundleOrConfig,
     source: Annotated[
         Path | None, typer.Argument(help="An image or a sample folder [the bundle's example].")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Image file for the drawn result.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="The checkpoint of a config file.")] = None,
+    weights: Checkpoint = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Minimum score.")] = None,
     text: Annotated[
         str | None,
         typer.Option(help="What to look for, for models that search for it: 'cat . dog .'"),
     ] = None,
-    proposals: Annotated[
-        Path | None,
-        typer.Option(help="A file of proposals (.pkl or .json), for a Fast R-CNN."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    proposals: Proposals = None,
+    as_json: AsJson = False,
     revision: Revision = None,
     offline: Offline = False,
     device: Device = None,

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from cupola.cli.options import Overrides, Plugins, Section
+
 app = typer.Typer(add_completion=False)
 
 
@@ -15,19 +17,10 @@ def train(
         Path | None,
         typer.Option(help="Folder for checkpoints and logs (default: work_dirs/CONFIG)."),
     ] = None,
-    section: Annotated[
-        str | None,
-        typer.Option(
-            "--config", help="Section of FourCastNet's YAML [afno_backbone].", metavar="NAME"
-        ),
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key.path=value; may be repeated.")
-    ] = None,
+    section: Section = None,
+    set_: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint.")] = False,
-    plugin: Annotated[
-        list[str] | None, typer.Option(help="A module that registers your own classes.")
-    ] = None,
+    plugin: Plugins = None,
     quiet: Annotated[bool, typer.Option(help="Print nothing but errors.")] = False,
     bundle_only: Annotated[
         bool, typer.Option(help="Do not train; write a bundle of the best checkpoint so far.")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cupola.cli.options import Offline, Revision
+from cupola.cli.options import Offline, Plugins, Revision
 
 app = typer.Typer(add_completion=False)
 
@@ -12,9 +12,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def verify(
     bundle: Annotated[str, typer.Argument(help="A shipped bundle, a folder, or hf://ORG/NAME.")],
-    plugin: Annotated[
-        list[str] | None, typer.Option(help="A module that registers your own classes.")
-    ] = None,
+    plugin: Plugins = None,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
