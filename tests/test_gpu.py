@@ -20,9 +20,12 @@ from cupola.runtime.optimize.tolerance import relative_l2
 from zoo import FOLDER, ZooModel
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
-DATA_DEPENDENT = ("ddq-detr-4scale_r50_8xb2-12e_coco",)  # a network with nms inside
+# A network with nms inside. Cells of padding have equal scores, and which of them is taken depends
+# on how torch.sort orders these, in the original as well: a CPU and a GPU differ. Compared without.
+DATA_DEPENDENT = ("ddq-detr-4scale_r50_8xb2-12e_coco",)
 # Rounding lets these choose other queries, or attend to other pixels: compared in float64.
 SELECTING = (
+    *DATA_DEPENDENT,
     "deformable-detr-refine-twostage_r50_16xb2-50e_coco",
     "dino-4scale_r50_8xb2-12e_coco",
     "mask2former_r50_8xb2-lsj-50e_coco-panoptic",
@@ -59,17 +62,13 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)
 @pytest.mark.parametrize("name", GOLDENS)
-def test_raw_outputs_are_the_cpus(
-    request: pytest.FixtureRequest, name: str, dtype: torch.dtype
-) -> None:
+def test_raw_outputs_are_the_cpus(name: str, dtype: torch.dtype) -> None:
     if dtype == torch.float32 and name in (*SELECTING, *TWO_STAGES):
         pytest.skip("in float32 rounding lets it choose others: compared in float64")
-    if name in DATA_DEPENDENT:
-        reason = "differs on a GPU, in float64 too; the cause is not known yet"
-        request.applymarker(pytest.mark.xfail(reason=reason))
     golden = ZooModel(name)
-    model, pixels = golden.model.to(dtype), golden.batch["pixels"].to(dtype)
-    mask = golden.batch["padding_mask"]
+    count = 1 if name in DATA_DEPENDENT else None  # the first image has no padding
+    model, pixels = golden.model.to(dtype), golden.batch["pixels"][:count].to(dtype)
+    mask = golden.batch["padding_mask"][:count]
     with torch.inference_mode():
         here = tensors(model(pixels, mask))
         there = tensors(model.to("cuda")(pixels.cuda(), mask.cuda()))
