@@ -12,8 +12,9 @@ from cupola.data.affine import warp, warp_boxes
 from cupola.data.colors import shift_hsv
 from cupola.data.photometric import Distortion, distort
 from cupola.data.pipeline import Compose
+from cupola.data.transforms import resize_masks
 from cupola.errors import CupolaError, DataError
-from cupola.registry import DATASETS
+from cupola.registry import DATASETS, TRANSFORMS
 
 BOXES = [[2, 3, 12, 20], [20, 5, 38, 28], [0, 25, 6, 30]]
 
@@ -98,12 +99,10 @@ def test_padding(step: dict[str, Any], size: tuple[int, int]) -> None:
 
 
 def test_errors_of_padding() -> None:
-    with pytest.raises(DataError, match="40 x 30 pixels is larger than size"):
-        apply({"type": "Pad", "size": (39, 64)})
     with pytest.raises(DataError, match="needs one of size, size_divisor and pad_to_square"):
         apply({"type": "Pad"})
-    with pytest.raises(DataError, match="only 'constant' is available"):
-        apply({"type": "Pad", "size": (64, 64), "padding_mode": "reflect"})
+    with pytest.raises(DataError, match="padding_mode is 'wrap'; use constant, edge, reflect"):
+        apply({"type": "Pad", "size": (64, 64), "padding_mode": "wrap"})
 
 
 def test_a_larger_canvas() -> None:
@@ -583,3 +582,88 @@ def test_maps_of_classes_are_read_and_padded(folder: Path) -> None:
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(folder / "maps/1.png")
     with pytest.raises(DataError, match=r"1\.png: is 4 x 3 pixels, its image \(40, 30\)"):
         data[1]
+
+
+def test_maps_are_resized_as_opencv_resizes_by_nearest() -> None:
+    """OpenCV's products of places and steps may be just below the whole number they should be."""
+    for old in range(1, 130, 3):
+        line = np.arange(old, dtype=np.uint8)[None]
+        for new in (1, 7, 40, 50, 80, 100, 128, 333):
+            expected = cv2.resize(line, (new, 1), interpolation=cv2.INTER_NEAREST)
+            assert np.array_equal(resize_masks(line, (new, 1)), expected), (old, new)
+            expected = np.asarray(Image.fromarray(line).resize((new, 1), Image.Resampling.NEAREST))
+            assert np.array_equal(resize_masks(line, (new, 1), "pillow"), expected), (old, new)
+
+
+def test_interpolations_of_resizing() -> None:
+    whole = pixels()
+    step = {"type": "Resize", "scale": (27, 19)}
+    found = apply({**step, "interpolation": "nearest"})
+    expected = cv2.resize(whole, (27, 19), interpolation=cv2.INTER_NEAREST)
+    assert np.array_equal(np.asarray(found["image"]), expected)
+    found = apply({**step, "interpolation": "bicubic", "backend": "pillow"})
+    expected = np.asarray(Image.fromarray(whole).resize((27, 19), Image.Resampling.BICUBIC))
+    assert np.array_equal(np.asarray(found["image"]), expected)
+    with pytest.raises(DataError, match="'area' is not available with backend 'cv2'; use bilinear"):
+        apply({**step, "interpolation": "area"})
+
+
+def test_two_scales_leave_the_ratio_without_effect() -> None:
+    step = {"type": "RandomResize", "scale": [(60, 60), (80, 60)], "ratio_range": (3, 4)}
+    for seed in range(8):
+        width, height = apply(step, seed)["image"].size
+        assert 60 <= width <= 80 and height == 60
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect", "symmetric"])
+def test_padding_that_repeats_the_image(mode: Any) -> None:
+    found = apply({"type": "Pad", "size": (50, 20), "padding_mode": mode, "pad_val": {"masks": 1}})
+    more = ((0, 0), (0, 10), (0, 0))  # the image is higher than `size` already
+    assert np.array_equal(np.asarray(found["image"]), np.pad(pixels(), more, mode))
+    assert np.array_equal(found["semantic"], np.pad(pixels()[..., 0], more[:2], mode))
+    assert found["masks"][:, :, 40:].all() and not found["masks"][0, 25:, :40].any()
+
+
+def test_pixels_below_zero_change_with_the_brightness_alone() -> None:
+    """The original always goes through HSV, in which chroma is positive though the value is not."""
+    image = pixels().astype(np.float32) / 8
+    found = distort(image, Distortion(-30.0, False, None, None, None, None), limited=True)
+    hsv = cv2.cvtColor(image - np.float32(30), cv2.COLOR_RGB2HSV)
+    assert np.allclose(found, cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), atol=1e-3)
+
+
+def test_hues_are_rounded_down_on_their_way_back() -> None:
+    image = pixels(192, 150)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(np.int64)
+    hsv[..., 0] = (hsv[..., 0] + 7) % 180
+    expected = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
+    assert (shift_hsv(image, 7, 0, 0) != expected).mean() < 0.02
+
+
+def test_a_shift_is_less_than_its_most_to_the_right() -> None:
+    class Ends:
+        """A generator whose numbers are the largest."""
+
+        def random(self) -> float:
+            return 0.0
+
+        def integers(self, low: int, high: int, count: int) -> Any:
+            return np.full(count, high - 1)
+
+    step = Compose([{"type": "RandomShift", "prob": 1.0, "max_shift_px": 4}])
+    found = step(sample(masked=False), Ends())  # type: ignore[arg-type]
+    assert (found["boxes"][0] - [2, 3, 12, 20]).tolist() == [3, 3, 3, 3]
+
+
+def test_a_mean_of_images_is_rounded_down() -> None:
+    step = {"type": "MixUp", "img_scale": (40, 30), "ratio_range": (0.71, 0.71), "pad_val": 114.0}
+    other = sample(masked=False, seed=1)
+    found = TRANSFORMS.build(step).mix(
+        sample(masked=False), np.random.default_rng(0), lambda: dict(other)
+    )
+    mixed = np.asarray(found["image"])
+    small = cv2.resize(pixels(seed=1).astype(np.float64), (28, 21))
+    candidates = [small, small[:, ::-1]]
+    means = [np.floor(0.5 * pixels()[:21, :28] + 0.5 * np.floor(each)) for each in candidates]
+    assert min((mixed[:21, :28] != each).mean() for each in means) < 0.01
+    assert np.array_equal(mixed[21:], (0.5 * pixels()[21:] + 57).astype(np.uint8))

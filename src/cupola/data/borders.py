@@ -16,6 +16,7 @@ from cupola.errors import DataError
 from cupola.registry import TRANSFORMS
 
 Color = float | Sequence[float]
+PADDING_MODES = ("constant", "edge", "reflect", "symmetric")
 
 
 def in_rgb(color: Color) -> Any:
@@ -56,7 +57,8 @@ class Pad:
     """Pads at the right and the bottom, to `size` (width, height), a square, or a multiple.
 
     pad_val: a gray level or color for the image, or a dict(img=..., seg=..., masks=0). The padding
-    counts as a part of the image. An image larger than `size` is an error.
+    counts as a part of the image; a side that is longer than that of `size` stays. padding_mode
+    'edge', 'reflect' and 'symmetric' repeat the image and its map of classes instead.
     """
 
     def __init__(
@@ -69,20 +71,19 @@ class Pad:
     ) -> None:
         if (size is not None) + (size_divisor is not None or pad_to_square) != 1:
             raise DataError("Pad: needs one of size, size_divisor and pad_to_square")
-        if padding_mode != "constant":
-            raise DataError(f"Pad: padding_mode is {padding_mode!r}; only 'constant' is available")
+        if padding_mode not in PADDING_MODES:
+            raise DataError(
+                f"Pad: padding_mode is {padding_mode!r}; use {', '.join(PADDING_MODES)}"
+            )
         self.size, self.divisor, self.square = size, size_divisor or 1, pad_to_square
         colors: Mapping[str, Any] = pad_val if isinstance(pad_val, Mapping) else {"img": pad_val}
         self.color, self.void = in_rgb(colors.get("img", 0)), int(colors.get("seg", VOID))
+        self.mode, self.covered = padding_mode, bool(colors.get("masks", 0))
 
     def __call__(self, sample: Sample, rng: Random) -> Sample:
         width, height = size_of(sample["image"])
         if self.size is not None:
-            if width > self.size[0] or height > self.size[1]:
-                raise DataError(
-                    f"Pad: an image of {width} x {height} pixels is larger than size {self.size}"
-                )
-            size = self.size
+            size = (max(width, self.size[0]), max(height, self.size[1]))
         else:
             sides = (max(width, height),) * 2 if self.square else (width, height)
             size = (-(-sides[0] // self.divisor) * self.divisor,
@@ -90,7 +91,17 @@ class Pad:
         return sample if size == (width, height) else self._padded(sample, size)
 
     def _padded(self, sample: Sample, size: tuple[int, int]) -> Sample:
-        return on_canvas(sample, size, (0, 0), self.color, self.void)
+        found = on_canvas(sample, size, (0, 0), self.color, self.void)
+        width, height = size_of(sample["image"])
+        more = ((0, size[1] - height), (0, size[0] - width), (0, 0))
+        if self.mode != "constant":
+            mode: Any = self.mode
+            found["image"] = as_image(np.pad(as_array(sample["image"]), more, mode))
+            if "semantic" in sample:
+                found["semantic"] = np.pad(sample["semantic"], more[:2], mode)
+        if self.covered and "masks" in found:
+            found["masks"][:, height:] = found["masks"][:, :, width:] = True
+        return found
 
 
 @TRANSFORMS.register_module()
@@ -125,7 +136,7 @@ class Expand:
 
 @TRANSFORMS.register_module()
 class RandomShift:
-    """With probability `prob` moves the image by up to `max_shift_px`; black fills the rest.
+    """With probability `prob` moves the image by -max_shift_px <= n < max_shift_px; black fills.
 
     Objects with a side of at most `filter_thr_px` left are removed; a shift that would remove all
     of them is not done. Masks move, too (the original's stay).
@@ -137,7 +148,7 @@ class RandomShift:
     def __call__(self, sample: Sample, rng: Random) -> Sample:
         if rng.random() >= self.prob:
             return sample
-        place = tuple(int(each) for each in rng.integers(-self.most, self.most + 1, 2))
+        place = tuple(int(each) for each in rng.integers(-self.most, self.most, 2))
         size = size_of(sample["image"])
         boxes = clipped(sample["boxes"] + np.array([*place, *place], np.float32), size)
         kept = (boxes[:, 2:] - boxes[:, :2] > self.least).all(1)

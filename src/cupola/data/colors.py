@@ -18,6 +18,8 @@ ROUNDING = 1 << (PLACES - 1)
 _LEVELS = np.maximum(np.arange(256), 1)
 HUE_FACTORS = np.rint((30 << PLACES) / _LEVELS).astype(np.int32) * (np.arange(256) > 0)
 SATURATION_FACTORS = np.rint((255 << PLACES) / _LEVELS).astype(np.int32) * (np.arange(256) > 0)
+# Which of (highest, lowest, falling, rising) red, green and blue are in the 6 sectors of the hue.
+SECTORS = np.array(((0, 3, 1), (2, 0, 1), (1, 0, 3), (1, 2, 0), (3, 1, 0), (0, 1, 2)))
 
 
 @TRANSFORMS.register_module()
@@ -86,6 +88,17 @@ def shift_hsv(rgb: Any, hue: int, saturation: int, value: int) -> Any:
     S = (chroma * SATURATION_FACTORS[V] + ROUNDING) >> PLACES
     H = (H + hue) % 180
     S, V = (S + saturation).clip(0, 255), (V + value).clip(0, 255)
-    places = (H[..., None] / 30 + np.array([5, 3, 1])) % 6  # [H, W, 3]
-    share = np.clip(np.minimum(places, 4 - places), 0, 1)
-    return np.rint(V[..., None] * (1 - S[..., None] / 255 * share)).astype(np.uint8)
+    return _to_rgb(H, S, V)
+
+
+def _to_rgb(H: Any, S: Any, V: Any) -> Any:
+    """[H, W, 3], uint8: in float32 and rounded down, as OpenCV's vector code does it."""
+    turn, s, v = (
+        each.astype(np.float32) * np.float32(scale)
+        for each, scale in ((H, 6 / 180), (S, 1 / 255), (V, 1 / 255))
+    )
+    sector = np.floor(turn)
+    part = turn - sector
+    levels = np.stack((v, v * (1 - s), v * (1 - s * part), v * (1 - s * (1 - part))), -1)
+    chosen = np.take_along_axis(levels, SECTORS[sector.astype(np.int64) % 6], -1)
+    return (chosen * np.float32(255)).clip(0, 255).astype(np.uint8)

@@ -145,7 +145,8 @@ class MinIoURandomCrop:
         h = rng.uniform(self.min_crop_size * height, height)
         if not 0.5 <= h / w <= 2:
             return None
-        left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+        # From 1 on, unless it has less room: as numpy's uniform(high) draws it in the original.
+        left, top = (room + rng.random() * (1 - room) for room in (width - w, height - h))
         window = (int(left), int(top), int(left + w), int(top + h))
         return window if window[0] < window[2] and window[1] < window[3] else None
 
@@ -167,7 +168,7 @@ class RandomCenterCropPad:
     The window may leave the image, where `mean` (RGB with to_rgb, else BGR) fills it; its center
     stays `border` pixels inside. With test_mode the whole image, in the middle of one whose sides
     are `side | n`, plus test_pad_add_pix, for test_pad_mode ("logical_or", n), or the next multiple
-    of n for ("size_divisor", n); "shift" is then the (left, top) of the image in it. Samples with
+    of n, without it, for ("size_divisor", n); "shift" is then the (left, top) of the image in it. Samples with
     masks are an error, as in the original.
     """
 
@@ -199,7 +200,8 @@ class RandomCenterCropPad:
         width, height = sides = size_of(sample["image"])
         if self.test_mode:
             assert self.mode is not None
-            whole = [PADDED[self.mode[0]](s, self.mode[1]) + self.more for s in (width, height)]
+            more = self.more if self.mode[0] == "logical_or" else 0
+            whole = [PADDED[self.mode[0]](s, self.mode[1]) + more for s in (width, height)]
             found = self._placed(sample, (width // 2, height // 2), whole)[0]
             corner = tuple(new // 2 - old // 2 for new, old in zip(whole, sides, strict=True))
             return {**found, "shift": corner}

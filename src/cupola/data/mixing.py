@@ -18,8 +18,9 @@ from cupola.data.borders import Color, in_rgb, masks_on_canvas, on_canvas
 from cupola.data.crops import clipped, crop_sample, inside
 from cupola.data.pipeline import OBJECTS, Draw, Pair, Random, Sample, select
 from cupola.data.pixels import as_array, as_image, filled, paste, size_of
-from cupola.data.transforms import RandomFlip, resize_sample
+from cupola.data.transforms import RandomFlip, resize_masks, resize_sample
 from cupola.errors import DataError
+from cupola.files.images import resize
 from cupola.registry import TRANSFORMS
 
 FLIP = RandomFlip()
@@ -166,11 +167,20 @@ class MixUp(_Mixing):
     def _resized(self, sample: Sample, jitter: float) -> Sample:
         """Fitted into the scale and padded to it, times `jitter`; boxes by the exact factor."""
         fits = fitted(sample, self.scale)
-        padded = on_canvas(fits, self.scale, (0, 0), self.color)
+        pixels = as_array(fits["image"])
+        if pixels.dtype == np.uint8 and isinstance(self.color, float):
+            pixels = pixels.astype(np.float64)  # as the original's canvas: not rounded until later
+        canvas = filled(self.scale, self.color, pixels)
+        paste(canvas, pixels, (0, 0))
         width, height = (max(1, int(side * jitter)) for side in self.scale)
-        found = resize_sample(padded, (width, height))
+        canvas = resize(canvas, (height, width), "opencv").clip(0, 255).astype(np.uint8)
         boxes = fits["boxes"] * np.float32(jitter)
-        return {**found, "boxes": clipped(boxes, (width, height)) if self.clip else boxes}
+        boxes = clipped(boxes, (width, height)) if self.clip else boxes
+        found = {**fits, "image": as_image(canvas), "boxes": boxes}
+        if "masks" in fits:
+            masks = masks_on_canvas(fits["masks"], self.scale, (0, 0))
+            found["masks"] = resize_masks(masks, (width, height))
+        return found
 
 
 @TRANSFORMS.register_module()

@@ -72,7 +72,8 @@ def distort(image: Pixels, drawn: Distortion, limited: bool = False) -> Pixels:
         out = out + np.float32(drawn.brightness)
     if drawn.contrast is not None and drawn.contrast_first:
         out = out * np.float32(drawn.contrast)
-    if drawn.saturation is not None or drawn.hue is not None:
+    changed = drawn.saturation is not None or drawn.hue is not None
+    if changed or (drawn.brightness or 0) < 0:  # pixels below 0 change on the way to HSV and back
         saturation = 1.0 if drawn.saturation is None else drawn.saturation
         out = _recolor(out, saturation, drawn.hue or 0.0, limited and saturation > 1)
     if drawn.contrast is not None and not drawn.contrast_first:

@@ -34,17 +34,37 @@ def as_image(pixels: Pixels) -> AnyImage:
     return np.ascontiguousarray(pixels, np.float32)
 
 
-def resized(image: AnyImage, size: tuple[int, int], backend: str = "cv2") -> AnyImage:
-    """The image at `size` = (width, height), by bilinear interpolation.
+def resized(
+    image: AnyImage, size: tuple[int, int], backend: str = "cv2", interpolation: str = "bilinear"
+) -> AnyImage:
+    """The image at `size` = (width, height).
 
-    backend: "pillow" is antialiased, "cv2" is not.
+    backend: "pillow" is antialiased and has all of its filters, "cv2" is not, and has "bilinear"
+    and "nearest".
     """
+    if interpolation == "nearest":
+        rows, columns = (
+            nearest(old, new, backend)
+            for old, new in zip(size_of(image)[::-1], size[::-1], strict=True)
+        )
+        return as_image(as_array(image)[rows][:, columns])
     if backend == "cv2":
         return as_image(resize(as_array(image), size[::-1], "opencv"))
+    how = Image.Resampling[interpolation.upper()]
     if isinstance(image, Image.Image):
-        return image.resize(size, Image.Resampling.BILINEAR)
+        return image.resize(size, how)
     planes = [Image.fromarray(np.ascontiguousarray(each)) for each in np.moveaxis(image, -1, 0)]
-    return np.stack([np.asarray(p.resize(size, Image.Resampling.BILINEAR)) for p in planes], -1)
+    return np.stack([np.asarray(each.resize(size, how)) for each in planes], -1)
+
+
+def nearest(old: int, new: int, backend: str = "cv2") -> NDArray[np.int64]:
+    """For each of `new` places the nearest of `old`: OpenCV goes by the places' left ends."""
+    if backend == "pillow":
+        places = Image.fromarray(np.arange(old, dtype=np.int32)[None])
+        return np.asarray(places.resize((new, 1), Image.Resampling.NEAREST))[0].astype(np.int64)
+    # In OpenCV's order of operations: products that should be whole may be a little less.
+    step = 1.0 / (new / old)
+    return np.floor(np.arange(new) * step).astype(np.int64).clip(0, old - 1)
 
 
 def cropped(image: AnyImage, window: tuple[int, int, int, int]) -> AnyImage:

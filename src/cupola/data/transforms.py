@@ -8,14 +8,18 @@ import numpy as np
 from cupola.data.annotation_masks import boxes_around
 from cupola.data.crops import RandomCrop
 from cupola.data.pipeline import MAPS, Compose, RandomChoice, Sample, select
-from cupola.data.pixels import as_array, mirrored, resized, size_of
+from cupola.data.pixels import as_array, mirrored, nearest, resized, size_of
 from cupola.errors import DataError, did_you_mean
 from cupola.registry import TRANSFORMS
 from cupola.structures.images import fit_size
 
 __all__ = ["Compose", "RandomChoice", "RandomCrop", "boxes_around"]  # and those below
 DIRECTIONS = ("horizontal", "vertical", "diagonal")
-BACKENDS = ("cv2", "pillow")  # of mmcv, whose default is the first
+# The backends of mmcv, whose default is the first, and their interpolations.
+BACKENDS = {
+    "cv2": ("bilinear", "nearest"),
+    "pillow": ("bilinear", "nearest", "bicubic", "box", "lanczos", "hamming"),
+}
 
 
 @TRANSFORMS.register_module()
@@ -86,23 +90,31 @@ class RandomFlip:
         return {**sample, **maps, "image": mirrored(sample["image"], across, down), "boxes": boxes}
 
 
-def resize_masks(masks: np.ndarray[Any, Any], size: tuple[int, int]) -> np.ndarray[Any, Any]:
-    """Masks [..., H, W] to `size` = (width, height) by nearest, as OpenCV and MMDetection do."""
-    height, width = masks.shape[-2:]
-    rows = np.arange(size[1]) * height // size[1]
-    columns = np.arange(size[0]) * width // size[0]
+def resize_masks(
+    masks: np.ndarray[Any, Any], size: tuple[int, int], backend: str = "cv2"
+) -> np.ndarray[Any, Any]:
+    """Masks [..., H, W] to `size` = (width, height) by nearest, as OpenCV or Pillow does."""
+    rows, columns = (
+        nearest(old, new, backend) for old, new in zip(masks.shape[-2:], size[::-1], strict=True)
+    )
     return np.asarray(masks[..., rows, :][..., columns])
 
 
-def resize_sample(sample: Sample, size: tuple[int, int], backend: str = "cv2") -> Sample:
-    """Resizes to `size` = (width, height) with bilinear interpolation, as `resized` does."""
+def resize_sample(
+    sample: Sample, size: tuple[int, int], backend: str = "cv2", interpolation: str = "bilinear"
+) -> Sample:
+    """Resizes to `size` = (width, height), the image as `resized` does; maps by nearest.
+
+    Masks are resized as OpenCV does it, whatever the backend.
+    """
     width, height = size_of(sample["image"])
     factor = (size[0] / width, size[1] / height)
-    maps = {k: resize_masks(sample[k], size) for k in MAPS if k in sample}
+    ways = {"masks": "cv2", "semantic": backend}
+    maps = {k: resize_masks(sample[k], size, ways[k]) for k in MAPS if k in sample}
     return {
         **sample,
         **maps,
-        "image": resized(sample["image"], size, backend),
+        "image": resized(sample["image"], size, backend, interpolation),
         "boxes": sample["boxes"] * np.array([*factor, *factor], np.float32),
         "scale_factor": tuple(a * b for a, b in zip(sample["scale_factor"], factor, strict=True)),
     }
@@ -113,8 +125,8 @@ class Resize:
     """To `scale` = (width, height): exactly, or with keep_ratio as large as fits.
 
     scale_factor instead of it is a factor, or one for each of width and height. `backend` "cv2"
-    resizes as OpenCV, "pillow" with antialiasing. Whatever the `interpolation`, it is bilinear;
-    masks are resized by nearest.
+    resizes as OpenCV, "pillow" with antialiasing. `interpolation` is bilinear or nearest, of Pillow
+    also bicubic, box, lanczos or hamming; masks are resized by nearest.
     """
 
     half = 0.5  # what is added to a side before it is rounded down
@@ -132,7 +144,12 @@ class Resize:
             raise DataError("Resize: needs either scale = (width, height) or scale_factor")
         if backend not in BACKENDS:
             raise DataError(f"Resize: backend is {backend!r}; use {' or '.join(BACKENDS)}")
-        self.backend = backend
+        if interpolation not in BACKENDS[backend]:
+            raise DataError(
+                f"Resize: interpolation {interpolation!r} is not available with backend "
+                f"{backend!r}; use {', '.join(BACKENDS[backend])}"
+            )
+        self.backend, self.interpolation = backend, interpolation
         pair = (scale, scale) if isinstance(scale, int) else scale
         self.scale = None if pair is None else (int(pair[0]), int(pair[1]))
         factor = (1.0, 1.0) if scale_factor is None else scale_factor
@@ -141,7 +158,7 @@ class Resize:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         size = self.output_size(size_of(sample["image"]))
-        found = resize_sample(sample, size, self.backend)
+        found = resize_sample(sample, size, self.backend, self.interpolation)
         return {**found, "boxes": found["boxes"].clip(0, [*size, *size])} if self.clip else found
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -193,7 +210,7 @@ class RandomChoiceResize:
 class RandomResize:
     """Resize to `scale` = (width, height) times a factor drawn from `ratio_range`.
 
-    With two scales each side is drawn between theirs.
+    With two scales each side is drawn between theirs, and ratio_range has no effect.
     """
 
     def __init__(
@@ -212,7 +229,7 @@ class RandomResize:
         first, second = pair
         self.low = [min(sides) for sides in zip(first, second, strict=True)]
         self.high = [max(sides) for sides in zip(first, second, strict=True)]
-        self.ratio_range = ratio_range
+        self.ratio_range = ratio_range if first is second else (1.0, 1.0)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         factor = rng.uniform(*self.ratio_range)

@@ -19,14 +19,14 @@ Array = NDArray[Any]
 
 
 def resize_linear(pixels: Array, size: tuple[int, int]) -> Array:
-    """[h, w, C] -> [H, W, C] for `size` (H, W), uint8 or float32 as the image is."""
+    """[h, w, C] -> [H, W, C] for `size` (H, W), uint8, float32 or float64 as the image is."""
     (h, w, channels), (height, width) = pixels.shape, size
     whole = pixels.dtype == np.uint8
     left, right, *weights = _taps(w, width, True, whole)
     near, far = ((each[:, None] * channels + np.arange(channels)).ravel() for each in (left, right))
     first, second = (each.repeat(channels) for each in weights)
     flat = pixels.reshape(h, -1)
-    rows = np.empty((h, width * channels), np.int32 if whole else np.float32)
+    rows = np.empty((h, width * channels), np.int32 if whole else pixels.dtype)
     for start in range(0, h, BLOCK):
         part, found = flat[start : start + BLOCK], rows[start : start + BLOCK]
         np.multiply(part.take(near, 1), first, out=found)
