@@ -168,8 +168,8 @@ class RandomCenterCropPad:
     The window may leave the image, where `mean` (RGB with to_rgb, else BGR) fills it; its center
     stays `border` pixels inside. With test_mode the whole image, in the middle of one whose sides
     are `side | n`, plus test_pad_add_pix, for test_pad_mode ("logical_or", n), or the next multiple
-    of n, without it, for ("size_divisor", n); "shift" is then the (left, top) of the image in it. Samples with
-    masks are an error, as in the original.
+    of n, without it, for ("size_divisor", n); "shift" is then the (left, top) of the image in it.
+    Samples with masks are an error, as in the original.
     """
 
     def __init__(
