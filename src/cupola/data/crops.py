@@ -145,8 +145,8 @@ class MinIoURandomCrop:
         h = rng.uniform(self.min_crop_size * height, height)
         if not 0.5 <= h / w <= 2:
             return None
-        # From 1 on, unless it has less room: as numpy's uniform(high) draws it in the original.
-        left, top = (room + rng.random() * (1 - room) for room in (width - w, height - h))
+        # Between the rest and 1, not 0: the original calls numpy's uniform with one limit.
+        left, top = (rest + rng.random() * (1 - rest) for rest in (width - w, height - h))
         window = (int(left), int(top), int(left + w), int(top + h))
         return window if window[0] < window[2] and window[1] < window[3] else None
 

@@ -5,6 +5,8 @@ from typing import Any
 from cupola.errors import DataError
 from cupola.registry import TRANSFORMS
 
+SEMI = "semi-supervised training is not available; remove the step, or train on labelled images"
+VIDEO = "tracking of objects across the frames of a video is not available"
 REASONS = {
     "Albu": "albumentations is not used; remove the step, or use PhotoMetricDistortion, "
     "RandomAffine and the other transforms",
@@ -12,9 +14,21 @@ REASONS = {
     "the step, or use CopyPaste",
     "Corrupt": "it needs the package imagecorruptions, which is not maintained any more; remove "
     "the step",
-    "LoadEmptyAnnotations": "semi-supervised training is not available",
-    "MultiBranch": "semi-supervised training is not available",
-    "RandAugment": "semi-supervised training is not available",
+    **dict.fromkeys(("LoadEmptyAnnotations", "MultiBranch", "RandAugment"), SEMI),
+    **dict.fromkeys(
+        (
+            "TransformBroadcaster",
+            "UniformRefFrameSample",
+            "PackTrackInputs",
+            "LoadTrackAnnotations",
+        ),
+        f"{VIDEO}; the detector of such a config trains with the pipeline of its base config",
+    ),
+    "PackReIDInputs": f"{VIDEO}, nor are models of appearance; train the detector alone",
+    "RandomSamplingNegPos": "training on texts with sampled negative classes (ODVG files) is not "
+    "available; train on a COCO file with the classes as texts: use CocoDataset, and remove the "
+    "step",
+    "LoadTextAnnotations": "ODVG files are not read; use CocoDataset, and remove the step",
 }
 
 
