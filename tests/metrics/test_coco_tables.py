@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cupola.data.coco import CocoDataset
+from cupola.errors import BuildError
 from cupola.metrics.coco import COCO_NAMES, CocoMetric
 from cupola.structures import Detections
 from cupola.structures.masks import decode_rle
@@ -22,6 +23,7 @@ from cupola.train.loading import evaluation_loader, in_test_mode
 
 SIDE = 60
 CATEGORIES = (9, 4, 30)
+CLASSES = (4, 9, 30)  # in the order of their labels
 Table = list[dict[str, Any]]
 
 
@@ -124,7 +126,7 @@ class Replay:
         size = {"height": SIDE, "width": SIDE}
         image = COCO()
         image.imgs = {number: size}
-        masks = [torch.tensor(decode_rle(image.annToRLE(each))) for each in own]
+        masks = [torch.tensor(decode_rle(image.annToRLE(each))) for each in own if self.masks]
         shaped = torch.stack(masks) if masks else torch.zeros(0, SIDE, SIDE, dtype=torch.bool)
         return Detections(
             boxes,
@@ -134,10 +136,10 @@ class Replay:
         )
 
 
-def scores(folder: Path, results: Table, masks: bool) -> dict[str, float]:
+def scores(folder: Path, results: Table, masks: bool, **settings: Any) -> dict[str, float]:
     cfg = {"type": "CocoDataset", "data_root": str(folder), "with_mask": masks}
     loader = evaluation_loader({"dataset": cfg, "batch_size": 5})
-    return evaluate(Replay(results, masks), loader, CocoMetric(), torch.device("cpu"))
+    return evaluate(Replay(results, masks), loader, CocoMetric(**settings), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("masks", [False, True])
@@ -192,4 +194,75 @@ def test_evaluation_keeps_crowds_and_empty_images_whatever_the_config_says(tmp_p
     dataset = CocoDataset(str(folder), test_mode=True, filter_cfg={"filter_empty_gt": True})
     assert len(dataset) == 12
     assert any(entry["iscrowd"] for i in range(12) for entry in dataset.ground_truth(i))
-    assert tuple(CocoMetric.published_names.values())[:6] == COCO_NAMES
+    assert tuple(CocoMetric().published_names.values())[:6] == COCO_NAMES
+
+
+def table_of(folder: Path, results: Table, **params: Any) -> Any:
+    """pycocotools' tables of boxes."""
+    truth = COCO(folder / "instances.json")
+    evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+    for name, value in params.items():
+        setattr(evaluation.params, name, value)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation.eval
+
+
+def mean(values: Any) -> Any:
+    return pytest.approx(values[values > -1].mean(), abs=1e-9)
+
+
+def test_values_that_a_config_chooses(tmp_path: Path) -> None:
+    """AP is of 100 detections an image where that number counts, the others of the most."""
+    folder, results = table(1, tmp_path)
+    boxes = [{k: v for k, v in each.items() if k != "segmentation"} for each in results]
+    boxes += 120 * [{**boxes[0], "bbox": [0.0, 0.0, 1.0, 1.0], "score": 1.0}]  # before the right
+    counts = [5, 100, 200]
+    both = table_of(folder, boxes, maxDets=counts)
+    items = ["mAP", "mAP_50", "mAP_s", "AR@100", "AR@300", "AR_l@1000"]
+    options = {"metric": "bbox", "proposal_nums": (100, 200, 5), "metric_items": items}
+    found = scores(folder, boxes, False, classwise=True, **options)
+    precision, recall = both["precision"], both["recall"]
+    classes = {f"AP/class {n}": mean(precision[:, :, k, 0, 2]) for k, n in enumerate(CLASSES)}
+    assert found == {
+        "AP": mean(precision[..., 0, 1]),
+        "AP50": mean(precision[0, ..., 0, 2]),
+        "AP_small": mean(precision[..., 1, 2]),
+        "AR@5": mean(recall[..., 0, 0]),
+        "AR@100": mean(recall[..., 0, 1]),
+        "AR_large@200": mean(recall[..., 3, 2]),
+        **classes,
+    }
+    assert found["AP"] != mean(precision[..., 0, 2])
+    names = CocoMetric(**options).published_names
+    assert names["coco/bbox_AR@300"] == "AR@100" and names["bbox_mAP_s"] == "AP_small"
+    only = scores(folder, boxes, False, iou_thrs=[0.3, 0.75], max_detections=30)
+    rows = table_of(folder, boxes, maxDets=[1, 10, 30], iouThrs=np.array([0.3, 0.75]))["precision"]
+    assert only["AP"] == mean(rows[..., 0, 2]) and only["AP75"] == mean(rows[1, ..., 0, 2])
+    assert only["AP50"] == -1
+
+
+def test_proposals_are_of_any_class(tmp_path: Path) -> None:
+    folder, results = table(2, tmp_path)
+    boxes = [{k: v for k, v in each.items() if k != "segmentation"} for each in results]
+    found = scores(folder, boxes, False, metric="proposal", proposal_nums=(1, 2, 100))
+    recall = table_of(folder, boxes, maxDets=[1, 2, 100], useCats=0)["recall"]
+    sizes = {f"AR_{name}@100": mean(recall[..., k + 1, 2])
+             for k, name in enumerate(("small", "medium", "large"))}  # fmt: skip
+    numbers = {f"AR@{n}": mean(recall[..., 0, k]) for k, n in enumerate((1, 2, 100))}
+    assert found == {**numbers, **sizes}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"metric_items": ["mAP50"]}, "metric_items has 'mAP50'; did you mean 'mAP_50'"),
+        ({"metric": ["bbox", "proposal"]}, "proposal is measured alone"),
+        ({"format_only": True}, "format_only is not available"),
+        ({"proposal_nums": (0,)}, "proposal_nums is"),
+        ({"metric": "bboxes"}, "metric 'bboxes'; did you mean 'bbox'"),
+    ],
+)
+def test_settings_of_a_metric_that_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(BuildError, match=words):
+        CocoMetric(**settings)

@@ -1,25 +1,27 @@
 """COCO average precision by pycocotools."""
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
 
 from cupola.errors import BuildError, DataError, did_you_mean
+from cupola.metrics.coco_figures import THRESHOLDS, Table, figures
 from cupola.metrics.recall import average_recall
 from cupola.registry import METRICS
 from cupola.structures import PanopticTruth
 from cupola.structures.masks import encode_rle
 
-# The order of COCOeval.stats for boxes.
 COCO_NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-KINDS = ("bbox", "segm", "proposal_fast")
-MASK_NAMES = tuple(f"mask_{name}" for name in COCO_NAMES)
-
-_Table = list[dict[str, Any]]
+KINDS = ("bbox", "segm", "proposal", "proposal_fast")
+# The names of `metric_items`: those of AP, and how those of AR begin and end, by its numbers.
+ITEMS = dict(zip(("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"), COCO_NAMES, strict=True))
+RECALLS = {
+    "AR@100": ("AR", 0), "AR@300": ("AR", 1), "AR@1000": ("AR", 2), "AR_s@1000": ("AR_small", 2),
+    "AR_m@1000": ("AR_medium", 2), "AR_l@1000": ("AR_large", 2)
+}  # fmt: skip
+PREFIXES = {"bbox": "", "segm": "mask_", "proposal": ""}
 
 
 class _Record(NamedTuple):
@@ -27,8 +29,8 @@ class _Record(NamedTuple):
 
     image_id: Any
     size: tuple[int, ...]
-    truth: _Table
-    found: _Table
+    truth: Table
+    found: Table
 
 
 @METRICS.register_module(["CocoMetric", "CocoAP"])
@@ -36,34 +38,48 @@ class CocoMetric:
     """AP over IoU 0.50:0.95, AP50, AP75 and AP by object size, of boxes.
 
     With "segm" in `metric` (a name or a list), and for models with masks by default, the same of
-    masks as mask_AP, mask_AP50, ... With "proposal_fast" instead the average recall of the boxes,
-    whatever their class: AR@100, ... for each of `proposal_nums`.
+    masks as mask_AP, mask_AP50, ... With "proposal" instead the average recall of the boxes,
+    whatever their class, by COCO's tools: AR@100, AR@300, AR@1000 and AR_small@1000, ...; with
+    "proposal_fast" by a simpler one: AR@100, ... for each of `proposal_nums`.
+
+    `proposal_nums` are the numbers of detections per image that count. As in MMDetection AP is of
+    100, and the others are of the most of them, which matters for models with more than 100 boxes
+    an image; `max_detections` sets one number for all. `metric_items` chooses values by
+    MMDetection's names (mAP_50, AR@300, ...), `classwise` adds the AP of each class (AP/person),
+    `iou_thrs` replaces the IoU thresholds.
 
     Ground truth comes from the batches, so any detection dataset can be evaluated: "annotations",
     the entries of a COCO file as CocoDataset.ground_truth gives them, or the targets, whose boxes
-    `scale_factors` map back to the original image. With annotations the result equals that of
-    pycocotools on the file: sizes by the file's area, crowds, boxes that leave the image. The AP of
-    a size without objects is -1, as in pycocotools.
+    `scale_factors` map back to the original image; `ann_file` is not read again. With annotations
+    the result equals that of pycocotools on the file: sizes by the file's area, crowds, boxes that
+    leave the image. The AP of a size or class without objects is -1, as in pycocotools.
     """
 
     # MMDetection's names, with which configs choose the best checkpoint.
-    published_names: ClassVar[Mapping[str, str]] = {
-        f"{prefix}{kind}_mAP{theirs}": f"{name}{ours}"
-        for prefix in ("", "coco/")
-        for kind, name in (("bbox", "AP"), ("segm", "mask_AP"))
-        for theirs, ours in {
-            "": "", "_50": "50", "_75": "75", "_s": "_small", "_m": "_medium", "_l": "_large"
-        }.items()
-    } | {f"coco/AR@{number}": f"AR@{number}" for number in (100, 300, 1000)}  # fmt: skip
+    published_names: Mapping[str, str] = {}
 
     def __init__(
         self,
-        max_detections: int = 100,
+        max_detections: int | None = None,
         metric: str | Sequence[str] | None = None,
         proposal_nums: Sequence[int] = (100, 300, 1000),
-        **ignored: Any,
+        metric_items: Sequence[str] | None = None,
+        classwise: bool = False,
+        iou_thrs: float | Sequence[float] | None = None,
+        format_only: bool = False,
+        ann_file: str | None = None,
+        outfile_prefix: str | None = None,
+        use_mp_eval: bool = False,
+        sort_categories: bool = False,
+        backend_args: Any = None,
+        file_client_args: Any = None,
+        collect_device: str = "cpu",
     ) -> None:
-        self.max_detections = max_detections
+        if format_only:
+            raise BuildError(
+                f"{type(self).__name__}: format_only is not available; predict writes what "
+                "a model finds"
+            )
         kinds = (metric,) if isinstance(metric, str) else metric
         for kind in kinds or ():
             if kind not in KINDS:
@@ -72,10 +88,58 @@ class CocoMetric:
                     f"{', '.join(KINDS)}"
                 )
         self.wanted = None if kinds is None else "segm" in kinds
-        self.proposals = tuple(proposal_nums) if "proposal_fast" in (kinds or ()) else ()
-        if self.proposals and len(kinds or ()) > 1:
-            raise BuildError("CocoMetric: proposal_fast is measured alone")
+        self.kinds = tuple(kinds or ())
+        for kind in KINDS[2:]:
+            if kind in self.kinds and len(self.kinds) > 1:
+                raise BuildError(f"CocoMetric: {kind} is measured alone")
+        if not proposal_nums or not all(isinstance(n, int) and n > 0 for n in proposal_nums):
+            raise BuildError(f"CocoMetric: proposal_nums is {proposal_nums!r:.60}; expected counts")
+        self.proposals = tuple(proposal_nums)
+        self.counts = (1, 10, max_detections) if max_detections else self.proposals
+        self.thresholds = tuple(np.atleast_1d(THRESHOLDS if iou_thrs is None else iou_thrs))
+        self.classwise = classwise
+        self.names: tuple[str, ...] = ()
+        self.items = self._items(metric_items)
+        self.published_names = self._published()
         self.reset()
+
+    def _items(self, wanted: Sequence[str] | None) -> dict[str, str]:
+        """MMDetection's names of the values that are computed, and ours."""
+        counts = sorted(self.counts)
+        recalls = {
+            theirs: f"{ours}@{counts[place]}"
+            for theirs, (ours, place) in RECALLS.items()
+            if place < len(counts)
+        }
+        if wanted is None:
+            return recalls if "proposal" in self.kinds else ITEMS
+        known = {**ITEMS, **recalls}
+        for item in wanted:
+            if item not in known:
+                raise BuildError(
+                    f"CocoMetric: metric_items has {item!r}{did_you_mean(str(item), [*known])}; "
+                    f"use {', '.join(known)}"
+                )
+        return {item: known[item] for item in wanted}
+
+    def _published(self) -> dict[str, str]:
+        if "proposal_fast" in self.kinds:
+            names = {f"AR@{number}": f"AR@{number}" for number in self.proposals}
+        elif "proposal" in self.kinds:
+            names = dict(self.items)
+        else:
+            names = {
+                f"{kind}_{theirs}": f"{PREFIXES[kind]}{ours}"
+                for kind in ("bbox", "segm")
+                for theirs, ours in self.items.items()
+            }
+        return {f"{prefix}{name}": ours for prefix in ("", "coco/") for name, ours in names.items()}
+
+    def use(self, dataset: Any) -> None:
+        """Takes the names of the classes from a dataset."""
+        while not hasattr(dataset, "names") and hasattr(dataset, "dataset"):
+            dataset = dataset.dataset
+        self.names = tuple(getattr(dataset, "names", ()))
 
     def reset(self) -> None:
         """Discards all images."""
@@ -146,16 +210,29 @@ class CocoMetric:
         """The metrics by name, 0..1. Raises DataError if there were no images."""
         if not self._records:
             raise DataError("COCO AP needs at least one image; the dataset is empty")
-        if self.proposals:
+        if "proposal_fast" in self.kinds:
             return self._recalls()
-        names = COCO_NAMES + (MASK_NAMES if self.masks else ())
         images, truth, found = _tables(self._records)
-        figures = self._figures("bbox", images, truth, found)
+        values: dict[str, float] = {}
+        if self.kinds != ("segm",) or not self.masks:
+            kind = "proposal" if "proposal" in self.kinds else "bbox"
+            values |= self._values(kind, (images, truth, found))
         if self.masks:
             with_mask = [entry for entry in truth if "segmentation" in entry]
             found = [_without_box(each) for each in found]  # masks of other sizes than their boxes
-            figures += self._figures("segm", images, with_mask, found)
-        return dict(zip(names, figures, strict=True))
+            values |= self._values("segm", (images, with_mask, found))
+        return values
+
+    def _values(self, kind: str, tables: tuple[Table, Table, Table]) -> dict[str, float]:
+        by_class = kind != "proposal"
+        how = (self.counts, self.thresholds, by_class)
+        found = figures(kind if by_class else "bbox", tables, *how)
+        prefix = PREFIXES[kind]
+        values = {f"{prefix}{name}": found.figure(name) for name in self.items.values()}
+        if self.classwise and by_class:
+            names = self.names or [str(label) for label in range(max(found.labels, default=-1) + 1)]
+            values |= {f"{prefix}AP/{name}": found.of_class(n) for n, name in enumerate(names)}
+        return values
 
     def _recalls(self) -> dict[str, float]:
         """The average recall for each number of proposals."""
@@ -167,32 +244,8 @@ class CocoMetric:
         recalls = average_recall(images, self.proposals)
         return {f"AR@{n}": each for n, each in zip(self.proposals, recalls, strict=True)}
 
-    def _figures(self, kind: str, images: _Table, truth: _Table, found: _Table) -> list[float]:
-        """The first six figures of COCOeval."""
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
 
-        labels = {entry["category_id"] for entry in truth}
-        categories = [{"id": label, "name": str(label)} for label in sorted(labels)]
-        common = {"info": {}, "images": images, "categories": categories}
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-            expected, results = COCO(), COCO()
-            expected.dataset = {**common, "annotations": truth}
-            expected.createIndex()
-            if found:
-                results = expected.loadRes(found)
-            else:
-                results.dataset = {**common, "annotations": []}
-                results.createIndex()
-            evaluation = COCOeval(expected, results, kind)
-            evaluation.params.maxDets = [1, 10, self.max_detections]
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-        return [float(value) for value in evaluation.stats[:6]]
-
-
-def _tables(records: Sequence[_Record]) -> tuple[_Table, _Table, _Table]:
+def _tables(records: Sequence[_Record]) -> tuple[Table, Table, Table]:
     """Images, annotations and results, numbered from 1 in the order of the images' ids.
 
     pycocotools takes the annotation 0 for "no match"; the order decides between equal scores.
@@ -200,9 +253,9 @@ def _tables(records: Sequence[_Record]) -> tuple[_Table, _Table, _Table]:
     ids = [record.image_id for record in records]
     if len({type(each) for each in ids}) == 1 and isinstance(ids[0], int | str):
         records = sorted(records, key=lambda record: record.image_id)
-    images: _Table = []
-    truth: _Table = []
-    found: _Table = []
+    images: Table = []
+    truth: Table = []
+    found: Table = []
     for number, record in enumerate(records, 1):
         height, width = record.size
         images.append({"id": number, "height": height, "width": width})

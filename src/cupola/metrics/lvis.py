@@ -1,12 +1,13 @@
 """LVIS average precision, equal to lvis-api's."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from cupola.errors import DataError
+from cupola.errors import BuildError, DataError, did_you_mean
 from cupola.metrics.coco import CocoMetric
+from cupola.metrics.coco_figures import THRESHOLDS as COCO_THRESHOLDS
 from cupola.metrics.federated import THRESHOLDS, FederatedImage, precisions
 from cupola.registry import METRICS
 
@@ -22,12 +23,26 @@ class LVISMetric(CocoMetric):
     The ground truth comes from an LVISV05Dataset or LVISV1Dataset. A value without objects is -1.
     """
 
-    published_names: ClassVar[Mapping[str, str]] = {
-        f"{prefix}{kind}_{name}": f"{ours}{name}"
-        for prefix in ("", "lvis/")
-        for kind, ours in (("bbox", ""), ("segm", "mask_"))
-        for name in NAMES
-    }
+    def _items(self, wanted: Sequence[str] | None) -> dict[str, str]:
+        for item in wanted or ():
+            if item not in NAMES:
+                raise BuildError(
+                    f"LVISMetric: metric_items has {item!r}{did_you_mean(str(item), NAMES)}; use "
+                    f"{', '.join(NAMES)}"
+                )
+        if "proposal" in self.kinds or "proposal_fast" in self.kinds:
+            raise BuildError("LVISMetric: metric is bbox or segm; measure proposals by CocoMetric")
+        if self.thresholds != COCO_THRESHOLDS:
+            raise BuildError("LVISMetric: iou_thrs is not available; they are 0.5, 0.55 ... 0.95")
+        return {name: name for name in wanted or NAMES}
+
+    def _published(self) -> dict[str, str]:
+        return {
+            f"{prefix}{kind}_{name}": f"{ours}{name}"
+            for prefix in ("", "lvis/")
+            for kind, ours in (("bbox", ""), ("segm", "mask_"))
+            for name in self.items
+        }
 
     def use(self, dataset: Any) -> None:
         """Takes the frequencies of the classes from a dataset."""
@@ -35,6 +50,7 @@ class LVISMetric(CocoMetric):
             dataset = dataset.dataset
         if not hasattr(dataset, "frequencies"):
             raise DataError("LVISMetric: needs an LVISV05Dataset or LVISV1Dataset")
+        super().use(dataset)
         self._frequencies: Sequence[str] = dataset.frequencies
 
     def reset(self) -> None:
@@ -51,7 +67,7 @@ class LVISMetric(CocoMetric):
         """The metrics by name. Raises DataError if there were no images."""
         if not self._records:
             raise DataError("LVIS AP needs at least one image; the dataset is empty")
-        values = self._of("bbox", "")
+        values = {} if self.kinds == ("segm",) else self._of("bbox", "")
         return values | self._of("segmentation", "mask_") if self.masks else values
 
     def _of(self, kind: str, prefix: str) -> dict[str, float]:
@@ -71,7 +87,13 @@ class LVISMetric(CocoMetric):
         rows = np.array(self._frequencies)
         often = {name: every[:, :, rows == kind] for kind, name in FREQUENCIES.items()}
         found = {"AP": every, **at, **sizes, **often}
-        return {f"{prefix}{name}": _mean(found[name]) for name in NAMES}
+        values = {f"{prefix}{name}": _mean(found[name]) for name in self.items}
+        if self.classwise:
+            rows = np.moveaxis(every, 2, 0)
+            values |= {
+                f"{prefix}AP/{name}": _mean(own) for name, own in zip(self.names, rows, strict=True)
+            }
+        return values
 
     def _order(self) -> list[int]:
         """The order of the images' ids, which decides between equal scores."""
