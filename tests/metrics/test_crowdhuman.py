@@ -141,6 +141,17 @@ def test_the_jaccard_index_matches_as_many_as_possible() -> None:
     assert measured([{**spare, "scores": [0.9, 0.95]}])["JI"] == pytest.approx(0.5, abs=1e-5)
 
 
+def test_pairs_of_the_jaccard_index_go_by_the_order_of_detections_not_by_scores() -> None:
+    """Two boxes fit one person; the one that lies in an ignored box does not count unpaired."""
+    person, ignored = [0, 0, 20, 20], [0, 0, 20, 14]
+    image = {"people": [person], "ignored": [ignored], "scores": [0.9, 0.8]}
+    boxes = [[0, 0, 20, 13], [0, 5, 20, 20]]
+    values = [measured([{**image, "found": each}])["JI"] for each in (boxes, boxes[::-1])]
+    swapped = {**image, "scores": [0.8, 0.9]}
+    assert sorted(values) == pytest.approx([0.5, 1.0], abs=1e-5)
+    assert [measured([{**swapped, "found": b}])["JI"] for b in (boxes, boxes[::-1])] == values
+
+
 def test_settings() -> None:
     images = case(0)
     assert set(measured(images, metric="AP")) == {"mAP"}

@@ -91,11 +91,8 @@ class CrowdHumanMetric:
             ignored = np.array([each["iscrowd"] for each in entries], bool)
             boxes = found.boxes.detach().cpu().double().numpy().reshape(-1, 4)
             scores = found.scores.detach().cpu().double().numpy()
-            order = np.argsort(-scores, kind="stable")
             truth, boxes = _inside(truth, size), _inside(boxes, size)
-            self._images.append(
-                _Image(truth[~ignored], truth[ignored], boxes[order], scores[order])
-            )
+            self._images.append(_Image(truth[~ignored], truth[ignored], boxes, scores))
 
     def compute(self) -> dict[str, float]:
         """mAP, mMR and JI, as far as they are asked for. DataError without people."""
@@ -136,11 +133,13 @@ def judge(image: _Image, threshold: float) -> tuple[Array, Array]:
     One takes the person of the largest IoU that is left. One that has none, but lies in an ignored
     box that is left, does not count. As in the original no ignored box is used up.
     """
-    ious = overlaps(image.boxes, image.people, 0.0)
-    inside = overlaps(image.boxes, image.ignored, 0.0, of_first=True).max(1, initial=0)
+    order = np.argsort(-image.scores, kind="stable")
+    boxes, ordered = image.boxes[order], image.scores[order]
+    ious = overlaps(boxes, image.people, 0.0)
+    inside = overlaps(boxes, image.ignored, 0.0, of_first=True).max(1, initial=0)
     free = np.ones(len(image.people), bool)
     scores, right = [], []
-    for row, score in enumerate(image.scores):
+    for row, score in enumerate(ordered):
         candidates = np.where(free, ious[row], 0)
         best = int(candidates.argmax()) if len(candidates) else -1
         if best >= 0 and candidates[best] > threshold:
