@@ -144,10 +144,14 @@ def test_the_jaccard_index_matches_as_many_as_possible() -> None:
 def test_pairs_of_the_jaccard_index_go_by_the_order_of_detections_not_by_scores() -> None:
     """Two boxes fit one person; the one that lies in an ignored box does not count unpaired."""
     person, ignored = [0, 0, 20, 20], [0, 0, 20, 12]
-    image = {"people": [person], "ignored": [ignored], "scores": [0.9, 0.8]}
+    image = {
+        "people": [person],
+        "ignored": [ignored],
+        "scores": [0.09, 0.08],
+    }  # below all but one threshold
     boxes = [[0, 0, 20, 13], [0, 5, 20, 20]]
     values = [measured([{**image, "found": each}])["JI"] for each in (boxes, boxes[::-1])]
-    swapped = {**image, "scores": [0.8, 0.9]}
+    swapped = {**image, "scores": [0.08, 0.09]}
     assert sorted(values) == pytest.approx([0.5, 1.0], abs=1e-5)
     assert [measured([{**swapped, "found": b}])["JI"] for b in (boxes, boxes[::-1])] == values
 
