@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,7 +36,13 @@ class Clock:
     """Time as the models say that it passes, so that no load changes a choice."""
 
     now = 0.0
-    monotonic = perf_counter = staticmethod(lambda: Clock.now)
+    monotonic = staticmethod(lambda: Clock.now)
+
+    @staticmethod
+    def timed(run: Callable[[], object]) -> float:
+        began = Clock.now
+        run()
+        return Clock.now - began
 
 
 class Network(nn.Module):
@@ -117,6 +123,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     monkeypatch.setenv("CUPOLA_CACHE", str(tmp_path))
     monkeypatch.setattr(selection, "LEAST_PARAMETERS", 0)
     monkeypatch.setattr(calibration, "time", Clock)
+    monkeypatch.setattr(calibration, "timed", Clock.timed)
     model = Network().eval()
     model.__dict__["pause"] = SLOW
     return Toy("toy", "1", model)
@@ -170,11 +177,10 @@ def test_one_slow_call_drops_no_engine(toy: Toy, known: Any, monkeypatch: Any) -
     add(known, Fake("folded", FAST))
     time_it, calls = calibration._Candidates._time, []
 
-    def timed(self: Any, candidate: Any) -> None:
-        time_it(self, candidate)
+    def timed(self: Any, candidate: Any) -> float:
         calls.append(candidate.engine.name)
-        if calls.count("folded") == 1:
-            candidate.seconds[-1] = 9 * SLOW
+        seconds = time_it(self, candidate)
+        return 9 * SLOW if calls.count(candidate.engine.name) == 1 else seconds
 
     monkeypatch.setattr(calibration._Candidates, "_time", timed)
     assert optimize(toy)[0].engine == "folded"
@@ -218,14 +224,53 @@ def test_a_folder_that_cannot_be_written(toy: Toy, known: Any) -> None:
     assert [optimize(Toy("toy", "1", toy_model()))[0].measured for _ in range(2)] == [True, True]
 
 
-def test_noise_widens_the_margin(toy: Toy, known: Any, monkeypatch: Any) -> None:
+def test_a_choice_of_a_busy_machine_is_not_kept(toy: Toy, known: Any, monkeypatch: Any) -> None:
+    """Times that say nothing lead to more turns, then to the simplest engine, for this start."""
     add(known, Fake("folded", SLOW * 0.9))
-    monkeypatch.setattr(calibration._Candidates, "_noise", lambda self: 0.2)
-    assert optimize(toy)[0].engine == "eager"
-    monkeypatch.setattr(calibration._Candidates, "_noise", lambda self: 0.05)
-    (path,) = machine.cache_folder().glob("*/auto.json")  # type: ignore[union-attr]
-    path.unlink()
-    assert optimize(toy)[0].engine == "folded"
+    time_it, calls = calibration._Candidates._time, []
+
+    def timed(self: Any, candidate: Any) -> float:
+        calls.append(candidate.engine.name)
+        number = calls.count(candidate.engine.name)
+        factor = 0.5 + number % 2 if candidate.engine.name == "eager" else 1.0
+        return factor * time_it(self, candidate)
+
+    monkeypatch.setattr(calibration._Candidates, "_time", timed)
+    found, lines = optimize(toy)
+    assert (found.engine, found.measured) == ("eager", True)
+    assert len(calls) > 2 * calibration.BUSY_ROUNDS
+    assert "toy: the machine is too busy to compare engines; not kept" in lines
+    monkeypatch.setattr(calibration._Candidates, "_time", time_it)
+    found, _ = optimize(Toy("toy", "1", toy_model()))
+    assert (found.engine, found.measured) == ("folded", True)
+
+
+def test_at_once_nothing_is_measured(toy: Toy, known: Any, monkeypatch: Any) -> None:
+    add(known, Fake("folded", FAST), Fake("openvino", FAST / 2, cost=1, building=70.0))
+
+    def at_once(seconds: float = 900.0) -> tuple[selection.Execution, list[str]]:
+        return optimize(Toy("toy", "1", toy_model()), seconds=seconds, at_once=True)
+
+    found, lines = at_once()
+    assert (found.engine, found.provisional, found.measured) == ("folded", True, False)
+    assert lines == ["toy: folded, as 'auto' has not been measured on this machine"]
+    optimize(toy, seconds=20.0)
+    assert not at_once(20.0)[0].provisional
+    found, lines = at_once()  # in this time the graph could be built
+    assert (found.engine, found.provisional, lines) == ("folded", True, [])
+    assert optimize(Toy("toy", "1", toy_model()), seconds=900.0)[0].engine == "openvino"
+    found, _ = at_once()
+    assert (found.engine, found.provisional) == ("openvino", False)
+
+
+def test_at_once_without_an_engine_that_needs_no_measuring(toy: Toy, known: Any) -> None:
+    class Unfit(Fake):
+        def model_of(self, situation: engines.Situation) -> Any:
+            raise EngineUnavailableError("no batch norms")
+
+    add(known, Unfit("folded", FAST))
+    found, _ = optimize(toy, at_once=True)
+    assert (found.engine, found.provisional) == ("eager", True)
 
 
 def test_the_next_start_measures_nothing(toy: Toy, known: Any, monkeypatch: Any) -> None:
@@ -247,7 +292,7 @@ def toy_model() -> Network:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": 1}', '{"format": 2, "key": {}}', "\xff", "null"]
+    "text", ["", "{", "[]", '{"format": 1}', '{"format": 3, "key": {}}', "\xff", "null"]
 )
 def test_a_damaged_choice_is_measured_again(toy: Toy, known: Any, text: str) -> None:
     add(known, Fake("folded", FAST))
@@ -303,8 +348,8 @@ def test_only_one_process_measures(toy: Toy, known: Any, monkeypatch: Any) -> No
         assert mine
         monkeypatch.setattr(selection, "WAIT", 0.0)
         found, lines = optimize(toy, seconds=0.0)
-    assert found.engine == "eager"
-    assert lines == ["toy: another process still measures; eager until the next start"]
+    assert (found.engine, found.provisional) == ("folded", True)
+    assert lines[0] == "toy: another process still measures"
 
 
 def test_who_waited_takes_the_choice_of_the_other(toy: Toy, known: Any) -> None:
@@ -322,7 +367,7 @@ def test_who_waited_takes_the_choice_of_the_other(toy: Toy, known: Any) -> None:
         thread.start()
         entered.wait()
         key = selection._key(toy)
-        outcome = calibration.calibrate(toy, SAMPLES, folder, 0.0)
+        outcome = calibration.calibrate(toy, SAMPLES, folder, 20.0)
         choices.write_choice(choices.file_of(folder, "auto"), key, outcome)
     thread.join()
     assert not results[0].measured

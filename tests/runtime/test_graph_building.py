@@ -55,20 +55,15 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate = Gate(tmp_path)
     monkeypatch.setattr(building, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(building, "_start", gate.start)
-    monkeypatch.setattr(building, "trace", lambda *arguments: arguments[-2].touch())
+    monkeypatch.setattr(building, "trace", lambda *arguments: arguments[3].touch())
     yield gate
     for child in gate.children:
         child.kill()
 
 
-def build(out: Path, seconds: float, background: bool = False) -> None:
+def build(out: Path, seconds: float, nice: int = 0) -> None:
     nothing: Any = None
-    building.build("onnx", nothing, nothing, (), out, seconds, background)
-
-
-def background_thread() -> threading.Thread:
-    (found,) = [each for each in threading.enumerate() if "_go_on" in each.name]
-    return found
+    building.build("onnx", nothing, nothing, (), out, seconds, nice)
 
 
 def files(folder: Path) -> list[str]:
@@ -90,26 +85,27 @@ def test_a_slow_child_is_stopped(tmp_path: Path, gate: Gate) -> None:
     assert files(tmp_path) == []
 
 
-def test_a_slow_child_goes_on_in_the_background(tmp_path: Path, gate: Gate) -> None:
-    with pytest.raises(building.UnfinishedError, match="in the background for the next start"):
-        build(tmp_path / "a.onnx", 0.1, background=True)
-    assert not (tmp_path / "a.onnx").exists()
-    thread = background_thread()
-    gate.open("graph")
-    thread.join()
-    assert files(tmp_path) == ["a.onnx"]
-    assert (tmp_path / "a.onnx").read_text() == "graph"
+def test_a_child_gives_way_to_others(tmp_path: Path, gate: Gate) -> None:
+    found: list[int] = []
+    give_way = building._give_way
+
+    def note(child: Any, nice: int) -> None:
+        give_way(child, nice)
+        found.append(os.getpriority(os.PRIO_PROCESS, child.pid))
+
+    opener = threading.Thread(target=gate.open, args=("graph",))
+    opener.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "_give_way", note)
+        build(tmp_path / "a.onnx", 600.0, nice=10)
+    opener.join()
+    assert found == [10]
 
 
-def test_a_failure_in_the_background_is_remembered(tmp_path: Path, gate: Gate) -> None:
-    with pytest.raises(building.UnfinishedError):
-        build(tmp_path / "a.onnx", 0.1, background=True)
-    thread = background_thread()
-    gate.open("fail")
-    thread.join()
-    assert files(tmp_path) == ["a.failed"]
-    reason = building.earlier_failure(tmp_path / "a.onnx")
-    assert reason == "cannot be built: ValueError: no such operator"
+def test_a_failure_is_remembered(tmp_path: Path) -> None:
+    error = EngineUnavailableError("cannot be built: ValueError: no such operator")
+    building.remember_failure(tmp_path / "a.onnx", error)
+    assert building.earlier_failure(tmp_path / "a.onnx") == str(error)
     assert building.earlier_failure(tmp_path / "b.onnx") is None
 
 

@@ -32,6 +32,12 @@ class Network(torch.nn.Module):
         return self.linear(x)
 
 
+def compute(_: Tensor) -> None:
+    """Uses the processor for longer than any test waits."""
+    while True:
+        pass
+
+
 def traced(network: Network, axes: tracing.Axes, out: Path, seconds: float) -> None:
     trace(network, CALL, axes, out, seconds)  # type: ignore[arg-type]
 
@@ -70,7 +76,7 @@ def test_sizes_that_take_very_long_are_given_up_for_good(
 ) -> None:
     monkeypatch.setattr(tracing, "ANY_SIZE", 0.3)
     with pytest.raises(EngineUnavailableError, match=f"{CANNOT} with any size"):
-        traced(Network(lambda _: time.sleep(1000)), ANY, tmp_path / "program.pt2", 100.0)
+        traced(Network(compute), ANY, tmp_path / "program.pt2", 500.0)
 
 
 def test_a_network_that_torch_cannot_trace_is_named_with_the_reason(tmp_path: Path) -> None:

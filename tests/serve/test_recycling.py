@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 from serve_harness import output, until, write_bundle
 
-from cupola.runtime.optimize.execution import Execution
 from cupola.serve.runners import recycling
-from cupola.serve.runners.main import awaited_graphs
 from cupola.serve.runners.recycling import Recycler, memory_of
 from cupola.serve.runners.slot_table import SlotTable
 
@@ -28,9 +26,11 @@ class Slot:
         self.removed, self.replaces, self.pids = False, None, [1]
         self.uptime, self.load_seconds, self.request_limit = 100.0, 1.0, 50.0
         self.recycles = self.respawns = self.memory_at_start = 0
-        self.awaited: list[str] = []
+        self.measures = self.provisional = False
+        self.description: dict[str, Any] = {}
         self.scoreboard = SimpleNamespace(served=0)
-        self.plan = SimpleNamespace(runner_memory_limit=LIMIT, file_name="echo@1")
+        names = {"name": "echo", "version": "1", "file_name": "echo@1"}
+        self.plan = SimpleNamespace(runner_memory_limit=LIMIT, **names)
         settings = SimpleNamespace(min_uptime=1.0, ready_timeout=60.0)
         self.generation = SimpleNamespace(settings=settings)
         self.killed = False
@@ -58,7 +58,8 @@ class Stage:
         )  # type: ignore[arg-type]
 
     def add(self, old: Any) -> Any:
-        slot = Slot(state="starting", replaces=old, uptime=0.5, pids=[2])
+        slot = Slot(state="starting", replaces=old, uptime=0.5, pids=[2], plan=old.plan)
+        slot.measures = old.provisional
         self.table.slots.append(slot)  # type: ignore[arg-type]
         return slot
 
@@ -76,9 +77,8 @@ class Stage:
         ({}, LIMIT + 1, True),
         ({"memory_at_start": LIMIT + 1}, LIMIT + 5, False),  # a new one would not use less
         ({"plan": SimpleNamespace(runner_memory_limit=None)}, 10**12, False),
-        ({"awaited": ["/no/such.onnx", __file__]}, 10, True),
-        ({"awaited": [__file__], "uptime": 3.9}, 10, False),
-        ({"awaited": ["/no/such.onnx"]}, 10, False),
+        ({"provisional": True}, 10, True),
+        ({"provisional": True, "uptime": 3.9}, 10, False),
     ],
 )
 def test_which_runner_is_replaced(monkeypatch, given: Any, memory: int, replaced: bool) -> None:
@@ -87,12 +87,45 @@ def test_which_runner_is_replaced(monkeypatch, given: Any, memory: int, replaced
     assert (len(stage.table.slots) == 2) == replaced == bool(stage.log)
 
 
-@pytest.mark.parametrize(("stream", "files"), [(False, ["/cache/a.onnx"]), (True, [])])
-def test_a_model_with_a_state_is_not_replaced_for_a_graph(stream: bool, files: list[str]) -> None:
-    execution = Execution("auto", "eager", awaited=("/cache/a.onnx",))
-    predictor: Any = SimpleNamespace(execution=execution, is_stream=stream)
-    assert awaited_graphs(predictor) == files
-    assert awaited_graphs(SimpleNamespace(execution=None, is_stream=False)) == []  # type: ignore
+def test_a_runner_with_measured_engines_takes_its_time(monkeypatch) -> None:
+    old, other = Slot(provisional=True), Slot(provisional=True)
+    stage = Stage(monkeypatch, old, other)
+    stage.recycler.step(0.0)
+    assert "is replaced: its engines are measured" in stage.log[0]
+    new: Any = stage.table.slots[2]
+    new.uptime = 900.0
+    stage.recycler.step(900.0)
+    assert not new.removed
+    new.state, new.provisional = "ready", True  # as where another process still measures
+    stage.recycler.step(901.0)
+    stage.recycler.step(902.1)
+    assert old.removed and not (new.measures or new.provisional)
+    stage.recycler.step(902.2)
+    assert stage.table.slots[3].replaces is other
+
+
+@pytest.mark.parametrize("given", [{"failure": "no memory"}, {"uptime": 2000.0}])
+def test_engines_that_cannot_be_measured_are_not_measured_again(monkeypatch, given: Any) -> None:
+    old, other = Slot(provisional=True), Slot(provisional=True)
+    stage = Stage(monkeypatch, old, other)
+    stage.recycler.step(0.0)
+    vars(stage.table.slots[2]).update(given)
+    for moment in (1.0, 2.0, 100.0):
+        stage.recycler.step(moment)
+    assert stage.table.slots[2].removed and len(stage.table.slots) == 3
+    assert not (old.removed or old.provisional or other.provisional)
+
+
+def test_a_model_with_a_state_keeps_its_runner(monkeypatch) -> None:
+    old = Slot(provisional=True, description={"stateful": True})
+    stage = Stage(monkeypatch, old)
+    stage.recycler.step(0.0)
+    new: Any = stage.table.slots[1]
+    new.state = "ready"
+    for moment in (1.0, 5.0, 9.0):
+        stage.recycler.step(moment)
+    assert new.removed and not old.removed and not old.provisional
+    assert "its next start uses the engine chosen" in stage.log[-1]
 
 
 def test_one_at_a_time_and_only_once_the_new_one_is_connected(monkeypatch) -> None:

@@ -11,7 +11,6 @@ from cupola.cli.options import (
     Checkpoint,
     Device,
     Offline,
-    Optimization,
     Proposals,
     Revision,
     Tta,
@@ -44,7 +43,13 @@ def predict(
     offline: Offline = False,
     device: Device = None,
     tta: Tta = False,
-    optimization: Optimization = "auto",
+    optimization: Annotated[
+        str | None,
+        typer.Option(
+            help="How the network is executed, as for `evaluate`; auto measures the engines first. "
+            "[auto, without measuring]"
+        ),
+    ] = None,
 ) -> None:
     """Run a model on an image or a sample folder."""
     from cupola.runtime import tasks
@@ -56,7 +61,13 @@ def predict(
     source = source or example_of(task, opened)
     content = task.read(source)  # before the model is loaded
     keep_freed_memory()
-    predictor = load_predictor(opened, device=device, tta=tta, optimization=optimization)
+    predictor = load_predictor(
+        opened,
+        device=device,
+        tta=tta,
+        optimization=optimization or "auto",
+        at_once=optimization is None,
+    )
     if text is not None:
         search_for(predictor, text)
     if proposals is not None:

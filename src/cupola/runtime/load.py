@@ -33,6 +33,7 @@ def load_predictor(
     device: Any = None,
     tta: bool = False,
     optimization: str | None = None,
+    at_once: bool = False,
     **options: Any,
 ) -> Predictor:
     """A predictor for anything that `open_bundle` finds.
@@ -44,7 +45,8 @@ def load_predictor(
 
     optimization: how the network is executed: "auto" takes the fastest engine of this machine, and
     bundles/optimizations.py has the others. Without it the model stays as it was loaded, which
-    training and gradients need.
+    training and gradients need. at_once: "auto" takes an engine that was chosen earlier, or one
+    that needs no measuring.
     """
     if optimization is not None:
         check_optimization(optimization)
@@ -61,7 +63,7 @@ def load_predictor(
     if device is not None:
         predictor.to(device)
     if optimization is not None:
-        execute(predictor, bundle, optimization)
+        execute(predictor, bundle, optimization, at_once=at_once)
     return task.augmented(predictor) if tta else predictor
 
 

@@ -2,7 +2,7 @@
 
 A network is traced first (tracing.py); the child then writes the graph. What it writes gets its
 name when it is complete, so that a half-written graph is never opened. A child that takes too long
-is stopped, or goes on at the lowest priority for later starts as long as the caller runs.
+is stopped.
 """
 
 import os
@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,7 +24,6 @@ from cupola.runtime.optimize.tracing import CANNOT, Axes, TracingTimeoutError, t
 # How errors begin that another try would not mend.
 FAILED = ("cannot be built", CANNOT)
 ADVICE = "`cupola explain MODEL --optimizations` builds it"
-LOWEST = 19  # the nice value that gives way to all others
 LEAST_SECONDS = 2.0  # for importing torch; with less time left nothing is begun
 
 
@@ -40,43 +38,34 @@ def build(
     axes: Axes,
     out: Path,
     seconds: float,
-    background: bool = False,
+    nice: int = 0,
 ) -> None:
     """Writes the graph of a traced network as `out`, of a kind that `build_graph` knows.
 
-    `axes` are the dynamic axes of each input; without any the sizes are those of the call.
-    EngineUnavailableError if it cannot be built; UnfinishedError if `seconds` are too few, and with
-    `background` the child then goes on.
+    `axes` are the dynamic axes of each input; without any the sizes are those of the call. The
+    child's priority is lower by `nice`. EngineUnavailableError if it cannot be built;
+    UnfinishedError if `seconds` are too few.
     """
     end = time.monotonic() + seconds
     if seconds < LEAST_SECONDS:
         raise UnfinishedError(f"not built: no time left; {ADVICE}")
     program = out.with_name(f".{out.stem}.{os.getpid()}.pt2")
     part = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
-    going_on = False
     remove_abandoned(out.parent)
     try:
-        trace(traced, call, axes, program, seconds)
-        arguments = [kind, str(program), str(part), str(torch.get_num_threads())]
-        child = _start(arguments)
-        if _ended(child, max(LEAST_SECONDS, end - time.monotonic())):
-            part.replace(out)
-            return
-        going_on = background
+        trace(traced, call, axes, program, seconds, nice)
+        child = _start([kind, str(program), str(part), str(torch.get_num_threads())])
+        _give_way(child, nice)
+        if not _ended(child, max(LEAST_SECONDS, end - time.monotonic())):
+            _stop(child)
+            raise UnfinishedError(f"not built within {seconds:.0f} s; {ADVICE}")
+        part.replace(out)
     except TracingTimeoutError:
         raise UnfinishedError(f"not traced within {seconds:.0f} s; {ADVICE}") from None
     except OSError as error:
         raise EngineUnavailableError(f"not built: {error}") from None
     finally:
-        if not going_on:
-            _remove(program, part)
-    if not background:
-        _stop(child)
-        raise UnfinishedError(f"not built within {seconds:.0f} s; {ADVICE}")
-    threading.Thread(target=_go_on, args=(child, program, part, out), daemon=True).start()
-    raise UnfinishedError(
-        f"not built within {seconds:.0f} s; it is built in the background for the next start"
-    )
+        _remove(program, part)
 
 
 def _start(arguments: Sequence[str]) -> Any:
@@ -120,19 +109,12 @@ def _stop(child: Any) -> None:
             pipe.close()
 
 
-def _go_on(child: Any, program: Path, part: Path, out: Path) -> None:
-    """Waits in a thread for a child that gives way to everything else on the machine."""
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PGRP, child.pid, LOWEST)
-        Path(f"/proc/{child.pid}/oom_score_adj").write_text("1000")
-    with suppress(OSError):  # a full disk
-        try:
-            if _ended(child, None):
-                part.replace(out)
-        except EngineUnavailableError as error:
-            remember_failure(out, error)
-        finally:
-            _remove(program, part)
+def _give_way(child: Any, nice: int) -> None:
+    """Lets a child give way to the processes that answer, and be the first to lose its memory."""
+    if nice:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PGRP, child.pid, nice)
+            Path(f"/proc/{child.pid}/oom_score_adj").write_text("1000")
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -1,8 +1,9 @@
 """Finds the fastest engine for a predictor by measuring on its example.
 
 An engine that answers outside the task's tolerance is dropped, and so is one that takes more than
-twice the time of the fastest. The others are timed in turns. A faster engine is chosen only if it
-is ahead by more than the noise of the measurement; otherwise the simpler one is.
+twice the time of the fastest. The others are timed in turns, and compared within each turn, so that
+a machine that is busy for a while slows all of them. A faster engine is chosen only if it is ahead
+by more than the error of the comparison; otherwise the simpler one is.
 """
 
 import statistics
@@ -16,43 +17,47 @@ from typing import Any
 import torch
 
 from cupola.runtime.optimize.building import ADVICE
+from cupola.runtime.optimize.comparison import Comparison, compared
 from cupola.runtime.optimize.engines import Engine, Situation
 from cupola.runtime.optimize.execution import Row
 from cupola.runtime.optimize.network import EngineUnavailableError, Network
 from cupola.runtime.optimize.registry import ENGINES
+from cupola.runtime.optimize.stopwatch import timed
 from cupola.runtime.optimize.tolerance import difference, raw_difference, tolerance_of, worst
 
 TIMING = 5.0  # seconds for all timings together, of which each engine gets at least two
-ROUNDS = 9
+BUSY_TIMING = 40.0  # the same on a machine so busy that the comparison is not clear
+ROUNDS, BUSY_ROUNDS = 9, 36
 LEAST_ROUNDS = 2
-MARGIN = 0.03  # by which a faster engine must be ahead, whatever the noise
-MOST_NOISE = 0.25
 SLOW = 2.0  # times the fastest
 
 
 @dataclass
 class Candidate:
-    """An engine that can run here, with its model."""
+    """An engine that can run here, with its model, its first times, and one time for each turn."""
 
     engine: Engine
     model: Any
     row: Row
-    seconds: list[float] = field(default_factory=list)
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
+    first: list[float] = field(default_factory=list)
+    turns: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The chosen engine's model, and a row for every engine."""
+    """The chosen engine's model, a row for every engine, and the graphs not built in `seconds`.
+
+    `error` is the largest of the comparisons that chose it; with `is_clear`, another measurement
+    would choose the same.
+    """
 
     engine: str
     model: Any
     rows: tuple[Row, ...]
-    noise: float
-    awaited: tuple[str, ...] = ()  # files of graphs that were not built in time
+    error: float
+    is_clear: bool
+    seconds: float
+    awaited: tuple[str, ...] = ()
 
 
 def calibrate(
@@ -62,13 +67,13 @@ def calibrate(
     seconds: float,
     int8: bool = False,
     show_all: bool = False,
-    background: bool = False,
+    nice: int = 0,
 ) -> Outcome:
     """Measures all engines on samples, the first of which is the one that is timed.
 
-    seconds: in which graphs may be built and engines taken up; with `background`, a graph that
-    takes longer is finished for a later start. int8: whether engines in eight bits are candidates.
-    show_all: measure those as well, without choosing them. The predictor stays as it is.
+    seconds: in which graphs may be built, at the priority `nice`, and engines taken up. int8:
+    whether engines in eight bits are candidates. show_all: measure those as well, without choosing
+    them. The predictor stays as it is.
     """
     expected = answers(predictor, predictor.model, samples)
     end = time.monotonic() + seconds
@@ -78,14 +83,14 @@ def calibrate(
         samples[0],
         folder,
         seconds_left=lambda: end - time.monotonic(),
-        background=background,
+        nice=nice,
     )
-    found = _Candidates(situation, samples, expected)
+    found = _Candidates(situation, samples, expected, int8)
     for engine in sorted(ENGINES.values(), key=lambda each: each.cost):
         if engine.exact or int8 or show_all:
             found.add(engine)
     found.measure()
-    return found.outcome(int8)
+    return found.outcome(seconds)
 
 
 @contextmanager
@@ -107,9 +112,10 @@ def answers(predictor: Any, model: Any, samples: Sequence[Any]) -> list[Any]:
 
 class _Candidates:
     def __init__(
-        self, situation: Situation, samples: Sequence[Any], expected: Sequence[Any]
+        self, situation: Situation, samples: Sequence[Any], expected: Sequence[Any], int8: bool
     ) -> None:
         self.situation, self.samples, self.expected = situation, samples, expected
+        self.int8 = int8
         self.running: list[Candidate] = []
         self.rows: dict[str, Row] = {}
 
@@ -144,12 +150,12 @@ class _Candidates:
         allowed = tolerance_of(predictor.task, engine.exact)
         if not all(each.within(allowed) for each in apart):
             return "its answers differ by more than the task's tolerance"
-        self._time(candidate)
-        fastest = min([min(each.seconds) for each in self.running], default=float("inf"))
-        if candidate.seconds[0] > SLOW * fastest:
-            self._time(candidate)  # once more, as the machine may have been busy
-        if min(candidate.seconds) > SLOW * fastest:
-            self.rows[engine.name] = replace(candidate.row, seconds=min(candidate.seconds))
+        candidate.first.append(self._time(candidate))
+        fastest = min([min(each.first) for each in self.running], default=float("inf"))
+        if candidate.first[0] > SLOW * fastest:  # once more, as the machine may have been busy
+            candidate.first.append(self._time(candidate))
+        if min(candidate.first) > SLOW * fastest:
+            self.rows[engine.name] = replace(candidate.row, seconds=min(candidate.first))
             return f"more than {SLOW:.0f} times slower than the fastest"
         self.running.append(candidate)
         return None
@@ -164,41 +170,52 @@ class _Candidates:
             answer = getattr(model, Network(model).method)(*situation.call().args)
         return raw_difference(answer, situation.answer)
 
-    def _time(self, candidate: Candidate) -> None:
+    def _time(self, candidate: Candidate) -> float:
         predictor = self.situation.predictor
         with using(predictor, candidate.model):
-            began = time.perf_counter()
-            predictor.run([self.samples[0]])
-            candidate.seconds.append(time.perf_counter() - began)
+            return timed(lambda: predictor.run([self.samples[0]]))
 
     def measure(self) -> None:
-        """Times the candidates in turns."""
-        end = time.monotonic() + TIMING
-        for number in range(ROUNDS):
-            least = LEAST_ROUNDS if self.situation.seconds_left() > 0 else 1
-            if number >= least and time.monotonic() > end:
-                break
+        """Times the candidates in turns, for longer where their order is not clear."""
+        began = time.monotonic()
+        for number in range(BUSY_ROUNDS):
+            seconds = time.monotonic() - began
+            hurry = self.situation.seconds_left() <= 0
+            done = number >= ROUNDS or seconds > TIMING
+            if number >= (1 if hurry else LEAST_ROUNDS) and done:
+                late = hurry or seconds > BUSY_TIMING
+                if late or all(each.is_clear for each in self._choice()[1]):
+                    break
             for candidate in self.running if number % 2 else reversed(self.running):
-                self._time(candidate)
+                candidate.turns.append(self._time(candidate))
 
-    def outcome(self, int8: bool) -> Outcome:
-        """The fastest candidate that is ahead of all simpler ones."""
-        noise = self._noise()
-        simplest_first = list(ENGINES)
-        self.running.sort(key=lambda each: simplest_first.index(each.engine.name))
-        chosen = self.running[0]
+    def _choice(self) -> tuple[Candidate, list[Comparison]]:
+        """The fastest candidate that is ahead of all simpler ones, and the comparisons made."""
+        chosen, *others = sorted(self.running, key=lambda each: self._order(each.engine.name))
+        comparisons = []
+        for candidate in others:
+            if candidate.engine.exact or self.int8:
+                comparisons.append(compared(candidate.turns, chosen.turns))
+                if comparisons[-1].is_ahead:
+                    chosen = candidate
+        return chosen, comparisons
+
+    def _order(self, engine: str) -> int:
+        return list(ENGINES).index(engine)
+
+    def outcome(self, seconds: float) -> Outcome:
+        """What is chosen, after graphs had `seconds` to be built in."""
+        chosen, comparisons = self._choice()
         for candidate in self.running:
-            self.rows[candidate.engine.name] = replace(candidate.row, seconds=candidate.median)
-            eligible = candidate.engine.exact or int8
-            if eligible and candidate.median < chosen.median * (1 - max(MARGIN, noise)):
-                chosen = candidate
-        rows = sorted(self.rows.values(), key=lambda each: simplest_first.index(each.engine))
-        awaited = tuple(self.situation.awaited)
-        return Outcome(chosen.engine.name, chosen.model, tuple(rows), noise, awaited)
-
-    def _noise(self) -> float:
-        """The typical relative deviation of the first candidate's times, which is eager."""
-        times = self.running[0].seconds[1:]
-        middle = statistics.median(times)
-        spread = statistics.median(abs(each - middle) for each in times)
-        return min(MOST_NOISE, 1.5 * spread / middle)
+            median = statistics.median(candidate.turns)
+            self.rows[candidate.engine.name] = replace(candidate.row, seconds=median)
+        rows = sorted(self.rows.values(), key=lambda each: self._order(each.engine))
+        return Outcome(
+            chosen.engine.name,
+            chosen.model,
+            tuple(rows),
+            max([each.error for each in comparisons], default=0.0),
+            all(each.is_clear for each in comparisons),
+            seconds,
+            tuple(self.situation.awaited),
+        )

@@ -2,11 +2,12 @@
 
 import fcntl
 import json
+import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cupola.files import read_settings
 from cupola.runtime.optimize.calibration import Outcome
 from cupola.runtime.optimize.execution import Row
 
-FORMAT = 2
+FORMAT = 3
 PAUSE = 0.1  # seconds between two tries to lock
 
 
@@ -28,11 +29,17 @@ def file_of(folder: Path, wish: str) -> Path:
     return folder / f"{wish}.json"
 
 
-Kept = tuple[str, tuple[Row, ...], tuple[str, ...]]
+@dataclass(frozen=True)
+class Kept:
+    """What was chosen. `complete_for`: with no more seconds, no further graph would be built."""
+
+    engine: str
+    rows: tuple[Row, ...]
+    complete_for: float
 
 
 def read_choice(path: Path, key: Mapping[str, Any]) -> Kept | None:
-    """The chosen engine, all rows, and the files of graphs that it lacked; None without a file.
+    """The choice in a file; None without a file.
 
     StaleChoiceError if it is damaged, or a graph that it lacked has been built since.
     """
@@ -42,9 +49,10 @@ def read_choice(path: Path, key: Mapping[str, Any]) -> Kept | None:
         content = read_settings(path, DataError)
         if content["format"] != FORMAT or content["key"] != dict(key):
             raise StaleChoiceError(f"{path}: is for another machine or model")
-        awaited = files_of(path.parent, content["awaited"])
-        if any(map(os.path.exists, awaited)):
+        awaited = [path.with_name(Path(name).name) for name in content["awaited"]]
+        if any(file.exists() for file in awaited):
             raise StaleChoiceError("a graph that was not ready then has been built since")
+        complete_for = float(content["seconds"]) if awaited else math.inf
         rows = tuple(_row(each) for each in content["rows"])
         chosen = content["engine"]
         if not any(row.engine == chosen and row.seconds is not None for row in rows):
@@ -53,12 +61,7 @@ def read_choice(path: Path, key: Mapping[str, Any]) -> Kept | None:
         raise
     except (DataError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise StaleChoiceError(f"{path}: damaged ({error})") from None
-    return str(chosen), rows, awaited
-
-
-def files_of(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
-    """The files of graphs in the folder of a key."""
-    return tuple(str(folder / Path(name).name) for name in names)
+    return Kept(str(chosen), rows, complete_for)
 
 
 def _row(content: Mapping[str, Any]) -> Row:
@@ -75,7 +78,8 @@ def write_choice(path: Path, key: Mapping[str, Any], outcome: Outcome) -> None:
         "format": FORMAT,
         "key": dict(key),
         "engine": outcome.engine,
-        "noise": outcome.noise,
+        "error": outcome.error,
+        "seconds": outcome.seconds,
         "awaited": outcome.awaited,
         "rows": [asdict(row) for row in outcome.rows],
     }

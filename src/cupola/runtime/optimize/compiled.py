@@ -44,7 +44,7 @@ class Compiled(Engine):
         on_gpu = situation.device.type == "cuda"
         name = digest_of(repr(situation.call().signature))[:16]
         path = situation.folder / f"{name}{'.pt2' if on_gpu else '.so'}"
-        hopeless = not situation.background and situation.seconds_left() < LEAST_SECONDS
+        hopeless = situation.seconds_left() < LEAST_SECONDS
         if hopeless and situation.build and not path.exists():
             raise UnfinishedError(
                 f"not built: that takes more than {LEAST_SECONDS:.0f} s; {ADVICE}"

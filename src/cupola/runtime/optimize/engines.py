@@ -28,9 +28,9 @@ class Situation:
 
     `model` is that of the predictor as it was loaded, which stays as it is. `sample` is the example
     on which its network is called. `folder` is where graphs are kept, None for nowhere.
-    `seconds_left` is the time in which a graph must be built, and `build` says whether one may be
-    built at all. With `background`, one that takes longer is finished for a later start. `awaited`
-    has the files of graphs that were not built in time, by name, with the reason.
+    `seconds_left` is the time in which a graph must be built, at the priority `nice`, and `build`
+    says whether one may be built at all. `awaited` has the files of graphs that were not built in
+    time, by name, with the reason.
     """
 
     predictor: Any
@@ -39,7 +39,7 @@ class Situation:
     folder: Path | None = None
     build: bool = True
     seconds_left: Callable[[], float] = field(default=lambda: ALL_SECONDS)
-    background: bool = False
+    nice: int = 0
     awaited: dict[str, str] = field(default_factory=dict)
 
     @property

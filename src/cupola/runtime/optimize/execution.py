@@ -31,4 +31,4 @@ class Execution:
     engine: str
     rows: tuple[Row, ...] = ()
     measured: bool = False  # now, not in an earlier process
-    awaited: tuple[str, ...] = ()  # files of graphs: when one is there, it is worth measuring again
+    provisional: bool = False  # until all engines, with their graphs, have been measured

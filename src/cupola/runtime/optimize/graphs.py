@@ -87,7 +87,7 @@ def _build(situation: Situation, kind: str, path: Path, axes: Axes, traced: Trac
     _wait_for_others(situation, path)
     seconds = situation.seconds_left() * BUILDING
     try:
-        build(kind, traced, situation.call(), axes, path, seconds, situation.background)
+        build(kind, traced, situation.call(), axes, path, seconds, situation.nice)
     except UnfinishedError as error:
         situation.awaited[path.name] = str(error)
         raise

@@ -1,7 +1,8 @@
 """Applies an optimization to a predictor: a named engine, or with "auto" the fastest one here.
 
 The choice of "auto" is kept in the cache folder (machine.py) for this model, processor, version of
-torch and number of threads, and later starts use it without measuring.
+torch and number of threads, and later starts use it without measuring. One that is made while the
+machine is too busy to compare engines is not kept.
 """
 
 import sys
@@ -44,15 +45,16 @@ def optimize(
     samples: Sequence[Any] = (),
     *,
     seconds: float = BUILD_SECONDS,
-    background: bool = False,
+    nice: int = 0,
+    at_once: bool = False,
     report: Report = to_stderr,
 ) -> Execution:
     """Applies an optimization, in place: `predictor.model` becomes one for inference.
 
     samples: the bundle's example, and perhaps more to compare answers on. seconds: the time in
-    which graphs may be built; with `background`, "auto" lets one that takes longer be finished for
-    the next start, while this process runs. InputError for an unknown name, and for an engine that
-    cannot run here.
+    which graphs may be built, at a priority lower by `nice`. at_once: "auto" measures and builds
+    nothing but the storages of a language model; without a kept choice for `seconds` the execution
+    is provisional. InputError for an unknown name, and for an engine that cannot run here.
     """
     name = checked(optimization, predictor.task)
     if predictor.task == "language":
@@ -61,11 +63,9 @@ def optimize(
 
         def measure(folder: Path | None) -> calibration.Outcome:
             int8 = name == "auto-int8"
-            return calibration.calibrate(
-                predictor, samples, folder, seconds, int8, background=background
-            )
+            return calibration.calibrate(predictor, samples, folder, seconds, int8, nice=nice)
 
-        found = _automatic(predictor, name, samples, measure, seconds + WAIT, report)
+        found = _automatic(predictor, name, samples, None if at_once else measure, seconds, report)
     else:
         found = _named(predictor, name, samples)
     predictor.execution = found
@@ -119,8 +119,8 @@ def _automatic(
     predictor: Any,
     wish: str,
     samples: Sequence[Any],
-    measure: Measure,
-    wait: float,
+    measure: Measure | None,
+    seconds: float,
     report: Report,
 ) -> Execution:
     reason = why_not_measured(predictor, samples)
@@ -128,22 +128,52 @@ def _automatic(
         return Execution(wish, "eager", (Row("eager", reason=reason),))
     key = _key(predictor)
     folder = machine.folder_of(key)
+    if measure is None:
+        return _at_once(predictor, wish, samples, folder, key, seconds, report)
     if folder is None:
         report(
             f"{predictor.name}: the choice cannot be kept; set CUPOLA_CACHE to a folder of yours"
         )
         return _measured(predictor, wish, None, key, measure, report)
-    kept = _kept(predictor, wish, samples, folder, key, report)
+    kept = _kept(predictor, wish, samples, folder, key, seconds, report, final=True)
     if kept is not None:
         return kept
-    with choices.locked(folder, wait) as mine:
-        kept = _kept(predictor, wish, samples, folder, key, report)  # of who had the lock before
+    with choices.locked(folder, seconds + WAIT) as mine:  # perhaps who had it before has measured
+        kept = _kept(predictor, wish, samples, folder, key, seconds, report, final=True)
         if kept is not None:
             return kept
-        if not mine:
-            report(f"{predictor.name}: another process still measures; eager until the next start")
-            return Execution(wish, "eager")
-        return _measured(predictor, wish, folder, key, measure, report)
+        if mine:
+            return _measured(predictor, wish, folder, key, measure, report)
+    report(f"{predictor.name}: another process still measures")
+    return _at_once(predictor, wish, samples, folder, key, seconds, report)
+
+
+def _at_once(
+    predictor: Any,
+    wish: str,
+    samples: Sequence[Any],
+    folder: Path | None,
+    key: dict[str, Any],
+    seconds: float,
+    report: Report,
+) -> Execution:
+    """Executes with what an earlier process has chosen, else with what needs no measuring."""
+    kept = None
+    if folder is not None:
+        kept = _kept(predictor, wish, samples, folder, key, seconds, report)
+    return kept or _unmeasured(predictor, wish, samples, report)
+
+
+def _unmeasured(predictor: Any, wish: str, samples: Sequence[Any], report: Report) -> Execution:
+    name = "folded"
+    try:
+        about = Situation(predictor, predictor.model, samples[0], build=False)
+        predictor.model = ENGINES[name].model_of(about)
+    except EngineUnavailableError:
+        name = "eager"
+    report(f"{predictor.name}: {name}, as {wish!r} has not been measured on this machine")
+    row = Row(name, reason="until the engines have been measured")
+    return Execution(wish, name, (row,), provisional=True)
 
 
 def why_not_measured(predictor: Any, samples: Sequence[Any]) -> str | None:
@@ -164,19 +194,24 @@ def _kept(
     samples: Sequence[Any],
     folder: Path,
     key: dict[str, Any],
+    seconds: float,
     report: Report,
+    final: bool = False,
 ) -> Execution | None:
-    """What an earlier process chose; None if there is nothing of use."""
+    """What an earlier process chose; None if there is nothing of use.
+
+    Provisional if it has built fewer graphs than can be built in `seconds`; None then if it has to
+    be `final`.
+    """
     path = choices.file_of(folder, wish)
     try:
         found = choices.read_choice(path, key)
-        if found is None:
+        if found is None or (final and found.complete_for < seconds):
             return None
-        chosen, rows, awaited = found
-        if chosen != "eager":
-            engine = ENGINES[chosen]
+        if found.engine != "eager":
+            engine = ENGINES[found.engine]
             if reason := engine.missing(_device(predictor)):
-                raise EngineUnavailableError(f"{chosen}: {reason}")
+                raise EngineUnavailableError(f"{found.engine}: {reason}")
             about = Situation(predictor, predictor.model, samples[0], folder, build=False)
             predictor.model = engine.model_of(about)
     except (choices.StaleChoiceError, EngineUnavailableError, KeyError) as error:
@@ -184,7 +219,7 @@ def _kept(
         with suppress(OSError):
             path.unlink(missing_ok=True)
         return None
-    return Execution(wish, chosen, rows, awaited=awaited)
+    return Execution(wish, found.engine, found.rows, provisional=found.complete_for < seconds)
 
 
 def _measured(
@@ -197,14 +232,25 @@ def _measured(
 ) -> Execution:
     report(f"{predictor.name}: measuring which engine is the fastest on {key['processor']}")
     outcome = measure(folder)
-    awaited: tuple[str, ...] = ()
-    if folder is not None:
-        choices.write_choice(choices.file_of(folder, wish), key, outcome)
-        awaited = choices.files_of(folder, outcome.awaited)
+    _keep(predictor, folder, wish, key, outcome, report)
     for row in outcome.rows:
         report(f"{predictor.name}: {row.line(row.engine == outcome.engine)}")
     predictor.model = outcome.model
-    return Execution(wish, outcome.engine, outcome.rows, measured=True, awaited=awaited)
+    return Execution(wish, outcome.engine, outcome.rows, measured=True)
+
+
+def _keep(
+    predictor: Any,
+    folder: Path | None,
+    wish: str,
+    key: dict[str, Any],
+    outcome: calibration.Outcome,
+    report: Report,
+) -> None:
+    if not outcome.is_clear:
+        report(f"{predictor.name}: the machine is too busy to compare engines; not kept")
+    elif folder is not None:
+        choices.write_choice(choices.file_of(folder, wish), key, outcome)
 
 
 def measure_all(
@@ -216,9 +262,8 @@ def measure_all(
     key = _key(predictor)
     folder = machine.folder_of(key)
     outcome = calibration.calibrate(predictor, samples, folder, ALL_SECONDS, show_all=True)
-    if folder is not None:
-        choices.write_choice(choices.file_of(folder, "auto"), key, outcome)
-    else:
+    _keep(predictor, folder, "auto", key, outcome, report)
+    if folder is None:
         report(
             f"{predictor.name}: the choice cannot be kept; set CUPOLA_CACHE to a folder of yours"
         )

@@ -22,7 +22,8 @@ from cupola.runtime.optimize.network import Call, EngineUnavailableError, Traced
 
 Axes = tuple[dict[int, str], ...]
 CANNOT = "torch cannot trace this network"
-ANY_SIZE = 120.0  # seconds after which tracing with sizes that are not fixed is given up for good
+# Seconds of the processor after which tracing with sizes that are not fixed is given up for good.
+ANY_SIZE = 120.0
 SHARE = 0.5  # of the time that it may take, since a graph of fixed sizes may be built instead
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
@@ -31,21 +32,23 @@ class TracingTimeoutError(Exception):
     """Tracing with fixed sizes takes more time than there is."""
 
 
-def trace(traced: Traced, call: Call, axes: Axes, out: Path, seconds: float) -> None:
+def trace(traced: Traced, call: Call, axes: Axes, out: Path, seconds: float, nice: int = 0) -> None:
     """Writes the program of a network, whose `axes` may have any size, as `out`.
 
-    EngineUnavailableError if torch cannot trace it, or takes too long over sizes that are not
-    fixed; TracingTimeoutError if `seconds` are too few for fixed ones.
+    The fork's priority is lower by `nice`. EngineUnavailableError if torch cannot trace it, or
+    takes too long over sizes that are not fixed; TracingTimeoutError if `seconds` are too few for
+    fixed ones.
     """
     if any(each.is_cuda for each in call.tensors):
         write_program(traced, call, axes, out)
         return
-    limit = min(ANY_SIZE, SHARE * seconds) if any(axes) else seconds
+    limit = SHARE * seconds if any(axes) else seconds
     reading, writing = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of threads: the child computes with one
         child = os.fork()
     if child == 0:
+        os.nice(nice)
         _trace_and_exit(traced, call, axes, out, writing)
     os.close(writing)
     try:
@@ -55,9 +58,10 @@ def trace(traced: Traced, call: Call, axes: Axes, out: Path, seconds: float) -> 
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF:
+        raise EngineUnavailableError(f"{CANNOT} with any size within {ANY_SIZE:.0f} s")
     if message is None and any(axes):
-        begin = CANNOT if limit == ANY_SIZE else "not traced"
-        raise EngineUnavailableError(f"{begin} with any size within {limit:.0f} s")
+        raise EngineUnavailableError(f"not traced with any size within {limit:.0f} s")
     if message is None:
         raise TracingTimeoutError
     if message != "done":
@@ -88,6 +92,9 @@ def _trace_and_exit(traced: Traced, call: Call, axes: Axes, out: Path, writing: 
             os.dup2(nothing, number)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+        if any(axes):  # the default action of SIGPROF ends the process
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_PROF, ANY_SIZE)
         torch.set_num_threads(1)  # the threads of the parent are not here
         message = "done"
         try:

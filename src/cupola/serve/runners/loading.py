@@ -8,7 +8,8 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +26,6 @@ from cupola.serve.settings.models import ModelPlan
 T = TypeVar("T")
 Report = Callable[[str], None]
 CHECK_INTERVAL = 0.25  # seconds between two checks of the parent pipe
-BUILDING_SHARE = 0.5  # of the time limit for a new generation
 
 
 def in_background(work: Callable[[], T], nice: int, parent_pipe: int | None = None) -> T:
@@ -68,19 +68,33 @@ def import_plugins(names: Iterable[str]) -> None:
             raise ConfigError(f"plugins: cannot import {name!r}: {error!r}") from error
 
 
-def optimize(predictor: Predictor, plan: ModelPlan, ready_timeout: float, report: Report) -> None:
+def optimize(predictor: Predictor, plan: ModelPlan, report: Report, **options: Any) -> None:
     """Executes a loaded model as its plan says, in the thread that will run it.
 
-    Threads that an engine starts have the priority of the thread that makes it. Building graphs may
-    take half of the time in which a generation must be ready; one that takes longer is finished at
-    the lowest priority for runners that start later.
+    Threads that an engine starts have the priority of the thread that makes it. Options as
+    `cupola.runtime.optimize.selection.optimize` has them.
     """
-    if plan.tensor_parallel > 1:
-        return
-    seconds = ready_timeout * BUILDING_SHARE
-    bundle = Bundle.load(plan.path)
-    options: dict[str, Any] = {"seconds": seconds, "background": True, "report": report}
-    execute(predictor, bundle, plan.optimization, **options)
+    if plan.tensor_parallel == 1:
+        execute(predictor, Bundle.load(plan.path), plan.optimization, report=report, **options)
+
+
+@contextmanager
+def ending_with(parent_pipe: int) -> Iterator[None]:
+    """While the block runs, this process exits at once when the other end of the pipe closes."""
+    done, ended = os.pipe()
+
+    def wait() -> None:
+        if parent_pipe in select.select([parent_pipe, done], [], [])[0]:
+            os._exit(1)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.close(ended)
+        thread.join()
+        os.close(done)
 
 
 def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predictor:

@@ -10,16 +10,18 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cupola.bundles.optimizations import ALL_SECONDS
 from cupola.cores import node_for
 from cupola.errors import CupolaError
 from cupola.runtime import tasks
 from cupola.runtime.optimize.memory import keep_freed_memory
 from cupola.runtime.predictor import Predictor, Resumable
 from cupola.serve.ipc.channel import FATAL
-from cupola.serve.runners.loading import in_background, load_predictor, optimize
+from cupola.serve.runners.loading import ending_with, in_background, load_predictor, optimize
 from cupola.serve.runners.rank_sockets import RankSockets
 from cupola.serve.runners.runner import Runner
 from cupola.serve.runners.runner_slot import RunnerSlot, RunnerStart
@@ -27,6 +29,9 @@ from cupola.serve.runners.sequences import Sequences
 from cupola.serve.runners.telemetry import RunnerTelemetry
 from cupola.serve.runners.verify import verify
 from cupola.serve.telemetry.exporting import LAST_EXPORT
+
+# While requests keep every core busy, a graph is built at about a tenth of its speed.
+BUILDING_NICE = 10
 
 
 def run_process(
@@ -78,7 +83,10 @@ def run_runner(slot: RunnerSlot, start: RunnerStart) -> int:
         from cupola.runtime.devices import use_own_stream  # loads torch
 
         use_own_stream(predictor.device)
-    optimize(predictor, slot.plan, settings.ready_timeout, lambda line: log("notice", line))
+    with ending_with(parent_pipe):
+        how: dict[str, Any] = {"nice": BUILDING_NICE} if slot.measures else {"at_once": True}
+        report = partial(log, "notice")
+        optimize(predictor, slot.plan, report, seconds=ALL_SECONDS, **how)
     scoreboard = slot.scoreboard
     assert scoreboard is not None
     telemetry = None
@@ -172,12 +180,6 @@ def describe_execution(predictor: Predictor) -> dict[str, object]:
     }
 
 
-def awaited_graphs(predictor: Predictor) -> list[str]:
-    """Files for which the runner is replaced once one is there; none where it would end streams."""
-    found = predictor.execution
-    return [] if found is None or predictor.is_stream else list(found.awaited)
-
-
 def describe(predictor: Predictor, runner: Runner) -> dict[str, object]:
     """The description of the model for workers and clients."""
     return {
@@ -192,5 +194,5 @@ def describe(predictor: Predictor, runner: Runner) -> dict[str, object]:
         "max_batch": runner.batcher.max_batch,
         "details": predictor.details,
         "optimization": describe_execution(predictor),
-        "awaited": awaited_graphs(predictor),
+        "provisional": predictor.execution is not None and predictor.execution.provisional,
     }

@@ -1,20 +1,26 @@
-"""Replaces runners that have answered many requests, use much memory, or have a graph to take up.
+"""Replaces runners that have answered many requests, use much memory, or have unmeasured engines.
 
 The replacement starts in a slot of its own. Once it is ready, the workers connect to it; then the
 old runner gets no new requests and exits after its last answer, so nothing is lost. One runner is
 replaced at a time. A runner that uses twice its memory limit is killed.
+
+The first runner of a model on a machine answers at once, with an engine that needs no measuring.
+Its replacement measures all engines before it is ready, and keeps the choice for later starts. A
+model with a state keeps its runner, whose streams would end, and takes the choice up at its next
+start.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from cupola.bundles.optimizations import ALL_SECONDS
 from cupola.serve.runners.runner_slot import RunnerSlot
 from cupola.serve.runners.slot_table import SlotTable
 
 OVERLAP = 1.0  # seconds in which the workers connect to the replacement before the old one retires
 RETRY_AFTER = 30.0  # seconds after a replacement that could not be started
+MEASURING = 2 * ALL_SECONDS  # in which a runner that builds and measures engines must be ready
 LOADS = 3  # a runner serves for at least this many times as long as it takes to load
 HARD = 2  # times the limit
 
@@ -92,8 +98,8 @@ class Recycler:
         served = slot.scoreboard.served if slot.scoreboard else 0
         if served >= slot.request_limit:
             return f"it has answered {served} requests"
-        if any(map(os.path.exists, slot.awaited)):
-            return "a graph of its network has been built, and may be faster"
+        if slot.provisional:
+            return "its engines are measured"
         limit = slot.plan.runner_memory_limit
         if limit and slot.memory_at_start <= limit < (used := _memory(slot)):
             return f"it uses {used} bytes, over runner_memory_limit = {limit}"
@@ -105,22 +111,35 @@ class Recycler:
             self._new = None
         elif new.failure or new.state == "failed" or self._too_slow(new):
             self._log("error", f"{new.title} is kept: {new.failure or 'no replacement'}")
-            self._table.retire(new)
-            self._new, self._not_before = None, now + RETRY_AFTER
+            self._give_up(new, old)
+            self._not_before = now + RETRY_AFTER
         elif new.state != "ready":
             self._ready_at = None
+        elif new.measures and old.description.get("stateful"):
+            self._log("notice", f"{new.title} is measured; its next start uses the engine chosen")
+            self._give_up(new, old)
         elif self._ready_at is None:
             self._ready_at = now
         elif now - self._ready_at > OVERLAP:
             new.recycles, old.recycles, new.replaces = old.recycles + 1, 0, None
             new.respawns, old.respawns = new.respawns + old.respawns, 0
+            new.measures = new.provisional = False  # should it have to start again
             if not old.removed:
                 self._table.retire(old)
             self._new = None
             self._publish()
 
+    def _give_up(self, new: RunnerSlot, old: RunnerSlot) -> None:
+        """Keeps the old runner, whose engines are not measured again in this generation."""
+        self._table.retire(new)
+        self._new = None
+        if new.measures:
+            for slot in self._table.of_model(old.plan.name, old.plan.version):
+                slot.provisional = False
+
     def _too_slow(self, new: RunnerSlot) -> bool:
-        return new.state != "ready" and new.uptime > new.generation.settings.ready_timeout
+        limit = MEASURING if new.measures else new.generation.settings.ready_timeout
+        return new.state != "ready" and new.uptime > limit
 
 
 def _memory(slot: RunnerSlot) -> int:

@@ -66,7 +66,8 @@ class RunnerSlot:
         spread = random.uniform(1.0, 1.25)  # so that not all are replaced at once
         self.request_limit = spread * (plan.runner_max_requests or math.inf)
         self.load_seconds, self.memory_at_start = 0.0, 0
-        self.awaited: list[str] = []  # files of graphs that its model could be executed with
+        self.measures = False  # builds and compares the engines of its model before it is ready
+        self.provisional = False  # its model's engines have not been measured
         self.started_at = 0.0
         self._parent_pipe_write = -1
 

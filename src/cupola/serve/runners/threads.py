@@ -23,6 +23,8 @@ from cupola.serve.runners.telemetry import RunnerTelemetry
 from cupola.serve.runners.verify import verify
 from cupola.serve.settings.models import ModelPlan
 
+BUILDING_SHARE = 0.5  # of the time limit for a generation: no runner could build graphs later
+
 
 class ThreadedRunners:
     """Loads all models of a generation and serves each in a thread."""
@@ -54,7 +56,8 @@ class ThreadedRunners:
         predictor = load_predictor(plan, home / "weights")
         verify(predictor, plan)
         log, timeout = self.generation.log, self.generation.settings.ready_timeout
-        optimize(predictor, plan, timeout, lambda line: log("notice", line))
+        seconds = timeout * BUILDING_SHARE
+        optimize(predictor, plan, lambda line: log("notice", line), seconds=seconds)
         name = f"thread-{number}"
         runner = Runner(
             predictor,

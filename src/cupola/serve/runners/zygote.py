@@ -210,9 +210,9 @@ class Zygote:
             self.generation.log("warning", problem)
 
     def _add_like(self, old: RunnerSlot) -> RunnerSlot:
-        """Starts a runner that is to replace another one."""
+        """Starts a runner that is to replace another one, with measured engines."""
         slot = RunnerSlot(old.plan, old.index, str(os.getpid()), self.generation, self.threads)
-        slot.replaces = old
+        slot.replaces, slot.measures = old, old.provisional
         self.table.slots.append(slot)
         self._spawn(slot)
         return slot
@@ -264,7 +264,7 @@ class Zygote:
             slot.failure = report["failed"]
             self.generation.log("error", f"{slot.title}: {slot.failure}")
             return
-        slot.awaited = report.pop("awaited", [])
+        slot.provisional = report.pop("provisional", False)
         slot.state, slot.description, slot.failure = "ready", report, ""
         self.recycler.on_ready(slot)
         self.generation.log("info", f"{slot.title} is ready after {slot.uptime * 1000:.0f} ms")

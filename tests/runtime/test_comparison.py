@@ -1,0 +1,62 @@
+"""Times of engines on a machine that other processes use."""
+
+from pathlib import Path
+
+import pytest
+
+from cupola.runtime.optimize import stopwatch
+from cupola.runtime.optimize.comparison import compared
+from cupola.runtime.optimize.stopwatch import timed
+
+
+@pytest.mark.parametrize(
+    ("times", "others", "ahead", "clear"),
+    [
+        ([0.90] * 9, [1.0] * 9, True, True),
+        ([0.98] * 9, [1.0] * 9, False, True),
+        ([0.6, 1.2, 0.6, 1.2, 0.6], [1.0, 2.0, 1.0, 2.0, 1.0], True, True),  # slowed together
+        ([0.6, 1.2, 0.6, 1.2], [1.0] * 4, False, False),
+        ([0.3, 0.5, 0.4, 0.5, 0.3], [1.0] * 5, True, True),  # noisy, but far apart
+        ([0.9], [1.0], False, False),
+    ],
+)
+def test_comparisons(times: list[float], others: list[float], ahead: bool, clear: bool) -> None:
+    found = compared(times, others)
+    assert (found.is_ahead, found.is_clear) == (ahead, clear)
+
+
+@pytest.fixture
+def threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the system counts of two threads, and a clock that each run advances by 2 seconds."""
+    clock = iter(range(0, 100, 2))
+    monkeypatch.setattr(stopwatch, "THREADS", tmp_path)
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: next(clock))
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "schedstat").write_text("5000000000 1000000000 7\n")
+    return tmp_path
+
+
+def test_waiting_for_a_core_does_not_count(threads: Path) -> None:
+    def run() -> None:
+        for name, waited in (("1", 1_500_000_000), ("2", 1_200_000_000)):
+            (threads / name / "schedstat").write_text(f"5000000000 {waited} 9\n")
+
+    assert timed(run) == pytest.approx(1.5)
+
+
+def test_a_thread_that_is_no_part_of_the_run(
+    threads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is never below that of the processor."""
+    computed = iter([10.0, 11.0])
+    monkeypatch.setattr(stopwatch.time, "process_time", lambda: next(computed))
+    monkeypatch.setattr(stopwatch.torch, "get_num_threads", lambda: 2)
+    waited = threads / "1" / "schedstat"
+    assert timed(lambda: waited.write_text("0 3000000000 9")) == pytest.approx(0.5)
+
+
+def test_a_system_that_counts_nothing(threads: Path) -> None:
+    for file in threads.glob("*/schedstat"):
+        file.write_text("0\n")
+    assert timed(lambda: None) == 2
