@@ -38,9 +38,9 @@ def load_shared(
             predictor = Predictor.load(source, weights=weights)
             if fold:
                 _fold(predictor)
-            if not _worth_it(predictor.model) or not _write(predictor.model, shared):
-                return predictor
-            del predictor
+            if _worth_it(predictor.model) and _write(predictor.model, shared):
+                _adopt(predictor.model, shared)
+            return predictor
     predictor = Predictor.load(source, weights=weights)
     if fold and _fold(predictor):
         _adopt(predictor.model, shared)
