@@ -6,7 +6,7 @@ import pytest
 
 from cupola.runtime.optimize import stopwatch
 from cupola.runtime.optimize.comparison import compared
-from cupola.runtime.optimize.stopwatch import timed
+from cupola.runtime.optimize.stopwatch import timed, wall_timed
 
 
 @pytest.mark.parametrize(
@@ -37,26 +37,17 @@ def threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_waiting_for_a_core_does_not_count(threads: Path) -> None:
+@pytest.mark.parametrize(("seconds", "expected"), [(1.5, 1.5), (2.5, 2.0)])
+def test_waiting_for_a_core_does_not_count(threads: Path, seconds: float, expected: float) -> None:
     def run() -> None:
-        for name, waited in (("1", 1_500_000_000), ("2", 1_200_000_000)):
-            (threads / name / "schedstat").write_text(f"5000000000 {waited} 9\n")
+        for name, computed in (("1", seconds), ("2", 1.2)):
+            (threads / name / "schedstat").write_text(f"{5e9 + 1e9 * computed:.0f} 3000000000 9\n")
 
-    assert timed(run) == pytest.approx(1.5)
-
-
-def test_a_thread_that_is_no_part_of_the_run(
-    threads: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The time is never below that of the processor."""
-    computed = iter([10.0, 11.0])
-    monkeypatch.setattr(stopwatch.time, "process_time", lambda: next(computed))
-    monkeypatch.setattr(stopwatch.torch, "get_num_threads", lambda: 2)
-    waited = threads / "1" / "schedstat"
-    assert timed(lambda: waited.write_text("0 3000000000 9")) == pytest.approx(0.5)
+    assert timed(run) == pytest.approx(expected)
+    assert wall_timed(run) == 2
 
 
 def test_a_system_that_counts_nothing(threads: Path) -> None:
     for file in threads.glob("*/schedstat"):
-        file.write_text("0\n")
+        file.write_text("0 0 0\n")
     assert timed(lambda: None) == 2

@@ -22,7 +22,7 @@ from cupola.runtime.optimize.engines import Engine, Situation
 from cupola.runtime.optimize.execution import Row
 from cupola.runtime.optimize.network import EngineUnavailableError, Network
 from cupola.runtime.optimize.registry import ENGINES
-from cupola.runtime.optimize.stopwatch import timed
+from cupola.runtime.optimize.stopwatch import timed, wall_timed
 from cupola.runtime.optimize.tolerance import difference, raw_difference, tolerance_of, worst
 
 TIMING = 5.0  # seconds for all timings together, of which each engine gets at least two
@@ -173,7 +173,8 @@ class _Candidates:
     def _time(self, candidate: Candidate) -> float:
         predictor = self.situation.predictor
         with using(predictor, candidate.model):
-            return timed(lambda: predictor.run([self.samples[0]]))
+            clock = timed if self.situation.device.type == "cpu" else wall_timed
+            return clock(lambda: predictor.run([self.samples[0]]))
 
     def measure(self) -> None:
         """Times the candidates in turns, for longer where their order is not clear."""

@@ -1,8 +1,8 @@
-"""Times a run as if its threads had never waited for a core.
+"""Times a run by its busiest thread, so that other processes on the machine disturb little.
 
-Where other processes compute at the same time, the wall time of a run says more about them than
-about the run. Linux counts for each thread how long it was ready to run without a core; the run's
-results waited at least for the thread that waited longest.
+The threads of a run share its work, and the thread that calls takes part in it: on an idle machine
+the busiest one computes for as long as the run takes. On a busy one its threads also wait for a
+core, which says nothing about the run; Linux counts the two apart.
 """
 
 import time
@@ -10,30 +10,32 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 THREADS = Path("/proc/self/task")
 
 
 def timed(run: Callable[[], object]) -> float:
-    """The seconds of a run less those for which one of its threads waited for a core.
+    """The seconds for which the busiest thread of a run computes.
 
-    At least its processor time divided among the threads of torch. Wall time where the system does
-    not count what threads wait.
+    Wall time where the system does not count them.
     """
-    waited, computed, began = waits(), time.process_time(), time.perf_counter()
+    before, began = computed(), time.perf_counter()
     run()
-    seconds, computed = time.perf_counter() - began, time.process_time() - computed
-    longest = max([each - waited.get(name, 0.0) for name, each in waits().items()], default=0.0)
-    least = min(seconds, computed / torch.get_num_threads())
-    return max(seconds - longest, least)
+    seconds = time.perf_counter() - began
+    busiest = max([each - before.get(name, 0.0) for name, each in computed().items()], default=0.0)
+    return min(busiest, seconds) if busiest > 0 else seconds
 
 
-def waits() -> dict[str, float]:
-    """The seconds that each thread of this process has waited for a core so far."""
+def wall_timed(run: Callable[[], object]) -> float:
+    """The seconds of a run, for devices that compute while the threads wait."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def computed() -> dict[str, float]:
+    """The seconds that each thread of this process has computed so far."""
     found: dict[str, float] = {}
     for file in THREADS.glob("*/schedstat"):
         with suppress(OSError, ValueError):  # it has just ended, or nothing is counted
-            _, waited, _ = file.read_text().split()
-            found[file.parent.name] = int(waited) / 1e9
+            found[file.parent.name] = int(file.read_text().split()[0]) / 1e9
     return found
