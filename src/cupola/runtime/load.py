@@ -3,7 +3,9 @@
 Importing this module loads no torch, so that predictors which need none stay light.
 """
 
-from collections.abc import Collection, Mapping
+import gc
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -54,7 +56,8 @@ def load_predictor(
     task = tasks.find(bundle.task)
     model = None
     if "model" in bundle.config:
-        from cupola.runtime.building import build
+        with without_collection():
+            from cupola.runtime.building import build
 
         types = task.build_options(bundle)
         model = build(bundle.model_config, weights=bundle.weights_path, **types).eval()
@@ -158,10 +161,23 @@ def load_shard(source: Source, group: "Group") -> Predictor:
 def warm(names: Collection[str]) -> None:
     """Imports what the models of these tasks need, so that processes forked later share it."""
     modules = {module: None for name in names for module in tasks.find(name).modules}
-    for module in modules:
-        import_module(module)
+    with without_collection():
+        for module in modules:
+            import_module(module)
     if modules:
         import_module("cupola.registry.plugins").load_entry_points()
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Collects no garbage meanwhile: during imports that takes a fifth of the time, for nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _apply(predictor: Predictor, options: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ respawns one that has died. Once its models are ready, no failure ends it: what 
 retried with a delay.
 """
 
+import gc
 import json
 import os
 import selectors
@@ -82,6 +83,7 @@ class Zygote:
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         import_plugins(self.generation.settings.plugins)
         warm({plan.task for plan in self.generation.plans})
+        gc.freeze()  # what runners share is not looked at, and so not copied, when they collect
         if self.generation.settings.otel_endpoint:
             preload()
         torch = sys.modules.get("torch")
