@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from cupola import nn
 from cupola.errors import BuildError
+from cupola.registry import build
 from cupola.train.averaging import MovingAverage
 from cupola.train.distributed import TrainingRanks
+from cupola.train.layer_decay import depth_by_layer, depth_by_stage
 from cupola.train.optimizers import build_optimizer, load_optimizer, set_rates
 from cupola.train.schedules import multi_step
 from cupola.train.steps import Stepper, total_loss
@@ -32,6 +35,72 @@ def test_norm_and_bias_decay() -> None:
     }
     optimizer = build_optimizer(TinyRegression(), cfg)
     assert sorted(g["weight_decay"] for g in optimizer.param_groups) == [0.0, 0.5]
+
+
+def test_decay_goes_by_the_first_multiplier_that_is_given() -> None:
+    """As in MMEngine: without norm_decay_mult a norm has a bias like others, and a flat weight."""
+    model = nn.Sequential(nn.GroupNorm(1, 4), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 4, 1))
+
+    def decays(**paramwise: float) -> list[float]:
+        optimizer = {"lr": 1.0, "weight_decay": 1.0}
+        groups = build_optimizer(model, {"optimizer": optimizer, "paramwise_cfg": paramwise})
+        owned = {id(p): g["weight_decay"] for g in groups.param_groups for p in g["params"]}
+        return [owned[id(parameter)] for parameter in model.parameters()]
+
+    # weight and bias of each
+    assert decays(bias_decay_mult=0.1) == [1, 0.1, 1, 0.1, 1, 0.1]
+    assert decays(bias_decay_mult=0.1, norm_decay_mult=0.2) == [0.2, 0.2, 1, 0.1, 1, 0.1]
+    assert decays(flat_decay_mult=0.3) == [0.3, 0.3, 1, 0.3, 1, 0.3]
+    assert decays(dwconv_decay_mult=0.4, flat_decay_mult=0.3) == [0.3, 0.3, 0.4, 0.4, 1, 0.3]
+
+
+def test_rates_fall_with_the_depth_of_a_convnext() -> None:
+    """Figures of mmdet's get_layer_id_for_convnext and get_stage_id_for_convnext for 12 layers."""
+    depths = {
+        "backbone.downsample_layers.0.0.weight": (0, 0),
+        "backbone.downsample_layers.1.1.bias": (2, 0),
+        "backbone.downsample_layers.3.1.weight": (12, 0),
+        "backbone.stages.0.2.gamma": (1, 1),
+        "backbone.stages.1.0.norm.weight": (2, 2),
+        "backbone.stages.2.8.depthwise_conv.weight": (5, 3),
+        "backbone.stages.3.0.pointwise_conv1.bias": (12, 4),
+        "backbone.norm3.weight": (13, 13),
+        "neck.lateral_convs.0.conv.weight": (13, 13),
+    }
+    for name, (layer, stage) in depths.items():
+        assert (depth_by_layer(name, 12), depth_by_stage(name, 12)) == (layer, stage), name
+    arch = {"depths": [1, 1, 1, 1], "channels": [4, 4, 4, 4]}
+    backbone = build({"type": "ConvNeXt", "arch": arch, "out_indices": [3]})
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone, self.head = backbone, nn.Linear(4, 4)
+
+    cfg = {
+        "optimizer": {"lr": 1.0, "weight_decay": 0.5},
+        "constructor": "LearningRateDecayOptimizerConstructor",
+        "paramwise_cfg": {"decay_rate": 0.5, "decay_type": "layer_wise", "num_layers": 6},
+    }
+    model = Model()
+    groups = build_optimizer(model, cfg).param_groups
+    owned = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    found = {name: owned[id(parameter)] for name, parameter in model.named_parameters()}
+    assert found["head.weight"] == (1.0, 0.5) and found["head.bias"] == (1.0, 0.0)
+    assert found["backbone.downsample_layers.0.0.weight"] == (0.5**7, 0.5)
+    assert found["backbone.stages.3.0.gamma"] == (0.5, 0.0)
+    with pytest.raises(BuildError, match="is for ConvNeXt, the backbone is"):
+        build_optimizer(TinyRegression(), cfg)
+    with pytest.raises(BuildError, match="needs num_layers"):
+        build_optimizer(model, {**cfg, "paramwise_cfg": {"decay_rate": 0.5}})
+    with pytest.raises(BuildError, match="decay_type is 'blocks'; use layer_wise or stage_wise"):
+        build_optimizer(
+            model, {**cfg, "paramwise_cfg": {**cfg["paramwise_cfg"], "decay_type": "blocks"}}
+        )
+    with pytest.raises(BuildError, match="constructor: 'Mine' is not available"):
+        build_optimizer(model, {**cfg, "constructor": "Mine"})
+    with pytest.raises(BuildError, match="unknown key 'norm_decay'; did you mean 'norm_decay_mult"):
+        build_optimizer(model, {"optimizer": {"lr": 1.0}, "paramwise_cfg": {"norm_decay": 0}})
 
 
 def test_a_resumed_optimizer_takes_the_configs_rate() -> None:

@@ -192,6 +192,8 @@ def _optim_wrapper(cfg: Config) -> dict[str, Any]:
     found: dict[str, Any] = {"type": "OptimWrapper"}
     if (paramwise := optimizer.pop("paramwise_cfg", None)) is not None:
         found["paramwise_cfg"] = paramwise
+    if (constructor := optimizer.pop("constructor", None)) is not None:
+        found["constructor"] = constructor
     found["optimizer"] = optimizer
     if hook.get("grad_clip"):
         found["clip_grad"] = hook["grad_clip"]
