@@ -88,8 +88,20 @@ def test_values_may_come_in_several_dictionaries() -> None:
     assert nn.functional_call(net, parts, X).item() == 5
     with pytest.raises(ValueError, match=r"\['fc.bias'\] appeared in multiple dictionaries"):
         nn.functional_call(net, [*parts, parts[1]], X)
-    with pytest.raises(ValueError, match="to be a dict or a sequence of dicts"):
+    with pytest.raises(ValueError, match="all elements .* to be dictionaries"):
         nn.functional_call(net, ["fc.weight"], X)  # type: ignore[list-item]
+
+
+def test_an_ensemble_by_torch_func() -> None:
+    nets = [nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2)).eval() for _ in range(3)]
+    stacked = torch.func.stack_module_state(nets)  # type: ignore[arg-type]
+
+    def call_one(*values: Any) -> Any:
+        return torch.func.functional_call(nets[0], values, (X,))  # type: ignore[arg-type]
+
+    expected = torch.stack([net(X) for net in nets])
+    torch.testing.assert_close(torch.vmap(call_one)(*stacked), expected)
+    assert not isinstance(nets[0], torch.nn.Module)
 
 
 def test_gradients_flow_to_the_values() -> None:

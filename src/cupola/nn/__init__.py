@@ -29,8 +29,7 @@ from cupola.nn.bridge import from_torch as from_torch, to_torch as to_torch
 from cupola.nn.layers import *
 from cupola.nn.layers.torch_layers import *
 from cupola.nn.meta import on_meta as on_meta
-from cupola.nn.module import Module as Module
-from cupola.nn.stateless import functional_call as functional_call
+from cupola.nn.module import Module as Module, functional_call as functional_call
 
 # All public names, and of the files of this package only ``init``.
 __all__ = [

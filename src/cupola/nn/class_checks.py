@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, ClassVar, Final
 
 import torch
+from torch.nn.utils import _named_member_accessor as accessor
 
 from cupola.errors import NotBridgedError
 
@@ -22,8 +23,17 @@ ASSIGNING: Final = frozenset(
     for method in (
         torch.nn.Module.__setattr__,
         torch.nn.Module.add_module,
-        torch.nn.Module.set_submodule,
         torch.nn.Sequential.insert,
+    )
+)
+# What else of torch works on every module: set_submodule, and what functional_call calls.
+WORKING: Final = frozenset(
+    id(function.__code__)
+    for function in (
+        torch.nn.Module.set_submodule,
+        accessor.set_tensor,
+        accessor.swap_tensor,
+        accessor.NamedMemberAccessor.get_submodule,
     )
 )
 
@@ -53,8 +63,10 @@ class ClassChecks:
     @property
     def __class__(self) -> Any:
         caller = sys._getframe(1)
-        if id(caller.f_code) in ASSIGNING:
+        code = id(caller.f_code)
+        if code in ASSIGNING:
             self._bridge()
+        if code in ASSIGNING or code in WORKING:
             return torch.nn.Module  # what isinstance compares with torch.nn.Module
         package = caller.f_globals.get("__name__")
         if skips_others(package):

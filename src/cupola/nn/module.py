@@ -12,6 +12,9 @@ from cupola.nn.hooks import HOOKED, NO_HOOKS
 from cupola.nn.loading import Loading
 from cupola.nn.traversal import child_slots
 
+# It takes any module (class_checks.py).
+functional_call: Callable[..., Any] = torch.func.functional_call
+
 
 class Calls(Loading, Conversion):
     """The call of a module, and its printed form."""

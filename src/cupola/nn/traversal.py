@@ -3,13 +3,12 @@
 from collections.abc import Callable, ItemsView, Iterator
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from cupola.nn.class_checks import not_bridged, skips_others
 from cupola.nn.members import BUFFERS, EMPTY, MODULES, PARAMETERS, table_of
-from cupola.nn.store import MODULE_TYPES, Store
+from cupola.nn.store import MODULE_TYPES, Store, TorchModule
 
 # A cupola module or a torch.nn.Module. Both have the methods of this file.
 AnyModule = Any
@@ -77,7 +76,7 @@ class Traversal(Store):
         """Iterate over (path, buffer); a shared one has the first path that leads to it."""
         return _members(self, BUFFERS, prefix, recurse, remove_duplicate)
 
-    _named_members: Callable[..., Iterator[tuple[str, Any]]] = torch.nn.Module._named_members
+    _named_members: Callable[..., Iterator[tuple[str, Any]]] = TorchModule._named_members
 
     def apply(self, fn: Callable[[AnyModule], None]) -> Self:
         """Call ``fn`` on every module below this one, then on this one; return self."""
@@ -104,46 +103,9 @@ class Traversal(Store):
                 raise AttributeError(f"`{name}` is not an nn.Module")
         return module
 
-    def set_submodule(self, target: str, module: AnyModule, strict: bool = False) -> None:
-        """Put a module at a dotted path whose parent exists; ``strict`` only replaces.
-
-        Raises:
-            ValueError: the path is empty, or ``module`` is not a module.
-            AttributeError: a step is missing, or the target is not a module.
-        """
-        if target == "":
-            raise ValueError("Cannot set the submodule without a target name!")
-        if not isinstance(module, MODULE_TYPES):
-            raise ValueError(f"`module` is not an nn.Module, found {type(module)}")
-        path, _, name = target.rpartition(".")
-        parent = self.get_submodule(path)
-        if strict and not hasattr(parent, name):
-            raise AttributeError(f"{parent._get_name()} has no attribute `{name}`")
-        if hasattr(parent, name) and not isinstance(getattr(parent, name), MODULE_TYPES):
-            raise AttributeError(f"`{name}` is not an nn.Module")
-        setattr(parent, name, module)
-
-    def get_parameter(self, target: str) -> Parameter:
-        """Return the parameter at a dotted path, or raise AttributeError."""
-        _, name, value = self._get_member(target)
-        if not isinstance(value, torch.nn.Parameter):
-            raise AttributeError(f"`{name}` is not an nn.Parameter")
-        return value
-
-    def get_buffer(self, target: str) -> Tensor:
-        """Return the buffer at a dotted path, or raise AttributeError."""
-        module, name, value = self._get_member(target)
-        if name not in module._buffers:
-            raise AttributeError(f"`{name}` is not a buffer")
-        buffer: Tensor = value
-        return buffer
-
-    def _get_member(self, target: str) -> tuple[AnyModule, str, Any]:
-        path, _, name = target.rpartition(".")
-        module = self.get_submodule(path)
-        if not hasattr(module, name):
-            raise AttributeError(f"{module._get_name()} has no attribute `{name}`")
-        return module, name, getattr(module, name)
+    set_submodule: Callable[..., None] = TorchModule.set_submodule
+    get_parameter: Callable[[Any, str], Parameter] = TorchModule.get_parameter
+    get_buffer: Callable[[Any, str], Tensor] = TorchModule.get_buffer
 
 
 def child_slots(module: AnyModule) -> ItemsView[str, AnyModule]:
