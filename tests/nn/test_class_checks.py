@@ -12,7 +12,6 @@ import torch
 
 from cupola import nn
 from cupola.errors import NotBridgedError
-from cupola.nn import store
 
 
 class Net(nn.Module):
@@ -264,15 +263,7 @@ def test_a_registration_that_a_tool_replaces_takes_effect(with_buffers: bool) ->
     assert not nn.Linear(1, 1).weight.is_meta
 
 
-def test_registration_if_torch_was_changed_before_cupola_was_imported(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with registering_on_meta(True):
-        changed = torch.nn.Module.register_parameter, torch.nn.Module.register_buffer
-        assert [store.unreplaced(method) for method in changed] == [None, None]
-    assert store.unreplaced(torch.nn.Module.register_buffer) is torch.nn.Module.register_buffer
-    monkeypatch.setattr(store, "REGISTER_PARAMETER", None)
-    monkeypatch.setattr(store, "REGISTER_BUFFER", None)
+def test_registration_follows_the_rules_of_torch() -> None:
     norm = nn.BatchNorm1d(2)
     assert norm.state_dict().keys() == torch.nn.BatchNorm1d(2).state_dict().keys()
     assert not norm.weight.is_meta and vars(norm)["_parameters"] == dict(norm.named_parameters())

@@ -88,7 +88,7 @@ def test_values_may_come_in_several_dictionaries() -> None:
     assert nn.functional_call(net, parts, X).item() == 5
     with pytest.raises(ValueError, match=r"\['fc.bias'\] appeared in multiple dictionaries"):
         nn.functional_call(net, [*parts, parts[1]], X)
-    with pytest.raises(ValueError, match="all elements .* to be dictionaries"):
+    with pytest.raises(ValueError, match=r"all elements .* to be dictionaries"):
         nn.functional_call(net, ["fc.weight"], X)  # type: ignore[list-item]
 
 

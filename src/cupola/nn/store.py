@@ -4,7 +4,6 @@ Parameters, buffers and children are in torch.nn's three tables, and also in the
 ``__dict__`` under their names, so reading one costs as much as reading any attribute.
 """
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -14,12 +13,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 from torch.nn import Buffer, Parameter
-from torch.nn.modules import module as torch_module
-from torch.nn.modules.module import (
-    _global_buffer_registration_hooks,
-    _global_module_registration_hooks,
-    _global_parameter_registration_hooks,
-)
+from torch.nn.modules.module import _global_module_registration_hooks
 
 from cupola.nn.class_checks import ClassChecks
 from cupola.nn.members import (
@@ -40,15 +34,6 @@ NO_SLOT: Final = PLAIN_TYPES - {type(None)}  # an attribute with such a value is
 
 TorchModule: Final = torch.nn.Module
 
-
-def unreplaced(method: Any) -> Any:
-    """Return a method of torch, or None if a tool had replaced it before this was imported."""
-    code = getattr(method, "__code__", None)
-    return method if code and code.co_filename == torch_module.__file__ else None
-
-
-REGISTER_PARAMETER: Final = unreplaced(TorchModule.register_parameter)
-REGISTER_BUFFER: Final = unreplaced(TorchModule.register_buffer)
 
 # What is called with each module that is constructed: a build counts them before it goes on.
 creation_watcher: ContextVar[Callable[["Store"], None] | None] = ContextVar(
@@ -125,52 +110,21 @@ class Store(ClassChecks):
             KeyError: the name is empty, contains a dot, or is taken by another attribute.
             ValueError: the parameter is the result of an operation.
         """
-        _require_init(self, "parameter")
-        # A tool such as accelerate's init_empty_weights puts its own in the place of torch's.
-        if TorchModule.register_parameter is not REGISTER_PARAMETER:
-            _ = self._parameters  # makes the table, for which torch's code looks in __dict__
-            TorchModule.register_parameter(self, name, param)  # type: ignore[arg-type]
-            return
-        _check_name(self, "parameter", name, PARAMETERS)
-        if param is not None:
-            if not isinstance(param, Parameter):
-                raise TypeError(
-                    f"cannot assign '{torch.typename(param)}' object to parameter '{name}' "
-                    "(torch.nn.Parameter or None required)"
-                )
-            if param.grad_fn:
-                raise ValueError(
-                    f"Cannot assign non-leaf Tensor to parameter '{name}'. Model parameters must "
-                    f"be created explicitly. To express '{name}' as a function of another Tensor, "
-                    "compute the value in the forward() method."
-                )
-            param = _after_hooks(_global_parameter_registration_hooks, self, name, param)
-        keep(self, name, param, PARAMETERS)
+        _tables(self, "parameter", PARAMETERS)
+        TorchModule.register_parameter(self, name, param)  # type: ignore[arg-type]
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that is state but not a parameter; ``persistent=False`` keeps it out of the
         state dict. Raises like :meth:`register_parameter`."""
-        _require_init(self, "buffer")
-        if TorchModule.register_buffer is not REGISTER_BUFFER:
-            _ = self._buffers
-            TorchModule.register_buffer(self, name, tensor, persistent)  # type: ignore[arg-type]
-            return
-        _check_name(self, "buffer", name, BUFFERS)
-        if tensor is not None and not _is_tensor(tensor):
-            raise TypeError(
-                f"cannot assign '{torch.typename(tensor)}' object to buffer '{name}' "
-                "(torch Tensor or None required)"
-            )
-        tensor = _after_hooks(_global_buffer_registration_hooks, self, name, tensor)
-        keep(self, name, tensor, BUFFERS)
-        _set_persistence(self, name, persistent)
+        _tables(self, "buffer", BUFFERS)
+        TorchModule.register_buffer(self, name, tensor, persistent)  # type: ignore[arg-type]
 
     def add_module(self, name: str, module: Any) -> None:
         """Add a child, or a slot that holds None. Raises like :meth:`register_parameter`."""
         if module is not None and not isinstance(module, MODULE_TYPES):
             raise TypeError(f"{torch.typename(module)} is not a Module subclass")
         _require_init(self, "module")
-        _check_name(self, "module", name, MODULES)
+        _check_name(self, name)
         module = _after_hooks(_global_module_registration_hooks, self, name, module)
         keep(self, name, module, MODULES)
 
@@ -217,52 +171,28 @@ MODULE_TYPES: Final = (Store, torch.nn.Module)
 MEMBER_TYPES: Final = (Store, Tensor, torch.nn.Module)
 
 
+_REGISTER: Final = Store.register_buffer
+
+
 def _assign_member(module: Store, name: str, value: Any, kind: str | None) -> None:
     if isinstance(value, Store) and kind != PARAMETERS:
-        _assign_module(module, name, value, kind)
+        _require_init(module, "module")
+        if kind != MODULES:
+            _forget(module, name, kind)
+        value = _after_hooks(_global_module_registration_hooks, module, name, value)
+        keep(module, name, value, MODULES)
     elif isinstance(value, Parameter):
         _require_init(module, "parameters")
         if kind != PARAMETERS:
             _forget(module, name, kind)
         module.register_parameter(name, value)
-    elif kind == PARAMETERS:
-        _require_none(value, f"parameter '{name}'", "torch.nn.Parameter or None expected")
-        module.register_parameter(name, None)
-    elif kind == MODULES or isinstance(value, MODULE_TYPES):
-        _assign_module(module, name, value, kind)
-    elif kind == BUFFERS or isinstance(value, Buffer):
-        _assign_buffer(module, name, value)
-    else:
+    elif kind is None and not isinstance(value, (Buffer, TorchModule)):
         object.__setattr__(module, name, value)
-
-
-def _assign_module(module: Store, name: str, value: Any, kind: str | None) -> None:
-    _require_init(module, "module")
-    if not isinstance(value, MODULE_TYPES):
-        _require_none(value, f"child module '{name}'", "torch.nn.Module or None expected")
-    elif kind != MODULES:
-        _forget(module, name, kind)
-    value = _after_hooks(_global_module_registration_hooks, module, name, value)
-    keep(module, name, value, MODULES)
-
-
-def _assign_buffer(module: Store, name: str, value: Any) -> None:
-    if value is not None and not _is_tensor(value):
-        raise TypeError(
-            f"cannot assign '{torch.typename(value)}' as buffer '{name}' "
-            "(torch.nn.Buffer, torch.Tensor or None expected)"
-        )
-    transient = name in table_of(module, TRANSIENT)
-    persistent = value.persistent if isinstance(value, Buffer) else not transient
-    if type(module).register_buffer is Store.register_buffer or _takes_persistent(module):
+    elif kind == BUFFERS and type(value) is Tensor and type(module).register_buffer is _REGISTER:
+        persistent = getattr(value, "persistent", name not in table_of(module, TRANSIENT))
         module.register_buffer(name, value, persistent)
-    elif persistent:
-        module.register_buffer(name, value)
     else:
-        raise RuntimeError(
-            "Registering a non-persistent buffer on a Module subclass that implements "
-            "register_buffer() without the persistent argument is not allowed."
-        )
+        TorchModule.__setattr__(module, name, value)  # type: ignore[arg-type]
 
 
 def _kind_of(module: Store, name: str) -> str | None:
@@ -322,24 +252,21 @@ def _require_init(module: Store, what: str) -> None:
         raise AttributeError(f"cannot assign {what} before Module.__init__() call")
 
 
-def _check_name(module: Store, what: str, name: str, kind: str) -> None:
+def _tables(module: Store, what: str, kind: str) -> None:
+    """Make the table that torch's methods of registration look for in `__dict__`."""
+    _require_init(module, what)
+    _table(module, kind)
+
+
+def _check_name(module: Store, name: str) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"{what} name should be a string. Got {torch.typename(name)}")
+        raise TypeError(f"module name should be a string. Got {torch.typename(name)}")
     if "." in name:
-        raise KeyError(f'{what} name can\'t contain ".", got: {name}')
+        raise KeyError(f'module name can\'t contain ".", got: {name}')
     if name == "":
-        raise KeyError(f'{what} name can\'t be empty string ""')
-    if hasattr(module, name) and name not in table_of(module, kind):
+        raise KeyError('module name can\'t be empty string ""')
+    if hasattr(module, name) and name not in table_of(module, MODULES):
         raise KeyError(f"attribute '{name}' already exists")
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor) or hasattr(value, "__torch_function__")
-
-
-def _require_none(value: Any, target: str, expected: str) -> None:
-    if value is not None:
-        raise TypeError(f"cannot assign '{torch.typename(value)}' as {target} ({expected})")
 
 
 def _after_hooks(hooks: Mapping[int, Any], module: Store, name: str, value: Any) -> Any:
@@ -348,10 +275,6 @@ def _after_hooks(hooks: Mapping[int, Any], module: Store, name: str, value: Any)
         if replacement is not None:
             value = replacement
     return value
-
-
-def _takes_persistent(module: Store) -> bool:
-    return "persistent" in inspect.signature(module.register_buffer).parameters
 
 
 def _unexpected_arguments(owner: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
