@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import torch
 from torch.nn.modules import module as torch_module
-from torch.utils.hooks import BackwardHook, RemovableHandle
+from torch.utils.hooks import RemovableHandle
 
-from cupola.nn.members import Lazy
+from cupola.nn.members import EMPTY, Lazy
 from cupola.nn.store import Store, take_tables
 
 Hook = Callable[..., Any]
@@ -63,6 +63,13 @@ class Hooks(Store):
     _register_load_state_dict_pre_hook: Register = TorchModule._register_load_state_dict_pre_hook
     register_load_state_dict_post_hook: Register = TorchModule.register_load_state_dict_post_hook
 
+    # The call with backward hooks, and what it calls.
+    _call_impl: Hook = TorchModule._call_impl
+    _slow_forward: Hook = TorchModule._slow_forward
+    _get_backward_hooks: Hook = TorchModule._get_backward_hooks
+    _get_backward_pre_hooks: Hook = TorchModule._get_backward_pre_hooks
+    _maybe_warn_non_full_backward_hook: Hook = TorchModule._maybe_warn_non_full_backward_hook
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         values = self.__dict__
@@ -76,6 +83,14 @@ class Hooks(Store):
 
     def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         take_tables(self)
+        tables = self.__dict__
+        if (
+            tables.get("_backward_hooks")
+            or tables.get("_backward_pre_hooks")
+            or torch_module._global_backward_hooks
+            or torch_module._global_backward_pre_hooks
+        ):
+            return self._call_impl(*args, **kwargs)
         call = _HookedCall(self, args, kwargs)
         if torch.compiler.is_compiling():
             return call.run()  # the compiler cannot trace the handling of exceptions
@@ -87,7 +102,7 @@ class Hooks(Store):
 
 
 class _HookedCall:
-    """One call of a module with its hooks; global hooks run before the module's own."""
+    """One call of a module with its forward hooks; global hooks run before the module's own."""
 
     __slots__ = ("args", "fired", "kwargs", "module", "result", "tables")
 
@@ -98,39 +113,19 @@ class _HookedCall:
         self.fired: set[int] = set()
 
     def run(self) -> Any:
-        tables, backward, legacy = self.tables, None, None
-        if tables.get("_forward_pre_hooks") or torch_module._global_forward_pre_hooks:
+        if self.tables.get("_forward_pre_hooks") or torch_module._global_forward_pre_hooks:
             self._run_pre_hooks()
-        if (
-            tables.get("_backward_hooks")
-            or tables.get("_backward_pre_hooks")
-            or torch_module._global_backward_hooks
-            or torch_module._global_backward_pre_hooks
-        ):
-            backward, legacy = self._backward_hooks()
-        if backward is not None:
-            self.args = backward.setup_input_hook(self.args)  # type: ignore[no-untyped-call]
         self.result = self.module.forward(*self.args, **self.kwargs)
-        own = tables.get("_forward_hooks", _EMPTY)
+        own = self.tables.get("_forward_hooks")
         if own or torch_module._global_forward_hooks:
-            for hook_id, hook in _both(torch_module._global_forward_hooks, own):
+            for hook_id, hook in _both(torch_module._global_forward_hooks, own or EMPTY):
                 self.fired.add(hook_id)
                 self._run_forward_hook(hook_id, hook)
-        if backward is not None:
-            if not isinstance(self.result, (torch.Tensor, tuple)):
-                warnings.warn(
-                    "For backward hooks to be called, module output should be a Tensor or a tuple "
-                    f"of Tensors but received {type(self.result)}",
-                    stacklevel=5,
-                )
-            self.result = backward.setup_output_hook(self.result)  # type: ignore[no-untyped-call]
-        if legacy:
-            self._attach_legacy_hooks(legacy)
         return self.result
 
     def _run_pre_hooks(self) -> None:
-        own = self.tables.get("_forward_pre_hooks", _EMPTY)
-        with_kwargs = self.tables.get("_forward_pre_hooks_with_kwargs", _EMPTY)
+        own = self.tables.get("_forward_pre_hooks", EMPTY)
+        with_kwargs = self.tables.get("_forward_pre_hooks_with_kwargs", EMPTY)
         for hook_id, hook in _both(torch_module._global_forward_pre_hooks, own):
             if hook_id in with_kwargs:
                 pair = hook(self.module, self.args, self.kwargs)
@@ -149,7 +144,7 @@ class _HookedCall:
 
     def _run_forward_hook(self, hook_id: int, hook: Hook) -> None:
         if (
-            hook_id in self.tables.get("_forward_hooks_with_kwargs", _EMPTY)
+            hook_id in self.tables.get("_forward_hooks_with_kwargs", EMPTY)
             or hook_id in torch_module._global_forward_hooks_with_kwargs
         ):
             result = hook(self.module, self.args, self.kwargs, self.result)
@@ -163,9 +158,9 @@ class _HookedCall:
         everywhere = torch_module._global_forward_hooks
         always = {
             *torch_module._global_forward_hooks_always_called,
-            *self.tables.get("_forward_hooks_always_called", _EMPTY),
+            *self.tables.get("_forward_hooks_always_called", EMPTY),
         }
-        for hook_id, hook in _both(everywhere, self.tables.get("_forward_hooks", _EMPTY)):
+        for hook_id, hook in _both(everywhere, self.tables.get("_forward_hooks", EMPTY)):
             if hook_id not in always or hook_id in self.fired:
                 continue
             try:
@@ -178,38 +173,10 @@ class _HookedCall:
                     stacklevel=4,
                 )
 
-    def _backward_hooks(self) -> tuple[BackwardHook | None, list[Hook]]:
-        """Return what runs the full backward hooks, and the hooks of the legacy kind."""
-        own = self.tables.get("_backward_hooks", _EMPTY)
-        own_pre = self.tables.get("_backward_pre_hooks", _EMPTY)
-        everywhere = torch_module._global_backward_hooks
-        pre = [hook for _, hook in _both(torch_module._global_backward_pre_hooks, own_pre)]
-        kinds: dict[bool | None, list[Hook]] = {True: [], False: [], None: []}
-        kinds[torch_module._global_is_full_backward_hook] += everywhere.values()
-        if own:
-            kinds[self.module._is_full_backward_hook] += own.values()
-        full = kinds[True]
-        return BackwardHook(self.module, full, pre) if full or pre else None, kinds[False]
-
-    def _attach_legacy_hooks(self, hooks: list[Hook]) -> None:
-        output = self.result
-        while not isinstance(output, torch.Tensor):
-            if isinstance(output, dict):
-                output = next(v for v in output.values() if isinstance(v, torch.Tensor))
-            else:
-                output = output[0]
-        if output.grad_fn is not None:
-            for hook in hooks:
-                output.grad_fn.register_hook(torch_module._WrappedHook(hook, self.module))
-            torch.nn.Module._maybe_warn_non_full_backward_hook(
-                self.module, self.args, self.result, output.grad_fn
-            )
-
 
 HOOK_TABLES: Final = frozenset(
     name for name, value in vars(Hooks).items() if isinstance(value, Lazy)
 )
-_EMPTY: HookTable = OrderedDict()
 
 
 def _both(everywhere: Mapping[int, Hook], own: Mapping[int, Hook]) -> tuple[tuple[int, Hook], ...]:
