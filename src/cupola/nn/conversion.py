@@ -2,12 +2,12 @@
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from cupola.nn.members import BUFFERS, PARAMETERS, table_of
 from cupola.nn.store import keep
@@ -15,7 +15,6 @@ from cupola.nn.traversal import Traversal
 
 Function = Callable[[Tensor], Tensor]
 TorchModule = torch.nn.Module
-swap_tensors: Callable[[Tensor, Tensor], None] = torch.utils.swap_tensors
 
 
 class ConvertOnce:
@@ -105,49 +104,19 @@ class Conversion(Traversal):
 
 
 def _convert_parameter(module: Any, name: str, param: Parameter, fn: Function) -> Parameter:
-    grad = param.grad
     with torch.no_grad():
         converted = fn(param)
-        converted_grad = None if grad is None else fn(grad)
-    if _must_swap(param, converted):
-        return _swap(f"{module._get_name()}.{name}", param, converted, converted_grad)
-    if _can_set_data(param, converted):
-        param.data = converted
-        result = param
-    else:
-        result = Parameter(converted, param.requires_grad)
-    if grad is not None and converted_grad is not None:
-        if result is param and _can_set_data(grad, converted_grad):
-            grad.data = converted_grad
-        else:
-            result.grad = converted_grad.requires_grad_(grad.requires_grad)
-    return result
-
-
-def _must_swap(param: Parameter, converted: Tensor) -> bool:
-    return (
-        torch.__future__.get_swap_module_params_on_conversion()
-        or isinstance(param, torch._subclasses.FakeTensor)
-        or bool(is_traceable_wrapper_subclass(converted))
-    )
-
-
-def _can_set_data(old: Tensor, new: Tensor) -> bool:
-    return (
-        torch._has_compatible_shallow_copy_type(old, new)
-        and not isinstance(new, torch._subclasses.FakeTensor)
+    if (
+        param.grad is None
+        and type(param) is Parameter
+        and type(converted) in (Tensor, Parameter)
+        and torch._has_compatible_shallow_copy_type(param, converted)
         and not torch.__future__.get_overwrite_module_params_on_conversion()
-    )
-
-
-def _swap(path: str, param: Parameter, converted: Tensor, grad: Tensor | None) -> Parameter:
-    old_grad, param.grad = param.grad, None  # a gradient is a reference, which prevents the swap
-    try:
-        swap_tensors(param, Parameter(converted, requires_grad=param.requires_grad))
-        if old_grad is not None and grad is not None:
-            swap_tensors(old_grad, grad.requires_grad_(old_grad.requires_grad))
-    except Exception as error:
-        param.grad = old_grad
-        raise RuntimeError(f"_apply(): Couldn't swap {path}") from error
-    param.grad = old_grad
-    return param
+        and not torch.__future__.get_swap_module_params_on_conversion()
+    ):
+        param.data = converted
+        return param
+    # All other cases are left to torch's code, which takes what has these attributes for a module.
+    lent: Any = SimpleNamespace(_parameters={name: param}, _buffers={}, _get_name=module._get_name)
+    TorchModule._apply(lent, lambda tensor: converted if tensor is param else fn(tensor), False)
+    return lent._parameters[name]  # type: ignore[no-any-return]
