@@ -143,11 +143,7 @@ class Bridge:
         return self.forward(*args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        value = Children(value) if name == MODULES else _bridged_child(value)
-        super().__setattr__(name, value)
-
-    def add_module(self, name: str, module: Any) -> None:
-        super().add_module(name, _bridged_child(module))  # type: ignore[misc]
+        super().__setattr__(name, Children(value) if name == MODULES else value)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         # A bridged class cannot be imported by its name; it is made again from its cupola class.

@@ -1,6 +1,5 @@
 """Conversion of a whole tree: device, dtype, training mode, gradients."""
 
-import copy
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Self
@@ -96,11 +95,7 @@ class Conversion(Traversal):
     def _get_name(self) -> str:
         return type(self).__name__
 
-    def _replicate_for_data_parallel(self) -> Self:
-        replica = copy.copy(self)
-        replica._parameters = {}
-        replica.__dict__["_is_replica"] = True
-        return replica
+    _replicate_for_data_parallel: Callable[..., Any] = TorchModule._replicate_for_data_parallel
 
 
 def _convert_parameter(module: Any, name: str, param: Parameter, fn: Function) -> Parameter:
@@ -118,5 +113,7 @@ def _convert_parameter(module: Any, name: str, param: Parameter, fn: Function) -
         return param
     # All other cases are left to torch's code, which takes what has these attributes for a module.
     lent: Any = SimpleNamespace(_parameters={name: param}, _buffers={}, _get_name=module._get_name)
-    TorchModule._apply(lent, lambda tensor: converted if tensor is param else fn(tensor), False)
-    return lent._parameters[name]  # type: ignore[no-any-return]
+    apply_own: Callable[..., Any] = TorchModule._apply
+    apply_own(lent, lambda tensor: converted if tensor is param else fn(tensor), False)
+    found: Parameter = lent._parameters[name]
+    return found

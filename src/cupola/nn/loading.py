@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-import torch
 from torch.nn.modules.module import _IncompatibleKeys
 from torch.nn.parameter import is_lazy
 
 from cupola.nn.hooks import HOOKED
 from cupola.nn.members import table_of
-from cupola.nn.plan import Plan
+from cupola.nn.plan import Plan, has_extra_state
 from cupola.nn.saving import EXTRA_STATE, Saving, own_state
+from cupola.nn.store import TorchModule
 from cupola.nn.traversal import AnyModule, child_slots
 
 ASSIGN: Final = "assign_to_params_buffers"
@@ -41,9 +41,7 @@ class Loading(Saving):
             raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
         return _Load(self, state_dict, strict, assign).run()
 
-    def set_extra_state(self, state: Any) -> None:
-        """Restore what :meth:`get_extra_state` returned."""
-        raise RuntimeError("Module.set_extra_state() should never be called: it is not overridden")
+    set_extra_state: Callable[[Any, Any], None] = TorchModule.set_extra_state
 
     def _load_from_state_dict(
         self,
@@ -63,21 +61,15 @@ class Loading(Saving):
         for hook in table_of(self, "_load_state_dict_pre_hooks").values():
             hook(state_dict, prefix, local_metadata, strict, *lists)
         plan = local_metadata.get(PLAN) or Plan(local_metadata.get(ASSIGN, False))
-        missing = missing_keys if strict else []
-        found = _plan_module(self, plan, state_dict, prefix, missing, error_msgs)
-        if strict and found < len(state_dict):
+        plan.add(self, state_dict.get, prefix, missing_keys if strict else [], error_msgs)
+        if strict:
             unexpected_keys += _unexpected(self, state_dict, prefix)
         if PLAN not in local_metadata:
             error_msgs += plan.apply()
 
 
-# The methods of a class that does not override them.
-_LOAD_ALONE = {Loading._load_from_state_dict, torch.nn.Module._load_from_state_dict}
-_NO_EXTRA = {
-    method
-    for cls in (Loading, torch.nn.Module)
-    for method in (cls.get_extra_state, cls.set_extra_state)
-}
+# The method of a class that does not override it.
+_LOAD_ALONE = (Loading._load_from_state_dict, TorchModule._load_from_state_dict)
 
 
 class _Load:
@@ -128,52 +120,38 @@ class _Load:
     def _set_extra_states(self) -> None:
         # Setting an extra state may create the children that other keys name.
         for module, state in self.plan.extras:
-            if type(module).get_extra_state not in _NO_EXTRA:
+            if type(module).get_extra_state is not TorchModule.get_extra_state:
                 self.undo.append(partial(module.set_extra_state, module.get_extra_state()))
             module.set_extra_state(state)
 
     def _visit(self, module: AnyModule, state: dict[str, Any], prefix: str) -> None:
-        """Plan a module and all below it. The state has only keys with the prefix."""
+        """Plan a module and all below it. The state has only their keys, and is used up."""
         if _is_plain(module):
-            visited: list[tuple[AnyModule, str]] = []
-            if self._visit_plain(module, state, prefix, visited) < len(state):
-                for each, path in visited:
-                    self.keys.unexpected_keys.extend(_unexpected(each, state, path))
+            self._visit_plain(module, state, prefix)
+            self.keys.unexpected_keys.extend(state)
             return
         if not isinstance(module, Loading):  # a torch module with its own loading code
             self.undo += _restorers(module)
         metadata = {**self.metadata.get(prefix[:-1], {}), PLAN: self.plan}
         metadata |= {ASSIGN: True} if self.assign else {}
-        lists = *self.keys, self.problems
-        module._load_from_state_dict(state, prefix, metadata, True, *lists)
-        parts = _partition(state, prefix)
+        module._load_from_state_dict(state, prefix, metadata, True, *self.keys, self.problems)
         for name, child in child_slots(module):
             if child is not None:
-                self._visit(child, parts.get(name, {}), f"{prefix}{name}.")
+                self._visit(child, _take(state, f"{prefix}{name}."), f"{prefix}{name}.")
         self._note_post_hooks(module)
 
-    def _visit_plain(
-        self, module: AnyModule, state: dict[str, Any], prefix: str, visited: list[Any]
-    ) -> int:
-        """Plan a module and all below it in a state that may have other keys; return how many keys
-        it used. Children with loading code of their own get their part of the state.
-        """
-        visited.append((module, prefix))
-        missing = self.keys.missing_keys
-        found = _plan_module(module, self.plan, state, prefix, missing, self.problems)
-        parts = None
+    def _visit_plain(self, module: AnyModule, state: dict[str, Any], prefix: str) -> None:
+        """Plan a module and all below it, and take their keys out of a state that has others."""
+        self.plan.add(module, state.pop, prefix, self.keys.missing_keys, self.problems)
         for name, child in child_slots(module):
+            path = f"{prefix}{name}."
             if child is None:
-                continue
-            if _is_plain(child):
-                found += self._visit_plain(child, state, f"{prefix}{name}.", visited)
+                _take(state, path)  # the keys of an empty slot are passed over
+            elif _is_plain(child):
+                self._visit_plain(child, state, path)
             else:
-                parts = _partition(state, prefix) if parts is None else parts
-                part = parts.get(name, {})
-                found += len(part)
-                self._visit(child, part, f"{prefix}{name}.")
+                self._visit(child, _take(state, path), path)
         self._note_post_hooks(module)
-        return found
 
     def _note_post_hooks(self, module: AnyModule) -> None:
         if HOOKED in module.__dict__ and module._load_state_dict_post_hooks:
@@ -205,29 +183,11 @@ def _is_plain(module: AnyModule) -> bool:
     return alone and not table_of(module, "_load_state_dict_pre_hooks")
 
 
-def _plan_module(
-    module: AnyModule,
-    plan: Plan,
-    state: Mapping[str, Any],
-    prefix: str,
-    missing: list[str],
-    problems: list[str],
-) -> int:
-    found = plan.add_own(module, state, prefix, missing, problems)
-    if type(module).set_extra_state not in _NO_EXTRA:
-        key = prefix + EXTRA_STATE
-        if key in state:
-            plan.extras.append((module, state[key]))
-            return found + 1
-        missing.append(key)
-    return found
-
-
 def _unexpected(module: AnyModule, state: Mapping[str, Any], prefix: str) -> list[str]:
     """Return the keys with the prefix that name neither a child nor a member of the module."""
     children = {name for name, _ in child_slots(module)}
     known = {name for name, _ in own_state(module)}
-    if type(module).set_extra_state not in _NO_EXTRA:
+    if has_extra_state(module):
         known.add(EXTRA_STATE)
     found = []
     for key in state:
@@ -248,13 +208,6 @@ def _restorers(module: AnyModule) -> list[Callable[[], Any]]:
     return found
 
 
-def _partition(state: Mapping[str, Any], prefix: str) -> dict[str, dict[str, Any]]:
-    """Split a state by the child that each key names."""
-    parts: dict[str, dict[str, Any]] = {}
-    start = len(prefix)
-    for key, value in state.items():
-        if key.startswith(prefix):
-            child, dot, _ = key[start:].partition(".")
-            if dot:
-                parts.setdefault(child, {})[key] = value
-    return parts
+def _take(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Move the keys with a prefix from a state to a new one."""
+    return {key: state.pop(key) for key in [key for key in state if key.startswith(prefix)]}

@@ -10,7 +10,6 @@ from torch.nn.modules import module as torch_module
 from cupola.nn.conversion import Conversion
 from cupola.nn.hooks import HOOKED, NO_HOOKS
 from cupola.nn.loading import Loading
-from cupola.nn.traversal import child_slots
 
 # It takes any module (class_checks.py).
 functional_call: Callable[..., Any] = torch.func.functional_call
@@ -71,10 +70,7 @@ class Calls(Loading, Conversion):
         """Return the text between the parentheses of the printed form."""
         return ""
 
-    def __repr__(self) -> str:
-        own = self.extra_repr().split("\n") if self.extra_repr() else []
-        children = [f"({name}): {child!r}" for name, child in child_slots(self)]
-        return format_module(self._get_name(), own, children)
+    __repr__ = torch.nn.Module.__repr__
 
 
 class Module(Calls):
@@ -87,14 +83,6 @@ class Module(Calls):
 
     # The layer of torch as which a module counts once it is bridged, if its class extends none.
     _torch_layer: type[torch.nn.Module] | None = None
-
-
-def format_module(name: str, own: list[str], children: list[str]) -> str:
-    """Return ``Name(own)`` on one line, or with children one item per line."""
-    if len(own) <= 1 and not children:
-        return f"{name}({''.join(own)})"
-    lines = "\n".join(own + children).replace("\n", "\n  ")
-    return f"{name}(\n  {lines}\n)"
 
 
 _call = Calls.__call__

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -12,12 +12,18 @@ from torch.nn import Buffer, Parameter
 from torch.nn.parameter import is_lazy
 from torch.overrides import is_tensor_like
 
-from cupola.nn.saving import own_state
+from cupola.nn.saving import EXTRA_STATE, own_state
 
 # Module, name, key, present tensor, new tensor.
 Put = tuple[Any, str, str, Tensor, Any]
+ABSENT: Final = object()
 ORDINARY: Final = frozenset({Tensor, Parameter, Buffer})
 swapping: Callable[[], bool] = torch.__future__.get_swap_module_params_on_conversion
+
+
+def has_extra_state(module: Any) -> bool:
+    """Whether the class of a module loads more than tensors."""
+    return type(module).set_extra_state is not torch.nn.Module.set_extra_state
 
 
 class Plan:
@@ -29,24 +35,21 @@ class Plan:
         self.extras: list[tuple[Any, Any]] = []
         self.only_ordinary = True
 
-    def add_own(
+    def add(
         self,
         module: Any,
-        state: Mapping[str, Any],
+        find: Callable[[str, Any], Any],
         prefix: str,
         missing: list[str],
         problems: list[str],
-    ) -> int:
-        """Plan the own tensors of a module; return how many of its keys the state has."""
-        found = 0
+    ) -> None:
+        """Plan the own tensors and the extra state of a module; ``find`` looks a key up."""
         for name, target in own_state(module):
             key = prefix + name
-            if key not in state:
+            value = find(key, ABSENT)
+            if value is ABSENT:
                 missing.append(key)
-                continue
-            found += 1
-            value = state[key]
-            if (
+            elif (
                 type(target) in ORDINARY
                 and type(value) in ORDINARY
                 and target.shape == value.shape
@@ -55,7 +58,12 @@ class Plan:
                 self.puts.append((module, name, key, target, value))
             else:
                 self._add_special(module, name, key, target, value, problems)
-        return found
+        if has_extra_state(module):
+            key = prefix + EXTRA_STATE
+            if (state := find(key, ABSENT)) is ABSENT:
+                missing.append(key)
+            else:
+                self.extras.append((module, state))
 
     def _add_special(
         self, module: Any, name: str, key: str, target: Tensor, value: Any, problems: list[str]

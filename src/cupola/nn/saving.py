@@ -2,10 +2,12 @@
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Final
 
 from cupola.nn.hooks import HOOKED, Hooks
 from cupola.nn.members import BUFFERS, MODULES, PARAMETERS, TRANSIENT, table_of
+from cupola.nn.store import TorchModule
 from cupola.nn.traversal import Traversal
 
 EXTRA_STATE: Final = "_extra_state"
@@ -42,16 +44,8 @@ class Saving(Traversal, Hooks):
         metadata = getattr(destination, "_metadata", None)
         return _save(self, destination, metadata, prefix, keep_vars)
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Save this module without its children. Subclasses override it to save more."""
-        for name, value in own_state(self):
-            destination[prefix + name] = value if keep_vars else value.detach()
-        if type(self).get_extra_state is not Saving.get_extra_state:
-            destination[prefix + EXTRA_STATE] = self.get_extra_state()
-
-    def get_extra_state(self) -> Any:
-        """Return state to save besides tensors; overridden together with ``set_extra_state``."""
-        raise RuntimeError("Module.get_extra_state() should never be called: it is not overridden")
+    _save_to_state_dict: Callable[..., None] = TorchModule._save_to_state_dict
+    get_extra_state: Callable[[Any], Any] = TorchModule.get_extra_state
 
 
 def own_state(module: Any) -> list[tuple[str, Any]]:
@@ -92,7 +86,7 @@ def _save(module: Any, destination: Any, metadata: Any, prefix: str, keep_vars: 
     return _run_hooks(module, destination, prefix, local_metadata) if hooked else destination
 
 
-_SAVE, _EXTRA = Saving._save_to_state_dict, Saving.get_extra_state
+_SAVE, _EXTRA = TorchModule._save_to_state_dict, TorchModule.get_extra_state
 _STATE_DICT = Saving.state_dict
 
 
