@@ -4,12 +4,33 @@ They are torch's own, so that the same seed gives the same weights, except that 
 on the meta device unchanged: there is nothing to fill, and calling torch takes time.
 """
 
+import math
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, Final
 
+import torch
 from torch import Tensor
 from torch.nn import init as torch_init
+
+GAIN: Final = torch_init.calculate_gain("leaky_relu", math.sqrt(5))
+
+
+def uniform_by_fan_in_(weight: Tensor, bias: Tensor | None) -> None:
+    """Draw both from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as torch's Linear and convolutions do.
+
+    The weight's bound is computed as ``kaiming_uniform_(weight, a=sqrt(5))`` computes it.
+    """
+    if weight.is_meta:
+        return
+    if not weight.numel():
+        torch_init.kaiming_uniform_(weight)  # warns that there is nothing to fill
+    root = math.sqrt(weight.shape[1:].numel()) or math.inf
+    with torch.no_grad():
+        bound = math.sqrt(3.0) * (GAIN / root)
+        weight.uniform_(-bound, bound)
+        if bias is not None:
+            bias.uniform_(-1 / root, 1 / root)
 
 
 def _unless_meta(fill: Callable[..., Tensor]) -> Callable[..., Tensor]:

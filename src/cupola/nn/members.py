@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, MutableMapping
 from types import MappingProxyType
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 from weakref import ref
 
 PARAMETERS: Final = "_parameters"
@@ -32,12 +32,13 @@ class Table(dict[str, Any]):
     owner: ref[Any]
 
     def __setitem__(self, name: str, value: Any) -> None:
-        super().__setitem__(name, value)
+        dict.__setitem__(self, name, value)
         if (owner := self.owner()) is not None:
-            owner.__dict__[name] = value
+            values = owner.__dict__
+            values[name] = value
             for kind in KINDS:
-                if (table := table_of(owner, kind)) is not self and name in table:
-                    dict.pop(cast(Table, table), name)
+                if kind in values and name in values[kind] and values[kind] is not self:
+                    dict.pop(values[kind], name)
 
     def __delitem__(self, name: str) -> None:
         value = self[name]

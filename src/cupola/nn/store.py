@@ -77,6 +77,9 @@ class Store(ClassChecks):
         if type(value) in PLAIN_TYPES and type(self.__dict__.get(name, 0)) in NO_SLOT:
             object.__setattr__(self, name, value)
             return
+        if type(value) is Parameter and name not in self.__dict__ and MODULES in self.__dict__:
+            self.register_parameter(name, value)  # the shortest way for what layers assign
+            return
         kind = _kind_of(self, name)
         if kind is not None or isinstance(value, MEMBER_TYPES):
             _assign_member(self, name, value, kind)

@@ -3,7 +3,6 @@
 Letters: N batch, C channels, H and W the spatial axes.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -88,10 +87,7 @@ class ConvNd(Layer):
 
     def reset_parameters(self) -> None:
         """Draw weight and bias from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-        init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        fan_in = math.prod(self.weight.shape[1:]) if self.weight.numel() else 0
-        if self.bias is not None and fan_in:
-            init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        init.uniform_by_fan_in_(self.weight, self.bias)
 
 
 class Conv2d(ConvNd):

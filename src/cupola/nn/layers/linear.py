@@ -1,6 +1,5 @@
 """Linear maps. Source: torch.nn.modules.linear."""
 
-import math
 from typing import Any
 
 import torch
@@ -46,10 +45,7 @@ class Linear(Layer):
 
     def reset_parameters(self) -> None:
         """Draw weight and bias from U(-1/sqrt(in_features), 1/sqrt(in_features))."""
-        init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.in_features) if self.in_features else 0
-            init.uniform_(self.bias, -bound, bound)
+        init.uniform_by_fan_in_(self.weight, self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         """[*, in_features] -> [*, out_features]."""
