@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cupola.nn.hooks import HOOKED, Hooks
-from cupola.nn.members import BUFFERS, MODULES, PARAMETERS, TRANSIENT, table_of
+from cupola.nn.members import BUFFERS, EMPTY, MODULES, PARAMETERS, TRANSIENT, table_of
 from cupola.nn.store import TorchModule
 from cupola.nn.traversal import Traversal
 
@@ -70,8 +70,9 @@ def _save(module: Any, destination: Any, metadata: Any, prefix: str, keep_vars: 
         for hook in table_of(module, "_state_dict_pre_hooks").values():
             hook(module, prefix, keep_vars)
     if cls._save_to_state_dict is _SAVE and cls.get_extra_state is _EXTRA:
-        if PARAMETERS in values or BUFFERS in values:
-            for name, value in own_state(module):
+        parameters = values.get(PARAMETERS, EMPTY).items()
+        for name, value in own_state(module) if BUFFERS in values else parameters:
+            if value is not None:
                 destination[prefix + name] = value if keep_vars else value.detach()
     else:
         module._save_to_state_dict(destination, prefix, keep_vars)
