@@ -17,7 +17,7 @@ from torch.nn.utils import _named_member_accessor as accessor
 
 from cupola.errors import NotBridgedError
 
-# The methods of torch that register a child. All others call one of them.
+# The methods of torch that register a child, in a torch module. All others call one of them.
 ASSIGNING: Final = frozenset(
     id(method.__code__)
     for method in (
@@ -64,9 +64,9 @@ class ClassChecks:
     def __class__(self) -> Any:
         caller = sys._getframe(1)
         code = id(caller.f_code)
-        if code in ASSIGNING:
-            self._bridge()
         if code in ASSIGNING or code in WORKING:
+            if code in ASSIGNING:
+                self._bridge()
             return torch.nn.Module  # what isinstance compares with torch.nn.Module
         package = caller.f_globals.get("__name__")
         if skips_others(package):

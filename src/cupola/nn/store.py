@@ -34,7 +34,6 @@ NO_SLOT: Final = PLAIN_TYPES - {type(None)}  # an attribute with such a value is
 
 TorchModule: Final = torch.nn.Module
 
-
 # What is called with each module that is constructed: a build counts them before it goes on.
 creation_watcher: ContextVar[Callable[["Store"], None] | None] = ContextVar(
     "creation_watcher", default=None
@@ -65,15 +64,9 @@ class Store(ClassChecks):
         if self.call_super_init:
             super().__init__(*args, **kwargs)
 
-    # Assignment ----------------------------------------------------------------------------------
-
     def __setattr__(self, name: str, value: Any) -> None:
-        """Store a member or an ordinary attribute.
-
-        Raises:
-            AttributeError: a member is assigned before ``__init__`` has run.
-            TypeError: the name is a parameter, buffer or child, and the value is not.
-        """
+        """Store a member or an ordinary attribute. A member before ``__init__`` has run raises
+        AttributeError; another value for the name of a member, TypeError."""
         if type(value) in PLAIN_TYPES and type(self.__dict__.get(name, 0)) in NO_SLOT:
             object.__setattr__(self, name, value)
             return
@@ -96,46 +89,40 @@ class Store(ClassChecks):
     def __delattr__(self, name: str) -> None:
         kind = _kind_of(self, name)
         if kind is not None:
-            del _table(self, kind)[name]
-            _set_persistence(self, name, True)
+            _remove(self, name, kind)
         elif name == "training" or isinstance(getattr(type(self), name, None), Lazy):
             self.__dict__.pop(name, None)  # the class has the default
         else:
             object.__delattr__(self, name)
 
-    # Registration --------------------------------------------------------------------------------
-
     def register_parameter(self, name: str, param: Parameter | None) -> None:
-        """Add a parameter, or a slot that holds None.
-
-        Raises:
-            TypeError: the name is not a string, or the value not a Parameter.
-            KeyError: the name is empty, contains a dot, or is taken by another attribute.
-            ValueError: the parameter is the result of an operation.
-        """
-        _tables(self, "parameter", PARAMETERS)
+        """Add a parameter, or a slot that holds None. Raises TypeError for another type, KeyError
+        for a name that is empty, has a dot or is taken, ValueError for an operation's result."""
+        _require_init(self, "parameter")
+        _table(self, PARAMETERS)  # torch looks for it in __dict__
         TorchModule.register_parameter(self, name, param)  # type: ignore[arg-type]
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that is state but not a parameter; ``persistent=False`` keeps it out of the
         state dict. Raises like :meth:`register_parameter`."""
-        _tables(self, "buffer", BUFFERS)
+        _require_init(self, "buffer")
+        _table(self, BUFFERS)
         TorchModule.register_buffer(self, name, tensor, persistent)  # type: ignore[arg-type]
 
     def add_module(self, name: str, module: Any) -> None:
         """Add a child, or a slot that holds None. Raises like :meth:`register_parameter`."""
         if module is not None and not isinstance(module, MODULE_TYPES):
             raise TypeError(f"{torch.typename(module)} is not a Module subclass")
-        _require_init(self, "module")
-        _check_name(self, name)
-        module = _after_hooks(_global_module_registration_hooks, self, name, module)
-        keep(self, name, module, MODULES)
+        if not isinstance(name, str):
+            raise TypeError(f"module name should be a string. Got {torch.typename(name)}")
+        if "." in name or name == "":
+            what = f'contain ".", got: {name}' if name else 'be empty string ""'
+            raise KeyError(f"module name can't {what}")
+        if hasattr(self, name) and name not in table_of(self, MODULES):
+            raise KeyError(f"attribute '{name}' already exists")
+        _keep_module(self, name, module)
 
-    def register_module(self, name: str, module: Any) -> None:
-        """Alias of :meth:`add_module`."""
-        self.add_module(name, module)
-
-    # Copies --------------------------------------------------------------------------------------
+    register_module: Callable[..., None] = TorchModule.register_module
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes as a torch module has them: members are in the tables alone."""
@@ -172,18 +159,14 @@ class Store(ClassChecks):
 _set_dict: Final = ClassChecks.__dict__["__dict__"].__set__
 MODULE_TYPES: Final = (Store, torch.nn.Module)
 MEMBER_TYPES: Final = (Store, Tensor, torch.nn.Module)
-
-
 _REGISTER: Final = Store.register_buffer
 
 
 def _assign_member(module: Store, name: str, value: Any, kind: str | None) -> None:
     if isinstance(value, Store) and kind != PARAMETERS:
-        _require_init(module, "module")
         if kind != MODULES:
             _forget(module, name, kind)
-        value = _after_hooks(_global_module_registration_hooks, module, name, value)
-        keep(module, name, value, MODULES)
+        _keep_module(module, name, value)
     elif isinstance(value, Parameter):
         _require_init(module, "parameters")
         if kind != PARAMETERS:
@@ -196,6 +179,14 @@ def _assign_member(module: Store, name: str, value: Any, kind: str | None) -> No
         module.register_buffer(name, value, persistent)
     else:
         TorchModule.__setattr__(module, name, value)  # type: ignore[arg-type]
+
+
+def _keep_module(module: Store, name: str, value: Any) -> None:
+    _require_init(module, "module")
+    for hook in _global_module_registration_hooks.values():
+        replacement = hook(module, name, value)
+        value = value if replacement is None else replacement
+    keep(module, name, value, MODULES)
 
 
 def _kind_of(module: Store, name: str) -> str | None:
@@ -229,15 +220,13 @@ def keep(module: Store, name: str, value: Any, kind: str) -> None:
 def _forget(module: Store, name: str, kind: str | None) -> None:
     """Remove the member or attribute of a name, if there is one."""
     if kind is not None:
-        del _table(module, kind)[name]
-        _set_persistence(module, name, True)
+        _remove(module, name, kind)
     module.__dict__.pop(name, None)
 
 
-def _set_persistence(module: Store, name: str, persistent: bool) -> None:
-    if not persistent:
-        module._non_persistent_buffers_set.add(name)
-    elif name in table_of(module, TRANSIENT):
+def _remove(module: Store, name: str, kind: str) -> None:
+    del _table(module, kind)[name]
+    if TRANSIENT in module.__dict__:
         module._non_persistent_buffers_set.discard(name)
 
 
@@ -253,31 +242,6 @@ def _replace_table(module: Store, kind: str, members: Mapping[str, Any]) -> None
 def _require_init(module: Store, what: str) -> None:
     if MODULES not in module.__dict__:
         raise AttributeError(f"cannot assign {what} before Module.__init__() call")
-
-
-def _tables(module: Store, what: str, kind: str) -> None:
-    """Make the table that torch's methods of registration look for in `__dict__`."""
-    _require_init(module, what)
-    _table(module, kind)
-
-
-def _check_name(module: Store, name: str) -> None:
-    if not isinstance(name, str):
-        raise TypeError(f"module name should be a string. Got {torch.typename(name)}")
-    if "." in name:
-        raise KeyError(f'module name can\'t contain ".", got: {name}')
-    if name == "":
-        raise KeyError('module name can\'t be empty string ""')
-    if hasattr(module, name) and name not in table_of(module, MODULES):
-        raise KeyError(f"attribute '{name}' already exists")
-
-
-def _after_hooks(hooks: Mapping[int, Any], module: Store, name: str, value: Any) -> Any:
-    for hook in hooks.values():
-        replacement = hook(module, name, value)
-        if replacement is not None:
-            value = replacement
-    return value
 
 
 def _unexpected_arguments(owner: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
