@@ -43,11 +43,10 @@ def to_torch(module: Module) -> torch.nn.Module:
         for part, cls, state in before:
             _become(part, cls, state)
         raise
-    for part in classes:
-        if isinstance(part, Module):  # not a layer of torch: it may get further children
+    for part in parts:
+        if isinstance(part, Module) and part in classes:  # no layer of torch: it may get children
             part._modules = Children(part._modules)
-    for part in parts:  # what a lazy layer becomes
-        if issubclass(getattr(part, "cls_to_become", None) or object, Module):
+        if issubclass(getattr(part, "cls_to_become", None) or object, Module):  # a lazy layer
             part.__dict__["cls_to_become"] = bridged_class(part.cls_to_become)
     return cast(torch.nn.Module, module)
 
@@ -69,10 +68,8 @@ def from_torch(module: AnyModule) -> AnyModule:
 
 
 def bridged_class(cls: type, layer: type | None = None) -> type:
-    """Return the class that modules of a cupola class get when they are bridged.
-
-    `layer` is the layer of torch as which they count if their class extends none.
-    """
+    """Return the class that modules of a cupola class get when they are bridged. `layer` is the
+    layer of torch as which they count if their class extends none."""
     return TWINS[cls] if cls in TWINS and cls not in CONTAINERS else _derived_class(cls, layer)
 
 

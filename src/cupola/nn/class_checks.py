@@ -17,25 +17,19 @@ from torch.nn.utils import _named_member_accessor as accessor
 
 from cupola.errors import NotBridgedError
 
-# The methods of torch that register a child, in a torch module. All others call one of them.
-ASSIGNING: Final = frozenset(
-    id(method.__code__)
-    for method in (
-        torch.nn.Module.__setattr__,
-        torch.nn.Module.add_module,
-        torch.nn.Sequential.insert,
-    )
+
+def _codes(*functions: Any) -> frozenset[int]:
+    return frozenset(id(function.__code__) for function in functions)
+
+
+# The methods of torch that register a child. All others call one of them.
+TorchModule: Final = torch.nn.Module
+ASSIGNING: Final = _codes(
+    TorchModule.__setattr__, TorchModule.add_module, torch.nn.Sequential.insert
 )
 # What else of torch works on every module: set_submodule, and what functional_call calls.
-WORKING: Final = frozenset(
-    id(function.__code__)
-    for function in (
-        torch.nn.Module.set_submodule,
-        accessor.set_tensor,
-        accessor.swap_tensor,
-        accessor.NamedMemberAccessor.get_submodule,
-    )
-)
+FOLLOWS: Final = accessor.NamedMemberAccessor.get_submodule
+WORKING: Final = _codes(TorchModule.set_submodule, accessor.swap_tensor, FOLLOWS)
 
 # Python packages and modules that leave out, without a word, what is no torch.nn.Module.
 SELECTING: Final = (

@@ -18,9 +18,7 @@ GAIN: Final = torch_init.calculate_gain("leaky_relu", math.sqrt(5))
 
 def uniform_by_fan_in_(weight: Tensor, bias: Tensor | None) -> None:
     """Draw both from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as torch's Linear and convolutions do.
-
-    The weight's bound is computed as ``kaiming_uniform_(weight, a=sqrt(5))`` computes it.
-    """
+    The weight's bound is computed as ``kaiming_uniform_(weight, a=sqrt(5))`` computes it."""
     if weight.is_meta:
         return
     if not weight.numel():

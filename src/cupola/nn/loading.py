@@ -28,14 +28,11 @@ class Loading(Saving):
         """Copy tensors into the tree by key; return the missing and unexpected keys.
 
         Args:
-            state_dict: path -> tensor; it is not changed.
-            strict: raise if keys are missing or unexpected.
+            state_dict: path -> tensor; it is not changed. TypeError if it is not dict-like.
+            strict: raise RuntimeError if keys are missing or unexpected, as for shapes that do not
+                match. The module is unchanged then.
             assign: use the given tensors themselves instead of copying them. Dtype and device
                 become theirs; ``requires_grad`` and ties stay.
-
-        Raises:
-            TypeError: the state is not dict-like.
-            RuntimeError: keys or shapes do not match; the module is unchanged.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
@@ -54,9 +51,7 @@ class Loading(Saving):
         error_msgs: list[str],
     ) -> None:
         """Load this module without its children. Subclasses override it to accept older states.
-
-        Within :meth:`load_state_dict` it only adds to the plan.
-        """
+        Within :meth:`load_state_dict` it only adds to the plan."""
         lists = missing_keys, unexpected_keys, error_msgs
         for hook in table_of(self, "_load_state_dict_pre_hooks").values():
             hook(state_dict, prefix, local_metadata, strict, *lists)
@@ -130,7 +125,7 @@ class _Load:
             self._visit_plain(module, state, prefix)
             self.keys.unexpected_keys.extend(state)
             return
-        if not isinstance(module, Loading):  # a torch module with its own loading code
+        if not isinstance(module, Loading):  # a torch module with loading code of its own
             self.undo += _restorers(module)
         metadata = {**self.metadata.get(prefix[:-1], {}), PLAN: self.plan}
         metadata |= {ASSIGN: True} if self.assign else {}

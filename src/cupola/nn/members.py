@@ -22,14 +22,19 @@ def table_of(module: Any, name: str) -> Mapping[Any, Any]:
 
 
 class Table(dict[str, Any]):
-    """The parameters, buffers or children of a module: torch.nn's dictionaries.
-
-    Each member is also an attribute in the module's ``__dict__``, where it is read as fast as any
-    other. What changes in the table changes there as well. A table does not keep its module alive.
-    """
+    """The parameters, buffers or children of a module: torch.nn's dictionaries. Each member is
+    also an attribute in the module's ``__dict__``, where it is read as fast as any other; what
+    changes in the table changes there as well. A table does not keep its module alive."""
 
     __slots__ = ("owner",)
     owner: ref[Any]
+
+    @classmethod
+    def of(cls, owner: Any, members: Mapping[str, Any] = EMPTY) -> Self:
+        """Return a table of members for a module, whose attributes stay as they are."""
+        table = cls(members)
+        table.owner = ref(owner)
+        return table
 
     def __setitem__(self, name: str, value: Any) -> None:
         dict.__setitem__(self, name, value)
@@ -65,13 +70,6 @@ class Table(dict[str, Any]):
 
     def __reduce__(self) -> Any:
         return dict, (dict(self),)
-
-
-def new_table(owner: Any, members: Mapping[str, Any] = EMPTY) -> Table:
-    """Return a table of members for a module, whose attributes stay as they are."""
-    table = Table(members)
-    table.owner = ref(owner)
-    return table
 
 
 class Lazy:

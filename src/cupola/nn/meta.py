@@ -21,11 +21,8 @@ _replacements: ContextVar[WeakIdKeyDictionary | None] = ContextVar("replacements
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Give parameters a shape and dtype but no data while the context lasts.
-
-    Load them afterwards with ``load_state_dict(state, assign=True)``, or allocate them with
-    ``to_empty``. Modules of torch.nn are included.
-    """
+    """Give parameters a shape and dtype but no data while the context lasts, in torch.nn's modules
+    as well. Afterwards call ``load_state_dict(state, assign=True)`` or ``to_empty``."""
     token = _replacements.set(WeakIdKeyDictionary())
     handle = register_module_parameter_registration_hook(_without_data)  # type: ignore[arg-type]
     try:

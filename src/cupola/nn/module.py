@@ -26,8 +26,7 @@ class Calls(Loading, Conversion):
         super().__init_subclass__(**kwargs)
         # torch.compile caches by code object. With a copy per class, the classes do not share one
         # recompile limit.
-        inherited = cls.__call__
-        if "__call__" not in cls.__dict__ and getattr(inherited, "is_module_call", False):
+        if "__call__" not in cls.__dict__ and getattr(cls.__call__, "is_module_call", False):
             cls.__call__ = _copy_of_call()  # type: ignore[method-assign]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -75,13 +74,10 @@ class Calls(Loading, Conversion):
 
 class Module(Calls):
     """A tree of parameters, buffers and children with a ``forward``; use it as torch.nn.Module.
-
-    Subclasses call ``super().__init__()``, assign their members, and define ``forward``.
-    """
+    Subclasses call ``super().__init__()``, assign their members, and define ``forward``."""
 
     # In the class of a bridged module, this class stays, and its bases give way to torch's.
-
-    # The layer of torch as which a module counts once it is bridged, if its class extends none.
+    # This is the layer of torch as which it then counts, if its class extends none.
     _torch_layer: type[torch.nn.Module] | None = None
 
 
@@ -90,9 +86,7 @@ _call.is_module_call = True  # type: ignore[attr-defined]
 
 
 def _copy_of_call() -> Callable[..., Any]:
-    copy = FunctionType(
-        _call.__code__.replace(), _call.__globals__, _call.__name__, None, _call.__closure__
-    )
+    copy = FunctionType(_call.__code__.replace(), _call.__globals__)
     copy.__dict__.update(_call.__dict__)
     copy.__doc__ = _call.__doc__
     return copy

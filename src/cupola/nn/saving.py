@@ -21,14 +21,9 @@ class Saving(Traversal, Hooks):
     def state_dict(
         self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False
     ) -> Any:
-        """Return an OrderedDict of path -> tensor: parameters and persistent buffers.
-
-        ``_metadata`` on it maps each module's path to its ``version``.
-
-        Args:
-            destination: a dictionary to fill and return instead of a new one.
-            prefix: a prefix of every key.
-            keep_vars: return the tensors themselves instead of detached ones.
+        """Return an OrderedDict of path -> tensor: parameters and persistent buffers, detached
+        unless ``keep_vars``. ``_metadata`` on it maps each module's path to its ``version``.
+        ``destination`` is filled and returned instead of a new one.
         """
         if args:
             warnings.warn(

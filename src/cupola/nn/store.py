@@ -16,17 +16,7 @@ from torch.nn import Buffer, Parameter
 from torch.nn.modules.module import _global_module_registration_hooks
 
 from cupola.nn.class_checks import ClassChecks
-from cupola.nn.members import (
-    BUFFERS,
-    KINDS,
-    MODULES,
-    PARAMETERS,
-    TRANSIENT,
-    Lazy,
-    Table,
-    new_table,
-    table_of,
-)
+from cupola.nn.members import BUFFERS, KINDS, MODULES, PARAMETERS, TRANSIENT, Lazy, Table, table_of
 
 # Values of these exact types are never members; checking the type is the fastest way to know.
 PLAIN_TYPES: Final = frozenset({int, float, bool, str, bytes, type(None), tuple, torch.dtype})
@@ -45,8 +35,8 @@ class Store(ClassChecks):
 
     call_super_init: bool = False
 
-    _parameters: Any = Lazy(new_table)
-    _buffers: Any = Lazy(new_table)
+    _parameters: Any = Lazy(Table.of)
+    _buffers: Any = Lazy(Table.of)
     _modules: Any  # a table that every module has
     _non_persistent_buffers_set: Any = Lazy(lambda module: set())
 
@@ -149,7 +139,7 @@ class Store(ClassChecks):
             values.update(state[kind])
         values.update(state)
         for kind in kinds:
-            values[kind] = new_table(self, state[kind])
+            values[kind] = Table.of(self, state[kind])
 
     def __dir__(self) -> list[str]:
         names = [*dir(type(self)), *self.__dict__]
@@ -201,7 +191,7 @@ def _table(module: Store, kind: str) -> Table:
     table = getattr(module, kind)
     if type(table) is not Table or table.owner() is not module:  # of a copied __dict__
         module.__dict__.update(table)
-        table = module.__dict__[kind] = new_table(module, table)
+        table = module.__dict__[kind] = Table.of(module, table)
     return table
 
 
@@ -231,7 +221,7 @@ def _remove(module: Store, name: str, kind: str) -> None:
 
 
 def _replace_table(module: Store, kind: str, members: Mapping[str, Any]) -> None:
-    table, values = new_table(module, members), module.__dict__
+    table, values = Table.of(module, members), module.__dict__
     for name, value in table_of(module, kind).items():
         if values.get(name) is value:
             del values[name]

@@ -21,7 +21,7 @@ class Traversal(Store):
     def children(self) -> Iterator[AnyModule]:
         """Iterate over the direct children, each once."""
         seen = set()
-        for _, child in child_slots(self):
+        for child in table_of(self, MODULES).values():
             if child is not None and child not in seen:
                 seen.add(child)
                 yield child
@@ -40,18 +40,10 @@ class Traversal(Store):
             yield module
 
     def named_modules(
-        self,
-        memo: set[AnyModule] | None = None,
-        prefix: str = "",
-        remove_duplicate: bool = True,
+        self, memo: set[AnyModule] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, AnyModule]]:
         """Iterate over (path, module) in pre-order; a module has the first path that leads to it.
-
-        Args:
-            memo: modules to leave out; those found are added.
-            prefix: put in front of every path.
-            remove_duplicate: False gives every path of a shared module.
-        """
+        Those in ``memo`` are left out. Without ``remove_duplicate`` a module has all its paths."""
         return _walk(self, prefix, set() if memo is None else memo, remove_duplicate)
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
@@ -89,11 +81,8 @@ class Traversal(Store):
         return self
 
     def get_submodule(self, target: str) -> AnyModule:
-        """Return the module at a dotted path; "" is this module.
-
-        Raises:
-            AttributeError: naming the first step that is missing or not a module.
-        """
+        """Return the module at a dotted path; "" is this module. AttributeError names the first
+        step that is missing or not a module."""
         module: AnyModule = self
         for name in target.split(".") if target else ():
             if not hasattr(module, name):
