@@ -17,6 +17,16 @@ from cupola.nn.layers.linear import Identity, Linear
 from cupola.nn.layers.norm import GroupNorm, LayerNorm, RMSNorm
 from cupola.nn.layers.pooling import MaxPool2d
 
+# fmt: off
+__all__ = [
+    "GELU", "BatchNorm1d", "BatchNorm2d", "Conv2d", "DropPath", "Dropout", "Embedding",
+    "FrozenBatchNorm2d", "GroupNorm", "Identity", "LayerNorm", "LazyBatchNorm1d",
+    "LazyBatchNorm2d", "LazyConv2d", "LazyLinear", "LeakyReLU", "Linear", "MaxPool2d",
+    "ModuleDict", "ModuleList", "MultiheadAttention", "RMSNorm", "ReLU", "Sequential", "SiLU",
+    "Sigmoid", "SyncBatchNorm", "Tanh",
+]
+# fmt: on
+
 # The layers of torch.nn that each of these stands for.
 TWINS: Final[dict[type, type]] = {
     cls: getattr(torch.nn, name)
@@ -25,34 +35,3 @@ TWINS: Final[dict[type, type]] = {
 }
 for _cls, _twin in TWINS.items():
     _cls.register(_twin)  # type: ignore[attr-defined]
-
-__all__ = [
-    "GELU",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "Conv2d",
-    "DropPath",
-    "Dropout",
-    "Embedding",
-    "FrozenBatchNorm2d",
-    "GroupNorm",
-    "Identity",
-    "LayerNorm",
-    "LazyBatchNorm1d",
-    "LazyBatchNorm2d",
-    "LazyConv2d",
-    "LazyLinear",
-    "LeakyReLU",
-    "Linear",
-    "MaxPool2d",
-    "ModuleDict",
-    "ModuleList",
-    "MultiheadAttention",
-    "RMSNorm",
-    "ReLU",
-    "Sequential",
-    "SiLU",
-    "Sigmoid",
-    "SyncBatchNorm",
-    "Tanh",
-]

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules import _functions
 
-from cupola.nn.layers.factory import empty_if
 from cupola.nn.layers.norm import AffineNorm
 from cupola.nn.module import Module
 from cupola.nn.traversal import AnyModule
@@ -49,9 +48,7 @@ class BatchNorm(AffineNorm):
         self.momentum = momentum
         self.affine = affine
         self.track_running_stats = track_running_stats
-        for name, wanted in (("weight", affine), ("bias", affine and bias)):
-            values = empty_if(wanted, num_features, device=device, dtype=dtype)
-            self.register_parameter(name, values)
+        self._allocate(affine, bias, num_features, device=device, dtype=dtype)
         mean = var = count = None
         if track_running_stats:
             mean = torch.zeros(num_features, device=device, dtype=dtype)

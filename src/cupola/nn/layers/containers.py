@@ -5,7 +5,7 @@ Source: torch.nn.modules.container.
 
 import operator
 from collections import OrderedDict
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
 from itertools import chain, islice
 from typing import Any, Self, overload
 
@@ -15,6 +15,8 @@ from cupola.nn.layers.factory import Layer
 from cupola.nn.module import Module
 from cupola.nn.store import MODULE_TYPES
 from cupola.nn.traversal import AnyModule, child_slots
+
+TorchDict = torch.nn.ModuleDict
 
 
 class NumberedModules(Layer):
@@ -26,30 +28,24 @@ class NumberedModules(Layer):
             return [getattr(self, name) for name in self._modules]
         return list(self._modules.values())
 
-    def _name_at(self, index: int) -> str:
-        names = list(self._modules)
-        try:
-            return names[operator.index(index)]
-        except IndexError:
-            raise IndexError(f"index {index} is out of range") from None
-
-    def _item_at(self, index: int) -> AnyModule:
+    def _place(self, index: Any) -> int:
         place, size = operator.index(index), len(self._modules)
         if not -size <= place < size:
             raise IndexError(f"index {place} is out of range")
-        return next(islice(self._modules.values(), place % size, None))
+        return place % size
+
+    def _item_at(self, index: int) -> AnyModule:
+        return next(islice(self._modules.values(), self._place(index), None))
 
     def _renumber(self, items: Iterable[AnyModule]) -> None:
         self._modules = {str(i): item for i, item in enumerate(items)}
 
     def __setitem__(self, idx: int, module: AnyModule) -> None:
-        setattr(self, self._name_at(idx), module)
+        setattr(self, list(self._modules)[self._place(idx)], module)
 
     def __delitem__(self, idx: int | slice) -> None:
         items = self._items()
-        if not isinstance(idx, slice):
-            self._name_at(idx)  # raises if it is out of range
-        del items[idx]
+        del items[idx if isinstance(idx, slice) else self._place(idx)]
         self._renumber(items)
 
     def __len__(self) -> int:
@@ -71,11 +67,8 @@ class NumberedModules(Layer):
 
 
 class Sequential(NumberedModules):
-    """Calls its children in order, each with the output of the one before.
-
-    Args:
-        args: modules, or one OrderedDict of name -> module.
-    """
+    """Calls its children in order, each with the output of the one before. ``args`` are modules,
+    or one OrderedDict of name -> module."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__()
@@ -97,12 +90,8 @@ class Sequential(NumberedModules):
         return self._item_at(idx)
 
     def insert(self, index: int, module: AnyModule) -> Self:
-        """Insert a module before an index; return self.
-
-        Raises:
-            AssertionError: not a module.
-            IndexError: the index is out of range.
-        """
+        """Insert a module before an index; return self. AssertionError if it is not a module,
+        IndexError if the index is out of range."""
         if not isinstance(module, MODULE_TYPES):
             raise AssertionError(f"module should be of type: {Module}")
         items = self._items()
@@ -164,11 +153,7 @@ class ModuleList(NumberedModules):
         self._renumber(items)
 
     def extend(self, modules: Iterable[AnyModule]) -> Self:
-        """Add modules at the end; return self.
-
-        Raises:
-            TypeError: not an iterable.
-        """
+        """Add modules at the end; return self. TypeError if it is not an iterable."""
         if not isinstance(modules, Iterable):
             raise TypeError(
                 "ModuleList.extend should be called with an iterable, but got "
@@ -201,50 +186,21 @@ class ModuleDict(Layer):
     def __setitem__(self, key: str, module: AnyModule) -> None:
         self.add_module(key, module)
 
-    def __delitem__(self, key: str) -> None:
-        del self._modules[key]
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._modules
-
-    def clear(self) -> None:
-        """Remove all modules."""
-        self._modules.clear()
-
-    def pop(self, key: str) -> AnyModule:
-        """Remove and return a module."""
-        return self._modules.pop(key)
-
-    def keys(self) -> KeysView[str]:
-        """Return the names."""
-        return self._as_dict().keys()
-
-    def items(self) -> ItemsView[str, AnyModule]:
-        """Return the (name, module) pairs."""
-        return self._as_dict().items()
-
-    def values(self) -> ValuesView[AnyModule]:
-        """Return the modules."""
-        return self._as_dict().values()
-
-    def _as_dict(self) -> dict[str, AnyModule]:
-        return self._modules
+    __delitem__: Callable[[Any, str], None] = TorchDict.__delitem__
+    __len__: Callable[[Any], int] = TorchDict.__len__
+    __iter__: Callable[[Any], Iterator[str]] = TorchDict.__iter__
+    __contains__: Callable[[Any, str], bool] = TorchDict.__contains__
+    clear: Callable[[Any], None] = TorchDict.clear
+    pop: Callable[[Any, str], AnyModule] = TorchDict.pop
+    keys: Callable[[Any], KeysView[str]] = TorchDict.keys
+    items: Callable[[Any], ItemsView[str, AnyModule]] = TorchDict.items
+    values: Callable[[Any], ValuesView[AnyModule]] = TorchDict.values
 
     def update(self, modules: Any) -> None:
-        """Add modules from a mapping or from (name, module) pairs.
-
-        Raises:
-            TypeError: neither of the two.
-            ValueError: an element that is not a pair.
-        """
-        for key, module in _pairs(modules):
-            self[key] = module
+        """Add modules from a mapping or from (name, module) pairs; TypeError if it is neither of
+        the two, ValueError for an element that is not a pair."""
+        add: Callable[..., None] = TorchDict.update
+        add(self, modules._modules if isinstance(modules, ModuleDict) else modules)
 
 
 def _require_sequential(other: Any) -> Sequential:
@@ -253,24 +209,3 @@ def _require_sequential(other: Any) -> Sequential:
             f"add operator supports only objects of Sequential class, but {type(other)} is given."
         )
     return other
-
-
-def _pairs(source: Any) -> Iterable[tuple[str, Any]]:
-    if not isinstance(source, Iterable):
-        raise TypeError(
-            "ModuleDict.update should be called with an iterable of key/value pairs, but got "
-            f"{type(source).__name__}"
-        )
-    if isinstance(source, (Mapping, ModuleDict, torch.nn.ModuleDict)):
-        return list(source.items())
-    return [_pair(index, element) for index, element in enumerate(source)]
-
-
-def _pair(index: int, element: Any) -> tuple[str, Any]:
-    where = f"ModuleDict update sequence element #{index}"
-    if not isinstance(element, Iterable):
-        raise TypeError(f"{where} should be Iterable; is {type(element).__name__}")
-    pair = tuple(element)
-    if len(pair) != 2:
-        raise ValueError(f"{where} has length {len(pair)}; 2 is required")
-    return pair

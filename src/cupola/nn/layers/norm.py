@@ -17,6 +17,18 @@ class AffineNorm(Layer):
     weight: Parameter | None
     bias: Parameter | None
 
+    def _allocate(
+        self,
+        affine: bool,
+        bias: bool,
+        *shape: int,
+        device: torch.types.Device,
+        dtype: torch.dtype | None,
+    ) -> None:
+        for name, wanted in (("weight", affine), ("bias", affine and bias)):
+            values = empty_if(wanted, *shape, device=device, dtype=dtype)
+            self.register_parameter(name, values)
+
     def reset_parameters(self) -> None:
         """Set weight to one and bias to zero."""
         if self.weight is not None:
@@ -40,10 +52,8 @@ class LayerNorm(AffineNorm):
         super().__init__()
         self.normalized_shape = shape = _as_shape(normalized_shape)
         self.eps = eps
-        self.elementwise_affine = affine = elementwise_affine
-        self.register_parameter("weight", empty_if(affine, *shape, device=device, dtype=dtype))
-        values = empty_if(affine and bias, *shape, device=device, dtype=dtype)
-        self.register_parameter("bias", values)
+        self.elementwise_affine = elementwise_affine
+        self._allocate(elementwise_affine, bias, *shape, device=device, dtype=dtype)
         self.reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
@@ -75,11 +85,8 @@ class RMSNorm(AffineNorm):
 
 
 class GroupNorm(AffineNorm):
-    """Normalize over groups of channels (Wu and He 2018). ``weight`` is [num_channels].
-
-    Raises:
-        ValueError: the groups do not divide the channels.
-    """
+    """Normalize over groups of channels (Wu and He 2018). ``weight`` is [num_channels]. ValueError
+    if the groups do not divide the channels."""
 
     def __init__(
         self,
@@ -101,9 +108,7 @@ class GroupNorm(AffineNorm):
         self.num_channels = num_channels
         self.eps = eps
         self.affine = affine
-        for name, wanted in (("weight", affine), ("bias", affine and bias)):
-            values = empty_if(wanted, num_channels, device=device, dtype=dtype)
-            self.register_parameter(name, values)
+        self._allocate(affine, bias, num_channels, device=device, dtype=dtype)
         self.reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
