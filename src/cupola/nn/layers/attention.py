@@ -25,9 +25,7 @@ class MultiheadAttention(Layer):
 
     Masks: bool, True = not attended to; or float, added to the scores.
 
-    Raises:
-        ValueError: embed_dim or num_heads is not positive.
-        AssertionError: num_heads does not divide embed_dim.
+    ValueError if embed_dim or num_heads is not positive, AssertionError if h does not divide E.
     """
 
     in_proj_weight: Parameter | None
@@ -138,7 +136,7 @@ class MultiheadAttention(Layer):
         )
         why_not_fused = self._why_not_fused(query, key, value, key_padding_mask, attn_mask)
         if not why_not_fused:
-            mask = _join_masks(self, query, key, key_padding_mask, attn_mask, is_causal)
+            mask = _join_masks(self.num_heads, query, key, key_padding_mask, attn_mask, is_causal)
             return self._fused(query, mask, need_weights, average_attn_weights)
         if query.is_nested or key.is_nested or value.is_nested:
             raise AssertionError(
@@ -151,14 +149,8 @@ class MultiheadAttention(Layer):
                 key_padding_mask = key_padding_mask.unsqueeze(0)
         elif not self.batch_first:
             query, key, value = _swap_batch(query, key, value)
-        output, weights = self._attend(
-            query,
-            key,
-            value,
-            _join_masks(self, query, key, key_padding_mask, attn_mask, is_causal),
-            need_weights,
-            average_attn_weights,
-        )
+        mask = _join_masks(self.num_heads, query, key, key_padding_mask, attn_mask, is_causal)
+        output, weights = self._attend(query, key, value, mask, need_weights, average_attn_weights)
         if not batched:
             return output.squeeze(0), None if weights is None else weights.squeeze(0)
         return output if self.batch_first else output.transpose(0, 1), weights
@@ -265,7 +257,7 @@ def _swap_batch(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tens
 
 
 def _join_masks(
-    module: MultiheadAttention,
+    heads: int,
     query: Tensor,
     key: Tensor,
     key_padding_mask: Tensor | None,
@@ -280,7 +272,7 @@ def _join_masks(
         )
     if attn_mask is None and key_padding_mask is None:
         return None
-    B, L, S, h = query.shape[0], query.shape[1], key.shape[1], module.num_heads
+    B, L, S, h = query.shape[0], query.shape[1], key.shape[1], heads
     joined = None
     if attn_mask is not None:
         if attn_mask.shape not in ((L, S), (B * h, L, S)):

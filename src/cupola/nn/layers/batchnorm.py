@@ -186,15 +186,9 @@ class SyncBatchNorm(BatchNorm):
             return convert(module, process_group)
         result: AnyModule = module
         if isinstance(module, BatchNorm):
-            result = cls(
-                module.num_features,
-                module.eps,
-                module.momentum,
-                module.affine,
-                module.track_running_stats,
-                process_group,
-                bias=module.bias is not None,
-            )
+            statistics = module.momentum, module.affine, module.track_running_stats
+            settings = module.num_features, module.eps, *statistics, process_group
+            result = cls(*settings, bias=module.bias is not None)
             for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
                 setattr(result, name, getattr(module, name))
             result.training = module.training
@@ -205,9 +199,7 @@ class SyncBatchNorm(BatchNorm):
 
 class FrozenBatchNorm2d(Module):
     """Batch norm whose weights and statistics [C] are buffers that never change.
-
-    Source: torchvision.ops.FrozenBatchNorm2d, as used in DETR's backbone.
-    """
+    Source: torchvision.ops.FrozenBatchNorm2d, as used in DETR's backbone."""
 
     weight: Tensor
     bias: Tensor

@@ -22,10 +22,7 @@ class ConvNd(Layer):
     """Settings and parameters of a convolution; an ``init_cfg`` names it as ``_ConvNd``.
 
     ``weight`` is [out_channels, in_channels / groups, *kernel_size], ``bias`` [out_channels].
-
-    Raises:
-        ValueError: the groups do not divide the channels, or the padding is unknown.
-    """
+    ValueError if the groups do not divide the channels, or the padding is unknown."""
 
     bias: Parameter | None
 

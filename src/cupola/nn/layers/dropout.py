@@ -12,10 +12,7 @@ from cupola.nn.module import Module
 
 class Dropout(Layer):
     """Zero each value with probability ``p``; scale the rest by 1 / (1 - p) (Hinton et al. 2012).
-
-    Raises:
-        ValueError: the probability is not in 0..1.
-    """
+    ValueError if the probability is not in 0..1."""
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
@@ -30,11 +27,8 @@ class Dropout(Layer):
 
 
 class DropPath(Module):
-    """Drop whole samples of a residual branch with probability ``drop_prob``.
-
-    Raises:
-        ValueError: the probability is not in 0..1.
-    """
+    """Drop whole samples of a residual branch with probability ``drop_prob``. ValueError if it is
+    not in 0..1."""
 
     def __init__(self, drop_prob: float = 0.0, scale_by_keep: bool = True) -> None:
         super().__init__()

@@ -16,10 +16,8 @@ from cupola.nn.module import Module
 
 
 class BecomesCupola(LazyModuleMixin):
-    """A lazy layer of torch.nn whose ``cls_to_become`` is a cupola class.
-
-    In a bridged tree it is the class of torch instead.
-    """
+    """A lazy layer of torch.nn whose ``cls_to_become`` is a cupola class, or in a bridged tree
+    the class of torch."""
 
     def _infer_parameters(self: Any, module: Any, args: Any, kwargs: Any = None) -> None:
         super()._infer_parameters(module, args, kwargs)  # type: ignore[misc]
