@@ -111,8 +111,29 @@ def test_an_average_begins_later_and_skips_steps() -> None:
         average.update()
         with average.in_place():
             seen.append(model.weight.item())
-    # steps 0, 2, 4 and 6 update; 0 copies before the begin, 2 is the first and copies, too
-    assert seen == [0, 0, 2, 2, 3, 3, 4.5, 4.5]
+    # before the begin all steps copy, and so does 2, the first; then 4 and 6 update
+    assert seen == [0, 1, 2, 2, 3, 3, 4.5, 4.5]
+
+
+def test_momenta_that_fall_go_by_steps_means_by_updates() -> None:
+    """As in MMEngine, whose averages count every step, updated or not."""
+    model = nn.Linear(1, 1)
+    kinds = {
+        "MomentumAnnealingEMA": {"momentum": 0.1, "gamma": 3},
+        "StochasticWeightAverage": {},
+    }
+    averages = [build_average(model, {"type": k, "interval": 3, **v}) for k, v in kinds.items()]
+    for n in range(7):
+        with torch.no_grad():
+            model.weight.fill_(float(n))
+        for average in averages:
+            average.update()
+    falling = 3 * 3 / (3 + 3)
+    values = []
+    for average in averages:
+        with average.in_place():
+            values.append(model.weight.item())
+    assert values == pytest.approx([falling + (6 - falling) * 3 / (3 + 6), (0 + 3 + 6) / 3])
 
 
 def test_errors_of_an_average() -> None:
@@ -124,13 +145,13 @@ def test_errors_of_an_average() -> None:
 
 def test_hooks_of_averages_are_ema_sections() -> None:
     hook = {"type": "EMAHook", "ema_type": "ExpMomentumEMA", "momentum": 0.0002, "priority": 49}
-    later = {**hook, "update_buffers": True, "begin_epoch": 3}
+    later = {**hook, "update_buffers": True, "begin_epoch": 3}  # the third, after two of 10 steps
     found = published_average({"custom_hooks": [{"type": "NumClassCheckHook"}, later]}, 10)
     assert found == {
         "type": "ExpMomentumEMA",
         "momentum": 0.0002,
         "update_buffers": True,
-        "begin": 30,
+        "begin": 20,
     }
     old = {"type": "ExpMomentumEMAHook", "resume_from": None, "momentum": 0.0001, "priority": 49}
     assert published_average({"custom_hooks": [old]}, 10) == {

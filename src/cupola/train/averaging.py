@@ -11,7 +11,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.errors import BuildError, did_you_mean
 
-Decay = Callable[[int], float]  # updates so far -> the part of the average that stays
+Decay = Callable[[int], float]  # steps since the average began -> the part of it that stays
 
 
 def warmed_up(decay: float = 0.999) -> Decay:
@@ -46,6 +46,11 @@ def mean() -> Decay:
     return lambda n: n / (n + 1)
 
 
+def by_updates(decay: Decay, interval: int) -> Decay:
+    """A decay of the number of updates as one of the number of steps."""
+    return lambda n: decay(n // interval)
+
+
 # MMEngine's names; the first update of those copies the weights.
 KINDS: dict[str, Callable[..., Decay]] = {
     "MovingAverage": warmed_up,
@@ -54,13 +59,15 @@ KINDS: dict[str, Callable[..., Decay]] = {
     "MomentumAnnealingEMA": annealed,
     "StochasticWeightAverage": mean,
 }
+BY_UPDATES = ("MovingAverage", "StochasticWeightAverage")  # the others go by steps
 
 
 class MovingAverage:
     """average <- decay * average + (1 - decay) * weight, in float32.
 
-    With `update_buffers` the running statistics of batch norms are averaged, too. The average is
-    updated every `interval` steps; until step `begin` it is equal to the weights.
+    With `update_buffers` the running statistics of batch norms are averaged, too. Until step
+    `begin` the average is equal to the weights; from then on it is updated every `interval` steps.
+    A number as `decay` is warmed up by the number of updates.
     """
 
     def __init__(
@@ -71,8 +78,8 @@ class MovingAverage:
         interval: int = 1,
         begin: int = 0,
     ) -> None:
-        self._decay = decay if callable(decay) else warmed_up(decay)
-        self.updates, self._seen, self._interval, self._begin = 0, 0, interval, begin
+        self._decay = decay if callable(decay) else by_updates(warmed_up(decay), interval)
+        self._seen, self._interval, self._begin = 0, interval, begin
         self._live: list[Tensor] = [value for _, value in model.named_parameters()]
         if update_buffers:
             self._live += [each for _, each in model.named_buffers() if each.is_floating_point()]
@@ -81,17 +88,17 @@ class MovingAverage:
     @torch.no_grad()
     def restart(self) -> None:
         """Begins again with the current weights."""
-        self.updates = self._seen = 0
+        self._seen = 0
         self.tensors = [value.detach().clone().float() for value in self._live]
 
     @torch.no_grad()
     def update(self) -> None:
         """Adds the current weights to the average."""
+        steps = self._seen - self._begin
         self._seen += 1
-        if (self._seen - 1) % self._interval:
+        if steps > 0 and steps % self._interval:
             return
-        decay = self._decay(self.updates) if self._seen > self._begin else 0.0
-        self.updates += self._seen > self._begin
+        decay = self._decay(steps) if steps >= 0 else 0.0
         live = [value.detach().float() for value in self._live]
         torch._foreach_lerp_(self.tensors, live, 1 - decay)
 
@@ -112,15 +119,14 @@ class MovingAverage:
             self._exchange()
 
     def state_dict(self) -> dict[str, int | list[Tensor]]:
-        """Number of updates and the averaged tensors, in the model's parameter order."""
-        return {"updates": self.updates, "seen": self._seen, "average": self.tensors}
+        """Number of steps and the averaged tensors, in the model's parameter order."""
+        return {"seen": self._seen, "average": self.tensors}
 
     def load_state_dict(self, state: dict[str, int | list[Tensor]]) -> None:
         """Restores what `state_dict` returned."""
-        updates, average = state["updates"], state["average"]
-        seen = state.get("seen", updates)
-        assert isinstance(updates, int) and isinstance(average, list) and isinstance(seen, int)
-        self.updates, self._seen = updates, seen
+        average, seen = state["average"], state.get("seen", state.get("updates"))
+        assert isinstance(average, list) and isinstance(seen, int)
+        self._seen = seen
         for mine, theirs in zip(self.tensors, average, strict=True):
             mine.copy_(theirs)
 
@@ -137,6 +143,9 @@ def build_average(model: nn.Module, cfg: Mapping[str, Any]) -> MovingAverage:
     if kind not in KINDS:
         raise BuildError(f"ema: unknown type {kind!r}{did_you_mean(kind, KINDS)}")
     try:
-        return MovingAverage(model, KINDS[kind](**arguments), **own)
+        decay = KINDS[kind](**arguments)
+        if kind in BY_UPDATES:
+            decay = by_updates(decay, own.get("interval", 1))
+        return MovingAverage(model, decay, **own)
     except TypeError as error:
         raise BuildError(f"ema {kind}: {error}") from None

@@ -33,7 +33,9 @@ def published_average(cfg: Config, steps_per_epoch: int) -> dict[str, Any] | Non
     for hook in _hooks(cfg, AVERAGES):
         about = {key: value for key, value in hook.items() if key not in UNUSED}
         if hook["type"] == "EMAHook":
-            begin = about.pop("begin_iter", 0) + about.pop("begin_epoch", 0) * steps_per_epoch
+            # The first one counts as 1 in MMEngine, which requires one of the two to be 0.
+            step, epoch = about.pop("begin_iter", 0), about.pop("begin_epoch", 0)
+            begin = max(step - 1, 0) + max(epoch - 1, 0) * steps_per_epoch
             kind = about.pop("ema_type", "ExponentialMovingAverage")
             return {**about, "type": kind, "begin": begin}
         about["update_buffers"] = not about.pop("skip_buffers", False)
