@@ -149,6 +149,11 @@ def test_accumulated_batches_equal_one_large_batch() -> None:
 def test_clipping_bounds_the_norm() -> None:
     clipped = gradients(8, 1, clip_grad={"max_norm": 0.01})
     assert torch.cat([g.flatten() for g in clipped]).norm() == pytest.approx(0.01, rel=1e-3)
+    by_value = {"type": "value", "clip_value": 0.003}
+    rows = zip(gradients(8, 1), gradients(8, 1, clip_grad=by_value), strict=True)
+    assert all(torch.equal(cut, whole.clip(-0.003, 0.003)) for whole, cut in rows)
+    with pytest.raises(BuildError, match="clip_grad: expected max_norm and norm_type, got"):
+        gradients(8, 1, clip_grad={"max_nrm": 1})
 
 
 def test_bfloat16_is_close_to_float32() -> None:

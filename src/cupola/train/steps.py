@@ -61,8 +61,8 @@ def total_loss(losses: Mapping[str, Tensor]) -> Tensor:
 class Stepper:
     """Applies an `optim_wrapper` config to a model: accumulation, precision, clipping.
 
-    Keys as in MMEngine: accumulative_counts, clip_grad=dict(max_norm, norm_type), and with
-    type="AmpOptimWrapper" dtype="bfloat16".
+    Keys as in MMEngine: accumulative_counts, clip_grad=dict(max_norm, norm_type) or
+    dict(type="value", clip_value), and with type="AmpOptimWrapper" dtype="bfloat16".
     """
 
     def __init__(
@@ -70,7 +70,14 @@ class Stepper:
     ) -> None:
         self._model, self._optimizer, self._ranks = model, optimizer, ranks
         self.pieces = int(cfg.get("accumulative_counts", 1))
-        self._clip = cfg.get("clip_grad")
+        self._clip = dict(cfg.get("clip_grad") or {})
+        self._by_value = self._clip.pop("type", "norm") == "value"
+        allowed = ("clip_value",) if self._by_value else ("max_norm", "norm_type")
+        unknown = [key for key in self._clip if key not in (*allowed, "error_if_nonfinite")]
+        if unknown or (self._clip and allowed[0] not in self._clip):
+            raise BuildError(
+                f"optim_wrapper.clip_grad: expected {' and '.join(allowed)}, got {self._clip!r:.80}"
+            )
         self._dtype: torch.dtype | None = None
         if without_scope(cfg).get("type") == "AmpOptimWrapper":
             name = cfg.get("dtype", "bfloat16")
@@ -111,11 +118,15 @@ class Stepper:
         return means
 
     def _clip_norm(self) -> Tensor:
+        if self._by_value:
+            torch.nn.utils.clip_grad_value_(self._parameters, self._clip["clip_value"])
+            grads = [each.grad for each in self._parameters if each.grad is not None]
+            return torch.nn.utils.get_total_norm(grads)
         if self._ranks.model.size > 1:
             return clip_gradients(
-                cast(nn.Module, self._model), group=self._ranks.model, **(self._clip or {})
+                cast(nn.Module, self._model), group=self._ranks.model, **self._clip
             )
-        norm: Any = torch.nn.utils.clip_grad_norm_(self._parameters, **(self._clip or {}))
+        norm: Any = torch.nn.utils.clip_grad_norm_(self._parameters, **self._clip)
         return cast(Tensor, norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
     def state_dict(self) -> dict[str, Any]:
