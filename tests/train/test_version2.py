@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,16 @@ def test_the_sections_become_those_of_version_3(folder: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads of an operator wait for each other; where all cores are busy, for long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_it_trains(folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "old.py"
     config.write_text("\n".join(f"{k} = {v!r}" for k, v in old_config(folder).items()))
