@@ -28,11 +28,8 @@ UNTRACED_CALL: Final = torch.nn.Module.__call__
 
 
 def to_torch(module: Module) -> torch.nn.Module:
-    """Make every module of the tree a torch.nn.Module in place; return the root.
-
-    Cupola modules that are added to it later are bridged as well. If a class cannot be bridged,
-    nothing is changed.
-    """
+    """Make every module of the tree a torch.nn.Module in place; return the root. Cupola modules
+    that are added later are bridged as well. If a class cannot be bridged, nothing changes."""
     parts = list(module.modules())
     classes = _classes([part for part in parts if not isinstance(part, torch.nn.Module)])
     before = [(part, type(part), part.__dict__.copy()) for part in classes]
@@ -191,8 +188,6 @@ def _derived_class(cls: type, layer: type | None) -> type:
 @cache
 def _type_for(metaclass: type) -> type:
     """The type of the bridged classes of classes that have a metaclass, such as ABCMeta."""
-    if metaclass is type:
-        return BridgedType
     return type(f"Bridged{metaclass.__name__}", (BridgedType, metaclass), {})
 
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from cupola.nn.class_checks import TorchModule
 from cupola.nn.members import BUFFERS, PARAMETERS, table_of
 from cupola.nn.store import keep
 from cupola.nn.traversal import Traversal
 
 Function = Callable[[Tensor], Tensor]
-TorchModule = torch.nn.Module
 
 
 class ConvertOnce:
@@ -29,19 +29,15 @@ class ConvertOnce:
     def member(self, module: Any, name: str, old: Tensor) -> Tensor:
         """Return the converted parameter or buffer."""
         if id(old) not in self.done:
-            if isinstance(old, Parameter):
-                new: Tensor = _convert_parameter(module, name, old, self.fn)
-            else:
-                new = self.fn(old)
+            is_parameter = isinstance(old, Parameter)
+            new = _convert(module, name, old, self.fn) if is_parameter else self.fn(old)
             self.done[id(old)] = old, new
         return self.done[id(old)][1]
 
 
 class Conversion(Traversal):
-    """Changes to all tensors or modules of a tree, in place.
-
-    Most methods are torch's: they only call ``_apply``, ``parameters`` or ``train``.
-    """
+    """Changes to all tensors or modules of a tree, in place. Most methods are torch's: they only
+    call ``_apply``, ``parameters`` or ``train``."""
 
     training: bool = True
 
@@ -61,10 +57,7 @@ class Conversion(Traversal):
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, which changes what dropout and batch norm do, here and below.
-
-        Raises:
-            ValueError: the mode is not a bool.
-        """
+        ValueError if the mode is not a bool."""
         if not isinstance(mode, bool):
             raise ValueError("training mode is expected to be boolean")
         self.training = mode
@@ -98,7 +91,7 @@ class Conversion(Traversal):
     _replicate_for_data_parallel: Callable[..., Any] = TorchModule._replicate_for_data_parallel
 
 
-def _convert_parameter(module: Any, name: str, param: Parameter, fn: Function) -> Parameter:
+def _convert(module: Any, name: str, param: Tensor, fn: Function) -> Tensor:
     with torch.no_grad():
         converted = fn(param)
     if (
@@ -115,5 +108,5 @@ def _convert_parameter(module: Any, name: str, param: Parameter, fn: Function) -
     lent: Any = SimpleNamespace(_parameters={name: param}, _buffers={}, _get_name=module._get_name)
     apply_own: Callable[..., Any] = TorchModule._apply
     apply_own(lent, lambda tensor: converted if tensor is param else fn(tensor), False)
-    found: Parameter = lent._parameters[name]
+    found: Tensor = lent._parameters[name]
     return found

@@ -14,15 +14,13 @@ import torch
 from torch.nn.modules import module as torch_module
 from torch.utils.hooks import RemovableHandle
 
+from cupola.nn.class_checks import TorchModule
 from cupola.nn.members import EMPTY, Lazy
 from cupola.nn.store import Store, take_tables
 
 Hook = Callable[..., Any]
 Register = Callable[..., RemovableHandle]
 HookTable = OrderedDict[int, Any]
-TorchModule = torch.nn.Module
-
-
 HOOKED: Final = "_is_full_backward_hook"  # in the `__dict__` of a module whose hooks can run
 NO_HOOKS: Final = object()
 

@@ -8,11 +8,11 @@ from typing import Any, Final
 from torch.nn.modules.module import _IncompatibleKeys
 from torch.nn.parameter import is_lazy
 
+from cupola.nn.class_checks import TorchModule
 from cupola.nn.hooks import HOOKED
 from cupola.nn.members import table_of
 from cupola.nn.plan import Plan, has_extra_state
 from cupola.nn.saving import EXTRA_STATE, Saving, own_state
-from cupola.nn.store import TorchModule
 from cupola.nn.traversal import AnyModule, child_slots
 
 ASSIGN: Final = "assign_to_params_buffers"

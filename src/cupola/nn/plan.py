@@ -16,6 +16,7 @@ from cupola.nn.saving import EXTRA_STATE, own_state
 
 # Module, name, key, present tensor, new tensor.
 Put = tuple[Any, str, str, Tensor, Any]
+Find = Callable[[str, Any], Any]  # of a key and what stands for its absence
 ABSENT: Final = object()
 ORDINARY: Final = frozenset({Tensor, Parameter, Buffer})
 swapping: Callable[[], bool] = torch.__future__.get_swap_module_params_on_conversion
@@ -36,12 +37,7 @@ class Plan:
         self.only_ordinary = True
 
     def add(
-        self,
-        module: Any,
-        find: Callable[[str, Any], Any],
-        prefix: str,
-        missing: list[str],
-        problems: list[str],
+        self, module: Any, find: Find, prefix: str, missing: list[str], problems: list[str]
     ) -> None:
         """Plan the own tensors and the extra state of a module; ``find`` looks a key up."""
         for name, target in own_state(module):

@@ -5,9 +5,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
+from cupola.nn.class_checks import TorchModule
 from cupola.nn.hooks import HOOKED, Hooks
 from cupola.nn.members import BUFFERS, EMPTY, MODULES, PARAMETERS, TRANSIENT, table_of
-from cupola.nn.store import TorchModule
 from cupola.nn.traversal import Traversal
 
 EXTRA_STATE: Final = "_extra_state"
@@ -26,11 +26,8 @@ class Saving(Traversal, Hooks):
         ``destination`` is filled and returned instead of a new one.
         """
         if args:
-            warnings.warn(
-                "Positional args are being deprecated, use kwargs instead.",
-                FutureWarning,
-                stacklevel=2,
-            )
+            advice = "Positional args are being deprecated, use kwargs instead."
+            warnings.warn(advice, FutureWarning, stacklevel=2)
             given = (*args, *(destination, prefix, keep_vars)[len(args) :])
             destination, prefix, keep_vars = given
         if destination is None:

@@ -15,14 +15,12 @@ from torch import Tensor
 from torch.nn import Buffer, Parameter
 from torch.nn.modules.module import _global_module_registration_hooks
 
-from cupola.nn.class_checks import ClassChecks
+from cupola.nn.class_checks import ClassChecks, TorchModule
 from cupola.nn.members import BUFFERS, KINDS, MODULES, PARAMETERS, TRANSIENT, Lazy, Table, table_of
 
 # Values of these exact types are never members; checking the type is the fastest way to know.
 PLAIN_TYPES: Final = frozenset({int, float, bool, str, bytes, type(None), tuple, torch.dtype})
 NO_SLOT: Final = PLAIN_TYPES - {type(None)}  # an attribute with such a value is no member either
-
-TorchModule: Final = torch.nn.Module
 
 # What is called with each module that is constructed: a build counts them before it goes on.
 creation_watcher: ContextVar[Callable[["Store"], None] | None] = ContextVar(
@@ -147,8 +145,8 @@ class Store(ClassChecks):
 
 
 _set_dict: Final = ClassChecks.__dict__["__dict__"].__set__
-MODULE_TYPES: Final = (Store, torch.nn.Module)
-MEMBER_TYPES: Final = (Store, Tensor, torch.nn.Module)
+MODULE_TYPES: Final = (Store, TorchModule)
+MEMBER_TYPES: Final = (Store, Tensor, TorchModule)
 _REGISTER: Final = Store.register_buffer
 
 

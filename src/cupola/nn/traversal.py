@@ -6,9 +6,9 @@ from typing import Any, Self
 from torch import Tensor
 from torch.nn import Parameter
 
-from cupola.nn.class_checks import not_bridged, skips_others
+from cupola.nn.class_checks import TorchModule, not_bridged, skips_others
 from cupola.nn.members import BUFFERS, EMPTY, MODULES, PARAMETERS, table_of
-from cupola.nn.store import MODULE_TYPES, Store, TorchModule
+from cupola.nn.store import MODULE_TYPES, Store
 
 # A cupola module or a torch.nn.Module. Both have the methods of this file.
 AnyModule = Any
