@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._functorch.make_functional import make_functional
 
 from cupola import nn
 
@@ -102,6 +103,12 @@ def test_an_ensemble_by_torch_func() -> None:
     expected = torch.stack([net(X) for net in nets])
     torch.testing.assert_close(torch.vmap(call_one)(*stacked), expected)
     assert not isinstance(nets[0], torch.nn.Module)
+
+
+def test_the_function_of_a_module_that_is_not_bridged() -> None:
+    net = nn.Sequential(nn.Linear(1, 2))
+    function, values = make_functional(net)  # type: ignore[arg-type]
+    assert torch.equal(function(values, X), net(X))
 
 
 def test_gradients_flow_to_the_values() -> None:

@@ -28,8 +28,10 @@ ASSIGNING: Final = _codes(
     TorchModule.__setattr__, TorchModule.add_module, torch.nn.Sequential.insert
 )
 # What else of torch works on every module: set_submodule, and what functional_call calls.
-FOLLOWS: Final = accessor.NamedMemberAccessor.get_submodule
-WORKING: Final = _codes(TorchModule.set_submodule, accessor.swap_tensor, FOLLOWS)
+ACCESS: Final = accessor.set_tensor, accessor.swap_tensor
+WORKING: Final = _codes(
+    TorchModule.set_submodule, accessor.NamedMemberAccessor.get_submodule, *ACCESS
+)
 
 # Python packages and modules that leave out, without a word, what is no torch.nn.Module.
 SELECTING: Final = (

@@ -108,6 +108,7 @@ class _Load:
         self.plan = Plan(self.assign)
         self.hooked: list[AnyModule] = []
         self._visit(self.root, state, "")
+        _sort(self.keys.unexpected_keys, self.root)
 
     def _misfits(self) -> bool:
         return bool(self.problems or (self.strict and (self.keys[0] or self.keys[1])))
@@ -191,6 +192,19 @@ def _unexpected(module: AnyModule, state: Mapping[str, Any], prefix: str) -> lis
             if first not in (children if dot else known):
                 found.append(key)
     return found
+
+
+def _sort(keys: list[str], root: AnyModule) -> None:
+    """Sort keys as torch lists them: by the module that lacks them."""
+    if keys:
+        modules = root.named_modules(remove_duplicate=False)
+        places = {path: place for place, (path, _) in enumerate(modules)}
+
+        def place(key: str) -> int:
+            path = key.rpartition(".")[0]
+            return places[path] if path in places else place(path)
+
+        keys.sort(key=place)
 
 
 def _restorers(module: AnyModule) -> list[Callable[[], Any]]:
