@@ -26,6 +26,7 @@ class CascadeRPNHead(nn.Module):
     """
 
     needs_sizes = True  # anchors are moved within the images
+    takes_views = False  # the original has no test-time augmentation of it
 
     def __init__(
         self,

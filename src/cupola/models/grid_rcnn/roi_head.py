@@ -100,6 +100,10 @@ class GridRoIHead(StandardRoIHead):
             answers.append(Detections(boxes, each.scores, each.labels))
         return answers
 
+    def scored_regions(self, maps: Maps, proposals: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+        """As `scored_boxes`, without grids: what the original averages over views of an image."""
+        return super().scored_boxes(maps, proposals, size)
+
     def scored_boxes(self, maps: Maps, proposals: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """Proposals [P, 4] of one image -> scores [P, C] and the boxes of their grids [P, 1, 4]."""
         scores, boxes = super().scored_boxes(maps, proposals, size)

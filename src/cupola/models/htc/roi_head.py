@@ -40,7 +40,8 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
     """A cascade whose masks are computed on the boxes that the same stage refined.
 
     Each mask head gets the features of those before; the semantic branch's features are added to
-    those of regions. Source: mmdet/models/roi_heads/htc_roi_head.py.
+    those of regions. With `every_mask` predicted masks are means over the stages, as in MMDetection
+    2.x, and otherwise those of the last one. Source: mmdet/models/roi_heads/htc_roi_head.py.
     """
 
     def __init__(
@@ -52,10 +53,11 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
         semantic_fusion: Sequence[str] = ("bbox", "mask"),
         interleaved: bool = True,
         mask_info_flow: bool = True,
+        every_mask: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(num_stages, stage_loss_weights, **options)
-        self.fusion = tuple(semantic_fusion)
+        self.fusion, self.every_mask = tuple(semantic_fusion), every_mask
         self.interleaved, self.flow = interleaved, mask_info_flow
         self.semantic_head: Any = None
         self.semantic_roi_extractor: Any = None
@@ -70,6 +72,8 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
 
     def with_semantic(self, maps: Sequence[Tensor]) -> Features:
         """The maps with the features of the semantic branch."""
+        if isinstance(maps, Features):
+            return maps
         found = Features(maps)
         if self.semantic_head is not None:
             found.semantic = self.semantic_head(maps)[1]
@@ -108,9 +112,12 @@ class HybridTaskCascadeRoIHead(CascadeRoIHead):
         return regions + semantic
 
     def masks_of_stages(self, maps: Any, rois: Tensor) -> Tensor:
-        """The probabilities of the last stage's masks, [R, C, m, n]."""
+        """The probabilities of the masks, [R, C, m, n]: of the last stage, or the mean of all."""
         last = self.num_stages - 1
-        return self.stage_masks(last, self.mask_regions(last, maps, rois)).float().sigmoid()
+        regions = self.mask_regions(last, maps, rois)
+        stages = range(self.num_stages) if self.every_mask else [last]
+        masks = [self.stage_masks(stage, regions).float().sigmoid() for stage in stages]
+        return masks[0] if len(masks) == 1 else torch.stack(masks).mean(0)
 
     def stage_masks(self, stage: int, regions: Tensor) -> Tensor:
         """The mask logits of a stage, which uses the features of all before."""

@@ -21,7 +21,9 @@ class GeneralizedAttention(nn.Module):
 
     `attention_type` switches the terms of the attention: query and key content, query content and
     relative position, key content alone, relative position alone. Queries and keys are taken every
-    `q_stride` and `kv_stride` cells. Source: mmcv/cnn/bricks/generalized_attention.py.
+    `q_stride` and `kv_stride` cells. With the second term and without the fourth, as in GRoIE,
+    maps are square: mmcv then takes the queries of the transposed map for the rows.
+    Source: mmcv/cnn/bricks/generalized_attention.py.
     """
 
     plugin_name = "gen_attention_block"
@@ -102,6 +104,8 @@ class GeneralizedAttention(nn.Module):
             left = _sum(queries if geometry else None, self._bias(self.geom_bias))
             rows, columns = self._positions(source, other)
             terms.append(torch.einsum("bnhwd,wmnd->bnhwm", left, columns).unsqueeze(4))
+            if not position:
+                left = _transposed(left)
             terms.append(torch.einsum("bnhwd,hknd->bnhwk", left, rows).unsqueeze(5))
         if not terms:
             h, w, k, m = *source.shape[2:], *other.shape[2:]
@@ -132,6 +136,17 @@ class GeneralizedAttention(nn.Module):
         lengths = WAVE_LENGTH ** (4.0 / self.embedding * steps.to(differences.dtype))
         angles = differences[..., None] / lengths
         return torch.cat((angles.sin(), angles.cos()), -1)
+
+
+def _transposed(queries: Tensor) -> Tensor:
+    """Queries [B, n, h, w, d] with rows and columns exchanged; ValueError if h is not w."""
+    height, width = queries.shape[2:4]
+    if height != width:
+        raise ValueError(
+            "attention_type with the second term and without the fourth takes square maps, as in "
+            f"mmcv; got {height} x {width}"
+        )
+    return queries.transpose(2, 3)
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor:

@@ -24,6 +24,8 @@ class PanopticFPN(TwoStageDetector):
     Source: mmdet/models/detectors/panoptic_two_stage_segmentor.py.
     """
 
+    takes_views = False
+
     def __init__(
         self,
         backbone: Config,

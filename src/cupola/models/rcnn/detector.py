@@ -48,6 +48,7 @@ class TwoStageDetector(Detector):
 
     fixed_axes = ("batch", "height", "width")  # that exported graphs fix
     engine_method = "maps"  # what follows depends on the number of proposals
+    takes_views = True  # whether the second stage can average several views of an image
 
     @property
     def needs_proposals(self) -> bool:

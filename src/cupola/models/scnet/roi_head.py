@@ -60,6 +60,8 @@ class SCNetRoIHead(HybridTaskCascadeRoIHead):
 
     def with_semantic(self, maps: Sequence[Tensor]) -> Features:
         """The maps with the features of the semantic branch and of the whole image."""
+        if isinstance(maps, Features):
+            return maps
         found = super().with_semantic(maps)
         if self.glbctx_head is not None:
             found.context = self.glbctx_head(maps)[1]

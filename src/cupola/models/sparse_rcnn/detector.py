@@ -21,6 +21,8 @@ class SparseRCNN(TwoStageDetector):
     QueryInst is one with mask heads. Source: mmdet/models/detectors/sparse_rcnn.py.
     """
 
+    takes_views = False
+
     def proposals(  # type: ignore[override]
         self, maps: Sequence[Tensor], sizes: Sequence[Size], given: Any = None
     ) -> Queries:

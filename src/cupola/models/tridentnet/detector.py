@@ -57,6 +57,11 @@ class TridentFasterRCNN(TwoStageDetector):
             )
 
     @property
+    def takes_views(self) -> bool:  # type: ignore[override]
+        """Whether one branch predicts: of several the original averages the first alone."""
+        return self.branches == 1
+
+    @property
     def branches(self) -> int:
         """How many branches compute now."""
         every = self.training or self.roi_head.test_branch == ALL

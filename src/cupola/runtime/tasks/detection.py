@@ -56,8 +56,11 @@ class Detection(Task):
         from cupola.runtime.published_sizes import resizing
         from cupola.runtime.published_views import published_views
         from cupola.runtime.training_config import class_names, normalization, pipeline_steps
+        from cupola.runtime.version2_models import as_in_version_2
 
         steps = pipeline_steps(cfg)
+        if is_old_style(cfg):
+            model.update(as_in_version_2(model))
         if found := normalization(cfg, model, steps):
             kept = dict(model.get("data_preprocessor") or {"type": "DetDataPreprocessor"})
             kept = {k: v for k, v in kept.items() if k not in ("bgr_to_rgb", "rgb_to_bgr")}

@@ -93,15 +93,20 @@ def _moved(key: str, given: str, wanted: str) -> str:
 
 
 def _exchanged(state: StateView, own: StateView) -> bool:
-    """Whether the head of an RPN has the other name."""
+    """Whether the head of an RPN has the other name: the same keys, and no second stage."""
+    if _has(own, "roi_head."):
+        return False
     return any(
-        _has(state, given)
-        and not _has(state, wanted)
-        and _has(own, wanted)
+        _has(own, wanted)
         and not _has(own, given)
-        and f"{wanted}rpn_cls.weight" in own
+        and _names(state, given) == _names(own, wanted)
+        and not _has(state, wanted)
         for given, wanted in (RENAMED, RENAMED[::-1])
     )
+
+
+def _names(state: StateView, prefix: str) -> set[str]:
+    return {key.removeprefix(prefix) for key in state if key.startswith(prefix)}
 
 
 EARLY_DIALECTS = (
