@@ -144,6 +144,48 @@ def test_candidates_of_2_x_have_one_nms(image: np.ndarray[Any, Any], model: Any)
     assert head.test_cfg is own
 
 
+@torch.no_grad()
+def test_centernet_of_2_x_averages_pairs(image: np.ndarray[Any, Any]) -> None:
+    neck = {"type": "FPN", "in_channels": [16], "out_channels": 8, "num_outs": 1}
+    head = {"type": "CenterNetHead", "num_classes": 3, "in_channels": 8, "feat_channels": 8}
+    backbone = {**MODEL["backbone"], "out_indices": [1]}
+    kept = {"type": "CenterNet", "data_preprocessor": MODEL["data_preprocessor"], "neck": neck,
+            "backbone": backbone, "bbox_head": head, "test_cfg": {"topk": 5}}  # fmt: skip
+    torch.manual_seed(0)
+    centers = build(kept).eval()
+    cfg = {**version_2(img_scale=SCALES, flip=True, flip_direction="vertical"), "model": kept}
+    about = bundle_config(cfg, "toy")
+    padding = {"logical_or": 31, "more": 0, "centered": True, "value": [9.0] * 3}
+    for view in about["tta"]["views"]:  # what a RandomCenterCropPad before the flip asks for
+        view["padding"] = {**padding, "mirrored": view["flip"]}
+    made = make("toy", "1", centers, about, ("a", "b", "c"))
+    found = augmented(made)(image, threshold=0.0)
+    boxes, scores = [], []
+    for width, height in SCALES:
+        one = make("one", "1", centers, {"preprocess": {"resize": {"short": height, "long": width,
+                   "resample": "opencv"}}}, ())  # fmt: skip
+        pixels = one.sample(image).pixels
+        tall, wide = (side | 31 for side in (height, width))
+        top, left = tall // 2 - height // 2, wide // 2 - width // 2
+        framed = torch.zeros(3, tall, wide)
+        framed[:, top : top + height, left : left + width] = pixels
+        output = centers(torch.stack((framed, framed.flip(1))))
+        maps = [(each[0][:1] + each[0][1:].flip(2)) / 2 for each in output[:2]]
+        averaged = output._replace(
+            heatmaps=(maps[0],), sizes=(maps[1],), offsets=(output.offsets[0][:1],)
+        )
+        (each,) = centers.bbox_head.predict(averaged, [(tall, wide)], [None])
+        boxes.append((each.boxes - torch.tensor([left, top] * 2)) / (width / WIDTH))
+        scores.append(each.scores)
+    order = torch.cat(scores).argsort(descending=True)
+    assert len(found) == 10
+    torch.testing.assert_close(found.scores, torch.cat(scores)[order], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.boxes, torch.cat(boxes)[order], rtol=1e-3, atol=1e-2)
+    about["tta"]["views"] = about["tta"]["views"][::-1]
+    with pytest.raises(InputError, match="averages pairs of an image and its flipped one; got the"):
+        augmented(make("toy", "1", centers, about, ()))
+
+
 @pytest.mark.parametrize("flip", ["vertical", "diagonal"])
 def test_other_flips(flip: str, image: np.ndarray[Any, Any], model: Any) -> None:
     """An image that is flipped beforehand gives the boxes of the image."""

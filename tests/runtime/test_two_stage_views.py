@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cupola.errors import InputError
+from cupola.models.rcnn.views import View, merged_proposals, predict_views
 from cupola.registry import build
 from cupola.runtime.predictors.augmented import augmented
 from cupola.runtime.predictors.detection import make
 from cupola.runtime.published import bundle_config
 from cupola.structures.boxes import pairwise_iou
+from models.rcnn.rcnn_families import FAMILIES
+from models.rcnn.rcnn_small import model
 
 EXTRACTOR = {
     "type": "SingleRoIExtractor",
@@ -131,7 +134,7 @@ def views_of(predictor: Any, image: Any) -> list[tuple[Any, ...]]:
     return found
 
 
-def merged_proposals(model: Any, views: list[tuple[Any, ...]]) -> Tensor:
+def merged(model: Any, views: list[tuple[Any, ...]]) -> Tensor:
     boxes, scores = [], []
     for maps, size, factor, flip in views:
         (found,) = model.rpn_head.propose(model.rpn_head(maps), [size], TEST["rpn"])
@@ -188,7 +191,7 @@ def pasted(mask: Tensor, box: Tensor) -> Tensor:
 def test_views_share_proposals_and_are_averaged(cascade: bool, masks: bool, image: Any) -> None:
     predictor = made(cascade, masks)
     model, views = predictor.model, views_of(predictor, image)
-    proposals = merged_proposals(model, views)
+    proposals = merged(model, views)
     scores, boxes = [], []
     for maps, size, factor, flip in views:
         moved = mirrored(proposals * factor, size, flip)
@@ -246,12 +249,75 @@ def test_nothing_found(image: Any) -> None:
     assert len(found) == 0 and found.masks.shape == (0, HEIGHT, WIDTH)
 
 
-def test_heads_that_need_more_are_refused(image: Any) -> None:
-    predictor = made(False, True)
-    predictor.model.roi_head.__class__ = type("Own", (type(predictor.model.roi_head),), {})
-    with pytest.raises(InputError, match="of masks is included for Mask R-CNN and Cascade Mask"):
-        augmented(predictor)
-    predictor = made(False, False)
-    predictor.model.roi_head.__class__ = type("Own", (type(predictor.model.roi_head),), {})
-    with pytest.raises(InputError, match="one stage, and for Faster, Mask and Cascade R-CNN; use"):
+# As detectors of 2.x: whose boxes of one view are those of the second stage for its proposals.
+SECOND = {
+    "htc": model(masks=True, cascade=True, htc=True),
+    "scoring": model(masks=True, scoring=True),
+    **{name: FAMILIES[name][0] for name in ("scnet", "point rend", "groie", "sabl cascade")},
+    **{name: FAMILIES[name][0] for name in ("guided", "double", "trident", "points")},
+}
+
+
+@pytest.mark.parametrize("family", SECOND)
+@torch.no_grad()
+def test_one_view_of_other_heads(family: str) -> None:
+    """It has the boxes and masks of a prediction from the same proposals."""
+    torch.manual_seed(0)
+    module = build(SECOND[family]).eval()
+    pixels, size = torch.randn(1, 3, 64, 96), (64, 90)
+    views = [View(pixels, size, size, (1.0, 1.0))]
+    output = module.rpn_output(module.maps(pixels), [size])
+    proposed = module.rpn_head.propose(output, [size], module.rpn_head.test_cfg)
+    proposals = merged_proposals(module.rpn_head, views, proposed)
+    batch = {"pixels": pixels, "image_sizes": [size], "proposals": [proposals.boxes]}
+    (expected,), found = module.predict(batch), predict_views(module, views, size)
+    assert len(found) > 3
+    if family == "scoring":  # it scores boxes alone
+        order = [int((expected.boxes - box).abs().sum(1).argmin()) for box in found.boxes]
+        assert torch.equal(expected.boxes[order], found.boxes)
+    else:
+        torch.testing.assert_close(found.boxes, expected.boxes)
+        torch.testing.assert_close(found.scores, expected.scores)
+        assert (found.masks is None) == (expected.masks is None)
+        assert found.masks is None or torch.equal(found.masks, expected.masks)
+
+
+@torch.no_grad()
+def test_views_of_a_grid_head_are_the_regions() -> None:
+    """As in the original, which averages what the box head says, and boxes without their grids."""
+    torch.manual_seed(0)
+    module = build(FAMILIES["grid"][0]).eval()
+    views = [View(torch.randn(1, 3, 64, 96), (64, 96), (64, 96), (1.0, 1.0))]
+    output = module.rpn_head(module.maps(views[0].pixels))
+    proposed = module.rpn_head.propose(output, [(64, 96)], module.rpn_head.test_cfg)
+    regions = merged_proposals(module.rpn_head, views, proposed).boxes
+    found = predict_views(module, views, (64, 96))
+    assert len(found) and all((regions - box).abs().sum(1).min() < 1e-3 for box in found.boxes)
+
+
+@torch.no_grad()
+def test_proposals_of_an_rpn_in_all_views(image: Any) -> None:
+    parts = {key: value for key, value in config(False, False).items() if key != "roi_head"}
+    several = {"img_scale": SCALES, "flip": True, "flip_direction": ["horizontal", "vertical"]}
+    steps = [{"type": "MultiScaleFlipAug", **several, "transforms": [{"type": "Resize"}]}]
+    model = {**parts, "type": "RPN", "test_cfg": {"rpn": TEST["rpn"]}}
+    about = bundle_config({"model": model, "data": {"test": {"pipeline": steps}}}, "toy")
+    torch.manual_seed(0)
+    module = build(about["model"]).eval()
+    module.rpn_head = module.head  # as in two stages
+    predictor = make("toy", "1", module, about, ("object",))
+    found = augmented(predictor)(image, threshold=0.0)
+    expected = merged(module, views_of(predictor, image))
+    torch.testing.assert_close(found.boxes, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["sparse", "queryinst", "cascade rpn"])
+def test_what_version_2_does_not_augment_is_refused(family: str) -> None:
+    model = FAMILIES[family][0]
+    steps = [{"type": "MultiScaleFlipAug", "img_scale": SCALES, "flip": True, "transforms": []}]
+    about = bundle_config({"model": model, "data": {"test": {"pipeline": steps}}}, "toy")
+    predictor = make("toy", "1", build(about["model"]).eval(), about, ("a", "b", "c"))
+    masks = "has no test-time augmentation of SparseRCNN with masks; it is included for masks in"
+    boxes = "MMDetection 2.x has no test-time augmentation of .*: remove flip and further scales"
+    with pytest.raises(InputError, match=masks if family == "queryinst" else boxes):
         augmented(predictor)

@@ -72,6 +72,8 @@ def _view(steps: Steps, flip: str | None, version_2: bool) -> dict[str, Any]:
     if flip is not None and flip not in FLIPS:
         raise ConfigError(f"test-time augmentation flips {flip!r}; expected one of {FLIPS}")
     resize, padding = resizing(steps, version_2), published_padding(steps, version_2)
+    if flip and version_2 and padding.get("centered"):
+        padding["mirrored"] = flip  # 2.x flips after it has padded
     return {"resize": resize, "padding": padding, "flip": flip}
 
 

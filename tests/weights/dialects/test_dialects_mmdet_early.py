@@ -11,7 +11,7 @@ from cupola.errors import CheckpointError
 from cupola.registry import build
 from cupola.weights import load_weights
 from cupola.weights.loading import translate
-from models.rcnn.rcnn_families import point_proposals
+from models.rcnn.rcnn_families import cascade_rpn, point_proposals
 from models.rcnn.rcnn_small import RPN, model
 
 State = dict[str, Tensor]
@@ -70,10 +70,11 @@ def test_points(name: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["rpn_head", "bbox_head"])
-def test_the_head_of_an_rpn_has_either_name(given: str) -> None:
+@pytest.mark.parametrize("head", [RPN, cascade_rpn()["rpn_head"]], ids=["plain", "cascade"])
+def test_the_head_of_an_rpn_has_either_name(given: str, head: dict[str, Any]) -> None:
     """It is bbox_head in 3.x, rpn_head in 2.x."""
     settings = {key: value for key, value in model().items() if key in ("backbone", "neck")}
-    config = {"type": "RPN", **settings, "rpn_head": RPN, "test_cfg": model()["test_cfg"]["rpn"]}
+    config = {"type": "RPN", **settings, "rpn_head": head, "test_cfg": model()["test_cfg"]["rpn"]}
     wanted = random_state(config)
     early = {re.sub("^(rpn|bbox)_head", given, key): value for key, value in wanted.items()}
     made = build(config)

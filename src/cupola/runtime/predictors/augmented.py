@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from cupola.errors import InputError
-from cupola.models.dense.postprocess import Candidates, suppress
 from cupola.models.centernet.head import CenterNet
 from cupola.models.centernet.views import in_pairs, predict_pairs
+from cupola.models.dense.postprocess import Candidates, suppress
 from cupola.models.rcnn.detector import TwoStageDetector
 from cupola.models.rcnn.views import (
     AXES,

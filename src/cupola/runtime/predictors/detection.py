@@ -260,7 +260,7 @@ class DetectionPredictor(Predictor):
         height, width = self.padding.padded(size)
         value = torch.tensor(self.padding.value, device=pixels.device).view(3, 1, 1)
         filled = self.model.data_preprocessor.normalize(value).expand(len(pixels), 3, height, width)
-        top, left = self.padding.corner(size)
+        top, left = self.padding.place(size)
         framed = filled.clone()
         framed[:, :, top : top + size[0], left : left + size[1]] = pixels
         return framed

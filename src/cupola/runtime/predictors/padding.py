@@ -17,6 +17,7 @@ class Padding:
     centered: the image lies in the middle, otherwise at the left and at the top.
     in_image: the padding counts as a part of the image, so that boxes may reach into it, as after
     the `Pad` of MMDetection 3.x.
+    mirrored: "horizontal", "vertical" or "diagonal" if the padded image is flipped, as in 2.x.
     """
 
     size: Size | None = None
@@ -27,6 +28,7 @@ class Padding:
     value: tuple[float, ...] | None = None
     centered: bool = False
     in_image: bool = False
+    mirrored: str | None = None
 
     def padded(self, size: Size) -> Size:
         """The (height, width) of an image of that size after padding."""
@@ -46,6 +48,18 @@ class Padding:
         top, left = (
             whole // 2 - side // 2 for whole, side in zip(self.padded(size), size, strict=True)
         )
+        return top, left
+
+    def place(self, size: Size) -> Size:
+        """The (top, left) where the image lies: `corner`, or where flipping the whole moves it.
+
+        2.x maps boxes of the flipped image back as if it was at `corner`, as well.
+        """
+        (top, left), (height, width) = self.corner(size), self.padded(size)
+        if self.mirrored in ("vertical", "diagonal"):
+            top = height - size[0] - top
+        if self.mirrored in ("horizontal", "diagonal"):
+            left = width - size[1] - left
         return top, left
 
     @classmethod
