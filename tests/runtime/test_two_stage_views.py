@@ -318,6 +318,13 @@ def test_what_version_2_does_not_augment_is_refused(family: str) -> None:
     about = bundle_config({"model": model, "data": {"test": {"pipeline": steps}}}, "toy")
     predictor = make("toy", "1", build(about["model"]).eval(), about, ("a", "b", "c"))
     masks = "has no test-time augmentation of SparseRCNN with masks; it is included for masks in"
-    boxes = "MMDetection 2.x has no test-time augmentation of .*: remove flip and further scales"
+    boxes = "MMDetection 2.x has no test-time augmentation of .*RPNHead: remove flip and further"
     with pytest.raises(InputError, match=masks if family == "queryinst" else boxes):
         augmented(predictor)
+    if family == "cascade rpn":
+        parts = {key: model[key] for key in ("backbone", "neck", "rpn_head", "test_cfg")}
+        about["model"] = {**about["model"], **parts, "type": "RPN"}
+        about["model"] = {k: v for k, v in about["model"].items() if k != "roi_head"}
+        predictor = make("toy", "1", build(about["model"]).eval(), about, ("object",))
+        with pytest.raises(InputError, match="augmentation of RPN with CascadeRPNHead: remove"):
+            augmented(predictor)

@@ -86,6 +86,8 @@ def test_boxes_are_pairs_of_corners(kind: str) -> None:
     assert torch.allclose(alone.boxes / 2, found[0].boxes, atol=1e-3)
     assert len(alone) == 10 or kind == "centripetal"
     assert (alone.boxes[:, 2:] > alone.boxes[:, :2]).all() and (alone.scores.diff() <= 0).all()
+    inner = built.predict({**inputs, "corner": (20, 30)})[0].boxes  # none reaches into the padding
+    assert not len(inner) or (inner[:, 0::2].min() >= 30 and inner[:, 1::2].min() >= 20)
     scores, boxes = built.scored_boxes(pixels)
     assert scores.shape == (2, 1000, 3) and boxes.shape == (2, 1000, 4)
     if len(alone):
@@ -164,6 +166,8 @@ def test_corners_that_fit_are_paired() -> None:
     assert scores.tolist() == pytest.approx([0.85, 0.6, -1, -1, -1])
     assert boxes[:2].tolist() == [[10, 10, 30, 40], [0, 5, 20, 20]]
     assert labels[:2].tolist() == [1, 0]
+    inner = pairs(first, second, 0.25, 5, False, (2, 12))[0]  # of an image in padding
+    assert inner[:2].tolist() == [[10, 12, 30, 40], [2, 12, 20, 20]]
 
 
 @pytest.mark.parametrize("side", [40.0, 80.0])

@@ -45,11 +45,15 @@ class CornerLevel(NamedTuple):
 
 
 class CornerOutput(NamedTuple):
-    """The top left and bottom right corners of every level, of a batch of `size` (H, W)."""
+    """The top left and bottom right corners of every level, of a batch of `size` (H, W).
+
+    corner: (top, left) of the images in their padding, which boxes do not cross.
+    """
 
     top_left: tuple[CornerLevel, ...]
     bottom_right: tuple[CornerLevel, ...]
     size: Size = (0, 0)
+    corner: Size = (0, 0)
 
     def kinds(self) -> tuple[tuple[CornerLevel, ...], tuple[CornerLevel, ...]]:
         """Both kinds of corners."""
@@ -66,6 +70,17 @@ class CornerNet(SingleStageDetector):
         """pixels [B, 3, H, W] -> CornerOutput."""
         output: CornerOutput = super().forward(pixels)
         return output._replace(size=(int(pixels.shape[-2]), int(pixels.shape[-1])))
+
+    @torch.no_grad()
+    def predict(self, batch: Mapping[str, Any]) -> list[Detections]:
+        """Detections per image, in pixels of the original image if `scale_factors` are given.
+
+        `corner` is the (top, left) of all images of the batch in their padding.
+        """
+        output = self(batch["pixels"])._replace(corner=batch.get("corner", (0, 0)))
+        factors = batch.get("scale_factors") or [None] * len(batch["image_sizes"])
+        found: list[Detections] = self.head.predict(output, batch["image_sizes"], factors)
+        return found
 
 
 @MODELS.register_module()
@@ -168,7 +183,8 @@ class CornerHead(nn.Module):
         first = self.best(output.top_left[-1], image, scale, 1)
         second = self.best(output.bottom_right[-1], image, scale, -1)
         threshold = self.test_cfg["distance_threshold"]
-        return Candidates(*pairs(first, second, threshold, MOST_PAIRS, self.centered))
+        origin = output.corner[1], output.corner[0]
+        return Candidates(*pairs(first, second, threshold, MOST_PAIRS, self.centered, origin))
 
     def scored_boxes(self, output: CornerOutput) -> tuple[Tensor, Tensor]:
         """Scores [B, M, C] and boxes [B, M, 4], xyxy in pixels, of the best pairs."""

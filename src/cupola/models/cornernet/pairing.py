@@ -46,19 +46,27 @@ def best_corners(
 
 
 def pairs(
-    first: Corners, second: Corners, threshold: float, limit: int, centered: bool
+    first: Corners,
+    second: Corners,
+    threshold: float,
+    limit: int,
+    centered: bool,
+    origin: tuple[float, float] = (0, 0),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes [M, 4], scores [M], -1 for corners that do not fit, and labels [M]; best first.
 
     Corners fit if they are of a class, in the right order, and their distance is at most
     `threshold`: that of the embeddings, or with `centered` of the centers that they point to.
+    None lies to the left of or above `origin` (x, y).
     """
     count = len(second.scores)
-    low = first.points.clamp(min=0)[:, None].expand(-1, count, -1)  # [K, K, 2]
-    high = second.points.clamp(min=0).expand(len(low), -1, -1)
+    least = first.points.new_tensor(origin)
+    low = first.points.maximum(least)[:, None].expand(-1, count, -1)  # [K, K, 2]
+    high = second.points.maximum(least).expand(len(low), -1, -1)
     fits = (first.labels[:, None] == second.labels) & (high > low).all(-1)
     if centered:
-        fits = fits & centers_agree(low, high, first.extra, second.extra, threshold)
+        ends = first.extra.maximum(least), second.extra.maximum(least)
+        fits = fits & centers_agree(low, high, *ends, threshold)
     else:
         away = (first.extra[:, None, 0] - second.extra[:, 0]).abs()
         fits = fits & ~(away > threshold)
@@ -75,8 +83,7 @@ def centers_agree(
 
     Both are within the central region of the box, and they are near each other.
     """
-    one = first.clamp(min=0)[:, None].expand_as(low)
-    other = second.clamp(min=0).expand_as(high)
+    one, other = first[:, None].expand_as(low), second.expand_as(high)
     area = (high - low).prod(-1).abs()
     part = torch.where(area > LARGE, CENTRAL[1], CENTRAL[0])[..., None]
     middle, half = (low + high) / 2, part * (high - low) / 2

@@ -167,7 +167,8 @@ def _joint(model: Any) -> Joint | None:
 def _refusal(predictor: DetectionPredictor, tta: Mapping[str, Any]) -> str | None:
     """Why a detector cannot be augmented, if it cannot."""
     model = predictor.model
-    kind, head = type(model).__name__, getattr(model, "bbox_head", None)
+    kind, first = type(model).__name__, getattr(model, "rpn_head", None)
+    head = first or getattr(model, "bbox_head", None)
     if predictor.masks and not takes_views(model):
         return (
             f"MMDetection has no test-time augmentation of {kind} with masks; it is included for "
@@ -181,7 +182,8 @@ def _refusal(predictor: DetectionPredictor, tta: Mapping[str, Any]) -> str | Non
     if _joint(model) is not None:
         return None
     bases = {base.__name__ for base in type(head).__mro__}
-    if head is None or isinstance(model, TwoStageDetector) or bases & set(NOT_IN_2):
+    takes = getattr(head, "takes_views", True) and not bases & set(NOT_IN_2)
+    if head is None or isinstance(model, TwoStageDetector) or not takes:
         return (
             f"MMDetection 2.x has no test-time augmentation of {kind} with {type(head).__name__}: "
             "remove flip and further scales from its MultiScaleFlipAug, or use a config of 3.x "

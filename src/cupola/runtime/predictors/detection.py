@@ -208,6 +208,7 @@ class DetectionPredictor(Predictor):
             "image_sizes": [size] * len(sizes) if self.padding.in_image else sizes,
             "scale_factors": factors,
             "original_sizes": [sample.original for sample in samples],
+            "corner": self.padding.corner(sizes[0]),
             **self.further(samples),
         }
         predictions = self._predicted(batch, sizes[0])
