@@ -2,6 +2,7 @@
 
 import json
 import resource
+import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -235,3 +236,29 @@ def test_explain_outlines_a_model_that_is_too_large_to_run(tmp_path: Path) -> No
     assert "176 G parameters" in done.output
     done = CliRunner().invoke(app, ["explain", str(config), "--max-modules", "100"])
     assert "a build may have 100. " in str(done.exception)
+
+
+IMPORTS_NO_COMPILER = """
+import sys
+import cupola
+for model in {models!r}:
+    cupola.build(model)
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_a_build_does_not_import_torchdynamo() -> None:
+    """It takes 60 MB and seconds; a position embedding and an attention compute with tensors."""
+    models = [
+        {"type": "PETRHeadDN", "num_classes": 2, "depth_num": 30, "LID": True,
+         "transformer": {"type": "PETRTransformer", "decoder": {
+             "type": "PETRTransformerDecoder", "num_layers": 1, "transformerlayers": {
+                 "type": "PETRTransformerDecoderLayer", "feedforward_channels": 8,
+                 "attn_cfgs": {"type": "MultiheadAttention", "embed_dims": 256, "num_heads": 8},
+                 "operation_order": ("cross_attn", "norm", "ffn", "norm")}}},
+         "bbox_coder": {"type": "NMSFreeCoder", "pc_range": [-51.2, -51.2, -5, 51.2, 51.2, 3]}},
+        {"type": "TemporalSelfAttention", "num_levels": 1},
+    ]  # fmt: skip
+    code = IMPORTS_NO_COMPILER.format(models=models)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

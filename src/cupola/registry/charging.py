@@ -32,6 +32,9 @@ BY_SHAPE = {
     "aten::new_full",
 }  # fmt: skip
 
+JOINING = {"aten::cat", "aten::stack"}
+ONE_NUMBER = {"aten.all.default", "aten.any.default", "aten.max.default", "aten.min.default"}
+
 
 def build_within(
     make: Callable[[], Any], limits: Limits, device: Any = None, explicit: bool = False
@@ -109,6 +112,14 @@ class _ChargedTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
             shape = tuple(args[0].shape) if name.endswith("_like") else _planned(name, args)
             device = kwargs.get("device") or getattr(args[0], "device", None)
             self._pay(shape, device is not None and torch.device(device).type == "meta")
+        elif kind == "pointwise":
+            tensors = _tensors((args, kwargs))
+            is_meta = any(each.is_meta for each in tensors)
+            self._pay(torch.broadcast_shapes(*(each.shape for each in tensors)), is_meta)
+        elif kind == "joined":
+            tensors = _tensors(args)
+            numbers = sum(each.numel() for each in tensors)
+            self._pay((numbers,), any(each.is_meta for each in tensors))
         elif kind == "computed":
             self._pay_like(func, args, kwargs)
         return func(*args, **kwargs)
@@ -116,8 +127,7 @@ class _ChargedTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _pay_like(self, func: Any, args: Any, kwargs: Any) -> None:
         """Pays for what an operation on tensors will return, found on the meta device."""
         device = kwargs.get("device")
-        tensors = [each for each in torch.utils._pytree.tree_leaves(args) if _is_tensor(each)]
-        is_meta = any(each.is_meta for each in tensors)
+        is_meta = any(each.is_meta for each in _tensors(args))
         if device is not None:
             is_meta, kwargs = torch.device(device).type == "meta", kwargs | {"device": "meta"}
         try:
@@ -125,9 +135,8 @@ class _ChargedTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
             made = func(*twins, **named)
         except Exception:
             return  # its size depends on values: no larger than its inputs
-        for each in torch.utils._pytree.tree_leaves(made):
-            if _is_tensor(each):
-                self._pay(tuple(each.shape), is_meta)
+        for each in _tensors(made):
+            self._pay(tuple(each.shape), is_meta)
 
     def _pay(self, shape: tuple[int, ...], is_meta: bool) -> None:
         self._budget.charge_numbers(shape, math.prod(shape), is_meta)
@@ -135,11 +144,20 @@ class _ChargedTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @cache
 def _kind(func: Any) -> str:
-    """Whether a result is "planned" from sizes alone, "computed" from tensors, or takes nothing."""
+    """Whether a result is "planned" from sizes alone, "computed" from tensors, or takes nothing.
+
+    Of the computed ones those that are "pointwise" have the shape that their inputs are broadcast
+    to, and those that are "joined" the numbers of their inputs. The meta device could tell too, but
+    would import TorchDynamo for them, which takes seconds and 60 MB.
+    """
     name = func._schema.name
     if name.endswith("_like") or name in BY_SHAPE or name in COUNTED or name == "aten::arange":
         return "planned"
-    return "free" if func._schema.is_mutable or func.is_view else "computed"
+    if func._schema.is_mutable or func.is_view or str(func) in ONE_NUMBER:
+        return "free"
+    if name in JOINING:
+        return "joined"
+    return "pointwise" if torch.Tag.pointwise in func.tags else "computed"
 
 
 def _planned(name: str, args: tuple[Any, ...]) -> tuple[int, ...]:
@@ -151,8 +169,9 @@ def _planned(name: str, args: tuple[Any, ...]) -> tuple[int, ...]:
     return next((tuple(each) for each in args if isinstance(each, list | tuple)), ())
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)
+def _tensors(values: Any) -> list[torch.Tensor]:
+    leaves = torch.utils._pytree.tree_leaves(values)
+    return [each for each in leaves if isinstance(each, torch.Tensor)]
 
 
 def _on_meta(value: Any) -> Any:
