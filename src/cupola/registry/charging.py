@@ -2,10 +2,11 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -115,7 +116,7 @@ class _ChargedTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif kind == "pointwise":
             tensors = _tensors((args, kwargs))
             is_meta = any(each.is_meta for each in tensors)
-            self._pay(torch.broadcast_shapes(*(each.shape for each in tensors)), is_meta)
+            self._pay(_broadcast(tensors), is_meta)
         elif kind == "joined":
             tensors = _tensors(args)
             numbers = sum(each.numel() for each in tensors)
@@ -167,6 +168,12 @@ def _planned(name: str, args: tuple[Any, ...]) -> tuple[int, ...]:
         start, end, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
         return (max(math.ceil((end - start) / step), 0) if step else 0,)
     return next((tuple(each) for each in args if isinstance(each, list | tuple)), ())
+
+
+def _broadcast(tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
+    """Their common shape; torch.broadcast_shapes would import SymPy."""
+    columns = zip_longest(*(reversed(each.shape) for each in tensors), fillvalue=1)
+    return tuple(reversed([max(sizes) for sizes in columns]))
 
 
 def _tensors(values: Any) -> list[torch.Tensor]:
