@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.detr3d.box_head import DETR3DOutput
+from cupola.models.detr3d.extraction import computed_apart
 from cupola.models.layers import inverse_sigmoid
 from cupola.models.petr.denoising import NoisyQueries
 from cupola.models.petr.head import ZERO_LOSS, tokens
@@ -108,17 +109,33 @@ class StreamPETRHead(TemporalHead):
         return self.finish(memory, states, queries.references, noisy, frame)
 
     def embed(self, features: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
-        """Features [B, N, channels, h, w] -> keys and their positions [B, K, C]."""
-        position, cone = self.encode_rays(features, frame)
-        keys = self.spatial_alignment(self.memory_embed(tokens(features)), cone)
+        """Features [B, N, channels, h, w] -> keys and their positions [B, K, C].
+
+        The hidden numbers of a ray are the largest of the head; a prediction on a CPU has those of
+        one camera.
+        """
+        N = features.shape[1]
+        if not computed_apart(features.transpose(0, 1)):
+            return self._embed(features, frame, slice(N))
+        keys, positions = zip(
+            *(self._embed(features, frame, slice(n, n + 1)) for n in range(N)), strict=True
+        )
+        return torch.cat(keys, 1), torch.cat(positions, 1)
+
+    def _embed(self, features: Tensor, frame: Frame, cameras: slice) -> tuple[Tensor, Tensor]:
+        position, cone = self.encode_rays(features, frame, cameras)
+        keys = self.memory_embed(tokens(features[:, cameras]))
+        keys = self.spatial_alignment(keys, cone)
         return keys, self.featurized_pe(position, keys)
 
     def locations(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Columns [w] and rows [h] in pixels of the middle of every cell."""
         return cell_centers(features, self.stride)
 
-    def encode_rays(self, features: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
-        """The embedding of every cell's ray [B, K, C], and its cone [B, K, 8].
+    def encode_rays(
+        self, features: Tensor, frame: Frame, cameras: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
+        """The embedding of every cell's ray [B, K, C], and its cone [B, K, 8], of some cameras.
 
         The cone has the focal lengths and two points of the ray. As in the original, the focal
         lengths are those of camera (cell number modulo N), not those of the cell's own camera.
@@ -126,7 +143,7 @@ class StreamPETRHead(TemporalHead):
         columns, rows = self.locations(features)
         points = points_on_rays(
             frustum(columns, rows, self.coords_d.float()),
-            invert_cameras(frame.lidar2img).float(),
+            invert_cameras(frame.lidar2img[:, cameras]).float(),
             self.position_range.float(),
         )  # [B, N, h, w, D, 3]
         points = points.flatten(1, 3).to(features.dtype)  # [B, K, D, 3]
@@ -134,6 +151,7 @@ class StreamPETRHead(TemporalHead):
         focal = frame.intrinsics.diagonal(dim1=-2, dim2=-1)[..., :2].abs() / FOCAL_UNIT
         cells = features.shape[-2] * features.shape[-1]
         focal = focal.to(points.dtype).repeat(1, cells, 1)  # [B, h * w * N, 2]
+        focal = focal.unflatten(1, (-1, cells))[:, cameras].flatten(1, 2)
         far, near = (points[..., depth, :] for depth in CONE_DEPTHS)
         return position, torch.cat((focal, far, near), -1)
 
