@@ -7,8 +7,6 @@ The coefficient is 12 or 3 by the sign of a Gaussian field, as in the FNO paper'
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
 from cupola.data.gaussian import neumann_field
@@ -45,6 +43,10 @@ def solve_darcy(a: Array, f: Array | float = 1.0) -> Array:
     columns = [cell, cell[1:], cell[:-1], cell[:, 1:], cell[:, :-1]]
     values = [diagonal, -down[1:-1], -down[1:-1], -right[:, 1:-1], -right[:, 1:-1]]
     flat = [np.concatenate([part.ravel() for part in parts]) for parts in (values, rows, columns)]
+    # Imported here, because they take 20 MB, and whoever imports a dataset imports this file.
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.linalg import spsolve
+
     matrix = coo_matrix((flat[0], (flat[1], flat[2])), shape=(n * n, n * n)).tocsc()
     source = np.broadcast_to(f, a.shape).ravel() / (n * n)
     return np.asarray(spsolve(matrix, source)).reshape(n, n)

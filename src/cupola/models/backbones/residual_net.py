@@ -115,11 +115,12 @@ class ResidualNet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.stem_maps(x)
-        maps = []
-        for name in self.stages[: max(self.out_indices) + 1]:
+        maps = []  # only those asked for: at inference the others give their memory back
+        for i, name in enumerate(self.stages[: max(self.out_indices) + 1]):
             x = getattr(self, name)(x)
-            maps.append(x)
-        return tuple(each for i, each in enumerate(maps) if i in self.out_indices)
+            if i in self.out_indices:
+                maps.append(x)
+        return tuple(maps)
 
 
 def _deep_stem(
