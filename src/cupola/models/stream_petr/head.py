@@ -151,7 +151,7 @@ class StreamPETRHead(TemporalHead):
         focal = frame.intrinsics.diagonal(dim1=-2, dim2=-1)[..., :2].abs() / FOCAL_UNIT
         cells = features.shape[-2] * features.shape[-1]
         focal = focal.to(points.dtype).repeat(1, cells, 1)  # [B, h * w * N, 2]
-        focal = focal.unflatten(1, (-1, cells))[:, cameras].flatten(1, 2)
+        focal = torch.unflatten(focal, 1, (-1, cells))[:, cameras].flatten(1, 2)
         far, near = (points[..., depth, :] for depth in CONE_DEPTHS)
         return position, torch.cat((focal, far, near), -1)
 
