@@ -4,14 +4,14 @@ import os
 
 import pytest
 
-from cupola.serve.process_setup import limit_spinning
+from cupola.cores import limit_spinning
 
 
 def test_idle_compute_threads_sleep_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     limit_spinning()
-    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"
 
 
 @pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from cupola.cli.options import add_config_options
-from cupola.cores import respect_quota
+from cupola.cores import limit_spinning, respect_quota
 from cupola.errors import CupolaError
 
 # Command -> its line in `cupola --help`, roughly in the order in which a new user needs them.
@@ -74,6 +74,7 @@ def root() -> None:
 def main() -> None:
     """Entry point of the `cupola` command."""
     respect_quota()
+    limit_spinning()
     try:
         app()
     except CupolaError as error:

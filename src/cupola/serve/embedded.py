@@ -12,11 +12,11 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
+from cupola.cores import limit_spinning
 from cupola.serve.generation import Generation, build_generation
 from cupola.serve.http.messages import Request, Response
 from cupola.serve.http.server import Work
 from cupola.serve.ipc import paths
-from cupola.serve.process_setup import limit_spinning
 from cupola.serve.routes import ROUTER
 from cupola.serve.settings.settings import Settings
 from cupola.serve.worker.app import Application

@@ -5,6 +5,7 @@ import os
 import pwd
 import resource
 
+from cupola.cores import limit_spinning
 from cupola.errors import ConfigError
 from cupola.serve.settings.settings import Settings
 
@@ -19,20 +20,6 @@ def identity(settings: Settings) -> tuple[int, int] | None:
     except KeyError as error:
         raise ConfigError(f"user or group: {error.args[0]}") from None
     return entry.pw_uid, group
-
-
-SPINS = 1000  # turns for which an idle compute thread waits; GNU OpenMP does 300,000
-
-
-def limit_spinning() -> None:
-    """Lets idle compute threads sleep soon; only effective before torch is imported.
-
-    A thread that spins takes a CPU from the workers and from other runners: beside one other busy
-    process, a model with two compute threads on two CPUs was twenty times slower.
-    OMP_WAIT_POLICY and GOMP_SPINCOUNT of the user take precedence.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 def setup_process(settings: Settings, index: int = 0, priority: int = 0) -> None:

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from cupola.cores import limit_spinning
 from cupola.errors import ConfigError, CupolaError
 from cupola.serve.generation import Generation, build_generation
 from cupola.serve.ipc import paths, signals
 from cupola.serve.ipc.listeners import Listener, inherited
 from cupola.serve.master import systemd
 from cupola.serve.master.pid_file import PidFile
-from cupola.serve.process_setup import limit_spinning
 from cupola.serve.routes import ROUTER
 from cupola.serve.settings.settings import Settings
 from cupola.serve.telemetry.exporting import LAST_EXPORT

@@ -122,6 +122,7 @@ export default {
   "generation {n} is loading": "第 {n} 代正在加载",
   "new binary: process {pid}": "新程序：进程序号 {pid}",
   "replaced {n} times": "已替换 {n} 次",
+  "{engine} ({wish}, not measured yet)": "{engine}（{wish}，尚未测量）",
   "{n} of {all} ready": "{all} 个中 {n} 个就绪",
   "none": "无",
   "Copy": "复制",

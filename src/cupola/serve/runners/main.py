@@ -172,10 +172,11 @@ def describe_execution(predictor: Predictor) -> dict[str, object]:
     """How the model is executed: what the settings ask for, the engine, and what was measured."""
     found = predictor.execution
     if found is None:
-        return {"wish": "none", "engine": "eager", "measured": []}
+        return {"wish": "none", "engine": "eager", "provisional": False, "measured": []}
     return {
         "wish": found.optimization,
         "engine": found.engine,
+        "provisional": found.provisional,
         "measured": [asdict(row) for row in found.rows],
     }
 

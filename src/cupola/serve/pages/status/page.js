@@ -106,7 +106,12 @@ function showModels(status, metrics) {
 
 function engines(runners) {
   const known = runners.map((r) => r.optimization).filter(Boolean);
-  return [...new Set(known.map(({ engine, wish }) => (engine === wish ? engine : `${engine} (${wish})`)))].join(", ");
+  return [...new Set(known.map(engine))].join(", ");
+}
+
+function engine({ engine, wish, provisional }) {
+  if (engine === wish) return engine;
+  return provisional ? t("{engine} ({wish}, not measured yet)", { engine, wish }) : `${engine} (${wish})`;
 }
 
 async function refresh() {
