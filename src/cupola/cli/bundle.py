@@ -10,6 +10,28 @@ from cupola.cli.options import Overrides, Plugins, Section
 
 app = typer.Typer(add_completion=False)
 
+ConfigOrFolder = Annotated[
+    Path,
+    typer.Argument(
+        help="The config that the model was trained with, or a detector's folder as "
+        "transformers saves it."
+    ),
+]
+Grid = Annotated[
+    Path | None, typer.Option(help="Forecast: a file with the model's latitudes, longitudes.")
+]
+Backbone = Annotated[
+    Path | None,
+    typer.Option(help="PrecipNet: the checkpoint of the model that advances the state."),
+]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(
+        help="Language, and detectors that search for a text: tokenizer.json or vocab.txt "
+        "[next to the weights]."
+    ),
+]
+
 CARD = """# {name}
 
 Made by `cupola bundle` from a published config and checkpoint, without any training.
@@ -25,13 +47,7 @@ Made by `cupola bundle` from a published config and checkpoint, without any trai
 
 @app.command()
 def bundle(
-    config: Annotated[
-        Path,
-        typer.Argument(
-            help="The config that the model was trained with, or a detector's folder as "
-            "transformers saves it."
-        ),
-    ],
+    config: ConfigOrFolder,
     checkpoint: Annotated[
         Path, typer.Argument(help="Its weights, in any dialect; not given for such a folder.")
     ],
@@ -45,36 +61,19 @@ def bundle(
     ] = None,
     stds: Annotated[Path | None, typer.Option(help="Forecast: .npy of channel deviations.")] = None,
     section: Section = None,
-    grid: Annotated[
-        Path | None, typer.Option(help="Forecast: a file with the model's latitudes, longitudes.")
-    ] = None,
-    backbone: Annotated[
-        Path | None,
-        typer.Option(help="PrecipNet: the checkpoint of the model that advances the state."),
-    ] = None,
+    grid: Grid = None,
+    backbone: Backbone = None,
     dialect: Annotated[
         str | None, typer.Option("--from", help="Dialect of the checkpoint [by its keys].")
     ] = None,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(
-            help="Language, and detectors that search for a text: tokenizer.json or vocab.txt "
-            "[next to the weights]."
-        ),
-    ] = None,
+    tokenizer: Tokenizer = None,
     half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
     set_: Overrides = None,
     plugin: Plugins = None,
 ) -> None:
     """Make a bundle from a published model, for `predict`, `generate`, `serve` and the others."""
-    import torch
-
-    from cupola.bundles import write_bundle
     from cupola.errors import InputError
     from cupola.registry import load_plugins
-    from cupola.runtime import tasks
-    from cupola.runtime.building import build, warn_of_old_boxes
-    from cupola.weights.own_files import OWN
 
     load_plugins(plugin or [])
     if out is None and not config.is_dir():
@@ -90,13 +89,33 @@ def bundle(
         "section": section,
     }
     about = {**describe(config, name or out.name, set_ or [], options), "license": license}
+    write(out, about, config, checkpoint, options, dialect, half)
+
+
+def write(
+    out: Path,
+    about: Mapping[str, Any],
+    config: Path,
+    checkpoint: Path,
+    options: Mapping[str, Any],
+    dialect: str | None,
+    half: bool,
+) -> None:
+    """Build the model of a bundle's config.json with its weights, and write the folder."""
+    import torch
+
+    from cupola.bundles import write_bundle
+    from cupola.runtime import tasks
+    from cupola.runtime.building import build, warn_of_old_boxes
+    from cupola.weights.own_files import OWN
+
     files = tasks.find(about["task"]).bundle_files(checkpoint, {**options, "model": about["model"]})
     warned = warn_of_old_boxes(about["model"], checkpoint, dialect)
-    if backbone is None:
+    if options["backbone"] is None:
         model = build(about["model"], weights=checkpoint, dialect=dialect)
     else:
         model = build(about["model"])
-        load_both(model, checkpoint, backbone, dialect)
+        load_both(model, checkpoint, options["backbone"], dialect)
     card = card_of(about, config, checkpoint)
     dtype = torch.float16 if half else torch.float32
     written = write_bundle(out, about, model.state_dict(), card, dtype, {} if warned else OWN)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
+Format = Annotated[
+    str | None,
+    typer.Option(
+        help="coco, lvis, panoptic, voc, widerface, openimages or crowdhuman [by its files]."
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(help="nuScenes: mini_val, mini_train, val, train or test [by version]."),
+]
+
 
 @app.command()
 def evaluate(
@@ -32,12 +43,7 @@ def evaluate(
         Path | None,
         typer.Option(help="A folder of data; for a camera model nuScenes' root."),
     ] = None,
-    format: Annotated[
-        str | None,
-        typer.Option(
-            help="coco, lvis, panoptic, voc, widerface, openimages or crowdhuman [by its files]."
-        ),
-    ] = None,
+    format: Format = None,
     annotations: Annotated[
         str | None, typer.Option(help="The file of annotations in it [by format: instances.json].")
     ] = None,
@@ -52,10 +58,7 @@ def evaluate(
     version: Annotated[
         str | None, typer.Option(help="nuScenes: the folder of tables [the only one].")
     ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="nuScenes: mini_val, mini_train, val, train or test [by version]."),
-    ] = None,
+    split: Split = None,
     results: Annotated[
         Path, typer.Option(help="nuScenes: the file of detections to write, for the devkit.")
     ] = Path("results_nusc.json"),
@@ -68,9 +71,7 @@ def evaluate(
     optimization: Optimization = "auto",
 ) -> None:
     """Measure a bundle, or a config with its checkpoint, on its own test data or a dataset."""
-    from cupola.config import Config
-    from cupola.runtime import tasks
-    from cupola.runtime.load import is_config, load_predictor, open_bundle
+    from cupola.runtime.load import load_predictor, open_bundle
     from cupola.runtime.optimize.memory import keep_freed_memory
 
     opened = open_bundle(bundle, weights, revision, offline)
@@ -83,28 +84,43 @@ def evaluate(
         "hierarchy": hierarchy,
         "image_labels": image_labels,
     }
-    refuse_others(opened.task, data, files, {"version": version, "split": split})
+    nuscenes: dict[str, Any] = {"version": version, "split": split}
+    refuse_others(opened.task, data, files, nuscenes)
     predictor = load_predictor(opened, device=device, tta=tta, optimization=optimization)
     if proposals is not None:
         from cupola.cli.predict import with_proposals
 
         predictor = with_proposals(predictor, proposals)
-    cfg = Config.load(bundle).to_dict() if is_config(bundle) else None
+    nuscenes["results"] = results
+    print_scores(measure(bundle, opened, predictor, data, files, nuscenes), as_json, results)
+
+
+def measure(
+    source: str,
+    bundle: "Bundle",
+    predictor: Any,
+    data: Path | None,
+    files: Mapping[str, Any],
+    nuscenes: Mapping[str, Any],
+) -> Mapping[str, float]:
+    """The metrics on a folder of data, or without one on the data of the config."""
+    from cupola.config import Config
+    from cupola.runtime import tasks
+    from cupola.runtime.load import is_config
+
+    cfg = Config.load(source).to_dict() if is_config(source) else None
     if data is None:
-        cfg = training_config(opened) if cfg is None else cfg
-        scores = evaluate_as_trained(predictor, cfg)
-    elif opened.task == "forecast":
+        return evaluate_as_trained(predictor, training_config(bundle) if cfg is None else cfg)
+    if bundle.task == "forecast":
         from cupola.cli.forecast_evaluation import evaluate_forecasts
 
-        scores = evaluate_forecasts(cast(Any, predictor), data)
-    elif opened.task == "detection3d":
+        return evaluate_forecasts(predictor, data)
+    if bundle.task == "detection3d":
         from cupola.cli.nuscenes_evaluation import evaluate_nuscenes
 
-        scores = evaluate_nuscenes(cast(Any, predictor), data, version, split, results)
-    else:
-        options = {**files, "published": evaluator_of(cfg or {})}
-        scores = tasks.find(opened.task).evaluate(predictor, data, options)
-    print_scores(scores, as_json, results)
+        return evaluate_nuscenes(predictor, data, **nuscenes)
+    options = {**files, "published": evaluator_of(cfg or {})}
+    return tasks.find(bundle.task).evaluate(predictor, data, options)
 
 
 def print_scores(scores: Mapping[str, float], as_json: bool, results: Path) -> None:
@@ -189,7 +205,7 @@ def evaluate_as_trained(predictor: Any, cfg: Mapping[str, Any]) -> dict[str, flo
     from cupola.registry import DATASETS, default_scope
     from cupola.runtime.evaluation import as_they_are, evaluate_images, reads_images
     from cupola.train.evaluation import build_metric
-    from cupola.train.evaluation import evaluate as measure
+    from cupola.train.evaluation import evaluate as evaluate_batches
     from cupola.train.loading import evaluation_loader, in_test_mode
     from cupola.train.pixels import with_pixels
     from cupola.train.version2 import to_version_3
@@ -211,4 +227,4 @@ def evaluate_as_trained(predictor: Any, cfg: Mapping[str, Any]) -> dict[str, flo
             if reads_images(dataset):
                 return evaluate_images(predictor, dataset, metric)
         batches = evaluation_loader(with_pixels(cfg)[data])
-        return measure(predictor.model, batches, metric, predictor.device)
+        return evaluate_batches(predictor.model, batches, metric, predictor.device)

@@ -1,7 +1,7 @@
 """`cupola explain CONFIG_OR_BUNDLE`: what it builds, in which order, from which lines."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +10,30 @@ from cupola.cli.explained_model import load_model
 from cupola.cli.options import Device, Offline, Overrides, Plugins, Revision, Section
 
 app = typer.Typer(add_completion=False)
+
+Truth = Annotated[
+    Path | None,
+    typer.Option(help="JSON with the image's `boxes` (xyxy) and `labels`: shows the matching."),
+]
+Image = Annotated[
+    Path | None,
+    typer.Option(help="An image or a sample folder that the page shows [a bundle's example]."),
+]
+Text = Annotated[str | None, typer.Option(help="The text that the page shows a language model on.")]
+Compare = Annotated[Path | None, typer.Option(help="Compare with a record of another build.")]
+Ranks = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=64, help="Run a language model's embedding and loss on so many processes."
+    ),
+]
+Engines = Annotated[
+    bool,
+    typer.Option(
+        "--optimizations",
+        help="Build and measure every engine on the example, and keep the choice of `auto`.",
+    ),
+]
 
 
 @app.command()
@@ -21,23 +45,10 @@ def explain(
         str | None, typer.Option("--input", help="Shape of one sample: 3x800x1066.")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write the page to this file.")] = None,
-    image: Annotated[
-        Path | None,
-        typer.Option(help="An image or a sample folder that the page shows [a bundle's example]."),
-    ] = None,
-    truth: Annotated[
-        Path | None,
-        typer.Option(help="JSON with the image's `boxes` (xyxy) and `labels`: shows the matching."),
-    ] = None,
-    text: Annotated[
-        str | None, typer.Option(help="The text that the page shows a language model on.")
-    ] = None,
-    ranks: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=64, help="Run a language model's embedding and loss on so many processes."
-        ),
-    ] = None,
+    image: Image = None,
+    truth: Truth = None,
+    text: Text = None,
+    ranks: Ranks = None,
     weights: Annotated[
         Path | None, typer.Option(help="A checkpoint: shows which of its keys went where.")
     ] = None,
@@ -46,16 +57,8 @@ def explain(
     build_record: Annotated[
         Path | None, typer.Option(help="Write the record of the build as JSON.")
     ] = None,
-    compare: Annotated[
-        Path | None, typer.Option(help="Compare with a record of another build.")
-    ] = None,
-    optimizations: Annotated[
-        bool,
-        typer.Option(
-            "--optimizations",
-            help="Build and measure every engine on the example, and keep the choice of `auto`.",
-        ),
-    ] = False,
+    compare: Compare = None,
+    optimizations: Engines = False,
     device: Device = None,
     section: Section = None,
     set_: Overrides = None,
@@ -65,10 +68,6 @@ def explain(
 ) -> None:
     """Build a model, run it once, and show its parts with shapes, cost and source lines."""
     from cupola.bundles import Bundle
-    from cupola.inspect import describe, page
-    from cupola.inspect.example_inputs import parse_shape
-    from cupola.inspect.own_shape import own_shape
-    from cupola.inspect.views import view_of
     from cupola.registry import load_plugins
     from cupola.runtime.load import is_config
 
@@ -87,18 +86,39 @@ def explain(
         model.build_record.save(build_record)
     if compare is not None:
         print_differences(model, compare)
-        return
-    if order:
+    elif order:
         print_order(model)
-        return
-    runs = not any(each.is_meta for each in model.parameters())
-    shape = parse_shape(input_) if input_ else own_shape(model, source, bundle)
-    description = describe(model, shape if runs else None, run=runs, origins=origins)
-    if html is None:
-        print_tree(description, depth)
     else:
-        view = view_of(model, bundle, image, truth, text) if runs else None
-        title = bundle.name if bundle else Path(source).stem
-        html.write_text(page(description, title, view), encoding="utf-8")
-        print(f"{html}: written")
-    print(description.summary())
+        runs = not any(each.is_meta for each in model.parameters())
+        description = describe_model(model, source, bundle, input_, runs, origins)
+        if html is None:
+            print_tree(description, depth)
+        else:
+            shown = (image, truth, text) if runs else None
+            write_page(html, description, model, source, bundle, shown)
+        print(description.summary())
+
+
+def describe_model(
+    model: Any, source: str, bundle: Any, size: str | None, runs: bool, origins: Any
+) -> Any:
+    """The description of a model, which runs once unless it has no weights."""
+    from cupola.inspect import describe
+    from cupola.inspect.example_inputs import parse_shape
+    from cupola.inspect.own_shape import own_shape
+
+    shape = parse_shape(size) if size else own_shape(model, source, bundle)
+    return describe(model, shape if runs else None, run=runs, origins=origins)
+
+
+def write_page(
+    path: Path, description: Any, model: Any, source: str, bundle: Any, shown: Any
+) -> None:
+    """Write a description as HTML; `shown` is the image, its truth and the text of the views."""
+    from cupola.inspect import page
+    from cupola.inspect.views import view_of
+
+    view = None if shown is None else view_of(model, bundle, *shown)
+    title = bundle.name if bundle else Path(source).stem
+    path.write_text(page(description, title, view), encoding="utf-8")
+    print(f"{path}: written")

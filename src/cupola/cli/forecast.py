@@ -21,26 +21,37 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
+StartFile = Annotated[
+    Path | None,
+    typer.Argument(
+        help="netCDF, zarr, GRIB or HDF5: a file, a folder or a pattern of files"
+        " [an example of the bundle]."
+    ),
+]
+Dates = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Date to start from, such as 2018-01-01T00; several with commas, or a range"
+        " START/END/STEP such as 2018-01-01/2018-01-31/12h. May be repeated.",
+        metavar="DATE",
+    ),
+]
+Climate = Annotated[
+    Path | None,
+    typer.Option(help="Climatology for ACC: time_means.npy, or netCDF by day of year."),
+]
+Region = Annotated[
+    list[str] | None,
+    typer.Option(help="Region to score, as WeatherBench 2 names it (tropics, europe, ...)."),
+]
+
 
 @app.command()
 def forecast(
     bundle: Annotated[str, typer.Argument(help="A shipped bundle, a folder, or hf://ORG/NAME.")],
-    start: Annotated[
-        Path | None,
-        typer.Argument(
-            help="netCDF, zarr, GRIB or HDF5: a file, a folder or a pattern of files"
-            " [an example of the bundle]."
-        ),
-    ] = None,
+    start: StartFile = None,
     steps: Annotated[int, typer.Option(min=1, help="Number of steps.")] = 28,
-    init: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Date to start from, such as 2018-01-01T00; several with commas, or a range"
-            " START/END/STEP such as 2018-01-01/2018-01-31/12h. May be repeated.",
-            metavar="DATE",
-        ),
-    ] = None,
+    init: Dates = None,
     out: Annotated[Path | None, typer.Option(help="File to write, .nc or .zarr.")] = None,
     convention: Annotated[
         str, typer.Option(help="Of that file: cf, wb (WeatherBench 2) or e2s (earth2studio).")
@@ -49,14 +60,8 @@ def forecast(
     truth: Annotated[
         Path | None, typer.Option(help="The truth, matched by valid time; may be START.")
     ] = None,
-    climate: Annotated[
-        Path | None,
-        typer.Option(help="Climatology for ACC: time_means.npy, or netCDF by day of year."),
-    ] = None,
-    region: Annotated[
-        list[str] | None,
-        typer.Option(help="Region to score, as WeatherBench 2 names it (tropics, europe, ...)."),
-    ] = None,
+    climate: Climate = None,
+    region: Region = None,
     scores: Annotated[
         Path | None, typer.Option(help="File for the scores: .json, .csv or .nc.")
     ] = None,
@@ -78,7 +83,7 @@ def forecast(
     back, units are converted, and the truth is found by its time. What does not fit is an error.
     """
     from cupola.bundles import Bundle
-    from cupola.cli.forecast_outputs import Outputs, plot_scores, print_scores, write_scores
+    from cupola.cli.forecast_outputs import Outputs, plot_scores
     from cupola.errors import InputError
     from cupola.runtime.load import load_predictor
     from cupola.runtime.optimize.memory import keep_freed_memory
@@ -99,12 +104,25 @@ def forecast(
             run(predictor, inputs, each, outputs, table, means, steps, members, amplitude, seed)
     if truth is not None and start is not None and not table.steps:
         raise InputError(inputs.no_truth())
+    report(predictor, inputs, table, scores)
+    plot_scores(predictor, table, plot, spectra)
+
+
+def report(
+    predictor: "ForecastPredictor",
+    inputs: "ExampleInputs | FileInputs",
+    table: "LeadTimes",
+    path: Path | None,
+) -> None:
+    """Print the scores, and write them to a file."""
+    from cupola.cli.forecast_outputs import print_scores, write_scores
+    from cupola.errors import InputError
+
     print_scores(predictor, table, len(inputs.labels()))
-    if scores is not None:
+    if path is not None:
         if not table.steps:
             raise InputError("--scores needs a truth for the valid times; name it with --truth")
-        write_scores(scores, predictor, table, inputs.labels())
-    plot_scores(predictor, table, plot, spectra)
+        write_scores(path, predictor, table, inputs.labels())
 
 
 def open_inputs(

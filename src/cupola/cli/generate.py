@@ -35,7 +35,6 @@ def generate(
     device: Device = None,
 ) -> None:
     """Continue a text."""
-    import json
     import sys
 
     from cupola.bundles import Bundle
@@ -68,6 +67,14 @@ def generate(
     stream.add("terminal", sample)
     if not as_json:
         typer.echo(text, nl=False)
+    print_chunks(stream, as_json)
+
+
+def print_chunks(stream: Any, as_json: bool) -> None:
+    """Print each token as soon as it is there, as text or as JSON objects."""
+    import json
+    import sys
+
     while stream.active:
         for chunk in stream.step():
             if as_json:
