@@ -131,22 +131,27 @@ class _Load:
         metadata = {**self.metadata.get(prefix[:-1], {}), PLAN: self.plan}
         metadata |= {ASSIGN: True} if self.assign else {}
         module._load_from_state_dict(state, prefix, metadata, True, *self.keys, self.problems)
+        parts = _partition(state, prefix)
         for name, child in child_slots(module):
             if child is not None:
-                self._visit(child, _take(state, f"{prefix}{name}."), f"{prefix}{name}.")
+                self._visit(child, parts.get(name, {}), f"{prefix}{name}.")
         self._note_post_hooks(module)
 
     def _visit_plain(self, module: AnyModule, state: dict[str, Any], prefix: str) -> None:
         """Plan a module and all below it, and take their keys out of a state that has others."""
         self.plan.add(module, state.pop, prefix, self.keys.missing_keys, self.problems)
+        parts = None
         for name, child in child_slots(module):
             path = f"{prefix}{name}."
-            if child is None:
-                _take(state, path)  # the keys of an empty slot are passed over
-            elif _is_plain(child):
+            if child is not None and _is_plain(child):
                 self._visit_plain(child, state, path)
-            else:
-                self._visit(child, _take(state, path), path)
+                continue
+            parts = _partition(state, prefix) if parts is None else parts
+            part = parts.get(name, {})
+            for key in part:
+                del state[key]
+            if child is not None:  # the keys of an empty slot are passed over
+                self._visit(child, part, path)
         self._note_post_hooks(module)
 
     def _note_post_hooks(self, module: AnyModule) -> None:
@@ -217,6 +222,12 @@ def _restorers(module: AnyModule) -> list[Callable[[], Any]]:
     return found
 
 
-def _take(state: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Move the keys with a prefix from a state to a new one."""
-    return {key: state.pop(key) for key in [key for key in state if key.startswith(prefix)]}
+def _partition(state: Mapping[str, Any], prefix: str) -> dict[str, dict[str, Any]]:
+    """Split a state by the child that each key names."""
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in state.items():
+        if key.startswith(prefix):
+            child, dot, _ = key[len(prefix) :].partition(".")
+            if dot:
+                parts.setdefault(child, {})[key] = value
+    return parts
