@@ -1,7 +1,9 @@
 """A script written for mmdet.apis runs with one import changed."""
 
+import copy
 import json
 import logging
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -77,8 +79,25 @@ def test_a_script_of_version_3(model: Any) -> None:
     assert "masks" not in found and found.get("masks") is None
     assert result.img_path == str(EXAMPLE) and result.ori_shape == (128, 128)
     assert result.draw(0.5).size == (128, 128)
+    assert found.to_dict().keys() == set(found.all_keys()) == {"bboxes", "scores", "labels"}
+    assert result.to_dict()["pred_instances"]["bboxes"] is found.bboxes
+    assert "pred_instances" in result and "pred_panoptic_seg" not in result
+    assert result.get("pred_instances") is found and result.get("ori_shape") == (128, 128)
+    assert result.get("gt_instances") is None
     with pytest.raises(AttributeError, match=r"docs/migrate\.md"):
         result.pred_panoptic_seg  # noqa: B018
+
+
+def test_a_detector_has_what_its_model_has(model: Any) -> None:
+    assert model.to("cpu").eval() is model and not model.training
+    assert next(iter(model.parameters())).device.type == "cpu"
+    assert model.bbox_head is model.model.bbox_head
+    assert len(model.state_dict()) == len(model.model.state_dict())
+    with pytest.raises(AttributeError, match="no_such_part"):
+        model.no_such_part  # noqa: B018
+    with pytest.raises(InputError, match="cuda"):
+        model.to("cuda:99")
+    assert copy.copy(model).CLASSES == NAMES and pickle.loads(pickle.dumps(model)).CLASSES == NAMES
 
 
 def test_arrays_are_bgr_as_cv2_reads_them(model: Any) -> None:
@@ -244,6 +263,13 @@ def test_the_inferencer(files: tuple[str, str], tmp_path: Path, capsys: Any) -> 
     assert "DetDataSample" in capsys.readouterr().out
     shipped = DetInferencer("detr-digits")([EXAMPLE])["predictions"][0]
     assert shipped["scores"] == pytest.approx(result["predictions"][0]["scores"], abs=1e-5)
+    named = inferencer([{"img_path": str(EXAMPLE)}, {"img": np.zeros((60, 60, 3), np.uint8)}])
+    assert named["predictions"][0]["scores"] == pytest.approx(shipped["scores"], abs=1e-5)
+    with pytest.raises(InputError, match=r"a dict has `img` or `img_path`, got ..image"):
+        inferencer({"image": str(EXAMPLE)})
+    for refused in ("stuff_texts", "tokens_positive"):
+        with pytest.raises(InputError, match=f"{refused} is not included; name what to find"):
+            inferencer(str(EXAMPLE), **{refused: "cat ."})
     with pytest.raises(InputError, match="no window to show"):
         inferencer(str(EXAMPLE), show=True)
     with pytest.raises(InputError, match="name a config"):

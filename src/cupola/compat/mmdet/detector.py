@@ -36,7 +36,8 @@ class Detector:
     """What init_detector returns: a predictor, its config and its class names.
 
     cfg: the config, with attributes. dataset_meta: `classes`. CLASSES: the same, as in 2.x.
-    model: the module itself.
+    model: the module itself, whose attributes and methods (`parameters()`, `bbox_head`, ...) are the
+    detector's, too.
     """
 
     predictor: Any
@@ -57,6 +58,16 @@ class Detector:
     def eval(self) -> "Detector":
         """The same: a detector is in eval mode already."""
         return self
+
+    def to(self, device: Any) -> "Detector":
+        """The same, moved to another device; InputError for one that is not there."""
+        self.predictor.to(find_device(str(device)))
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name in ("predictor", "cfg"):
+            raise AttributeError(f"Detector has no {name!r}")
+        return getattr(self.predictor.model, name)
 
 
 def init_detector(

@@ -1,7 +1,7 @@
 """DetInferencer: images in, dicts and drawings out."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +64,29 @@ class DetInferencer:
         no_save_pred: bool = True,
         out_dir: str | Path = "",
         texts: str | Sequence[str] | None = None,
+        stuff_texts: Any = None,
         custom_entities: bool = False,
+        tokens_positive: Any = None,
     ) -> dict[str, Any]:
         """{"predictions": one per image, "visualization": drawings [H, W, 3] RGB if asked for}.
 
-        `inputs` is an image, a folder of images, or a list of them. A prediction is a dict of lists
+        `inputs` is an image, a folder of images, or a list of them; one may be a dict with `img` or
+        `img_path`. A prediction is a dict of lists
         (labels, scores, bboxes, masks as COCO's RLE) and perhaps "panoptic_seg", the ids of the
         segments as colors [H, W, 3], or a DetDataSample with `return_datasamples`. With `out_dir`
         drawings are written to `vis` in it under the images' names, and returned; with
         no_save_pred=False predictions are written to `preds`. `wait_time` has no effect.
         `texts` is what a detector that searches for a text looks for, in all images or one for
-        each; names are between full stops, with and without `custom_entities`.
+        each; names are between full stops, with and without `custom_entities`. `stuff_texts` and
+        `tokens_positive` are refused.
         """
         if show:
             raise InputError("DetInferencer: there is no window to show; use return_vis or out_dir")
+        for name, given in (("stuff_texts", stuff_texts), ("tokens_positive", tokens_positive)):
+            if given is not None:
+                raise InputError(
+                    f"DetInferencer: {name} is not included; name what to find in texts"
+                )
         predictions: list[Any] = []
         drawings: list[Any] = []
         images = list(images_of(inputs))
@@ -118,9 +127,19 @@ def images_of(inputs: Any) -> Iterator[Any]:
             raise InputError(f"{inputs}: holds no image ({', '.join(SUFFIXES)})")
         yield from map(str, found)
     elif isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes):
-        yield from inputs
+        yield from map(_content, inputs)
     else:
-        yield inputs
+        yield _content(inputs)
+
+
+def _content(image: Any) -> Any:
+    """The image of a dict with `img` or `img_path`; other images are as they are."""
+    if not isinstance(image, Mapping):
+        return image
+    found = image.get("img", image.get("img_path"))
+    if found is None:
+        raise InputError(f"images: a dict has `img` or `img_path`, got {sorted(map(str, image))}")
+    return found
 
 
 def as_dict(sample: DetDataSample) -> dict[str, Any]:

@@ -40,9 +40,15 @@ class InstanceData:
         """The names of the fields."""
         return ("bboxes", "scores", "labels", *(("masks",) if self.masks is not None else ()))
 
+    all_keys = keys
+
     def items(self) -> Iterator[tuple[str, Any]]:
         """Names and values of the fields."""
         return ((key, getattr(self, key)) for key in self.keys())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by their names."""
+        return dict(self.items())
 
     def get(self, key: str, default: Any = None) -> Any:
         """A field, or `default` where there is no such field (`masks`)."""
@@ -102,6 +108,25 @@ class DetDataSample:
         if not name.startswith("_") and name in self.metainfo:
             return self.metainfo[name]
         raise AttributeError(f"DetDataSample has no {name!r}; see docs/migrate.md")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.keys()
+
+    def keys(self) -> tuple[str, ...]:
+        """pred_instances, and pred_panoptic_seg for models that have it."""
+        panoptic = () if self.found.panoptic is None else ("pred_panoptic_seg",)
+        return ("pred_instances", *panoptic)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A field or a value of metainfo, or `default` where there is none."""
+        return getattr(self, name) if name in self else self.metainfo.get(name, default)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as dicts."""
+        made = {"pred_instances": self.pred_instances.to_dict()}
+        if "pred_panoptic_seg" in self:
+            made["pred_panoptic_seg"] = {"sem_seg": self.pred_panoptic_seg.sem_seg}
+        return made
 
     def cpu(self) -> "DetDataSample":
         """The same: results are on the CPU already."""
