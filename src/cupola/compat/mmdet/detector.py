@@ -36,7 +36,7 @@ class Detector:
     """What init_detector returns: a predictor, its config and its class names.
 
     cfg: the config, with attributes. dataset_meta: `classes`. CLASSES: the same, as in 2.x.
-    model: the module itself, whose attributes and methods (`parameters()`, `bbox_head`, ...) are the
+    model: the module itself. Its attributes and methods (`parameters()`, `bbox_head`, ...) are the
     detector's, too.
     """
 
