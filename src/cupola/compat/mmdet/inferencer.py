@@ -82,10 +82,11 @@ class DetInferencer:
         """
         if show:
             raise InputError("DetInferencer: there is no window to show; use return_vis or out_dir")
-        for name, given in (("stuff_texts", stuff_texts), ("tokens_positive", tokens_positive)):
+        refused = {"stuff_texts": stuff_texts, "tokens_positive": tokens_positive}
+        for option, given in refused.items():
             if given is not None:
                 raise InputError(
-                    f"DetInferencer: {name} is not included; name what to find in texts"
+                    f"DetInferencer: {option} is not included; name what to find in texts"
                 )
         predictions: list[Any] = []
         drawings: list[Any] = []
