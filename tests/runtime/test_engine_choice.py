@@ -224,7 +224,7 @@ def test_a_folder_that_cannot_be_written(toy: Toy, known: Any) -> None:
     assert [optimize(Toy("toy", "1", toy_model()))[0].measured for _ in range(2)] == [True, True]
 
 
-def test_a_choice_of_a_busy_machine_is_not_kept(toy: Toy, known: Any, monkeypatch: Any) -> None:
+def test_a_choice_of_a_busy_machine_is_not_final(toy: Toy, known: Any, monkeypatch: Any) -> None:
     """Times that say nothing lead to more turns, then to the simplest engine, for this start."""
     add(known, Fake("folded", SLOW * 0.9))
     time_it, calls = calibration._Candidates._time, []
@@ -239,7 +239,11 @@ def test_a_choice_of_a_busy_machine_is_not_kept(toy: Toy, known: Any, monkeypatc
     found, lines = optimize(toy)
     assert (found.engine, found.measured) == ("eager", True)
     assert len(calls) > 2 * calibration.BUSY_ROUNDS
-    assert "toy: the machine is too busy to compare engines; not kept" in lines
+    assert "toy: the machine is too busy to compare engines; a later start measures again" in lines
+    again = optimize(Toy("toy", "1", toy_model()), at_once=True, seconds=0.0)[0]
+    assert (again.engine, again.rows, again.provisional) == ("eager", found.rows, False)
+    again = optimize(Toy("toy", "1", toy_model()), at_once=True)[0]
+    assert (again.engine, again.rows, again.provisional) == ("eager", found.rows, True)
     monkeypatch.setattr(calibration._Candidates, "_time", time_it)
     found, _ = optimize(Toy("toy", "1", toy_model()))
     assert (found.engine, found.measured) == ("folded", True)
@@ -292,7 +296,7 @@ def toy_model() -> Network:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": 1}', '{"format": 3, "key": {}}', "\xff", "null"]
+    "text", ["", "{", "[]", '{"format": 1}', '{"format": 4, "key": {}}', "\xff", "null"]
 )
 def test_a_damaged_choice_is_measured_again(toy: Toy, known: Any, text: str) -> None:
     add(known, Fake("folded", FAST))

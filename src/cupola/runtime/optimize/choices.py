@@ -16,7 +16,7 @@ from cupola.files import read_settings
 from cupola.runtime.optimize.calibration import Outcome
 from cupola.runtime.optimize.execution import Row
 
-FORMAT = 3
+FORMAT = 4
 PAUSE = 0.1  # seconds between two tries to lock
 
 
@@ -31,7 +31,7 @@ def file_of(folder: Path, wish: str) -> Path:
 
 @dataclass(frozen=True)
 class Kept:
-    """What was chosen. `complete_for`: with no more seconds, no further graph would be built."""
+    """What was chosen. `complete_for`: measuring again pays only if graphs may take longer."""
 
     engine: str
     rows: tuple[Row, ...]
@@ -53,6 +53,7 @@ def read_choice(path: Path, key: Mapping[str, Any]) -> Kept | None:
         if any(file.exists() for file in awaited):
             raise StaleChoiceError("a graph that was not ready then has been built since")
         complete_for = float(content["seconds"]) if awaited else math.inf
+        complete_for = complete_for if content["is_clear"] is True else 0.0
         rows = tuple(_row(each) for each in content["rows"])
         chosen = content["engine"]
         if not any(row.engine == chosen and row.seconds is not None for row in rows):
@@ -79,6 +80,7 @@ def write_choice(path: Path, key: Mapping[str, Any], outcome: Outcome) -> None:
         "key": dict(key),
         "engine": outcome.engine,
         "error": outcome.error,
+        "is_clear": outcome.is_clear,
         "seconds": outcome.seconds,
         "awaited": outcome.awaited,
         "rows": [asdict(row) for row in outcome.rows],

@@ -2,7 +2,7 @@
 
 The choice of "auto" is kept in the cache folder (machine.py) for this model, processor, version of
 torch and number of threads, and later starts use it without measuring. One that is made while the
-machine is too busy to compare engines is not kept.
+machine is too busy to compare engines is used at once by later starts, but measured again.
 """
 
 import sys
@@ -248,8 +248,10 @@ def _keep(
     report: Report,
 ) -> None:
     if not outcome.is_clear:
-        report(f"{predictor.name}: the machine is too busy to compare engines; not kept")
-    elif folder is not None:
+        report(
+            f"{predictor.name}: the machine is too busy to compare engines; a later start measures again"
+        )
+    if folder is not None:
         choices.write_choice(choices.file_of(folder, wish), key, outcome)
 
 
