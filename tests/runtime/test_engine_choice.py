@@ -239,7 +239,7 @@ def test_a_choice_of_a_busy_machine_is_not_final(toy: Toy, known: Any, monkeypat
     found, lines = optimize(toy)
     assert (found.engine, found.measured) == ("eager", True)
     assert len(calls) > 2 * calibration.BUSY_ROUNDS
-    assert "toy: the machine is too busy to compare engines; a later start measures again" in lines
+    assert "toy: too busy to compare engines; a later start measures again" in lines
     again = optimize(Toy("toy", "1", toy_model()), at_once=True, seconds=0.0)[0]
     assert (again.engine, again.rows, again.provisional) == ("eager", found.rows, False)
     again = optimize(Toy("toy", "1", toy_model()), at_once=True)[0]

@@ -248,9 +248,7 @@ def _keep(
     report: Report,
 ) -> None:
     if not outcome.is_clear:
-        report(
-            f"{predictor.name}: the machine is too busy to compare engines; a later start measures again"
-        )
+        report(f"{predictor.name}: too busy to compare engines; a later start measures again")
     if folder is not None:
         choices.write_choice(choices.file_of(folder, wish), key, outcome)
 
