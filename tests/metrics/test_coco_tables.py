@@ -18,7 +18,7 @@ from cupola.errors import BuildError
 from cupola.metrics.coco import COCO_NAMES, CocoMetric
 from cupola.structures import Detections
 from cupola.structures.masks import decode_rle
-from cupola.train.evaluation import evaluate
+from cupola.train.evaluation import build_metric, evaluate
 from cupola.train.loading import evaluation_loader, in_test_mode
 
 SIDE = 60
@@ -240,6 +240,21 @@ def test_values_that_a_config_chooses(tmp_path: Path) -> None:
     rows = table_of(folder, boxes, maxDets=[1, 10, 30], iouThrs=np.array([0.3, 0.75]))["precision"]
     assert only["AP"] == mean(rows[..., 0, 2]) and only["AP75"] == mean(rows[1, ..., 0, 2])
     assert only["AP50"] == -1
+
+
+def test_masks_are_loaded_for_an_evaluator_that_measures_them(tmp_path: Path) -> None:
+    """RTMDet-Ins, BoxInst and others do not load them in their pipelines for testing."""
+    folder, results = table(3, tmp_path)
+    steps = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", "with_bbox": True}]
+    inner = {"type": "CocoDataset", "data_root": str(folder), "pipeline": steps}
+    cfg = {"dataset": {"type": "RepeatDataset", "times": 1, "dataset": inner}, "batch_size": 5}
+    evaluator = {"type": "CocoMetric", "metric": ["bbox", "segm"]}
+    loader = evaluation_loader(cfg, evaluator=[evaluator])
+    metric = build_metric(evaluator)
+    found = evaluate(Replay(results, True), loader, metric, torch.device("cpu"))
+    assert found == scores(folder, results, True)
+    for boxes_only in ({"metric": "bbox"}, None):
+        assert not evaluation_loader(cfg, evaluator=boxes_only).dataset.dataset.with_mask
 
 
 def test_proposals_are_of_any_class(tmp_path: Path) -> None:

@@ -222,9 +222,9 @@ def evaluate_as_trained(predictor: Any, cfg: Mapping[str, Any]) -> dict[str, flo
         metric = build_metric(evaluator)
         if predictor.task == "detection":
             predictor = with_published_proposals(predictor, cfg[data]["dataset"])
-            plain = in_test_mode(as_they_are(cfg[data]["dataset"]))
+            plain = in_test_mode(as_they_are(cfg[data]["dataset"]), evaluator)
             dataset = DATASETS.build(plain)
             if reads_images(dataset):
                 return evaluate_images(predictor, dataset, metric)
-        batches = evaluation_loader(with_pixels(cfg)[data])
+        batches = evaluation_loader(with_pixels(cfg)[data], evaluator=evaluator)
         return evaluate_batches(predictor.model, batches, metric, predictor.device)

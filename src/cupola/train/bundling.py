@@ -80,8 +80,9 @@ def measure(trainer: Trainer) -> dict[str, float]:
     """The metrics on `test_dataloader`, or else those of the validation at this step."""
     if "test_dataloader" not in trainer.cfg:
         return metrics_at(trainer.work_dir / LOG, trainer.step)
-    batches = evaluation_loader(trainer.cfg["test_dataloader"])
-    metric = build_metric(trainer.cfg.get("test_evaluator") or trainer.cfg["val_evaluator"])
+    evaluator = trainer.cfg.get("test_evaluator") or trainer.cfg["val_evaluator"]
+    batches = evaluation_loader(trainer.cfg["test_dataloader"], evaluator=evaluator)
+    metric = build_metric(evaluator)
     return evaluate(trainer.model, batches, metric, trainer.device)
 
 

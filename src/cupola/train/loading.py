@@ -159,12 +159,18 @@ def allow_open_files(wanted: int = 65_536) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-def evaluation_loader(cfg: Mapping[str, Any], dataset: Any = None) -> DataLoader[Any]:
+def evaluation_loader(
+    cfg: Mapping[str, Any], dataset: Any = None, evaluator: Any = None
+) -> DataLoader[Any]:
     """All batches of a dataset in order, by default in its test mode; the last may be smaller.
 
+    For an `evaluator` (a config, or several) of masks the dataset loads them, as MMDetection's
+    metrics read them from the file whatever the pipeline loads.
     A dataset with `sequences` gives the batches of ParallelSequences.
     """
-    dataset = DATASETS.build(in_test_mode(cfg["dataset"])) if dataset is None else dataset
+    dataset = (
+        DATASETS.build(in_test_mode(cfg["dataset"], evaluator)) if dataset is None else dataset
+    )
     size = cfg.get("batch_size", 1)
     sequences = getattr(dataset, "sequences", None)
     batches: dict[str, Any] = {"batch_size": size}
@@ -179,15 +185,30 @@ def evaluation_loader(cfg: Mapping[str, Any], dataset: Any = None) -> DataLoader
     )
 
 
-def in_test_mode(cfg: Any) -> Any:
-    """A dataset's config with test_mode=True where its class takes it and the config is silent."""
+def in_test_mode(cfg: Any, evaluator: Any = None) -> Any:
+    """A dataset's config with test_mode=True where its class takes it and the config is silent.
+
+    With masks, if the evaluator's config (or one of several) measures them.
+    """
     if isinstance(cfg, list | tuple):
-        return [in_test_mode(each) for each in cfg]
+        return [in_test_mode(each, evaluator) for each in cfg]
     if not isinstance(cfg, Mapping):
         return cfg
-    inner = {key: in_test_mode(cfg[key]) for key in ("dataset", "datasets") if key in cfg}
-    own = {} if "test_mode" in cfg or not takes(cfg, "test_mode") else {"test_mode": True}
+    wanted = {"test_mode": True} | ({"with_mask": True} if measures_masks(evaluator) else {})
+    inner = {
+        key: in_test_mode(cfg[key], evaluator) for key in ("dataset", "datasets") if key in cfg
+    }
+    own = {key: value for key, value in wanted.items() if key not in cfg and takes(cfg, key)}
     return {**cfg, **own, **inner}
+
+
+def measures_masks(evaluator: Any) -> bool:
+    """Whether an evaluator's config, or one of several, has "segm" in its `metric`."""
+    several = evaluator if isinstance(evaluator, list | tuple) else [evaluator]
+    kinds = [each.get("metric") for each in several if isinstance(each, Mapping)]
+    return any(
+        kind == "segm" or (isinstance(kind, list | tuple) and "segm" in kind) for kind in kinds
+    )
 
 
 def takes(cfg: Mapping[str, Any], name: str) -> bool:

@@ -308,7 +308,9 @@ class Trainer:
         """Evaluates the model, or its moving average if there is one; saves the best checkpoint."""
         metrics: dict[str, float] = {}
         if self.ranks.leads or self.ranks.fsdp:  # where all ranks take part in a prediction
-            batches = evaluation_loader(self.cfg["val_dataloader"])
+            batches = evaluation_loader(
+                self.cfg["val_dataloader"], evaluator=self.cfg["val_evaluator"]
+            )
             metric = build_metric(self.cfg["val_evaluator"])
             with self.average.in_place() if self.average else nullcontext():
                 metrics = evaluate(self.model, batches, metric, self.device)
