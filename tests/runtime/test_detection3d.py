@@ -55,6 +55,14 @@ def test_tensors_give_what_the_folder_gives(predictor, folder) -> None:
         assert {spec.name for spec in predictor.outputs if not spec.optional} == set(arrays)
 
 
+@pytest.mark.parametrize("threshold", ["high", 1.5, -0.1, float("nan"), True, [0.5]])
+def test_a_threshold_is_a_number(predictor, folder, threshold) -> None:
+    with pytest.raises(InputError, match="threshold: expected a number in"):
+        predictor(folder, threshold=threshold)
+    with pytest.raises(InputError, match="threshold: expected a number in"):
+        predictor.decode({}, {"threshold": threshold})
+
+
 def names(folder: Path) -> list[str]:
     return [c["file"] for c in json.loads((folder / "sample.json").read_text())["cameras"]]
 

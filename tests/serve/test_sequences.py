@@ -22,6 +22,7 @@ def test_parameters() -> None:
     assert step == SequenceStep("a", True, True)
     for bad, text in (
         ({"sequence_id": 1.5}, "expected a text or an integer, got float"),
+        ({"sequence_id": -1}, "expected a text or a positive integer, got -1"),
         ({"sequence_id": True}, "expected a text or an integer, got bool"),
         ({"sequence_id": "x" * 300}, "at most 256 characters, got 300"),
         ({"sequence_id": 1, "sequence_start": "maybe"}, "sequence_start: expected true or false"),

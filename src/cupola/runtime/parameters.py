@@ -1,5 +1,6 @@
 """Checks of a request's parameters."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,3 +19,14 @@ def whole_number(
     if not least <= value <= most:
         raise InputError(f"{name}: expected {least}..{most}, got {value}")
     return value
+
+
+def score(value: Any, name: str = "threshold") -> float:
+    """A score in 0..1, as a number or its text; InputError otherwise."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not 0 <= number <= 1:
+        raise InputError(f"{name}: expected a number in 0..1, got {value!r:.60}")
+    return number

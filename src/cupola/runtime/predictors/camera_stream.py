@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from cupola.runtime.parameters import score
 from cupola.structures import Detections3D
 
 
@@ -27,8 +28,9 @@ class CameraStream:
     ) -> Detections3D:
         """Detections of the next frame, best first."""
         own = self.predictor
+        least = score(own.threshold if threshold is None else threshold)
         motion = {"ego_pose": ego_pose, "timestamp": timestamp, "can_bus": can_bus}
         sample = own.sample_of(source, lidar2img, **motion)
         found: Detections3D
         found, self.state = own.run_frame(sample, self.state)
-        return found.above(own.threshold if threshold is None else threshold)
+        return found.above(least)

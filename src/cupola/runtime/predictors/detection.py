@@ -16,6 +16,7 @@ from cupola.errors import InputError
 from cupola.files.images import resize
 from cupola.runtime.devices import CPU, moved
 from cupola.runtime.io import image_sources
+from cupola.runtime.parameters import score
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.runtime.predictors.padding import Padding
 from cupola.structures import Detections
@@ -112,7 +113,7 @@ class DetectionPredictor(Predictor):
         tensor [N, H, W, C]. Images of equal size run in batches. `threshold` is the bundle's by
         default. InputError names what cannot be read.
         """
-        least = _threshold(self.threshold if threshold is None else threshold)
+        least = score(self.threshold if threshold is None else threshold)
         if image_sources.is_one(image):
             return self._answers([image_sources.reader(image, self.max_image_pixels)])[0].above(
                 least
@@ -268,7 +269,7 @@ class DetectionPredictor(Predictor):
 
     def encode(self, predictions: Sequence[Detections], parameters: Mapping[str, Any]) -> Arrays:
         """The tensors of all images, concatenated; `image_index` gives the image of each box."""
-        threshold = _threshold(parameters.get("threshold", self.threshold))
+        threshold = score(parameters.get("threshold", self.threshold))
         kept = [found.above(threshold) for found in predictions]
         index = [np.full(len(found), i, dtype=np.int64) for i, found in enumerate(kept)]
         names = [found.name(label) for found in kept for label in found.labels.tolist()]
@@ -306,16 +307,6 @@ def _masks(images: Sequence[Detections]) -> Arrays:
 def _moved(found: Detections, left: float, top: float) -> Detections:
     """Detections in pixels of a padded image, in those of the image that begins at (left, top)."""
     return replace(found, boxes=found.boxes - found.boxes.new_tensor([left, top, left, top]))
-
-
-def _threshold(value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise InputError(f"threshold: expected a number in 0..1, got {value!r}") from None
-    if not 0 <= number <= 1:
-        raise InputError(f"threshold: expected a number in 0..1, got {value!r}")
-    return number
 
 
 def from_bundle(bundle: Bundle, model: Any) -> DetectionPredictor:

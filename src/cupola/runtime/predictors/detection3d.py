@@ -24,7 +24,7 @@ from cupola.runtime.io.sample_folder import (
     read_pose,
     read_timestamp,
 )
-from cupola.runtime.parameters import whole_number
+from cupola.runtime.parameters import score, whole_number
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
 from cupola.runtime.predictors.camera_stream import CameraStream
 from cupola.structures import IMAGENET_MEAN, Detections3D, normalize, pad_to_multiple
@@ -139,7 +139,8 @@ class Detection3DPredictor(Predictor):
 
     def predict(self, sample: CameraSample, threshold: float | None = None) -> Detections3D:
         """The same for a prepared sample."""
-        return self.run([sample])[0].above(self.threshold if threshold is None else threshold)
+        least = score(self.threshold if threshold is None else threshold)
+        return self.run([sample])[0].above(least)
 
     def sample(
         self,
@@ -199,6 +200,7 @@ class Detection3DPredictor(Predictor):
 
         The parameter `example` (0, 1, ...) selects one of the bundle's samples instead.
         """
+        score(parameters.get("threshold", self.threshold))  # before a stream's state changes
         if "example" in parameters:
             if tensors:
                 raise InputError("send either tensors or the parameter `example`, not both")
@@ -299,7 +301,7 @@ class Detection3DPredictor(Predictor):
         With the parameter `return_images`, the images and matrices of an example are included, for
         a model of streams where and when it was taken, and the number of examples.
         """
-        threshold = float(parameters.get("threshold", self.threshold))
+        threshold = score(parameters.get("threshold", self.threshold))
         (found,) = (each.above(threshold) for each in predictions)
         names = [found.name(label).encode() for label in found.labels.tolist()]
         arrays = {

@@ -46,6 +46,8 @@ def sequence_id(parameters: Mapping[str, Any]) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise InputError(f"{ID}: expected a text or an integer, got {type(value).__name__}")
+    if isinstance(value, int) and value < 0:
+        raise InputError(f"{ID}: expected a text or a positive integer, got {value}")
     text = str(value)
     if len(text) > MAX_ID:
         raise InputError(f"{ID}: expected at most {MAX_ID} characters, got {len(text)}")
