@@ -12,18 +12,28 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BENCHES = sorted((ROOT / "bench").glob("*.py"))
 FOLDERS = [str(ROOT / name) for name in ("bench", "tests", "tests/serve")]
-OURS = {path.stem for folder in FOLDERS for path in Path(folder).glob("*.py")} | {"cupola"}
+OURS = {path.stem for folder in FOLDERS for path in Path(folder).glob("*.py")}
 
 
 @pytest.fixture(autouse=True)
 def path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Benches import one another, and what tests of the server share."""
-    before = set(sys.modules)
+    """Benches import one another, and what tests of the server share.
+
+    `serve` and `config` are other modules for other tests, which get them back.
+    """
+    theirs = {name: module for name, module in sys.modules.items() if is_ours(name)}
+    for name in theirs:
+        del sys.modules[name]
     monkeypatch.setattr(sys, "path", [*FOLDERS, *sys.path])
     yield
-    for name in set(sys.modules) - before:  # `config` is not a module for other tests
-        if name in OURS - {"cupola"}:
-            del sys.modules[name]
+    for name in filter(is_ours, list(sys.modules)):
+        del sys.modules[name]
+    sys.modules.update(theirs)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a module, or the package that it is in, is a bench or a part of the tests."""
+    return name.partition(".")[0] in OURS
 
 
 @pytest.mark.parametrize("bench", BENCHES, ids=lambda path: path.stem)
@@ -32,7 +42,9 @@ def test_all_names_that_a_bench_imports_exist(bench: Path) -> None:
     importlib.import_module(bench.stem)
     modules: dict[str, ModuleType] = {}
     for node in ast.walk(tree):  # also imports inside functions
-        if not isinstance(node, ast.ImportFrom) or str(node.module).partition(".")[0] not in OURS:
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if not is_ours(str(node.module)) and str(node.module).partition(".")[0] != "cupola":
             continue
         for alias in node.names:
             found = imported(str(node.module), alias.name)

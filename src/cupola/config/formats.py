@@ -13,6 +13,7 @@ from cupola.errors import ConfigError
 # The suffixes of config files; a path that ends in one is never taken for a bundle.
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml", ".toml")
 MAX_DEPTH = 80  # of nested values; the parsers of YAML and TOML slow down with depth
+MOST_VALUES = Budget.values * 3 // 4  # of a YAML text: walks through them cost as much once more
 _KEY = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_KEY}[ \t]*+\.[ \t]*+){{{MAX_DEPTH}}}")
 _YAML = "tag:yaml.org,2002:"
@@ -91,7 +92,7 @@ def _load_yaml(path: Path, text: str) -> Any:
     try:
         for event in yaml.parse(text, Loader=loader):
             problem = sizes.add(event)
-            if sizes.total > Budget.values:
+            if sizes.total > MOST_VALUES:
                 raise ConfigError("the config makes too many or too large values")
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
