@@ -18,6 +18,8 @@ from cupola.runtime.optimize.stopwatch import timed, wall_timed
         ([0.6, 1.2, 0.6, 1.2], [1.0] * 4, False, False),
         ([0.3, 0.5, 0.4, 0.5, 0.3], [1.0] * 5, True, True),  # noisy, but far apart
         ([0.9], [1.0], False, False),
+        ([0.92, 1.04, 0.92, 1.04, 0.98], [1.0] * 5, False, True),  # little to gain
+        ([0.82, 1.04, 0.82, 1.04, 0.93], [1.0] * 5, False, False),
     ],
 )
 def test_comparisons(times: list[float], others: list[float], ahead: bool, clear: bool) -> None:

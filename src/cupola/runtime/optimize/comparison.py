@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 MARGIN = 0.03  # by which a faster engine must be ahead, whatever the error
 CLEAR = 0.02  # the error with which any comparison is clear
+LITTLE = 0.1  # a share of the time that is not worth another measurement
 UNKNOWN = 0.25  # the error of a single ratio
 
 
@@ -27,8 +28,10 @@ class Comparison(NamedTuple):
 
     @property
     def is_clear(self) -> bool:
-        """Whether another measurement would say the same, but for engines about equally fast."""
-        return self.error <= CLEAR or abs(self.ratio - (1 - MARGIN)) > 3 * self.error
+        """Whether another measurement would say the same, or could gain only little."""
+        if self.error <= CLEAR or self.ratio - self.error > 1 - LITTLE:
+            return True
+        return abs(self.ratio - (1 - MARGIN)) > 3 * self.error
 
 
 def compared(times: Sequence[float], others: Sequence[float]) -> Comparison:
