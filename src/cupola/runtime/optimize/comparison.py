@@ -29,7 +29,8 @@ class Comparison(NamedTuple):
     @property
     def is_clear(self) -> bool:
         """Whether another measurement would say the same, or could gain only little."""
-        if self.error <= CLEAR or self.ratio - self.error > 1 - LITTLE:
+        at_stake = 1 - self.ratio + self.error
+        if self.error <= CLEAR or max(self.error, at_stake) < LITTLE:
             return True
         return abs(self.ratio - (1 - MARGIN)) > 3 * self.error
 
