@@ -131,9 +131,12 @@ def test_nginx_25_cache_processes(serve, tmp_path: Path) -> None:
     server = serve(cache_path=str(tmp_path / "cache"), cache_loader_delay=0.5)
     manager = until(lambda: server.pids("cache manager"))[0]
     loader = until(lambda: server.pids("cache loader"))[0]
-    for pid in (manager, loader):  # neither listens
-        inodes = {c.laddr.port for c in psutil.Process(pid).net_connections() if c.status}
-        assert server.port not in inodes
+
+    def ports(pid: int) -> set[int]:
+        return {c.laddr.port for c in psutil.Process(pid).net_connections() if c.status}
+
+    for pid in (manager, loader):  # neither listens, once it has closed what it inherited
+        until(lambda pid=pid: server.port not in ports(pid))
     until(lambda: "cache loader" in server.log() and not server.pids("cache loader"))
     assert f"cache loader {loader} exited with code 0" in server.log()
     os.kill(manager, signal.SIGKILL)
