@@ -21,6 +21,7 @@ from waiting import until
 
 HERE = Path(__file__).parent
 SRC = HERE.parent.parent / "src"
+START_SECONDS = 120.0  # for a generation with a real model: seconds of processor time
 
 
 def write_bundle(
@@ -127,11 +128,18 @@ class Running:
     def pid(self) -> int:
         return int(self.pid_file.read_text())
 
+    def written_pid(self) -> int | None:
+        """The process in the pid file; None while there is none, as in the middle of an upgrade."""
+        try:
+            return self.pid
+        except FileNotFoundError:
+            return None
+
     def log(self) -> str:
         text = self.log_file.read_text() if self.log_file.is_file() else ""  # may be /dev/full
         return text + (self.folder / "output").read_text()
 
-    def wait_ready(self, seconds: float = 120.0) -> None:
+    def wait_ready(self, seconds: float = START_SECONDS) -> None:
         def ready() -> bool:
             assert self.process is None or self.process.poll() is None or self.daemon, self.log()
             with suppress(OSError, http.client.HTTPException):
@@ -186,7 +194,8 @@ class Running:
         self.signal(signal.SIGHUP)
         until(
             lambda: self.status().get("generation", 0) > before,
-            what=lambda: f"a reload: {self.log()}",
+            START_SECONDS,
+            lambda: f"a reload: {self.log()}",
         )
         return int(self.status()["generation"])
 

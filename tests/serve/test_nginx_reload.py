@@ -134,7 +134,7 @@ def test_nginx_15_hup_rolls_back_while_a_new_binary_runs(serve) -> None:
     server = serve(daemon=True)
     old = server.pid
     server.signal(signal.SIGUSR2)
-    until(lambda: server.pid_file.exists() and server.pid != old)
+    until(lambda: server.written_pid() not in (None, old))
     server.wait_ready()
     new = server.pid
     server.signal(signal.SIGWINCH, old)
@@ -143,6 +143,6 @@ def test_nginx_15_hup_rolls_back_while_a_new_binary_runs(serve) -> None:
     server.signal(signal.SIGHUP, old)
     until(lambda: server.children("worker", old))
     server.signal(signal.SIGQUIT, new)
-    until(lambda: server.pid_file.exists() and server.pid == old, what=server.log())
+    until(lambda: server.written_pid() == old, what=server.log())
     assert server.status()["generation"] == 1
     assert server.infer()[0] == 200

@@ -98,7 +98,7 @@ def test_nginx_04_a_second_usr2_is_ignored(serve) -> None:
     server = serve()
     old = server.pid
     server.signal(signal.SIGUSR2)
-    until(lambda: server.pid_file.exists() and server.pid != old, what=server.log())
+    until(lambda: server.written_pid() not in (None, old), what=server.log())
     new = server.pid
     server.wait_ready()
     os.kill(old, signal.SIGUSR2)

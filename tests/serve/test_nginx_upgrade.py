@@ -32,7 +32,7 @@ def upgrade(server) -> tuple[int, int]:
     """Sends USR2 and waits; the process ids of the old and the new master."""
     old = server.pid
     server.signal(signal.SIGUSR2)
-    until(lambda: server.pid_file.exists() and server.pid != old, what=server.log())
+    until(lambda: server.written_pid() not in (None, old), what=server.log())
     server.wait_ready()
     return old, server.pid
 
@@ -55,7 +55,7 @@ def test_nginx_16_the_pid_file_is_restored_when_the_new_binary_dies(serve) -> No
     server.file.write_text("listen: [")
     server.signal(signal.SIGUSR2)
     until(lambda: "the new binary has exited" in server.log())
-    until(lambda: server.pid_file.exists() and server.pid == old)
+    until(lambda: server.written_pid() == old)
     server.file.write_text(good)
     assert server.infer()[0] == 200
 
@@ -68,7 +68,7 @@ def test_nginx_16_workers_restart_if_the_new_binary_dies_while_noaccepting(serve
     for child in psutil.Process(new).children(recursive=True):
         child.kill()
     server.signal(signal.SIGKILL, new)
-    until(lambda: server.pid_file.exists() and server.pid == old)
+    until(lambda: server.written_pid() == old)
     until(lambda: server.children("worker", old))
     until(lambda: server.infer()[0] == 200)
 

@@ -125,7 +125,7 @@ def test_an_upgrade_needs_no_delay(serve) -> None:
     server = serve(drain_delay=60)
     old = server.pid
     server.signal(signal.SIGUSR2)
-    until(lambda: server.pid_file.exists() and server.pid != old, 30)
+    until(lambda: server.written_pid() not in (None, old), 30)
     server.wait_ready()
     server.signal(signal.SIGQUIT, old)
     while server.process.poll() is None:
@@ -249,7 +249,7 @@ def test_an_upgrade_ends_a_reload_that_hangs(serve) -> None:
     old = server.pid
     write_bundle(server.folder / "bundles", "echo")
     server.signal(signal.SIGUSR2)
-    until(lambda: server.pid_file.exists() and server.pid != old, 30)
+    until(lambda: server.written_pid() not in (None, old), 30)
     server.wait_ready()
     assert server.status(old)["pending"] is None
     server.signal(signal.SIGQUIT, old)

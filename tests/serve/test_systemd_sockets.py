@@ -77,7 +77,7 @@ def test_sockets_of_systemd_outlive_reload_upgrade_and_stop(activate, tmp_path: 
         assert ask(path) == 200
         old = server.pid
         server.signal(signal.SIGUSR2)
-        until(lambda: server.pid_file.exists() and server.pid != old, 30)
+        until(lambda: server.written_pid() not in (None, old), 30)
         server.wait_ready()
         server.signal(signal.SIGQUIT, old)
         assert server.wait_exit() == 0
@@ -117,7 +117,7 @@ def test_an_upgrade_that_drops_an_address_closes_it(serve) -> None:
     old = server.pid
     server.configure(listen=server.settings["listen"][:1])
     server.signal(signal.SIGUSR2)
-    until(lambda: server.pid_file.exists() and server.pid != old, 30)
+    until(lambda: server.written_pid() not in (None, old), 30)
     server.wait_ready()
     server.signal(signal.SIGQUIT, old)
     assert server.wait_exit() == 0
