@@ -6,6 +6,7 @@ A step either works on an image or is refused by its name with what to do.
 import json
 import lzma
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,8 @@ def image(step: str) -> dict[str, Any]:
     if not any(kind in step for kind in MOVES_BOXES_ONLY):
         found["masks"] = np.zeros((1, 30, 40), bool)
         found["masks"][0, 3:28, 2:30] = True
-        found["semantic"] = pixels[..., 0]
+        if '"Albu"' not in step:  # its keymaps have no map of classes
+            found["semantic"] = pixels[..., 0]
     return found
 
 
@@ -73,13 +75,15 @@ def failure(text: str) -> str:
     try:
         found = Compose([step]).run(image(text), random, lambda *_: image(text), tries=50)
     except (CupolaError, TypeError) as error:
-        return str(error)
+        extra = "albumentations" if find_spec("albumentations") is None else None
+        return "" if extra and f"cupola[{extra}]" in str(error) else str(error)
     if found is None:
         return "rejects every image"
     counts = {len(found[key]) for key in OBJECTS if key in found}
     return "" if len(counts) == 1 else f"leaves {counts} objects"
 
 
+@pytest.mark.filterwarnings("ignore:JpegCompression:FutureWarning")
 def test_every_published_step_works_or_is_refused() -> None:
     wrong, refused = [], dict.fromkeys(REASONS, 0)
     for text, (config, count) in STEPS.items():
@@ -91,4 +95,4 @@ def test_every_published_step_works_or_is_refused() -> None:
         elif found := failure(text):
             wrong.append(f"{config}: {text}: {found}")
     assert not wrong, "\n".join(wrong)
-    assert len(STEPS) > 200 and sum(refused.values()) < 210, refused
+    assert len(STEPS) > 200 and sum(refused.values()) == 189, refused

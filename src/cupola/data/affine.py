@@ -82,29 +82,46 @@ def warp_boxes(boxes: Any, matrix: Matrix) -> Any:
     return np.concatenate((moved.min(1), moved.max(1)), 1).astype(np.float32)
 
 
-def warp(sample: Sample, matrix: Matrix, size: tuple[int, int], color: Any) -> Any:
+def warp(
+    sample: Sample, matrix: Matrix, size: tuple[int, int], color: Any, nearest: bool = False
+) -> Any:
     """The image whose point matrix @ p shows the point p, of `size` (width, height).
 
-    Bilinear between pixel centers at whole numbers, and the image's edges and `color`, as OpenCV's
-    warpPerspective.
+    Bilinear (or nearest) between pixel centers at whole numbers, and the image's edges and `color`,
+    as OpenCV's warpPerspective.
     """
     width, height = size_of(sample["image"])
     bare = {"image": sample["image"], "boxes": np.zeros((0, 4), np.float32)}
     # Pillow repeats the edge for half a pixel; with a frame of `color` it blends into it.
     framed = on_canvas(bare, (width + 2, height + 2), (1, 1), color)["image"]
+    fill = tuple(np.broadcast_to(color, 3).tolist())
+    planes = [
+        _warped(plane, matrix, size, value, nearest)
+        for plane, value in zip(np.moveaxis(np.asarray(framed), -1, 0), fill, strict=True)
+    ]
+    warped = np.stack(planes, -1)
+    return as_image(np.rint(warped).astype(np.uint8) if isinstance(framed, Image.Image) else warped)
+
+
+def warp_map(values: Any, matrix: Matrix, fill: int, nearest: bool) -> Any:
+    """A map [H, W] moved as `warp` moves an image, at its own size: [H, W], float32."""
+    height, width = values.shape
+    framed = np.pad(np.asarray(values, np.float32), 1, constant_values=fill)
+    return _warped(framed, matrix, (width, height), fill, nearest)
+
+
+def _warped(
+    framed: Any, matrix: Matrix, size: tuple[int, int], fill: float, nearest: bool
+) -> NDArray[np.float32]:
+    """A plane with a frame of one pixel, warped to `size`, float32.
+
+    Of floats, since Pillow cuts off what whole numbers have after the point.
+    """
     back = np.linalg.inv(matrix)
     # Pillow's centers are at halves: it samples at (a x + b y + c) of x + 1/2 and y + 1/2.
     offset = back[:2, 2] + 1.5 - back[:2, :2].sum(1) / 2
     data = [*back[0, :2], offset[0], *back[1, :2], offset[1]]
-    fill = tuple(np.broadcast_to(color, 3).tolist())
-    if isinstance(framed, Image.Image):
-        whole = tuple(round(each) for each in fill)
-        how = (Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
-        return framed.transform(size, *how, fillcolor=whole)
-    planes = [
-        Image.fromarray(np.ascontiguousarray(framed[..., k])).transform(
-            size, Image.Transform.AFFINE, data, Image.Resampling.BILINEAR, fillcolor=fill[k]
-        )
-        for k in range(3)
-    ]
-    return as_image(np.stack([np.asarray(each) for each in planes], -1))
+    how = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+    plane = Image.fromarray(np.ascontiguousarray(framed, np.float32))
+    moved = plane.transform(size, Image.Transform.AFFINE, data, how, fillcolor=fill)
+    return np.asarray(moved, np.float32)

@@ -8,13 +8,11 @@ from cupola.registry import TRANSFORMS
 SEMI = "semi-supervised training is not available; remove the step, or train on labelled images"
 VIDEO = "tracking of objects across the frames of a video is not available"
 REASONS = {
-    "Albu": "albumentations is not used; remove the step, or use PhotoMetricDistortion, "
-    "RandomAffine and the other transforms",
     "InstaBoost": "it needs the package instaboostfast, which is not maintained any more; remove "
     "the step, or use CopyPaste",
     "Corrupt": "it needs the package imagecorruptions, which is not maintained any more; remove "
     "the step",
-    **dict.fromkeys(("LoadEmptyAnnotations", "MultiBranch", "RandAugment"), SEMI),
+    **dict.fromkeys(("LoadEmptyAnnotations", "MultiBranch"), SEMI),
     **dict.fromkeys(
         (
             "TransformBroadcaster",

@@ -21,6 +21,12 @@ SWAPPED = {
 }
 # Arguments of 2.x without effect unless skip_filter is False, and one that was removed.
 FILTERS = ("min_bbox_size", "min_area_ratio", "max_aspect_ratio", "skip_filter")
+# Transforms of colors of 2.x, whose levels are not rounded.
+ENHANCEMENTS = {
+    "ColorTransform": "Color",
+    "BrightnessTransform": "Brightness",
+    "ContrastTransform": "Contrast",
+}
 ABSOLUTE = ("absolute", "relative")  # crop sizes that are (height, width) in 2.x
 
 
@@ -76,6 +82,13 @@ def _translated(kind: str, step: dict[str, Any]) -> dict[str, Any]:
     if kind == "AutoAugment":
         policies = [translated_pipeline(policy) for policy in step["policies"]]
         return {"type": "RandomChoice", "transforms": policies}
+    if kind in ENHANCEMENTS:
+        magnitude = step["level"] / 10 * 1.8 + 0.1
+        prob = step.get("prob", 0.5)
+        return {"type": ENHANCEMENTS[kind], "prob": prob, "magnitude": magnitude}
+    if kind in ("EqualizeTransform", "Rotate"):
+        renamed = {"EqualizeTransform": "Equalize", "Rotate": "Version2Rotate"}
+        return {"prob": 0.5, **step, "type": renamed[kind]}
     if kind == "RandomShift" and "shift_ratio" in step:
         step["prob"] = step.pop("shift_ratio")
     if kind in ("Mosaic", "MixUp", "RandomAffine"):
