@@ -88,6 +88,10 @@ def test_a_stream_remembers(predictor: Detection3DPredictor) -> None:
         stream(**{**moment(2), "ego_pose": 2 * np.eye(4)})
     with pytest.raises(InputError, match="timestamp: expected one number of seconds"):
         stream(**{**moment(2), "timestamp": "noon"})
+    with pytest.raises(InputError, match=r"timestamp: 1.53e\+15 is too much"):
+        stream(**{**moment(2), "timestamp": 1.53e15})
+    with pytest.raises(InputError, match=r"99\.000 is before the last frame's, 100\.500; send"):
+        stream(**{**moment(2), "timestamp": 99.0})
 
 
 def test_can_bus_is_taken_or_derived_from_the_pose() -> None:

@@ -15,6 +15,7 @@ from cupola.cli.explain import app as explain
 from cupola.errors import InputError
 from cupola.runtime import Predictor
 from cupola.runtime.cameras import NUSCENES, WAYMO, cameras_of, order_of
+from cupola.runtime.io.sample_folder import read_named_sample
 from cupola.runtime.published import bundle_config
 from cupola.serve.runners.codec import check_inputs
 from models.detr3d.small import small_config
@@ -71,6 +72,12 @@ def test_a_sample_in_another_order_has_the_same_answer(tmp_path: Path) -> None:
     expected, turned = predictor(EXAMPLE), predictor(tmp_path / "turned")
     assert len(expected) > 0
     torch.testing.assert_close(expected.boxes, turned.boxes)
+    images, matrices, names = read_named_sample(tmp_path / "turned")
+    tensors = {"pixels": np.stack(images), "lidar2img": matrices}
+    tensors["camera_names"] = np.array([[name.encode() for name in names]], object)
+    check_inputs(tensors, {spec.name: spec for spec in predictor.inputs})
+    (sent,) = predictor.run(predictor.decode(tensors, {}))
+    torch.testing.assert_close(expected.boxes, sent.above(predictor.threshold).boxes)
     content["cameras"][0]["name"] = "CAM_TOP"
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"got .*CAM_TOP"):

@@ -91,6 +91,9 @@ def test_bgr_models_see_bgr(predictor) -> None:
     assert turned.normalize(red[..., :60, :]).shape == (6, 3, 64, 96)
 
 
+SINGULAR = np.diag([1.0, 1.0, 0.0, 1.0])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -98,6 +101,9 @@ def test_bgr_models_see_bgr(predictor) -> None:
         ({"lidar2img": np.zeros((5, 4, 4))}, r"expected \[6, 4, 4\]"),
         ({"lidar2img": np.full((6, 4, 4), np.nan)}, "camera 0 has a matrix with NaN"),
         ({"lidar2img": [["a"]]}, "not numbers"),
+        ({"lidar2img": np.zeros((6, 4, 4))}, r"last row of camera 0 is \[0.0, .*transposed"),
+        ({"lidar2img": [SINGULAR] * 6}, "matrix of camera 0 is singular"),
+        ({"camera_names": [b"CAM_FRONT"] * 6}, "one name appears twice in CAM_FRONT, "),
         ({"pixels": None}, "send either `images`"),
         ({"pixels": np.zeros((4, 8, 8, 3), np.uint8)}, "expected 6 images"),
         ({"pixels": np.zeros((6, 8, 8, 3), np.float32)}, "camera 0: expected an image"),

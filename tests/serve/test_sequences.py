@@ -4,12 +4,16 @@ import json
 import os
 import signal
 import time
+from typing import Any
 
 import pytest
 from serve_harness import infer_body, output, until, write_bundle
 
 from cupola.errors import InputError
 from cupola.serve.ipc.sequence import SequenceStep, read_sequence
+from cupola.serve.runners.batcher import Batcher, Job
+from cupola.serve.runners.codec import ParsedRequest
+from cupola.serve.runners.runner import Runner
 from cupola.serve.runners.sequences import Sequences, TooManySequencesError
 
 
@@ -90,6 +94,30 @@ def test_each_sequence_has_its_own_state_whatever_worker_it_reaches(server) -> N
     assert step(server, "b", 5.0, sequence_start=True) == (200, 5.0)  # begins again when asked
     status, answer = server.infer("counter", [3.0])
     assert (status, output(answer, "y")) == (200, [3.0])
+
+
+@pytest.mark.processes
+def test_a_refused_start_does_not_go_on_from_an_earlier_sequence(server) -> None:
+    for name in ("x", "unknown"):
+        assert step(server, "a", sequence_start=True) == (200, 1.0)
+        document = json.loads(infer_body([1.0], sequence_id="a", sequence_start=True))
+        document["inputs"][0] |= {"name": name, "data": ["text"]}
+        body = json.dumps(document)
+        assert server.ask("POST", "/v2/models/counter/infer", body)[0] == 400
+        status, error = step(server, "a")
+        assert status == 400 and "sequence a has no state" in error
+    assert step(server, "a", sequence_start="maybe")[0] == 400
+
+
+def test_an_abandoned_start_does_not_go_on_from_an_earlier_sequence() -> None:
+    runner: Any = Runner.__new__(Runner)
+    runner.sequences, runner.batcher = Sequences(2, 10.0), Batcher(4, 0.0)
+    first = SequenceStep("a", True, False)
+    runner.sequences.keep(first, 1)
+    late = Job(1, None, ParsedRequest({}), [None], 0.0, 0.0, sequence=first)
+    runner.batcher.add(late, [None])
+    runner._execute(runner.batcher.take())
+    assert len(runner.sequences) == 0 and late.cancelled
 
 
 @pytest.mark.processes

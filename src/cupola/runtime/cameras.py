@@ -84,6 +84,8 @@ def order_of(names: Sequence[str], wanted: Sequence[str], count: int) -> list[in
     has none. InputError for names that are not the model's.
     """
     usual = tuple(wanted) or (NUSCENES if count == len(NUSCENES) else ())
+    if len(set(names)) < len(names):
+        raise InputError(f"cameras: one name appears twice in {', '.join(map(str, names))}")
     foreign = not wanted and not set(names) & set(usual)
     if not names or not usual or foreign:
         return list(range(count))

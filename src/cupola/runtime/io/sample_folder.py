@@ -20,6 +20,8 @@ from cupola.structures.can_bus import CAN_BUS
 
 Pixels = NDArray[np.uint8]
 SAMPLE = "sample.json"
+LATEST = 1e11  # seconds, the year 5138; milliseconds since 1973 are more
+SMALLEST = 1e-6  # determinant of a projection's rows of length 1; a pinhole camera's is above 0.01
 
 
 def read_sample(folder: Path) -> tuple[list[Pixels], NDArray[np.float32]]:
@@ -88,6 +90,11 @@ def read_timestamp(value: Any) -> float:
         raise InputError("timestamp: expected one number of seconds") from None
     if not np.isfinite(seconds):
         raise InputError("timestamp: expected a finite number of seconds")
+    if abs(seconds) > LATEST:
+        raise InputError(
+            f"timestamp: {seconds:g} is too much for seconds; nuScenes' microseconds are to be "
+            "divided by 1e6"
+        )
     return seconds
 
 
@@ -107,7 +114,7 @@ def read_can_bus(value: Any) -> NDArray[np.float64]:
 
 
 def read_matrices(value: Any, cameras: int) -> NDArray[np.float32]:
-    """Numbers in any nesting -> finite matrices [cameras, 4, 4]; InputError otherwise."""
+    """Numbers in any nesting -> projections [cameras, 4, 4]; InputError otherwise."""
     try:
         matrices = np.array(value, dtype=np.float32)
     except (TypeError, ValueError) as error:
@@ -121,7 +128,25 @@ def read_matrices(value: Any, cameras: int) -> NDArray[np.float32]:
     broken = np.flatnonzero(~np.isfinite(matrices).all((1, 2)))
     if len(broken):
         raise InputError(f"lidar2img: camera {broken[0]} has a matrix with NaN or infinity")
+    for camera, matrix in enumerate(matrices.astype(np.float64)):
+        _check_projection(camera, matrix)
     return matrices
+
+
+def _check_projection(camera: int, matrix: NDArray[np.float64]) -> None:
+    """InputError for a matrix [4, 4] that cannot be a pinhole camera's."""
+    if not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-3):
+        raise InputError(
+            f"lidar2img: the last row of camera {camera} is {matrix[3].tolist()}, expected "
+            "[0, 0, 0, 1]; is the matrix transposed?"
+        )
+    rows = matrix[:3, :3]
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not lengths.all() or abs(np.linalg.det(rows / lengths)) < SMALLEST:
+        raise InputError(
+            f"lidar2img: the matrix of camera {camera} is singular; expected intrinsics (4 x 4) @ "
+            "lidar to camera (4 x 4)"
+        )
 
 
 def example_folders(bundle: Path | None) -> list[Path]:

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,13 @@ class CameraSample:
     ego_pose: NDArray[np.float64] | None = None
     timestamp: float | None = None
     can_bus: NDArray[np.float64] | None = None
+
+
+class FrameState(NamedTuple):
+    """What a stream keeps between two frames: the model's state, and when the last one was."""
+
+    model: Any
+    timestamp: float | None
 
 
 @dataclass
@@ -105,6 +112,7 @@ class Detection3DPredictor(Predictor):
                 "pixels", "UINT8", (self.cameras, -1, -1, 3), optional=True, batch_of_one=True
             ),
             TensorSpec("lidar2img", "FP32", (self.cameras, 4, 4), optional=True, batch_of_one=True),
+            TensorSpec("camera_names", "BYTES", (self.cameras,), optional=True, batch_of_one=True),
         )
 
     @property
@@ -198,6 +206,8 @@ class Detection3DPredictor(Predictor):
     def decode(self, tensors: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Any]:
         """One sample: `images` (files' bytes) or `pixels` [N, H, W, 3], and `lidar2img`.
 
+        With `camera_names` [N], these may be in any order.
+
         The parameter `example` (0, 1, ...) selects one of the bundle's samples instead.
         """
         score(parameters.get("threshold", self.threshold))  # before a stream's state changes
@@ -219,7 +229,9 @@ class Detection3DPredictor(Predictor):
                 for i, f in enumerate(files)
             ]
         motion = (tensors.get(name) for name in ("ego_pose", "timestamp", "can_bus"))
-        return [self.sample(images, tensors["lidar2img"], (), *motion)]
+        given = np.asarray(tensors.get("camera_names", ()), dtype=object).reshape(-1)
+        names = [bytes(name).decode("utf-8", "replace") for name in given]
+        return [self.sample(images, tensors["lidar2img"], names, *motion)]
 
     def example(self, parameters: Mapping[str, Any]) -> CameraSample:
         """The bundle's sample number `example`; InputError if there is none."""
@@ -243,7 +255,8 @@ class Detection3DPredictor(Predictor):
     def run_frame(self, sample: CameraSample, state: Any) -> tuple[Detections3D, Any]:
         """The next frame of a stream, whose state is None at its start -> and the state after it.
 
-        InputError without ego_pose and timestamp, or for BEVFormer without can_bus and ego_pose.
+        InputError without ego_pose and timestamp, or for BEVFormer without can_bus and ego_pose,
+        and for a frame that is earlier than the last one.
         """
         missing = [name for name in ("ego_pose", "timestamp") if getattr(sample, name) is None]
         if self.takes_can_bus:
@@ -251,10 +264,15 @@ class Detection3DPredictor(Predictor):
             missing = [] if known else ["can_bus (or ego_pose)"]
         if missing:
             raise InputError(f"a frame of a stream needs {' and '.join(missing)}")
-        if state is None:
-            state = self.model.initial_state(1)
-        (found,), state = self.model.predict_frame(self.batch([sample]), state)
-        return self._named(found), state
+        earlier = FrameState(self.model.initial_state(1), None) if state is None else state
+        now = sample.timestamp
+        if None not in (now, earlier.timestamp) and now < earlier.timestamp:
+            raise InputError(
+                f"timestamp: {now:.3f} is before the last frame's, {earlier.timestamp:.3f}; send "
+                "the frames of a stream in their order"
+            )
+        (found,), after = self.model.predict_frame(self.batch([sample]), earlier.model)
+        return self._named(found), FrameState(after, now)
 
     def batch(self, samples: Sequence[CameraSample]) -> dict[str, Any]:
         """What the model's forward and predict take."""

@@ -24,6 +24,11 @@ class SequenceStep:
     start: bool
     end: bool
 
+    @property
+    def entries(self) -> dict[str, Any]:
+        """What a frame says of it: where it is sent, and whether its failure frees the state."""
+        return {"sequence": self.id, **({"frees": True} if self.start or self.end else {})}
+
 
 def read_sequence(parameters: Mapping[str, Any]) -> SequenceStep | None:
     """The step that a request's parameters name; None without one. InputError if they are bad.

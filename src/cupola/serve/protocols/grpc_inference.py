@@ -18,7 +18,7 @@ from cupola.serve.grpc.message_reader import Message
 from cupola.serve.grpc.messages import message
 from cupola.serve.http.messages import HTTPError, Request, Response, ResponseStream
 from cupola.serve.ipc import frames
-from cupola.serve.ipc.sequence import ID, sequence_id
+from cupola.serve.ipc.sequence import NAMES, SequenceStep, read_sequence
 from cupola.serve.protocols.grpc_chunks import response_of
 from cupola.serve.protocols.image_cost import cost_of
 from cupola.serve.worker.context import DeferredResponse, Inference, Outcome, WorkerContext
@@ -65,9 +65,8 @@ def frame_of(context: WorkerContext, request: Request, kind: int) -> tuple[Model
     if request.spooled is not None:
         extra["spool"] = str(request.spooled)
     if model.description.get("stateful"):
-        sequence = _sequence_of(data, parameters)
-        if sequence is not None:
-            extra["sequence"] = sequence
+        step = _sequence_of(data, parameters)
+        extra |= {} if step is None else step.entries
     return model, frames.Frame(kind, 0, request.body, extra)
 
 
@@ -92,16 +91,17 @@ def _read_head(data: wire.Data) -> tuple[str, str, list[tuple[int, int]]]:
     return name, version, parameters
 
 
-def _sequence_of(data: wire.Data, parameters: list[tuple[int, int]]) -> str | None:
-    """The id of the sequence as text; None without one."""
+def _sequence_of(data: wire.Data, parameters: list[tuple[int, int]]) -> SequenceStep | None:
+    """The step of a sequence; None without one."""
     found: dict[str, Any] = {}
     for start, end in parameters:
         entry = {number: span for number, *span in wire.fields(data, start, end)}
-        if 1 in entry and 2 in entry and wire.text(data, *entry[1]) == ID:
+        name = wire.text(data, *entry[1]) if 1 in entry and 2 in entry else ""
+        if name in NAMES:
             value = message("InferParameter").FromString(bytes(data[slice(*entry[2])]))
             chosen = value.WhichOneof("parameter_choice")
-            found[ID] = getattr(value, chosen) if chosen else None
-    return sequence_id(found)
+            found[name] = getattr(value, chosen) if chosen else None
+    return read_sequence(found)
 
 
 # ---- streams

@@ -61,7 +61,7 @@ async def _unpack(context: WorkerContext, model: Model, request: Request) -> Non
 def frame_of(request: Request, kind: int, model: Model | None = None) -> frames.Frame:
     """The frame for the runner, with the format and the location of the body.
 
-    For a stateful model it names the sequence. HTTPError 400 for an id that is none.
+    For a stateful model it names the sequence. HTTPError 400 for an id or a flag that is none.
     """
     headers, extra = request.headers, dict[str, Any]()
     json_size = headers.get("inference-header-content-length")
@@ -77,9 +77,8 @@ def frame_of(request: Request, kind: int, model: Model | None = None) -> frames.
         extra["query"] = dict(parse_qsl(request.query))
     size = -1 if json_size is None else _parse_size(json_size)
     if model is not None and model.description.get("stateful"):
-        sequence = sequence_of(request, extra, size)
-        if sequence is not None:
-            extra["sequence"] = sequence
+        step = sequence_of(request, extra, size)
+        extra |= {} if step is None else step.entries
     return frames.Frame(kind, 0, request.body, extra, size)
 
 

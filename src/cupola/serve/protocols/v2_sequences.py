@@ -12,24 +12,24 @@ import orjson
 
 from cupola.errors import InputError
 from cupola.serve.http.messages import HTTPError, Request
-from cupola.serve.ipc.sequence import ID, sequence_id
+from cupola.serve.ipc.sequence import ID, NAMES, SequenceStep, read_sequence
 
 Data: TypeAlias = "bytes | bytearray | memoryview | mmap.mmap"
 
 
-def sequence_of(request: Request, extra: Mapping[str, Any], json_size: int) -> str | None:
-    """The id of the sequence as text, from the JSON, the form or the query; else None.
+def sequence_of(request: Request, extra: Mapping[str, Any], json_size: int) -> SequenceStep | None:
+    """The step of a sequence, from the JSON, the form or the query; else None.
 
-    `extra` and `json_size` are those of the frame. HTTPError 400 for an id that is none.
+    `extra` and `json_size` are those of the frame. HTTPError 400 for what is no id or no flag.
     """
     body_format = extra.get("format", "v2")
     try:
         if body_format == "v2":
-            return sequence_id(_json_parameters(request, json_size))
+            return read_sequence(_json_parameters(request, json_size))
         found = dict(extra.get("query", {}))
         if body_format == "multipart":
             found |= _form_parameters(request, extra["content_type"])
-        return sequence_id(found)
+        return read_sequence(found)
     except InputError as error:
         raise HTTPError(400, str(error)) from None
 
@@ -66,4 +66,4 @@ def _form_parameters(request: Request, content_type: str) -> Mapping[str, Any]:
             parts = parse_multipart(view, content_type)
     except InputError:
         return {}
-    return {name: data.decode("utf-8", "replace") for name, data in parts if name == ID}
+    return {name: data.decode("utf-8", "replace") for name, data in parts if name in NAMES}

@@ -85,7 +85,10 @@ class Batcher:
         return 0.0 if len(queue) >= self.max_batch else queue[0][0].queued + self.delay
 
     def take(self) -> list[Item]:
-        """The due batch of the bucket that has waited longest; empty if none is due."""
+        """The due batch of the bucket that has waited longest; empty if none is due.
+
+        Abandoned jobs are left out, except for steps of sequences: their states depend on them.
+        """
         now = time.monotonic()
         due = [key for key, queue in self._queues.items() if self._due(queue) <= now]
         if not due:
@@ -94,7 +97,7 @@ class Batcher:
         queue, batch = self._queues[key], list[Item]()
         while queue and len(batch) < self.max_batch:
             job, index = queue.popleft()
-            if job.is_abandoned(now):
+            if job.is_abandoned(now) and job.sequence is None:
                 self.jobs.pop(job.id, None)
             else:
                 batch.append((job, index))

@@ -101,6 +101,7 @@ class Runner:
             return
         now = time.monotonic()
         if now > frame.times[0]:
+            self._free_state(connection, frame, now)
             return
         self.scoreboard.count_request()
         self.scoreboard.begin([frame.id])  # decoding a malicious image may crash the process too
@@ -115,11 +116,11 @@ class Runner:
             samples = self.predictor.decode(request.tensors, request.parameters)
             buckets = [self.predictor.bucket(sample) for sample in samples]
             sequence = self._sequence_of(request, samples)
-        except CupolaError as error:
-            self._refuse(connection, frame.id, 400, str(error))
-            return
         except Exception as error:
-            self._refuse(connection, frame.id, 500, f"decoding failed: {error!r}")
+            status = 400 if isinstance(error, CupolaError) else 500
+            text = str(error) if status == 400 else f"decoding failed: {error!r}"
+            self._refuse(connection, frame.id, status, text)
+            self._free_state(connection, frame, now)
             return
         job = Job(frame.id, connection, request, samples, now, frame.times[0])
         job.alone = "suspect" in frame.extra
@@ -137,6 +138,17 @@ class Runner:
         if step is not None and len(samples) != 1:
             raise InputError(f"a step of a sequence has one sample, got {len(samples)}")
         return step
+
+    def _free_state(self, connection: WorkerConnection, frame: frames.Frame, now: float) -> None:
+        """Frees, after the earlier steps, the state that a refused start or end leaves behind.
+
+        A drive whose start was refused must not go on from an earlier drive of the same id.
+        """
+        if "frees" in frame.extra:
+            job = Job(frame.id, connection, codec.ParsedRequest({}), [None], now, now)
+            job.sequence = SequenceStep(frame.extra["sequence"], True, True)
+            job.cancelled = True
+            self.batcher.add(job, [None])
 
     def _begin(self, job: Job, buckets: list[Hashable]) -> None:
         if job.samples:
@@ -199,6 +211,10 @@ class Runner:
         """The prediction for a step of a sequence, or the exception that it raised."""
         step = job.sequence
         assert step is not None
+        if job.is_abandoned(time.monotonic()):
+            job.cancelled = True
+            self.sequences.drop(step)
+            return None
         try:
             state = self.sequences.find(step)
             prediction, state = self.predictor.run_frame(job.samples[0], state)
