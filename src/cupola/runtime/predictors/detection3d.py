@@ -265,11 +265,11 @@ class Detection3DPredictor(Predictor):
         if missing:
             raise InputError(f"a frame of a stream needs {' and '.join(missing)}")
         earlier = FrameState(self.model.initial_state(1), None) if state is None else state
-        now = sample.timestamp
-        if None not in (now, earlier.timestamp) and now < earlier.timestamp:
+        now, last = sample.timestamp, earlier.timestamp
+        if now is not None and last is not None and now < last:
             raise InputError(
-                f"timestamp: {now:.3f} is before the last frame's, {earlier.timestamp:.3f}; send "
-                "the frames of a stream in their order"
+                f"timestamp: {now:.3f} is before the last frame's, {last:.3f}; send the frames of "
+                "a stream in their order"
             )
         (found,), after = self.model.predict_frame(self.batch([sample]), earlier.model)
         return self._named(found), FrameState(after, now)
