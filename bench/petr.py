@@ -21,7 +21,7 @@ from cupola.data.driving import camera_rig
 from cupola.models.layers import inverse_sigmoid
 from cupola.models.petr.head import Views, place_codes, tokens
 from cupola.models.petr.position import encode_points
-from cupola.models.stream_petr.temporal_head import Frame
+from cupola.models.stream_petr.frame import Frame
 from cupola.runtime.optimize.folding import fold_batch_norms
 from peak import compare
 from ratio import alternate, machine
@@ -33,22 +33,26 @@ QUICK = {"petr": (128, 320), "stream_petr": (128, 352)}
 Size = tuple[int, int]
 
 
-def config(kind: str) -> dict[str, Any]:
-    """The published settings of petr_r50dcn_gridmask_p4, or stream_petr_r50_flash_704."""
+def decoder_config(stream: bool) -> dict[str, Any]:
+    """Six layers, of StreamPETR where `stream`, else of PETR."""
     attention = {"type": "MultiheadAttention", "embed_dims": 256, "num_heads": 8, "dropout": 0.1}
-    stream = kind == "stream_petr"
     layer = {
         "type": "PETRTemporalDecoderLayer" if stream else "PETRTransformerDecoderLayer",
         "attn_cfgs": [attention, {**attention, "type": "PETRMultiheadAttention"}],
         "feedforward_channels": 2048,
         "operation_order": ("self_attn", "norm", "cross_attn", "norm", "ffn", "norm"),
     }
-    decoder = {
+    return {
         "type": "PETRTransformerDecoder",
         "return_intermediate": True,
         "num_layers": 6,
         "transformerlayers": layer,
     }
+
+
+def config(kind: str) -> dict[str, Any]:
+    """The published settings of petr_r50dcn_gridmask_p4, or stream_petr_r50_flash_704."""
+    stream = kind == "stream_petr"
     own = {
         "type": "StreamPETRHead",
         "num_query": 644,
@@ -92,7 +96,7 @@ def config(kind: str) -> dict[str, Any]:
             "in_channels": 256,
             "LID": True,
             "position_range": WIDE,
-            "transformer": {"type": "PETRTransformer", "decoder": decoder},
+            "transformer": {"type": "PETRTransformer", "decoder": decoder_config(stream)},
             "bbox_coder": {"type": "NMSFreeCoder", "pc_range": RANGE, "post_center_range": WIDE},
         },
     }

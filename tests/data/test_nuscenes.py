@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from cupola.data.class_balance import CBGSDataset
 from cupola.data.driving.tables import write_scenes
-from cupola.data.nuscenes import CBGSDataset, NuScenesDataset
+from cupola.data.nuscenes import NuScenesDataset
 from cupola.data.nuscenes_infos import info_samples
 from cupola.data.nuscenes_tables import Tables, pose
 from cupola.errors import DataError

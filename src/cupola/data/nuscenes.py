@@ -14,22 +14,27 @@ import torch
 from numpy.typing import NDArray
 
 from cupola.data.detection3d import collate_detection3d
-from cupola.data.driving.rig import CAMERA_NAMES
 from cupola.data.multiview_pipeline import read_pipeline
 from cupola.data.nuscenes_clips import (
     clip_indices,
     join_clip,
     motion_of,
+    moving_sequences,
     pose_of,
     scene_sequences,
     split_sequences,
 )
 from cupola.data.nuscenes_images import ImageSettings, finished, read_view, resized
-from cupola.data.nuscenes_infos import info_samples
-from cupola.data.nuscenes_samples import CameraView, SampleRecord
+from cupola.data.nuscenes_infos import info_path, info_samples
+from cupola.data.nuscenes_samples import CameraView, SampleRecord, camera_names, chosen_samples
 from cupola.data.nuscenes_sweeps import SweepChoice
-from cupola.data.nuscenes_tables import LazySamples, Tables
-from cupola.data.nuscenes_truth import truth_from_record, truth_from_tables
+from cupola.data.nuscenes_tables import Tables
+from cupola.data.nuscenes_truth import (
+    find_tables,
+    targets_of,
+    truth_from_record,
+    truth_from_tables,
+)
 from cupola.errors import DataError
 from cupola.registry import DATASETS
 from cupola.structures.projections import split_projections
@@ -107,24 +112,19 @@ class NuScenesDataset:
         indices: int | Sequence[int] | None = None,
         **published: Any,
     ) -> None:
-        root = Path(data_root)
+        self.root = root = Path(data_root)
         if unknown := sorted(set(published) - set(WITHOUT_EFFECT)):
             logger.warning("NuScenesDataset: %s has no effect", ", ".join(unknown))
-        self.root = root
         asked = read_pipeline(pipeline)
-        self.names = tuple(
-            (metainfo or {}).get("classes") or asked.get("classes") or NUSCENES_NAMES
-        )
+        classes = (metainfo or {}).get("classes") or asked.get("classes")
+        self.names = tuple(classes or NUSCENES_NAMES)
         self.point_cloud_range = point_cloud_range or asked.get("point_cloud_range")
         self.test_mode = test_mode
-        raw = images is None and "mean" not in asked["images"]
-        self.motion = None if test_mode else asked.get("motion")
-        self.images = ImageSettings(**{"raw": raw, **asked["images"], **(images or {})})
-        self.sweeps: SweepChoice | None = asked.get("sweeps")
+        self._use_pipeline(asked, images)
         self.seed, self.epoch = seed, 0
         if ann_file is not None:
             self.samples = info_samples(
-                _below(root, ann_file), box_convention, bool(use_valid_flag), data_prefix
+                info_path(root, ann_file), box_convention, bool(use_valid_flag), data_prefix
             )
         else:
             self.samples = Tables(root, version, use_valid_flag is not False).samples(scenes)
@@ -139,44 +139,24 @@ class NuScenesDataset:
             )
         self.sequences: list[list[int]] | None = None
         if self.posed and (seq_mode or test_mode):
-            self.sequences = split_sequences(
-                scene_sequences(self.samples), 1 if test_mode else seq_split_num
-            )
-        elif (
-            test_mode and ann_file is not None and all(s.can_bus is not None for s in self.samples)
-        ):
-            self.sequences = scene_sequences(self.samples)
-        self.cameras = tuple(cameras) or self._camera_names()
-        self.tables = self._find_tables(version) if test_mode or ann_file is None else None
+            parts = 1 if test_mode else seq_split_num
+            self.sequences = split_sequences(scene_sequences(self.samples), parts)
+        elif test_mode and ann_file is not None:
+            self.sequences = moving_sequences(self.samples)
+        self.cameras = tuple(cameras) or camera_names(self.samples)
+        scored = test_mode or ann_file is None
+        self.tables = find_tables(root, version, self.samples) if scored else None
 
-    def _find_tables(self, version: str) -> Tables | None:
-        """The tables that describe the samples, for the truth of an evaluation."""
-        if isinstance(self.samples, LazySamples):
-            return self.samples.tables
-        versions = [version, *(path.name for path in sorted(self.root.glob("v1.0-*")))]
-        for each in dict.fromkeys(versions):
-            if len(self.samples) and (self.root / each / "sample.json").is_file():
-                tables = Tables(self.root, each)
-                if self.samples[0].token in tables.table("sample"):
-                    return tables
-        logger.warning(
-            "%s: no tables of these samples; attributes and bicycle racks are unknown, and scores "
-            "differ from nuscenes-devkit's",
-            self.root,
-        )
-        return None
+    def _use_pipeline(self, asked: Mapping[str, Any], images: Mapping[str, Any] | None) -> None:
+        raw = images is None and "mean" not in asked["images"]
+        self.motion = None if self.test_mode else asked.get("motion")
+        self.images = ImageSettings(**{"raw": raw, **asked["images"], **(images or {})})
+        self.sweeps: SweepChoice | None = asked.get("sweeps")
 
     def _scene(self, record: SampleRecord) -> SceneTruth | None:
         if self.tables is not None:
             return truth_from_tables(self.tables, record.token)
         return truth_from_record(record) if self.test_mode else None
-
-    def _camera_names(self) -> tuple[str, ...]:
-        """nuScenes' six cameras in the models' order; of another rig, the first sample's order."""
-        if not len(self.samples):
-            return CAMERA_NAMES
-        found = tuple(view.name for view in self.samples[0].cameras)
-        return CAMERA_NAMES if set(CAMERA_NAMES) <= set(found) else found
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -206,7 +186,7 @@ class NuScenesDataset:
             views.append(view)
             scaling.append(matrix)
         back = np.eye(4)
-        boxes, labels = self._targets(record.names, record.boxes)
+        boxes, labels = targets_of(record, self.names, self.point_cloud_range)
         if self.motion is not None:
             motion = self.motion.draw(rng)
             boxes, back = motion.boxes(boxes), np.linalg.inv(motion.matrix())
@@ -262,74 +242,4 @@ class NuScenesDataset:
         place = {"prev_exists": torch.tensor(float(not first)), "stream": record.scene}
         return {**known, **place}
 
-    def _targets(
-        self, names: Sequence[str], boxes: Array
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Boxes of known classes within the range, z moved to the bottom, and their labels."""
-        keep = np.array([name in self.names for name in names], bool)
-        if self.point_cloud_range is not None and len(boxes):
-            low, high = np.split(np.asarray(self.point_cloud_range, float), 2)
-            keep &= ((boxes[:, :2] > low[:2]) & (boxes[:, :2] < high[:2])).all(1)
-        kept = np.nan_to_num(boxes.reshape(-1, 9)[keep]).astype(np.float32)
-        kept[:, 2] -= kept[:, 5] / 2
-        labels = [self.names.index(name) for name, ok in zip(names, keep, strict=True) if ok]
-        return kept, np.array(labels, np.int64)
-
     collate = staticmethod(collate_detection3d)
-
-
-def chosen_samples(
-    samples: Sequence[SampleRecord], interval: int, indices: int | Sequence[int] | None
-) -> Sequence[SampleRecord]:
-    """Every `interval`-th sample, then those of `indices`; DataError for what cannot be chosen."""
-    if not isinstance(interval, int) or interval < 1:
-        raise DataError(f"load_interval should be a number from 1 on, got {interval!r:.60}")
-    kept = samples if interval == 1 else samples[::interval]
-    if indices is None:
-        return kept
-    if isinstance(indices, int):
-        return kept[:indices] if indices >= 0 else kept[indices:]
-    if wrong := [each for each in indices if not -len(kept) <= each < len(kept)]:
-        raise DataError(f"indices {wrong[:5]} are not among the {len(kept)} samples")
-    return [kept[each] for each in indices]
-
-
-def _below(root: Path, file: str) -> Path:
-    """The info file; configs of MMDetection3D 0.x write the root in front of its name."""
-    written, start = Path(file), Path(root)
-    return written if written.is_relative_to(start) else root / written
-
-
-@DATASETS.register_module()
-class CBGSDataset:
-    """Repeats samples so that all classes appear about equally often (CBGS, arXiv 1908.09492)."""
-
-    def __init__(self, dataset: Mapping[str, Any], seed: int = 0) -> None:
-        self.dataset = DATASETS.build(dataset)
-        self.names = self.dataset.names
-        self.collate = self.dataset.collate
-        self.indices = self._balanced(np.random.default_rng(seed))
-
-    def _balanced(self, rng: np.random.Generator) -> list[int]:
-        holders: dict[str, list[int]] = {name: [] for name in self.names}
-        for index, record in enumerate(self.dataset.samples):
-            for name in set(record.names) & holders.keys():
-                holders[name].append(index)
-        holders = {name: found for name, found in holders.items() if found}
-        total = sum(map(len, holders.values()))
-        chosen: list[int] = []
-        for found in holders.values():
-            wanted = total / len(holders)
-            chosen += rng.choice(found, int(wanted)).tolist()
-        return chosen
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Passes the epoch on to the dataset."""
-        self.dataset.set_epoch(epoch)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample: dict[str, Any] = self.dataset[self.indices[index]]
-        return sample

@@ -71,6 +71,13 @@ def pose_of(record: SampleRecord) -> tuple[Array, float]:
     return record.ego2global @ record.lidar2ego, record.timestamp
 
 
+def moving_sequences(samples: Sequence[SampleRecord]) -> list[list[int]] | None:
+    """The scenes where every sample has can_bus, as BEVFormer needs it; else None."""
+    if any(sample.can_bus is None for sample in samples):
+        return None
+    return scene_sequences(samples)
+
+
 def split_sequences(sequences: Sequence[list[int]], parts: int | str) -> list[list[int]]:
     """Each sequence in `parts` of equal length, the last one shorter; "all" are single frames."""
     found = []

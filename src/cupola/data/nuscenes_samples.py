@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from cupola.data.driving.rig import CAMERA_NAMES
 from cupola.errors import DataError
 
 Array = NDArray[np.float64]
@@ -91,3 +92,27 @@ def rigid(rotation: Array, translation: Array) -> Array:
     made = np.eye(4)
     made[:3, :3], made[:3, 3] = rotation, translation
     return made
+
+
+def camera_names(samples: Sequence[SampleRecord]) -> tuple[str, ...]:
+    """nuScenes' six cameras in the models' order; of another rig, the first sample's order."""
+    if not len(samples):
+        return CAMERA_NAMES
+    found = tuple(view.name for view in samples[0].cameras)
+    return CAMERA_NAMES if set(CAMERA_NAMES) <= set(found) else found
+
+
+def chosen_samples(
+    samples: Sequence[SampleRecord], interval: int, indices: int | Sequence[int] | None
+) -> Sequence[SampleRecord]:
+    """Every `interval`-th sample, then those of `indices`; DataError for what cannot be chosen."""
+    if not isinstance(interval, int) or interval < 1:
+        raise DataError(f"load_interval should be a number from 1 on, got {interval!r:.60}")
+    kept = samples if interval == 1 else samples[::interval]
+    if indices is None:
+        return kept
+    if isinstance(indices, int):
+        return kept[:indices] if indices >= 0 else kept[indices:]
+    if wrong := [each for each in indices if not -len(kept) <= each < len(kept)]:
+        raise DataError(f"indices {wrong[:5]} are not among the {len(kept)} samples")
+    return [kept[each] for each in indices]

@@ -1,17 +1,40 @@
 """The truth of nuScenes' detection benchmark, as nuscenes-devkit loads it from the tables."""
 
+import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cupola.data.nuscenes_samples import SampleRecord
-from cupola.data.nuscenes_tables import Tables, detection_name, pose
+from cupola.data.nuscenes_tables import LazySamples, Tables, detection_name, pose
 from cupola.errors import DataError
 from cupola.structures.scene_truth import Cuboid, GlobalBox, SceneTruth, Triple
 
 Array = NDArray[np.float64]
+logger = logging.getLogger("cupola")
+
 RACK = "static_object.bicycle_rack"
+
+
+def find_tables(root: Path, version: str, samples: Sequence[SampleRecord]) -> Tables | None:
+    """The tables below `root` that describe the samples, those of `version` first."""
+    if isinstance(samples, LazySamples):
+        return samples.tables
+    versions = [version, *(path.name for path in sorted(root.glob("v1.0-*")))]
+    for each in dict.fromkeys(versions):
+        if len(samples) and (root / each / "sample.json").is_file():
+            tables = Tables(root, each)
+            if samples[0].token in tables.table("sample"):
+                return tables
+    logger.warning(
+        "%s: no tables of these samples; attributes and bicycle racks are unknown, and scores "
+        "differ from nuscenes-devkit's",
+        root,
+    )
+    return None
 
 
 def truth_from_tables(tables: Tables, sample: str) -> SceneTruth:
@@ -77,3 +100,18 @@ def _size(record: dict[str, Any]) -> Triple:
 def _triple(values: Any) -> Triple:
     x, y, z = (float(value) for value in values)
     return x, y, z
+
+
+def targets_of(
+    record: SampleRecord, classes: Sequence[str], point_cloud_range: Sequence[float] | None
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Boxes [M, 9] of known classes within the range, z moved to the bottom, and labels [M]."""
+    names, boxes = record.names, record.boxes
+    keep = np.array([name in classes for name in names], bool)
+    if point_cloud_range is not None and len(boxes):
+        low, high = np.split(np.asarray(point_cloud_range, float), 2)
+        keep &= ((boxes[:, :2] > low[:2]) & (boxes[:, :2] < high[:2])).all(1)
+    kept = np.nan_to_num(boxes.reshape(-1, 9)[keep]).astype(np.float32)
+    kept[:, 2] -= kept[:, 5] / 2
+    labels = [classes.index(name) for name, ok in zip(names, keep, strict=True) if ok]
+    return kept, np.array(labels, np.int64)

@@ -19,9 +19,10 @@ from cupola.models.petr.head import ZERO_LOSS, tokens
 from cupola.models.petr.head_v2 import SELayer
 from cupola.models.petr.position import depth_bins, frustum, invert_cameras, points_on_rays
 from cupola.models.stream_petr.focal_head import cell_centers
+from cupola.models.stream_petr.frame import FOCAL_UNIT, Frame, Queries
 from cupola.models.stream_petr.layers import MLN
 from cupola.models.stream_petr.memory import StreamState
-from cupola.models.stream_petr.temporal_head import FOCAL_UNIT, Frame, Queries, TemporalHead
+from cupola.models.stream_petr.temporal_head import TemporalHead
 from cupola.registry import MODELS
 
 CONE_DEPTHS = (-1, -30)  # the two depths of a ray that tell a cell's place

@@ -17,11 +17,12 @@ from cupola.models.layers import TransformerLayerSequence
 from cupola.models.petr.denoising import NoisyQueries
 from cupola.models.petr.head import ZERO_LOSS
 from cupola.models.petr.transformer import PETRTransformerDecoderLayer
+from cupola.models.stream_petr.frame import FOCAL_UNIT, Frame
 from cupola.models.stream_petr.inspection import inspect_sampling
 from cupola.models.stream_petr.layers import MLN
 from cupola.models.stream_petr.memory import StreamState
 from cupola.models.stream_petr.stream_petr import StreamPETR
-from cupola.models.stream_petr.temporal_head import FOCAL_UNIT, Frame, TemporalHead
+from cupola.models.stream_petr.temporal_head import TemporalHead
 from cupola.ops.bilinear import bilinear_corners, weighted_rows
 from cupola.ops.deform_attn import ms_deform_attn
 from cupola.registry import MODELS

@@ -14,8 +14,8 @@ from cupola.models.detr3d.extraction import learning
 from cupola.models.petr.inspection import inspect_attention
 from cupola.models.petr.petr import CameraDetector
 from cupola.models.stream_petr.camera_targets import camera_targets
+from cupola.models.stream_petr.frame import Frame
 from cupola.models.stream_petr.memory import StreamState
-from cupola.models.stream_petr.temporal_head import Frame
 from cupola.registry import MODELS
 from cupola.structures import Detections3D
 

@@ -5,8 +5,7 @@ cameras, Q queries, P propagated queries, M remembered queries, C channels.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from cupola.models.petr.denoising import (
 )
 from cupola.models.petr.head import PREDICTIONS, place_codes
 from cupola.models.petr.position import encode_points
+from cupola.models.stream_petr.frame import Frame, Queries, check_counts
 from cupola.models.stream_petr.layers import MLN, encode_motion, encode_time
 from cupola.models.stream_petr.memory import (
     StreamState,
@@ -32,39 +32,6 @@ from cupola.models.stream_petr.memory import (
     to_present,
 )
 from cupola.structures import boxes3d
-
-FOCAL_UNIT = 1e3  # focal lengths are given to networks in thousands of pixels
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One moment of every stream.
-
-    lidar2img, intrinsics: [B, N, 4, 4], for the images as given. ego_pose: [B, 4, 4], lidar to a
-    frame that does not move. timestamp: [B], seconds, float64. image_size: (height, width) with
-    padding. extrinsics: [B, N, 4, 4], lidar to camera; only RepDETR3D needs them.
-    """
-
-    lidar2img: Tensor
-    intrinsics: Tensor
-    ego_pose: Tensor
-    timestamp: Tensor
-    image_size: tuple[int, int]
-    extrinsics: Tensor | None = None
-
-
-class Queries(NamedTuple):
-    """What enters the decoder.
-
-    target, position: [B, Q + P, C]. references: [B, Q + P, 3] in 0..1, those of propagated queries
-    may lie outside. memory, memory_position: [B, M - P, C].
-    """
-
-    target: Tensor
-    position: Tensor
-    references: Tensor
-    memory: Tensor
-    memory_position: Tensor
 
 
 class TemporalHead(BoxHead3D):
@@ -113,15 +80,7 @@ class TemporalHead(BoxHead3D):
             code_weights=code_weights,
             sync_cls_avg_factor=sync_cls_avg_factor,
         )
-        if not 0 <= num_propagated <= memory_len:
-            raise ValueError(
-                f"num_propagated is {num_propagated}, expected 0 to memory_len ({memory_len})"
-            )
-        if topk_proposals > num_query + num_propagated:
-            raise ValueError(
-                f"topk_proposals is {topk_proposals}, but there are {num_query + num_propagated} "
-                "queries (num_query + num_propagated)"
-            )
+        check_counts(num_query, memory_len, topk_proposals, num_propagated)
         self.in_channels = in_channels
         self.num_query = num_query
         self.memory_len = memory_len
