@@ -36,7 +36,7 @@ torch.set_num_threads(int(sys.argv[2]))
 from cupola.runtime.load import load_predictor
 predictor = load_predictor(sys.argv[1], optimization="auto")
 predictor.run([predictor.sample(numpy.zeros((800, 1066, 3), numpy.uint8))])
-print(predictor.execution.engine)
+print(predictor.execution.engine, flush=True)
 """
 
 
@@ -89,8 +89,13 @@ def first_answer(folder: Path, threads: int) -> tuple[float, str]:
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(folder.parent / "bytecode")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     start = time.perf_counter()
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    return time.perf_counter() - start, done.stdout.strip()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        engine = process.stdout.readline().strip()
+        taken = time.perf_counter() - start
+    if process.returncode:
+        raise RuntimeError(f"{command}: exit code {process.returncode}")
+    return taken, engine
 
 
 def compare_auto(rounds: int, threads: int, build: float) -> None:

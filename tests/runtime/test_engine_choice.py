@@ -565,6 +565,27 @@ def test_a_damaged_nesting_is_written_again(toy: Toy, tmp_path: Path, built: lis
     assert built == ["a.onnx"]
 
 
+def test_batch_norms_are_folded_for_the_first_call_of_another_size(
+    toy: Toy, tmp_path: Path, built: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folded: list[Any] = []
+    monkeypatch.setattr(
+        graphs, "folded", lambda model: folded.append(model) or engines.folded(model)
+    )
+    toy.model.bn.running_mean.fill_(0.5)
+    model = graph(toy, tmp_path, "a.onnx")
+    larger = torch.ones(1, 3, 6, 6)
+    with torch.inference_mode():
+        with pytest.raises(StopIteration):  # the graph of this test has no results
+            model(SAMPLES[0])
+        assert not folded
+        torch.testing.assert_close(model(larger), toy.model(larger))
+        torch.testing.assert_close(model(larger), toy.model(larger))
+    assert folded == [toy.model]
+    assert model(SAMPLES[0]).requires_grad  # with gradients it is the model itself
+    assert folded == [toy.model]
+
+
 def test_graphs_wait_for_one_that_is_not_finished(
     toy: Toy, tmp_path: Path, built: list[str]
 ) -> None:

@@ -86,7 +86,7 @@ def test_a_graph_takes_part_in_every_answer(name: str, tmp_path: Path) -> None:
     if name == "petr":  # its forward takes the size of the images besides tensors
         assert network.method == "forward"
         return
-    network.replace(Replacement(network, call, graph, nesting, dynamic=True))
+    network.replace(Replacement(model, lambda: model, call, graph, nesting, dynamic=True))
     predictor.model = model
     same(list(answers(predictor)), expected)
     assert calls == [1] * len(expected)

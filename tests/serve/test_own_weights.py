@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from cupola.bundles import Bundle
 from cupola.errors import BundleError
 from cupola.serve.runners import own_weights as module
 from cupola.serve.runners.own_weights import own_weights
+from cupola.serve.runners.warming import copy_weights
 
 SHIPPED = Bundle.load("detr-digits").path
 
@@ -90,6 +92,20 @@ def test_without_room_there_is_no_copy(tmp_path: Path, monkeypatch: pytest.Monke
     source.write_bytes(b"one")
     monkeypatch.setattr(module, "_take", full)
     assert own_weights(source, generation(tmp_path, 1), "m-1") is None
+
+
+def test_weights_are_copied_while_the_zygote_imports(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (broken := tmp_path / "broken").mkdir()
+    plans = [
+        SimpleNamespace(path=str(path), file_name=name)
+        for path, name in ((broken, "broken-1"), (SHIPPED, "digits-1"))
+    ]
+    copy_weights(SimpleNamespace(plans=plans, home=tmp_path / "home"))  # type: ignore[arg-type]
+    folder = tmp_path / "home/sources"
+    assert [each.name for each in folder.iterdir() if each.is_dir()] == ["digits-1"]
+    copied = folder / "digits-1/weights.safetensors"
+    assert copied.read_bytes() == Bundle.load("detr-digits").weights_path.read_bytes()
 
 
 def test_private_weights_are_not_mapped() -> None:

@@ -51,9 +51,7 @@ class Situation:
     @cached_property
     def folded(self) -> Any:
         """The model for inference with its batch norms folded, if it has any."""
-        from cupola.runtime.optimize.folding import fold_batch_norms, foldable
-
-        return fold_batch_norms(self.model, share=True) if foldable(self.model) else self.model
+        return folded(self.model)
 
     def call(self) -> Call:
         """The first call of the network; EngineUnavailableError if the model makes none."""
@@ -75,6 +73,13 @@ class Situation:
     def _call(self) -> Call | None:
         run = self.predictor.run
         return Network(self.model).first_call(lambda: run([self.sample]))
+
+
+def folded(model: Any) -> Any:
+    """A model for inference with its batch norms folded; the model itself if it has none."""
+    from cupola.runtime.optimize.folding import fold_batch_norms, foldable
+
+    return fold_batch_norms(model, share=True) if foldable(model) else model
 
 
 class Engine(ABC):

@@ -5,6 +5,7 @@ and width. No graph is built while a request waits: other sizes are answered by 
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from cupola.runtime.optimize import structure
 from cupola.runtime.optimize.building import ADVICE, UnfinishedError, build
-from cupola.runtime.optimize.engines import Situation
+from cupola.runtime.optimize.engines import Situation, folded
 from cupola.runtime.optimize.network import (
     Call,
     EngineUnavailableError,
@@ -34,46 +35,74 @@ class Graph(Protocol):
 
 
 class Replacement:
-    """What replaces the method of a network: a graph for one kind of call."""
+    """What replaces the method of a model's network: a graph for one kind of call.
 
-    def __init__(self, network: Network, call: Call, graph: Graph, nesting: Any, dynamic: bool):
-        self.original, self.model = network.original, network.model
+    `other` makes the model for other calls: only when one comes, as many processes see none.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        other: Callable[[], Any],
+        call: Call,
+        graph: Graph,
+        nesting: Any,
+        dynamic: bool,
+    ) -> None:
+        self.model, self._other = model, other
         self.graph, self.nesting, self.dynamic = graph, nesting, dynamic
         self.fits = call.kind if dynamic else call.signature
 
+    @cached_property
+    def _for_others(self) -> Callable[..., Any]:
+        return Network(self._other()).original
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not kwargs and not torch.is_grad_enabled() and not self.model.training:
+        if torch.is_grad_enabled() or self.model.training:
+            return Network(self.model).original(*args, **kwargs)
+        if not kwargs:
             call = Call.of(args)
             if self.fits == (call.kind if self.dynamic else call.signature):
                 found = self.graph(call.tensors)
                 return structure.assembled(self.nesting, iter(found))
-        return self.original(*args, **kwargs)
+        return self._for_others(*args, **kwargs)
 
 
 def with_graph(
     situation: Situation, kind: str, path: Path, axes: Axes, open_graph: Callable[[], Graph]
 ) -> Any:
-    """A copy of the folded model whose network is executed by a graph of a kind, built if missing.
+    """A copy of the model whose network is executed by a graph of a kind, built if missing.
 
-    axes: the dynamic axes of the inputs; none: the sizes are those of the recorded call.
+    axes: the dynamic axes of the inputs; none: the sizes are those of the recorded call. What
+    the model computes beside the network, it computes with its batch norms folded.
     """
     call = situation.call()
-    model = with_shared_weights(situation.folded)
-    network = Network(model)
     about = path.with_suffix(".json")
     if not (path.exists() and about.exists()):
         if not situation.build:
             raise EngineUnavailableError("not built yet")
         _describe(situation, about)
         if not path.exists():
-            _build(situation, kind, path, axes, Traced(network, call, structure.tensors_of))
+            traced = Traced(Network(situation.folded), call, structure.tensors_of)
+            _build(situation, kind, path, axes, traced)
     try:
         nesting = structure.read(about)
     except EngineUnavailableError:
         about.unlink(missing_ok=True)
         raise
-    network.replace(Replacement(network, call, open_graph(), nesting, bool(axes)))
+    graph = open_graph()
+    model, other = _models(situation)
+    Network(model).replace(Replacement(model, other, call, graph, nesting, bool(axes)))
     return model
+
+
+def _models(situation: Situation) -> tuple[Any, Callable[[], Any]]:
+    """The model whose network a graph replaces, and what makes the one for other calls."""
+    plain = situation.model
+    if Network(plain).method == "forward":  # the graph computes all that has batch norms
+        return with_shared_weights(plain), lambda: folded(plain)
+    model = with_shared_weights(situation.folded)
+    return model, lambda: model
 
 
 def _describe(situation: Situation, about: Path) -> None:

@@ -97,6 +97,16 @@ def ending_with(parent_pipe: int) -> Iterator[None]:
         os.close(done)
 
 
+def copied_weights(plan: ModelPlan, bundle: Bundle, folder: Path) -> Path | None:
+    """The server's own copy of a bundle's weights, made if missing; None if there is none.
+
+    It is in a folder beside `folder`, which is for weights that runners share. BundleError.
+    """
+    if "model" not in bundle.config:
+        return None
+    return own_weights(bundle.weights_path, folder.with_name("sources"), plan.file_name)
+
+
 def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predictor:
     """The predictor of a bundle. `folder` is for weights that runners share; beside it are copies
     of the bundles' own weights, for no file that somebody may change is mapped.
@@ -106,9 +116,7 @@ def load_predictor(plan: ModelPlan, folder: Path, group: Any = None) -> Predicto
     predictor: Any
     name = plan.file_name
     bundle = Bundle.load(plan.path)
-    weights = None
-    if "model" in bundle.config:
-        weights = own_weights(bundle.weights_path, folder.with_name("sources"), name)
+    weights = copied_weights(plan, bundle, folder)
     if group is not None:
         own = Bundle(bundle.path, bundle.config, weights or bundle.weights)
         predictor = load_shard(own, group)

@@ -7,13 +7,11 @@ respawns one that has died. Once its models are ready, no failure ends it: what 
 retried with a delay.
 """
 
-import gc
 import json
 import os
 import selectors
 import signal
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,21 +22,21 @@ from typing import Any, NoReturn
 
 from cupola.cores import available_cores, oversubscribed
 from cupola.errors import ConfigError, CupolaError
-from cupola.runtime.load import warm
 from cupola.serve.generation import Generation
 from cupola.serve.ipc import frames, paths, signals
 from cupola.serve.ipc.channel import FATAL, Channel, ChannelMessage, Command
 from cupola.serve.ipc.listeners import close_all_but
 from cupola.serve.process_setup import setup_process
 from cupola.serve.runners.control_server import ControlRequest, ControlServer
-from cupola.serve.runners.loading import import_plugins, in_background
+from cupola.serve.runners.loading import in_background
 from cupola.serve.runners.main import run_process
 from cupola.serve.runners.recycling import Recycler
 from cupola.serve.runners.runner_slot import START_ATTEMPTS, RunnerSlot
 from cupola.serve.runners.slot_table import PendingLoad, SlotTable
+from cupola.serve.runners.warming import warm_up
 from cupola.serve.settings.file import model_settings
 from cupola.serve.settings.models import ModelPlan, plan_model
-from cupola.serve.telemetry.exporting import LAST_EXPORT, preload
+from cupola.serve.telemetry.exporting import LAST_EXPORT
 
 CHECK_INTERVAL = 0.25  # seconds between two checks of the scoreboards
 FAILURE_PAUSE = 0.01  # seconds after a step that failed
@@ -51,7 +49,7 @@ def run_zygote(generation: Generation, channel: Channel, parent_pipe: int) -> No
         close_all_but([])
         setup_process(generation.settings)
         zygote = Zygote(generation, channel, parent_pipe)
-        in_background(zygote.warm_up, generation.loading_priority)
+        in_background(partial(warm_up, generation), generation.loading_priority)
         code = zygote.run()
     except (CupolaError, OSError) as error:
         generation.log("error", str(error))
@@ -76,22 +74,6 @@ class Zygote:
         runners = sum(plan.runners * plan.tensor_parallel for plan in generation.plans)
         share = max(1, self.cores // max(1, runners))
         self.threads = generation.settings.compute_threads or share
-
-    def warm_up(self) -> None:
-        """Imports everything that runners need, so that they share its pages."""
-        # A plug-in that asks whether there is a GPU must not begin to use it.
-        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-        import_plugins(self.generation.settings.plugins)
-        warm({plan.task for plan in self.generation.plans})
-        gc.freeze()  # what runners share is not looked at, and so not copied, when they collect
-        if self.generation.settings.otel_endpoint:
-            preload()
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            raise ConfigError(
-                "plugins: one of them has used CUDA while it was imported, and the processes that "
-                "are forked from here could not use it; use it in the functions of the plug-in"
-            )
 
     # ---- the loop
 
