@@ -1,5 +1,6 @@
 """`cupola predict BUNDLE INPUT`: a table on the terminal, and a drawn image with --out."""
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,6 +69,7 @@ def predict(
         optimization=optimization or "auto",
         at_once=optimization is None,
     )
+    gc.freeze()  # what has been loaded stays to the end
     if text is not None:
         search_for(predictor, text)
     if proposals is not None:

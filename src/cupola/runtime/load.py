@@ -3,9 +3,7 @@
 Importing this module loads no torch, so that predictors which need none stay light.
 """
 
-import gc
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +15,7 @@ from cupola.bundles.optimizations import checked as check_optimization
 from cupola.config import CONFIG_SUFFIXES, Config
 from cupola.errors import BundleError, ConfigError
 from cupola.runtime import tasks
+from cupola.runtime.collection import without_collection
 from cupola.runtime.optimize.execution import Execution, Row
 from cupola.runtime.predictor import Predictor
 
@@ -55,13 +54,13 @@ def load_predictor(
     bundle = open_bundle(source, weights, revision, offline)
     task = tasks.find(bundle.task)
     model = None
-    if "model" in bundle.config:
-        with without_collection():
+    with without_collection():
+        if "model" in bundle.config:
             from cupola.runtime.building import build
 
-        types = task.build_options(bundle)
-        model = build(bundle.model_config, weights=bundle.weights_path, **types).eval()
-    predictor = task.predictor(bundle, model)
+            types = task.build_options(bundle)
+            model = build(bundle.model_config, weights=bundle.weights_path, **types).eval()
+        predictor = task.predictor(bundle, model)
     _apply(predictor, options)
     if device is not None:
         predictor.to(device)
@@ -78,11 +77,12 @@ def execute(predictor: Predictor, bundle: Bundle, optimization: str, **options: 
             check_optimization(optimization, predictor.task), "eager", (reason,)
         )
         return
-    from cupola.runtime.optimize.selection import needs_samples, optimize
-
     samples: list[Any] = []
-    if needs_samples(predictor, optimization):
-        samples = tasks.find(predictor.task).calibration_samples(predictor, bundle)
+    with without_collection():
+        from cupola.runtime.optimize.selection import needs_samples, optimize
+
+        if needs_samples(predictor, optimization):
+            samples = tasks.find(predictor.task).calibration_samples(predictor, bundle)
     optimize(predictor, optimization, samples, **options)
 
 
@@ -166,18 +166,6 @@ def warm(names: Collection[str]) -> None:
             import_module(module)
     if modules:
         import_module("cupola.registry.plugins").load_entry_points()
-
-
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """Collects no garbage meanwhile: during imports that takes a fifth of the time, for nothing."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _apply(predictor: Predictor, options: Mapping[str, Any]) -> None:

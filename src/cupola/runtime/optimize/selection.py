@@ -19,6 +19,7 @@ from cupola.bundles.optimizations import (
     checked,
 )
 from cupola.errors import InputError
+from cupola.runtime.collection import without_collection
 from cupola.runtime.optimize import calibration, choices, machine
 from cupola.runtime.optimize.engines import Situation
 from cupola.runtime.optimize.execution import Execution, Row
@@ -213,7 +214,8 @@ def _kept(
             if reason := engine.missing(_device(predictor)):
                 raise EngineUnavailableError(f"{found.engine}: {reason}")
             about = Situation(predictor, predictor.model, samples[0], folder, build=False)
-            predictor.model = engine.model_of(about)
+            with without_collection():
+                predictor.model = engine.model_of(about)
     except (choices.StaleChoiceError, EngineUnavailableError, KeyError) as error:
         report(f"{predictor.name}: measuring again: {error}")
         with suppress(OSError):
