@@ -18,6 +18,7 @@ from cupola.data.coco_writing import write_digits
 from cupola.data.digits import DIGIT_NAMES, DigitsInPhotos
 from cupola.errors import BundleError, ConfigError
 from cupola.runtime import tasks
+from cupola.runtime.load import open_bundle
 from cupola.structures import Detections
 
 
@@ -125,6 +126,25 @@ def test_a_config_with_its_checkpoint_is_measured_on_its_own_test_data(
     whole = CliRunner().invoke(app, ["detr-digits", "--data", str(folder), "--json"])
     measured, wanted = json.loads(done.output), json.loads(whole.output)
     assert measured["AP50"] == pytest.approx(wanted["AP50"], abs=0.01)
+    some = ["--set", "test_evaluator.classwise=True", "--set", "model.test_cfg.max_per_img=1"]
+    done = CliRunner().invoke(app, [str(tmp_path / "own.py"), *weights, *some])
+    assert done.exit_code == 0, done.output
+    fewer = json.loads(done.output)
+    assert "AP/0" in fewer and 0 < fewer["AP50"] < measured["AP50"] - 0.1
     Config({"model": content["model"]}).dump(tmp_path / "bare.py")
     with pytest.raises(ConfigError, match="no test_dataloader"):
         CliRunner().invoke(app, [str(tmp_path / "bare.py"), *weights], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "model.num_queries=3"], "model.num_queries=3: has no effect.*made already"),
+        (["--set", "a=3", "--data", "x"], "--set a=3: has no effect for a bundle: --data names"),
+    ],
+)
+def test_changes_of_a_bundle_without_effect_are_refused(options: list[str], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        CliRunner().invoke(app, ["detr-digits", *options], catch_exceptions=False)
+    with pytest.raises(BundleError, match="--set a=1: detr-digits is a bundle"):
+        open_bundle("detr-digits", overrides=["a=1"])

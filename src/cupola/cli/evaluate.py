@@ -1,6 +1,6 @@
 """`cupola evaluate BUNDLE`: the figures of a bundle's card again, or metrics on other data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from cupola.cli.options import (
     Device,
     Offline,
     Optimization,
+    Overrides,
     Proposals,
     Revision,
     Tta,
@@ -63,6 +64,7 @@ def evaluate(
         Path, typer.Option(help="nuScenes: the file of detections to write, for the devkit.")
     ] = Path("results_nusc.json"),
     proposals: Proposals = None,
+    set_: Overrides = None,
     as_json: AsJson = False,
     revision: Revision = None,
     offline: Offline = False,
@@ -71,10 +73,12 @@ def evaluate(
     optimization: Optimization = "auto",
 ) -> None:
     """Measure a bundle, or a config with its checkpoint, on its own test data or a dataset."""
-    from cupola.runtime.load import load_predictor, open_bundle
+    from cupola.runtime.load import is_config, load_predictor, open_bundle
     from cupola.runtime.optimize.memory import keep_freed_memory
 
-    opened = open_bundle(bundle, weights, revision, offline)
+    own = is_config(bundle)
+    opened = open_bundle(bundle, weights, revision, offline, (set_ or []) if own else ())
+    cfg = changed(bundle, opened, set_ or [], data)
     keep_freed_memory()
     files = {
         "format": format,
@@ -92,25 +96,42 @@ def evaluate(
 
         predictor = with_proposals(predictor, proposals)
     nuscenes["results"] = results
-    print_scores(measure(bundle, opened, predictor, data, files, nuscenes), as_json, results)
+    print_scores(measure(cfg, opened, predictor, data, files, nuscenes), as_json, results)
+
+
+def changed(
+    source: str, bundle: "Bundle", overrides: Sequence[str], data: Path | None
+) -> dict[str, Any]:
+    """The config whose data is measured on, changed by --set; empty for a bundle with --data.
+
+    BundleError for --set that would have no effect.
+    """
+    from cupola.config import Config
+    from cupola.errors import BundleError
+    from cupola.runtime.load import is_config
+
+    if is_config(source):
+        return Config.load(source).override(overrides).to_dict()
+    model = [each for each in overrides if each.startswith("model.")]
+    if model or (overrides and data is not None):
+        where = "its model is made already" if model else "--data names its own data"
+        raise BundleError(f"--set {(model or overrides)[0]}: has no effect for a bundle: {where}")
+    return Config(training_config(bundle)).override(overrides).to_dict() if data is None else {}
 
 
 def measure(
-    source: str,
+    cfg: Mapping[str, Any],
     bundle: "Bundle",
     predictor: Any,
     data: Path | None,
     files: Mapping[str, Any],
     nuscenes: Mapping[str, Any],
 ) -> Mapping[str, float]:
-    """The metrics on a folder of data, or without one on the data of the config."""
-    from cupola.config import Config
+    """The metrics on a folder of data, or without one on the data of the config `cfg`."""
     from cupola.runtime import tasks
-    from cupola.runtime.load import is_config
 
-    cfg = Config.load(source).to_dict() if is_config(source) else None
     if data is None:
-        return evaluate_as_trained(predictor, training_config(bundle) if cfg is None else cfg)
+        return evaluate_as_trained(predictor, cfg)
     if bundle.task == "forecast":
         from cupola.cli.forecast_evaluation import evaluate_forecasts
 
@@ -119,7 +140,7 @@ def measure(
         from cupola.cli.nuscenes_evaluation import evaluate_nuscenes
 
         return evaluate_nuscenes(predictor, data, **nuscenes)
-    options = {**files, "published": evaluator_of(cfg or {})}
+    options = {**files, "published": evaluator_of(cfg)}
     return tasks.find(bundle.task).evaluate(predictor, data, options)
 
 

@@ -12,6 +12,7 @@ from cupola.cli.options import (
     Checkpoint,
     Device,
     Offline,
+    Overrides,
     Proposals,
     Revision,
     Tta,
@@ -39,6 +40,7 @@ def predict(
         typer.Option(help="What to look for, for models that search for it: 'cat . dog .'"),
     ] = None,
     proposals: Proposals = None,
+    set_: Overrides = None,
     as_json: AsJson = False,
     revision: Revision = None,
     offline: Offline = False,
@@ -57,7 +59,7 @@ def predict(
     from cupola.runtime.load import load_predictor, open_bundle
     from cupola.runtime.optimize.memory import keep_freed_memory
 
-    opened = open_bundle(bundle, weights, revision, offline)
+    opened = open_bundle(bundle, weights, revision, offline, set_ or [])
     task = tasks.find(opened.task)
     source = source or example_of(task, opened)
     content = task.read(source)  # before the model is loaded

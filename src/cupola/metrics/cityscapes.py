@@ -95,7 +95,9 @@ class CityScapesMetric:
             masks = found.masks.cpu().numpy().astype(bool)
             if masks.shape[1:] != ids.shape:
                 raise DataError(f"{name}: masks of {masks.shape[1:]}, its map has {ids.shape}")
-            labels, scores = found.labels.cpu().numpy(), found.scores.cpu().double().numpy()
+            labels = found.labels.cpu().numpy()
+            own = found.scores if found.mask_scores is None else found.mask_scores
+            scores = own.cpu().double().numpy()
             self._images.append(
                 {
                     class_name: _in_image(ids, IDS[class_name], masks[chosen], scores[chosen])

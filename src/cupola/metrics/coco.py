@@ -204,6 +204,10 @@ class CocoMetric:
         if self.masks:
             for result, mask in zip(results, found.masks, strict=True):
                 result["segmentation"] = encode_rle(mask)
+            scores = getattr(found, "mask_scores", None)
+            if scores is not None:
+                for result, score in zip(results, scores.tolist(), strict=True):
+                    result["mask_score"] = score
         return results
 
     def compute(self) -> dict[str, float]:
@@ -219,7 +223,7 @@ class CocoMetric:
             values |= self._values(kind, (images, truth, found))
         if self.masks:
             with_mask = [entry for entry in truth if "segmentation" in entry]
-            found = [_without_box(each) for each in found]  # masks of other sizes than their boxes
+            found = [of_mask(each) for each in found]  # masks of other sizes than their boxes
             values |= self._values("segm", (images, with_mask, found))
         return values
 
@@ -265,8 +269,10 @@ def _tables(records: Sequence[_Record]) -> tuple[Table, Table, Table]:
     return images, truth, found
 
 
-def _without_box(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if key != "bbox"}
+def of_mask(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result without its box, with the score of its mask where that is another one."""
+    found = {key: value for key, value in result.items() if key not in ("bbox", "mask_score")}
+    return {**found, "score": result.get("mask_score", result["score"])}
 
 
 def _things(target: Mapping[str, Any], truth: PanopticTruth) -> dict[str, Any]:

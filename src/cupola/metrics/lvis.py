@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cupola.errors import BuildError, DataError, did_you_mean
-from cupola.metrics.coco import CocoMetric
+from cupola.metrics.coco import CocoMetric, of_mask
 from cupola.metrics.coco_figures import THRESHOLDS as COCO_THRESHOLDS
 from cupola.metrics.federated import THRESHOLDS, FederatedImage, precisions
 from cupola.registry import METRICS
@@ -113,7 +113,7 @@ def _with_area(entry: Mapping[str, Any], kind: str) -> dict[str, Any]:
         return {**entry, "area": entry["bbox"][2] * entry["bbox"][3]}
     from pycocotools import mask as coco_mask
 
-    return {**entry, "area": float(coco_mask.area(entry["segmentation"]))}
+    return {**of_mask(entry), "area": float(coco_mask.area(entry["segmentation"]))}
 
 
 def _mean(precision: Any) -> float:

@@ -103,9 +103,7 @@ def _relabeled(found: Any, labels: Tensor) -> Any:
     known = found.labels < len(labels)
     new = torch.where(known, labels[found.labels.clamp(max=len(labels) - 1)], -1)
     kept = new >= 0
-    parts = {key: getattr(found, key)[kept] for key in ("boxes", "scores")}
-    masks = None if found.masks is None else found.masks[kept]
-    return replace(found, **parts, labels=new[kept], masks=masks)
+    return replace(found, labels=new).chosen(kept)
 
 
 def _batch(truths: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Importing this module loads no torch, so that predictors which need none stay light.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -91,19 +91,26 @@ def open_bundle(
     weights: str | Path | None = None,
     revision: str | None = None,
     offline: bool = False,
+    overrides: Sequence[str] = (),
 ) -> Bundle:
     """What a source names, with no weights read yet.
 
     A source is the name of a shipped bundle, the folder of a bundle or of a language model's or
     detector's checkpoint as transformers saves it, an id on the hub (`hf://ORG/NAME`), or a config
-    file with its checkpoint as `weights`. BundleError, ConfigError.
+    file with its checkpoint as `weights`, changed by `overrides` such as
+    "model.test_cfg.rcnn.score_thr=0.1". BundleError, ConfigError.
     """
     if isinstance(source, Bundle) or not is_config(source):
+        if overrides:
+            raise BundleError(
+                f"--set {overrides[0]}: {source} is a bundle, whose config goes with its weights; "
+                "give a config file and its checkpoint, or make another bundle (cupola bundle)"
+            )
         bundle = Bundle.load(source, revision, offline)
         return replace(bundle, weights=Path(weights)) if weights else bundle
     if weights is None:
         raise BundleError(f"{source}: a config needs a checkpoint; pass weights= (--weights)")
-    opened = open_config(source)
+    opened = open_config(source, overrides)
     if opened.task == "detection3d":
         from cupola.runtime.building import warn_of_old_boxes
 
@@ -111,12 +118,12 @@ def open_bundle(
     return replace(opened, weights=Path(weights), offline=offline)
 
 
-def open_config(source: str | Path) -> Bundle:
+def open_config(source: str | Path, overrides: Sequence[str] = ()) -> Bundle:
     """A config file as the bundle that it would make, without weights. ConfigError."""
     from cupola.runtime.published import bundle_config
 
     path = Path(source)
-    cfg = read_config(path)
+    cfg = read_config(path, overrides)
     own = cfg.get("bundle")  # what training writes into its bundle
     about = own if isinstance(own, Mapping) else {}
     kept = {key: about[key] for key in ("preprocess", "postprocess") if key in about}
@@ -138,11 +145,12 @@ def model_config(source: str | Path) -> dict[str, Any]:
     return dict(config["model"])
 
 
-def read_config(source: str | Path) -> dict[str, Any]:
+def read_config(source: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """A config file; of FourCastNet's YAML the usual section as a training config."""
     from cupola.models.afno.published import published_config
 
-    return published_config(Config.load(source).to_dict(), where=str(source))
+    cfg = Config.load(source).override(overrides) if overrides else Config.load(source)
+    return published_config(cfg.to_dict(), where=str(source))
 
 
 def load_shard(source: Source, group: "Group") -> Predictor:

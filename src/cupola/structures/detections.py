@@ -18,6 +18,7 @@ from cupola.structures.panoptic import PanopticSegmentation
 
 Pixels = np.ndarray[Any, Any]
 
+OF_OBJECTS = ("boxes", "scores", "labels", "masks", "mask_scores")  # [N, ...]
 SHOWN_SIDE = 800  # pixels of the longer side in a notebook
 SHOWN_ROWS = 50  # of the table in a notebook
 
@@ -32,6 +33,8 @@ class Detections:
     masks: [N, H, W], bool, in pixels of the original image; None for models without masks. uint8
     with a `mask_thr_binary` below 0, which asks for masks before the threshold.
     panoptic: the segmentation of the whole image; None for models without.
+    mask_scores: [N], the scores of the masks where they are not those of the boxes: of Mask Scoring
+    R-CNN from a config of MMDetection 2.x.
     """
 
     boxes: Tensor
@@ -41,29 +44,40 @@ class Detections:
     image: Callable[[], Pixels] | None = field(default=None, repr=False, compare=False)
     masks: Tensor | None = field(default=None, repr=False)
     panoptic: PanopticSegmentation | None = field(default=None, repr=False)
+    mask_scores: Tensor | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def above(self, threshold: float) -> "Detections":
         """Those with a score of at least `threshold`."""
-        keep = self.scores >= threshold
-        kept = {key: getattr(self, key)[keep] for key in ("boxes", "scores", "labels")}
-        masks = None if self.masks is None else self.masks[keep]
-        return replace(self, masks=masks, **kept)
+        return self.chosen(self.scores >= threshold)
+
+    def chosen(self, keep: Tensor) -> "Detections":
+        """Those that a mask [N] or indices choose."""
+        return self._map(lambda values: values[keep])
 
     def cpu(self) -> "Detections":
         """The same with its tensors on the CPU."""
-        moved = {key: getattr(self, key).cpu() for key in ("boxes", "scores", "labels")}
-        return replace(self, masks=None if self.masks is None else self.masks.cpu(), **moved)
+        return self._map(lambda values: values.cpu())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Detections":
+        parts = {key: getattr(self, key) for key in OF_OBJECTS}
+        return replace(self, **{k: change(v) for k, v in parts.items() if v is not None})
 
     def name(self, label: int) -> str:
         """The class name of a label, or the number if it has no name."""
         return self.names[label] if 0 <= label < len(self.names) else str(label)
 
     def to_list(self) -> list[dict[str, Any]]:
-        """One plain dict per box: name, label, score, box, and where there are masks COCO's RLE."""
+        """One plain dict per box: name, label, score, box, and where there are masks COCO's RLE.
+
+        With `mask_scores` also the mask_score.
+        """
         rows = self._rows()
+        if self.mask_scores is not None:
+            for row, score in zip(rows, self.mask_scores.tolist(), strict=True):
+                row["mask_score"] = score
         if self.masks is not None:
             for row, mask in zip(rows, self.masks, strict=True):
                 row["mask"] = encode_rle(mask)
@@ -113,6 +127,8 @@ class Detections:
             }
             if "mask" in row:
                 result["segmentation"] = row["mask"]
+            if "mask_score" in row:
+                result["mask_score"] = row["mask_score"]
             results.append(result)
         return results
 

@@ -1,6 +1,7 @@
 """MaskScoringRCNN and its head of regions."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,11 +29,15 @@ class MaskScoringRCNN(TwoStageDetector):
 class MaskScoringRoIHead(StandardRoIHead):
     """A StandardRoIHead whose `mask_iou_head` scores the masks.
 
-    Source: mmdet/models/roi_heads/mask_scoring_roi_head.py.
+    It multiplies the scores of boxes, too, or with `separate_scores`, as in 2.x, does not. Source:
+    mmdet/models/roi_heads/mask_scoring_roi_head.py.
     """
 
-    def __init__(self, mask_iou_head: Config, **options: Any) -> None:
+    def __init__(
+        self, mask_iou_head: Config, separate_scores: bool = False, **options: Any
+    ) -> None:
         super().__init__(**options)
+        self.separate_scores = separate_scores
         self.mask_iou_head = MODELS.build(mask_iou_head)
 
     def forward(self, maps: Any, proposals: Sequence[Tensor], sizes: Sequence[Size]) -> Any:
@@ -79,7 +84,10 @@ class MaskScoringRoIHead(StandardRoIHead):
         factors: Factors,
         originals: Sequence[Size],
     ) -> list[Detections]:
-        """Detections of every image, scored by class and mask, best first."""
+        """Detections of every image, scored by class and mask, best first.
+
+        With `separate_scores` boxes are scored by class, and `mask_scores` by class and mask.
+        """
         assert self.mask_head is not None
         found = self.predict_boxes(maps, proposals, sizes, [None] * len(sizes))
         regions = self.mask_regions(maps, rois_of([each.boxes for each in found]))
@@ -93,8 +101,13 @@ class MaskScoringRoIHead(StandardRoIHead):
         for each, overlap, mask in zip(
             found, overlaps, torch.split(masks.sigmoid(), counts), strict=True
         ):
-            scores, order = (each.scores * overlap).sort(descending=True)
-            scored.append(Detections(each.boxes[order], scores, each.labels[order]))
+            scores = each.scores * overlap
+            if self.separate_scores:
+                scored.append(replace(each, mask_scores=scores))
+                ordered.append(mask)
+                continue
+            order = scores.argsort(descending=True)
+            scored.append(Detections(each.boxes[order], scores[order], each.labels[order]))
             ordered.append(mask[order])
         threshold = self.test_cfg["mask_thr_binary"]
         return with_masks(scored, ordered, factors, originals, threshold)
