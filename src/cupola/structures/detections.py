@@ -63,7 +63,8 @@ class Detections:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Detections":
         parts = {key: getattr(self, key) for key in OF_OBJECTS}
-        return replace(self, **{k: change(v) for k, v in parts.items() if v is not None})
+        changed: dict[str, Any] = {k: change(v) for k, v in parts.items() if v is not None}
+        return replace(self, **changed)
 
     def name(self, label: int) -> str:
         """The class name of a label, or the number if it has no name."""
