@@ -121,6 +121,7 @@ MODEL = {
     "device_memory": "每个运行进程最多占用的显存，以字节计。",
     "tensor_parallel": "语言模型的每个副本切分到的进程数。",
     "optimization": "网络的执行方式：`auto`（大模型首次加载时实测，取本机最快的精确引擎）、`auto-int8`、`eager`、`folded`、`compiled`、`onnxruntime`、`openvino`、`cuda-graph`、`half`、`int8`、`onnxruntime-int8`；语言模型为 `auto`、`auto-int8`、`none`、`packed`、`int8`、`int4`。",
+    "tta": "检测器：按模型配置声明的方式合并同一图像多个视图的检测结果（测试时增强）。",
     "deterministic": "无论批次如何、使用 1、2 还是 4 个进程，文本逐位相同。",
     "lookup_tokens": "根据已有文本猜测、并在一步中检验的词元数；0 表示不猜测。",
     "max_batch": "批次大小的上限。",

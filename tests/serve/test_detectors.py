@@ -63,7 +63,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def server(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     home = tmp_path_factory.mktemp("server")
-    running = Running(home, models=[str(each) for each in folders.values()], plugins=[])
+    views = {"bundle": str(folders["fcos"]), "name": "views", "tta": True}
+    running = Running(home, models=[*map(str, folders.values()), views], plugins=[])
     running.start()
     running.wait_ready(120)
     yield running
@@ -109,6 +110,13 @@ def test_answers_are_those_of_the_predictor(
         assert [each["label"] for each in segments] == [
             each.label for each in expected.panoptic.segments
         ]
+
+
+def test_views_are_merged_where_the_settings_ask(server: Running, folders: dict[str, Path]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (1, 50, 70, 3), np.uint8)
+    expected = Predictor.load(folders["fcos"], tta=True)(pixels[0], threshold=0.0)
+    found = [output(ask(server, name, pixels), "scores") for name in ("views", "fcos")]
+    assert found[0] == pytest.approx(expected.scores.tolist(), abs=1e-4) != found[1]
 
 
 def test_a_png_is_read_as_the_predictor_reads_it(server: Running, folders: dict[str, Path]) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from cupola.bundles import Bundle
 from cupola.bundles.optimizations import AUTO
 from cupola.errors import ConfigError
+from cupola.runtime import tasks
 from cupola.runtime.load import execute, load_shard
 from cupola.runtime.predictor import Predictor
 from cupola.serve.runners.own_weights import own_weights
@@ -68,14 +69,16 @@ def import_plugins(names: Iterable[str]) -> None:
             raise ConfigError(f"plugins: cannot import {name!r}: {error!r}") from error
 
 
-def optimize(predictor: Predictor, plan: ModelPlan, report: Report, **options: Any) -> None:
+def optimize(predictor: Predictor, plan: ModelPlan, report: Report, **options: Any) -> Predictor:
     """Executes a loaded model as its plan says, in the thread that will run it.
 
-    Threads that an engine starts have the priority of the thread that makes it. Options as
+    The predictor that serves it: with `tta` the one that merges views. Threads that an engine
+    starts have the priority of the thread that makes it. Options as
     `cupola.runtime.optimize.selection.optimize` has them.
     """
     if plan.tensor_parallel == 1:
         execute(predictor, Bundle.load(plan.path), plan.optimization, report=report, **options)
+    return tasks.find(plan.task).augmented(predictor) if plan.tta else predictor
 
 
 @contextmanager

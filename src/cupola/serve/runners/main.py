@@ -86,7 +86,7 @@ def run_runner(slot: RunnerSlot, start: RunnerStart) -> int:
     with ending_with(parent_pipe):
         how: dict[str, Any] = {"nice": BUILDING_NICE} if slot.measures else {"at_once": True}
         report = partial(log, "notice")
-        optimize(predictor, slot.plan, report, seconds=ALL_SECONDS, **how)
+        predictor = optimize(predictor, slot.plan, report, seconds=ALL_SECONDS, **how)
     scoreboard = slot.scoreboard
     assert scoreboard is not None
     telemetry = None

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+from functools import partial
 from typing import Any
 
 from cupola.cores import available_cores
@@ -57,7 +58,8 @@ class ThreadedRunners:
         verify(predictor, plan)
         log, timeout = self.generation.log, self.generation.settings.ready_timeout
         seconds = timeout * BUILDING_SHARE
-        optimize(predictor, plan, lambda line: log("notice", line), seconds=seconds)
+        report = partial(log, "notice")
+        predictor = optimize(predictor, plan, report, seconds=seconds)
         name = f"thread-{number}"
         runner = Runner(
             predictor,

@@ -30,6 +30,11 @@ class ModelSettings(BaseModel):
         "`compiled`, `onnxruntime`, `openvino`, `cuda-graph`, `half`, `int8`, `onnxruntime-int8`; "
         "a language model: `auto`, `auto-int8`, `none`, `packed`, `int8`, `int4`.",
     )
+    tta: bool = Field(
+        False,
+        description="Detectors: merge what is found in several views of an image, as the config "
+        "of the model declares them (test-time augmentation).",
+    )
     deterministic: bool | None = Field(
         None,
         description="Give a text the same bits in every batch and with 1, 2 or 4 processes.",

@@ -33,6 +33,7 @@ class ModelPlan:
     device_memory: int | None = None
     tensor_parallel: int = 1
     optimization: str = "auto"
+    tta: bool = False
     deterministic: bool | None = None
     lookup_tokens: int | None = None
     max_batch: int | None = None
@@ -84,6 +85,10 @@ def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) 
             f"models: {model.bundle}: {' and '.join(given)}: only for language models, and its "
             f"task is {bundle.task!r}"
         )
+    if model.tta and bundle.task != "detection":
+        raise ConfigError(
+            f"models: {model.bundle}: tta is for detectors, and its task is {bundle.task!r}"
+        )
     if model.tensor_parallel > 1 and model.device != "cpu":
         raise ConfigError(f"models: {model.bundle}: tensor_parallel is for the CPU only")
     if model.device_memory is not None and not model.device.startswith("cuda"):
@@ -102,6 +107,7 @@ def plan_model(model: ModelSettings, settings: Settings, offline: bool = False) 
         device_memory=model.device_memory,
         tensor_parallel=model.tensor_parallel,
         optimization=_optimization(model, bundle.task),
+        tta=model.tta,
         deterministic=model.deterministic,
         lookup_tokens=model.lookup_tokens,
         max_batch=model.max_batch or settings.max_batch,
