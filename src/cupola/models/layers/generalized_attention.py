@@ -132,8 +132,10 @@ class GeneralizedAttention(nn.Module):
 
     def _waves(self, differences: Tensor) -> Tensor:
         """[h, k] -> [h, k, embedding / 2]: sines, then cosines."""
-        steps = torch.arange(0, self.embedding / 4, device=differences.device)
-        lengths = WAVE_LENGTH ** (4.0 / self.embedding * steps.to(differences.dtype))
+        count = math.ceil(self.embedding / 4)
+        # with its type: torch.onnx makes whole numbers of a range up to 64.0
+        steps = torch.arange(count, device=differences.device, dtype=differences.dtype)
+        lengths = WAVE_LENGTH ** (4.0 / self.embedding * steps)
         angles = differences[..., None] / lengths
         return torch.cat((angles.sin(), angles.cos()), -1)
 
