@@ -16,6 +16,7 @@ from cupola.parallel.four_bits import GROUP, FourBitMatrix, multiplies_four_bits
 from cupola.parallel.half_matrix import HalfMatrix
 from cupola.parallel.storage import PackedMatrix
 from cupola.runtime.optimize.language import optimize
+from cupola.runtime.optimize.storages import Packing
 from deterministic_texts import FAMILIES
 
 SIZES = {"vocab_size": 4000, "hidden_size": 64, "n_layer": 2, "n_head": 4}
@@ -284,3 +285,22 @@ def test_a_processor_without_vnni_rounds_to_seven_bits(monkeypatch: pytest.Monke
 def test_an_unknown_optimization() -> None:
     with pytest.raises(InputError, match=r"one of .*, not 'int9'; did you mean 'int8'"):
         optimize(model(), "int9")
+
+
+def test_matrices_are_packed_side_by_side() -> None:
+    if not half_matrix.multiplies_half():
+        pytest.skip("no kernel for float16 with sums in float32")
+    torch.manual_seed(0)
+    weights = [torch.randn(count, 32).half() for count in (64, 100, 9000)]
+    x = torch.randn(3, 32)
+    with Packing() as packing:
+        found = [packing.build("half", weight) for weight in weights]
+        plain = packing.build("plain", weights[0])
+    assert plain is None
+    for matrix, weight in zip(found, weights, strict=True):
+        assert matrix is not None and torch.equal(matrix(x), HalfMatrix(weight)(x))
+
+
+def test_an_error_of_packing_is_raised_at_its_end() -> None:
+    with pytest.raises(RuntimeError), Packing() as packing:
+        packing.build("half", torch.zeros(64, 2, dtype=torch.float16, device="meta"))

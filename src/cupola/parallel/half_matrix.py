@@ -7,7 +7,8 @@ the result is that of float32 arithmetic on the same weights.
 Letters: R rows of x, I inputs, O outputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from functools import cache
 from typing import Any
 
@@ -29,7 +30,8 @@ class HalfMatrix:
     down to 2^-28 of its largest one exactly, and rounds smaller ones to 2^-39 of it.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, pool: Executor | None = None) -> None:
+        """With a `pool` its threads pack meanwhile, until `finish` is called."""
         weight = weight.detach()
         self.outputs = len(weight)
         self.scales = None if is_half(weight) else row_scales(weight)
@@ -37,7 +39,14 @@ class HalfMatrix:
         scales: Sequence[Tensor | None] = [None] * len(pieces)
         if self.scales is not None:
             scales = torch.split(self.scales, AT_ONCE)
-        self._pieces = [_packed(*pair) for pair in zip(pieces, scales, strict=True)]
+        packed = map if pool is None else pool.map  # which begins at once
+        self._pieces: Iterable[Any] = packed(_packed, pieces, scales)
+        if pool is None:
+            self.finish()
+
+    def finish(self) -> None:
+        """Waits until all of it is packed; raises what packing has raised."""
+        self._pieces = list(self._pieces)
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [..., I] float32 -> [..., O] float32."""
@@ -62,7 +71,8 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _packed(weight: Tensor, scales: Tensor | None) -> Any:
     wide = weight.float() if scales is None else weight.float() / scales[:, None]
-    wide = F.pad(wide, (0, 0, 0, -len(wide) % PANEL))
+    if rest := len(wide) % PANEL:
+        wide = F.pad(wide, (0, 0, 0, PANEL - rest))
     return torch.ops.quantized.linear_prepack_fp16(wide, None)
 
 

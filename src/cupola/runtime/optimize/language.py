@@ -35,7 +35,6 @@ from cupola.parallel import ColumnParallelLinear, RowParallelLinear, VocabParall
 from cupola.parallel.eight_bits import exact_kernels
 from cupola.parallel.half_matrix import multiplies_half
 from cupola.parallel.independent import InputParts, independent
-from cupola.parallel.layers import Stored
 from cupola.parallel.storage import packs
 from cupola.runtime.optimize.storages import (
     FOUR,
@@ -44,7 +43,7 @@ from cupola.runtime.optimize.storages import (
     PACKED,
     PLAIN,
     SHORTLIST,
-    build,
+    Packing,
     default_storage,
     matrices,
 )
@@ -82,14 +81,26 @@ def optimize(
     if deterministic and model.dtype != torch.float32:
         raise InputError(f"deterministic: not in {model.dtype}; load the model in float32")
     model.deterministic = deterministic
-    _optimize_head(model, optimization, chosen)
+    with Packing() as packing:
+        _optimize_head(model, optimization, chosen, packing)
+        _optimize_layers(model, optimization, chosen, packing)
     if not on_cpu and model.group.size == 1:
         model.shortlist = partial(_largest, model)
+
+
+def _optimize_layers(
+    model: Any, optimization: str, chosen: Mapping[str, str], packing: Packing
+) -> None:
     for name, module in matrices(model):
         int8 = optimization == "int8"
-        by_parts = deterministic and isinstance(module, RowParallelLinear)
-        found = chosen.get(name)
-        module.stored = None if by_parts else _stored(module, model, optimization, found)
+        by_parts = model.deterministic and isinstance(module, RowParallelLinear)
+        if by_parts:
+            module.stored = None
+        elif model.deterministic:
+            module.stored = independent(module.weight, int8)
+        else:
+            storage = chosen.get(name) or default_storage(module.weight, model, optimization)
+            module.stored = packing.build(storage, module.weight)
         if isinstance(module, RowParallelLinear):
             module.parts = InputParts(module.weight, module.group, int8) if by_parts else None
 
@@ -123,7 +134,9 @@ def compute_as_stored(model: Any) -> None:
     model.to(model.head.weight.dtype)
 
 
-def _optimize_head(model: Any, optimization: str, chosen: Mapping[str, str]) -> None:
+def _optimize_head(
+    model: Any, optimization: str, chosen: Mapping[str, str], packing: Packing
+) -> None:
     table = model.head.weight
     shortlist = chosen.get(SHORTLIST, next(iter(exact_kernels()), PLAIN))
     shortlists = optimization != "none" and model.group.size == 1 and shortlist != PLAIN
@@ -141,7 +154,7 @@ def _optimize_head(model: Any, optimization: str, chosen: Mapping[str, str]) -> 
     if shortlists and name == shortlist:
         model.stored_head = model.shortlist.small
     else:
-        model.stored_head = build(name, table)
+        model.stored_head = packing.build(name, table)
 
 
 def _largest(model: Any, hidden: Tensor) -> list[int]:
@@ -154,9 +167,3 @@ def _some_logits(table: Tensor, head: Any, hidden: Tensor, ids: Tensor | None) -
     """Logits of some ids with the bits that the whole product gives them."""
     logits: Tensor = (head if ids is None else type(head)(table[ids]))(hidden, None)
     return logits
-
-
-def _stored(module: Any, model: Any, optimization: str, name: str | None) -> Stored | None:
-    if model.deterministic:
-        return independent(module.weight, optimization == "int8")
-    return build(name or default_storage(module.weight, model, optimization), module.weight)

@@ -5,6 +5,7 @@ parallel/eight_bits.py approximate it, and int4 (parallel/four_bits.py) does so 
 """
 
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -54,12 +55,37 @@ def default_storage(weight: Tensor, model: Any, optimization: str) -> str:
     return HALF if weight.dtype != model.dtype and multiplies_half() else PLAIN
 
 
-def build(storage: str, weight: Tensor) -> Stored | None:
-    """A weight in a storage of this name; None for plain."""
+class Packing:
+    """Builds the storages of many matrices; they can be used after the `with` block.
+
+    torch packs float16 with one thread, so several matrices are packed at a time.
+    """
+
+    def __enter__(self) -> "Packing":
+        self._pool = ThreadPoolExecutor(torch.get_num_threads())
+        self._begun: list[HalfMatrix] = []
+        return self
+
+    def build(self, storage: str, weight: Tensor) -> Stored | None:
+        """As the function `build`."""
+        found = build(storage, weight, self._pool)
+        if isinstance(found, HalfMatrix):
+            self._begun.append(found)
+        return found
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            for matrix in self._begun:
+                matrix.finish()
+
+
+def build(storage: str, weight: Tensor, pool: Executor | None = None) -> Stored | None:
+    """A weight in a storage of this name; None for plain. With a pool, see HalfMatrix."""
     if storage == PLAIN:
         return None
     if storage in (PACKED, HALF):
-        return PackedMatrix(weight) if storage == PACKED else HalfMatrix(weight)
+        return PackedMatrix(weight) if storage == PACKED else HalfMatrix(weight, pool)
     if storage == FOUR and multiplies_four_bits():
         return FourBitMatrix(weight)
     if storage in exact_kernels():
