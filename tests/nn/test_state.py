@@ -318,9 +318,9 @@ def test_unexpected_keys_are_listed_by_the_module_that_lacks_them() -> None:
     found = []
     for library in (torch.nn, nn):
         module = library.Sequential(library.Linear(1, 1), library.BatchNorm1d(1))
-        state = {key: torch.ones(1) for key in ("1.k", "0.k", "0.weight.k", "2.k", "k")}
+        state = {key: torch.ones(1) for key in ("1.k", "0.k", "0.weight.k", "2.k", "k", ".k")}
         found.append(module.load_state_dict(state, strict=False).unexpected_keys)
-    assert found[0] == found[1] == ["2.k", "k", "0.k", "0.weight.k", "1.k"]
+    assert found[0] == found[1] == ["2.k", "k", ".k", "0.k", "0.weight.k", "1.k"]
 
 
 def test_keys_of_an_empty_slot_are_passed_over() -> None:

@@ -54,6 +54,9 @@ class Conversion(Traversal):
     share_memory: Callable[..., Self] = TorchModule.share_memory
     requires_grad_: Callable[..., Self] = TorchModule.requires_grad_
     zero_grad: Callable[..., None] = TorchModule.zero_grad
+    eval: Callable[..., Self] = TorchModule.eval
+    _get_name: Callable[..., str] = TorchModule._get_name
+    _replicate_for_data_parallel: Callable[..., Any] = TorchModule._replicate_for_data_parallel
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, which changes what dropout and batch norm do, here and below.
@@ -64,10 +67,6 @@ class Conversion(Traversal):
         for child in self.children():
             child.train(mode)
         return self
-
-    def eval(self) -> Self:
-        """Set evaluation mode here and below."""
-        return self.train(False)
 
     def _apply(self, fn: Function, recurse: bool = True) -> Self:
         """Pass every tensor through ``fn``, children first.
@@ -84,11 +83,6 @@ class Conversion(Traversal):
                 if old is not None and (new := convert.member(self, name, old)) is not old:
                     keep(self, name, new, kind)
         return self
-
-    def _get_name(self) -> str:
-        return type(self).__name__
-
-    _replicate_for_data_parallel: Callable[..., Any] = TorchModule._replicate_for_data_parallel
 
 
 def _convert(module: Any, name: str, param: Tensor, fn: Function) -> Tensor:

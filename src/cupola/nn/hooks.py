@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import torch
 from torch.nn.modules import module as torch_module
 from torch.utils.hooks import RemovableHandle
 
@@ -36,6 +35,7 @@ class Hooks(Store):
     # The kind of the backward hooks, as in torch, once there is a table of hooks. Modules of torch
     # always have it, so a call also looks at what was copied from the `__dict__` of one.
     _is_full_backward_hook: Any = NO_HOOKS
+    forward: Hook
 
     _forward_pre_hooks = Lazy(_new_table)
     _forward_pre_hooks_with_kwargs = Lazy(_new_table)
@@ -89,94 +89,83 @@ class Hooks(Store):
             or torch_module._global_backward_pre_hooks
         ):
             return self._call_impl(*args, **kwargs)
-        call = _HookedCall(self, args, kwargs)
-        if torch.compiler.is_compiling():
-            return call.run()  # the compiler cannot trace the handling of exceptions
+        result: Any = None
+        ran: set[int] = set()
         try:
-            return call.run()
+            if tables.get("_forward_pre_hooks") or torch_module._global_forward_pre_hooks:
+                args, kwargs = _run_pre_hooks(self, args, kwargs)
+            result = self.forward(*args, **kwargs)
+            if tables.get("_forward_hooks") or torch_module._global_forward_hooks:
+                for hook_id, hook in _forward_hooks(tables):
+                    ran.add(hook_id)
+                    result = _run_hook(hook_id, hook, self, args, kwargs, result)
         except Exception:
-            call.run_always_called()
+            _run_always_called(ran, self, args, kwargs, result)
             raise
+        return result
 
 
-class _HookedCall:
-    """One call of a module with its forward hooks; global hooks run before the module's own."""
+def _run_pre_hooks(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    own = module.__dict__.get("_forward_pre_hooks", EMPTY)
+    with_kwargs = module.__dict__.get("_forward_pre_hooks_with_kwargs", EMPTY)
+    for hook_id, hook in (*torch_module._global_forward_pre_hooks.items(), *own.items()):
+        if hook_id not in with_kwargs:
+            changed = hook(module, args)
+            if changed is not None:
+                args = changed if isinstance(changed, tuple) else (changed,)
+            continue
+        pair = hook(module, args, kwargs)
+        if pair is None:
+            continue
+        if not (isinstance(pair, tuple) and len(pair) == 2):
+            raise RuntimeError(
+                "forward pre-hook must return None or a tuple of (new_args, new_kwargs), "
+                f"but got {pair}."
+            )
+        args, kwargs = pair
+    return args, kwargs
 
-    __slots__ = ("args", "fired", "kwargs", "module", "result", "tables")
 
-    def __init__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.module, self.args, self.kwargs = module, args, kwargs
-        self.tables = module.__dict__
-        self.result: Any = None
-        self.fired: set[int] = set()
+def _forward_hooks(tables: Mapping[str, Any]) -> tuple[tuple[int, Hook], ...]:
+    """Return the global hooks, then those of a module: a copy, since a hook may remove itself."""
+    own: Mapping[int, Hook] = tables.get("_forward_hooks", EMPTY)
+    return *torch_module._global_forward_hooks.items(), *own.items()
 
-    def run(self) -> Any:
-        if self.tables.get("_forward_pre_hooks") or torch_module._global_forward_pre_hooks:
-            self._run_pre_hooks()
-        self.result = self.module.forward(*self.args, **self.kwargs)
-        own = self.tables.get("_forward_hooks")
-        if own or torch_module._global_forward_hooks:
-            for hook_id, hook in _both(torch_module._global_forward_hooks, own or EMPTY):
-                self.fired.add(hook_id)
-                self._run_forward_hook(hook_id, hook)
-        return self.result
 
-    def _run_pre_hooks(self) -> None:
-        own = self.tables.get("_forward_pre_hooks", EMPTY)
-        with_kwargs = self.tables.get("_forward_pre_hooks_with_kwargs", EMPTY)
-        for hook_id, hook in _both(torch_module._global_forward_pre_hooks, own):
-            if hook_id in with_kwargs:
-                pair = hook(self.module, self.args, self.kwargs)
-                if pair is None:
-                    continue
-                if not (isinstance(pair, tuple) and len(pair) == 2):
-                    raise RuntimeError(
-                        "forward pre-hook must return None or a tuple of (new_args, new_kwargs), "
-                        f"but got {pair}."
-                    )
-                self.args, self.kwargs = pair
-            else:
-                args = hook(self.module, self.args)
-                if args is not None:
-                    self.args = args if isinstance(args, tuple) else (args,)
+def _run_hook(
+    hook_id: int, hook: Hook, module: Any, args: Any, kwargs: dict[str, Any], result: Any
+) -> Any:
+    """Run a forward hook; return its result, or the present one if it returns None."""
+    if (
+        hook_id in module.__dict__.get("_forward_hooks_with_kwargs", EMPTY)
+        or hook_id in torch_module._global_forward_hooks_with_kwargs
+    ):
+        changed = hook(module, args, kwargs, result)
+    else:
+        changed = hook(module, args, result)
+    return result if changed is None else changed
 
-    def _run_forward_hook(self, hook_id: int, hook: Hook) -> None:
-        if (
-            hook_id in self.tables.get("_forward_hooks_with_kwargs", EMPTY)
-            or hook_id in torch_module._global_forward_hooks_with_kwargs
-        ):
-            result = hook(self.module, self.args, self.kwargs, self.result)
-        else:
-            result = hook(self.module, self.args, self.result)
-        if result is not None:
-            self.result = result
 
-    def run_always_called(self) -> None:
-        """Run the hooks with ``always_call`` that have not run when an exception was raised."""
-        everywhere = torch_module._global_forward_hooks
-        always = {
-            *torch_module._global_forward_hooks_always_called,
-            *self.tables.get("_forward_hooks_always_called", EMPTY),
-        }
-        for hook_id, hook in _both(everywhere, self.tables.get("_forward_hooks", EMPTY)):
-            if hook_id not in always or hook_id in self.fired:
-                continue
-            try:
-                self._run_forward_hook(hook_id, hook)
-            except Exception as error:
-                warnings.warn(
-                    f"{'global module' if hook_id in everywhere else 'module'} forward hook with "
-                    "``always_call=True`` raised an exception that was silenced as another error "
-                    f"was raised in forward: {error}",
-                    stacklevel=4,
-                )
+def _run_always_called(
+    ran: set[int], module: Any, args: Any, kwargs: dict[str, Any], result: Any
+) -> None:
+    """Run the hooks with ``always_call`` that have not run when an exception was raised."""
+    everywhere, tables = torch_module._global_forward_hooks_always_called, module.__dict__
+    always = {*everywhere, *tables.get("_forward_hooks_always_called", EMPTY)} - ran
+    for hook_id, hook in _forward_hooks(tables):
+        if hook_id not in always:
+            continue
+        try:
+            result = _run_hook(hook_id, hook, module, args, kwargs, result)
+        except Exception as error:
+            warnings.warn(
+                f"{'global module' if hook_id in everywhere else 'module'} forward hook with "
+                "``always_call=True`` raised an exception that was silenced as another error "
+                f"was raised in forward: {error}",
+                stacklevel=4,
+            )
 
 
 HOOK_TABLES: Final = frozenset(
     name for name, value in vars(Hooks).items() if isinstance(value, Lazy)
 )
-
-
-def _both(everywhere: Mapping[int, Hook], own: Mapping[int, Hook]) -> tuple[tuple[int, Hook], ...]:
-    # A tuple, because a hook may remove itself while it runs.
-    return *everywhere.items(), *own.items()

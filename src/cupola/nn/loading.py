@@ -11,12 +11,13 @@ from torch.nn.parameter import is_lazy
 from cupola.nn.class_checks import TorchModule
 from cupola.nn.hooks import HOOKED
 from cupola.nn.members import table_of
-from cupola.nn.plan import Plan, has_extra_state
-from cupola.nn.saving import EXTRA_STATE, Saving, own_state
-from cupola.nn.traversal import AnyModule, child_slots
+from cupola.nn.plan import Plan
+from cupola.nn.saving import Saving, own_state
+from cupola.nn.traversal import AnyModule
 
 ASSIGN: Final = "assign_to_params_buffers"
 PLAN: Final = "cupola_plan"  # key in a module's metadata that holds the plan
+Keys = dict[str, Any]  # what a state has for a module and those below it, see `_nested`
 
 
 class Loading(Saving):
@@ -56,9 +57,12 @@ class Loading(Saving):
         for hook in table_of(self, "_load_state_dict_pre_hooks").values():
             hook(state_dict, prefix, local_metadata, strict, *lists)
         plan = local_metadata.get(PLAN) or Plan(local_metadata.get(ASSIGN, False))
-        plan.add(self, state_dict.get, prefix, missing_keys if strict else [], error_msgs)
+        keys = _nested(state_dict, prefix)
+        plan.add(self, keys, prefix, missing_keys if strict else [], error_msgs)
         if strict:
-            unexpected_keys += _unexpected(self, state_dict, prefix)
+            for name in self._modules:
+                keys.pop(f"{prefix}{name}.", None)
+            unexpected_keys += _flat(keys, prefix)
         if PLAN not in local_metadata:
             error_msgs += plan.apply()
 
@@ -101,14 +105,11 @@ class _Load:
         return self.keys
 
     def _plan_tree(self) -> None:
-        state: OrderedDict[str, Any] = OrderedDict(self.given)
-        state._metadata = self.metadata  # type: ignore[attr-defined]
         self.keys = _IncompatibleKeys([], [])
         self.problems: list[str] = []
         self.plan = Plan(self.assign)
         self.hooked: list[AnyModule] = []
-        self._visit(self.root, state, "")
-        _sort(self.keys.unexpected_keys, self.root)
+        self._visit(self.root, _nested(self.given, ""), "")
 
     def _misfits(self) -> bool:
         return bool(self.problems or (self.strict and (self.keys[0] or self.keys[1])))
@@ -120,43 +121,35 @@ class _Load:
                 self.undo.append(partial(module.set_extra_state, module.get_extra_state()))
             module.set_extra_state(state)
 
-    def _visit(self, module: AnyModule, state: dict[str, Any], prefix: str) -> None:
-        """Plan a module and all below it. The state has only their keys, and is used up."""
-        if _is_plain(module):
-            self._visit_plain(module, state, prefix)
-            self.keys.unexpected_keys.extend(state)
-            return
+    def _visit(self, module: AnyModule, keys: Keys, prefix: str) -> None:
+        """Plan a module and all below it, and use up their keys."""
+        is_plain = _is_plain(module)
+        if is_plain:
+            self.plan.add(module, keys, prefix, self.keys.missing_keys, self.problems)
+        else:
+            keys = self._load_alone(module, keys, prefix)
+        below = []
+        for name, child in module._modules.items():
+            path = f"{prefix}{name}."
+            below.append((child, keys.pop(path, {}), path))
+        if is_plain and keys:
+            self.keys.unexpected_keys.extend(_flat(keys, prefix))
+        for child, part, path in below:
+            if child is not None:  # the keys of an empty slot are passed over
+                self._visit(child, part, path)
+        if HOOKED in module.__dict__ and module._load_state_dict_post_hooks:
+            self.hooked.append(module)
+
+    def _load_alone(self, module: AnyModule, keys: Keys, prefix: str) -> Keys:
+        """Call the loading code of a module; return the keys that it leaves."""
         if not isinstance(module, Loading):  # a torch module with loading code of its own
             self.undo += _restorers(module)
+        state: OrderedDict[str, Any] = OrderedDict(_flat(keys, prefix))
+        state._metadata = self.metadata  # type: ignore[attr-defined]
         metadata = {**self.metadata.get(prefix[:-1], {}), PLAN: self.plan}
         metadata |= {ASSIGN: True} if self.assign else {}
         module._load_from_state_dict(state, prefix, metadata, True, *self.keys, self.problems)
-        parts = _partition(state, prefix)
-        for name, child in child_slots(module):
-            if child is not None:
-                self._visit(child, parts.get(name, {}), f"{prefix}{name}.")
-        self._note_post_hooks(module)
-
-    def _visit_plain(self, module: AnyModule, state: dict[str, Any], prefix: str) -> None:
-        """Plan a module and all below it, and take their keys out of a state that has others."""
-        self.plan.add(module, state.pop, prefix, self.keys.missing_keys, self.problems)
-        parts = None
-        for name, child in child_slots(module):
-            path = f"{prefix}{name}."
-            if child is not None and _is_plain(child):
-                self._visit_plain(child, state, path)
-                continue
-            parts = _partition(state, prefix) if parts is None else parts
-            part = parts.get(name, {})
-            for key in part:
-                del state[key]
-            if child is not None:  # the keys of an empty slot are passed over
-                self._visit(child, part, path)
-        self._note_post_hooks(module)
-
-    def _note_post_hooks(self, module: AnyModule) -> None:
-        if HOOKED in module.__dict__ and module._load_state_dict_post_hooks:
-            self.hooked.append(module)
+        return _nested(state, prefix)
 
     def _run_post_hooks(self, module: AnyModule) -> None:
         for hook in module._load_state_dict_post_hooks.values():
@@ -181,35 +174,7 @@ class _Load:
 def _is_plain(module: AnyModule) -> bool:
     """Whether the module has no loading code of its own that looks at the state."""
     alone = getattr(type(module), "_load_from_state_dict", None) in _LOAD_ALONE
-    return alone and not table_of(module, "_load_state_dict_pre_hooks")
-
-
-def _unexpected(module: AnyModule, state: Mapping[str, Any], prefix: str) -> list[str]:
-    """Return the keys with the prefix that name neither a child nor a member of the module."""
-    children = {name for name, _ in child_slots(module)}
-    known = {name for name, _ in own_state(module)}
-    if has_extra_state(module):
-        known.add(EXTRA_STATE)
-    found = []
-    for key in state:
-        if key.startswith(prefix):
-            first, dot, _ = key[len(prefix) :].partition(".")
-            if first not in (children if dot else known):
-                found.append(key)
-    return found
-
-
-def _sort(keys: list[str], root: AnyModule) -> None:
-    """Sort keys as torch lists them: by the module that lacks them."""
-    if keys:
-        modules = root.named_modules(remove_duplicate=False)
-        places = {path: place for place, (path, _) in enumerate(modules)}
-
-        def place(key: str) -> int:
-            path = key.rpartition(".")[0]
-            return places[path] if path in places else place(path)
-
-        keys.sort(key=place)
+    return alone and not module.__dict__.get("_load_state_dict_pre_hooks")
 
 
 def _restorers(module: AnyModule) -> list[Callable[[], Any]]:
@@ -222,12 +187,29 @@ def _restorers(module: AnyModule) -> list[Callable[[], Any]]:
     return found
 
 
-def _partition(state: Mapping[str, Any], prefix: str) -> dict[str, dict[str, Any]]:
-    """Split a state by the child that each key names."""
-    parts: dict[str, dict[str, Any]] = {}
+def _nested(state: Mapping[str, Any], prefix: str) -> Keys:
+    """Return what a state has below a prefix: by name what is of the module there, and by its own
+    prefix what is of each module below, likewise."""
+    root: Keys = {}
+    found = {prefix[:-1]: root} if prefix else {}
+
+    def add(path: str) -> Keys:
+        above, dot, _ = path.rpartition(".")
+        parent = (found[above] if above in found else add(above)) if dot else root
+        new = found[path] = parent[path + "."] = {}
+        return new
+
     for key, value in state.items():
         if key.startswith(prefix):
-            child, dot, _ = key[len(prefix) :].partition(".")
-            if dot:
-                parts.setdefault(child, {})[key] = value
-    return parts
+            path, dot, name = key.rpartition(".")
+            own = (found[path] if path in found else add(path)) if dot else root
+            own[name] = value
+    return root
+
+
+def _flat(keys: Keys, prefix: str) -> dict[str, Any]:
+    """Return the keys as they are in a state."""
+    found: dict[str, Any] = {}
+    for name, value in keys.items():
+        found |= _flat(value, name) if "." in name else {prefix + name: value}
+    return found

@@ -12,19 +12,14 @@ from torch.nn import Buffer, Parameter
 from torch.nn.parameter import is_lazy
 from torch.overrides import is_tensor_like
 
+from cupola.nn.class_checks import TorchModule
 from cupola.nn.saving import EXTRA_STATE, own_state
 
-# Module, name, key, present tensor, new tensor.
+# Module, name, prefix of its key, present tensor, new tensor.
 Put = tuple[Any, str, str, Tensor, Any]
-Find = Callable[[str, Any], Any]  # of a key and what stands for its absence
 ABSENT: Final = object()
 ORDINARY: Final = frozenset({Tensor, Parameter, Buffer})
 swapping: Callable[[], bool] = torch.__future__.get_swap_module_params_on_conversion
-
-
-def has_extra_state(module: Any) -> bool:
-    """Whether the class of a module loads more than tensors."""
-    return type(module).set_extra_state is not torch.nn.Module.set_extra_state
 
 
 class Plan:
@@ -37,34 +32,38 @@ class Plan:
         self.only_ordinary = True
 
     def add(
-        self, module: Any, find: Find, prefix: str, missing: list[str], problems: list[str]
+        self,
+        module: Any,
+        found: dict[str, Any],
+        prefix: str,
+        missing: list[str],
+        problems: list[str],
     ) -> None:
-        """Plan the own tensors and the extra state of a module; ``find`` looks a key up."""
+        """Plan the own tensors and the extra state of a module; take them out of what is found."""
         for name, target in own_state(module):
-            key = prefix + name
-            value = find(key, ABSENT)
+            value = found.pop(name, ABSENT)
             if value is ABSENT:
-                missing.append(key)
+                missing.append(prefix + name)
             elif (
                 type(target) in ORDINARY
                 and type(value) in ORDINARY
                 and target.shape == value.shape
                 and target.is_meta == value.is_meta
             ):
-                self.puts.append((module, name, key, target, value))
+                self.puts.append((module, name, prefix, target, value))
             else:
-                self._add_special(module, name, key, target, value, problems)
-        if has_extra_state(module):
-            key = prefix + EXTRA_STATE
-            if (state := find(key, ABSENT)) is ABSENT:
-                missing.append(key)
+                self._add_special(module, name, prefix, target, value, problems)
+        if type(module).set_extra_state is not TorchModule.set_extra_state:
+            if EXTRA_STATE in found:
+                self.extras.append((module, found.pop(EXTRA_STATE)))
             else:
-                self.extras.append((module, state))
+                missing.append(prefix + EXTRA_STATE)
 
     def _add_special(
-        self, module: Any, name: str, key: str, target: Tensor, value: Any, problems: list[str]
+        self, module: Any, name: str, prefix: str, target: Tensor, value: Any, problems: list[str]
     ) -> None:
         self.only_ordinary = False
+        key = prefix + name
         if not is_tensor_like(value):  # type: ignore[no-untyped-call]
             problems.append(
                 f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like '
@@ -90,7 +89,7 @@ class Plan:
                 stacklevel=7,
             )
         else:
-            self.puts.append((module, name, key, target, value))
+            self.puts.append((module, name, prefix, target, value))
 
     def apply(self) -> list[str]:
         """Carry out the plan; return the errors."""
@@ -113,7 +112,7 @@ class Plan:
         return True
 
     def _put(self, put: Put, shared: dict[int, Any]) -> str | None:
-        module, name, key, target, value = put
+        module, name, prefix, target, value = put
         try:
             if swapping():
                 _swap(target, value, self.assign)
@@ -122,7 +121,7 @@ class Plan:
             else:
                 target.copy_(value)
         except Exception as error:
-            return _failed(key, target, value, *error.args)
+            return _failed(prefix + name, target, value, *error.args)
         return None
 
     def _shared(self) -> dict[int, Any]:
