@@ -94,6 +94,20 @@ def test_a_stream_remembers(predictor: Detection3DPredictor) -> None:
         stream(**{**moment(2), "timestamp": 99.0})
 
 
+def test_a_stream_may_be_anywhere_on_a_map(predictor: Detection3DPredictor) -> None:
+    if not predictor.is_stream:
+        return
+    here, there = predictor.new_stream(), predictor.new_stream()
+    for step in range(3):
+        given = moment(step)
+        moved = given["ego_pose"].copy()
+        moved[:3, 3] += (652_000.0, 5_184_000.0, 480.0)
+        expected = here(**given, threshold=0)
+        found = there(**{**given, "ego_pose": moved}, threshold=0)
+        torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-6)
+        torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-4)
+
+
 def test_can_bus_is_taken_or_derived_from_the_pose() -> None:
     torch.manual_seed(0)
     predictor = Detection3DPredictor("b", "1", build(CONFIGS["bevformer"]).eval(), size=(64, 96))
@@ -110,6 +124,9 @@ def test_can_bus_is_taken_or_derived_from_the_pose() -> None:
     )  # fmt: skip
     assert np.array_equal(sample.can_bus, told["can_bus"])
     stream = predictor.new_stream()
+    stream(**told)
+    with pytest.raises(InputError, match="began with can_bus, and this frame has none"):
+        stream(**later)
     with pytest.raises(InputError, match="can_bus: expected 18 finite numbers, got"):
         stream(**{**told, "can_bus": [1.0, float("nan")]})
     with pytest.raises(InputError, match="can_bus: not numbers"):

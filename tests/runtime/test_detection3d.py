@@ -91,7 +91,7 @@ def test_bgr_models_see_bgr(predictor) -> None:
     assert turned.normalize(red[..., :60, :]).shape == (6, 3, 64, 96)
 
 
-SINGULAR = np.diag([1.0, 1.0, 0.0, 1.0])
+SINGULAR = np.array([[1.0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,7 @@ SINGULAR = np.diag([1.0, 1.0, 0.0, 1.0])
         ({"lidar2img": np.full((6, 4, 4), np.nan)}, "camera 0 has a matrix with NaN"),
         ({"lidar2img": [["a"]]}, "not numbers"),
         ({"lidar2img": np.zeros((6, 4, 4))}, r"last row of camera 0 is \[0.0, .*transposed"),
+        ({"lidar2img": [np.diag([2.0, 2.0, 2.0, 1.0])] * 6}, "camera 0 has length 2 .* divide"),
         ({"lidar2img": [SINGULAR] * 6}, "matrix of camera 0 is singular"),
         ({"camera_names": [b"CAM_FRONT"] * 6}, "one name appears twice in CAM_FRONT, "),
         ({"pixels": None}, "send either `images`"),

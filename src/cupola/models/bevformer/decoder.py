@@ -48,7 +48,7 @@ class DetectionTransformerDecoder(TransformerLayerSequence):
                 None,
                 bev,
                 query_pos=query_pos,
-                reference_points=references[..., None, :2],
+                reference_points=references[..., None, :2].to(query.dtype),
                 spatial_shapes=[size],
             )
             return found

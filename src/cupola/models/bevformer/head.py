@@ -148,4 +148,5 @@ class BEVFormerHead(BoxHead3D):
         steps = decoded.regressions
         if steps is None:
             steps = torch.stack([boxes(state) for _, boxes, state in pairs])
-        return DETR3DOutput(logits, place_boxes(decoded.references, steps, self.pc_range))
+        boxes = place_boxes(decoded.references, steps, self.pc_range).to(steps.dtype)
+        return DETR3DOutput(logits, boxes)

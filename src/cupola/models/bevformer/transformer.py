@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cupola import nn
@@ -148,10 +149,17 @@ class PerceptionTransformer(nn.Module):
         size: tuple[int, int],
         reg_branches: Sequence[nn.Module] | None,
     ) -> DecoderOutput:
-        """bev [B, K, C], object_queries [Q, 2 * C] (positions first, contents second)."""
+        """bev [B, K, C], object_queries [Q, 2 * C] (positions first, contents second).
+
+        The references are float64: a rounding of their logits by 1e-6 moves a box by 0.03 mm, which
+        the layers make three times as much.
+        """
         B = len(bev)
         position, query = object_queries[:, None].expand(-1, B, -1).chunk(2, dim=-1)  # [Q, B, C]
-        references = self.reference_points(position).sigmoid().transpose(0, 1)  # [B, Q, 3]
+        weight, bias = self.reference_points.weight, self.reference_points.bias
+        assert bias is not None
+        logits = F.linear(position[:, 0].double(), weight.double(), bias.double())
+        references = logits.sigmoid().expand(B, -1, -1)  # [B, Q, 3]
         decoded: DecoderOutput = self.decoder(
             query, position, references, bev.transpose(0, 1), size, reg_branches
         )

@@ -21,6 +21,7 @@ from cupola.structures.can_bus import CAN_BUS
 Pixels = NDArray[np.uint8]
 SAMPLE = "sample.json"
 LATEST = 1e11  # seconds, the year 5138; milliseconds since 1973 are more
+STRETCH = 0.1  # of the third row; published augmentations scale scenes by up to 0.05
 SMALLEST = 1e-6  # determinant of a projection's rows of length 1; a pinhole camera's is above 0.01
 
 
@@ -142,6 +143,12 @@ def _check_projection(camera: int, matrix: NDArray[np.float64]) -> None:
         )
     rows = matrix[:3, :3]
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    depth = lengths[2].item()
+    if depth > 0 and abs(depth - 1) > STRETCH:
+        raise InputError(
+            f"lidar2img: the third row of camera {camera} has length {depth:g} without its shift, "
+            "expected 1, so that it gives the depth in meters; divide the first three rows by it"
+        )
     if not lengths.all() or abs(np.linalg.det(rows / lengths)) < SMALLEST:
         raise InputError(
             f"lidar2img: the matrix of camera {camera} is singular; expected intrinsics (4 x 4) @ "

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,7 +26,12 @@ from cupola.runtime.io.sample_folder import (
 )
 from cupola.runtime.parameters import score, whole_number
 from cupola.runtime.predictor import Arrays, Predictor, TensorSpec
-from cupola.runtime.predictors.camera_stream import CameraStream
+from cupola.runtime.predictors.camera_stream import (
+    CameraStream,
+    FrameState,
+    check_follows,
+    relative,
+)
 from cupola.structures import IMAGENET_MEAN, Detections3D, normalize, pad_to_multiple
 from cupola.structures.can_bus import CAN_BUS, can_bus_of_lidar
 from cupola.structures.projections import split_projections
@@ -49,13 +54,6 @@ class CameraSample:
     ego_pose: NDArray[np.float64] | None = None
     timestamp: float | None = None
     can_bus: NDArray[np.float64] | None = None
-
-
-class FrameState(NamedTuple):
-    """What a stream keeps between two frames: the model's state, and when the last one was."""
-
-    model: Any
-    timestamp: float | None
 
 
 @dataclass
@@ -256,23 +254,30 @@ class Detection3DPredictor(Predictor):
         """The next frame of a stream, whose state is None at its start -> and the state after it.
 
         InputError without ego_pose and timestamp, or for BEVFormer without can_bus and ego_pose,
-        and for a frame that is earlier than the last one.
+        for a frame that is earlier than the last one, and for one with another kind of motion.
         """
+        self._check_motion(sample)
+        earlier = self._first(sample) if state is None else state
+        check_follows(sample, earlier)
+        if not self.takes_can_bus:
+            sample = relative(sample, earlier.origin)
+        (found,), after = self.model.predict_frame(self.batch([sample]), earlier.model)
+        return self._named(found), earlier._replace(model=after, timestamp=sample.timestamp)
+
+    def _check_motion(self, sample: CameraSample) -> None:
+        """InputError for a frame without what the model's state needs."""
         missing = [name for name in ("ego_pose", "timestamp") if getattr(sample, name) is None]
         if self.takes_can_bus:
             known = sample.can_bus is not None or sample.ego_pose is not None
             missing = [] if known else ["can_bus (or ego_pose)"]
         if missing:
             raise InputError(f"a frame of a stream needs {' and '.join(missing)}")
-        earlier = FrameState(self.model.initial_state(1), None) if state is None else state
-        now, last = sample.timestamp, earlier.timestamp
-        if now is not None and last is not None and now < last:
-            raise InputError(
-                f"timestamp: {now:.3f} is before the last frame's, {last:.3f}; send the frames of "
-                "a stream in their order"
-            )
-        (found,), after = self.model.predict_frame(self.batch([sample]), earlier.model)
-        return self._named(found), FrameState(after, now)
+
+    def _first(self, sample: CameraSample) -> FrameState:
+        """What a stream that begins with this frame has before it."""
+        origin = None if sample.ego_pose is None else sample.ego_pose[:3, 3].copy()
+        measured = (sample.can_bus is not None) if self.takes_can_bus else None
+        return FrameState(self.model.initial_state(1), None, origin, measured)
 
     def batch(self, samples: Sequence[CameraSample]) -> dict[str, Any]:
         """What the model's forward and predict take."""
