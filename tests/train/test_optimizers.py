@@ -10,7 +10,7 @@ from cupola.train.averaging import MovingAverage
 from cupola.train.distributed import TrainingRanks
 from cupola.train.layer_decay import depth_by_layer, depth_by_stage
 from cupola.train.optimizers import build_optimizer, load_optimizer, set_rates
-from cupola.train.schedules import multi_step
+from cupola.train.schedules import Rates, multi_step
 from cupola.train.steps import Stepper, total_loss
 from train.parts import TinyLine, TinyRegression
 
@@ -25,7 +25,7 @@ def test_custom_keys_make_groups() -> None:
     groups = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in optimizer.param_groups}
     assert groups == {(0.1, 0.0): 1, (2.0, 0.5): 1, (1.0, 0.5): 2}
     assert optimizer.param_groups[0]["betas"] == (0.8, 0.9)
-    assert set_rates(optimizer, 5, [multi_step([5], 0.5)]) == 1.0
+    assert set_rates(optimizer, 5, Rates([multi_step([5], 0.5)])) == 1.0
 
 
 def test_norm_and_bias_decay() -> None:

@@ -1,6 +1,6 @@
 """Optimizers with parameter groups, from MMEngine's `optim_wrapper` config."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from cupola.errors import BuildError, did_you_mean
 from cupola.nn.layers.norm import AffineNorm
 from cupola.registry import without_scope
 from cupola.train.layer_decay import CONSTRUCTORS, layer_multipliers
-from cupola.train.schedules import Schedule, scheduled_rate
+from cupola.train.schedules import Rates
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "AdamW": torch.optim.AdamW,
@@ -154,8 +154,8 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         group.update({key: configured[key] for key in ("base_lr", "weight_decay")})
 
 
-def set_rates(optimizer: Optimizer, step: int, schedules: Sequence[Schedule]) -> float:
+def set_rates(optimizer: Optimizer, step: int, rates: Rates) -> float:
     """Sets every group's rate for `step`; returns the largest."""
     for group in optimizer.param_groups:
-        group["lr"] = scheduled_rate(group["base_lr"], step, schedules)
+        group["lr"] = rates(group["base_lr"], step)
     return float(max(group["lr"] for group in optimizer.param_groups))

@@ -1,16 +1,30 @@
-"""Learning-rate schedules as pure functions of the step, so that resuming needs no state.
+"""Learning-rate schedules with MMEngine's names, arguments and rates.
 
-Each maps a rate to another; several are applied in sequence. Names and arguments are MMEngine's.
-Steps count from 0.
+A schedule changes the rate that the others left, step by step, as MMEngine's do: so several may
+overlap. The rates of a step are computed from step 0 on, and resuming needs no state. Steps count
+from 0. `rate_steps` has the formulas.
 """
 
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cupola.errors import BuildError, did_you_mean
 from cupola.registry import without_scope
+from cupola.train.rate_steps import (
+    Advance,
+    constant_steps,
+    cosine_steps,
+    exponential_steps,
+    linear_steps,
+    multi_steps,
+    one_cycle,
+    polynomial_steps,
+    quadratic_steps,
+    stairs,
+)
 
 Schedule = Callable[[float, int], float]  # (rate, step) -> rate
 
@@ -19,41 +33,6 @@ def multi_step(milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
     """Multiplies the rate by `gamma` at each milestone."""
     ordered = sorted(milestones)
     return lambda rate, step: rate * gamma ** bisect_right(ordered, step)
-
-
-def exponential(gamma: float, begin: int = 0) -> Schedule:
-    """Multiplies the rate by `gamma` in every step."""
-    return lambda rate, step: rate * gamma ** max(0, step - begin)
-
-
-def step_decay(step_size: int, gamma: float = 0.1, begin: int = 0) -> Schedule:
-    """Multiplies the rate by `gamma` every `step_size` steps."""
-    return lambda rate, step: rate * gamma ** (max(0, step - begin) // step_size)
-
-
-def linear(begin: int, end: int, start_factor: float = 1 / 3, end_factor: float = 1.0) -> Schedule:
-    """Warm-up: moves the factor from `start_factor` at `begin` to `end_factor` at `end`."""
-
-    def schedule(rate: float, step: int) -> float:
-        done = min(1.0, max(0.0, (step - begin) / max(1, end - begin)))
-        return rate * (start_factor + (end_factor - start_factor) * done)
-
-    return schedule
-
-
-def quadratic(begin: int, end: int) -> Schedule:
-    """Warm-up: the square of the part of the steps from `begin` to `end`."""
-
-    def schedule(rate: float, step: int) -> float:
-        done = min(1.0, max(0.0, (step + 1 - begin) / max(1, end - begin)))
-        return rate * done**2
-
-    return schedule
-
-
-def constant(begin: int, end: int, factor: float = 1 / 3) -> Schedule:
-    """Warm-up: the rate times `factor` from `begin` until `end`."""
-    return lambda rate, step: rate * factor if begin <= step < end else rate
 
 
 def cosine(begin: int, length: int, eta_min: float = 0.0, eta_min_ratio: float = 0.0) -> Schedule:
@@ -77,77 +56,121 @@ def polynomial(begin: int, end: int, power: float = 1.0, eta_min: float = 0.0) -
     return schedule
 
 
-# MMEngine's names -> (our function, the arguments that count steps or epochs).
-KINDS: dict[str, tuple[Callable[..., Schedule], tuple[str, ...]]] = {
-    "MultiStepLR": (multi_step, ("milestones",)),
-    "StepLR": (step_decay, ("step_size", "begin")),
-    "ExponentialLR": (exponential, ("begin",)),
-    "LinearLR": (linear, ("begin", "end")),
-    "QuadraticWarmupLR": (quadratic, ("begin", "end")),
-    "ConstantLR": (constant, ("begin", "end")),
-    "CosineAnnealingLR": (cosine, ("begin", "length")),
-    "PolyLR": (polynomial, ("begin", "end")),
-}
-LAST_STEPS = ("LinearLR", "ConstantLR", "PolyLR")  # whose `end` is the step after their last one
-# Arguments of MMEngine without effect here: a schedule keeps its last value after its end.
-UNUSED = ("verbose", "last_step")
+@dataclass(frozen=True)
+class Chained:
+    """A schedule of MMEngine: it has an effect every `every` steps from `begin` until `end`.
 
-
-def from_begin(schedule: Schedule, begin: int, steps: int) -> Schedule:
-    """The schedule for one that counts in units of so many steps, and has no effect before `begin`.
-
-    `begin` counts in units, too.
+    These two count in units of `every` steps. After the end the rate stays as it is.
     """
-    return lambda rate, step: rate if step // steps < begin else schedule(rate, step // steps)
+
+    advance: Advance
+    begin: int
+    end: int
+    every: int = 1
+
+    def changed(self, rate: float, base: float, step: int) -> float:
+        """The rate at a step, from the one before it."""
+        unit, rest = divmod(step, self.every)
+        if rest or not self.begin <= unit < self.end:
+            return rate
+        return self.advance(rate, base, unit - self.begin)
+
+    def __call__(self, rate: float, step: int) -> float:
+        """The rate at a step, if there is no other schedule."""
+        return Rates([self])(rate, step)
+
+
+class Rates:
+    """The rates that schedules give, one after the other: those of MMEngine first.
+
+    `self(rate, step)` is the rate at a step where the config has `rate`.
+    """
+
+    def __init__(self, schedules: Sequence[Schedule]) -> None:
+        self._chain = [each for each in schedules if isinstance(each, Chained)]
+        # MMEngine changes the rates of epochs after those of steps, but for the first step.
+        self._later = sorted(self._chain, key=lambda each: each.every > 1)
+        self._others = [each for each in schedules if not isinstance(each, Chained)]
+        self._last: dict[float, tuple[int, float]] = {}  # rate of the config -> (step, rate)
+
+    def __call__(self, rate: float, step: int) -> float:
+        at, now = self._last.get(rate, (-1, rate))
+        if at > step:
+            at, now = -1, rate
+        while at < step and self._chain:
+            at += 1
+            for each in self._later if at else self._chain:
+                now = each.changed(now, rate, at)
+        self._last[rate] = (at, now)
+        for other in self._others:
+            now = other(now, step)
+        return now
+
+
+# MMEngine's names -> (our function, those of its arguments that count steps or epochs).
+KINDS: dict[str, tuple[Callable[..., Advance], tuple[str, ...]]] = {
+    "MultiStepLR": (multi_steps, ("milestones",)),
+    "StepLR": (stairs, ("step_size",)),
+    "ExponentialLR": (exponential_steps, ()),
+    "LinearLR": (linear_steps, ("last",)),
+    "QuadraticWarmupLR": (quadratic_steps, ("length",)),
+    "ConstantLR": (constant_steps, ("last",)),
+    "CosineAnnealingLR": (cosine_steps, ("T_max",)),
+    "PolyLR": (polynomial_steps, ("last",)),
+    "OneCycleLR": (one_cycle, ("total_steps",)),
+}
+# The policies of MMDetection 2.x, functions of the step.
+VERSION_2: dict[str, Callable[..., Schedule]] = {
+    "Version2CosineLR": cosine,
+    "Version2PolyLR": polynomial,
+}
+UNUSED = ("verbose", "last_step")  # arguments of MMEngine without effect here
 
 
 def build_schedule(cfg: Mapping[str, Any], steps_per_epoch: int, max_steps: int) -> Schedule:
     """A schedule from its config, whose rates are MMEngine's.
 
     With `by_epoch` (the default) it counts in epochs and changes the rate between them; with
-    convert_to_iter_based in each step. Raises BuildError for an unknown type or argument.
+    convert_to_iter_based in each step. Without `end` it lasts as long as the run. Raises BuildError
+    for an unknown type or argument.
     """
     arguments = {key: value for key, value in without_scope(cfg).items() if key not in UNUSED}
     kind = arguments.pop("type", None)
-    if kind not in KINDS:
+    if kind not in KINDS and kind not in VERSION_2:
         raise BuildError(f"unknown param_scheduler type {kind!r}{did_you_mean(str(kind), KINDS)}")
-    maker, counted = KINDS[kind]
     per_epoch = bool(arguments.pop("by_epoch", True))
     whole_epochs = not arguments.pop("convert_to_iter_based", False) and per_epoch
-    steps = steps_per_epoch if whole_epochs else 1  # after which the rate changes
+    every = steps_per_epoch if whole_epochs else 1
     unit = steps_per_epoch if per_epoch and not whole_epochs else 1  # of the arguments
-    max_steps //= steps
-    if kind in LAST_STEPS and "end" in arguments:
-        arguments["end"] = arguments["end"] * unit - 1
-        counted = tuple(key for key in counted if key != "end")
-    begin_at = arguments.get("begin", 0) * unit
-    if kind == "CosineAnnealingLR":
-        begin, end = arguments.get("begin", 0), arguments.pop("end", None)
-        whole = end if end is not None else max_steps // unit
-        arguments["length"] = arguments.pop("T_max", None) or whole - begin
-    elif "end" in counted:
-        arguments.setdefault("end", max_steps // unit)
-    elif kind not in LAST_STEPS:
-        arguments.pop("end", None)
-    if kind != "MultiStepLR":
-        arguments.setdefault("begin", 0)
-    else:
-        arguments.pop("begin", None)
-    for key in counted:
-        if key not in arguments:
-            raise BuildError(f"param_scheduler {kind}: needs {key}")
-        value = arguments[key]
-        arguments[key] = value * unit
-        if key == "milestones":  # which count from `begin`
-            arguments[key] = [v * unit + begin_at for v in value]
+    begin = int(arguments.pop("begin", 0)) * unit
+    given = arguments.pop("end", None)
+    end = max(begin + 1, max_steps // every) if given is None else int(given) * unit
+    if end <= begin:
+        raise BuildError(f"param_scheduler {kind}: end is {end}, not above begin, {begin}")
     try:
-        return from_begin(maker(**arguments), begin_at, steps)
+        if kind in VERSION_2:
+            span = end - begin if kind == "Version2CosineLR" else end
+            made = VERSION_2[kind](begin, span, **arguments)
+            return lambda rate, step: made(rate, step // every)
+        if arguments.get("total_steps") and arguments["total_steps"] * unit < end - begin - 1:
+            raise BuildError(
+                f"param_scheduler {kind}: total_steps is {arguments['total_steps'] * unit}, and "
+                f"the run has {end - begin} steps after its begin"
+            )
+        maker, counted = KINDS[kind]
+        for key in counted:
+            if arguments.get(key) is not None:
+                value = arguments[key]
+                arguments[key] = [v * unit for v in value] if key == "milestones" else value * unit
+            elif key in ("milestones", "step_size"):
+                raise BuildError(f"param_scheduler {kind}: needs {key}")
+            else:
+                arguments[key] = end - begin - (key == "last")
+        return Chained(maker(**arguments), begin, end, every)
     except TypeError as error:
         raise BuildError(f"param_scheduler {kind}: {error}") from None
 
 
 def scheduled_rate(rate: float, step: int, schedules: Sequence[Schedule]) -> float:
     """The rate at `step` after all schedules."""
-    for schedule in schedules:
-        rate = schedule(rate, step)
-    return rate
+    return Rates(schedules)(rate, step)

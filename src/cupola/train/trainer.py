@@ -36,7 +36,7 @@ from cupola.train.meter import Meter
 from cupola.train.optimizers import build_optimizer, load_optimizer, set_rates
 from cupola.train.pixels import with_pixels
 from cupola.train.pretrained import load_pretrained
-from cupola.train.schedules import Schedule, build_schedule
+from cupola.train.schedules import Rates, build_schedule
 from cupola.train.sections import (
     check_sections,
     class_counts,
@@ -130,11 +130,11 @@ class Trainer:
 
         self.stream.on_epoch = apply
 
-    def _build_schedules(self) -> list[Schedule]:
+    def _build_schedules(self) -> Rates:
         found = self.cfg.get("param_scheduler") or []
         configs = [found] if isinstance(found, Mapping) else found
         per_epoch = self.stream.batches_per_epoch
-        return [build_schedule(cfg, per_epoch, self.max_steps) for cfg in configs]
+        return Rates([build_schedule(cfg, per_epoch, self.max_steps) for cfg in configs])
 
     def _hook(self, name: str) -> Mapping[str, Any]:
         hook: Mapping[str, Any] = self.cfg.get("default_hooks", {}).get(name, {})

@@ -17,7 +17,11 @@ LARGEST_NAMES = 2**20  # bytes of a text file with the names of classes
 
 Config = Mapping[str, Any]
 PREFIXES = {"img_prefix": "img", "seg_prefix": "seg"}
-POLICIES = {"step": "MultiStepLR", "CosineAnnealing": "CosineAnnealingLR", "poly": "PolyLR"}
+POLICIES = {
+    "step": "MultiStepLR",
+    "CosineAnnealing": "Version2CosineLR",
+    "poly": "Version2PolyLR",
+}
 RENAMED = {"min_lr": "eta_min", "min_lr_ratio": "eta_min_ratio"}
 MIN_SIZE = 32  # smaller images were always left out of training
 WITH_MASKS = ("CocoMetric", "LVISMetric")
@@ -271,4 +275,4 @@ def _cosine_of_yolox(cfg: Config, begin: int, train_cfg: Config) -> dict[str, An
     least = {RENAMED[key]: cfg[key] for key in RENAMED if cfg.get(key) is not None}
     end = train_cfg["max_epochs"] - cfg.get("num_last_epochs", 0)
     each_step = {"convert_to_iter_based": True, **least}
-    return {"type": "CosineAnnealingLR", "begin": begin, "end": end, **each_step}
+    return {"type": "Version2CosineLR", "begin": begin, "end": end, **each_step}
