@@ -3,19 +3,24 @@
 Faster and Mask R-CNN R50 at 800 x 1333 (padded to 1344) and RTMDet-s at 640 x 640, batch 1,
 float32, random weights; the graph ends before the last thresholds and NMS. Prints for the plain and
 for the prepared model (folded batch norms) the time relative to onnxruntime's and to the plain
-model's, and the largest difference of the scores. Needs cupola[export].
+model's, and the largest difference of the scores. Needs cupola[export]. With `--auto`: the engine
+that `auto` chooses, which a user gets, and the time of its network relative to that of the engine
+onnxruntime.
 
     python bench/zoo.py [--rounds 7] [--threads 2] [--model faster_rcnn mask_rcnn rtmdet_s]
+    python bench/zoo.py --auto [--build 200] [--model rtmdet_s]
 """
 
 import argparse
 import json
 import lzma
+import os
 import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import torch
 
@@ -24,6 +29,7 @@ from cupola.runtime.building import without_pretrained
 from cupola.runtime.export import Program, export
 from cupola.runtime.optimize.fusing import fold
 from cupola.runtime.optimize.memory import keep_freed_memory
+from cupola.runtime.optimize.selection import optimize
 from cupola.runtime.predictors.detection import make
 from cupola.runtime.predictors.detection_program import program
 from ratio import alternate, machine
@@ -98,11 +104,33 @@ def compare(name: str, rounds: int, threads: int) -> None:
         )
 
 
+def compare_auto(name: str, rounds: int, build: float) -> None:
+    """Prints what auto chooses when graphs may be built for so many seconds, and its time."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["CUPOLA_CACHE"] = str(Path(folder) / "cache")
+        _, height, width = MODELS[name]
+        config = {"preprocess": {"resize": {"exact": [height, width]}}}
+        predictors = [make(name, "1", built(name), config, ()) for _ in range(2)]
+        samples = [predictors[0].sample(np.zeros((height, width, 3), np.uint8))]
+        auto, peer = predictors
+        found = optimize(auto, "auto", samples, seconds=build, report=print)
+        optimize(peer, "onnxruntime", samples)
+        calls = [lambda p=each: p.run(samples) for each in predictors]
+        ours, theirs = alternate(*calls, rounds)
+        print(
+            f"{name} {height}x{width}: auto is {found.engine}; {ours:.3f} s, the engine "
+            f"onnxruntime {theirs:.3f} s, ratio {ours / theirs:.3f}",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", nargs="*", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--auto", action="store_true", help="measure the engine that auto chooses")
+    parser.add_argument("--build", type=float, default=200, help="seconds for the graphs of auto")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     keep_freed_memory()  # as the server's runners do
@@ -110,7 +138,10 @@ def main() -> None:
     print(machine(), "torch", torch.__version__, "onnxruntime", onnxruntime.__version__)
     with torch.inference_mode():
         for name in arguments.model:
-            compare(name, arguments.rounds, arguments.threads)
+            if arguments.auto:
+                compare_auto(name, arguments.rounds, arguments.build)
+            else:
+                compare(name, arguments.rounds, arguments.threads)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,25 @@ class Counter(Echo):
         act(sample["do"], float(sample["s"]))
         total = sample["tensors"]["x"] + (0 if state is None else state)
         return ({**sample, "tensors": {"x": total}}, 1), total
+
+
+class Choosing(Echo):
+    """Its engines are to be measured until a runner has done so, as a file says."""
+
+    task = "choosing"
+
+    @property
+    def execution(self) -> Any:
+        return self.__dict__.get("chosen")
+
+    @execution.setter
+    def execution(self, found: Any) -> None:
+        if found is not None:
+            measured = Path(self.config["measured"])
+            engine = "measured" if measured.exists() else "at once"
+            found = replace(found, engine=engine, provisional=not measured.exists())
+            measured.touch()
+        self.__dict__["chosen"] = found
 
 
 class Noop(Predictor):
@@ -286,5 +306,5 @@ class Toy(Task):
         return predictor
 
 
-for made in (Echo, Counter, Noop, Speaker, Finder):
+for made in (Echo, Counter, Choosing, Noop, Speaker, Finder):
     tasks.register(Toy(made), replace=True)

@@ -228,6 +228,40 @@ def test_recycling_under_load_loses_nothing(serve, tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+def test_a_runner_with_a_measured_engine_takes_over_under_load(serve, tmp_path: Path) -> None:
+    measured = str(tmp_path / "measured")
+    bundle = write_bundle(tmp_path, "echo", task="choosing", measured=measured)
+    server = serve(models=[str(bundle)], workers=2, min_uptime=0.2)
+    answers: list[Any] = []
+    stopped = threading.Event()
+
+    def ask(x: float) -> None:
+        while not stopped.is_set():
+            status, answer = server.infer(x=[x], do="sleep", s=0.005)
+            answers.append((status, status != 200 or output(answer, "y") == [x], answer))
+
+    askers = [threading.Thread(target=ask, args=[float(number)]) for number in range(4)]
+    for asker in askers:
+        asker.start()
+    try:
+        until(lambda: [_engine(each) for each in server.runners()] == ["measured"], 30)
+        asked = len(answers)
+        until(lambda: len(answers) > asked + 20, 30)
+    finally:
+        stopped.set()
+        for asker in askers:
+            asker.join()
+    assert {(status, is_right) for status, is_right, _ in answers} == {(200, True)}
+    pids = {output(answer, "pid")[0] for *_, answer in answers}
+    assert len(pids) == 2 and server.runner_pid() in pids
+    assert "is replaced: its engines are measured" in server.log()
+
+
+def _engine(runner: dict[str, Any]) -> str:
+    return str(runner["optimization"]["engine"])
+
+
+@pytest.mark.processes
 def test_memory_that_leaks_is_given_back(serve) -> None:
     server = serve(min_uptime=0.2)
     used = memory_of(server.runner_pid())
