@@ -129,9 +129,10 @@ class _Load:
         else:
             keys = self._load_alone(module, keys, prefix)
         below = []
-        for name, child in module._modules.items():
-            path = f"{prefix}{name}."
-            below.append((child, keys.pop(path, {}), path))
+        if children := module._modules:
+            for name, child in children.items():
+                path = f"{prefix}{name}."
+                below.append((child, keys.pop(path, {}), path))
         if is_plain and keys:
             self.keys.unexpected_keys.extend(_flat(keys, prefix))
         for child, part, path in below:
@@ -200,10 +201,10 @@ def _nested(state: Mapping[str, Any], prefix: str) -> Keys:
         return new
 
     for key, value in state.items():
-        if key.startswith(prefix):
+        if not prefix or key.startswith(prefix):
             path, dot, name = key.rpartition(".")
-            own = (found[path] if path in found else add(path)) if dot else root
-            own[name] = value
+            own = found.get(path) if dot else root
+            (add(path) if own is None else own)[name] = value
     return root
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from cupola.nn.class_checks import TorchModule
 from cupola.nn.hooks import HOOKED, Hooks
-from cupola.nn.members import BUFFERS, EMPTY, MODULES, PARAMETERS, TRANSIENT, table_of
+from cupola.nn.members import BUFFERS, MODULES, PARAMETERS, TRANSIENT, table_of
 from cupola.nn.traversal import Traversal
 
 EXTRA_STATE: Final = "_extra_state"
@@ -62,13 +62,14 @@ def _save(module: Any, destination: Any, metadata: Any, prefix: str, keep_vars: 
         for hook in table_of(module, "_state_dict_pre_hooks").values():
             hook(module, prefix, keep_vars)
     if cls._save_to_state_dict is _SAVE and cls.get_extra_state is _EXTRA:
-        parameters = values.get(PARAMETERS, EMPTY).items()
-        for name, value in own_state(module) if BUFFERS in values else parameters:
+        own = values.get(PARAMETERS)  # most modules have no buffers, and many no parameters
+        for name, value in own_state(module) if BUFFERS in values else own.items() if own else ():
             if value is not None:
                 destination[prefix + name] = value if keep_vars else value.detach()
     else:
         module._save_to_state_dict(destination, prefix, keep_vars)
-    for name, child in values[MODULES].items():
+    children = values[MODULES]
+    for name, child in children.items() if children else ():
         if child is None:
             continue
         path = f"{prefix}{name}."
