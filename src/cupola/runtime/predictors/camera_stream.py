@@ -57,7 +57,10 @@ class CameraStream:
 
 
 def check_follows(sample: Any, earlier: FrameState) -> None:
-    """InputError for a CameraSample before the last one, or whose motion is told in another way."""
+    """InputError for a CameraSample not after the last one, or with another kind of motion.
+
+    PETRv2 divides by the time between two frames.
+    """
     if earlier.measured is not None and earlier.measured != (sample.can_bus is not None):
         begun, has = ("can_bus", "none") if earlier.measured else ("ego_pose", "can_bus")
         raise InputError(
@@ -65,10 +68,10 @@ def check_follows(sample: Any, earlier: FrameState) -> None:
             "its frames"
         )
     now, last = sample.timestamp, earlier.timestamp
-    if now is not None and last is not None and now < last:
+    if now is not None and last is not None and now <= last:
         raise InputError(
-            f"timestamp: {now:.3f} is before the last frame's, {last:.3f}; send the frames of a "
-            "stream in their order"
+            f"timestamp: {now:.3f} is not after the last frame's, {last:.3f}; send each frame of a "
+            "stream once, in their order, with its time in seconds"
         )
 
 

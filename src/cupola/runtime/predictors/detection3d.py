@@ -254,7 +254,7 @@ class Detection3DPredictor(Predictor):
         """The next frame of a stream, whose state is None at its start -> and the state after it.
 
         InputError without ego_pose and timestamp, or for BEVFormer without can_bus and ego_pose,
-        for a frame that is earlier than the last one, and for one with another kind of motion.
+        for a frame that is not after the last one, and for one with another kind of motion.
         """
         self._check_motion(sample)
         earlier = self._first(sample) if state is None else state
