@@ -59,7 +59,7 @@ def losses(trainer: Trainer) -> list[dict[str, float]]:
     """The losses of every step of a run."""
     found: list[dict[str, float]] = []
     step = trainer.stepper.step
-    trainer.stepper.step = lambda batches: found.append(step(batches)) or found[-1]  # type: ignore
+    trainer.stepper.step = lambda *given: found.append(step(*given)) or found[-1]  # type: ignore
     trainer.run()
     return found
 
@@ -69,7 +69,7 @@ def test_the_second_loss_of_boxinst_grows_with_the_batches(
     pieces: int, coco: dict[str, Any], tmp_path: Path
 ) -> None:
     """warmup_iters counts batches, as the original does, not steps of the optimizer."""
-    cfg = config(BOXINST, {**coco, "pipeline": LOAD}, train_cfg={"max_iters": 3})
+    cfg = config(BOXINST, {**coco, "pipeline": LOAD}, train_cfg={"max_iters": 3 * pieces})
     cfg["optim_wrapper"]["accumulative_counts"] = pieces
     trainer = Trainer(cfg, tmp_path, quiet=True)
     seen: list[int] = []

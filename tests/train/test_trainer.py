@@ -1,6 +1,7 @@
 """Complete, killed and resumed runs, and runs with two ranks."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -67,17 +68,46 @@ def test_a_failing_validation_loses_no_step(tmp_path: Path, monkeypatch: Any) ->
     assert all(torch.equal(whole[name], part[name]) for name in whole)
 
 
+def test_batches_whose_gradients_are_summed_count_as_steps(tmp_path: Path) -> None:
+    """As in MMEngine: epochs stay as long, and schedules, logs and validations count batches."""
+    cfg = tiny_config(train_cfg={"max_epochs": 2, "val_interval": 1}, default_hooks={
+        "logger": {"interval": 7}, "checkpoint": {"interval": 1}})  # fmt: skip
+    cfg["optim_wrapper"]["accumulative_counts"] = 3
+    trainer = Trainer(cfg, tmp_path / "whole", quiet=True)
+    counts, rates, step = [], [], trainer.stepper.step
+
+    def recorded(batches: Any, count: int) -> Any:
+        counts.append(count)
+        rates.append(trainer.optimizer.param_groups[1]["lr"])
+        return step(batches, count)
+
+    trainer.stepper.step = recorded  # type: ignore[method-assign]
+    trainer.run()
+    assert counts == [3, 3, 3, 3, 3, 1] and trainer.average._seen == 16  # 8 batches in an epoch
+    cosine = [0.01 * (1 + math.cos(math.pi * n / 16)) for n in (2, 5, 8, 11, 14, 15)]
+    assert rates == pytest.approx(cosine)
+    logged = [(each["kind"], each["step"]) for each in read_log(tmp_path / "whole")]
+    assert logged == [("train", 9), ("val", 9), ("train", 15), ("train", 16), ("val", 16)]
+    part = Trainer(cfg, tmp_path / "part", quiet=True)
+    part._report = lambda log, rate: 1 / (part.step < 15)  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        part.run()
+    Trainer(cfg, tmp_path / "part", quiet=True).run(resume=True)  # from step 9
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(tmp_path / "part")[name]), name
+
+
 def test_a_run_stopped_at_any_step_resumes_exactly(tmp_path: Path) -> None:
     Trainer(tiny_config(), tmp_path / "whole", quiet=True).run()
     part = Trainer(tiny_config(), tmp_path / "part", quiet=True)
     taken, step = 0, part.stepper.step
 
-    def stop_at_33(batches: Any) -> Any:
+    def stop_at_33(*given: Any) -> Any:
         nonlocal taken
         taken += 1
         if taken > 33:
             raise KeyboardInterrupt
-        return step(batches)
+        return step(*given)
 
     part.stepper.step = stop_at_33  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):

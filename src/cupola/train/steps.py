@@ -96,18 +96,24 @@ class Stepper:
             return nullcontext()
         return torch.autocast(self._device.type, dtype=self._dtype)
 
-    def step(self, batches: Iterator[dict[str, Any]]) -> dict[str, Tensor]:
-        """Consumes `accumulative_counts` batches; returns the mean losses and the gradient norm."""
+    def step(
+        self, batches: Iterator[dict[str, Any]], count: int | None = None
+    ) -> dict[str, Tensor]:
+        """Consumes `accumulative_counts` batches; returns the mean losses and the gradient norm.
+
+        count: of another number of batches, such as those that are left at the end of a run.
+        """
+        pieces = count or self.pieces
         self._optimizer.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
-        for _ in range(self.pieces):
+        for _ in range(pieces):
             batch = to_device(next(batches), self._device)
             with self._precision():
                 losses = self._model.loss(batch)
             loss = total_loss(losses)
-            torch.autograd.backward(self._scaler.scale(loss / self.pieces))
+            torch.autograd.backward(self._scaler.scale(loss / pieces))
             for name, value in {**losses, "loss": loss}.items():
-                part = value.detach().float() / self.pieces
+                part = value.detach().float() / pieces
                 means[name] = means[name] + part if name in means else part
         average_gradients(self._whole, self._ranks.data)
         self._scaler.unscale_(self._optimizer)

@@ -255,39 +255,54 @@ class Trainer:
         log_every = int(self._hook("logger").get("interval", 50))
         save_every = self._save_every()
         metrics: dict[str, float] = {}
-        batches = self.stream.batches(self.step * self.stepper.pieces)
+        batches = self.stream.batches(self.step)
         self.model.train()
-        if self.validated < self.step and self._validation.is_due(self.step):
+        if self._due(self.step - self.stepper.pieces):
             metrics = self._validate(log)  # it was interrupted after the checkpoint was saved
             self._save(LATEST)
         self.meter.restart_clock()
         started = monotonic() - self.seconds
         while self.step < self.max_steps:
-            rate = set_rates(self.optimizer, self._position(), self.schedules)
-            seen = self.step * self.stepper.pieces  # batches
+            before, count = self.step, min(self.stepper.pieces, self.max_steps - self.step)
+            # as in MMEngine, a step is a batch, and the last one of a sum has its rate
+            rate = set_rates(self.optimizer, self._position() + count - 1, self.schedules)
             for module in self._by_step:
-                module.iteration = seen
+                module.iteration = before
             for module in self._by_epoch:
-                module.epoch = seen // self.stream.batches_per_epoch
-            self.meter.add(self.stepper.step(batches))
-            if self.average:
-                self.average.update()
-            self.step += 1
+                module.epoch = before // self.stream.batches_per_epoch
+            for _ in range(count - 1):
+                self._averaged()
+            self.meter.add(self.stepper.step(batches, count))
+            self._averaged()
+            self.step += count
             self.seconds = monotonic() - started
             if 0 < self._max_seconds <= self.seconds:
                 self.max_steps = self.step
                 self._validation.end(self.step)
             last = self.step == self.max_steps
             log.advance(self.step)
-            if last or self.step % log_every == 0:
+            if last or self._passed(log_every, before):
                 self._report(log, rate)
-            due = self._validation.is_due(self.step)
-            if last or due or (save_every and self.step % save_every == 0):
+            due = self._due(before)
+            if last or due or (save_every and self._passed(save_every, before)):
                 self._save(LATEST)  # before the validation, which may fail or be killed
             if due:
                 metrics = self._validate(log)
                 self._save(LATEST)
         return metrics
+
+    def _averaged(self) -> None:
+        if self.average:
+            self.average.update()
+
+    def _passed(self, interval: int, before: int) -> bool:
+        """Whether a multiple of `interval` lies after `before`, up to this step."""
+        return self.step // interval > before // interval
+
+    def _due(self, before: int) -> bool:
+        """Whether a validation is due after `before`, up to this step."""
+        steps = range(max(before, self.validated) + 1, self.step + 1)
+        return any(self._validation.is_due(step) for step in steps)
 
     def _position(self) -> int:
         """The step of the schedules; with max_seconds the share of them that is over, in steps."""
