@@ -8,7 +8,7 @@ that `auto` chooses, which a user gets, and the time of its network relative to 
 onnxruntime.
 
     python bench/zoo.py [--rounds 7] [--threads 2] [--model faster_rcnn mask_rcnn rtmdet_s]
-    python bench/zoo.py --auto [--build 200] [--model rtmdet_s]
+    python bench/zoo.py --auto [--build 200] [--choices 10] [--model rtmdet_s]
 """
 
 import argparse
@@ -27,7 +27,9 @@ import torch
 import cupola
 from cupola.runtime.building import without_pretrained
 from cupola.runtime.export import Program, export
+from cupola.runtime.optimize.calibration import calibrate
 from cupola.runtime.optimize.fusing import fold
+from cupola.runtime.optimize.machine import folder_of, key_of, model_digest
 from cupola.runtime.optimize.memory import keep_freed_memory
 from cupola.runtime.optimize.selection import optimize
 from cupola.runtime.predictors.detection import make
@@ -104,8 +106,17 @@ def compare(name: str, rounds: int, threads: int) -> None:
         )
 
 
-def compare_auto(name: str, rounds: int, build: float) -> None:
-    """Prints what auto chooses when graphs may be built for so many seconds, and its time."""
+def machine_folder(predictor: Any) -> Path | None:
+    """Where the graphs of a predictor are kept."""
+    digest = model_digest(predictor.model, predictor.config)
+    return folder_of(key_of(digest, predictor.device))
+
+
+def compare_auto(name: str, rounds: int, build: float, choices: int) -> None:
+    """Prints what auto chooses when graphs may be built for so many seconds, and its time.
+
+    With more than one of `choices`, the measurement is repeated, with the graphs that are there.
+    """
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CUPOLA_CACHE"] = str(Path(folder) / "cache")
         _, height, width = MODELS[name]
@@ -114,6 +125,11 @@ def compare_auto(name: str, rounds: int, build: float) -> None:
         samples = [predictors[0].sample(np.zeros((height, width, 3), np.uint8))]
         auto, peer = predictors
         found = optimize(auto, "auto", samples, seconds=build, report=print)
+        folder = machine_folder(peer)
+        for _ in range(choices - 1):
+            outcome = calibrate(peer, samples, folder, build)
+            times = ", ".join(f"{r.engine} {r.seconds:.3f}" for r in outcome.rows if r.seconds)
+            print(f"{name}: auto is {outcome.engine}; {times}", flush=True)
         optimize(peer, "onnxruntime", samples)
         calls = [lambda p=each: p.run(samples) for each in predictors]
         ours, theirs = alternate(*calls, rounds)
@@ -131,6 +147,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="*", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--auto", action="store_true", help="measure the engine that auto chooses")
     parser.add_argument("--build", type=float, default=200, help="seconds for the graphs of auto")
+    parser.add_argument("--choices", type=int, default=1, help="how often auto chooses")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     keep_freed_memory()  # as the server's runners do
@@ -139,7 +156,7 @@ def main() -> None:
     with torch.inference_mode():
         for name in arguments.model:
             if arguments.auto:
-                compare_auto(name, arguments.rounds, arguments.build)
+                compare_auto(name, arguments.rounds, arguments.build, arguments.choices)
             else:
                 compare(name, arguments.rounds, arguments.threads)
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,17 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from cupola import nn
 from cupola.bundles import Bundle
-from cupola.cli.evaluate import app
+from cupola.cli.evaluate import app, is_of_one_size, report_graph, use_graph
 from cupola.config import Config
 from cupola.data.coco_writing import write_digits
 from cupola.data.digits import DIGIT_NAMES, DigitsInPhotos
 from cupola.errors import BundleError, ConfigError
 from cupola.runtime import tasks
 from cupola.runtime.load import open_bundle
+from cupola.runtime.optimize.graphs import Replacement
+from cupola.runtime.optimize.network import Call, Network
 from cupola.structures import Detections
 
 
@@ -148,3 +152,30 @@ def test_changes_of_a_bundle_without_effect_are_refused(options: list[str], mess
         CliRunner().invoke(app, ["detr-digits", *options], catch_exceptions=False)
     with pytest.raises(BundleError, match="--set a=1: detr-digits is a bundle"):
         open_bundle("detr-digits", overrides=["a=1"])
+
+
+class Twice(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+def test_a_graph_of_one_size_gets_samples_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """Otherwise the scores would be those of the loaded model, which answers other sizes."""
+    model = Twice().eval()
+    call = Call.of([torch.ones(1, 2)])
+    predictor: Any = SimpleNamespace(name="toy", model=model, max_batch=8)
+    assert not is_of_one_size(predictor)
+    for dynamic, largest in ((True, 8), (False, 1)):
+        graph = Replacement(model, lambda: model, call, list, {"tensor": True}, dynamic)
+        Network(model).replace(graph)
+        use_graph(predictor)
+        assert predictor.max_batch == largest
+    report_graph(predictor)
+    with torch.inference_mode():
+        model(torch.ones(1, 2))
+    report_graph(predictor)
+    assert not capsys.readouterr().err
+    with torch.inference_mode():
+        model(torch.ones(3, 2))
+    report_graph(predictor)
+    assert "toy: 1 of 2 calls of the network had other sizes" in capsys.readouterr().err

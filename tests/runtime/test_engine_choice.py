@@ -582,6 +582,9 @@ def test_batch_norms_are_folded_for_the_first_call_of_another_size(
         torch.testing.assert_close(model(larger), toy.model(larger))
         torch.testing.assert_close(model(larger), toy.model(larger))
     assert folded == [toy.model]
+    replaced = graphs.graph_of(model)
+    assert replaced is not None and (replaced.answered, replaced.passed_on) == (1, 2)
+    assert graphs.graph_of(toy.model) is None
     assert model(SAMPLES[0]).requires_grad  # with gradients it is the model itself
     assert folded == [toy.model]
 

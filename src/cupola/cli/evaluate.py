@@ -96,7 +96,43 @@ def evaluate(
 
         predictor = with_proposals(predictor, proposals)
     nuscenes["results"] = results
-    print_scores(measure(cfg, opened, predictor, data, files, nuscenes), as_json, results)
+    use_graph(predictor)
+    scores = measure(cfg, opened, predictor, data, files, nuscenes)
+    report_graph(predictor)
+    print_scores(scores, as_json, results)
+
+
+def use_graph(predictor: Any) -> None:
+    """Runs samples one by one where a graph of the example's sizes, for one sample, is measured."""
+    if is_of_one_size(predictor):
+        predictor.max_batch = 1
+
+
+def is_of_one_size(predictor: Any) -> bool:
+    """Whether a graph that takes a single size executes the network."""
+    if getattr(predictor, "model", None) is None:
+        return False
+    from cupola.runtime.optimize.graphs import graph_of
+
+    graph = graph_of(predictor.model)
+    return graph is not None and not graph.dynamic
+
+
+def report_graph(predictor: Any) -> None:
+    """Prints how many calls the chosen graph did not fit, as the scores are then not its own."""
+    import sys
+
+    if getattr(predictor, "model", None) is None:
+        return
+    from cupola.runtime.optimize.graphs import graph_of
+
+    graph = graph_of(predictor.model)
+    if graph is not None and graph.passed_on:
+        print(
+            f"{predictor.name}: {graph.passed_on} of {graph.passed_on + graph.answered} calls of "
+            "the network had other sizes than its graph takes; the loaded model computed them",
+            file=sys.stderr,
+        )
 
 
 def changed(
@@ -247,5 +283,8 @@ def evaluate_as_trained(predictor: Any, cfg: Mapping[str, Any]) -> dict[str, flo
             dataset = DATASETS.build(plain)
             if reads_images(dataset):
                 return evaluate_images(predictor, dataset, metric)
-        batches = evaluation_loader(with_pixels(cfg)[data], evaluator=evaluator)
+        loader = with_pixels(cfg)[data]
+        if is_of_one_size(predictor):
+            loader = {**loader, "batch_size": 1}
+        batches = evaluation_loader(loader, evaluator=evaluator)
         return evaluate_batches(predictor.model, batches, metric, predictor.device)

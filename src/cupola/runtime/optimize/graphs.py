@@ -52,6 +52,7 @@ class Replacement:
         self.model, self._other = model, other
         self.graph, self.nesting, self.dynamic = graph, nesting, dynamic
         self.fits = call.kind if dynamic else call.signature
+        self.answered = self.passed_on = 0  # calls by the graph, and by the other model
 
     @cached_property
     def _for_others(self) -> Callable[..., Any]:
@@ -64,8 +65,16 @@ class Replacement:
             call = Call.of(args)
             if self.fits == (call.kind if self.dynamic else call.signature):
                 found = self.graph(call.tensors)
+                self.answered += 1
                 return structure.assembled(self.nesting, iter(found))
+        self.passed_on += 1
         return self._for_others(*args, **kwargs)
+
+
+def graph_of(model: Any) -> Replacement | None:
+    """The graph that executes the network of a predictor's model, if one does."""
+    found = getattr(model, "__dict__", {}).get(getattr(model, "engine_method", "forward"))
+    return found if isinstance(found, Replacement) else None
 
 
 def with_graph(
