@@ -99,7 +99,7 @@ def test_first_decoder_layer(case: Case, seen: dict[str, Any]) -> None:
     with torch.no_grad():
         attended = layer.attentions[0](query, query, query, None, query_pos=position)
         normed = layer.norms[0](attended)
-        references = decoded.references[0]
+        references = decoded.references[0].float()
         looked = layer.attentions[1](
             normed,
             None,

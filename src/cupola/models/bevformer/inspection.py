@@ -32,7 +32,8 @@ def inspect_bevformer(
             decoded, output = head.decode(bev), head.read(bev)
     finally:
         model.train(training)
-    points = to_meters(decoded.references[:, 0], head.pc_range)  # [D, Q, 3]
+    references = decoded.references[:, 0].to(decoded.states.dtype)
+    points = to_meters(references, head.pc_range)  # [D, Q, 3]
     seen = [cameras.project(layer[None]) for layer in points]
     visible = torch.stack([each.visible[0] for each in seen])  # [D, N, Q]
     weights = visible / visible.sum(1, keepdim=True).clamp(min=1)

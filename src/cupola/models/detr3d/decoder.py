@@ -13,7 +13,7 @@ from torch import Tensor
 from cupola import nn
 from cupola.models.detr3d.cross_attention import Detr3DCrossAtten
 from cupola.models.detr3d.feature_sampling import Cameras, Pyramid
-from cupola.models.detr3d.references import refine
+from cupola.models.detr3d.references import first_references, refine
 from cupola.models.layers import TransformerLayerSequence
 from cupola.registry import MODELS
 
@@ -22,9 +22,9 @@ from cupola.registry import MODELS
 class DecoderOutput:
     """The output of the decoder.
 
-    states: [L, B, Q, C]. references: [L, B, Q, 3], 0..1, from BEFORE each layer's refinement.
-    refined: [B, Q, 3] after the last layer. regressions: [L, B, Q, 10], or None if the
-    reference points are not refined.
+    states: [L, B, Q, C]. references: [L, B, Q, 3], 0..1, from BEFORE each layer's refinement, and
+    refined: [B, Q, 3] after the last layer, both float64 as first_references makes them.
+    regressions: [L, B, Q, 10], or None if the reference points are not refined.
     """
 
     states: Tensor
@@ -91,7 +91,7 @@ class Detr3DTransformerDecoder(TransformerLayerSequence):
                 None,
                 pyramid,
                 query_pos=query_pos,
-                reference_points=references,
+                reference_points=references.to(query.dtype),
                 cameras=cameras,
             )
             return found
@@ -141,7 +141,7 @@ class Detr3DTransformer(nn.Module):
         """query_embedding [Q, 2 * C]: positions first, contents second."""
         position, query = query_embedding[:, None].chunk(2, dim=-1)  # [Q, 1, C]
         B = cameras.lidar2img.shape[0]
-        references = self.reference_points(position).sigmoid().transpose(0, 1)  # [1, Q, 3]
+        references = first_references(self.reference_points, position).transpose(0, 1)  # [1, Q, 3]
         if self.training:
             # Before the first cross-attention, samples differ only by dropout.
             query = query.expand(-1, B, -1)

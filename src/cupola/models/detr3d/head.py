@@ -102,5 +102,5 @@ class DETR3DHead(BoxHead3D):
             if decoded.regressions is None:
                 regressions.append(self.reg_branches[layer](state))
         steps = torch.stack(regressions) if decoded.regressions is None else decoded.regressions
-        boxes = place_boxes(decoded.references, steps, self.pc_range)
+        boxes = place_boxes(decoded.references, steps, self.pc_range).to(steps.dtype)
         return DETR3DOutput(torch.stack(logits), boxes)

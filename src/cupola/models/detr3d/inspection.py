@@ -55,7 +55,8 @@ def inspect_detr3d(
         among = stack.enter_context(self_attention(head.transformer.decoder.layers))
         decoded = head.decode(maps, cameras)
         output = head.read(decoded)
-    points = to_meters(decoded.references[:, 0], head.pc_range)  # [D, Q, 3]
+    references = decoded.references[:, 0].to(decoded.states.dtype)
+    points = to_meters(references, head.pc_range)  # [D, Q, 3]
     projections = [cameras.project(layer[None]) for layer in points]
     visible = torch.stack([each.visible[0] for each in projections])  # [D, N, Q]
     weights = torch.stack(
