@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -60,6 +61,17 @@ def test_the_program_of_a_network_is_written(tmp_path: Path, axes: tracing.Axes)
     program = torch.export.load(tmp_path / "program.pt2").module()
     x = torch.randn(5 if axes else 2, 3)
     torch.testing.assert_close(program(x), network(x))
+
+
+def test_inputs_are_contiguous(tmp_path: Path) -> None:
+    """Graphs get contiguous inputs, and compiled code relies on the strides of the trace."""
+    strides: list[tuple[int, ...]] = []
+    call = Call.of((torch.ones(3, 2).t(),))
+    network: Any = Network(lambda x: strides.append(x.stride()))
+    tracing.write_program(network, call, (), tmp_path / "program.pt2")
+    assert strides and set(strides) == {(3, 1)}
+    (example,), _ = torch.export.load(tmp_path / "program.pt2").example_inputs
+    assert example.stride() == (3, 1)
 
 
 def test_sizes_that_are_not_fixed_are_given_up_after_a_share_of_the_time(tmp_path: Path) -> None:

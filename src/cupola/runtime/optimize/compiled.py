@@ -42,7 +42,7 @@ class Compiled(Engine):
         if situation.folder is None:
             raise EngineUnavailableError("no folder to keep the code in; set CUPOLA_CACHE")
         on_gpu = situation.device.type == "cuda"
-        name = digest_of(repr(situation.call().signature))[:16]
+        name = digest_of(f"contiguous {situation.call().signature!r}")[:16]
         path = situation.folder / f"{name}{'.pt2' if on_gpu else '.so'}"
         hopeless = situation.seconds_left() < LEAST_SECONDS
         if hopeless and situation.build and not path.exists():

@@ -108,10 +108,13 @@ def _trace_and_exit(traced: Traced, call: Call, axes: Axes, out: Path, writing: 
 
 
 def write_program(traced: Traced, call: Call, axes: Axes, out: Path) -> None:
-    """Traces a network in this process; EngineUnavailableError if torch cannot."""
+    """Traces a network in this process; EngineUnavailableError if torch cannot.
+
+    Compiled code reads its inputs with the strides that they had here: those of contiguous tensors.
+    """
     from torch.export import Dim
 
-    example, shapes = call.tensors, None
+    example, shapes = tuple(each.contiguous() for each in call.tensors), None
     if any(axes):
         example = tuple(torch.cat([each, each]) if 0 in named else each
                         for each, named in zip(example, axes, strict=True))  # fmt: skip
