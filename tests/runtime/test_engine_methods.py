@@ -1,12 +1,15 @@
 """The method that engines replace, of models with a state or a text: their image features."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from cupola.files.wordpiece import read_bert_tokenizer
 from cupola.registry import build
@@ -15,6 +18,7 @@ from cupola.runtime.optimize import structure
 from cupola.runtime.optimize.engines import Situation
 from cupola.runtime.optimize.graphs import Replacement
 from cupola.runtime.optimize.network import Network, with_shared_weights
+from cupola.runtime.optimize.onnx_engines import NoProductsError, quantize
 from cupola.runtime.optimize.registry import ENGINES
 from cupola.runtime.predictors.detection3d import Detection3DPredictor
 from cupola.runtime.predictors.text_detection import TextDetectionPredictor
@@ -101,3 +105,26 @@ def test_onnxruntime_answers_alike(name: str, tmp_path: Path) -> None:
     predictor.model = ENGINES["onnxruntime"].model_of(situation_of(predictor, tmp_path))
     same(list(answers(predictor)), expected)
     assert list(tmp_path.glob("*.onnx"))
+
+
+@pytest.mark.parametrize("kind", ["MatMul", "Conv"])
+def test_eight_bits_need_a_product_with_a_matrix_of_weights(kind: str, tmp_path: Path) -> None:
+    shape, weights = ((2, 8), (8, 4)) if kind == "MatMul" else ((1, 3, 8, 8), (4, 3, 3, 3))
+    graph = helper.make_graph(
+        [helper.make_node(kind, ["x", "w"], ["y"])],
+        "toy",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.ones(weights, np.float32), "w")],
+    )
+    opset = helper.make_opsetid("", 20)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), tmp_path / "g.onnx")
+    expected = (
+        nullcontext()
+        if kind == "MatMul"
+        else pytest.raises(NoProductsError, match="use onnxruntime")
+    )
+    with expected:
+        quantize(tmp_path / "g.onnx", tmp_path / "g.int8.onnx")
+    files = {"g.onnx", "g.int8.onnx"} if kind == "MatMul" else {"g.onnx"}
+    assert {each.name for each in tmp_path.iterdir()} == files

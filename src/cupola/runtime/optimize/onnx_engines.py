@@ -26,6 +26,10 @@ from cupola.runtime.optimize.tracing import Axes, short
 IMAGE_AXES = {4: {0: "batch", 2: "height", 3: "width"}, 3: {0: "batch", 1: "height", 2: "width"}}
 
 
+class NoProductsError(EngineUnavailableError):
+    """A graph whose matrices of products cannot be in eight bits, as there are none."""
+
+
 class OnnxEngine(Engine):
     """Abstract: what executes an ONNX graph, which these engines share."""
 
@@ -42,8 +46,8 @@ class OnnxEngine(Engine):
             path = situation.folder / _file(call, axes)
             try:
                 return self._tried(situation, path, axes)
-            except UnfinishedError:
-                raise  # a graph of fixed sizes would take as long, and serve fewer requests
+            except (UnfinishedError, NoProductsError):
+                raise  # a graph of fixed sizes would end the same way, and serve fewer requests
             except EngineUnavailableError as error:
                 reasons.append(error)
         raise reasons[-1] if situation.build else reasons[0]
@@ -118,10 +122,14 @@ class OnnxRuntimeInt8(OnnxRuntime):
 
 
 def quantize(path: Path, out: Path) -> None:
-    """Writes a graph with the matrices of its products in eight bits; convolutions stay."""
+    """Writes a graph with the matrices of its products in eight bits; convolutions stay.
+
+    NoProductsError if that would be the graph as it is.
+    """
     import logging
     import os
 
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     part = out.with_name(f".{out.name}.{os.getpid()}")
@@ -130,7 +138,15 @@ def quantize(path: Path, out: Path) -> None:
         quantize_dynamic(
             path, part, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8
         )
+        nodes = onnx.load(part, load_external_data=False).graph.node
+        if not any(node.op_type == "MatMulInteger" for node in nodes):
+            raise NoProductsError(
+                "the network has no products with matrices of weights, and its convolutions stay "
+                "in float32; use onnxruntime"
+            )
         part.replace(out)
+    except NoProductsError:
+        raise
     except Exception as error:
         raise EngineUnavailableError(f"cannot be quantized: {short(error)}") from None
     finally:
