@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 
 from cupola.files.wordpiece import read_bert_tokenizer
 from cupola.registry import build
@@ -109,6 +107,9 @@ def test_onnxruntime_answers_alike(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["MatMul", "Conv"])
 def test_eight_bits_need_a_product_with_a_matrix_of_weights(kind: str, tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
     shape, weights = ((2, 8), (8, 4)) if kind == "MatMul" else ((1, 3, 8, 8), (4, 3, 3, 3))
     graph = helper.make_graph(
         [helper.make_node(kind, ["x", "w"], ["y"])],
