@@ -131,3 +131,16 @@ def test_module_dict_is_a_dictionary() -> None:
         table.update([3])
     with pytest.raises(ValueError, match="element #0 has length 1; 2 is required"):
         table.update([("a",)])
+
+
+def test_the_sum_and_the_product_of_bridged_containers_are_bridged() -> None:
+    """Found by PyTorch's test_Sequential_add and test_ModuleList."""
+    chain = nn.to_torch(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))
+    made = [chain + chain, chain + torch.nn.Sequential(torch.nn.Tanh()), chain * 2, 2 * chain]
+    assert all(type(each) is type(chain) for each in made)
+    assert [len(each) for each in made] == [4, 3, 4, 4] and made[0][2] is chain[0]
+    items = nn.to_torch(nn.ModuleList([nn.ReLU()]))
+    assert type(items + items) is type(items)
+    bare = nn.Sequential(nn.ReLU())
+    assert type(bare + bare) is type(bare * 2) is nn.Sequential
+    assert type(nn.ModuleList() + bare) is nn.ModuleList

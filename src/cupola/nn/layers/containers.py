@@ -7,7 +7,7 @@ import operator
 from collections import OrderedDict
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
 from itertools import chain, islice
-from typing import Any, Self, overload
+from typing import Any, Self, TypeVar, overload
 
 import torch
 
@@ -17,6 +17,7 @@ from cupola.nn.store import MODULE_TYPES
 from cupola.nn.traversal import AnyModule, child_slots
 
 TorchDict = torch.nn.ModuleDict
+Made = TypeVar("Made", bound=Module)
 
 
 class NumberedModules(Layer):
@@ -58,6 +59,21 @@ class NumberedModules(Layer):
         """Add a module at the end; return self."""
         self.add_module(str(len(self)), module)
         return self
+
+    def extend(self, modules: Iterable[AnyModule]) -> Self:
+        """Add modules at the end; return self. TypeError if it is not an iterable."""
+        if not isinstance(modules, Iterable):
+            raise TypeError(
+                f"{type(self).__name__}.extend should be called with an iterable, but got "
+                f"{type(modules).__name__}"
+            )
+        for module in list(modules):
+            self.append(module)
+        return self
+
+    def _like_this(self, made: Made) -> Made:
+        """Return a new container, bridged if this one is."""
+        return made._bridge() if issubclass(type(self), torch.nn.Module) else made
 
     def pop(self, key: int | slice) -> AnyModule:
         """Remove and return the module or modules at an index or slice."""
@@ -101,20 +117,14 @@ class Sequential(NumberedModules):
         self._renumber(items)
         return self
 
-    def extend(self, sequential: Iterable[AnyModule]) -> Self:
-        """Add modules at the end; return self."""
-        for module in list(sequential):
-            self.append(module)
-        return self
-
     def __add__(self, other: "Sequential") -> "Sequential":
-        return Sequential(*self, *_require_sequential(other))
+        return self._like_this(Sequential(*self, *_require_sequential(other)))
 
     def __iadd__(self, other: "Sequential") -> Self:
         return self.extend(_require_sequential(other))
 
     def __mul__(self, other: int) -> "Sequential":
-        return Sequential(*(self._items() * self._require_count(other)))
+        return self._like_this(Sequential(*(self._items() * self._require_count(other))))
 
     __rmul__ = __mul__
 
@@ -152,19 +162,8 @@ class ModuleList(NumberedModules):
         items.insert(index, module)
         self._renumber(items)
 
-    def extend(self, modules: Iterable[AnyModule]) -> Self:
-        """Add modules at the end; return self. TypeError if it is not an iterable."""
-        if not isinstance(modules, Iterable):
-            raise TypeError(
-                "ModuleList.extend should be called with an iterable, but got "
-                f"{type(modules).__name__}"
-            )
-        for module in list(modules):
-            self.append(module)
-        return self
-
     def __add__(self, other: Iterable[AnyModule]) -> "ModuleList":
-        return ModuleList(chain(self, other))
+        return self._like_this(ModuleList(chain(self, other)))
 
     def __iadd__(self, modules: Iterable[AnyModule]) -> Self:
         return self.extend(modules)
@@ -203,8 +202,8 @@ class ModuleDict(Layer):
         add(self, modules._modules if isinstance(modules, ModuleDict) else modules)
 
 
-def _require_sequential(other: Any) -> Sequential:
-    if not isinstance(other, Sequential):
+def _require_sequential(other: Any) -> Iterable[AnyModule]:
+    if not isinstance(other, Sequential | torch.nn.Sequential):
         raise ValueError(
             f"add operator supports only objects of Sequential class, but {type(other)} is given."
         )
