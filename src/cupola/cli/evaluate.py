@@ -1,5 +1,6 @@
 """`cupola evaluate BUNDLE`: the figures of a bundle's card again, or metrics on other data."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,9 +77,9 @@ def evaluate(
     from cupola.runtime.load import is_config, load_predictor, open_bundle
     from cupola.runtime.optimize.memory import keep_freed_memory
 
-    own = is_config(bundle)
-    opened = open_bundle(bundle, weights, revision, offline, (set_ or []) if own else ())
-    cfg = changed(bundle, opened, set_ or [], data)
+    overrides = set_ or []
+    opened = open_bundle(bundle, weights, revision, offline, overrides if is_config(bundle) else ())
+    cfg = changed(bundle, opened, overrides, data)
     keep_freed_memory()
     files = {
         "format": format,
@@ -96,10 +97,7 @@ def evaluate(
 
         predictor = with_proposals(predictor, proposals)
     nuscenes["results"] = results
-    use_graph(predictor)
-    scores = measure(cfg, opened, predictor, data, files, nuscenes)
-    report_graph(predictor)
-    print_scores(scores, as_json, results)
+    print_scores(measure(cfg, opened, predictor, data, files, nuscenes), as_json, results)
 
 
 def use_graph(predictor: Any) -> None:
@@ -110,23 +108,22 @@ def use_graph(predictor: Any) -> None:
 
 def is_of_one_size(predictor: Any) -> bool:
     """Whether a graph that takes a single size executes the network."""
+    graph = graph_in(predictor)
+    return graph is not None and not graph.dynamic
+
+
+def graph_in(predictor: Any) -> Any:
+    """The graph that executes the network of a predictor; None if there is none."""
     if getattr(predictor, "model", None) is None:
-        return False
+        return None
     from cupola.runtime.optimize.graphs import graph_of
 
-    graph = graph_of(predictor.model)
-    return graph is not None and not graph.dynamic
+    return graph_of(predictor.model)
 
 
 def report_graph(predictor: Any) -> None:
     """Prints how many calls the chosen graph did not fit, as the scores are then not its own."""
-    import sys
-
-    if getattr(predictor, "model", None) is None:
-        return
-    from cupola.runtime.optimize.graphs import graph_of
-
-    graph = graph_of(predictor.model)
+    graph = graph_in(predictor)
     if graph is not None and graph.passed_on:
         print(
             f"{predictor.name}: {graph.passed_on} of {graph.passed_on + graph.answered} calls of "
@@ -164,6 +161,21 @@ def measure(
     nuscenes: Mapping[str, Any],
 ) -> Mapping[str, float]:
     """The metrics on a folder of data, or without one on the data of the config `cfg`."""
+    use_graph(predictor)
+    scores = scores_on(cfg, bundle, predictor, data, files, nuscenes)
+    report_graph(predictor)
+    return scores
+
+
+def scores_on(
+    cfg: Mapping[str, Any],
+    bundle: "Bundle",
+    predictor: Any,
+    data: Path | None,
+    files: Mapping[str, Any],
+    nuscenes: Mapping[str, Any],
+) -> Mapping[str, float]:
+    """The metrics by the bundle's task, with the predictor as it is."""
     from cupola.runtime import tasks
 
     if data is None:

@@ -5,6 +5,7 @@ mmdet/datasets/transforms/geometric.py of 3.x; those of 2.x are in `version2_geo
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from cupola.errors import DataError
 from cupola.registry import TRANSFORMS
 
 
-class Geometric:
+class Geometric(ABC):
     """Moves a sample by `matrix`, with probability `prob`; what the image does not cover is filled.
 
     Masks are cut at half a pixel's cover, maps of classes take the nearest pixel.
@@ -36,9 +37,9 @@ class Geometric:
             )
         self.nearest = interpolation == "nearest"
 
+    @abstractmethod
     def matrix(self, size: tuple[int, int], rng: Random) -> Matrix:
         """The matrix of an image of `size` (width, height)."""
-        raise NotImplementedError
 
     def __call__(self, sample: Sample, rng: Random) -> Sample:
         if rng.random() > self.prob:
