@@ -1,10 +1,16 @@
-"""`cupola explain BUNDLE --image`: the model sees the image as its predictor would feed it."""
+"""`cupola explain BUNDLE`: the image as the predictor would feed it, and the engines measured."""
 
 import json
+from pathlib import Path
+
+import pytest
 
 import cupola
 from cupola.bundles import Bundle
+from cupola.cli import explained_engines
+from cupola.cli.explain import explain
 from cupola.inspect.views import view_of
+from cupola.runtime.optimize.execution import Row
 
 
 def test_a_bundle_names_what_it_saw_first() -> None:
@@ -15,3 +21,19 @@ def test_a_bundle_names_what_it_saw_first() -> None:
     queries = view_of(model, bundle, example / "image.png")["queries"]
     best = [query["label"] for query in queries[: len(truth["labels"])]]
     assert sorted(best) == sorted(str(label) for label in truth["labels"])
+
+
+def test_the_page_has_the_engines_that_were_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (Row("eager", 0.0204), Row("folded", 0.01, "1e-5"), Row("openvino", reason="not here"))
+    found = explained_engines.MeasuredEngines(rows, "folded", "a processor, 1 threads")
+    monkeypatch.setattr(explained_engines, "measure_engines", lambda *how: found)
+    explain("afno-navier-stokes", optimizations=True, html=tmp_path / "page.html")
+    printed = capsys.readouterr().out
+    assert "20.4 ms" in printed and "a processor, 1 threads" in printed
+    text = (tmp_path / "page.html").read_text()
+    start = text.index('"engines":') + len('"engines":')
+    engines, _ = json.JSONDecoder().raw_decode(text[start:])
+    assert engines == found.to_dict()
+    assert [row["runs"] for row in engines["rows"]] == ["yes", "yes", "not here"]

@@ -22,6 +22,14 @@ from cupola.inspect.page import SCRIPTS, embed
 from cupola.inspect.views import view_of
 from cupola.registry import MODELS, build
 
+ENGINES = {
+    "machine": "a processor, 1 threads",
+    "rows": [
+        {"engine": "eager", "runs": "yes", "ms": 20.0, "difference": "", "chosen": False},
+        {"engine": "folded", "runs": "yes", "ms": 10.0, "difference": "1e-5", "chosen": True},
+        {"engine": "openvino", "runs": "not here", "ms": None, "difference": "", "chosen": False},
+    ],
+}
 EVIL = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
 
 
@@ -157,7 +165,8 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> Any:
             model, origins = load_model(name, bundle, [])
             description = describe(model, own_shape(model, name, bundle), run=True, origins=origins)
             out = folder / f"{name}.html"
-            out.write_text(page(description, name, view_of(model, bundle)), encoding="utf-8")
+            text = page(description, name, view_of(model, bundle), ENGINES)
+            out.write_text(text, encoding="utf-8")
             written[name] = out.as_uri()
         return written[name]
 
@@ -221,6 +230,11 @@ def test_layers_heads_and_cells_are_chosen(browser: Any, explained: Any) -> None
     assert "← assigned" in table.inner_text()
     tab.get_by_label("Decoder layer of the matching").fill("1")
     assert table.locator("tr.own").count() == 4
+    engines = tab.locator("table.engines")
+    assert engines.locator("tr.own").inner_text().split() == ["folded", "←", "auto", "10.0", "ms", "1e-5"]
+    widths = engines.locator(".bar").evaluate_all("bars => bars.map(bar => bar.offsetWidth)")
+    assert widths == [160, 80]
+    assert "not here" in engines.locator("tr.why").inner_text()
     assert tab.errors == []
 
 

@@ -76,11 +76,11 @@ def explain(
     if ranks is not None:
         print_ranks(source, bundle, text, ranks)
         return
+    engines = None
     if optimizations:
-        from cupola.cli.explained_engines import print_engines
-
-        print_engines(source, weights, device, revision, offline)
-        return
+        engines = measured_engines(source, weights, device, revision, offline)
+        if html is None:
+            return
     model, origins = load_model(source, bundle, set_ or [], section, weights)
     if build_record is not None:
         model.build_record.save(build_record)
@@ -95,8 +95,17 @@ def explain(
             print_tree(description, depth)
         else:
             shown = (image, truth, text) if runs else None
-            write_page(html, description, model, source, bundle, shown)
+            write_page(html, description, model, source, bundle, shown, engines)
         print(description.summary())
+
+
+def measured_engines(source: str, *how: Any) -> dict[str, Any]:
+    """Measures and prints the engines of a model; returns what the page shows of them."""
+    from cupola.cli.explained_engines import measure_engines, print_engines
+
+    engines = measure_engines(source, *how)
+    print_engines(engines)
+    return engines.to_dict()
 
 
 def describe_model(
@@ -112,7 +121,13 @@ def describe_model(
 
 
 def write_page(
-    path: Path, description: Any, model: Any, source: str, bundle: Any, shown: Any
+    path: Path,
+    description: Any,
+    model: Any,
+    source: str,
+    bundle: Any,
+    shown: Any,
+    engines: dict[str, Any] | None = None,
 ) -> None:
     """Write a description as HTML; `shown` is the image, its truth and the text of the views."""
     from cupola.inspect import page
@@ -120,5 +135,5 @@ def write_page(
 
     view = None if shown is None else view_of(model, bundle, *shown)
     title = bundle.name if bundle else Path(source).stem
-    path.write_text(page(description, title, view), encoding="utf-8")
+    path.write_text(page(description, title, view, engines), encoding="utf-8")
     print(f"{path}: written")

@@ -21,12 +21,21 @@ SCRIPTS = (
     "sampling.js",
     "language.js",
     "field.js",
+    "engines.js",
     "story.js",
 )
 
 
-def page(description: ModelDescription, title: str, view: Mapping[str, Any] | None = None) -> str:
+def page(
+    description: ModelDescription,
+    title: str,
+    view: Mapping[str, Any] | None = None,
+    engines: Mapping[str, Any] | None = None,
+) -> str:
     """A self-contained page about a model; `view` is that of image_view.py or cameras_view.py.
+
+    engines: "machine", and "rows" of "engine", "runs" ("yes" or why not), "ms" or None,
+    "difference" and "chosen".
 
     The data is one JSON script element without any `<`, and the scripts insert it as text only.
     """
@@ -39,6 +48,7 @@ def page(description: ModelDescription, title: str, view: Mapping[str, Any] | No
         "configs": _configs(description),
         "inputs": description.seen.inputs if description.seen else {},
         "view": dict(view) if view else None,
+        "engines": dict(engines) if engines else None,
     }
     web = files("cupola.inspect") / "web"
     style, *scripts = (web.joinpath(name).read_text("utf-8") for name in (STYLE, *SCRIPTS))

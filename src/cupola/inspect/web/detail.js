@@ -10,6 +10,7 @@ function detail() {
     (views[D.view.kind] || attention)(out);
     if (D.view.matching) matching(out);
   }
+  if (node.path === "" && D.engines) engines(out);
   flow(out, node);
   state(out, node);
   config(out, node);
