@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -67,12 +68,17 @@ def post(path: str, body: bytes, kind: str = "application/json") -> bytes:
 
 
 def one_client(
-    port: int, message: bytes, seconds: float, times: "multiprocessing.Queue[list[float]]"
+    port: int,
+    message: bytes,
+    seconds: float,
+    all_ready: "threading.Barrier",
+    times: "multiprocessing.Queue[list[float]]",
 ) -> None:
-    """Sends requests for `seconds`; puts the latencies into the queue."""
+    """Sends requests for `seconds` once all are ready; puts the latencies into the queue."""
     found = []
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        all_ready.wait()
         end = time.perf_counter() + seconds
         while (began := time.perf_counter()) < end:
             client.sendall(message)
@@ -85,10 +91,9 @@ def one_client(
 def measure(port: int, message: bytes, clients: int, seconds: float) -> tuple[float, float]:
     """(median latency in ms, answers per second). Each client is a process."""
     times: multiprocessing.Queue[list[float]] = multiprocessing.Queue()
-    processes = [
-        multiprocessing.Process(target=one_client, args=(port, message, seconds, times))
-        for _ in range(clients)
-    ]
+    all_ready = multiprocessing.Barrier(clients)  # or the first would have the server alone
+    arguments = (port, message, seconds, all_ready, times)
+    processes = [multiprocessing.Process(target=one_client, args=arguments) for _ in range(clients)]
     for process in processes:
         process.start()
     found = [latency for _ in processes for latency in times.get()]

@@ -231,7 +231,8 @@ def test_layers_heads_and_cells_are_chosen(browser: Any, explained: Any) -> None
     tab.get_by_label("Decoder layer of the matching").fill("1")
     assert table.locator("tr.own").count() == 4
     engines = tab.locator("table.engines")
-    assert engines.locator("tr.own").inner_text().split() == ["folded", "←", "auto", "10.0", "ms", "1e-5"]
+    chosen = engines.locator("tr.own").inner_text()
+    assert chosen.split() == ["folded", "←", "auto", "10.0", "ms", "1e-5"]
     widths = engines.locator(".bar").evaluate_all("bars => bars.map(bar => bar.offsetWidth)")
     assert widths == [160, 80]
     assert "not here" in engines.locator("tr.why").inner_text()

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from serve_harness import Running
 
+from cupola.serve.http.routing import KEPT_LENGTH, Route, Router
 from cupola.serve.routes import ROUTER
 from lazy import LazyModule
 
@@ -20,6 +21,13 @@ CHECKS = ["not_a_server_error", "status_code_conformance", "content_type_conform
 UNDESCRIBED = {"/", "/status", "/openapi.json"} | {
     route.path for route in ROUTER.routes if route.path.startswith("/pages/")
 }
+
+
+def test_routes_are_kept_for_short_paths_only() -> None:
+    router = Router([Route("GET", "/a/{x}", print)], {})
+    for name in ("b", "b", "c%2Fd", "e" * KEPT_LENGTH):
+        assert router.match("GET", f"/a/{name}/") == (print, (name.replace("%2F", "/"),))
+    assert router._found.cache_info()[:2] == (1, 2)  # hits, misses
 
 
 def test_all_routes_but_pages_are_described(shared: Running) -> None:

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 from urllib.parse import unquote
 
 from cupola.serve.http.messages import HTTPError
+
+KEPT_PATHS, KEPT_LENGTH = 1024, 256  # routes kept, of paths of at most so many characters
 
 # A class (dataclass or pydantic model) whose JSON schema is derived, or a JSON schema.
 Schema: TypeAlias = "type[Any] | dict[str, Any]"
@@ -77,6 +80,7 @@ class Router:
                 self._templates.setdefault(len(parts), []).append((parts, route))
             else:
                 self._fixed[route.path] = route
+        self._found = lru_cache(KEPT_PATHS)(self._find)
 
     def error_body(self, path: str, error: HTTPError) -> dict[str, Any]:
         """The JSON body of an error response."""
@@ -101,7 +105,8 @@ class Router:
 
         `path` is percent-encoded, so that an argument may contain an escaped slash (`org%2Fname`).
         """
-        route, arguments = self._find(path if path == "/" else path.rstrip("/"))
+        find = self._found if len(path) <= KEPT_LENGTH else self._find
+        route, arguments = find(path)
         if route is None or (route.operations and not operations):
             raise HTTPError(404, f"no such path: {path[:200]}")
         if method != route.method and (method, route.method) != ("HEAD", "GET"):
@@ -109,6 +114,7 @@ class Router:
         return route, arguments
 
     def _find(self, path: str) -> tuple[Route | None, tuple[str, ...]]:
+        path = path if path == "/" else path.rstrip("/")
         if (route := self._fixed.get(unquote(path))) is not None:
             return route, ()
         parts = [unquote(part) for part in path.split("/")]

@@ -89,31 +89,22 @@ class Unpacker:
             self._left += data
             data, self._left = self._left, bytearray()
         view, at = memoryview(data), 0
-        while len(view) - at >= _HEAD.size:
+        count = len(view)
+        while count - at >= _HEAD.size:
             head = _HEAD.unpack_from(view, at)
-            body_start = at + _HEAD.size + _extra_size(head)
-            end = body_start + head[0]
-            if end > len(view):
+            size, number, json_size, t0, t1, t2, t3, extra_size, samples, batch, status, kind = head
+            if extra_size > _MAX_EXTRA:
+                raise FrameError(f"frame with {extra_size} bytes of JSON, at most {_MAX_EXTRA}")
+            body_start = at + _HEAD.size + extra_size
+            end = body_start + size
+            if end > count:
                 break
-            yield _frame(head, view[at + _HEAD.size : body_start], view[body_start:end])
+            extra = orjson.loads(view[at + _HEAD.size : body_start]) if extra_size else {}
+            body, times = bytes(view[body_start:end]), (t0, t1, t2, t3)
+            yield Frame(kind, number, body, extra, json_size, times, samples, batch, status)
             at = end
-        if at < len(view):
+        if at < count:
             self._left = bytearray(view[at:])
-
-
-def _extra_size(head: tuple[Any, ...]) -> int:
-    size: int = head[7]
-    if size > _MAX_EXTRA:
-        raise FrameError(f"frame with {size} bytes of JSON, at most {_MAX_EXTRA}")
-    return size
-
-
-def _frame(head: tuple[Any, ...], extra: memoryview, body: memoryview) -> Frame:
-    _, number, json_size, *times, _, samples, batch, status, kind = head
-    details = orjson.loads(extra) if extra else {}
-    return Frame(
-        kind, number, bytes(body), details, json_size, tuple(times), samples, batch, status
-    )
 
 
 def spill(body: Body, spool: Path) -> str:

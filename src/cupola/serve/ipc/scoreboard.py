@@ -35,7 +35,10 @@ class Scoreboard:
         """Records that decoding or a batch with these requests starts."""
         count = min(len(ids), _MAX_IDS)
         self._numbers[_COUNT] = 0
-        self._numbers[_IDS : _IDS + count] = memoryview(array("Q", ids[:count]))
+        if count == 1:
+            self._numbers[_IDS] = ids[0]
+        else:
+            self._numbers[_IDS : _IDS + count] = memoryview(array("Q", ids[:count]))
         self._numbers[_COUNT] = count
         self.heartbeat()
 

@@ -35,6 +35,8 @@ def read_sequence(parameters: Mapping[str, Any]) -> SequenceStep | None:
 
     As for Triton, the ids 0 and "" mean that the request belongs to no sequence.
     """
+    if not parameters:
+        return None
     name = sequence_id(parameters)
     flags = {key: _flag(key, parameters[key]) for key in (START, END) if key in parameters}
     if name is None:

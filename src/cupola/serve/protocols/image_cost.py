@@ -37,7 +37,10 @@ def cost_of(request: Request, frame: Frame, model: dict[str, Any]) -> int:
 
     HTTPError 413 if its images have too many pixels in all.
     """
-    if not any(spec["datatype"] == "BYTES" for spec in model.get("inputs", ())):
+    for spec in model.get("inputs", ()):
+        if spec["datatype"] == "BYTES":
+            break
+    else:
         return 1
     body_format = frame.extra.get("format", "v2")
     if body_format == "npy" or not (request.body or request.spooled):

@@ -63,16 +63,18 @@ def frame_of(request: Request, kind: int, model: Model | None = None) -> frames.
 
     For a stateful model it names the sequence. HTTPError 400 for an id or a flag that is none.
     """
-    headers, extra = request.headers, dict[str, Any]()
+    headers = request.headers
+    extra: dict[str, Any] = {}
     json_size = headers.get("inference-header-content-length")
     if request.spooled is not None:
         extra["spool"] = str(request.spooled)
     content_type = headers.get("content-type", "").lower()
-    body_format = format_of(content_type, _start_of(request), json_size is not None)
-    if body_format != "v2":
-        extra["format"] = body_format
-    if body_format == "multipart":
-        extra["content_type"] = headers["content-type"]
+    if json_size is None and not content_type.startswith("application/json"):
+        body_format = format_of(content_type, _start_of(request))
+        if body_format != "v2":
+            extra["format"] = body_format
+        if body_format == "multipart":
+            extra["content_type"] = headers["content-type"]
     if request.query:
         extra["query"] = dict(parse_qsl(request.query))
     size = -1 if json_size is None else _parse_size(json_size)
@@ -95,10 +97,11 @@ def _start_of(request: Request) -> bytes:
         return file.read(16)
 
 
-def format_of(content_type: str, start: bytes, has_json_size: bool) -> str:
-    """v2, image, npy or multipart: from the content type, else from the first bytes."""
-    if has_json_size or content_type.startswith("application/json"):
-        return "v2"
+def format_of(content_type: str, start: bytes) -> str:
+    """v2, image, npy or multipart: from the content type, else from the first bytes.
+
+    With the size of a JSON part, or as JSON, a body is v2 anyway.
+    """
     if content_type.startswith("multipart/form-data"):
         return "multipart"
     if content_type.startswith("image/"):

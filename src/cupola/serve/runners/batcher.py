@@ -94,7 +94,8 @@ class Batcher:
         if not due:
             return []
         key = min(due, key=lambda key: self._queues[key][0][0].queued) if due[1:] else due[0]
-        queue, batch = self._queues[key], list[Item]()
+        queue = self._queues[key]
+        batch: list[Item] = []
         while queue and len(batch) < self.max_batch:
             job, index = queue.popleft()
             if job.is_abandoned(now) and job.sequence is None:

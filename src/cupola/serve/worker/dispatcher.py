@@ -84,7 +84,8 @@ class Dispatcher:
         self._open.discard(call)
         call.model.hold(-call.cost)
         if call.connection is not None:
-            call.connection.cancel(call)
+            if call.id in call.connection.pending:
+                call.connection.cancel(call)
         else:
             with suppress(ValueError):
                 call.model.waiting.remove(call)

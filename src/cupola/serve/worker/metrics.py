@@ -7,7 +7,7 @@ a crash and the number of files is bounded. Times are in seconds.
 import asyncio
 import os
 import time
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,23 +134,24 @@ class BufferedHistogram:
 
     def __init__(self, histogram: Any, bounds: Sequence[float]) -> None:
         self._histogram, self._bounds = histogram, bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = self.total = 0.0
-
-    def add(self, value: float) -> None:
-        """Adds one observation."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self._values: list[float] = []
+        self.total = 0.0
+        self.add = self._values.append  # adds one observation
 
     def flush(self) -> None:
         """Adds the buffer to the histogram; the library has no public method for many at once."""
-        for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):
-            if count:
-                bucket.inc(count)
-        if self._sum:
-            self._histogram._sum.inc(self._sum)
-        self.total += self._sum
-        self._sum, self._counts = 0.0, [0] * len(self._counts)
+        values, done = self._values, 0
+        values.sort()
+        ends = [bisect_right(values, bound) for bound in self._bounds]
+        for bucket, end in zip(self._histogram._buckets, [*ends, len(values)], strict=True):
+            if end > done:
+                bucket.inc(end - done)
+                done = end
+        total = sum(values)
+        if total:
+            self._histogram._sum.inc(total)
+        self.total += total
+        values.clear()
 
 
 class ModelMetrics:
@@ -180,7 +181,7 @@ class ModelMetrics:
         self.samples += answer.samples
         self.total.add(seconds)
         for histogram, phase in zip(self.phases, answer.times, strict=True):
-            histogram.add(max(0.0, phase))
+            histogram.add(phase if phase > 0.0 else 0.0)
         self._batches.add(answer.batch)
         self.last = time.time()
         if self.telemetry is not None:

@@ -22,6 +22,7 @@ from cupola.serve.ipc.scoreboard import Scoreboard
 
 RETRY = 0.02  # seconds between two attempts to connect
 MISSED_DEADLINES = 2  # in a row, after which a runner that does not answer gets no calls
+SMALL = 256 * 1024  # bytes; joining fewer of them costs less than writing them one by one
 MAX_CRASHES = 2  # crashes of runners that processed a call, after which it is rejected
 
 
@@ -220,7 +221,10 @@ class RunnerConnection:
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
         if outgoing and self._transport is not None:
-            self._transport.writelines(outgoing)
+            if sum(map(len, outgoing)) <= SMALL:
+                self._transport.write(b"".join(outgoing))
+            else:
+                self._transport.writelines(outgoing)
 
     def cancel(self, call: Call) -> None:
         """Tells the runner that the answer is not needed any more."""
