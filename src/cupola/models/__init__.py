@@ -3,6 +3,7 @@
 from cupola.models import (
     afno,
     atss,
+    autoassign,
     backbones,
     bert,
     bevformer,
@@ -14,6 +15,7 @@ from cupola.models import (
     conditional_detr,
     cornernet,
     dab_detr,
+    ddod,
     ddq,
     deformable_detr,
     dense,
@@ -69,6 +71,7 @@ from cupola.models import (
 __all__ = [
     "afno",
     "atss",
+    "autoassign",
     "backbones",
     "bert",
     "bevformer",
@@ -80,6 +83,7 @@ __all__ = [
     "conditional_detr",
     "cornernet",
     "dab_detr",
+    "ddod",
     "ddq",
     "deformable_detr",
     "dense",

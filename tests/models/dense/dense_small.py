@@ -271,6 +271,30 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], set[str]]] = {
         NEAREST,
         {"loss_cls", "loss_bbox", "loss_centerness"},
     ),
+    "ddod": (
+        "DDOD",
+        {**SINGLE, "type": "DDODHead", "loss_cls": FOCAL},
+        {
+            "assigner": {**NEAREST["assigner"], "alpha": 0.8},
+            "reg_assigner": {**NEAREST["assigner"], "alpha": 0.5},
+        },
+        {"loss_cls", "loss_bbox", "loss_iou"},
+    ),
+    "autoassign": (
+        "AutoAssign",
+        {
+            "type": "AutoAssignHead",
+            **{k: SHARED[k] for k in ("num_classes", "in_channels", "feat_channels")},
+            "stacked_convs": 1,
+            "strides": STRIDES,
+            "regress_ranges": [[-1, 40], [40, 1e8]],
+            "norm_cfg": NORM,
+            "force_topk": True,
+            "loss_bbox": {"type": "GIoULoss", "loss_weight": 5.0},
+        },
+        {},
+        {"loss_pos", "loss_neg", "loss_center"},
+    ),
     "gfl": (
         "GFL",
         {**POINTS, "type": "GFLHead", "reg_max": 8, "loss_cls": QUALITY},

@@ -60,7 +60,8 @@ def test_images_without_objects_have_a_class_loss_only(family: str) -> None:
     losses = built.loss({"pixels": torch.randn(1, 3, 64, 64), "targets": [NOTHING]})
     sum(losses.values()).backward()
     names = {"yolox": "loss_obj", "yolov3": "loss_conf", "ssd": None, "pisa ssd": None}
-    background = {**names, "freeanchor": "negative_bag_loss"}.get(family, "loss_cls")
+    names |= {"freeanchor": "negative_bag_loss", "autoassign": "loss_neg"}
+    background = names.get(family, "loss_cls")
     losses.pop("loss_loc", None)  # where guided anchors are: nowhere
     assert background is None or losses.pop(background) > 0
     assert not any(losses.values())

@@ -9,7 +9,7 @@ from dense_small import model
 
 from cupola.models.guided_anchoring import GuidedOutput, location_targets
 from cupola.models.guided_anchoring.locations import level_of
-from cupola.registry import build
+from cupola.registry import MODELS, build
 
 BOX = torch.tensor([[16.0, 16, 80, 64]])
 
@@ -93,3 +93,26 @@ def test_losses_of_locations_and_shapes(head: Any) -> None:
     fitted = out._replace(shapes=tuple(exact.view(1, 2, 1, 1).expand_as(x) for x in out.shapes))
     assert head.shape_loss(fitted, targets, usable) < head.shape_loss(out, targets, usable)
     assert head.shape_loss(out, [nothing] * 2, usable) == 0
+
+
+def test_exported_proposals_are_boxes_of_guided_anchors() -> None:
+    """Not of the squares that the shapes are relative to."""
+    torch.manual_seed(0)
+    squares = {"type": "AnchorGenerator", "ratios": [1.0], "scales": [4], "strides": [8, 16]}
+    approxes = {**squares, "scales": None, "octave_base_scale": 4, "scales_per_octave": 3}
+    proposals: Any = MODELS.build(
+        {
+            "type": "GARPNHead",
+            "in_channels": 8,
+            "feat_channels": 8,
+            "approx_anchor_generator": approxes,
+            "square_anchor_generator": squares,
+            "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": True},
+        }
+    ).eval()
+    out = output()._replace(logits=tuple(x[:, :1] for x in output().logits))
+    scores, boxes = proposals.scored_boxes(out)
+    cfg = {"nms_pre": 100, "max_per_img": 1, "nms": {"type": "nms", "iou_threshold": 0.7}}
+    best = proposals.propose(out, [(10**6, 10**6)] * 2, cfg)[0]
+    inside = boxes[0].clamp(min=0)
+    torch.testing.assert_close(best.boxes[0], inside[scores[0, :, 0].argmax()])

@@ -119,6 +119,7 @@ def test_a_detector_of_proposals_alone() -> None:
     found = model.eval().predict({"pixels": torch.randn(1, 3, 64, 96), "image_sizes": [(64, 96)]})
     assert 0 < len(found[0]) <= 40 and not found[0].labels.any()
     assert model.scored_boxes(torch.randn(1, 3, 64, 96))[1].shape == (1, 120, 4)
+    assert model.fixed_axes == ("batch", "height", "width")  # anchors end where the image ends
 
 
 def test_settings_that_are_not_supported_are_named() -> None:

@@ -23,7 +23,8 @@ class ATSSAssigner:
     """Of each level the `topk` anchors nearest to an object's center are candidates.
 
     Positive are those whose IoU is at least mean plus standard deviation of the candidates', and
-    whose center is in the object; of several objects the one of the largest IoU.
+    whose center is in the object; of several objects the one of the largest IoU. With `alpha` the
+    quality of predictions takes the IoU's place (see `by_prediction`).
     Source: section 3.2 of the paper; mmdet/models/task_modules/assigners/atss_assigner.py.
     """
 
@@ -36,19 +37,40 @@ class ATSSAssigner:
         iou_calculator: Any = None,
         ignore_iof_thr: float = -1,
     ) -> None:
-        if alpha is not None:
-            raise ValueError("ATSSAssigner weighs candidates by IoU alone; leave alpha out")
-        self.topk = topk
+        self.topk, self.alpha = topk, alpha
         named = iou_calculator or {"type": "BboxOverlaps2D"}
         plain = bare_type(named) == "BboxOverlaps2D"
         self.overlaps = pairwise_iou if plain else TASK_UTILS.build(named)
 
     def __call__(self, anchors: Tensor, boxes: Tensor, counts: Sequence[int]) -> Assignment:
         """Anchors [A, 4], `counts` of each level, objects' boxes [N, 4] -> Assignment."""
+        if self.alpha is not None:
+            raise ValueError("ATSSAssigner with alpha needs predictions, as DDODHead has them")
+        return self._assigned(self.overlaps(anchors, boxes), anchors, boxes, counts)
+
+    def by_prediction(
+        self,
+        anchors: Tensor,
+        boxes: Tensor,
+        counts: Sequence[int],
+        scores: Tensor,
+        predicted: Tensor,
+    ) -> Assignment:
+        """The same by scores^(1 - alpha) * IoU^alpha of what the anchors predict (DDOD).
+
+        scores [A, N] are those of the objects' classes, 0..1; predicted are boxes [A, 4].
+        """
+        if self.alpha is None:
+            raise ValueError("ATSSAssigner has no alpha, which weighs scores and IoUs")
+        overlaps = self.overlaps(predicted, boxes).pow(self.alpha)
+        return self._assigned(scores.pow(1 - self.alpha) * overlaps, anchors, boxes, counts)
+
+    def _assigned(
+        self, overlaps: Tensor, anchors: Tensor, boxes: Tensor, counts: Sequence[int]
+    ) -> Assignment:
         if not len(boxes) or not len(anchors):
             nothing = torch.full((len(anchors),), NEGATIVE, device=anchors.device)
             return Assignment(nothing, anchors.new_zeros(len(anchors)))
-        overlaps = self.overlaps(anchors, boxes)  # [A, N]
         far = (centers(anchors)[:, None] - centers(boxes)).square().sum(-1).sqrt()
         chosen, start = [], 0
         for level in torch.split(far, list(counts)):
@@ -56,7 +78,7 @@ class ATSSAssigner:
             chosen.append(nearest + start)
             start += len(level)
         candidates = torch.cat(chosen)  # [K, N]
-        found = overlaps.gather(0, candidates)
+        found = overlaps.gather(0, candidates)  # [A, N] -> [K, N]
         positive = found >= found.mean(0) + found.std(0)
         inside = distances(centers(anchors)[candidates], boxes).amin(-1) > LEAST  # [K, N]
         return of_candidates(overlaps, candidates, positive & inside)

@@ -4,6 +4,7 @@ from cupola.models.backbones.convnext import ConvNeXt
 from cupola.models.backbones.csp_darknet import CSPDarknet, CSPNeXt
 from cupola.models.backbones.darknet import Darknet
 from cupola.models.backbones.detectors_resnet import DetectoRSResNet
+from cupola.models.backbones.efficientnet import EfficientNet
 from cupola.models.backbones.hourglass import HourglassNet
 from cupola.models.backbones.hrnet import HRNet
 from cupola.models.backbones.mobilenet_v2 import MobileNetV2
@@ -25,6 +26,7 @@ __all__ = [
     "ConvNeXt",
     "Darknet",
     "DetectoRSResNet",
+    "EfficientNet",
     "HRNet",
     "HourglassNet",
     "MobileNetV2",

@@ -3,12 +3,13 @@
 Letters: A anchors, N objects of an image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from cupola.models.boxes.repeated import Spread, set_apart
 from cupola.registry import TASK_UTILS
 from cupola.structures.boxes import pairwise_iou
 
@@ -33,8 +34,9 @@ class MaxIoUAssigner:
 
     Below `neg_iou_thr` (or within the interval that it gives) it is background. With
     `match_low_quality` an object's best anchors, if their IoU is at least `min_pos_iou`, are for
-    it in any case: all of equal IoU, or with `gt_max_assign_all` False one. Settings of ignored
-    boxes have no effect: annotations of crowds are left out of training.
+    it in any case: all of equal IoU, or with `gt_max_assign_all` False one. `perm_repeat_gt_cfg`
+    sets objects of the same box apart (see Spread). Settings of ignored boxes have no effect:
+    annotations of crowds are left out of training.
     Source: mmdet/models/task_modules/assigners/max_iou_assigner.py.
     """
 
@@ -49,7 +51,7 @@ class MaxIoUAssigner:
         match_low_quality: bool = True,
         gpu_assign_thr: float = -1,
         iou_calculator: Any = None,
-        perm_repeat_gt_cfg: Any = None,
+        perm_repeat_gt_cfg: Mapping[str, float] | None = None,
     ) -> None:
         self.positive = pos_iou_thr
         interval = neg_iou_thr if isinstance(neg_iou_thr, Sequence) else (0.0, neg_iou_thr)
@@ -57,12 +59,15 @@ class MaxIoUAssigner:
         self.min_pos_iou = min_pos_iou
         self.all_best = gt_max_assign_all
         self.match_low_quality = match_low_quality
+        self.spread = None if perm_repeat_gt_cfg is None else Spread(**perm_repeat_gt_cfg)
 
     def __call__(self, anchors: Tensor, boxes: Tensor) -> Assignment:
         """Anchors [A, 4] and objects' boxes [N, 4], xyxy -> Assignment."""
         if not len(boxes) or not len(anchors):
             nothing = torch.full((len(anchors),), NEGATIVE, device=anchors.device)
             return Assignment(nothing, anchors.new_zeros(len(anchors)))
+        if self.spread is not None:
+            boxes = set_apart(boxes, self.spread)
         return self.from_overlaps(pairwise_iou(boxes, anchors))
 
     def from_overlaps(self, overlaps: Tensor) -> Assignment:

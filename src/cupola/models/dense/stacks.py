@@ -20,13 +20,16 @@ def stack(
     conv_cfg: Config | None = None,
     norm_cfg: Config | None = None,
     last_conv_cfg: Config | None = None,
+    first_conv_cfg: Config | None = None,
     **settings: Any,
 ) -> nn.ModuleList:
-    """`count` convolutions of 3x3, the last of another kind if `last_conv_cfg` is set."""
+    """`count` convolutions of 3x3; `first_conv_cfg` and `last_conv_cfg` are the ends' own kinds."""
     reserve(count)
     kinds = [conv_cfg] * count
     if count and last_conv_cfg is not None:
         kinds[-1] = last_conv_cfg
+    if count and first_conv_cfg is not None:
+        kinds[0] = first_conv_cfg
     common: dict[str, Any] = {"norm_cfg": norm_cfg, **settings}
     return nn.ModuleList(
         ConvModule(channels if i else in_channels, channels, 3, padding=1, conv_cfg=kind, **common)

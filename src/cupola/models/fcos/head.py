@@ -1,29 +1,28 @@
-"""FCOS and its head.
+"""FCOSHead: what the cells of every level predict, and its losses.
 
 Letters: B images, C classes, S cells of all levels, P positive cells.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cupola import nn
-from cupola.models.boxes import clip
 from cupola.models.boxes.distances import boxes_around, centerness
 from cupola.models.dense import (
     Candidates,
     ImageSizes,
-    SingleStageDetector,
-    best_candidates,
     grid_points,
     level_rows,
     suppress,
 )
 from cupola.models.dense.anchor_head import joined_levels
 from cupola.models.dense.stacks import apply, stack
+from cupola.models.fcos.output import FCOSOutput, image_candidates
 from cupola.models.fcos.targets import FAR, FCOSTargets, cells_of, owners
+from cupola.models.layers.normed import NormedConv2d
 from cupola.models.layers.scale import Scale
 from cupola.parallel import SINGLE, Group, mean_over_ranks
 from cupola.registry import MODELS
@@ -44,31 +43,17 @@ INITIAL: Config = {
 }
 
 
-class FCOSOutput(NamedTuple):
-    """One tensor per level: logits [B, C, h, w], distances [B, 4, h, w], centerness [B, 1, h, w].
-
-    The distances are in pixels, but in training with `norm_on_bbox` in strides; the centerness is
-    a logit.
-    """
-
-    logits: tuple[Tensor, ...]
-    sides: tuple[Tensor, ...]
-    centerness: tuple[Tensor, ...]
-
-
-@MODELS.register_module()
-class FCOS(SingleStageDetector):
-    """Fully convolutional one-stage detection. Source: mmdet/models/detectors/fcos.py."""
-
-
 @MODELS.register_module()
 class FCOSHead(nn.Module):
     """The same two stacks of convolutions on every level: one for classes, one for boxes.
 
     `center_sampling` trains only cells near an object's center; `norm_on_bbox` learns distances in
-    strides; `centerness_on_reg` predicts the centerness from the boxes' stack.
+    strides; `centerness_on_reg` predicts the centerness from the boxes' stack. `cls_predictor_cfg`
+    makes the classes' last layer a NormedConv2d, of 1x1, with these settings.
     Source: mmdet/models/dense_heads/{anchor_free_head,fcos_head}.py.
     """
+
+    offset = 0.5  # of a cell's point, in strides
 
     def __init__(
         self,
@@ -90,6 +75,7 @@ class FCOSHead(nn.Module):
         bbox_coder: Config | None = None,
         conv_cfg: Config | None = None,
         norm_cfg: Config | None = GROUP_NORM,
+        cls_predictor_cfg: Config | None = None,
         train_cfg: Config | None = None,
         test_cfg: Config | None = None,
         init_cfg: Any = INITIAL,
@@ -116,7 +102,7 @@ class FCOSHead(nn.Module):
             settings["last_conv_cfg"] = {"type": "DCNv2"}
         widths = (stacked_convs, in_channels, feat_channels)
         self.cls_convs, self.reg_convs = stack(*widths, **settings), stack(*widths, **settings)
-        self.conv_cls = nn.Conv2d(feat_channels, num_classes, 3, padding=1)
+        self.conv_cls = _classifier(cls_predictor_cfg, feat_channels, num_classes)
         self.conv_reg = nn.Conv2d(feat_channels, 4, 3, padding=1)
         self.conv_centerness = nn.Conv2d(feat_channels, 1, 3, padding=1)
         self.scales = nn.ModuleList(Scale() for _ in self.strides)
@@ -149,7 +135,7 @@ class FCOSHead(nn.Module):
 
     def scored_boxes(self, output: FCOSOutput) -> tuple[Tensor, Tensor]:
         """Scores [B, S, C], weighted by the centerness, and boxes [B, S, 4], xyxy in pixels."""
-        points = torch.cat(grid_points(output.logits, self.strides))
+        points = torch.cat(grid_points(output.logits, self.strides, self.offset))
         logits, sides, central = self.joined(output)[:3]
         return logits.sigmoid() * central.sigmoid(), boxes_around(points, sides)
 
@@ -171,38 +157,14 @@ class FCOSHead(nn.Module):
         self, output: Any, sizes: Sequence[Size], cfg: Config
     ) -> Iterator[tuple[int, Candidates, Tensor]]:
         """The index of every image, its candidates, and the cells that they are of."""
-        points = grid_points(output.logits, self.strides)
+        points = grid_points(output.logits, self.strides, self.offset)
         parts = [
             [level_rows(level, level.shape[1]).float() for level in levels] for levels in output[:3]
         ]
         for i, size in enumerate(sizes):
             logits, sides, central = ([level[i] for level in levels] for levels in parts)
-            yield i, *self._candidates(points, size, cfg, logits, sides, central)
-
-    def _candidates(
-        self,
-        points: Sequence[Tensor],
-        size: Size,
-        cfg: Config,
-        logits: Sequence[Tensor],
-        sides: Sequence[Tensor],
-        central: Sequence[Tensor],
-    ) -> tuple[Candidates, Tensor]:
-        """The best of every level of one image; the score is the class's times the centerness."""
-        boxes, scores, labels, places = [], [], [], []
-        before = 0
-        threshold, limit = cfg.get("score_thr", 0), cfg.get("nms_pre", -1)
-        for level, point in enumerate(points):
-            score, where, classes = best_candidates(logits[level].sigmoid(), threshold, limit)
-            boxes.append(boxes_around(point[where], sides[level][where]))
-            scores.append(score * central[level][where, 0].sigmoid())
-            labels.append(classes)
-            places.append(where + before)
-            before += len(point)
-        joined = torch.cat(boxes)
-        if self.clip:
-            joined = clip(joined, size)
-        return Candidates(joined, torch.cat(scores), torch.cat(labels)), torch.cat(places)
+            clipped = size if self.clip else None
+            yield i, *image_candidates(points, clipped, cfg, logits, sides, central)
 
     def joined(self, output: Any) -> tuple[Tensor, ...]:
         """Each of the output's parts for the cells of all levels, [B, S, ...]."""
@@ -217,7 +179,7 @@ class FCOSHead(nn.Module):
 
     def targets(self, output: Any, targets: Targets) -> FCOSTargets:
         """What the cells of a batch should predict."""
-        points = grid_points(output.logits, self.strides)
+        points = grid_points(output.logits, self.strides, self.offset)
         every = cells_of(points, self.strides, self.ranges)
         found, labels = [], []
         for each in targets:
@@ -248,6 +210,8 @@ class FCOSHead(nn.Module):
         losses = {
             "loss_cls": self.loss_cls(logits.flatten(0, 1), labels.flatten(), avg_factor=count)
         }
+        if hasattr(self.loss_cls, "accuracy"):
+            losses |= self.loss_cls.accuracy(logits.flatten(0, 1), labels.flatten())
         if not positive.any():
             nothing = {"loss_bbox": sides[positive].sum(), "loss_centerness": central.sum() * 0}
             self._average(weights.sum(), 1e-6)  # other ranks wait for it
@@ -273,3 +237,13 @@ def _clips(bbox_coder: Config | None) -> bool:
     if str(settings["type"]).rpartition(".")[2] != "DistancePointBBoxCoder":
         raise ValueError(f"FCOS's bbox_coder is DistancePointBBoxCoder, got {settings['type']!r}")
     return bool(settings.get("clip_border", True))
+
+
+def _classifier(cfg: Config | None, channels: int, num_classes: int) -> nn.Conv2d:
+    """The layer of the classes; the original's configs name a NormedConv2d NormedLinear."""
+    if cfg is None:
+        return nn.Conv2d(channels, num_classes, 3, padding=1)
+    settings = dict(cfg)
+    if settings.pop("type") not in ("NormedLinear", "NormedConv2d"):
+        raise ValueError(f"FCOS's cls_predictor_cfg is a NormedLinear, got {cfg['type']!r}")
+    return NormedConv2d(channels, num_classes, 1, **settings)

@@ -139,6 +139,12 @@ class GuidedAnchorHead(AnchorHead):
         least = -1.0 if self.training else self.threshold
         return [level_rows(each, 1)[..., 0].sigmoid() >= least for each in output.locations]
 
+    def scored_boxes(self, output: Any) -> tuple[Tensor, Tensor]:
+        """Scores [B, S, C] and boxes [B, S, 4] of all cells; cells without an anchor score 0."""
+        logits, deltas = self.joined(output)
+        scores = self.scores(logits) * torch.cat(self.located(output), 1)[..., None]
+        return scores, self.bbox_coder.decode(torch.cat(self.guided(output), 1), deltas)
+
     def loss(self, output: Any, targets: Targets, sizes: ImageSizes) -> dict[str, Tensor]:
         """loss_cls, loss_bbox, loss_shape and loss_loc of a batch."""
         usable = self.usable(output, sizes)

@@ -67,12 +67,6 @@ class GARetinaHead(GuidedAnchorHead):
         boxes = self.retina_reg(self.feature_adaption_reg(for_box, shapes))
         return logits, boxes, shapes, locations
 
-    def scored_boxes(self, output: Any) -> tuple[Tensor, Tensor]:
-        """Scores [B, S, C] and boxes [B, S, 4] of all cells; cells without an anchor score 0."""
-        logits, deltas = self.joined(output)
-        scores = self.scores(logits) * torch.cat(self.located(output), 1)[..., None]
-        return scores, self.bbox_coder.decode(torch.cat(self.guided(output), 1), deltas)
-
     def predict(
         self,
         output: Any,

@@ -1,5 +1,6 @@
 """Layers shared by several models."""
 
+from cupola.models.layers.adaptive_padding import Conv2dAdaptivePadding
 from cupola.models.layers.attention import MultiheadAttention
 from cupola.models.layers.building import build_activation, build_conv, build_norm
 from cupola.models.layers.carafe import CARAFEPack
@@ -46,6 +47,7 @@ __all__ = [
     "CARAFEPack",
     "ConditionalAttention",
     "ContextBlock",
+    "Conv2dAdaptivePadding",
     "ConvAWS2d",
     "ConvModule",
     "ConvWS2d",

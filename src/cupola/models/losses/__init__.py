@@ -23,6 +23,7 @@ from cupola.models.losses.harmonized import GHMC, GHMR
 from cupola.models.losses.masks import DiceLoss
 from cupola.models.losses.reduction import weighted_mean
 from cupola.models.losses.seesaw import SeesawLoss
+from cupola.models.losses.vast_vocabulary import CrossEntropyCustomLoss, FocalCustomLoss
 
 __all__ = [
     "GHMC",
@@ -30,9 +31,11 @@ __all__ = [
     "BalancedL1Loss",
     "BoundedIoULoss",
     "CIoULoss",
+    "CrossEntropyCustomLoss",
     "CrossEntropyLoss",
     "DiceLoss",
     "DistributionFocalLoss",
+    "FocalCustomLoss",
     "FocalLoss",
     "GIoULoss",
     "GaussianFocalLoss",

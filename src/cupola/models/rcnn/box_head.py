@@ -212,6 +212,8 @@ class BBoxHead(nn.Module):
         found = self.loss_cls(logits, labels, weights, avg_factor=average)
         if isinstance(found, dict):
             return found
+        if hasattr(self.loss_cls, "accuracy"):
+            return {"loss_cls": found, **self.loss_cls.accuracy(logits, labels)}
         right = (logits.argmax(-1) == labels).float().mean() * 100
         return {"loss_cls": found, "acc": right.detach()}
 

@@ -17,7 +17,7 @@ from cupola.ops.roi_align import roi_align
 from cupola.registry import MODELS
 
 Config = Mapping[str, Any]
-UPSAMPLING = (None, "deconv", "nearest", "bilinear")
+UPSAMPLING = (None, "deconv", "nearest", "bilinear", "carafe")
 
 
 @MODELS.register_module()
@@ -63,8 +63,10 @@ class FCNMaskHead(nn.Module):
         self.mode, self.factor = upsampling["type"], upsampling.get("scale_factor", 2)
         if self.mode not in UPSAMPLING:
             raise ValueError(f"upsample_cfg type is one of {UPSAMPLING}, got {self.mode!r}")
-        self.upsample = None
-        if self.mode == "deconv":
+        self.upsample: Any = None
+        if self.mode == "carafe":
+            self.upsample = MODELS.build({**upsampling, "channels": channels})
+        elif self.mode == "deconv":
             self.upsample = nn.ConvTranspose2d(
                 channels, conv_out_channels, self.factor, stride=self.factor
             )
@@ -76,7 +78,7 @@ class FCNMaskHead(nn.Module):
         """Kaiming's normal initialization of the last two layers."""
         layer: Any
         for layer in (self.upsample, self.conv_logits):
-            if layer is not None:
+            if hasattr(layer, "weight"):  # CARAFE has weights of its own
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
 
@@ -90,7 +92,8 @@ class FCNMaskHead(nn.Module):
     def upsampled(self, x: Tensor) -> Tensor:
         """[R, channels, h, w] -> [R, channels, m, n]."""
         if self.upsample is not None:
-            return F.relu(self.upsample(x), inplace=True)
+            x = self.upsample(x)
+            return F.relu(x, inplace=True) if self.mode == "deconv" else x
         if self.mode is None:
             return x
         corners = None if self.mode == "nearest" else False

@@ -44,11 +44,23 @@ class RPN(SingleStageDetector):
         """The head, under whatever name its weights have."""
         return getattr(self, self.head_name)
 
+    @property
+    def needs_sizes(self) -> bool:
+        """Whether the head moves its anchors within the images, whose sizes it must know."""
+        return bool(getattr(self.head, "needs_sizes", False))
+
+    @property
+    def fixed_axes(self) -> tuple[str, ...]:
+        """The axes that exported graphs fix."""
+        return ("batch", "height", "width") if self.needs_sizes else ()
+
     def forward(self, pixels: Tensor, padding_mask: Tensor | None = None) -> Any:
         """pixels [B, 3, H, W] -> the head's output, of images that fill the batch."""
+        if not self.needs_sizes:  # sizes that are read as numbers are fixed in exported graphs
+            return self.head(self.maps(pixels))
         return self.outputs(pixels, [(int(pixels.shape[-2]), int(pixels.shape[-1]))] * len(pixels))
 
     def outputs(self, pixels: Tensor, sizes: Sequence[tuple[int, int]]) -> Any:
         """The head's output for images of (height, width) in a batch."""
         maps = self.maps(pixels)
-        return self.head(maps, *([sizes] if getattr(self.head, "needs_sizes", False) else []))
+        return self.head(maps, sizes) if self.needs_sizes else self.head(maps)
