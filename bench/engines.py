@@ -25,6 +25,7 @@ from cupola.runtime import tasks
 from cupola.runtime.building import without_pretrained
 from cupola.runtime.export import export
 from cupola.runtime.load import execute, load_predictor
+from cupola.runtime.optimize.graphs import graph_of
 from ratio import machine, seconds
 
 CONFIG = Path(cupola.__file__).parent / "configs/detr/detr_r50.py"
@@ -116,7 +117,11 @@ def compare_auto(rounds: int, threads: int, build: float) -> None:
             peer: lambda call=call: call(array) for peer, call in peers(graph, threads).items()
         }
         with torch.inference_mode():
-            found = in_turns({"auto": lambda: predictor.model(pixels, None), **calls}, rounds)
+            auto = predictor.model  # called as its `predict` does, or its graph would not fit
+            found = in_turns({"auto": lambda: auto(pixels, None, True), **calls}, rounds)
+        graph_used = graph_of(auto)
+        if graph_used is not None and graph_used.passed_on:
+            raise RuntimeError("the call did not fit the graph that auto chose")
         best = min(found["onnxruntime"], found["openvino"])
         times = ", ".join(f"{peer} {median:.3f} s" for peer, median in found.items())
         print(f"detr-r50 {SIZE[0]}x{SIZE[1]}: auto is {predictor.execution.engine}; {times}")

@@ -6,6 +6,7 @@ import torch
 import cupola
 from cupola import nn
 from cupola.runtime.optimize.folding import fold_batch_norms
+from cupola.runtime.optimize.onnx_engines import spinning
 
 DCN = {"dcn": {"type": "DCNv2", "deform_groups": 1}, "stage_with_dcn": (False, False, True, True)}
 
@@ -58,3 +59,13 @@ def test_each_norm_of_a_shared_convolution_is_folded_into_its_own_copy() -> None
     with torch.inference_mode():
         for ours, plain in zip(fold_batch_norms(model), model, strict=True):
             torch.testing.assert_close(ours(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("version", ["1.20.1", "1.31.0", "0.9", "unknown"])
+def test_threads_of_an_older_onnxruntime_do_not_spin(version: str) -> None:
+    assert spinning(version) == {"intra_op.allow_spinning": "0"}
+
+
+@pytest.mark.parametrize("version", ["1.32.0", "1.33.0.dev1", "2.0"])
+def test_threads_of_onnxruntime_spin_for_a_while_within_a_run(version: str) -> None:
+    assert spinning(version) == {"intra_op.spin_duration_us": "50", "force_spinning_stop": "1"}
