@@ -26,7 +26,7 @@ from cupola.runtime.building import without_pretrained
 from cupola.runtime.export import export
 from cupola.runtime.load import execute, load_predictor
 from cupola.runtime.optimize.graphs import graph_of
-from ratio import machine, seconds
+from ratio import SETTLING, machine, seconds
 
 CONFIG = Path(cupola.__file__).parent / "configs/detr/detr_r50.py"
 SIZE = (800, 1066)
@@ -79,6 +79,7 @@ def in_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, f
         call()
     for number in range(rounds):
         for name in calls if number % 2 else reversed(calls):
+            time.sleep(SETTLING)
             times[name].append(seconds(calls[name]))
     return {name: statistics.median(each) for name, each in times.items()}
 

@@ -28,7 +28,7 @@ from cupola.models.bloom import BloomForCausalLM
 from cupola.runtime.building import without_pretrained
 from cupola.runtime.optimize.engines import Situation
 from cupola.runtime.optimize.language import optimize
-from cupola.runtime.optimize.network import Call, Network
+from cupola.runtime.optimize.network import Network
 from cupola.runtime.optimize.registry import ENGINES
 from cupola.weights.families.bloom import BLOOM
 
@@ -92,7 +92,7 @@ def equal(options: Any) -> None:
 def by_engine(model: Any, given: tuple[Any, ...], *names: str) -> dict[str, Any]:
     """Name of an engine -> the model that it makes for these arguments of its network."""
     situation = Situation(None, model, None)
-    situation.__dict__["_call"] = Call.of(given)
+    situation.__dict__["_call"] = Network(model).call(given, {})
     return {name: ENGINES[name].model_of(situation) for name in names}
 
 

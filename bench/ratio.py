@@ -39,6 +39,11 @@ def as_avx2() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **AVX2})
 
 
+# The threads of a library look for more work for a while after a call (onnxruntime's for tens of
+# milliseconds): without a pause they take the cores of the side whose turn is next.
+SETTLING = 0.05
+
+
 def seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
@@ -53,5 +58,6 @@ def alternate(
     times: tuple[list[float], list[float]] = ([], [])
     for i in range(rounds):
         for which in (0, 1) if i % 2 == 0 else (1, 0):
+            time.sleep(SETTLING)
             times[which].append(seconds((ours, peer)[which]))
     return statistics.median(times[0]), statistics.median(times[1])

@@ -14,7 +14,7 @@ from cupola.models.bloom import BloomForCausalLM
 from cupola.models.llama import LlamaForCausalLM
 from cupola.runtime.optimize.engines import Situation
 from cupola.runtime.optimize.language import optimize
-from cupola.runtime.optimize.network import Call, EngineUnavailableError, Network
+from cupola.runtime.optimize.network import EngineUnavailableError, Network
 from cupola.runtime.optimize.registry import ENGINES
 from cupola.runtime.optimize.tolerance import relative_l2
 from zoo import FOLDER, ZooModel
@@ -91,7 +91,7 @@ def test_engines_of_a_gpu(name: str) -> None:
     pixels = pixels.to(next(model.parameters()).dtype)
     given = (pixels, mask) if network.method == "forward" else (pixels,)
     situation = Situation(None, model, None)
-    situation.__dict__["_call"] = Call.of(given)
+    situation.__dict__["_call"] = network.call(given, {})
     with torch.inference_mode():
         expected = tensors(getattr(model, network.method)(*given))
     for engine, limit in (("cuda-graph", 4e-3), ("half", 0.15))[: 1 if name in SELECTING else 2]:

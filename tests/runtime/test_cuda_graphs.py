@@ -64,6 +64,12 @@ def recordings() -> Recordings:
     return Recordings(network.original, network)
 
 
+def called(*args: Any) -> Call:
+    found = Network(Twice()).call(args, {})
+    assert found is not None
+    return found
+
+
 def images(width: int, value: float = 1.0) -> torch.Tensor:
     return torch.full((1, 3, 4, width), value)
 
@@ -71,7 +77,7 @@ def images(width: int, value: float = 1.0) -> torch.Tensor:
 @torch.inference_mode()
 def test_a_recorded_size_answers_every_input_of_that_size(recorder: Recorder) -> None:
     call = recordings()
-    call.record(Call.of((images(5),)))
+    call.record(called(images(5)))
     first, second = call(images(5, 3.0)), call(images(5, 7.0))
     assert recorder.recorded == 1
     assert float(first["twice"][0][0, 0, 0, 0]) == 6 and first["twice"][1] == "name"
@@ -111,18 +117,26 @@ def test_a_request_is_answered_when_its_size_cannot_be_recorded(recorder: Record
         assert float(call(images(3, turn))["twice"][0].max()) == 2 * turn
     assert recorder.recorded == 1  # and it is not tried with every request
     with pytest.raises(EngineUnavailableError, match="cannot be recorded: CUDA out of memory"):
-        call.record(Call.of((images(3),)))
+        call.record(called(images(3)))
 
 
-def test_training_and_named_arguments_go_to_the_network(recorder: Recorder) -> None:
+def test_training_goes_to_the_network(recorder: Recorder) -> None:
     call = recordings()
     x = images(2).requires_grad_()
     for _ in range(4):
         call(x)["sum"].backward()
-    with torch.inference_mode():
-        for _ in range(4):
-            call(images(2), scale=3.0)
     assert recorder.recorded == 0 and x.grad is not None
+
+
+@torch.inference_mode()
+def test_a_size_is_the_same_however_its_arguments_are_given(recorder: Recorder) -> None:
+    call = recordings()
+    call.record(called(images(5)))
+    for found in (call(images(5), 2.0), call(x=images(5)), call(images(5), scale=2.0)):
+        assert float(found["twice"][0].max()) == 2
+    assert recorder.recorded == 1
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        call(scale=2.0)
 
 
 @pytest.mark.parametrize("name", ["cuda-graph", "half"])

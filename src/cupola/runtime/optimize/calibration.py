@@ -30,6 +30,9 @@ BUSY_TIMING = 40.0  # the same on a machine so busy that the comparison is not c
 ROUNDS, BUSY_ROUNDS = 9, 36
 LEAST_ROUNDS = 2
 SLOW = 2.0  # times the fastest
+# The threads of a library look for more work for a while after a call, and would slow the engine
+# that comes next in its turn.
+SETTLING = 0.02
 
 
 @dataclass
@@ -174,6 +177,7 @@ class _Candidates:
         predictor = self.situation.predictor
         with using(predictor, candidate.model):
             clock = timed if self.situation.device.type == "cpu" else wall_timed
+            time.sleep(SETTLING)
             return clock(lambda: predictor.run([self.samples[0]]))
 
     def measure(self) -> None:

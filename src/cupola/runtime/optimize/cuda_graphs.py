@@ -121,7 +121,7 @@ class Recordings:
 
     def __init__(self, run: Run, network: Network) -> None:
         """`run` computes what the method does, with positional arguments."""
-        self.run, self.model = run, network.model
+        self.run, self.network = run, network
         self._seen: Counter[Signature] = Counter()
         self._recorded: OrderedDict[Signature, Recording] = OrderedDict()
         self._pool: Any = None  # of the memory between inputs and results, for all sizes
@@ -138,11 +138,13 @@ class Recordings:
             self._seen.pop(dropped, None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs or torch.is_grad_enabled() or self.model.training:
+        if torch.is_grad_enabled() or self.network.model.training:
             return self.run(*args, **kwargs)
-        call = Call.of(args)
+        call = self.network.call(args, kwargs)
+        if call is None:
+            return self.run(*args, **kwargs)
         if call.signature not in self._recorded and not self._is_due(call):
-            return self.run(*args)
+            return self.run(*call.args)
         self._recorded.move_to_end(call.signature)
         return self._recorded[call.signature](call)
 

@@ -49,7 +49,7 @@ class Replacement:
         nesting: Any,
         dynamic: bool,
     ) -> None:
-        self.model, self._other = model, other
+        self.network, self._other = Network(model), other
         self.graph, self.nesting, self.dynamic = graph, nesting, dynamic
         self.fits = call.kind if dynamic else call.signature
         self.answered = self.passed_on = 0  # calls by the graph, and by the other model
@@ -59,14 +59,13 @@ class Replacement:
         return Network(self._other()).original
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled() or self.model.training:
-            return Network(self.model).original(*args, **kwargs)
-        if not kwargs:
-            call = Call.of(args)
-            if self.fits == (call.kind if self.dynamic else call.signature):
-                found = self.graph(call.tensors)
-                self.answered += 1
-                return structure.assembled(self.nesting, iter(found))
+        if torch.is_grad_enabled() or self.network.model.training:
+            return self.network.original(*args, **kwargs)
+        call = self.network.call(args, kwargs)
+        if call is not None and self.fits == (call.kind if self.dynamic else call.signature):
+            found = self.graph(call.tensors)
+            self.answered += 1
+            return structure.assembled(self.nesting, iter(found))
         self.passed_on += 1
         return self._for_others(*args, **kwargs)
 

@@ -1,14 +1,16 @@
 """The network inside a predictor: the one method of its model that an engine replaces.
 
 A model names the method in `engine_method`, by default "forward". It takes tensors and constants
-and returns tensors, in any nesting of tuples, lists, dicts and named tuples; the model's `predict`
-calls it with positional arguments. What comes before and after it stays the model's.
+and returns tensors, in any nesting of tuples, lists, dicts and named tuples. What comes before and
+after it stays the model's.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -85,6 +87,25 @@ class Network:
         found: Callable[..., Any] = getattr(type(self.model), self.method).__get__(self.model)
         return found
 
+    @cached_property
+    def _parameters(self) -> inspect.Signature:
+        return inspect.signature(self.original)
+
+    def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:
+        """A call of the method, its defaults filled in.
+
+        However an argument is given, by place, by name or by its default, the call is the same.
+        None if one can only be given by name, or is not the method's.
+        """
+        try:
+            found = self._parameters.bind(*args, **kwargs)
+        except TypeError:
+            return None
+        if found.kwargs:
+            return None
+        found.apply_defaults()
+        return Call.of(found.args)
+
     def replace(self, call: Callable[..., Any]) -> None:
         """Lets `call` answer instead, with the same arguments."""
         self.model.__dict__[self.method] = call
@@ -95,11 +116,10 @@ class Network:
 
     def first_call(self, run: Callable[[], Any]) -> Call | None:
         """The arguments of the first call that `run` makes, without executing the network."""
-        found: list[Call] = []
+        found: list[Call | None] = []
 
         def stop(*args: Any, **kwargs: Any) -> Any:
-            if not kwargs:
-                found.append(Call.of(args))
+            found.append(self.call(args, kwargs))
             raise _StopError
 
         self.replace(stop)
