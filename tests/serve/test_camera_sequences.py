@@ -15,11 +15,16 @@ from cupola.registry import build
 from cupola.runtime.predictor import Predictor
 from lazy import LazyModule
 from models.bevformer.small import small_bevformer
+from models.sparse4d.small import small_sparse4d
 from models.stream_petr.small import small_stream
 from runtime.test_camera_streams import moment
 
 triton = LazyModule("tritonclient.http")
-CONFIGS = {"stream_petr": small_stream(), "bevformer": small_bevformer()}
+CONFIGS = {
+    "stream_petr": small_stream(),
+    "bevformer": small_bevformer(),
+    "sparse4d": small_sparse4d(),
+}
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 

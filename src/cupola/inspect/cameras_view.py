@@ -27,7 +27,7 @@ def view_of_cameras(
     model's `inspect` returns what inspect_detr3d does, and that of BEVFormer its bird's-eye view.
     InputError for a model that takes one image only, or does not tell what it saw.
     """
-    if not hasattr(model, "pts_bbox_head"):
+    if not (hasattr(model, "pts_bbox_head") or hasattr(model, "stream_inputs")):
         raise InputError(f"{type(model).__name__} takes no sample folder; give it an image")
     if not hasattr(model, "inspect"):
         raise InputError(f"{type(model).__name__} does not tell where its queries looked")

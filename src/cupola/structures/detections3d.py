@@ -1,9 +1,12 @@
 """3-D detections around the ego vehicle."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
+
+PARTS = ("boxes", "scores", "labels", "queries", "tracks")
 
 
 @dataclass(frozen=True)
@@ -12,6 +15,7 @@ class Detections3D:
 
     boxes: [N, 9], (x, y, z of the bottom, l, w, h, yaw, vx, vy), meters, radians, m/s, ego frame.
     scores: [N], 0..1. labels: [N], int64, index into `names`. queries: [N], the query of each box.
+    tracks: [N], int64, the number of each object in its stream, of models that track; else None.
     """
 
     boxes: Tensor
@@ -19,6 +23,7 @@ class Detections3D:
     labels: Tensor
     names: tuple[str, ...] = field(default=(), repr=False)
     queries: Tensor | None = field(default=None, repr=False)
+    tracks: Tensor | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -26,24 +31,25 @@ class Detections3D:
     def above(self, threshold: float) -> "Detections3D":
         """Those with a score of at least `threshold`."""
         keep = self.scores >= threshold
-        queries = None if self.queries is None else self.queries[keep]
-        return Detections3D(
-            self.boxes[keep], self.scores[keep], self.labels[keep], self.names, queries
-        )
+        return self._each(lambda part: part[keep])
 
     def cpu(self) -> "Detections3D":
         """The same with its tensors on the CPU."""
-        moved = {key: getattr(self, key).cpu() for key in ("boxes", "scores", "labels")}
-        return replace(self, queries=None if self.queries is None else self.queries.cpu(), **moved)
+        return self._each(lambda part: part.cpu())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Detections3D":
+        parts = {name: getattr(self, name) for name in PARTS}
+        changed: dict[str, Any] = {k: v if v is None else change(v) for k, v in parts.items()}
+        return replace(self, **changed)
 
     def name(self, label: int) -> str:
         """The class name of a label, or the number if it has no name."""
         return self.names[label] if 0 <= label < len(self.names) else str(label)
 
     def to_list(self) -> list[dict[str, Any]]:
-        """One plain dict per box: name, label, score, center (bottom), size, yaw, velocity."""
+        """One plain dict per box: name, label, score, bottom, size, yaw, velocity, and track."""
         rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
-        return [
+        found = [
             {
                 "name": self.name(label),
                 "label": label,
@@ -55,3 +61,7 @@ class Detections3D:
             }
             for box, score, label in rows
         ]
+        if self.tracks is not None:
+            for row, track in zip(found, self.tracks.tolist(), strict=True):
+                row["track"] = track
+        return found

@@ -74,6 +74,8 @@ class Trainer:
             )
         split: dict[str, Any] = {"group": self.ranks.model} if self.ranks.model.size > 1 else {}
         self.model = build(cfg["model"], **split).to(self.device)
+        if hasattr(self.model, "no_training"):
+            raise BuildError(self.model.no_training)
         for module in self.model.modules():
             if hasattr(module, "data_group"):  # losses that are normalized over the ranks
                 module.data_group = self.ranks.data

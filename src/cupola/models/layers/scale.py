@@ -1,4 +1,6 @@
-"""Scale: one learned factor."""
+"""Scale: learned factors."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -9,9 +11,9 @@ from cupola.registry import MODELS
 
 @MODELS.register_module()
 class Scale(nn.Module):
-    """x times a learned number (source: mmcv/cnn/bricks/scale.py; state key scale)."""
+    """x times a learned number, or one of each channel (source: mmcv/cnn/bricks/scale.py)."""
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(self, scale: float | Sequence[float] = 1.0) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(scale))
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cupola import nn
 from cupola.errors import BuildError, InputError, did_you_mean
 from cupola.models.constants import constant
 from cupola.models.detr3d import DETR3DOutput, GridMask
-from cupola.models.detr3d.extraction import extract_maps, set_pretrained
+from cupola.models.detr3d.camera_model import CameraModel
+from cupola.models.detr3d.extraction import set_pretrained
 from cupola.models.petr.head import Views
 from cupola.models.petr.inspection import inspect_attention
 from cupola.registry import MODELS, bare_type
@@ -23,13 +23,8 @@ from cupola.structures import Detections3D
 ImageSize = Sequence[int] | Tensor
 
 
-class CameraDetector(nn.Module):
-    """Backbone and neck for every image, and a head that looks at all of them.
-
-    A subclass with `stream_inputs` is a model of streams.
-    """
-
-    stream_inputs: tuple[str, ...] = ()  # what predict_frame needs besides images and lidar2img
+class CameraDetector(CameraModel):
+    """A CameraModel of the configs of MMDetection3D, with a `pts_bbox_head`."""
 
     def __init__(
         self,
@@ -58,29 +53,6 @@ class CameraDetector(nn.Module):
         self.use_grid_mask = use_grid_mask
         set_pretrained(self, pretrained)
         self.pts_bbox_head.init_weights()
-
-    def extract(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps [B, N, channels, h_l, w_l] of images [B, N, 3, H, W]."""
-        return extract_maps(self, pixels)
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether the model has a state: initial_state and predict_frame."""
-        return bool(self.stream_inputs)
-
-    def pixels_of(self, batch: Mapping[str, Any]) -> Tensor:
-        """The images of a batch [B, N, 3, H, W], raw ones normalized by data_preprocessor."""
-        if "pixels" in batch:
-            pixels: Tensor = batch["pixels"]
-            return pixels
-        if self.data_preprocessor is None:
-            raise ValueError(
-                f"the batch holds raw images, and this {type(self).__name__} has no "
-                "data_preprocessor; add one to the model, or add `images` with mean and std to "
-                "the dataset"
-            )
-        prepared: Tensor = self.data_preprocessor(batch["raw_images"])
-        return prepared
 
 
 @MODELS.register_module()

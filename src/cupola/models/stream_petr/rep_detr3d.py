@@ -1,7 +1,6 @@
 """RepDETR3D: DETR3D's sampling of image features with StreamPETR's memory.
 
-Letters: B streams, N cameras, Q queries, C channels, L levels, P points of a query, G groups of
-channels, S cells of all levels.
+Letters: B streams, N cameras, Q queries, C channels, L levels, S cells of all levels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.detr3d import DETR3DOutput
+from cupola.models.detr3d.aggregation import flatten_levels, level_shapes
 from cupola.models.detr3d.references import to_meters
 from cupola.models.layers import TransformerLayerSequence
 from cupola.models.petr.denoising import NoisyQueries
@@ -21,136 +21,10 @@ from cupola.models.stream_petr.frame import FOCAL_UNIT, Frame
 from cupola.models.stream_petr.inspection import inspect_sampling
 from cupola.models.stream_petr.layers import MLN
 from cupola.models.stream_petr.memory import StreamState
+from cupola.models.stream_petr.point_attention import DeformableFeatureAggregation
 from cupola.models.stream_petr.stream_petr import StreamPETR
 from cupola.models.stream_petr.temporal_head import TemporalHead
-from cupola.ops.bilinear import bilinear_corners, weighted_rows
-from cupola.ops.deform_attn import ms_deform_attn
 from cupola.registry import MODELS
-from cupola.structures import boxes3d
-
-Shapes = Sequence[tuple[int, int]]
-
-MIN_DEPTH = 1e-5
-MARGIN = 0.5  # of an image: bilinear interpolation reads at most half a cell beyond the border
-
-
-@MODELS.register_module("DeformableFeatureAggregationCuda")
-class DeformableFeatureAggregation(nn.Module):
-    """Samples all cameras at points around a query's reference, without a visibility mask.
-
-    The weights are a softmax over cameras, levels and points together, one for each group of
-    channels. Source: detr3d_transformer.py of StreamPETR.
-    """
-
-    def __init__(
-        self,
-        embed_dims: int = 256,
-        num_groups: int = 8,
-        num_levels: int = 4,
-        num_cams: int = 6,
-        dropout: float = 0.1,
-        num_pts: int = 13,
-        im2col_step: int = 64,
-        batch_first: bool = True,
-        bias: float = 1.0,
-    ) -> None:
-        super().__init__()
-        C = embed_dims
-        self.embed_dims, self.num_groups, self.num_levels = C, num_groups, num_levels
-        self.num_pts, self.bias = num_pts, bias
-        self.weights_fc = nn.Linear(C, num_groups * num_levels * num_pts)
-        self.output_proj = nn.Linear(C, C)
-        self.learnable_fc = nn.Linear(C, num_pts * 3)
-        self.cam_embed = nn.Sequential(
-            nn.Linear(12, C // 2),
-            nn.ReLU(inplace=True),
-            nn.Linear(C // 2, C),
-            nn.ReLU(inplace=True),
-            nn.LayerNorm(C),
-        )
-        self.drop = nn.Dropout(dropout)
-
-    def init_weights(self) -> None:
-        """Equal weights everywhere, and points within `bias` meters of the reference."""
-        nn.init.zeros_(self.weights_fc.weight)
-        nn.init.zeros_(self.weights_fc.bias)
-        nn.init.xavier_uniform_(self.output_proj.weight)
-        nn.init.zeros_(self.output_proj.bias)
-        nn.init.uniform_(self.learnable_fc.bias, -self.bias, self.bias)
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Any = None,
-        identity: Tensor | None = None,
-        query_pos: Tensor | None = None,
-        key_pos: Any = None,
-        key_padding_mask: Any = None,
-        *,
-        centers: Tensor,
-        shapes: Shapes,
-        frame: Frame,
-    ) -> Tensor:
-        """query [B, Q, C]; key [B * N, S, C], the cells; centers [B, Q, 3] in meters -> [B, Q, C].
-
-        The other arguments are unused.
-        """
-        B, Q, _ = query.shape
-        points = centers[:, :, None] + self.learnable_fc(query).view(B, Q, -1, 3)  # [B, Q, P, 3]
-        matrices = frame.lidar2img.to(points.dtype)
-        uv, _ = boxes3d.project(points[:, None], matrices[:, :, None, None], MIN_DEPTH)
-        height, width = frame.image_size
-        uv = (uv / uv.new_tensor((width, height))).flatten(0, 1)  # [B * N, Q, P, 2]
-        weights = self.weights(query if query_pos is None else query + query_pos, matrices)
-        weights = weights.view(*weights.shape[:3], self.num_levels, self.num_pts)
-        dense = torch.compiler.is_exporting() or torch.compiler.is_compiling()
-        sample = self._sample_all if dense else self._sample_visible
-        sampled = sample(key, shapes, uv, weights, B)
-        return self.drop(self.output_proj(sampled)) + query
-
-    def _sample_all(
-        self, cells: Tensor, shapes: Shapes, uv: Tensor, weights: Tensor, batch: int
-    ) -> Tensor:
-        """cells [B * N, S, C], uv [B * N, Q, P, 2], weights [B * N, Q, G, L, P] -> [B, Q, C]."""
-        groups, levels = weights.shape[2:4]
-        places = uv[:, :, None, None].expand(-1, -1, groups, levels, -1, -1)
-        values = torch.unflatten(cells, -1, (groups, -1))
-        sampled = ms_deform_attn(values, shapes, places, weights)  # [B * N, Q, C]
-        return torch.unflatten(sampled, 0, (batch, -1)).sum(1)
-
-    def _sample_visible(
-        self, cells: Tensor, shapes: Shapes, uv: Tensor, weights: Tensor, batch: int
-    ) -> Tensor:
-        """The same, reading only points that are in an image, about one in five.
-
-        All groups read a point at the same place, so a row has all channels.
-        """
-        images, S, C = cells.shape
-        Q, groups = weights.shape[1:3]
-        near = ((uv > -MARGIN) & (uv < 1 + MARGIN)).all(-1)
-        image, query, point = near.nonzero(as_tuple=True)  # M points each
-        x, y = uv[image, query, point].unbind(-1)
-        total, start = cells.new_zeros(batch * Q, C), 0
-        rows = cells.reshape(images * S, C)
-        owner = image // (images // batch) * Q + query
-        for level, (height, width) in enumerate(shapes):
-            index, corners = bilinear_corners(y * height - 0.5, x * width - 0.5, (height, width))
-            values = weighted_rows(rows, index + (image * S + start)[:, None], corners)  # [M, C]
-            share = weights[image, query, :, level, point]  # [M, G]
-            values = values.view(-1, groups, C // groups) * share[..., None]
-            total = total.index_add(0, owner, values.flatten(1))
-            start += height * width
-        return total.view(batch, Q, C)
-
-    def weights(self, query: Tensor, matrices: Tensor) -> Tensor:
-        """query [B, Q, C] with positions added, lidar2img [B, N, 4, 4] -> [B * N, Q, G, L * P]."""
-        B, Q, _ = query.shape
-        cameras = self.cam_embed(matrices[..., :3, :].flatten(-2))  # [B, N, C]
-        logits = self.weights_fc(query[:, :, None] + cameras[:, None])  # [B, Q, N, L * P * G]
-        shares = logits.reshape(B, Q, -1, self.num_groups).softmax(2)
-        shares = shares.view(B, Q, cameras.shape[1], -1, self.num_groups)
-        return shares.permute(0, 2, 1, 4, 3).flatten(0, 1)
 
 
 @MODELS.register_module()
@@ -265,7 +139,7 @@ class SparseHead(TemporalHead):
             temp_memory=queries.memory,
             temp_pos=queries.memory_position,
             centers=to_meters(queries.references, self.pc_range),
-            shapes=[(level.shape[-2], level.shape[-1]) for level in levels],
+            shapes=level_shapes(levels),
             frame=frame,
         )
         return self.finish(memory, torch.nan_to_num(states), queries.references, noisy, frame)
@@ -276,8 +150,7 @@ class SparseHead(TemporalHead):
         focal = frame.intrinsics.diagonal(dim1=-2, dim2=-1)[..., :2] / FOCAL_UNIT
         camera = torch.cat((focal, frame.extrinsics[..., :3, :].flatten(-2)), -1)  # [B, N, 14]
         camera = camera.to(levels[0].dtype).flatten(0, 1)[:, None]
-        cells = torch.cat([level.flatten(0, 1).flatten(2).transpose(1, 2) for level in levels], 1)
-        aligned: Tensor = self.spatial_alignment(cells, camera)
+        aligned: Tensor = self.spatial_alignment(flatten_levels(levels), camera)
         return aligned
 
 

@@ -38,6 +38,7 @@ from cupola.structures.projections import split_projections
 
 EGO_POSE = TensorSpec("ego_pose", "FP64", (4, 4), optional=True, batch_of_one=True)
 TIMESTAMP = TensorSpec("timestamp", "FP64", (1,), optional=True)
+TRACKS = TensorSpec("tracks", "INT64", (-1,))
 MOTION = TensorSpec("can_bus", "FP64", (CAN_BUS,), optional=True, batch_of_one=True)
 
 
@@ -124,6 +125,7 @@ class Detection3DPredictor(Predictor):
             TensorSpec("lidar2img", "FP32", (self.cameras, 4, 4), optional=True),
             TensorSpec("examples", "INT64", (1,), optional=True),
             *((EGO_POSE, TIMESTAMP) if self.is_stream else ()),
+            *((TRACKS,) if getattr(self.model, "tracks", False) else ()),
         )
 
     def __call__(
@@ -333,6 +335,8 @@ class Detection3DPredictor(Predictor):
             "labels": found.labels.numpy(),
             "names": np.array(names, dtype=object),
         }
+        if found.tracks is not None:
+            arrays["tracks"] = found.tracks.numpy()
         if parameters.get("return_images") and "example" in parameters:
             sample = self.example(parameters)
             count = np.array([len(example_folders(self.folder))])

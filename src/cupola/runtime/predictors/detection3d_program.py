@@ -25,7 +25,7 @@ class LastLayer(torch.nn.Module):
 
 
 class NextFrame(torch.nn.Module):
-    """One frame and the tensors of a state -> logits, codes, and the tensors of the next state.
+    """One frame and the tensors of a state -> those of last_layer, and of the next state.
 
     `motion` names the inputs after lidar2img; the state is of the class of `example`.
     """
@@ -40,7 +40,13 @@ class NextFrame(torch.nn.Module):
         motion = dict(zip(self.motion, rest, strict=False))
         state = self.state(*rest[len(self.motion) :])
         output, state = self.model(pixels, lidar2img, **motion, state=state)
-        return (output.logits[-1], output.boxes[-1], *state)
+        return (*last_layer(output).values(), *state)
+
+
+def last_layer(output: Any) -> dict[str, Tensor]:
+    """logits and boxes of the last layer; of Sparse4D also quality, and tracks."""
+    found = {name: value for name, value in output._asdict().items() if value is not None}
+    return {name: each if name == "tracks" else each[-1] for name, each in found.items()}
 
 
 def program(predictor: Detection3DPredictor, size: tuple[int, int] | None) -> Program:
@@ -73,7 +79,7 @@ def _stream_program(predictor: Detection3DPredictor, pixels: Tensor, lidar2img: 
     names = tuple(model.stream_inputs)
     given = {name: motion[name] for name in names}
     with torch.no_grad():
-        _, state = model(pixels, lidar2img, **given, state=model.initial_state(1))
+        output, state = model(pixels, lidar2img, **given, state=model.initial_state(1))
     if not all(isinstance(each, Tensor) for each in state):
         raise InputError(f"the state of {type(model).__name__} cannot be exported")
     fields = tuple(state._fields)
@@ -81,5 +87,5 @@ def _stream_program(predictor: Detection3DPredictor, pixels: Tensor, lidar2img: 
         NextFrame(nn.to_torch(model), names, state),
         (pixels, lidar2img, *given.values(), *state),
         ("pixels", "lidar2img", *names, *(f"state_{name}" for name in fields)),
-        ("logits", "boxes", *(f"next_{name}" for name in fields)),
+        (*last_layer(output), *(f"next_{name}" for name in fields)),
     )

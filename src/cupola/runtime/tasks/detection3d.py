@@ -19,7 +19,7 @@ class Detection3D(Task):
     """Multi-camera detectors."""
 
     name = "detection3d"
-    models = ("DETR3D", "CameraDetector")
+    models = ("DETR3D", "CameraModel")
     modules = (*BUILDING, "cupola.runtime.predictors.detection3d")
     page = "detection3d"
     page_rank = 2
@@ -51,8 +51,8 @@ class Detection3D(Task):
                 size = [step["scale"][1], step["scale"][0]]
             elif step["type"] == "RandomScaleImageMultiViewImage":
                 size = [int(side * step["scales"][0]) for side in NUSCENES_SIZE]
-            elif "data_aug_conf" in step and "final_dim" in step["data_aug_conf"]:
-                size, fit = list(step["data_aug_conf"]["final_dim"]), "cover"
+            elif cut := _cut_size(cfg, step):
+                size, fit = cut, "cover"
         imagenet = Normalization(list(IMAGENET_MEAN), list(IMAGENET_STD), rgb=True)
         found = normalization(cfg, model, steps) or imagenet
         preprocess = {
@@ -127,6 +127,17 @@ class Detection3D(Task):
         from cupola.runtime.predictors.detection3d_program import program
 
         return program(predictor, size)
+
+
+def _cut_size(cfg: Mapping[str, Any], step: Mapping[str, Any]) -> list[int] | None:
+    """[height, width] to which a step cuts; Sparse4D's data set tells it, not the step."""
+    if "data_aug_conf" not in step and step["type"] != "ResizeCropFlipImage":
+        return None
+    dataset = (cfg.get("data") or {}).get("test") or {}
+    for holder in (step, dataset, cfg):
+        if (holder.get("data_aug_conf") or {}).get("final_dim"):
+            return list(holder["data_aug_conf"]["final_dim"])
+    return None
 
 
 register(Detection3D())
