@@ -4,9 +4,11 @@ Parts, each measured with its peer in the same run:
   noop    median latency of one keep-alive client, answers per second of many, in alternation
   digits  detr-digits served, compared with its Predictor in a loop; one compute thread each
   start   time to respawn a worker, a runner, and a runner with 400 MB of weights
-  memory  PSS of all processes with four runners of one 384 MiB model, compared with one runner
+  memory  PSS of all processes with four runners of one 384 MiB model, compared with one runner,
+          for each of --engines
 
     python bench/serve.py [--parts noop,digits] [--seconds 3] [--litserve /path/to/python]
+        [--engines none,folded,compiled,openvino,onnxruntime]
 """
 
 import argparse
@@ -228,6 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", default="noop,digits,start,memory")
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--engines", default="none,folded", help="optimizations, for `memory`")
     parser.add_argument("--litserve", help="Python of an environment with LitServe")
     options = parser.parse_args()
     parts = {"noop": noop, "digits": digits, "start": start, "memory": memory}

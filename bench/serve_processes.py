@@ -104,21 +104,27 @@ def family_pss(pid: int) -> float:
 
 
 def memory(options: argparse.Namespace, folder: Path) -> None:
-    """PSS after ten requests per runner."""
+    """PSS after ten requests per runner, for each engine: only `none` shares all weights."""
     bundle = big_bundle(folder)
-    found = {}
-    for runners in (1, 4):
-        model = {"bundle": str(bundle), "runners": runners}
-        server = Running(folder / f"r{runners}", models=[model], plugins=[], compute_threads=1)
-        server.start()
-        try:
-            server.wait_ready(120)
-            ask_each_runner(server, runners)
-            found[runners] = family_pss(server.pid)
-        finally:
-            server.stop()
-    print(f"PSS: {found[1]:.0f} MB with one runner, {found[4]:.0f} MB with four: "
-          f"{found[4] / found[1]:.2f} (aim <= 1.15)")  # fmt: skip
+    for engine in options.engines.split(","):
+        found = {runners: loaded_pss(folder, bundle, engine, runners) for runners in (1, 4)}
+        aim = " (aim <= 1.15)" if engine == "none" else ""
+        print(f"{engine}: PSS {found[1]:.0f} MB with one runner, {found[4]:.0f} MB with four: "
+              f"{found[4] / found[1]:.2f}{aim}")  # fmt: skip
+
+
+def loaded_pss(folder: Path, bundle: Path, engine: str, runners: int) -> float:
+    """PSS of a server with so many runners of one model."""
+    model = {"bundle": str(bundle), "runners": runners, "optimization": engine}
+    settings = {"models": [model], "plugins": [], "compute_threads": 1, "ready_timeout": 600}
+    server = Running(folder / f"{engine}{runners}", **settings)
+    server.start()
+    try:
+        server.wait_ready(300)
+        ask_each_runner(server, runners)
+        return family_pss(server.pid)
+    finally:
+        server.stop()
 
 
 def ask_each_runner(server: Running, runners: int) -> None:
