@@ -18,6 +18,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share t
 
 from ranks import RankPool
 
+# No test downloads a checkpoint that a config names; those of downloads have servers of their own.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 # Choices and graphs of these tests are not kept, and none of the user's are read.
 CACHE = tempfile.mkdtemp(prefix="cupola-cache-")
 os.environ["CUPOLA_CACHE"] = CACHE

@@ -41,6 +41,7 @@ class Client:
     def __init__(self, served: Hub, address: str, cache: Path) -> None:
         self.hub, self.cache = served, cache
         self.environment = {"HF_ENDPOINT": address, "HF_HOME": str(cache), "HF_TOKEN": ""}
+        self.environment["HF_HUB_OFFLINE"] = "0"
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

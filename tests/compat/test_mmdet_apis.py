@@ -172,7 +172,9 @@ def test_each_image_is_decoded_once(
 
 
 def test_errors(files: tuple[str, str], model: Any) -> None:
-    with pytest.raises(CheckpointError, match="download it and pass its path"):
+    with pytest.raises(
+        CheckpointError, match="offline mode is on; download the file and pass its path"
+    ):
         init_detector(files[0], "https://download.example.org/detr.pth", device="cpu")
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         init_detector(files[0], "missing.pth", device="cpu")

@@ -27,6 +27,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A hub that has the model, and an empty cache."""
     shutil.copytree(DIGITS, tmp_path / "hub/org/digits/v1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     with serve_hub(tmp_path / "hub") as (_, url):
         monkeypatch.setenv("HF_ENDPOINT", url)
         yield url

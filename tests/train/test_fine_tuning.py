@@ -267,7 +267,7 @@ def test_a_training_checkpoint_and_a_shipped_bundle_are_starting_points(tmp_path
     [
         ({"path": "x.pth", "strikt": True}, "unknown key 'strikt'; did you mean 'strict'"),
         ({"prefix": "backbone"}, "expected a path, got None"),
-        ("https://download.example.org/detr.pth", "is not downloaded"),
+        ("https://download.example.org/detr.pth", "and offline mode is on; download the file"),
         ("missing.pth", "no such checkpoint"),
     ],
 )

@@ -49,7 +49,8 @@ Made by `cupola bundle` from a published config and checkpoint, without any trai
 def bundle(
     config: ConfigOrFolder,
     checkpoint: Annotated[
-        Path, typer.Argument(help="Its weights, in any dialect; not given for such a folder.")
+        str,
+        typer.Argument(help="Its weights, in any dialect, or their URL; not for such a folder."),
     ],
     out: Annotated[
         Path | None, typer.Argument(help="The folder to write.", show_default=False)
@@ -72,14 +73,15 @@ def bundle(
     plugin: Plugins = None,
 ) -> None:
     """Make a bundle from a published model, for `predict`, `generate`, `serve` and the others."""
+    from cupola.bundles.downloads import find_checkpoint
     from cupola.errors import InputError
     from cupola.registry import load_plugins
 
     load_plugins(plugin or [])
     if out is None and not config.is_dir():
         raise InputError(f"{config}: name its checkpoint and the folder to write")
-    if out is None:  # a folder holds its weights
-        checkpoint, out = config, checkpoint
+    weights = config if out is None else find_checkpoint(checkpoint)
+    out = out or Path(checkpoint)  # a folder holds its weights
     options = {
         "means": means,
         "stds": stds,
@@ -89,7 +91,7 @@ def bundle(
         "section": section,
     }
     about = {**describe(config, name or out.name, set_ or [], options), "license": license}
-    write(out, about, config, checkpoint, options, dialect, half)
+    write(out, about, config, weights, options, dialect, half)
 
 
 def write(

@@ -50,7 +50,8 @@ def explain(
     text: Text = None,
     ranks: Ranks = None,
     weights: Annotated[
-        Path | None, typer.Option(help="A checkpoint: shows which of its keys went where.")
+        str | None,
+        typer.Option(help="A checkpoint, or its URL: shows which of its keys went where."),
     ] = None,
     depth: Annotated[int | None, typer.Option(min=0, help="Levels of the tree to print.")] = None,
     order: Annotated[bool, typer.Option(help="Print the order of the build instead.")] = False,
@@ -81,7 +82,7 @@ def explain(
         engines = measured_engines(source, weights, device, revision, offline)
         if html is None:
             return
-    model, origins = load_model(source, bundle, set_ or [], section, weights)
+    model, origins = load_model(source, bundle, set_ or [], section, weights, offline)
     if build_record is not None:
         model.build_record.save(build_record)
     if compare is not None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cupola.errors import InputError
@@ -40,7 +39,7 @@ def runs(row: "Row") -> str:
 
 
 def measure_engines(
-    source: str, weights: Path | None, device: str | None, revision: str | None, offline: bool
+    source: str, weights: str | None, device: str | None, revision: str | None, offline: bool
 ) -> MeasuredEngines:
     """Measures all engines, and keeps the choice of "auto" for later starts."""
     from cupola.runtime import tasks

@@ -33,14 +33,17 @@ def load_model(
     bundle: "Bundle | None",
     overrides: list[str],
     section: str | None = None,
-    checkpoint: Path | None = None,
+    weights: str | None = None,
+    offline: bool = False,
 ) -> tuple[Any, dict[str, str] | None]:
     """The model with the weights of its bundle or of a checkpoint, and which key went where.
 
     A bundle whose config is overridden has no weights.
     """
     from cupola import load_weights
+    from cupola.bundles.downloads import find_checkpoint
 
+    checkpoint = None if weights is None else find_checkpoint(weights, offline)
     model = build_model(source, bundle, overrides, section)
     if checkpoint is None and bundle is not None and not overrides:
         checkpoint = bundle.weights_path

@@ -25,12 +25,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 BundleOrConfig = Annotated[
     str, typer.Argument(help="A shipped bundle, a folder, hf://ORG/NAME, or a config file.")
 ]
-Checkpoint = Annotated[Path | None, typer.Option(help="The checkpoint of a config file.")]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(help="The checkpoint of a config file, or its URL, downloaded once."),
+]
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of an hf:// id.", metavar="NAME")
 ]
 Offline = Annotated[
-    bool, typer.Option("--offline", help="Download nothing; hf:// ids must be in the cache.")
+    bool,
+    typer.Option("--offline", help="Download nothing; hf:// ids and URLs must be in the cache."),
 ]
 Device = Annotated[
     str | None, typer.Option(help="Where the model computes: cpu, cuda, cuda:1, mps, ... [cpu]")

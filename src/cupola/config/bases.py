@@ -79,10 +79,10 @@ class Roots:
             return self.check(folder.joinpath(*parts).with_suffix(".py"), str(file))
         if len(parts) == 1:
             raise ConfigError(f"{file}: {module!r} is a package, and no config in one")
-        package = self._package_folder(parts[0], str(file))
+        package = self.package_folder(parts[0], str(file))
         return package.joinpath(*parts[1:]).with_suffix(".py")
 
-    def _package_folder(self, package: str, where: str) -> Path:
+    def package_folder(self, package: str, where: str) -> Path:
         """The folder of a package, which is not imported."""
         for root in self.searched:
             if package.isidentifier() and (root / package).is_dir():
@@ -98,7 +98,7 @@ class Roots:
 
     def _package_file(self, package: str, name: str, where: str) -> Path:
         """`pkg::detr/x.py`: the config x.py that a package ships, as MIM packs them."""
-        folder = self._package_folder(package, where)
+        folder = self.package_folder(package, where)
         for configs in (folder / ".mim" / "configs", folder / "configs"):
             found = (configs / name).resolve()
             if found.is_relative_to(configs) and _is_file(found):

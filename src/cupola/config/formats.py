@@ -9,6 +9,7 @@ from typing import Any
 from cupola.config.budget import Budget
 from cupola.config.dump import to_python
 from cupola.errors import ConfigError
+from cupola.files import read_text
 
 # The suffixes of config files; a path that ends in one is never taken for a bundle.
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml", ".toml")
@@ -82,6 +83,11 @@ def _load_toml(path: Path, text: str) -> Any:
         found = re.search(r"at line (\d+)", str(error))
         line = int(found[1]) if found else text.count("\n") + 1
         raise ConfigError(f"{path}:{line}: not valid TOML: {error}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, within the limits of configs; ConfigError with the line."""
+    return _load_yaml(path, read_text(path, error=ConfigError))
 
 
 def _load_yaml(path: Path, text: str) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cupola.bundles import Bundle
+from cupola.bundles.downloads import find_checkpoint
 from cupola.bundles.hub import is_hub_id
 from cupola.bundles.optimizations import checked as check_optimization
 from cupola.config import CONFIG_SUFFIXES, Config
@@ -107,15 +108,15 @@ def open_bundle(
                 "give a config file and its checkpoint, or make another bundle (cupola bundle)"
             )
         bundle = Bundle.load(source, revision, offline)
-        return replace(bundle, weights=Path(weights)) if weights else bundle
+        return replace(bundle, weights=find_checkpoint(weights, offline)) if weights else bundle
     if weights is None:
         raise BundleError(f"{source}: a config needs a checkpoint; pass weights= (--weights)")
-    opened = open_config(source, overrides)
+    opened, weights = open_config(source, overrides), find_checkpoint(weights, offline)
     if opened.task == "detection3d":
         from cupola.runtime.building import warn_of_old_boxes
 
         warn_of_old_boxes(opened.model_config, weights, None)
-    return replace(opened, weights=Path(weights), offline=offline)
+    return replace(opened, weights=weights, offline=offline)
 
 
 def open_config(source: str | Path, overrides: Sequence[str] = ()) -> Bundle:

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.bundles import Bundle, shipped_names
+from cupola.bundles.downloads import find_checkpoint
 from cupola.errors import BuildError, BundleError, CheckpointError, did_you_mean
 from cupola.train.checkpoints import training_state
-from cupola.train.pretrained import cache, find_checkpoint, summary
+from cupola.train.pretrained import summary
 from cupola.weights import load_weights
 
 KEYS = ("path", "strict", "prefix", "into")
@@ -53,21 +54,17 @@ def load_fitting(model: nn.Module, path: Path, strict: bool = False) -> str:
 
 
 def find_weights(name: str, where: str) -> Path:
-    """The checkpoint that a path, a URL in the cache or the name of a shipped bundle refers to.
+    """The checkpoint that a path, a URL or the name of a shipped bundle refers to.
 
     `where` is the key of the config, for the CheckpointError.
     """
     if "://" in name:
         try:
-            found = find_checkpoint(name)
-        except BundleError as error:
-            raise CheckpointError(f"{where}: {error}") from None
-        if found is None:
+            return find_checkpoint(name)
+        except (BundleError, CheckpointError) as error:
             raise CheckpointError(
-                f"{where}: {name} is not downloaded, and not in {cache()}; download it and name "
-                f"the file, or use --set {where}=None to start from random weights"
-            )
-        return found
+                f"{where}: {error}, or use --set {where}=None to start from random weights"
+            ) from None
     path = Path(name)
     if not path.exists() and name in shipped_names():
         return Bundle.load(name).weights_path

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from cupola.bundles import Bundle
+from cupola.bundles.downloads import find_checkpoint
 from cupola.compat.mmdet.results import DetDataSample
 from cupola.config import Config
-from cupola.errors import CheckpointError, ConfigError, InputError
+from cupola.errors import ConfigError, InputError
 from cupola.runtime import tasks
 from cupola.runtime.building import build
 from cupola.runtime.devices import available, find_device
@@ -97,12 +98,12 @@ def init_detector(
         raise ConfigError(f"{name}: a {about['task']} model; init_detector is for detection")
     if checkpoint is None:
         logger.warning("init_detector: no checkpoint, so the weights are random")
-    elif "://" in str(checkpoint):
-        raise CheckpointError(f"{checkpoint}: is not downloaded; download it and pass its path")
-    elif classes := _classes(Path(checkpoint)):
-        about["labels"] = classes
+    else:
+        checkpoint = find_checkpoint(checkpoint)
+        if classes := _classes(checkpoint):
+            about["labels"] = classes
     model = build(about["model"], weights=checkpoint).eval()
-    bundle = Bundle(Path(), about, None if checkpoint is None else Path(checkpoint))
+    bundle = Bundle(Path(), about, checkpoint and Path(checkpoint))
     predictor = tasks.find("detection").predictor(bundle, model)
     predictor.to(place)
     return Detector(predictor, cfg)

@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cupola.bundles import shipped_names
+from cupola.bundles.hub import is_hub_id
 from cupola.compat.mmdet.detector import Detector, detect, init_detector, read_again
+from cupola.compat.mmdet.model_index import find_published
 from cupola.compat.mmdet.results import DetDataSample
 from cupola.config import Config
 from cupola.errors import InputError
@@ -25,9 +28,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 class DetInferencer:
     """`DetInferencer(config, checkpoint)(images)` as in MMDetection 3.x.
 
-    `model` is the path of a config, or what `Predictor.load` takes (a bundle), which needs no
-    `weights`. `device` is as in init_detector. `scope`, `palette` and `show_progress` are accepted
-    and have no effect.
+    `model` is the path of a config, what `Predictor.load` takes (a bundle), which needs no
+    `weights`, or a name in the index of a wheel of MMDetection (`rtmdet-s`), whose published
+    `weights` are downloaded if none are given. `device` is as in init_detector. `scope`, `palette`
+    and `show_progress` are accepted and have no effect.
     """
 
     def __init__(
@@ -43,6 +47,9 @@ class DetInferencer:
             raise InputError(
                 "DetInferencer: name a config or a bundle; weights alone do not say it"
             )
+        if _is_published(model):
+            model, published = find_published(str(model))
+            weights = weights or published
         if is_config(model):
             self.model = init_detector(model, weights, palette, device)
         else:
@@ -118,6 +125,12 @@ class DetInferencer:
             text = texts[start] if each_own and texts is not None else texts
             found = detect(self.model, images[start : start + size], start, text)
             yield [(each, image, _name(image, start + i)) for i, (each, image) in enumerate(found)]
+
+
+def _is_published(model: str | Path) -> bool:
+    """Whether a model can only be meant as a name of the index."""
+    known = is_config(model) or is_hub_id(model) or str(model) in shipped_names()
+    return not known and not Path(model).exists()
 
 
 def images_of(inputs: Any) -> Iterator[Any]:
