@@ -42,13 +42,18 @@ def fill(model: Any) -> None:
     """Weights that keep the scale of features, with norms that are near the identity."""
     random = torch.Generator().manual_seed(0)
     proposes = getattr(model, "rpn_head", None) is not None
-    for key, value in model.state_dict().items():
+    state = model.state_dict()
+    for key, value in state.items():
         if not value.is_floating_point() or key.endswith("project"):
             continue
         drawn = torch.randn(value.shape, generator=random)
         last = key.rpartition(".")[2]
         if "fc_mask_iou" in key:  # the IoU of a mask, which nothing else bounds
             value.fill_(0.5 if last == "bias" else 0.0)
+        elif last == "weight_gamma":  # of standardized filters, whose own scale has no effect
+            value.fill_(1.3 / state[key.removesuffix("_gamma")][0].numel() ** 0.5)
+        elif last == "weight_beta":
+            value.zero_()
         elif last == "running_var":
             value.copy_(1 + 0.1 * drawn.abs())
         elif value.dim() <= 1:
@@ -59,6 +64,8 @@ def fill(model: Any) -> None:
             gain = 1.3 if value.dim() == 4 else 1.0
             if any(part.endswith("reg") for part in key.split(".")):  # sides are its exponential
                 gain = 0.02
+            elif any(part in key for part in (".switch.", "_context.", ".offset_")):
+                gain = 0.1  # of SAC: a switch between 0 and 1, and what is added to features
             elif ".deconv2." in key:  # Grid R-CNN takes the best cell: no two may be 1
                 gain = 0.1
             value.copy_(gain * drawn / max(1, value[0].numel()) ** 0.5)

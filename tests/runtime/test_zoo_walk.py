@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from cupola.errors import InputError
 from cupola.inspect import describe
@@ -231,7 +232,9 @@ def test_evaluated(predictor: DetectionPredictor, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_exported(predictor: DetectionPredictor, tmp_path: Path) -> None:
+def test_exported(
+    predictor: DetectionPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """onnxruntime computes the same; what has no export says so."""
     import onnxruntime
 
@@ -249,6 +252,23 @@ def test_exported(predictor: DetectionPredictor, tmp_path: Path) -> None:
     feed = {each.name: named[each.name].numpy() for each in session.get_inputs()}
     with torch.no_grad():
         expected = program.module(*example)
+        monkeypatch.setattr("cupola.models.solo.head.point_nms", lambda scores: scores)
+        heat = program.module(*example)[0] if "/solo/" in predictor.version else None
     for found, each in zip(session.run(None, feed), expected, strict=True):
+        if heat is not None:
+            check_equal_peaks(torch.from_numpy(found), each, heat)
+            heat = None  # masks have no peaks
         scale = max(1.0, each.abs().max().item())
         np.testing.assert_allclose(found, each.numpy(), rtol=0, atol=1e-3 * scale)
+
+
+def check_equal_peaks(found: Tensor, expected: Tensor, heat: Tensor) -> None:
+    """Where rounding decides which of neighbors is the peak, the expected score becomes the found.
+
+    Scores and heat are [B, S, C]; such cells have the score of another cell to a few units in the
+    last place.
+    """
+    for image, cell, label in ((found == 0) != (expected == 0)).nonzero().tolist():
+        away = (heat[image, :, label] - heat[image, cell, label]).abs()
+        assert away.topk(2, largest=False).values[1] < 1e-6
+        expected[image, cell, label] = found[image, cell, label]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from cupola.errors import InputError
+from cupola.runtime.onnx_simplifying import simplify
 
 FORMATS = ("onnx", "torch")
 OPSET = 18
@@ -91,15 +92,17 @@ def _write_onnx(program: Program, out: Path) -> None:
     with warnings.catch_warnings():
         # of equal sizes with equal names, as those of pixels and their mask
         warnings.filterwarnings("ignore", message=".*axis name.*will not be used")
-        torch.onnx.export(
+        made = torch.onnx.export(
             program.module,
             program.example,
-            str(out),
             input_names=list(program.inputs),
             output_names=list(program.outputs),
             dynamic_shapes=tuple(dict(axes) for axes in program.dynamic) or None,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
-            external_data=False,
+            optimize=False,
         )
+    assert made is not None
+    simplify(made)
+    made.save(str(out), external_data=False)

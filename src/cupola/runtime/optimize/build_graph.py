@@ -16,12 +16,16 @@ from typing import Any
 import torch
 
 from cupola.runtime.export import OPSET
+from cupola.runtime.onnx_simplifying import simplify
 
 
 def write_onnx(program: Any, out: Path) -> None:
     """The program as an ONNX file."""
-    settings: Any = {"dynamo": True, "verbose": False, "external_data": False}
-    torch.onnx.export(program, (), str(out), opset_version=OPSET, **settings)
+    settings: Any = {"dynamo": True, "verbose": False, "optimize": False}
+    made = torch.onnx.export(program, (), opset_version=OPSET, **settings)
+    assert made is not None
+    simplify(made)
+    made.save(str(out), external_data=False)
 
 
 def write_library(program: Any, out: Path) -> None:
