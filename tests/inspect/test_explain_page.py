@@ -234,7 +234,7 @@ def test_layers_heads_and_cells_are_chosen(browser: Any, explained: Any) -> None
     chosen = engines.locator("tr.own").inner_text()
     assert chosen.split() == ["folded", "←", "auto", "10.0", "ms", "1e-5"]
     widths = engines.locator(".bar").evaluate_all("bars => bars.map(bar => bar.offsetWidth)")
-    assert widths == [160, 80]
+    assert widths == [120, 60]
     assert "not here" in engines.locator("tr.why").inner_text()
     assert tab.errors == []
 

@@ -60,8 +60,10 @@ def measure_engines(
         chosen, rows = measure_all(predictor, samples)
     import torch
 
-    about = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
-    return MeasuredEngines(rows, chosen, f"{processor()['name']}, {about}")
+    count = torch.get_num_threads()
+    threads = f"{count} thread{'s' if count > 1 else ''}"
+    about = f"{processor()['name']}, {threads}, torch {torch.__version__}"
+    return MeasuredEngines(rows, chosen, about)
 
 
 def print_engines(engines: MeasuredEngines) -> None:

@@ -8,7 +8,7 @@ function engines(out) {
     const line = el("tr", row.chosen ? "own" : ""), time = el("td"), bar = el("span", "bar");
     line.append(el("td", "", row.engine + (row.chosen ? " ← auto" : "")));
     if (row.ms !== null) {
-      bar.style.width = 160 * row.ms / slowest + "px";
+      bar.style.width = 120 * row.ms / slowest + "px";
       time.append(bar, " " + duration(row.ms));
     }
     line.append(time, el("td", "", row.difference));
