@@ -19,7 +19,8 @@ from torch import Tensor
 import cupola
 from cupola.data.driving import camera_rig
 from cupola.models.layers import inverse_sigmoid
-from cupola.models.petr.head import Views, place_codes, tokens
+from cupola.models.petr.cells import tokens
+from cupola.models.petr.head import Views, place_codes
 from cupola.models.petr.position import encode_points
 from cupola.models.stream_petr.frame import Frame
 from cupola.runtime.optimize.folding import fold_batch_norms

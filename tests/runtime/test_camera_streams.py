@@ -112,6 +112,21 @@ def test_a_stream_may_be_anywhere_on_a_map(predictor: Detection3DPredictor) -> N
         torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-4)
 
 
+def test_detections_have_tracks_where_the_model_tracks() -> None:
+    for name in ("sparse4d", "stream_petr"):
+        predictor = predictor_of(name)
+        stream = predictor.new_stream()
+        found = [stream(**moment(step), threshold=0) for step in range(2)]
+        arrays = predictor.encode(found[1:], {"threshold": 0.0})
+        tracked = name == "sparse4d"
+        assert (found[1].tracks is not None) == ("tracks" in arrays) == tracked
+        assert ("tracks" in [spec.name for spec in predictor.outputs]) == tracked
+        if tracked:
+            assert arrays["tracks"].tolist() == [row["track"] for row in found[1].to_list()]
+            first, second = (set(each.tracks.tolist()) for each in found)
+            assert first & second and len(second) == len(found[1])
+
+
 def test_can_bus_is_taken_or_derived_from_the_pose() -> None:
     torch.manual_seed(0)
     predictor = Detection3DPredictor("b", "1", build(CONFIGS["bevformer"]).eval(), size=(64, 96))
@@ -230,6 +245,10 @@ def test_a_bundle_takes_size_and_colors_of_the_published_pipeline() -> None:
     pre = settings["preprocess"]
     assert (pre["size"], pre["fit"], pre["channel_order"]) == ([320, 800], "cover", "bgr")
     assert (pre["mean"], pre["cameras"]) == ([1, 2, 3], 6)
+    del cfg["test_pipeline"][1]["data_aug_conf"]  # as in Sparse4D, whose data set has it
+    steps = {"pipeline": cfg.pop("test_pipeline"), "data_aug_conf": crop}
+    pre = DETECTION3D.bundle_settings({**cfg, "data": {"test": steps}}, small_sparse4d(), {})
+    assert pre["preprocess"]["size"] == [320, 800] and pre["preprocess"]["fit"] == "cover"
 
 
 def test_projections_split_into_their_parts() -> None:

@@ -4,10 +4,8 @@ In each scene the ego drives along a street, one sample every half second. There
 clouds: `num_lidar_pts` is the number of visible pixels of an object in all cameras.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,12 @@ import numpy as np
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from cupola.data.driving.agents import CLASS_NAMES, Agent, Array
+from cupola.data.driving.agents import CLASS_NAMES, Agent
+from cupola.data.driving.drive import PERIOD, Drive, token
 from cupola.data.driving.render import View, render
 from cupola.data.driving.rig import CAMERA_NAMES, LIDAR_HEIGHT, Camera, camera_rig
 from cupola.data.driving.scene import Scene, SceneStyle, make_scene
 
-PERIOD = 0.5  # seconds between samples
 CATEGORIES = {
     "car": "vehicle.car",
     "truck": "vehicle.truck",
@@ -42,48 +40,9 @@ TABLES = (
 )
 
 
-def token(*parts: object) -> str:
-    """A nuScenes token, 32 hex digits, derived from what it identifies."""
-    return hashlib.md5("/".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
-
-
 def _quaternion(rotation: Rotation) -> list[float]:
     x, y, z, w = rotation.as_quat()
     return [float(w), float(x), float(y), float(z)]
-
-
-@dataclass(frozen=True)
-class Drive:
-    """A drive through one scene: `frames` moments, PERIOD apart.
-
-    start: [3], meters, the ego's first position in the global frame. turn: its heading.
-    time: the first timestamp, microseconds.
-    """
-
-    name: str
-    scene: Scene
-    rig: Sequence[Camera]
-    frames: int
-    start: Array
-    turn: Rotation
-    time: int
-
-    def key(self, *parts: object) -> str:
-        """The token of a record of this drive."""
-        return token(self.name, *parts)
-
-    def keys(self, kind: str, *parts: object) -> list[str]:
-        """The tokens of a record's versions at all moments."""
-        return [self.key(kind, i, *parts) for i in range(self.frames)]
-
-    def stamp(self, i: int) -> int:
-        """The timestamp of moment number `i`, microseconds."""
-        return self.time + round(i * PERIOD * 1e6)
-
-    def ego(self, i: int) -> Array:
-        """The ego's position at moment number `i`, [3], global frame."""
-        ahead = self.turn.apply([self.scene.ego_speed * i * PERIOD, 0.0, 0.0])
-        return np.asarray(self.start + ahead)
 
 
 class TableWriter:

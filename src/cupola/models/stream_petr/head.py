@@ -14,8 +14,9 @@ from cupola import nn
 from cupola.models.detr3d.box_head import DETR3DOutput
 from cupola.models.detr3d.extraction import computed_apart
 from cupola.models.layers import inverse_sigmoid
+from cupola.models.petr.cells import tokens
 from cupola.models.petr.denoising import NoisyQueries
-from cupola.models.petr.head import ZERO_LOSS, tokens
+from cupola.models.petr.head import ZERO_LOSS
 from cupola.models.petr.head_v2 import SELayer
 from cupola.models.petr.position import depth_bins, frustum, invert_cameras, points_on_rays
 from cupola.models.stream_petr.focal_head import cell_centers

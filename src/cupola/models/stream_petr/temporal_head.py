@@ -199,8 +199,7 @@ class TemporalHead(BoxHead3D):
         """Which queries do not see each other; None where all do."""
         if noisy is None:
             return None
-        memory = self.memory_len
-        return noisy.mask(self.num_query, self.num_propagated, memory)
+        return noisy.mask(self.num_query, self.num_propagated, self.memory_len)
 
     def read(self, states: Tensor, references: Tensor) -> DETR3DOutput:
         """Classes and boxes from the states [L, B, Q, C] and references [B, Q, 3]."""
