@@ -158,3 +158,12 @@ def test_classifier() -> None:
     assert model(batch["pixels"]).shape == (2, 5)
     assert model.loss(batch)["loss"].ndim == 0
     assert len(model.predict(batch)) == 2
+
+
+def test_patches_are_put_together_alike_with_and_without_gradients() -> None:
+    model = AFNONet(img_size=(6, 20), patch_size=(2, 4), embed_dim=8, num_blocks=2, depth=1)
+    patches = torch.randn(2, 3, 5, 2 * 4 * 20)
+    with torch.no_grad():
+        found = model.unpatch(patches)
+    assert torch.equal(found, model.unpatch(patches))
+    assert torch.equal(found[1, 7, 2:4, 4:8], patches[1, 1, 1].view(2, 4, 20)[..., 7])

@@ -149,6 +149,8 @@ class AFNONet(FieldOperator):
         rows, columns = self.settings.patch_size
         pixels = patches.view(B, h, w, rows, columns, self.settings.out_chans)
         pixels = pixels.permute(0, 5, 1, 3, 2, 4)  # [B, C_out, h, P, w, P]
+        if patches.device.type == "cpu" and not torch.is_grad_enabled() and not _is_traced():
+            pixels = _copied_by_rows(pixels)
         return pixels.reshape(B, -1, h * rows, w * columns)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,3 +158,18 @@ class AFNONet(FieldOperator):
         H, W = x.shape[-2:]
         y = self.unpatch(self.head(self.forward_features(x)))[..., :H, :W]
         return y + x[:, : y.shape[1]] if self.settings.residual else y
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_exporting() or torch.compiler.is_compiling()
+
+
+def _copied_by_rows(pixels: Tensor) -> Tensor:
+    """A contiguous copy of [B, C, h, P, w, P], one row of patches at a time, in the cache.
+
+    At once, the copy of FourCastNet's fields takes three times as long.
+    """
+    out = torch.empty(pixels.shape, dtype=pixels.dtype)
+    for source, place in zip(pixels.unbind(2), out.unbind(2), strict=True):
+        place.copy_(source)
+    return out
