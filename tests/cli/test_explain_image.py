@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import cupola
 from cupola.bundles import Bundle
 from cupola.cli import explained_engines
 from cupola.cli.explain import explain
+from cupola.cli.main import app
+from cupola.errors import InputError
 from cupola.inspect.views import view_of
 from cupola.runtime.optimize.execution import Row
 
@@ -37,3 +40,22 @@ def test_the_page_has_the_engines_that_were_measured(
     engines, _ = json.JSONDecoder().raw_decode(text[start:])
     assert engines == found.to_dict()
     assert [row["runs"] for row in engines["rows"]] == ["yes", "yes", "not here"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--image", "photo.png"],
+            "--image has no effect on the printed tree; it goes with --h",
+        ),
+        (["--order", "--depth", "0"], "--depth has no effect with --order"),
+        (["--optimizations", "--order"], "--optimizations has no effect with --order; it goes wi"),
+        (["--optimizations", "--input", "3x8x8"], "--input has no effect with --optimizations"),
+        (["--ranks", "2", "--weights", "a.pth"], "--weights has no effect with --ranks"),
+        (["--device", "cpu"], "--device has no effect on the printed tree; it goes with --opt"),
+    ],
+)
+def test_an_option_without_effect_is_refused(options: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, ["explain", "detr-digits", *options])
+    assert isinstance(done.exception, InputError) and said in str(done.exception)

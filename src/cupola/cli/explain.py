@@ -8,6 +8,7 @@ import typer
 from cupola.cli.explain_printing import print_differences, print_order, print_ranks, print_tree
 from cupola.cli.explained_model import load_model
 from cupola.cli.options import Device, Offline, Overrides, Plugins, Revision, Section
+from cupola.errors import InputError
 
 app = typer.Typer(add_completion=False)
 
@@ -34,6 +35,17 @@ Engines = Annotated[
         help="Build and measure every engine on the example, and keep the choice of `auto`.",
     ),
 ]
+
+BUILT = {"--weights", "--build-record", "--set", "--config"}
+# What is shown, and the options that it uses; "" is the tree.
+USES = {
+    "--ranks": {"--text"},
+    "--compare": BUILT,
+    "--order": BUILT,
+    "--html": {*BUILT, "--input", "--image", "--truth", "--text", "--optimizations"},
+    "--optimizations": {"--weights", "--set", "--device"},
+    "": {*BUILT, "--input", "--depth"},
+}
 
 
 @app.command()
@@ -72,6 +84,15 @@ def explain(
     from cupola.registry import load_plugins
     from cupola.runtime.load import is_config
 
+    given = {
+        "--ranks": ranks, "--compare": compare, "--order": order, "--html": html,
+        "--optimizations": optimizations, "--input": input_, "--image": image, "--truth": truth,
+        "--text": text, "--weights": weights, "--depth": depth, "--build-record": build_record,
+        "--device": device, "--config": section, "--set": set_,
+    }  # fmt: skip
+    refuse_unused(
+        {name for name, value in given.items() if value is not None and value is not False}
+    )
     load_plugins(plugin or [])
     bundle = None if is_config(source) else Bundle.load(source, revision, offline)
     if ranks is not None:
@@ -79,7 +100,7 @@ def explain(
         return
     engines = None
     if optimizations:
-        engines = measured_engines(source, weights, device, revision, offline)
+        engines = measured_engines(source, weights, device, revision, offline, set_ or [])
         if html is None:
             return
     model, origins = load_model(source, bundle, set_ or [], section, weights, offline)
@@ -98,6 +119,17 @@ def explain(
             shown = (image, truth, text) if runs else None
             write_page(html, description, model, source, bundle, shown, engines)
         print(description.summary())
+
+
+def refuse_unused(given: set[str]) -> None:
+    """Raises InputError for an option that what is shown does not use."""
+    shown = next((each for each in USES if each in given), "")
+    used = USES[shown] | ({"--device"} if "--optimizations" in given else set())
+    if unused := sorted(given - used - {shown}):
+        pages = sorted(name for name, uses in USES.items() if name and unused[0] in uses)
+        hint = f"; it goes with {' or '.join(pages)}" if pages else ""
+        where = f"with {shown}" if shown else "on the printed tree"
+        raise InputError(f"explain: {unused[0]} has no effect {where}{hint}")
 
 
 def measured_engines(source: str, *how: Any) -> dict[str, Any]:

@@ -39,7 +39,12 @@ def runs(row: "Row") -> str:
 
 
 def measure_engines(
-    source: str, weights: str | None, device: str | None, revision: str | None, offline: bool
+    source: str,
+    weights: str | None,
+    device: str | None,
+    revision: str | None,
+    offline: bool,
+    overrides: Sequence[str] = (),
 ) -> MeasuredEngines:
     """Measures all engines, and keeps the choice of "auto" for later starts."""
     from cupola.runtime import tasks
@@ -48,7 +53,7 @@ def measure_engines(
     from cupola.runtime.optimize.machine import processor
     from cupola.runtime.optimize.selection import measure_all, optimize
 
-    bundle = open_bundle(source, weights, revision, offline)
+    bundle = open_bundle(source, weights, revision, offline, overrides)
     predictor = load_predictor(bundle, device=device)
     if predictor.model is None:
         raise InputError(f"{predictor.name}: there is no model to execute")
