@@ -58,7 +58,7 @@ def simplify(program: Any, large: int = LARGE) -> None:
     """Simplifies the model of a torch.onnx.ONNXProgram in place.
 
     By torch's own passes up to `large` nodes, and where onnxscript has no public rules (before
-    0.5); otherwise by RULES.
+    0.5); otherwise by those of RULES that this onnxscript has.
     """
     try:
         common = import_module("onnxscript.rewriter.rules.common")
@@ -70,7 +70,7 @@ def simplify(program: Any, large: int = LARGE) -> None:
     import onnx_ir.passes.common as passes
     from onnxscript import optimizer, rewriter
 
-    rules = [getattr(common, name) for name in RULES]
+    rules = [getattr(common, name) for name in RULES if hasattr(common, name)]
     optimizer.inline(program.model)
     for _ in range(ROUNDS):
         optimizer.fold_constants(program.model, onnx_shape_inference=True)
