@@ -29,6 +29,7 @@ NAMESPACES = {
 # Imported, but not declared.
 UNDECLARED = {
     "pydantic-core",  # a part of pydantic
+    "onnx-ir",  # a part of onnxscript
     "starlette",  # a part of ray[serve]
     "nuscenes-devkit",  # needs an old numpy, so it has an environment of its own
     "nuscenes",

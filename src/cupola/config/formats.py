@@ -9,7 +9,6 @@ from typing import Any
 from cupola.config.budget import Budget
 from cupola.config.dump import to_python
 from cupola.errors import ConfigError
-from cupola.files import read_text
 
 # The suffixes of config files; a path that ends in one is never taken for a bundle.
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml", ".toml")
@@ -87,6 +86,8 @@ def _load_toml(path: Path, text: str) -> Any:
 
 def read_yaml(path: Path) -> Any:
     """What a YAML file holds, within the limits of configs; ConfigError with the line."""
+    from cupola.files import read_text  # not at the top: it loads numpy
+
     return _load_yaml(path, read_text(path, error=ConfigError))
 
 
