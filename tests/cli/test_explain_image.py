@@ -11,9 +11,11 @@ from cupola.bundles import Bundle
 from cupola.cli import explained_engines
 from cupola.cli.explain import explain
 from cupola.cli.main import app
+from cupola.cli.predict import show
 from cupola.errors import InputError
 from cupola.inspect.views import view_of
 from cupola.runtime.optimize.execution import Row
+from cupola.runtime.tasks.task import Answer
 
 
 def test_a_bundle_names_what_it_saw_first() -> None:
@@ -29,17 +31,30 @@ def test_a_bundle_names_what_it_saw_first() -> None:
 def test_the_page_has_the_engines_that_were_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = (Row("eager", 0.0204), Row("folded", 0.01, "1e-5"), Row("openvino", reason="not here"))
+    rows = (
+        Row("eager", 0.0204),
+        Row("folded", 0.01, "1e-5"),
+        Row("openvino", reason="[red]not here"),
+    )
     found = explained_engines.MeasuredEngines(rows, "folded", "a processor, 1 threads")
     monkeypatch.setattr(explained_engines, "measure_engines", lambda *how: found)
     explain("afno-navier-stokes", optimizations=True, html=tmp_path / "page.html")
     printed = capsys.readouterr().out
+    assert "[red]not here" in printed  # as in `pip install cupola[openvino]`
     assert "20.4 ms" in printed and "a processor, 1 threads" in printed
     text = (tmp_path / "page.html").read_text()
     start = text.index('"engines":') + len('"engines":')
     engines, _ = json.JSONDecoder().raw_decode(text[start:])
     assert engines == found.to_dict()
-    assert [row["runs"] for row in engines["rows"]] == ["yes", "yes", "not here"]
+    assert [row["runs"] for row in engines["rows"]] == ["yes", "yes", "[red]not here"]
+
+
+def test_the_table_of_an_answer_has_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets in a name are no markup of the terminal."""
+    cells = [("sign [stop]", "0.9"), ("[bold]", "0.8"), ("[/x]", "0.7")]
+    show(Answer([{}, {}, {}], ("name", "score"), cells), as_json=False)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name, _ in cells)
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,10 @@ def _shown(answer: BinaryIO, name: str, length: int) -> Iterator[Any]:
         yield answer
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import wrap_file
 
     console = Console(stderr=True)
-    with wrap_file(answer, length, description=name, console=console, transient=True) as source:
+    shown = escape(name)
+    with wrap_file(answer, length, description=shown, console=console, transient=True) as source:
         yield source

@@ -16,7 +16,7 @@ def print_tree(description: "ModelDescription", depth: int | None) -> None:
     """Prints the modules; long lines are not wrapped."""
     from rich.console import Console
 
-    Console(width=1000).print(description.table(depth))
+    Console(width=1000, markup=False).print(description.table(depth))
 
 
 def print_ranks(source: str, bundle: "Bundle | None", text: str | None, ranks: int) -> None:
@@ -44,7 +44,7 @@ def print_ranks(source: str, bundle: "Bundle | None", text: str | None, ranks: i
         rows = f"{each.first} to {each.last - 1}"
         numbers = (f"{each.largest:.4f}", f"{each.total:.4f}", chosen)
         table.add_row(str(each.rank), rows, found, *numbers)
-    Console(width=200).print(table)
+    Console(width=200, markup=False).print(table)
     total = sum(each.total for each in steps)
     print(
         f"all-reduce: the largest is {max(each.largest for each in steps):.4f}, the sum {total:.4f}"

@@ -81,5 +81,5 @@ def print_engines(engines: MeasuredEngines) -> None:
         time = "" if row["ms"] is None else f"{row['ms']:.1f} ms"
         chosen = "auto" if row["chosen"] else ""
         table.add_row(row["engine"], row["runs"], time, row["difference"], chosen)
-    Console().print(table)
+    Console(markup=False).print(table)
     print(engines.machine)

@@ -103,7 +103,7 @@ def print_scores(predictor: "ForecastPredictor", table: "LeadTimes", starts: int
                 f"{values[m][i]:.4f}" if m == "acc" else f"{values[m][i]:.4g}" for m in measures
             ]
             printed.add_row(lead, name, *([region] if known else []), *cells)
-    Console().print(printed)
+    Console(markup=False).print(printed)
 
 
 _HEADS = {"rmse": "RMSE", "acc": "ACC", "mae": "MAE", "crps": "CRPS"}

@@ -134,7 +134,7 @@ def show(answer: "Answer", as_json: bool) -> None:
     table = Table(*answer.columns)
     for cells in answer.cells:
         table.add_row(*cells)
-    Console().print(table if answer.rows else "nothing found")
+    Console(markup=False).print(table if answer.rows else "nothing found")
 
 
 def save_drawing(answer: "Answer", out: Path) -> None:

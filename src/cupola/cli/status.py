@@ -41,7 +41,7 @@ def _show(pid: int, found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False)
     pending = f", generation {found['pending']} is loading" if found.get("pending") else ""
     console.print(f"master {pid}, generation {found.get('generation')}{pending}")
     processes = Table("process", "role", "generation", "state", "respawns")

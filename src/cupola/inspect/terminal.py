@@ -62,7 +62,7 @@ def summary(root: Node, seen: Pass | None) -> str:
 
 def tree_text(root: Node, seen: Pass | None, depth: int | None = None) -> str:
     """The tree and its totals as plain text."""
-    console = Console(width=1000, no_color=True)
+    console = Console(width=1000, no_color=True, markup=False)
     with console.capture() as capture:
         console.print(tree_table(root, seen, depth))
     lines = [line.rstrip() for line in capture.get().splitlines()]
