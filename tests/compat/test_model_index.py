@@ -14,10 +14,10 @@ import torch
 
 from cupola.bundles import Bundle
 from cupola.bundles.downloads import cache
+from cupola.bundles.model_index import find_published
 from cupola.compat.mmdet import DetInferencer, init_detector
-from cupola.compat.mmdet.model_index import find_published
 from cupola.config import Config
-from cupola.errors import ConfigError
+from cupola.errors import BundleError, ConfigError
 from cupola.runtime.load import open_bundle
 from cupola.weights.reading import read_checkpoint
 from cupola_commands import run_cupola
@@ -31,10 +31,10 @@ Models:
   - Name: detr_digits
     Alias:
       - detr-d
-    Config: configs/detr/detr_digits.py
+    Config: configs/de%74r/detr_digits.py
     Weights: {url}
   - Name: detr_random
-    Config: configs/detr/detr_digits.py
+    Config: detr_digits.py
   - Name: detr_gone
     Config: ../../secret.py
 """
@@ -142,6 +142,19 @@ def test_without_a_wheel(
         ConfigError, match=r"'mmdet' is not installed.* or pass the path of a config"
     ):
         DetInferencer("rtmdet-s")
+
+
+def test_a_config_without_weights_names_the_published_ones(
+    online: tuple[str, Path], tmp_path: Path
+) -> None:
+    config = find_published("detr-d").config
+    with pytest.raises(BundleError, match=f"a file or a URL; its published one is {online[0]}"):
+        open_bundle(config)
+    for text in ("Models: [1, {Name: a}]", "Models: [", "- 3", ""):
+        shutil.copy(config, tmp_path / "detr_digits.py")
+        (tmp_path / "metafile.yml").write_text(text)
+        with pytest.raises(BundleError, match=r"pass weights= \(--weights\)$"):
+            open_bundle(tmp_path / "detr_digits.py")
 
 
 def test_commands_take_a_url(online: tuple[str, Path], tmp_path: Path) -> None:

@@ -110,7 +110,11 @@ def open_bundle(
         bundle = Bundle.load(source, revision, offline)
         return replace(bundle, weights=find_checkpoint(weights, offline)) if weights else bundle
     if weights is None:
-        raise BundleError(f"{source}: a config needs a checkpoint; pass weights= (--weights)")
+        from cupola.bundles.model_index import published_weights
+
+        url = published_weights(Path(source))
+        hint = f", a file or a URL; its published one is {url}" if url else ""
+        raise BundleError(f"{source}: a config needs a checkpoint; pass weights= (--weights){hint}")
     opened, weights = open_config(source, overrides), find_checkpoint(weights, offline)
     if opened.task == "detection3d":
         from cupola.runtime.building import warn_of_old_boxes

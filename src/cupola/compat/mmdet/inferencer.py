@@ -11,8 +11,8 @@ from PIL import Image
 
 from cupola.bundles import shipped_names
 from cupola.bundles.hub import is_hub_id
+from cupola.bundles.model_index import find_published
 from cupola.compat.mmdet.detector import Detector, detect, init_detector, read_again
-from cupola.compat.mmdet.model_index import find_published
 from cupola.compat.mmdet.results import DetDataSample
 from cupola.config import Config
 from cupola.errors import InputError

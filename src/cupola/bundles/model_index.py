@@ -8,6 +8,7 @@ of its checkpoint.
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from cupola.config.bases import VARIABLE, Roots
 from cupola.config.formats import read_yaml
@@ -27,15 +28,30 @@ def find_published(name: str) -> Published:
     """The model of that name or alias, in any case; ConfigError if there is none."""
     folder = _folder(name)
     known = []
-    for about in _models(folder):
+    for family, about in _models(folder):
         names = [about["Name"], *_listed(about.get("Alias"))]
         if name.lower() in (str(each).lower() for each in names):
-            return _published(folder, about)
+            return _published(folder, family, about)
         known += names
     raise ConfigError(
         f"{name}: neither a config, a bundle, nor a model in {folder / 'model-index.yml'}"
         f"{did_you_mean(name, map(str, known))}"
     )
+
+
+def published_weights(config: Path) -> str | None:
+    """The URL of the checkpoint that the metafile.yml beside a config states for it, if it does."""
+    try:
+        models = _listed(_read(config.parent, "metafile.yml").get("Models"))
+    except ConfigError:
+        return None
+    for about in models:
+        if (
+            isinstance(about, Mapping)
+            and Path(unquote(str(about.get("Config")))).name == config.name
+        ):
+            return next((str(each) for each in _listed(about.get("Weights"))), None)
+    return None
 
 
 def _folder(name: str) -> Path:
@@ -52,12 +68,12 @@ def _folder(name: str) -> Path:
     return found
 
 
-def _models(folder: Path) -> Iterator[Mapping[str, Any]]:
-    """What the metafiles say of each model."""
+def _models(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """What the metafiles say of each model, and the folder of its family."""
     for inner in _listed(_read(folder, "model-index.yml").get("Import")):
         for about in _listed(_read(folder, str(inner)).get("Models")):
             if isinstance(about, Mapping) and "Name" in about and "Config" in about:
-                yield about
+                yield Path(str(inner)).parent, about
 
 
 def _read(folder: Path, inner: str) -> Mapping[str, Any]:
@@ -75,10 +91,12 @@ def _inside(folder: Path, inner: str) -> Path | None:
     return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
 
 
-def _published(folder: Path, about: Mapping[str, Any]) -> Published:
-    config = _inside(folder, str(about["Config"]))
+def _published(folder: Path, family: Path, about: Mapping[str, Any]) -> Published:
+    """Some metafiles write their configs' folder as in a URL, or name another one."""
+    stated = unquote(str(about["Config"]))
+    config = _inside(folder, stated) or _inside(folder, str(family / Path(stated).name))
     if config is None:
-        raise ConfigError(f"{about['Name']}: its config {about['Config']} is not in {folder}")
+        raise ConfigError(f"{about['Name']}: its config {stated} is not in {folder}")
     weights = next(iter(_listed(about.get("Weights"))), None)
     return Published(config, None if weights is None else str(weights))
 
