@@ -87,17 +87,23 @@ def suppressed(
         large = ((boxes[:, 2:] - boxes[:, :2]) > least).all(-1)
         boxes, scores, labels, index = boxes[large], scores[large], labels[large], index[large]
     nms_cfg = test_cfg.get("nms", {})
+    limit = test_cfg.get("max_per_img", -1)
+    most = None if limit < 0 else limit
     if nms_cfg is None:
         scores, keep = scores.sort(descending=True, stable=True)
     else:
-        keep, scores = _nms(boxes, scores, labels, nms_cfg)
-    limit = test_cfg.get("max_per_img", -1)
-    keep = keep if limit < 0 else keep[:limit]
+        keep, scores = _nms(boxes, scores, labels, nms_cfg, most)
+    keep = keep[:most]
     return Detections(boxes[keep], scores[: len(keep)], labels[keep]), index[keep]
 
 
-def _nms(boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Config) -> tuple[Tensor, Tensor]:
-    """The kept indices, and their scores, best first. Source: batched_nms of mmcv/ops/nms.py."""
+def _nms(
+    boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Config, most: int | None
+) -> tuple[Tensor, Tensor]:
+    """The kept indices, and their scores, best first; all after the first `most` may be missing.
+
+    Source: batched_nms of mmcv/ops/nms.py.
+    """
     settings = dict(cfg)
     kind = str(settings.pop("type", "nms")).rpartition(".")[2]
     if kind not in NMS:
@@ -111,8 +117,9 @@ def _nms(boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Config) -> tuple[Te
         names = ", ".join(NMS[kind])
         raise ValueError(f"{kind} takes iou_threshold, {names}, got {dict(cfg)}")
     if kind == "nms":
-        limit = settings.get("max_num", -1)
-        keep = nms(boxes, scores, threshold, groups, limit if limit > 0 else None)
+        limits = [most, settings.get("max_num", -1)]
+        limit = min((each for each in limits if each is not None and each > 0), default=None)
+        keep = nms(boxes, scores, threshold, groups, limit)
         if (least := settings.get("score_threshold", 0)) > 0:
             keep = keep[scores[keep] > least]
         return keep, scores[keep]
