@@ -1,5 +1,6 @@
 """`cupola explain CONFIG_OR_BUNDLE`: what it builds, in which order, from which lines."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,9 @@ Image = Annotated[
     typer.Option(help="An image or a sample folder that the page shows [a bundle's example]."),
 ]
 Text = Annotated[str | None, typer.Option(help="The text that the page shows a language model on.")]
+Weights = Annotated[
+    str | None, typer.Option(help="A checkpoint, or its URL: shows which of its keys went where.")
+]
 Compare = Annotated[Path | None, typer.Option(help="Compare with a record of another build.")]
 Ranks = Annotated[
     int | None,
@@ -36,6 +40,7 @@ Engines = Annotated[
     ),
 ]
 
+ALWAYS = {"source", "plugin", "revision", "offline"}
 BUILT = {"--weights", "--build-record", "--set", "--config"}
 # What is shown, and the options that it uses; "" is the tree.
 USES = {
@@ -61,10 +66,7 @@ def explain(
     truth: Truth = None,
     text: Text = None,
     ranks: Ranks = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="A checkpoint, or its URL: shows which of its keys went where."),
-    ] = None,
+    weights: Weights = None,
     depth: Annotated[int | None, typer.Option(min=0, help="Levels of the tree to print.")] = None,
     order: Annotated[bool, typer.Option(help="Print the order of the build instead.")] = False,
     build_record: Annotated[
@@ -80,19 +82,11 @@ def explain(
     offline: Offline = False,
 ) -> None:
     """Build a model, run it once, and show its parts with shapes, cost and source lines."""
+    refuse_unused(locals())
     from cupola.bundles import Bundle
     from cupola.registry import load_plugins
     from cupola.runtime.load import is_config
 
-    given = {
-        "--ranks": ranks, "--compare": compare, "--order": order, "--html": html,
-        "--optimizations": optimizations, "--input": input_, "--image": image, "--truth": truth,
-        "--text": text, "--weights": weights, "--depth": depth, "--build-record": build_record,
-        "--device": device, "--config": section, "--set": set_,
-    }  # fmt: skip
-    refuse_unused(
-        {name for name, value in given.items() if value is not None and value is not False}
-    )
     load_plugins(plugin or [])
     bundle = None if is_config(source) else Bundle.load(source, revision, offline)
     if ranks is not None:
@@ -121,8 +115,14 @@ def explain(
         print(description.summary())
 
 
-def refuse_unused(given: set[str]) -> None:
-    """Raises InputError for an option that what is shown does not use."""
+def refuse_unused(arguments: Mapping[str, Any]) -> None:
+    """Raises InputError for an option of the command that what is shown does not use."""
+    names = {"input_": "--input", "set_": "--set", "section": "--config"}
+    given = {
+        names.get(key, f"--{key.replace('_', '-')}")
+        for key, value in arguments.items()
+        if key not in ALWAYS and value is not None and value is not False
+    }
     shown = next((each for each in USES if each in given), "")
     used = USES[shown] | ({"--device"} if "--optimizations" in given else set())
     if unused := sorted(given - used - {shown}):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cupola import nn
 from cupola.models.detr3d.extraction import extract_maps
+from cupola.structures import Detections3D
 
 
 class CameraModel(nn.Module):
@@ -44,3 +45,23 @@ class CameraModel(nn.Module):
             )
         prepared: Tensor = self.data_preprocessor(batch["raw_images"])
         return prepared
+
+    def initial_state(self, batch: int = 1) -> Any:
+        """The state before the first frame of `batch` streams; models of streams have one."""
+        raise NotImplementedError
+
+    def predict_frame(self, batch: Mapping[str, Any], state: Any) -> tuple[list[Detections3D], Any]:
+        """Detections of the next frame of every stream, and the state after it."""
+        raise NotImplementedError
+
+    def predict(self, batch: Mapping[str, Any]) -> list[Detections3D]:
+        """Detections of single frames [B, N, ...], or of the last frames of clips."""
+        pixels = self.pixels_of(batch)
+        state = self.initial_state(len(pixels))
+        if pixels.dim() == 5:
+            return self.predict_frame(batch, state)[0]
+        found: list[Detections3D] = []
+        for t in range(pixels.shape[1]):
+            one = {key: batch[key][:, t] for key in ("lidar2img", *self.stream_inputs)}
+            found, state = self.predict_frame({"pixels": pixels[:, t], **one}, state)
+        return found

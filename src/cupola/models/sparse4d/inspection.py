@@ -13,7 +13,7 @@ from cupola.models.detr.inspection import record
 from cupola.models.sparse4d.boxes import CENTER
 from cupola.models.sparse4d.decoder import BOX_CODE
 from cupola.models.sparse4d.frame import Frame
-from cupola.models.stream_petr.inspection import SEEN
+from cupola.models.stream_petr.inspection import looks
 from cupola.structures import boxes3d
 
 
@@ -52,20 +52,11 @@ def inspect_sparse4d(model: Any, pixels: Tensor, frame: Frame) -> dict[str, Tens
             elif operation == "deformable":
                 stack.callback(layer.register_forward_pre_hook(look).remove)
         output, _ = head(levels, frame, model.initial_state(1))
-    points = torch.stack(centers)  # [D, Q, 3]
-    matrices = frame.lidar2img[0, :, None]  # [N, 1, 4, 4]
-    uv, depth = boxes3d.project(points[:, None], matrices.to(points), 1e-5)
-    uv = uv / uv.new_tensor((W, H))  # [D, N, Q, 2]
-    inside = ((uv > 0) & (uv < 1)).all(-1) & (depth > 1e-5).view(uv.shape[:-1])
-    weights = torch.stack(shares)
     boxes = BOX_CODE.decode(output.boxes[-1, 0])
     return {
         "logits": output.logits[-1, 0],
         "boxes": boxes3d.center_to_bottom(boxes),
-        "references": points,
-        "uv": uv,
-        "visible": inside & (weights.sum(-1) >= SEEN),
-        "weights": weights,
+        **looks(torch.stack(centers), torch.stack(shares), frame.lidar2img[0], (H, W)),
         "levels": torch.tensor([level.shape[-2:] for level in levels]),
         "among": torch.stack(among),
     }

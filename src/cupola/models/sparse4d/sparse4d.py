@@ -127,18 +127,6 @@ class Sparse4D(CameraModel):
         """Always a BuildError: the losses of Sparse4D are not included."""
         raise BuildError(self.no_training)
 
-    def predict(self, batch: Mapping[str, Any]) -> list[Detections3D]:
-        """Detections of single frames [B, N, ...], or of the last frames of clips."""
-        pixels = self.pixels_of(batch)
-        state = self.initial_state(len(pixels))
-        if pixels.dim() == 5:
-            return self.predict_frame(batch, state)[0]
-        found: list[Detections3D] = []
-        for t in range(pixels.shape[1]):
-            one = {key: batch[key][:, t] for key in ("lidar2img", *self.stream_inputs)}
-            found, state = self.predict_frame({"pixels": pixels[:, t], **one}, state)
-        return found
-
     def predict_frame(
         self, batch: Mapping[str, Any], state: InstanceState
     ) -> tuple[list[Detections3D], InstanceState]:

@@ -42,19 +42,26 @@ def inspect_sampling(model: Any, pixels: Tensor, frame: Any) -> dict[str, Tensor
             hook = layer.attentions[1].register_forward_pre_hook(look, with_kwargs=True)
             stack.callback(hook.remove)
         output, _, _ = model.pts_bbox_head(levels, frame, model.initial_state(1))
-    weights, points = torch.stack(shares), torch.stack(centers)  # [D, N, Q, L], [D, Q, 3]
-    matrices = frame.lidar2img[0, :, None]  # [N, 1, 4, 4]
-    uv, depth = boxes3d.project(points[:, None], matrices.to(points), 1e-5)
-    uv = uv / uv.new_tensor((W, H))  # [D, N, Q, 2]
-    inside = ((uv > 0) & (uv < 1)).all(-1) & (depth > 1e-5).view(uv.shape[:-1])
     boxes = model.pts_bbox_head.box_code.decode(output.boxes[-1, 0])
     return {
         "logits": output.logits[-1, 0],
         "boxes": boxes3d.center_to_bottom(boxes),
-        "references": points,
-        "uv": uv,
-        "visible": inside & (weights.sum(-1) >= SEEN),
-        "weights": weights,
+        **looks(torch.stack(centers), torch.stack(shares), frame.lidar2img[0], (H, W)),
         "levels": torch.tensor([level.shape[-2:] for level in levels]),
         "among": torch.stack(among),
     }
+
+
+def looks(
+    points: Tensor, weights: Tensor, matrices: Tensor, size: tuple[int, int]
+) -> dict[str, Tensor]:
+    """Points [D, Q, 3], weights [D, N, Q, L], matrices [N, 4, 4], (H, W) -> what cameras see.
+
+    references are the points, uv their projections, and visible says which cameras see the point
+    and have at least SEEN of the weights.
+    """
+    uv, depth = boxes3d.project(points[:, None], matrices[:, None].to(points), 1e-5)
+    uv = uv / uv.new_tensor((size[1], size[0]))  # [D, N, Q, 2]
+    inside = ((uv > 0) & (uv < 1)).all(-1) & (depth > 1e-5).view(uv.shape[:-1])
+    visible = inside & (weights.sum(-1) >= SEEN)
+    return {"references": points, "uv": uv, "visible": visible, "weights": weights}

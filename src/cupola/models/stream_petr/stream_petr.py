@@ -208,18 +208,6 @@ class StreamPETR(CameraDetector):
             *(batch.get(name) for name in ("intrinsics", "ego_pose", "timestamp", "extrinsics")),
         )
 
-    def predict(self, batch: Mapping[str, Any]) -> list[Detections3D]:
-        """Detections of single frames [B, N, ...], or of the last frames of clips."""
-        pixels = self.pixels_of(batch)
-        if pixels.dim() == 5:
-            return self.predict_frame(batch, self.initial_state(len(pixels)))[0]
-        state = self.initial_state(len(pixels))
-        found: list[Detections3D] = []
-        for t in range(pixels.shape[1]):
-            one = {key: batch[key][:, t] for key in ("lidar2img", *self.stream_inputs)}
-            found, state = self.predict_frame({"pixels": pixels[:, t], **one}, state)
-        return found
-
     def predict_frame(
         self, batch: Mapping[str, Any], state: StreamState
     ) -> tuple[list[Detections3D], StreamState]:
